@@ -1,0 +1,36 @@
+# One word per habit. Every target builds .venv from nothing when it is missing, and reuses it after that.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN ?= runs/quickstart
+
+.PHONY: quickstart test test-slow lint bench clean
+
+# The main job on the embedded recordings: train, evaluate, then load the result in a fresh process and name a file.
+quickstart: .venv/ready
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		train_hf.py recipes/quickstart.yaml --output_dir $(RUN) --overwrite true
+	$(BIN)/python predict_hf.py $(RUN) data/voice_prompts/audio/fr_goodbye.flac --top_k 3
+
+test: .venv/ready
+	$(BIN)/python -m pytest -m "not slow"
+
+# End-to-end proofs that take minutes.
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/variable_length.py
+
+.venv/ready: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,387 @@
+# Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of the Dual SSAST encoder, its fusion of layers and its heads."""
+
+import difflib
+import inspect
+import math
+
+from transformers import PretrainedConfig
+
+FUSION_NORMS = ("shared", "separate", "none")
+READOUTS = ("patches", "prefix", "frames")
+POOLINGS = ("mean", "max", "min")
+POOLING_COMBINATIONS = ("sum", "mean", "concat")
+FUSIONS = ("concat", "sum", "weighted")
+
+# One saved folder serves all of these Auto classes; the files lie flat beside the weights.
+AUTO_MAP = {
+    "AutoConfig": "configuration_dual_ssast.DualSSASTConfig",
+    "AutoFeatureExtractor": "feature_extraction_dual_ssast.DualSSASTFeatureExtractor",
+    "AutoModel": "modeling_dual_ssast.DualSSASTModel",
+    "AutoModelForAudioClassification": "modeling_dual_ssast.DualSSASTForAudioClassification",
+    "AutoModelForPreTraining": "modeling_dual_ssast.DualSSASTForPreTraining",
+}
+
+# Accepted by Transformers' own constructor although they are no attributes of a fresh configuration.
+TRANSFORMERS_KEYS = {
+    "_commit_hash",
+    "_attn_implementation_autoset",
+    "attn_implementation",
+    "auto_map",
+    "dtype",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+}
+
+
+class DualSSASTConfig(PretrainedConfig):
+    r"""
+    Configuration of [`DualSSASTModel`] and its heads.
+
+    The representation is made in a fixed order: each state named by `fusion_layers` is normalised (`fusion_norm`),
+    read out and pooled (`readout`, `pooling`), its poolings are combined (`pooling_combination`), and the layers are
+    fused (`fusion`). The defaults are the Dual SSAST of Choi, Zhang and Watkins (Neurocomputing 623, 2025): middle and
+    last layer, mean + max over all patches, concatenated to a double-sized vector.
+
+    Args:
+        hidden_size (`int`, defaults to 768), num_hidden_layers (`int`, defaults to 12), num_attention_heads (`int`,
+        defaults to 12), intermediate_size (`int`, defaults to 3072), hidden_act (`str`, defaults to `"gelu"`):
+            Size of the encoder, as in `ASTConfig`. The defaults are SSAST-Base.
+        hidden_dropout_prob, attention_probs_dropout_prob (`float`, defaults to 0.0):
+            Dropout in the blocks and of the attention weights.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the truncated normal that initialises weights, tokens and positions.
+        layer_norm_eps (`float`, defaults to 1e-6):
+            Epsilon of the encoder's LayerNorms. The classifier's has 1e-5, as in the original.
+        qkv_bias (`bool`, defaults to `True`)
+        patch_size (`int` or `[frequency, time]`, defaults to 16):
+            Size of a patch in mel bins x frames: 16 for patch models, `[128, 2]` for frame models.
+        frequency_stride, time_stride (`int`, default to 16):
+            Steps between patches in mel bins and frames. SSAST pretrains without overlap and fine-tunes patch models
+            at 10 x 10, frame models at time stride 1.
+        max_length (`int`, defaults to 1024):
+            Most frames (of 10 ms) that the positions cover. Shorter clips use the leading positions.
+        num_mel_bins (`int`, defaults to 128)
+        num_prefix_tokens (`int`, defaults to 2):
+            Tokens before the patches: 2 (class and distillation token: SSAST, AST) or 1 (class token: ASiT).
+        fusion_layers (`list[int]`, *optional*):
+            States that feed the representation: 0 is the patch embedding, i the output of block i, negative numbers
+            count from the end. `None` means the middle and the last layer.
+        fusion_norm (`str`, defaults to `"shared"`):
+            `"shared"`: the encoder's final LayerNorm on each fused state; `"separate"`: one LayerNorm per fused state;
+            `"none"`.
+        readout (`str`, defaults to `"patches"`):
+            `"patches"`: pool over all patches; `"prefix"`: mean of the prefix tokens, no pooling; `"frames"`: flatten
+            frequency x channel per time step, then pool over time (Niizumi et al., EUSIPCO 2022).
+        pooling (`list[str]` or one such list per fused layer, defaults to `["mean", "max"]`):
+            Non-empty subsets of `mean`, `max` and `min`.
+        pooling_combination (`str`, defaults to `"sum"`): `"sum"`, `"mean"` or `"concat"` of the chosen poolings.
+        fusion (`str`, defaults to `"concat"`):
+            `"concat"`, `"sum"` or `"weighted"` (softmax over learned scalars) of the fused layers.
+        classifier_hidden_sizes (`list[int]`, *optional*):
+            Hidden layers of the classifier between its LayerNorm and its Linear. SSAST has none.
+        classifier_dropout (`float`, defaults to 0.0): dropout before each Linear of the classifier.
+        label_smoothing (`float`, defaults to 0.0): for single-label classification.
+        padding_value (`float`, *optional*):
+            What a padded frame holds after normalisation: `-mean / (2 * std)` of the feature extractor, 0.467 with
+            AudioSet's statistics (the default). The model writes it over masked frames and at its own right edge.
+        attention_over_padding (`bool`, defaults to `False`):
+            `True` reproduces the originals: every clip is padded to `max_length`, and padding takes part in attention
+            and pooling.
+
+    Raises:
+        ValueError: a value or a combination of values is impossible; the message names both sides.
+        TypeError: an unknown keyword.
+    """
+
+    model_type = "dual_ssast"
+    # A generation parameter to Transformers, which pops or rejects it unless the class declares it.
+    max_length: int = 1024
+
+    def __init__(
+        self,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        hidden_act="gelu",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.02,
+        layer_norm_eps=1e-6,
+        qkv_bias=True,
+        patch_size=16,
+        frequency_stride=16,
+        time_stride=16,
+        max_length=1024,
+        num_mel_bins=128,
+        num_prefix_tokens=2,
+        fusion_layers=None,
+        fusion_norm="shared",
+        readout="patches",
+        pooling=("mean", "max"),
+        pooling_combination="sum",
+        fusion="concat",
+        classifier_hidden_sizes=None,
+        classifier_dropout=0.0,
+        label_smoothing=0.0,
+        padding_value=4.2677393 / (2 * 4.5689974),
+        attention_over_padding=False,
+        **kwargs,
+    ):
+        self._reject_unknown(kwargs)
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        super().__init__(**kwargs)
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.hidden_act = hidden_act
+        self.hidden_dropout_prob = hidden_dropout_prob
+        self.attention_probs_dropout_prob = attention_probs_dropout_prob
+        self.initializer_range = initializer_range
+        self.layer_norm_eps = layer_norm_eps
+        self.qkv_bias = qkv_bias
+        self.patch_size = list(patch_size) if isinstance(patch_size, tuple) else patch_size
+        self.frequency_stride = frequency_stride
+        self.time_stride = time_stride
+        self.max_length = max_length
+        self.num_mel_bins = num_mel_bins
+        self.num_prefix_tokens = num_prefix_tokens
+        self.fusion_layers = None if fusion_layers is None else list(fusion_layers)
+        self.fusion_norm = fusion_norm
+        self.readout = readout
+        self.pooling = (
+            [pooling] if isinstance(pooling, str) else [list(p) if isinstance(p, tuple) else p for p in pooling]
+        )
+        self.pooling_combination = pooling_combination
+        self.fusion = fusion
+        self.classifier_hidden_sizes = list(classifier_hidden_sizes or [])
+        self.classifier_dropout = classifier_dropout
+        self.label_smoothing = label_smoothing
+        self.padding_value = padding_value
+        self.attention_over_padding = attention_over_padding
+        self.check()
+
+    # ---- the patch grid ----
+
+    @property
+    def patch_shape(self) -> tuple[int, int]:
+        """(mel bins, frames) of one patch."""
+        return (self.patch_size, self.patch_size) if isinstance(self.patch_size, int) else tuple(self.patch_size)
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """(rows in frequency, columns in time) of a clip of `max_length` frames: the originals' floor grid."""
+        patch_mels, patch_frames = self.patch_shape
+        rows = (self.num_mel_bins - patch_mels) // self.frequency_stride + 1
+        return rows, (self.max_length - patch_frames) // self.time_stride + 1
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a clip of `max_length` frames."""
+        return math.prod(self.grid_shape)
+
+    def num_columns(self, num_frames):
+        """
+        Patch columns of a clip of `num_frames` frames (an `int` or an integer tensor, at most `max_length`): enough to
+        cover every frame, never more than the grid, at least one.
+        """
+        beyond_first = num_frames - self.patch_shape[1]
+        steps = -(-beyond_first // self.time_stride)  # ceiling, for numbers and tensors alike
+        last = self.grid_shape[1] - 1
+        return min(max(steps, 0), last) + 1 if isinstance(steps, int) else steps.clamp(0, last) + 1
+
+    def num_covered_frames(self, num_columns):
+        """Frames that `num_columns` patch columns span, the padding at the right edge included."""
+        return (num_columns - 1) * self.time_stride + self.patch_shape[1]
+
+    # ---- the fused representation ----
+
+    @property
+    def fused_layers(self) -> list[int]:
+        """`fusion_layers` as indices into `hidden_states`, from 0 (embedding) to `num_hidden_layers`."""
+        layers = self.fusion_layers
+        if layers is None:
+            layers = [self.num_hidden_layers // 2, self.num_hidden_layers]
+        return [layer + self.num_hidden_layers + 1 if layer < 0 else layer for layer in layers]
+
+    @property
+    def pooling_per_layer(self) -> list[list[str]]:
+        """The poolings of each fused layer."""
+        if isinstance(self.pooling[0], str):
+            return [self.pooling] * len(self.fused_layers)
+        return self.pooling
+
+    @property
+    def fused_size_per_layer(self) -> list[int]:
+        """Size of each fused layer's vector."""
+        if self.readout == "prefix":
+            return [self.hidden_size] * len(self.fused_layers)
+        token_size = self.hidden_size * (self.grid_shape[0] if self.readout == "frames" else 1)
+        concatenated = self.pooling_combination == "concat"
+        return [token_size * (len(pooling) if concatenated else 1) for pooling in self.pooling_per_layer]
+
+    @property
+    def fused_size(self) -> int:
+        """Size of `pooler_output`, the input of the classifier."""
+        sizes = self.fused_size_per_layer
+        return sum(sizes) if self.fusion == "concat" else sizes[0]
+
+    # ---- checks ----
+
+    def check(self):
+        """
+        Raises `ValueError` for impossible values. Called at construction and again by every model, because
+        `from_pretrained(..., name=value)` sets attributes on a finished configuration.
+        """
+        for name in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "frequency_stride",
+            "time_stride",
+            "max_length",
+            "num_mel_bins",
+        ):
+            self._check_positive_int(name, getattr(self, name))
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
+                f"{self.num_attention_heads}"
+            )
+        self._check_grid()
+        self._check_fusion()
+        self._check_numbers()
+
+    def _check_grid(self):
+        if not isinstance(self.patch_size, int) and len(self.patch_size) != 2:
+            raise ValueError(f"patch_size must be an int or [frequency, time], got {self.patch_size!r}")
+        sides = (
+            ("num_mel_bins", self.num_mel_bins, "frequency_stride", self.frequency_stride),
+            ("max_length", self.max_length, "time_stride", self.time_stride),
+        )
+        for patch, (size_name, size, stride_name, stride) in zip(self.patch_shape, sides):
+            self._check_positive_int("patch_size", patch)
+            if patch > size:
+                raise ValueError(
+                    f"patch_size {self.patch_size} does not fit: {size_name} is {size}, the patch needs {patch}"
+                )
+            if stride > patch:
+                raise ValueError(f"{stride_name}={stride} skips audio between patches of {patch}: use at most {patch}")
+        if self.num_prefix_tokens not in (1, 2):
+            raise ValueError(
+                f"num_prefix_tokens must be 1 (class) or 2 (class and distillation), got {self.num_prefix_tokens!r}"
+            )
+
+    def _check_fusion(self):
+        for name, choices in (
+            ("fusion_norm", FUSION_NORMS),
+            ("readout", READOUTS),
+            ("pooling_combination", POOLING_COMBINATIONS),
+            ("fusion", FUSIONS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        deepest = self.num_hidden_layers
+        if self.fusion_layers is not None and not self.fusion_layers:
+            raise ValueError("fusion_layers must name at least one layer, got []; None means middle and last")
+        for layer in self.fusion_layers or []:
+            if not _is_int(layer) or not -deepest - 1 <= layer <= deepest:
+                raise ValueError(f"fusion_layers must be integers from {-deepest - 1} to {deepest}, got {layer!r}")
+        if len(set(self.fused_layers)) < len(self.fused_layers):
+            raise ValueError(f"fusion_layers {self.fusion_layers} name the same layer twice: {self.fused_layers}")
+        self._check_pooling()
+        if self.fusion != "concat" and len(set(self.fused_size_per_layer)) > 1:
+            raise ValueError(
+                f"fusion={self.fusion!r} needs vectors of one size, but pooling {self.pooling} with "
+                f"pooling_combination='concat' gives {self.fused_size_per_layer}"
+            )
+
+    def _check_pooling(self):
+        if not isinstance(self.pooling, list) or not self.pooling:
+            raise ValueError(f"pooling must be a non-empty list of {', '.join(POOLINGS)}, got {self.pooling!r}")
+        if not isinstance(self.pooling[0], str) and len(self.pooling) != len(self.fused_layers):
+            raise ValueError(
+                f"pooling has {len(self.pooling)} lists for {len(self.fused_layers)} fused layers: {self.pooling}"
+            )
+        for pooling in self.pooling_per_layer:
+            known = isinstance(pooling, list) and all(name in POOLINGS for name in pooling)
+            if not known or not pooling or len(set(pooling)) < len(pooling):
+                raise ValueError(f"pooling must hold each of {', '.join(POOLINGS)} at most once, got {self.pooling!r}")
+
+    def _check_numbers(self):
+        for size in self.classifier_hidden_sizes:
+            self._check_positive_int("classifier_hidden_sizes", size)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "label_smoothing"):
+            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a number from 0 to below 1, got {getattr(self, name)!r}")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
+        if not _is_number(self.padding_value) or not math.isfinite(self.padding_value):
+            raise ValueError(f"padding_value must be a finite number, got {self.padding_value!r}")
+        for name in ("qkv_bias", "attention_over_padding"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+
+    @staticmethod
+    def _check_positive_int(name, value):
+        if not _is_int(value) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+    # ---- keywords and files ----
+
+    @classmethod
+    def _own_keys(cls) -> set[str]:
+        own_classes = [base for base in cls.__mro__ if issubclass(base, DualSSASTConfig)]
+        return {name for base in own_classes for name in inspect.signature(base.__init__).parameters} - {
+            "self",
+            "kwargs",
+        }
+
+    @classmethod
+    def _unknown_keys(cls, keys) -> list[str]:
+        known = cls._own_keys() | TRANSFORMERS_KEYS | set(vars(PretrainedConfig()))
+        return [key for key in keys if key not in known]
+
+    @classmethod
+    def _reject_unknown(cls, kwargs):
+        for key in cls._unknown_keys(kwargs):
+            nearest = difflib.get_close_matches(key, sorted(cls._own_keys()), n=1, cutoff=0.4)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise TypeError(f"{cls.__name__} got an unexpected keyword {key!r}{hint}")
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Reads a stored configuration. Keys that another version or tool stored in the file are kept, not refused."""
+        foreign = {key: config_dict[key] for key in cls._unknown_keys(config_dict)}
+        known = {key: value for key, value in config_dict.items() if key not in foreign}
+        result = super().from_dict(known, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        for key, value in foreign.items():
+            setattr(config, key, value)
+        config.check()
+        return result
+
+    def to_dict(self):
+        # A model loaded from "user/name" refers to that repository; what is saved carries its own code.
+        return {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+DualSSASTConfig.register_for_auto_class()

@@ -1,0 +1,401 @@
+# Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
+"""
+Kaldi-compatible log-mel features in torch, batched, on any device.
+
+The numerics are plain functions of tensors (`kaldi_log_mel` and what it calls); the class adds what Transformers
+expects of a feature extractor: checks, padding, masks, saving and loading. Nothing here needs torchaudio.
+"""
+
+import difflib
+import functools
+import inspect
+import math
+from typing import Optional, Union
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+LOG_FLOOR = torch.finfo(torch.float32).eps  # 1.1920929e-07, Kaldi's floor under the logarithm
+PREEMPHASIS = 0.97
+LOWEST_MEL_HZ = 20.0
+CHUNK_FRAMES = 512  # frames transformed at a time: fits the processor's cache, and an hour of audio fits into memory
+
+PADDINGS = {
+    True: "longest",
+    False: "do_not_pad",
+    "longest": "longest",
+    "max_length": "max_length",
+    "do_not_pad": "do_not_pad",
+}
+
+
+def frame_sizes(sampling_rate: int, frame_length_ms: float, frame_shift_ms: float) -> tuple[int, int, int]:
+    """Samples per window, samples per shift, and FFT points (the next power of two), as Kaldi rounds them."""
+    window = int(sampling_rate * frame_length_ms * 0.001)
+    return window, int(sampling_rate * frame_shift_ms * 0.001), 1 << (window - 1).bit_length()
+
+
+def hz_to_mel(hz):
+    """Kaldi's mel scale, 1127 ln(1 + f / 700), of a number or a tensor in Hz."""
+    return 1127.0 * (torch.log(1.0 + hz / 700.0) if isinstance(hz, torch.Tensor) else math.log(1.0 + hz / 700.0))
+
+
+@functools.lru_cache(maxsize=16)
+def kaldi_mel_filters(num_mel_bins: int, num_fft: int, sampling_rate: int, device: torch.device) -> torch.Tensor:
+    """
+    Triangles of height one, linear in mel, from 20 Hz to the Nyquist frequency: (num_fft / 2 + 1, num_mel_bins).
+
+    In float32 as torchaudio computes them; the Nyquist bin carries no weight.
+    """
+    lowest, highest = hz_to_mel(LOWEST_MEL_HZ), hz_to_mel(0.5 * sampling_rate)
+    width = (highest - lowest) / (num_mel_bins + 1)
+    left = lowest + torch.arange(num_mel_bins).unsqueeze(1) * width  # (mel, 1)
+    center, right = left + width, left + 2.0 * width
+    mels = hz_to_mel(sampling_rate / num_fft * torch.arange(num_fft // 2)).unsqueeze(0)  # (1, fft / 2)
+    rising = (mels - left) / (center - left)
+    falling = (right - mels) / (right - center)
+    triangles = torch.minimum(rising, falling).clamp(min=0.0)  # (mel, fft / 2)
+    return torch.nn.functional.pad(triangles, (0, 1)).T.contiguous().to(device)
+
+
+@functools.lru_cache(maxsize=16)
+def hann_window(num_samples: int, device: torch.device) -> torch.Tensor:
+    """Symmetric Hann window, Kaldi's `hanning`: (num_samples,)."""
+    return torch.hann_window(num_samples, periodic=False, device=device)
+
+
+def log_mel_of_frames(frames: torch.Tensor, num_fft: int, num_mel_bins: int, sampling_rate: int) -> torch.Tensor:
+    """Log-mel energies of framed samples: (frames, window) -> (frames, num_mel_bins)."""
+    window = frames.shape[1]
+    frames = frames - frames.mean(dim=1, keepdim=True)
+    padded = frames.new_zeros(frames.shape[0], num_fft)
+    # The window begins with a zero, so the first sample needs no pre-emphasis. Product and difference are rounded one
+    # after the other as in torchaudio: fused, they differ by 1e-2 in the quietest bins.
+    torch.sub(frames[:, 1:], PREEMPHASIS * frames[:, :-1], out=padded[:, 1:window])
+    padded[:, 1:window] *= hann_window(window, frames.device)[1:]
+    spectrum = torch.fft.rfft(padded)  # (frames, fft / 2 + 1)
+    power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)  # abs() would cost as much as all the rest
+    filters = kaldi_mel_filters(num_mel_bins, num_fft, sampling_rate, frames.device)
+    return (power @ filters).clamp_(min=LOG_FLOOR).log_()
+
+
+def kaldi_log_mel(
+    waveforms: list[torch.Tensor],
+    sampling_rate: int,
+    num_mel_bins: int = 128,
+    frame_length_ms: float = 25.0,
+    frame_shift_ms: float = 10.0,
+) -> list[torch.Tensor]:
+    """
+    Kaldi's fbank with SSAST's settings: mean of the clip removed, Hann windows without edges, pre-emphasis 0.97,
+    power spectrum, natural logarithm with floor 1.19e-07.
+
+    Args:
+        waveforms: float32 tensors (samples,), of any lengths, on one device; a clip shorter than a window is
+            zero-padded to one
+
+    Returns:
+        tensors (frames, num_mel_bins), frames = 1 + (samples - window) // shift
+    """
+    window, shift, num_fft = frame_sizes(sampling_rate, frame_length_ms, frame_shift_ms)
+    # The clips are laid end to end at multiples of the shift, so that one strided view frames them all without a
+    # copy. The one or two frames that straddle two clips are computed and dropped.
+    joined, ranges, start = [], [], 0
+    for waveform in waveforms:
+        length = max(waveform.shape[0], window)
+        steps = -(-length // shift)
+        joined.append(torch.nn.functional.pad(waveform - waveform.mean(), (0, steps * shift - waveform.shape[0])))
+        ranges.append((start, start + 1 + (length - window) // shift))
+        start += steps
+    frames = torch.cat(joined).unfold(0, window, shift)  # (frames, window)
+    features = [log_mel_of_frames(chunk, num_fft, num_mel_bins, sampling_rate) for chunk in frames.split(CHUNK_FRAMES)]
+    features = torch.cat(features)  # (frames, mel)
+    return [features[first:last] for first, last in ranges]
+
+
+class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
+    r"""
+    Turns waveforms into normalised log-mel spectrograms for the Dual SSAST models.
+
+    `(fbank - mean) / (2 * std)`: note the 2, which the SSAST and AST family shares. Masked or padded frames hold
+    `padding_value`, which is what the originals' zeros become after normalisation.
+
+    Args:
+        sampling_rate (`int`, defaults to 16000): in Hz. Other rates are refused at the call: resample first.
+        num_mel_bins (`int`, defaults to 128)
+        max_length (`int`, defaults to 1024): most frames of a clip; at a shift of 10 ms, 10.24 s.
+        mean, std (`float`, default to -4.2677393 and 4.5689974): statistics of the training set's log-mels; the
+            defaults are AudioSet's with LibriSpeech, those of the SSAST checkpoints.
+        do_normalize (`bool`, defaults to `True`)
+        padding (`str` or `bool`, defaults to `"longest"`): what a call does by default. `"longest"` (or `True`),
+            `"max_length"` or `False`.
+        return_attention_mask (`bool`, defaults to `True`)
+        frame_length_ms, frame_shift_ms (`float`, default to 25 and 10)
+
+    Raises:
+        TypeError: an unknown keyword, with the nearest known one.
+    """
+
+    model_input_names = ["input_values", "attention_mask"]
+
+    def __init__(
+        self,
+        sampling_rate=16000,
+        num_mel_bins=128,
+        max_length=1024,
+        mean=-4.2677393,
+        std=4.5689974,
+        do_normalize=True,
+        padding="longest",
+        return_attention_mask=True,
+        frame_length_ms=25.0,
+        frame_shift_ms=10.0,
+        **kwargs,
+    ):
+        # Keys that Transformers itself stores in preprocessor_config.json.
+        kwargs.pop("feature_size", None)
+        kwargs.pop("padding_value", None)
+        _reject_unknown(type(self).__name__, type(self).__init__, kwargs, STORED_KEYS)
+        if std <= 0 or not math.isfinite(std) or not math.isfinite(mean):
+            raise ValueError(f"mean and std must be finite and std positive, got mean={mean} and std={std}")
+        if padding not in PADDINGS:
+            raise ValueError(f"padding must be 'longest', 'max_length' or False, got {padding!r}")
+        self.mean = mean
+        self.std = std
+        self.do_normalize = do_normalize
+        super().__init__(
+            feature_size=num_mel_bins, sampling_rate=sampling_rate, padding_value=self._normalize(0.0), **kwargs
+        )
+        self.num_mel_bins = num_mel_bins
+        self.max_length = max_length
+        self.padding = PADDINGS[padding]
+        self.return_attention_mask = return_attention_mask
+        self.frame_length_ms = frame_length_ms
+        self.frame_shift_ms = frame_shift_ms
+
+    @classmethod
+    def original(cls, **kwargs) -> "DualSSASTFeatureExtractor":
+        """SSAST's own preprocessing: every clip zero-padded to `max_length` before it is normalised, and no mask."""
+        return cls(padding="max_length", return_attention_mask=False, **kwargs)
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict, **kwargs):
+        """Reads stored settings. Keys that another version or tool stored in the file are dropped, not refused."""
+        known = set(inspect.signature(cls.__init__).parameters) | STORED_KEYS
+        return super().from_dict({k: v for k, v in feature_extractor_dict.items() if k in known}, **kwargs)
+
+    @property
+    def max_seconds(self) -> float:
+        """Length in seconds of a clip that fills `max_length` frames."""
+        return ((self.max_length - 1) * self.frame_shift_ms + self.frame_length_ms) / 1000
+
+    def __call__(
+        self,
+        raw_speech: Union[np.ndarray, torch.Tensor, list],
+        sampling_rate: Optional[int] = None,
+        padding: Union[bool, str, None] = None,
+        max_length: Optional[int] = None,
+        truncation: bool = True,
+        return_attention_mask: Optional[bool] = None,
+        return_tensors: Optional[str] = None,
+        **unknown,
+    ) -> BatchFeature:
+        """
+        Extracts the features of one clip or a batch.
+
+        Args:
+            raw_speech: one mono clip (samples,) as array, tensor or list of floats; or a batch: a list of those, of
+                any lengths, or an array or tensor (batch, samples). Floats, nominally in [-1, 1]. Tensors may lie on
+                any device, where the features are computed and stay.
+            sampling_rate: of `raw_speech`, in Hz; checked against the extractor's.
+            padding: `"longest"`, `"max_length"` or `False`; `None` takes the extractor's setting.
+            max_length: frames; `None` takes the extractor's setting.
+            truncation: cut clips at `max_length` frames, with one warning. `False` leaves them long.
+            return_attention_mask: `None` takes the extractor's setting.
+            return_tensors: `"pt"` or `"np"`; `None` gives a list of arrays (tensors for tensor input).
+
+        Returns:
+            `input_values` (batch, frames, num_mel_bins) and, if asked for, `attention_mask` (batch, frames), 1 for
+            audio and 0 for padding. Always with the batch dimension.
+
+        Raises:
+            ValueError: wrong rate, more than one channel, empty or non-finite audio, integer samples.
+            TypeError: an unknown keyword.
+        """
+        _reject_unknown(f"{type(self).__name__}()", type(self).__call__, unknown)
+        self._check_sampling_rate(sampling_rate)
+        max_length = self.max_length if max_length is None else max_length
+        waveforms = [_check_waveform(clip, index) for index, clip in enumerate(_as_clips(raw_speech))]
+        features = self.log_mel(waveforms)
+        if truncation:
+            features = self._truncate(features, max_length)
+        if self.do_normalize:
+            features = [self._normalize(feature) for feature in features]
+        if return_tensors is None and not _holds_tensors(raw_speech):
+            features = [feature.numpy() for feature in features]
+        return self.pad(
+            [{"input_values": feature} for feature in features],
+            padding=padding,
+            max_length=max_length,
+            return_attention_mask=return_attention_mask,
+            return_tensors=return_tensors,
+        )
+
+    def log_mel(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Log-mels (frames, num_mel_bins) before truncation and normalisation, of float32 tensors (samples,)."""
+        with torch.no_grad():
+            return kaldi_log_mel(
+                waveforms, self.sampling_rate, self.num_mel_bins, self.frame_length_ms, self.frame_shift_ms
+            )
+
+    def pad(
+        self,
+        processed_features,
+        padding: Union[bool, str, None] = None,
+        max_length: Optional[int] = None,
+        return_attention_mask: Optional[bool] = None,
+        return_tensors: Optional[str] = None,
+    ) -> BatchFeature:
+        """
+        Joins the `input_values` (frames, num_mel_bins) of several clips, padded on the right with `padding_value`.
+
+        Args:
+            processed_features: a list of mappings with `input_values`, as a data collator holds them, or one mapping
+                with a list of them.
+
+        Raises:
+            ValueError: clips of different lengths and `padding=False`, where tensors are asked for.
+        """
+        if isinstance(processed_features, (dict, BatchFeature)):
+            values = processed_features["input_values"]
+        else:
+            values = [item["input_values"] for item in processed_features]
+        as_tensors = isinstance(values[0], torch.Tensor)
+        values = [torch.as_tensor(value) for value in values]
+        lengths = [value.shape[0] for value in values]
+        targets = self._padded_lengths(lengths, self.padding if padding is None else padding, max_length)
+        batch = {"input_values": [_pad_rows(v, target, self.padding_value) for v, target in zip(values, targets)]}
+        if self.return_attention_mask if return_attention_mask is None else return_attention_mask:
+            ones = [torch.ones(length, dtype=torch.long, device=values[0].device) for length in lengths]
+            batch["attention_mask"] = [_pad_rows(one, target, 0) for one, target in zip(ones, targets)]
+        if return_tensors is None:
+            return BatchFeature(
+                batch if as_tensors else {key: [row.numpy() for row in rows] for key, rows in batch.items()}
+            )
+        if len(set(targets)) > 1:
+            raise ValueError(
+                f"clips of {min(targets)} to {max(targets)} frames do not fit into one tensor: use padding='longest'"
+            )
+        stacked = BatchFeature({key: torch.stack(rows) for key, rows in batch.items()})
+        if str(return_tensors) in ("pt", "TensorType.PYTORCH"):
+            return stacked
+        return BatchFeature({key: value.cpu().numpy() for key, value in stacked.items()}, tensor_type=return_tensors)
+
+    def _padded_lengths(self, lengths: list[int], padding, max_length: Optional[int]) -> list[int]:
+        if padding not in PADDINGS:
+            raise ValueError(f"padding must be 'longest', 'max_length' or False, got {padding!r}")
+        strategy = PADDINGS[padding]
+        if strategy == "do_not_pad":
+            return lengths
+        if strategy == "longest":
+            return [max(lengths)] * len(lengths)
+        return [max(self.max_length if max_length is None else max_length, *lengths)] * len(lengths)
+
+    def _normalize(self, log_mel):
+        return (log_mel - self.mean) / (2 * self.std) if self.do_normalize else log_mel
+
+    def _truncate(self, features: list[torch.Tensor], max_length: int) -> list[torch.Tensor]:
+        if any(feature.shape[0] > max_length for feature in features):
+            logger.warning_once(
+                f"Clips longer than max_length={max_length} frames ({max_length * self.frame_shift_ms / 1000:g} s) are "
+                "cut there. To hear all of a clip, use the model's classify_windows."
+            )
+        return [feature[:max_length] for feature in features]
+
+    def _check_sampling_rate(self, sampling_rate: Optional[int]):
+        if sampling_rate is None:
+            logger.warning_once(
+                f"{type(self).__name__} was called without sampling_rate and takes the audio to be at "
+                f"{self.sampling_rate} Hz. Pass sampling_rate to have it checked."
+            )
+        elif sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"the audio is at {sampling_rate} Hz, but this feature extractor needs {self.sampling_rate} Hz: "
+                f"resample it first, for example soxr.resample(audio, {sampling_rate}, {self.sampling_rate})"
+            )
+
+
+# What Transformers writes into preprocessor_config.json beside the constructor's own arguments.
+STORED_KEYS = {"auto_map", "feature_extractor_type", "padding_side", "processor_class", "name_or_path"}
+
+
+def _reject_unknown(caller: str, function, unknown: dict, allowed: set = frozenset()):
+    known = [name for name in inspect.signature(function).parameters if name not in ("self", "kwargs", "unknown")]
+    for key in unknown:
+        if key not in allowed:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {', '.join(known)}"
+            raise TypeError(f"{caller} got an unexpected keyword {key!r}{hint}")
+
+
+def _holds_tensors(raw_speech) -> bool:
+    first = raw_speech[0] if isinstance(raw_speech, (list, tuple)) and len(raw_speech) else raw_speech
+    return isinstance(first, torch.Tensor)
+
+
+def _as_clips(raw_speech) -> list:
+    """One clip or a batch in any accepted form -> a list of clips."""
+    if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
+        if raw_speech.ndim == 1:
+            return [raw_speech]
+        if raw_speech.ndim != 2:
+            raise ValueError(
+                f"expected one clip (samples,) or a batch (batch, samples), got shape {tuple(raw_speech.shape)}: "
+                "average the channels first"
+            )
+        if raw_speech.shape[1] <= 8 < raw_speech.shape[0]:
+            raise ValueError(
+                f"shape {tuple(raw_speech.shape)} looks like one clip of {raw_speech.shape[1]} channels, (samples, "
+                "channels), but a batch is (batch, samples): average the channels first"
+            )
+        return list(raw_speech)
+    if not isinstance(raw_speech, (list, tuple)):
+        raise TypeError(f"expected arrays, tensors or lists of floats, got {type(raw_speech).__name__}")
+    if not len(raw_speech):
+        raise ValueError("the batch is empty: pass at least one clip")
+    is_batch = isinstance(raw_speech[0], (list, tuple)) or getattr(raw_speech[0], "ndim", 0) > 0
+    return list(raw_speech) if is_batch else [raw_speech]
+
+
+def _check_waveform(clip, index: int) -> torch.Tensor:
+    """One clip in any accepted form -> a checked float32 tensor (samples,)."""
+    is_array = isinstance(clip, (np.ndarray, torch.Tensor))
+    tensor = torch.as_tensor(clip if is_array else np.asarray(clip, dtype=np.float32))
+    if tensor.ndim != 1:
+        raise ValueError(
+            f"clip {index} has shape {tuple(tensor.shape)}, expected (samples,): average the channels of stereo first"
+        )
+    if is_array and not tensor.is_floating_point():
+        raise ValueError(
+            f"clip {index} holds {tensor.dtype} samples, expected floats in [-1, 1]: divide 16-bit samples by 32768"
+        )
+    if tensor.numel() == 0:
+        raise ValueError(f"clip {index} is empty: leave it out of the batch")
+    tensor = tensor.to(torch.float32)
+    if not torch.isfinite(tensor.sum()):  # one pass: a single NaN or infinity makes the sum one
+        count = int((~torch.isfinite(tensor)).sum())
+        raise ValueError(f"clip {index} holds {count} NaN or infinite samples: repair the recording or leave it out")
+    return tensor
+
+
+def _pad_rows(rows: torch.Tensor, length: int, value: float) -> torch.Tensor:
+    """(rows, ...) -> (length, ...), filled up at the end with `value`."""
+    missing = length - rows.shape[0]
+    return torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), value))) if missing else rows
+
+
+DualSSASTFeatureExtractor.register_for_auto_class()

@@ -1,0 +1,77 @@
+# Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
+"""Token pooling and layer fusion: from the states of several layers to one vector per clip. Knows only torch."""
+
+import torch
+from torch import nn
+
+
+def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens where `mask` holds: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
+    weights = mask.unsqueeze(-1).to(tokens.dtype)
+    # Summed in float32: a float16 sum over a thousand tokens overflows.
+    total = (tokens * weights).sum(dim=1, dtype=torch.float32)
+    return (total / weights.sum(dim=1, dtype=torch.float32)).to(tokens.dtype)
+
+
+def masked_max(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Maximum over the tokens where `mask` holds: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
+    return tokens.masked_fill(~mask.unsqueeze(-1), torch.finfo(tokens.dtype).min).amax(dim=1)
+
+
+def masked_min(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Minimum over the tokens where `mask` holds: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
+    return tokens.masked_fill(~mask.unsqueeze(-1), torch.finfo(tokens.dtype).max).amin(dim=1)
+
+
+POOLINGS = {"mean": masked_mean, "max": masked_max, "min": masked_min}
+
+
+def pool_tokens(tokens: torch.Tensor, mask: torch.Tensor, poolings: list[str], combination: str) -> torch.Tensor:
+    """
+    Pools tokens in several ways and combines the results.
+
+    Args:
+        tokens: (batch, tokens, size)
+        mask: (batch, tokens), boolean, at least one true per row
+        poolings: some of `mean`, `max`, `min`
+        combination: `sum`, `mean` or `concat`
+
+    Returns:
+        (batch, size), or (batch, len(poolings) * size) for `concat`
+    """
+    pooled = [POOLINGS[name](tokens, mask) for name in poolings]
+    if combination == "concat":
+        return torch.cat(pooled, dim=-1)
+    total = torch.stack(pooled).sum(dim=0)
+    return total / len(pooled) if combination == "mean" else total
+
+
+def time_frames(feature_map: torch.Tensor) -> torch.Tensor:
+    """
+    Keeps frequency x channel at every time step (Niizumi et al., EUSIPCO 2022): feature = channel * rows + row.
+
+    (batch, channels, rows in frequency, columns in time) -> (batch, columns, channels * rows)
+    """
+    return feature_map.flatten(1, 2).transpose(1, 2)
+
+
+class LayerFusion(nn.Module):
+    """
+    Combines one vector per fused layer into one: `concat`, `sum`, or `weighted` by a softmax over learned scalars.
+
+    Shapes: `num_layers` x (batch, size) -> (batch, num_layers * size) for `concat`, else (batch, size).
+    """
+
+    def __init__(self, fusion: str, num_layers: int):
+        super().__init__()
+        self.fusion = fusion
+        if fusion == "weighted":
+            self.layer_weights = nn.Parameter(torch.zeros(num_layers))  # equal weights at the start
+
+    def forward(self, vectors: list[torch.Tensor]) -> torch.Tensor:
+        if self.fusion == "concat":
+            return torch.cat(vectors, dim=-1)
+        stacked = torch.stack(vectors, dim=-1)  # (batch, size, layers)
+        if self.fusion == "sum":
+            return stacked.sum(dim=-1)
+        return stacked @ self.layer_weights.softmax(dim=0)

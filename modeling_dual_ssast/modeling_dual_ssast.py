@@ -1,0 +1,800 @@
+# Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
+"""
+Dual SSAST: the self-supervised audio spectrogram transformer with fusion of several layers and poolings.
+
+Shapes: `input_values` (batch, frames, mel) -> patches, frequency-major -> states (batch, prefix + patches, hidden) ->
+`pooler_output` (batch, config.fused_size) -> `logits` (batch, labels).
+"""
+
+import copy
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Optional, Union
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput, logging
+
+from .configuration_dual_ssast import DualSSASTConfig
+from .fusion_dual_ssast import LayerFusion, pool_tokens, time_frames
+
+try:  # Transformers 5: the initialisers that leave loaded weights alone
+    from transformers import initialization as init
+except ImportError:
+    from torch.nn import init
+
+logger = logging.get_logger(__name__)
+
+# What resize_position_embeddings changes; from_pretrained resizes when one of them is overridden.
+GEOMETRY = ("max_length", "frequency_stride", "time_stride")
+HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+class DualSSASTEmbeddings(nn.Module):
+    """Prefix tokens and patches with positions: (batch, frames, mel) -> (batch, prefix + patches, hidden)."""
+
+    def __init__(self, config: DualSSASTConfig):
+        super().__init__()
+        self.config = config
+        self.projection = nn.Conv2d(
+            1, config.hidden_size, config.patch_shape, stride=(config.frequency_stride, config.time_stride)
+        )
+        self.prefix_tokens = nn.Parameter(torch.empty(1, config.num_prefix_tokens, config.hidden_size))
+        self.position_embeddings = nn.Parameter(
+            torch.empty(1, config.num_prefix_tokens + config.num_patches, config.hidden_size)
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        bool_masked_pos: Optional[torch.Tensor] = None,
+        mask_token: Optional[torch.Tensor] = None,
+    ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Returns the embeddings and which patches hold audio, (batch, patches), or `None` where all do."""
+        self._check_inputs(input_values, attention_mask)
+        spectrogram = self.pad_frames(input_values, attention_mask)  # (batch, frames, mel)
+        patches = self.projection(spectrogram.transpose(1, 2).unsqueeze(1))  # (batch, hidden, rows, columns)
+        rows, columns = patches.shape[-2:]
+        patches = patches.flatten(2).transpose(1, 2)  # (batch, rows * columns, hidden)
+        if bool_masked_pos is not None:
+            if bool_masked_pos.shape != patches.shape[:2]:
+                raise ValueError(
+                    f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}, expected (batch, patches) = "
+                    f"{tuple(patches.shape[:2])} for {input_values.shape[1]} frames"
+                )
+            patches = torch.where(bool_masked_pos.unsqueeze(-1), mask_token.to(patches.dtype), patches)
+        prefix_positions, patch_positions = self._positions(columns)
+        prefix = (self.prefix_tokens + prefix_positions).expand(patches.shape[0], -1, -1)
+        embeddings = torch.cat((prefix.to(patches.dtype), patches + patch_positions), dim=1)
+        return self.dropout(embeddings), self._patch_mask(attention_mask, rows, columns)
+
+    def _check_inputs(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]):
+        config = self.config
+        if input_values.ndim != 3 or input_values.shape[2] != config.num_mel_bins:
+            raise ValueError(
+                f"expected input_values (batch, frames, {config.num_mel_bins} mel bins), got "
+                f"{tuple(input_values.shape)}: use the feature extractor saved with this model"
+            )
+        if input_values.shape[1] > config.max_length:
+            raise ValueError(
+                f"input_values has {input_values.shape[1]} frames, but the positions end at "
+                f"max_length={config.max_length}: truncate, call classify_windows, or resize_position_embeddings"
+            )
+        if attention_mask is not None and attention_mask.shape != input_values.shape[:2]:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, expected (batch, frames) = "
+                f"{tuple(input_values.shape[:2])}"
+            )
+
+    def pad_frames(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """Writes the padding value over masked frames and fills up the right edge of the last patch."""
+        config = self.config
+        spectrogram = input_values.to(self.projection.weight.dtype)
+        if attention_mask is not None:
+            spectrogram = torch.where(attention_mask.bool().unsqueeze(-1), spectrogram, config.padding_value)
+        num_frames = spectrogram.shape[1]
+        wanted = config.num_covered_frames(config.num_columns(num_frames))
+        if config.attention_over_padding:
+            wanted = config.max_length
+        return nn.functional.pad(spectrogram, (0, 0, 0, max(wanted - num_frames, 0)), value=config.padding_value)
+
+    def _positions(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions of the prefix and of the leading `columns` of the grid, each (1, tokens, hidden)."""
+        config = self.config
+        prefix, grid = self.position_embeddings.split((config.num_prefix_tokens, config.num_patches), dim=1)
+        grid = grid.unflatten(1, config.grid_shape)  # (1, rows, columns of max_length, hidden)
+        return prefix, grid[:, :, :columns].flatten(1, 2)
+
+    def _patch_mask(self, attention_mask: Optional[torch.Tensor], rows: int, columns: int) -> Optional[torch.Tensor]:
+        if attention_mask is None or self.config.attention_over_padding:
+            return None
+        valid_columns = self.config.num_columns(attention_mask.long().sum(dim=1))  # (batch,)
+        column_mask = torch.arange(columns, device=valid_columns.device) < valid_columns.unsqueeze(
+            1
+        )  # (batch, columns)
+        return column_mask.repeat(1, rows)  # frequency-major: every row of patches repeats the columns
+
+    def resize(self, frequency_stride: int, time_stride: int, max_length: int):
+        """Applies the new strides to the projection and SSAST's rule to the positions; the config is updated."""
+        config = self.config
+        prefix, grid = self.position_embeddings.detach().split((config.num_prefix_tokens, config.num_patches), dim=1)
+        grid = grid.unflatten(1, config.grid_shape)  # (1, rows, columns, hidden)
+        config.frequency_stride, config.time_stride, config.max_length = frequency_stride, time_stride, max_length
+        grid = cut_or_interpolate(grid.permute(0, 3, 1, 2), config.grid_shape)  # (1, hidden, rows, columns)
+        resized = torch.cat((prefix, grid.flatten(2).transpose(1, 2)), dim=1)
+        self.position_embeddings = nn.Parameter(resized, requires_grad=self.position_embeddings.requires_grad)
+        self.projection.stride = (frequency_stride, time_stride)
+
+
+def cut_or_interpolate(grid: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """
+    SSAST's rule for positions on a new patch grid (Gong et al., AAAI 2022, section 3.3 and the published code): along
+    each axis the centre is cut out where the new grid is smaller, else interpolated bilinearly. Time goes first.
+
+    (1, hidden, rows, columns) -> (1, hidden, *shape)
+    """
+    rows, columns = shape
+    if columns < grid.shape[3]:
+        start = grid.shape[3] // 2 - columns // 2
+        grid = grid[:, :, :, start : start + columns]
+    else:
+        grid = interpolate(grid, (grid.shape[2], columns))
+    if rows < grid.shape[2]:
+        start = grid.shape[2] // 2 - rows // 2
+        return grid[:, :, start : start + rows]
+    return interpolate(grid, (rows, columns))
+
+
+def interpolate(grid: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Bilinear, computed in float32: half precision has no CPU kernel for it everywhere."""
+    return nn.functional.interpolate(grid.float(), size=shape, mode="bilinear", align_corners=False).to(grid.dtype)
+
+
+def eager_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Optional[torch.Tensor],
+    dropout: float = 0.0,
+    scaling: float = 1.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out, which also returns its weights: (batch, heads, tokens, head size) each."""
+    scores = query @ key.transpose(2, 3) * scaling  # (batch, heads, tokens, tokens)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    attended = nn.functional.dropout(weights, p=dropout, training=module.training) @ value
+    return attended.transpose(1, 2), weights
+
+
+def attention_mask_for(
+    implementation: str, token_mask: Optional[torch.Tensor], dtype: torch.dtype
+) -> Optional[torch.Tensor]:
+    """Which tokens hold audio, (batch, tokens) or `None`, in the form that an attention implementation expects."""
+    if token_mask is None or "flash" in implementation:
+        return token_mask
+    if implementation == "sdpa":
+        return token_mask[:, None, None, :]  # boolean, (batch, 1, 1, tokens)
+    bias = torch.zeros(token_mask.shape, dtype=dtype, device=token_mask.device)
+    bias = bias.masked_fill(~token_mask, torch.finfo(dtype).min)[:, None, None, :]
+    # Flex attention indexes the query position too.
+    return bias.expand(-1, -1, token_mask.shape[1], -1) if implementation == "flex_attention" else bias
+
+
+class DualSSASTAttention(nn.Module):
+    """Multi-head self-attention through Transformers' attention interface."""
+
+    def __init__(self, config: DualSSASTConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.is_causal = False  # read by the flash implementations
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: Optional[torch.Tensor], implementation: str
+    ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+        heads = (*hidden_states.shape[:2], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (batch, heads, tokens, head_dim)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        attend = eager_attention if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
+        attended, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            scaling=self.head_dim**-0.5,
+            is_causal=False,
+        )  # (batch, tokens, heads, head_dim)
+        return self.o_proj(attended.flatten(2)), weights if implementation == "eager" else None
+
+
+class DualSSASTMLP(nn.Module):
+    def __init__(self, config: DualSSASTConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class DualSSASTLayer(nn.Module):
+    """Pre-norm transformer block: (batch, tokens, hidden) -> the same shape, and the attention weights if eager."""
+
+    def __init__(self, config: DualSSASTConfig):
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = DualSSASTAttention(config)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = DualSSASTMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: Optional[torch.Tensor], implementation: str
+    ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+        attended, weights = self.attention(self.layernorm_before(hidden_states), attention_mask, implementation)
+        hidden_states = hidden_states + self.dropout(attended)
+        hidden_states = hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        return hidden_states, weights
+
+
+class DualSSASTFusion(nn.Module):
+    """Fused states -> one vector per clip: normalise each, read out and pool each, fuse the layers."""
+
+    def __init__(self, config: DualSSASTConfig):
+        super().__init__()
+        self.config = config
+        self.layers = config.fused_layers
+        if config.fusion_norm == "separate":
+            self.layernorms = nn.ModuleList(
+                nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.layers
+            )
+        self.fusion = LayerFusion(config.fusion, len(self.layers))
+
+    def forward(
+        self, states: dict[int, torch.Tensor], patch_mask: Optional[torch.Tensor], shared_norm: nn.Module
+    ) -> torch.Tensor:
+        """
+        Args:
+            states: layer -> (batch, prefix + patches, hidden), before any normalisation; 0 is the embedding
+            patch_mask: (batch, patches) or `None`
+            shared_norm: the encoder's final LayerNorm
+
+        Returns:
+            (batch, config.fused_size)
+        """
+        vectors = []
+        for index, layer in enumerate(self.layers):
+            state = self._normalise(states[layer], index, shared_norm)
+            vectors.append(self._read_out(state, patch_mask, self.config.pooling_per_layer[index]))
+        return self.fusion(vectors)
+
+    def _normalise(self, state: torch.Tensor, index: int, shared_norm: nn.Module) -> torch.Tensor:
+        if self.config.fusion_norm == "shared":
+            return shared_norm(state)
+        return self.layernorms[index](state) if self.config.fusion_norm == "separate" else state
+
+    def _read_out(self, state: torch.Tensor, patch_mask: Optional[torch.Tensor], pooling: list[str]) -> torch.Tensor:
+        config = self.config
+        prefix, tokens = state[:, : config.num_prefix_tokens], state[:, config.num_prefix_tokens :]
+        if config.readout == "prefix":
+            return prefix.mean(dim=1)
+        if patch_mask is None:
+            patch_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        if config.readout == "frames":
+            feature_map = tokens.transpose(1, 2).unflatten(
+                2, (config.grid_shape[0], -1)
+            )  # (batch, hidden, rows, columns)
+            tokens = time_frames(feature_map)  # (batch, columns, hidden * rows)
+            patch_mask = patch_mask[:, : tokens.shape[1]]  # the first row of patches: all rows have the same columns
+        return pool_tokens(tokens, patch_mask, pooling, config.pooling_combination)
+
+
+class DualSSASTPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and what Transformers needs to know of all Dual SSAST models."""
+
+    config_class = DualSSASTConfig
+    base_model_prefix = "dual_ssast"
+    main_input_name = "input_values"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DualSSASTEmbeddings", "DualSSASTLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flash_attn_2 = True  # the name until Transformers 4.52
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    # A **kwargs in forward would make Trainer scale the loss by its own count of items; see Trainer.compute_loss.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: DualSSASTConfig, *args, **kwargs):
+        # from_pretrained(..., name=value) sets attributes after the configuration was checked.
+        config.check()
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, DualSSASTEmbeddings):
+            init.trunc_normal_(module.prefix_tokens, std=std)
+            init.trunc_normal_(module.position_embeddings, std=std)
+        elif isinstance(module, LayerFusion) and module.fusion == "weighted":
+            init.zeros_(module.layer_weights)
+
+    @property
+    def encoder(self) -> "DualSSASTModel":
+        """The encoder, of a headed model and of the encoder itself."""
+        return getattr(self, self.base_model_prefix, self)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.embeddings.projection
+
+    def resize_position_embeddings(
+        self,
+        max_length: Optional[int] = None,
+        frequency_stride: Optional[int] = None,
+        time_stride: Optional[int] = None,
+    ):
+        """
+        Moves the model to another patch grid by SSAST's rule (centre cut when smaller, bilinear interpolation when
+        larger) and updates the configuration. What is not given stays.
+
+        Args:
+            max_length: frames
+            frequency_stride: mel bins
+            time_stride: frames
+
+        Raises:
+            ValueError: the patch does not fit or a stride skips audio.
+        """
+        wanted = {"max_length": max_length, "frequency_stride": frequency_stride, "time_stride": time_stride}
+        wanted = {name: getattr(self.config, name) if value is None else value for name, value in wanted.items()}
+        trial = copy.deepcopy(self.config)
+        for name, value in wanted.items():
+            setattr(trial, name, value)
+        trial.check()
+        fused_size = self.config.fused_size
+        self.encoder.embeddings.resize(**wanted)
+        if self.config.fused_size != fused_size:
+            self._rebuild_head(fused_size)
+
+    def _rebuild_head(self, old_fused_size: int):
+        """Called when the fused representation has changed its size, which only `readout="frames"` can."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
+        """
+        Loads a model as Transformers does. `max_length`, `frequency_stride` and `time_stride` may differ from the
+        checkpoint's: its positions are loaded first, then resized by `resize_position_embeddings`.
+        """
+        wanted = {name: kwargs.pop(name) for name in GEOMETRY if name in kwargs}
+        if pretrained_model_name_or_path is not None and config is not None and not isinstance(config, (str, bytes)):
+            hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
+            stored = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
+            wanted = {name: getattr(config, name) for name in GEOMETRY} | wanted
+            config = copy.deepcopy(config)
+            for name in GEOMETRY:
+                setattr(config, name, getattr(stored, name))
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if any(getattr(model.config, name) != value for name, value in wanted.items()):
+            model.resize_position_embeddings(**wanted)
+        model._freeze_unreached()  # Transformers 5 replaces the parameters, and with them their requires_grad
+        return loaded
+
+    def _freeze_unreached(self):
+        """Freezes what can get no gradient; nothing, unless a head stops the encoder early."""
+
+
+class DualSSASTModel(DualSSASTPreTrainedModel):
+    """
+    The encoder and the fused representation.
+
+    `pooler_output` (batch, config.fused_size) is what the classifier reads, and the embedding of a clip.
+    """
+
+    def __init__(self, config: DualSSASTConfig, add_fusion: bool = True):
+        super().__init__(config)
+        self.embeddings = DualSSASTEmbeddings(config)
+        self.layers = nn.ModuleList(DualSSASTLayer(config) for _ in range(config.num_hidden_layers))
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.fusion = DualSSASTFusion(config) if add_fusion else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        bool_masked_pos: Optional[torch.Tensor] = None,
+        mask_token: Optional[torch.Tensor] = None,
+        last_layer: Optional[int] = None,
+        output_attentions: Optional[bool] = None,
+        output_hidden_states: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+    ) -> Union[tuple, BaseModelOutputWithPooling]:
+        """
+        Args:
+            input_values: (batch, frames, mel), normalised, at most `config.max_length` frames
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right
+            bool_masked_pos: (batch, patches), true for patches that `mask_token` (hidden,) replaces
+            last_layer: stop after this block; `last_hidden_state` is then this block's
+            output_attentions: return the attention weights, which are then computed by the eager implementation
+
+        Returns:
+            `last_hidden_state` (batch, prefix + patches, hidden) after the final LayerNorm; `pooler_output` (batch,
+            config.fused_size); `hidden_states`, num_hidden_layers + 1 states before that norm, the embedding first;
+            `attentions`, per block (batch, heads, tokens, tokens).
+
+        Raises:
+            ValueError: shapes that do not fit, or more frames than `config.max_length`.
+        """
+        config = self.config
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        last_layer = config.num_hidden_layers if last_layer is None else last_layer
+        kept = set(range(last_layer + 1)) if output_hidden_states else set(self.fusion.layers if self.fusion else ())
+
+        state, patch_mask = self.embeddings(input_values, attention_mask, bool_masked_pos, mask_token)
+        implementation = "eager" if output_attentions else config._attn_implementation
+        mask = attention_mask_for(implementation, self._token_mask(patch_mask), state.dtype)
+        states, attentions = {0: state} if 0 in kept else {}, []
+        for index, layer in enumerate(self.layers[:last_layer], start=1):
+            if self.gradient_checkpointing and self.training:
+                state, weights = self._gradient_checkpointing_func(layer.__call__, state, mask, implementation)
+            else:
+                state, weights = layer(state, mask, implementation)
+            if index in kept:
+                states[index] = state
+            attentions.append(weights)
+
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=self.layernorm(state),
+            pooler_output=self.fusion(states, patch_mask, self.layernorm) if self.fusion else None,
+            hidden_states=tuple(states.values()) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def _token_mask(self, patch_mask: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+        """(batch, patches) -> (batch, prefix + patches); the prefix always takes part."""
+        if patch_mask is None:
+            return None
+        return torch.cat((patch_mask.new_ones(patch_mask.shape[0], self.config.num_prefix_tokens), patch_mask), dim=1)
+
+
+class DualSSASTClassifierHead(nn.Module):
+    """LayerNorm, hidden layers if any, Linear: (batch, fused_size) -> (batch, labels). With none, SSAST's head."""
+
+    def __init__(self, config: DualSSASTConfig):
+        super().__init__()
+        self.layernorm = nn.LayerNorm(config.fused_size, eps=1e-5)
+        sizes = [config.fused_size, *config.classifier_hidden_sizes]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dense = nn.Linear(sizes[-1], config.num_labels)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        pooled = self.layernorm(pooled)
+        for linear in self.hidden:
+            pooled = self.activation(linear(self.dropout(pooled)))
+        return self.dense(self.dropout(pooled))
+
+
+@dataclass
+class WindowedOutput(ModelOutput):
+    """
+    Logits of the windows of one clip.
+
+    logits: (labels,) averaged over the windows, or (windows, labels)
+    start_s, end_s: (windows,) in seconds
+    """
+
+    logits: torch.Tensor = None
+    start_s: torch.Tensor = None
+    end_s: torch.Tensor = None
+
+
+class DualSSASTForAudioClassification(DualSSASTPreTrainedModel):
+    """The encoder, its fused representation and a classifier: one label, several labels, or numbers per clip."""
+
+    def __init__(self, config: DualSSASTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.dual_ssast = DualSSASTModel(config)
+        self.classifier = DualSSASTClassifierHead(config)
+        self.post_init()
+        self._freeze_unreached()
+
+    def _freeze_unreached(self):
+        """Parameters that the early exit leaves without a gradient: DDP with checkpointing cannot bear them."""
+        unreached = list(self.dual_ssast.layers[self.last_layer :])
+        if self.config.fusion_norm != "shared":
+            unreached.append(self.dual_ssast.layernorm)
+        for module in unreached:
+            module.requires_grad_(False)
+
+    @property
+    def last_layer(self) -> int:
+        """The highest fused layer, after which the encoder stops."""
+        return max(self.config.fused_layers)
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        labels: Optional[torch.Tensor] = None,
+        output_attentions: Optional[bool] = None,
+        output_hidden_states: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+    ) -> Union[tuple, SequenceClassifierOutput]:
+        """
+        Args:
+            input_values, attention_mask, output_attentions, output_hidden_states: as for [`DualSSASTModel`]
+            labels: classes (batch,), or floats (batch, labels): several true classes, or the soft labels of mixup
+                where `config.problem_type` is `single_label_classification`
+
+        Returns:
+            `loss` if there are labels, `logits` (batch, labels), `hidden_states` and `attentions` if asked for.
+        """
+        config = self.config
+        inspects = any((output_attentions, output_hidden_states, config.output_attentions, config.output_hidden_states))
+        outputs = self.dual_ssast(
+            input_values,
+            attention_mask,
+            last_layer=None if inspects else self.last_layer,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            if config.problem_type is None:  # stored like Transformers does, so that pipelines know it
+                config.problem_type = guess_problem_type(labels, config.num_labels)
+            loss = classification_loss(logits, labels, config.problem_type, config.label_smoothing)
+        output = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    @torch.no_grad()
+    def classify_windows(
+        self,
+        waveform,
+        feature_extractor,
+        sampling_rate: Optional[int] = None,
+        window_s: Optional[float] = None,
+        hop_s: Optional[float] = None,
+        batch_size: int = 8,
+        average: bool = True,
+    ) -> WindowedOutput:
+        """
+        Classifies a clip of any length in overlapping windows. The last window ends where the clip ends, so that all
+        windows are full; a clip that fits into one window gives exactly the ordinary logits.
+
+        Args:
+            waveform: (samples,) array or tensor
+            feature_extractor: the one saved with this model
+            sampling_rate: of the waveform, in Hz; checked
+            window_s: seconds per window; at most, and by default, what `config.max_length` holds
+            hop_s: seconds from window to window; by default half a window
+            batch_size: windows per forward pass
+            average: average the logits over the windows, or return them all
+
+        Raises:
+            ValueError: a window longer than `config.max_length`, or a hop that skips audio.
+        """
+        rate = feature_extractor.sampling_rate
+        longest_s = self._longest_window_s(feature_extractor)
+        window_s = longest_s if window_s is None else window_s
+        hop_s = window_s / 2 if hop_s is None else hop_s
+        if not 0 < window_s <= longest_s + 1e-9:
+            raise ValueError(f"window_s must be positive and at most max_length's {longest_s:g} s, got {window_s}")
+        if not 0 < hop_s <= window_s:
+            raise ValueError(f"hop_s must be positive and at most window_s={window_s:g}, got {hop_s}")
+        window, hop = round(window_s * rate), max(1, round(hop_s * rate))  # samples
+        last = max(len(waveform) - window, 0)
+        starts = [*range(0, last, hop), last]
+        logits = []
+        for first in range(0, len(starts), batch_size):
+            clips = [waveform[start : start + window] for start in starts[first : first + batch_size]]
+            features = feature_extractor(
+                clips,
+                sampling_rate=sampling_rate,
+                padding="longest",
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+            logits.append(self(**features.to(self.device)).logits)
+        logits = torch.cat(logits)  # (windows, labels)
+        start_s = torch.tensor(starts, dtype=torch.float64) / rate
+        end_s = torch.clamp(start_s + window / rate, max=len(waveform) / rate)
+        return WindowedOutput(logits=logits.mean(dim=0) if average else logits, start_s=start_s, end_s=end_s)
+
+    def _longest_window_s(self, feature_extractor) -> float:
+        shift_ms, length_ms = feature_extractor.frame_shift_ms, feature_extractor.frame_length_ms
+        num_frames = min(self.config.max_length, feature_extractor.max_length)
+        return ((num_frames - 1) * shift_ms + length_ms) / 1000
+
+    def _rebuild_head(self, old_fused_size: int):
+        logger.warning(
+            f"The new patch grid changes fused_size from {old_fused_size} to {self.config.fused_size}: the classifier "
+            "is newly initialised and must be trained."
+        )
+        like = self.classifier.dense.weight
+        self.classifier = DualSSASTClassifierHead(self.config).to(like.device, like.dtype)
+        self.classifier.apply(self._init_weights)
+
+
+def guess_problem_type(labels: torch.Tensor, num_labels: int) -> str:
+    """Transformers' convention: one output is a regression, integer labels are single, rows of floats are several."""
+    if num_labels == 1:
+        return "regression"
+    is_single = labels.ndim == 1 and not labels.is_floating_point()
+    return "single_label_classification" if is_single else "multi_label_classification"
+
+
+def classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor, problem_type: str, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """
+    Mean squared error, cross-entropy (hard or soft labels) or binary cross-entropy, in float32.
+
+    logits: (batch, labels); labels: (batch,) or (batch, labels)
+    """
+    logits, labels = logits.float(), labels.to(logits.device)
+    expected = logits.shape[:1] if labels.ndim == 1 else logits.shape
+    if labels.shape != expected or (problem_type == "multi_label_classification" and labels.ndim == 1):
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} ({problem_type})"
+        )
+    if problem_type == "regression":
+        return nn.functional.mse_loss(
+            logits.view_as(labels.float()) if logits.shape[1] == 1 else logits, labels.float()
+        )
+    if problem_type == "multi_label_classification":
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+    labels = labels.float() if labels.ndim == 2 else labels.long()
+    return nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+@dataclass
+class DualSSASTForPreTrainingOutput(ModelOutput):
+    """
+    loss: discriminative + 10 * generative
+    discriminative_loss, discriminative_accuracy, generative_loss: scalars
+    reconstruction: (batch, masked patches, mel bins * frames of a patch), row by row of the patch
+    """
+
+    loss: torch.Tensor = None
+    discriminative_loss: torch.Tensor = None
+    discriminative_accuracy: torch.Tensor = None
+    generative_loss: torch.Tensor = None
+    reconstruction: torch.Tensor = None
+
+
+class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
+    """Masked spectrogram patch modelling (Gong et al., AAAI 2022, section 2.2), both objectives on one mask."""
+
+    GENERATIVE_WEIGHT = 10.0
+
+    def __init__(self, config: DualSSASTConfig):
+        super().__init__(config)
+        if (config.frequency_stride, config.time_stride) != config.patch_shape:
+            raise ValueError(
+                f"pretraining needs patches side by side, got strides {config.frequency_stride} x {config.time_stride} "
+                f"for patches of {config.patch_shape[0]} x {config.patch_shape[1]}"
+            )
+        self.dual_ssast = DualSSASTModel(config, add_fusion=False)
+        self.mask_token = nn.Parameter(torch.empty(config.hidden_size))
+        self.discriminative_head = self._head(config)
+        self.generative_head = self._head(config)
+        self.post_init()
+
+    @staticmethod
+    def _head(config: DualSSASTConfig) -> nn.Sequential:
+        hidden = nn.Linear(config.hidden_size, config.hidden_size)
+        return nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.hidden_size, math.prod(config.patch_shape)))
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if module is self:
+            init.trunc_normal_(self.mask_token, std=self.config.initializer_range)
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        return_dict: Optional[bool] = None,
+    ) -> Union[tuple, DualSSASTForPreTrainingOutput]:
+        """
+        Args:
+            input_values: (batch, frames, mel), normalised
+            bool_masked_pos: (batch, patches), true for masked patches, which must hold audio
+            attention_mask: (batch, frames)
+        """
+        encoder = self.dual_ssast
+        states = encoder(
+            input_values, attention_mask, bool_masked_pos=bool_masked_pos, mask_token=self.mask_token, return_dict=True
+        ).last_hidden_state[:, self.config.num_prefix_tokens :]
+        spectrogram = encoder.embeddings.pad_frames(input_values, attention_mask).transpose(1, 2).unsqueeze(1)
+        patches = nn.functional.unfold(spectrogram, self.config.patch_shape, stride=self.config.patch_shape).transpose(
+            1, 2
+        )  # (batch, patches, values of a patch)
+
+        counts = bool_masked_pos.sum(dim=1)  # masked patches per clip
+        order = bool_masked_pos.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+        valid = torch.arange(order.shape[1], device=order.device) < counts.unsqueeze(1)  # (batch, masked)
+        states = states.gather(1, order.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        targets = patches.gather(1, order.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+
+        discriminative_loss, accuracy = contrast(targets, self.discriminative_head(states), valid)
+        reconstruction = self.generative_head(states)
+        squares = (reconstruction.float() - targets.float()).square().mean(dim=-1)  # (batch, masked)
+        generative_loss = squares[valid].mean()
+        output = DualSSASTForPreTrainingOutput(
+            loss=discriminative_loss + self.GENERATIVE_WEIGHT * generative_loss,
+            discriminative_loss=discriminative_loss,
+            discriminative_accuracy=accuracy,
+            generative_loss=generative_loss,
+            reconstruction=reconstruction,
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):
+        if frequency_stride not in (None, self.config.patch_shape[0]) or time_stride not in (
+            None,
+            self.config.patch_shape[1],
+        ):
+            raise ValueError(f"pretraining needs patches side by side, got strides {frequency_stride} x {time_stride}")
+        super().resize_position_embeddings(max_length)
+
+
+def contrast(
+    targets: torch.Tensor, predictions: torch.Tensor, valid: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    InfoNCE among the masked patches of each clip (SSAST, equation 1), and how often the right target scores highest.
+
+    As in the published code the softmax runs over the predictions, and the accuracy takes the best target.
+
+    targets, predictions: (batch, masked, values); valid: (batch, masked)
+    """
+    scores = targets.float() @ predictions.float().transpose(1, 2)  # (batch, targets, predictions)
+    lowest = torch.finfo(scores.dtype).min
+    own = scores.masked_fill(~valid.unsqueeze(1), lowest).log_softmax(dim=2).diagonal(dim1=1, dim2=2)
+    best = scores.masked_fill(~valid.unsqueeze(2), lowest).argmax(dim=1)  # (batch, predictions)
+    right = best == torch.arange(best.shape[1], device=best.device)
+    return -own[valid].mean(), right[valid].float().mean()
+
+
+DualSSASTModel.register_for_auto_class("AutoModel")
+DualSSASTForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+DualSSASTForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
