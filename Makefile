@@ -9,7 +9,7 @@ RUN ?= runs/quickstart
 quickstart: .venv/ready
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		train_hf.py recipes/quickstart.yaml --output_dir $(RUN) --overwrite true
-	$(BIN)/python predict_hf.py $(RUN) data/voice_prompts/audio/fr_goodbye.flac --top_k 3
+	$(BIN)/python examples/classify_file.py $(RUN) data/voice_prompts/audio/fr_agent-pass.flac
 
 test: .venv/ready
 	$(BIN)/python -m pytest -m "not slow"

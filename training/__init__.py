@@ -1,0 +1,1 @@
+"""What train_hf.py runs: data, augmentation, metrics, and one module per task. Used from a checkout, not installed."""

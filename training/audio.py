@@ -1,0 +1,118 @@
+"""Decoding with soundfile and resampling with soxr: wav, flac, ogg, opus and mp3, without torchcodec or ffmpeg."""
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+import numpy as np
+import soundfile
+import soxr
+
+from .errors import InputError
+
+AUDIO_EXTENSIONS = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
+
+# A clip as it stands in a table: a path, or what `datasets` stores, {"path": ..., "bytes": ...}.
+AudioSource = str | Mapping
+
+
+def audio_name(source: AudioSource) -> str:
+    """What to call a clip in messages and tables."""
+    return source if isinstance(source, str) else source.get("path") or "(bytes without a name)"
+
+
+def read_audio(source: AudioSource, sampling_rate: int) -> np.ndarray:
+    """
+    Decodes a clip, averages its channels and resamples it.
+
+    Returns:
+        float32 (samples,) at `sampling_rate` Hz, at least one sample
+
+    Raises:
+        InputError: the file is missing, unreadable, empty, or holds NaN or infinite samples.
+    """
+    name = audio_name(source)
+    with _explained(name):
+        samples, rate = soundfile.read(_open(source), dtype="float32", always_2d=True)  # (samples, channels)
+    if not len(samples):
+        raise InputError(f"{name}: holds no samples; remove it or record it again")
+    samples = samples.mean(axis=1)
+    if not np.isfinite(samples).all():
+        count = int((~np.isfinite(samples)).sum())
+        raise InputError(f"{name}: holds {count} NaN or infinite samples; repair or remove it")
+    if rate != sampling_rate:
+        samples = soxr.resample(samples, rate, sampling_rate)
+    # A single sample at a high rate can resample to nothing.
+    return samples if len(samples) else np.zeros(1, dtype=np.float32)
+
+
+def check_audio(source: AudioSource):
+    """
+    Reads the header of a clip, which tells most damaged files apart without decoding them.
+
+    Raises:
+        InputError: as `read_audio`, as far as the header knows.
+    """
+    name = audio_name(source)
+    with _explained(name):
+        info = soundfile.info(_open(source))
+    if not info.frames:
+        raise InputError(f"{name}: holds no samples; remove it or record it again")
+
+
+def find_audio_files(folder: Path) -> list[Path]:
+    """All audio files below a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_EXTENSIONS and path.is_file())
+
+
+def _open(source: AudioSource):
+    if isinstance(source, str):
+        return source
+    return io.BytesIO(source["bytes"]) if source.get("bytes") is not None else source["path"]
+
+
+@contextlib.contextmanager
+def _explained(name: str):
+    try:
+        yield
+    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:
+        if not name.startswith("(") and not os.path.exists(name) and not isinstance(error, TypeError):
+            raise InputError(f"{name}: no such file; correct the path or remove the entry") from None
+        if os.path.isfile(name) and os.path.getsize(name) == 0:
+            raise InputError(f"{name}: the file is empty; remove it or copy it again") from None
+        reason = getattr(error, "error_string", None) or str(error)
+        raise InputError(
+            f"{name}: not readable as audio ({reason.strip().rstrip('.')}); convert or remove it"
+        ) from None
+
+
+@contextlib.contextmanager
+def datasets_without_torchcodec():
+    """
+    Lets `datasets` build and stream data sets with audio although torchcodec is not installed.
+
+    `datasets` 4 and 5 call torchcodec even where nothing has to be decoded. Within this context its `Audio` feature
+    keeps paths and bytes as they are; decoding is `read_audio`'s.
+    """
+    original = datasets.Audio.encode_example, datasets.Audio.decode_example
+    datasets.Audio.encode_example = lambda self, value: _as_stored(value)
+    datasets.Audio.decode_example = lambda self, value, token_per_repo_id=None: value
+    try:
+        yield
+    finally:
+        datasets.Audio.encode_example, datasets.Audio.decode_example = original
+
+
+def _as_stored(value) -> dict:
+    if isinstance(value, (str, os.PathLike)):
+        return {"bytes": None, "path": os.fspath(value)}
+    if isinstance(value, (bytes, bytearray)):
+        return {"bytes": bytes(value), "path": None}
+    if "array" in value:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.asarray(value["array"]), value["sampling_rate"], format="WAV", subtype="FLOAT")
+        return {"bytes": buffer.getvalue(), "path": value.get("path")}
+    return {"bytes": value.get("bytes"), "path": value.get("path")}

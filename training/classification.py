@@ -1,0 +1,238 @@
+"""The task `classification`: fine-tunes a Dual SSAST, or trains one from random weights, and reports on it."""
+
+import dataclasses
+import time
+import uuid
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    EarlyStoppingCallback,
+    set_seed,
+)
+from transformers.utils import logging
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
+
+from . import reporting
+from .arguments import DataArguments, ModelArguments, TaskArguments, TrainingArguments, check_output_folder
+from .audio import read_audio
+from .augmentation import AugmentationArguments
+from .dataset import ClipDataset, Collator, EpochCallback
+from .errors import InputError
+from .labels import LabelSet, find_labels, read_label_file
+from .splits import check_files, complete_splits, load_splits
+from .trainer import AudioTrainer
+
+logger = logging.get_logger(__name__)
+
+METRICS = Path(__file__).parent / "metrics" / "audio_classification"
+# Which metric chooses the best checkpoint, and whether more is better.
+SELECTION_METRICS = {
+    "single_label_classification": ("accuracy", True),
+    "multi_label_classification": ("mean_average_precision", True),
+    "regression": ("mean_squared_error", False),
+}
+
+
+def run(
+    task: TaskArguments,
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    augmentation: AugmentationArguments,
+    arguments: TrainingArguments,
+):
+    """
+    Trains, evaluates and writes the output folder.
+
+    Raises:
+        InputError: bad input, told before training starts wherever it can be known by then.
+    """
+    checkpoint = check_output_folder(arguments)
+    set_seed(arguments.seed)
+    splits = load_splits(data_arguments)
+    if data_arguments.check_files:
+        check_files(splits)
+    stored_config = load_config(model_arguments)
+    labels = choose_labels(splits["train"]["label"], data_arguments, stored_config)
+    is_single = labels.problem_type == "single_label_classification"
+    splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
+    extractor = load_feature_extractor(model_arguments, data_arguments, stored_config)
+    datasets = {
+        split: ClipDataset(data, extractor, labels, augmentation if split == "train" else None, arguments.seed)
+        for split, data in splits.items()
+    }
+    for dataset in datasets.values():  # a label outside the label set is told now, not after the first epoch
+        for index in range(len(dataset)):
+            dataset.label(index)
+    if data_arguments.compute_statistics:
+        extractor = set_statistics(datasets, extractor)
+    model = load_model(model_arguments, stored_config, extractor, labels)
+    trainer = make_trainer(model, extractor, datasets, labels, arguments)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - started
+    outcomes = {
+        split: trainer.predict(datasets[split], metric_key_prefix=split)
+        for split in ("validation", "test")
+        if split in datasets
+    }
+    recipe = {
+        type(part).__name__: dataclasses.asdict(part) for part in (task, model_arguments, data_arguments, augmentation)
+    }
+    recipe["TrainingArguments"] = arguments.to_dict()
+    reporting.write_outputs(trainer, datasets, labels, outcomes, recipe, seconds)
+
+
+def load_config(model_arguments: ModelArguments):
+    """The checkpoint's configuration, or `None` for random weights."""
+    name = model_arguments.model_name_or_path
+    if name is None:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model_name_or_path: {name} cannot be loaded ({reason}); name a folder or a Hub model"
+        ) from error
+    if config.model_type != DualSSASTConfig.model_type:
+        raise InputError(
+            f"model_name_or_path: {name} is a {config.model_type} model, not a {DualSSASTConfig.model_type}; convert "
+            "original checkpoints with python -m conversion"
+        )
+    return config
+
+
+def choose_labels(training_labels: list, data_arguments: DataArguments, stored_config) -> LabelSet:
+    """The label set, in the order of a label file or of a fine-tuned checkpoint that has the same classes."""
+    names = None
+    if data_arguments.label_file:
+        names = tuple(read_label_file(Path(data_arguments.label_file)).values())
+    labels = find_labels(training_labels, data_arguments.problem_type, names)
+    if stored_config is not None and set(stored_config.id2label.values()) == set(labels.names):
+        stored = tuple(stored_config.id2label[index] for index in range(len(labels.names)))
+        return LabelSet(stored, labels.problem_type)
+    return labels
+
+
+def load_feature_extractor(
+    model_arguments: ModelArguments, data_arguments: DataArguments, stored_config
+) -> DualSSASTFeatureExtractor:
+    """The checkpoint's feature extractor, or a new one, with the recipe's length and statistics."""
+    wanted = {"max_length": model_arguments.overrides().get("max_length")}
+    wanted |= {"mean": data_arguments.mean, "std": data_arguments.std}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    if stored_config is None:
+        bins = model_arguments.overrides().get("num_mel_bins", DualSSASTConfig().num_mel_bins)
+        return DualSSASTFeatureExtractor(sampling_rate=data_arguments.sampling_rate, num_mel_bins=bins, **wanted)
+    return AutoFeatureExtractor.from_pretrained(model_arguments.model_name_or_path, **wanted)
+
+
+def load_model(
+    model_arguments: ModelArguments, stored_config, extractor: DualSSASTFeatureExtractor, labels: LabelSet
+) -> DualSSASTForAudioClassification:
+    """The classifier: the checkpoint's weights with the recipe's changes, or random weights."""
+    overrides = model_arguments.overrides() | {
+        "id2label": labels.id2label,
+        "label2id": labels.label2id,
+        "problem_type": labels.problem_type,
+        "padding_value": extractor.padding_value,
+    }
+    try:
+        if stored_config is None:
+            attention = overrides.pop("attn_implementation", None)
+            return AutoModelForAudioClassification.from_config(
+                DualSSASTConfig(**overrides), **({"attn_implementation": attention} if attention else {})
+            )
+        model, report = AutoModelForAudioClassification.from_pretrained(
+            model_arguments.model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **overrides
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"model: {error}") from error
+    new = {str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]} | set(
+        report["missing_keys"]
+    )
+    foreign = sorted(key for key in new if not key.startswith(("classifier.", "dual_ssast.fusion.")))
+    if foreign:
+        raise InputError(
+            f"model_name_or_path: {model_arguments.model_name_or_path} has no weights that fit {foreign[0]}; check "
+            "config_overrides against the checkpoint's configuration"
+        )
+    return model
+
+
+def set_statistics(datasets: dict[str, ClipDataset], extractor: DualSSASTFeatureExtractor) -> DualSSASTFeatureExtractor:
+    """Gives all splits a feature extractor with the mean and deviation of the training clips' log-mels."""
+    count, total, squares = 0, 0.0, 0.0
+    examples = datasets["train"].examples
+    for source in tqdm(examples["audio"], desc="computing statistics", leave=False):
+        log_mel = extractor.log_mel([torch.from_numpy(read_audio(source, extractor.sampling_rate))])[0].double()
+        count += log_mel.numel()
+        total += float(log_mel.sum())
+        squares += float(log_mel.square().sum())
+    mean = total / count
+    std = max(squares / count - mean**2, 0.0) ** 0.5
+    if std == 0.0:
+        raise InputError("compute_statistics: all training clips are silent; check the recordings")
+    settings = extractor.to_dict() | {"mean": mean, "std": std}
+    extractor = DualSSASTFeatureExtractor.from_dict(settings)
+    for dataset in datasets.values():
+        dataset.feature_extractor = extractor
+    return extractor
+
+
+def make_trainer(
+    model: DualSSASTForAudioClassification,
+    extractor: DualSSASTFeatureExtractor,
+    datasets: dict[str, ClipDataset],
+    labels: LabelSet,
+    arguments: TrainingArguments,
+) -> AudioTrainer:
+    """The trainer with metrics, model selection and early stopping."""
+    if "validation" not in datasets:
+        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
+    if arguments.metric_for_best_model in (None, "loss"):
+        arguments.metric_for_best_model, arguments.greater_is_better = SELECTION_METRICS[labels.problem_type]
+    callbacks = [EpochCallback(datasets["train"])]
+    if arguments.early_stopping_patience is not None:
+        if "validation" not in datasets:
+            raise InputError("early_stopping_patience: needs a validation split; set validation_fraction")
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    return AudioTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("validation"),
+        data_collator=Collator(extractor),
+        processing_class=extractor,
+        compute_metrics=metric_function(labels.problem_type),
+        callbacks=callbacks,
+    )
+
+
+def metric_function(problem_type: str):
+    """What Trainer calls with the logits and labels of a whole split."""
+    metric = evaluate.load(str(METRICS), problem_type, experiment_id=uuid.uuid4().hex, keep_in_memory=True)
+
+    def compute(prediction) -> dict[str, float]:
+        return metric.compute(
+            predictions=predictions_from_logits(prediction.predictions, problem_type), references=prediction.label_ids
+        )
+
+    return compute
+
+
+def predictions_from_logits(logits: np.ndarray, problem_type: str) -> np.ndarray:
+    """(clips, labels) -> what the metric expects: class indices, scores per class, or numbers."""
+    if problem_type == "single_label_classification":
+        return logits.argmax(axis=-1)
+    return (
+        reporting.probabilities(logits, problem_type) if problem_type == "multi_label_classification" else logits[:, 0]
+    )

@@ -1,0 +1,221 @@
+"""What a finished run leaves in its folder: model, results, predictions, pictures and a model card."""
+
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas
+import sklearn
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from sklearn.metrics import ConfusionMatrixDisplay, classification_report
+
+import modeling_dual_ssast
+
+from .dataset import ClipDataset
+from .labels import LabelSet
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+STAGING_NAME = "unfinished-outputs"
+CARD_TEMPLATE = Path(__file__).parent.parent / "model_cards" / "classifier.md"
+
+
+def probabilities(logits: np.ndarray, problem_type: str) -> np.ndarray:
+    """Softmax, sigmoid, or the numbers themselves: (clips, labels) -> the same shape."""
+    tensor = torch.from_numpy(np.asarray(logits, dtype=np.float32))
+    if problem_type == "single_label_classification":
+        return tensor.softmax(dim=-1).numpy()
+    return tensor.sigmoid().numpy() if problem_type == "multi_label_classification" else tensor.numpy()
+
+
+def write_outputs(
+    trainer, datasets: dict[str, ClipDataset], labels: LabelSet, outcomes: dict, recipe: dict, seconds: float
+):
+    """
+    Writes the output folder. Every file is complete before it takes its place, and `results.json` comes last: where it
+    stands, all of the run stands. Called by every process; the main one writes.
+
+    Args:
+        outcomes: split -> Trainer's PredictionOutput, the test split last
+        recipe: argument class -> its values
+        seconds: of the training
+    """
+    folder = Path(trainer.args.output_dir)
+    staging = folder / STAGING_NAME
+    trainer.save_model(str(staging))
+    if not trainer.is_world_process_zero():
+        return
+    (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine; results.json says it
+    results = {
+        "metrics": {split: _clean(outcome.metrics, split) for split, outcome in outcomes.items()},
+        "clips": {split: len(dataset) for split, dataset in datasets.items()},
+        "labels": list(labels.names),
+        "problem_type": labels.problem_type,
+        "training": {"seconds": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch},
+        "normalisation": {"mean": trainer.processing_class.mean, "std": trainer.processing_class.std},
+        "versions": versions(),
+        "recipe": recipe,
+        "log": trainer.state.log_history,
+    }
+    plot_learning_curves(trainer.state.log_history, staging / "learning_curves.png")
+    if outcomes:
+        split, outcome = list(outcomes.items())[-1]
+        scores = probabilities(outcome.predictions, labels.problem_type)
+        write_predictions(datasets[split], labels, scores, staging / "predictions.csv")
+        if labels.problem_type == "single_label_classification":
+            targets, predictions = outcome.label_ids, scores.argmax(axis=1)
+            results["per_class"] = per_class(targets, predictions, labels)
+            plot_confusion(targets, predictions, labels, f"{split} split", staging / "confusion_matrix.png")
+    write_card(trainer, labels, results, staging / "README.md")
+    (staging / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", encoding="utf-8")
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "results.json"):
+        os.replace(path, folder / path.name)
+    shutil.rmtree(staging)
+    for split, metrics in results["metrics"].items():
+        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    print(f"trained for {seconds:.0f} s; everything is in {folder}")
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    modules = (modeling_dual_ssast, transformers, torch, np, sklearn)
+    return {"python": platform.python_version()} | {module.__name__: module.__version__ for module in modules}
+
+
+def per_class(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and number of clips of every class."""
+    indices = list(range(len(labels.names)))
+    report = classification_report(
+        targets, predictions, labels=indices, target_names=labels.names, output_dict=True, zero_division=0
+    )
+    return {name: report[name] for name in labels.names}
+
+
+def write_predictions(dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, path: Path):
+    """A CSV with one row per clip: file, label, prediction, and a probability per class (or the number)."""
+    rows = {"file": [dataset.name(index) for index in range(len(dataset))]}
+    rows["label"] = [_as_text(label) for label in dataset.examples["label"]]
+    rows["prediction"] = [_as_text(prediction) for prediction in predicted_labels(scores, labels)]
+    for index, name in enumerate(labels.names):
+        rows[name if labels.problem_type == "regression" else f"probability_{name}"] = scores[:, index]
+    pandas.DataFrame(rows).to_csv(path, index=False)
+
+
+def predicted_labels(scores: np.ndarray, labels: LabelSet) -> list:
+    """The likeliest class, the classes above one half, or the number, per clip."""
+    if labels.problem_type == "single_label_classification":
+        return [labels.names[index] for index in scores.argmax(axis=1)]
+    if labels.problem_type == "multi_label_classification":
+        return [[name for name, score in zip(labels.names, row) if score > 0.5] for row in scores]
+    return scores[:, 0].tolist()
+
+
+def plot_learning_curves(log: list[dict], path: Path):
+    """Losses and metrics over the epochs."""
+    metrics = sorted({key for entry in log for key in entry if key.startswith("eval_") and _is_metric(key)})
+    figure, (losses, scores) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for key, name in (("loss", "training"), ("eval_loss", "validation")):
+        losses.plot(*_curve(log, key), marker=".", label=name)
+    for key in metrics:
+        scores.plot(*_curve(log, key), marker=".", label=key.removeprefix("eval_").replace("_", " "))
+    for axes, title in ((losses, "loss"), (scores, "validation metrics")):
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if axes.has_data() and axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def plot_confusion(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet, title: str, path: Path):
+    """Counts of labels against predictions."""
+    size = max(4.0, 0.45 * len(labels.names) + 2.5)
+    figure, axes = pyplot.subplots(figsize=(size, size), layout="constrained")
+    ConfusionMatrixDisplay.from_predictions(
+        targets,
+        predictions,
+        labels=list(range(len(labels.names))),
+        display_labels=labels.names,
+        cmap="Blues",
+        colorbar=False,
+        xticks_rotation=45 if len(labels.names) < 15 else 90,
+        include_values=len(labels.names) <= 40,
+        ax=axes,
+    )
+    axes.set_title(title)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def write_card(trainer, labels: LabelSet, results: dict, path: Path):
+    """The model card, from the template and the run's own figures."""
+    config, data = trainer.model.config, results["recipe"]["DataArguments"]
+    dataset_name = Path(data["dataset_name"] or Path(data["train_file"]).parent).name
+    name = Path(trainer.args.output_dir).name
+    split, metrics = list(results["metrics"].items())[-1] if results["metrics"] else ("", {})
+    card_data = ModelCardData(
+        model_name=name,
+        library_name="transformers",
+        pipeline_tag="audio-classification",
+        tags=["audio-classification", "dual-ssast", "audio-spectrogram-transformer"],
+        base_model=_public_name(results["recipe"]["ModelArguments"]["model_name_or_path"]),
+        metrics=[key for key in metrics if key != "loss"],
+        eval_results=[
+            EvalResult(
+                task_type="audio-classification",
+                dataset_type=_public_name(data["dataset_name"]) or dataset_name,
+                dataset_name=dataset_name,
+                dataset_split=split,
+                metric_type=key,
+                metric_value=round(value, 4),
+            )
+            for key, value in metrics.items()
+            if key != "loss"
+        ],
+    )
+    card = ModelCard.from_template(
+        card_data,
+        template_path=str(CARD_TEMPLATE),
+        name=name,
+        config=config,
+        extractor=trainer.processing_class,
+        dataset_name=dataset_name,
+        labels=labels,
+        results=results,
+        split=split,
+        metrics=metrics,
+        arguments=trainer.args,
+        num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+    )
+    path.write_text(str(card), encoding="utf-8")
+
+
+def _public_name(name: str | None) -> str | None:
+    """A Hub name; nothing for a local path, which nobody else could follow."""
+    return name if name and not Path(name).exists() else None
+
+
+def _clean(metrics: dict, split: str) -> dict[str, float]:
+    """Without the prefix of the split and without the timings, which depend on the machine."""
+    metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
+    return {key: value for key, value in metrics.items() if _is_metric(key) or key == "loss"}
+
+
+def _is_metric(key: str) -> bool:
+    return not key.endswith(("runtime", "_per_second", "loss", "preparation_time"))
+
+
+def _curve(log: list[dict], key: str) -> tuple[list[float], list[float]]:
+    points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _as_text(label) -> str:
+    return ",".join(map(str, label)) if isinstance(label, (list, tuple)) else str(label)
