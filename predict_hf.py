@@ -41,10 +41,10 @@ def main(argv: list[str]) -> int:
     try:
         model, extractor = load(arguments.model)
         files = list_files(arguments.inputs)
+        logits, failures = classify_files(model, extractor, files, arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    logits, failures = classify_files(model, extractor, files, arguments)
     report(model, logits, arguments)
     for message in failures:
         print(f"error: {message}", file=sys.stderr)
@@ -101,15 +101,7 @@ def classify_files(model, extractor, files: list[str], arguments) -> tuple[dict[
         if short:
             logits |= dict(zip(short, classify(model, extractor, list(short.values()))))
         for file in batch.keys() - short.keys():
-            windows = model.classify_windows(
-                batch[file],
-                extractor,
-                sampling_rate=extractor.sampling_rate,
-                window_s=arguments.window_s,
-                hop_s=arguments.hop_s,
-                batch_size=arguments.batch_size,
-            )
-            logits[file] = windows.logits.float().cpu().numpy()
+            logits[file] = classify_long(model, extractor, batch[file], arguments)
         progress.update(min(arguments.batch_size, len(by_length) - first))
     progress.close()
     return {file: logits[file] for file in files if file in logits}, failures
@@ -128,6 +120,22 @@ def classify(model, extractor, clips: list[np.ndarray]) -> np.ndarray:
     """(clips, labels)"""
     features = extractor(clips, sampling_rate=extractor.sampling_rate, padding="longest", return_tensors="pt")
     return model(**features.to(model.device)).logits.float().cpu().numpy()
+
+
+def classify_long(model, extractor, audio: np.ndarray, arguments) -> np.ndarray:
+    """(labels,), averaged over windows"""
+    try:
+        windows = model.classify_windows(
+            audio,
+            extractor,
+            sampling_rate=extractor.sampling_rate,
+            window_s=arguments.window_s,
+            hop_s=arguments.hop_s,
+            batch_size=arguments.batch_size,
+        )
+    except ValueError as error:  # a window or a hop that the model cannot take
+        raise InputError(str(error)) from error
+    return windows.logits.float().cpu().numpy()
 
 
 def report(model, logits: dict[str, np.ndarray], arguments):

@@ -111,7 +111,9 @@ class DataArguments:
 class TrainingArguments(transformers.TrainingArguments):
     """Transformers' TrainingArguments with this project's defaults, and what it adds to them."""
 
-    report_to: str | list[str] | None = described("none", "none, tensorboard, trackio, wandb, ...")
+    report_to: None | str | list[str] = described(  # noqa: RUF036  HfArgumentParser needs this order
+        "none", "none, tensorboard, trackio, wandb, ..."
+    )
     eval_strategy: str = described("epoch", "no, steps or epoch.")
     save_strategy: str = described("epoch", "no, steps or epoch.")
     logging_strategy: str = described("epoch", "no, steps or epoch.")

@@ -71,10 +71,15 @@ def run(
     for dataset in datasets.values():  # a label outside the label set is told now, not after the first epoch
         for index in range(len(dataset)):
             dataset.label(index)
+    model = load_model(model_arguments, stored_config, labels)
     if data_arguments.compute_statistics:
-        extractor = set_statistics(datasets, extractor)
-    model = load_model(model_arguments, stored_config, extractor, labels)
+        extractor = compute_statistics(datasets["train"], extractor)
+        for dataset in datasets.values():
+            dataset.feature_extractor = extractor
+    model.config.padding_value = extractor.padding_value
     trainer = make_trainer(model, extractor, datasets, labels, arguments)
+    if checkpoint is None:
+        trainer.remove_checkpoints()
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
@@ -135,15 +140,12 @@ def load_feature_extractor(
     return AutoFeatureExtractor.from_pretrained(model_arguments.model_name_or_path, **wanted)
 
 
-def load_model(
-    model_arguments: ModelArguments, stored_config, extractor: DualSSASTFeatureExtractor, labels: LabelSet
-) -> DualSSASTForAudioClassification:
+def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet) -> DualSSASTForAudioClassification:
     """The classifier: the checkpoint's weights with the recipe's changes, or random weights."""
     overrides = model_arguments.overrides() | {
         "id2label": labels.id2label,
         "label2id": labels.label2id,
         "problem_type": labels.problem_type,
-        "padding_value": extractor.padding_value,
     }
     try:
         if stored_config is None:
@@ -168,11 +170,10 @@ def load_model(
     return model
 
 
-def set_statistics(datasets: dict[str, ClipDataset], extractor: DualSSASTFeatureExtractor) -> DualSSASTFeatureExtractor:
-    """Gives all splits a feature extractor with the mean and deviation of the training clips' log-mels."""
+def compute_statistics(dataset: ClipDataset, extractor: DualSSASTFeatureExtractor) -> DualSSASTFeatureExtractor:
+    """The feature extractor with the mean and standard deviation of the log-mels of all clips."""
     count, total, squares = 0, 0.0, 0.0
-    examples = datasets["train"].examples
-    for source in tqdm(examples["audio"], desc="computing statistics", leave=False):
+    for source in tqdm(dataset.examples["audio"], desc="computing statistics", leave=False):
         log_mel = extractor.log_mel([torch.from_numpy(read_audio(source, extractor.sampling_rate))])[0].double()
         count += log_mel.numel()
         total += float(log_mel.sum())
@@ -181,11 +182,7 @@ def set_statistics(datasets: dict[str, ClipDataset], extractor: DualSSASTFeature
     std = max(squares / count - mean**2, 0.0) ** 0.5
     if std == 0.0:
         raise InputError("compute_statistics: all training clips are silent; check the recordings")
-    settings = extractor.to_dict() | {"mean": mean, "std": std}
-    extractor = DualSSASTFeatureExtractor.from_dict(settings)
-    for dataset in datasets.values():
-        dataset.feature_extractor = extractor
-    return extractor
+    return DualSSASTFeatureExtractor.from_dict(extractor.to_dict() | {"mean": mean, "std": std})
 
 
 def make_trainer(

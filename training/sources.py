@@ -46,6 +46,11 @@ class Columns:
     separator: str | None = None
 
 
+def is_audio_folder(folder: Path) -> bool:
+    """Whether a local folder holds audio files or metadata; else it may hold Parquet files as on the Hub."""
+    return folder.is_dir() and (any(folder.glob("metadata.*")) or bool(find_audio_files(folder)))
+
+
 def load_folder(folder: Path, columns: Columns) -> dict[str, datasets.Dataset]:
     """
     A local folder by the conventions of `audiofolder`: sub-folders named train, validation and test (or none of
@@ -54,8 +59,6 @@ def load_folder(folder: Path, columns: Columns) -> dict[str, datasets.Dataset]:
     Raises:
         InputError: no audio, no labels, or metadata that names no label column.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; name a folder of audio files, or a data set on the Hub")
     split_folders = {path: SPLIT_NAMES[path.name.lower()] for path in sorted(folder.iterdir()) if _is_split(path)}
     splits = {}
     for split_folder, split in (split_folders or {folder: "train"}).items():
@@ -188,5 +191,7 @@ def _standardise(source: str, data: datasets.Dataset, columns: Columns) -> datas
         labels = [class_label.int2str(value) for value in labels]
     else:
         labels = [_split_labels(value, columns.separator) for value in labels]
-    data = data.select_columns([audio_column]).rename_column(audio_column, "audio")
+    data = data.select_columns([audio_column])
+    if audio_column != "audio":
+        data = data.rename_column(audio_column, "audio")
     return data.add_column("label", labels)

@@ -11,7 +11,7 @@ from .arguments import DataArguments
 from .audio import check_audio
 from .errors import InputError
 from .labels import read_label_file, rename_labels
-from .sources import Columns, load_folder, load_hub, load_table
+from .sources import Columns, is_audio_folder, load_folder, load_hub, load_table
 
 logger = logging.get_logger(__name__)
 
@@ -42,9 +42,9 @@ def load_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
 
 def _load_named(arguments: DataArguments, columns: Columns) -> dict[str, datasets.Dataset]:
     name = arguments.dataset_name
-    if Path(name).is_dir():
+    if is_audio_folder(Path(name)):
         available = load_folder(Path(name), columns)
-    else:
+    else:  # the Hub, or a local folder of Parquet files
         available = load_hub(name, arguments.dataset_config_name, columns, arguments.dataset_revision)
     wanted = {"train": arguments.train_split, "validation": arguments.validation_split, "test": arguments.test_split}
     splits = {split: available[source] for split, source in wanted.items() if source in available}

@@ -46,6 +46,13 @@ class AudioTrainer(Trainer):
             for (in_head, is_decayed), parameters in groups.items()
         ]
 
+    def remove_checkpoints(self):
+        """Removes the checkpoints of an earlier run, which a resumption would take for this one's."""
+        if self.args.should_save and os.path.isdir(self.args.output_dir):
+            for folder in Path(self.args.output_dir).glob("checkpoint-*"):
+                shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+
     def _get_output_dir(self, trial) -> str:
         return self._staging or super()._get_output_dir(trial)
 

@@ -26,9 +26,9 @@ Args:
     references: class indices, 0 or 1 per class, or numbers.
 
 Returns:
-    `accuracy`, `unweighted_average_recall` (mean recall over the classes in the references), `macro_f1`; or
-    `mean_average_precision`, `mean_auc` (means over the classes that have both positive and negative clips; NaN if there
-    is none); or `mean_squared_error`, `mean_absolute_error`, `r2`.
+    `accuracy`, `unweighted_average_recall` (mean recall of the classes in the references), `macro_f1`; or
+    `mean_average_precision`, `mean_auc` (means over the classes that have both positive and negative clips; NaN if
+    there is none); or `mean_squared_error`, `mean_absolute_error`, `r2`.
 """
 
 _FEATURES = {

@@ -1,0 +1,123 @@
+"""training/audio.py: what soundfile reads, and one clear line for what nobody can."""
+
+import io
+import re
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+from audio_files import tone, write_tone
+
+from training.audio import audio_name, check_audio, datasets_without_torchcodec, find_audio_files, read_audio
+from training.errors import InputError
+
+RATE = 16000
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "rate", "channels"),
+    [
+        ("a.wav", "PCM_16", 16000, 1),
+        ("a.wav", "PCM_U8", 16000, 1),
+        ("a.wav", "FLOAT", 16000, 1),
+        ("a.wav", "DOUBLE", 44100, 2),
+        ("a.wav", "PCM_16", 8000, 8),
+        ("a.wav", "PCM_24", 192000, 1),
+        ("a.flac", None, 22050, 2),
+        ("a.ogg", "VORBIS", 16000, 1),
+        ("a.opus", "OPUS", 48000, 1),
+        ("a.mp3", None, 44100, 2),
+    ],
+)
+def test_every_format_rate_and_channel_count_gives_mono_at_the_wanted_rate(tmp_path, name, subtype, rate, channels):
+    path = tmp_path / name
+    container = {"format": "OGG"} if name.endswith("opus") else {}
+    soundfile.write(path, tone(0.5, rate, channels=channels), rate, subtype=subtype, **container)
+    check_audio(str(path))
+    samples = read_audio(str(path), RATE)
+    assert samples.dtype == np.float32 and samples.ndim == 1
+    assert abs(len(samples) - RATE // 2) <= RATE * 0.08  # mp3 pads its frames
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert abs(spectrum.argmax() * RATE / len(samples) - 440) < 5
+
+
+def test_channels_are_averaged(tmp_path):
+    samples = np.stack([np.full(100, 0.5), np.full(100, -0.25)], axis=1)
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(str(tmp_path / "a.wav"), RATE), 0.125)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 192000])
+def test_a_single_sample_is_a_clip(tmp_path, rate):
+    path = tmp_path / "one.wav"
+    soundfile.write(path, np.array([0.5]), rate, subtype="FLOAT")
+    assert len(read_audio(str(path), RATE)) >= 1
+
+
+def test_bytes_read_like_files(tmp_path):
+    path = write_tone(tmp_path / "a.flac")
+    source = {"path": "inside.tar/a.flac", "bytes": path.read_bytes()}
+    np.testing.assert_array_equal(read_audio(source, RATE), read_audio(str(path), RATE))
+    assert audio_name(source) == "inside.tar/a.flac"
+
+
+def _corrupt(path):
+    path.write_bytes(b"RIFF" + bytes(range(200)))
+
+
+def _truncated(path):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(), RATE, format="FLAC")
+    path.write_bytes(buffer.getvalue()[:60])
+
+
+BROKEN = {
+    "corrupt": (_corrupt, "not readable as audio .*; convert or remove it"),
+    "truncated": (_truncated, "(not readable as audio|holds no samples).*; "),
+    "empty": (lambda path: path.write_bytes(b""), "the file is empty; remove it"),
+    "no_samples": (lambda path: soundfile.write(path, np.zeros(0), RATE), "holds no samples; remove it"),
+    "missing": (lambda path: None, "no such file; correct the path"),
+    "a_folder": (lambda path: path.mkdir(), "not readable as audio"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("read", [check_audio, lambda path: read_audio(path, RATE)], ids=["header", "decode"])
+def test_what_the_header_tells_is_one_line_with_file_and_remedy(tmp_path, kind, read):
+    make, pattern = BROKEN[kind]
+    path = tmp_path / f"{kind}.wav"
+    make(path)
+    with pytest.raises(InputError, match=pattern) as caught:
+        read(str(path))
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_counted(tmp_path, value):
+    samples = tone()
+    samples[[3, 5]] = value
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    with pytest.raises(InputError, match=re.escape("a.wav: holds 2 NaN or infinite samples; repair or remove it")):
+        read_audio(str(tmp_path / "a.wav"), RATE)
+
+
+def test_find_audio_files_looks_deep_and_skips_other_files(tmp_path):
+    for name in ("b/deep/x.FLAC", "a.wav", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [str(path.relative_to(tmp_path)) for path in find_audio_files(tmp_path)] == ["a.wav", "b/deep/x.FLAC"]
+
+
+def test_datasets_builds_audio_columns_without_torchcodec(tmp_path):
+    path = str(write_tone(tmp_path / "a.wav"))
+    stored = {"path": None, "bytes": (tmp_path / "a.wav").read_bytes()}
+    array = {"array": tone(0.1), "sampling_rate": RATE}
+    original = datasets.Audio.encode_example
+    with datasets_without_torchcodec():
+        features = datasets.Features({"audio": datasets.Audio()})
+        data = datasets.Dataset.from_dict({"audio": [path, stored, array]}, features=features)
+    assert datasets.Audio.encode_example is original
+    sources = data.cast_column("audio", datasets.Audio(decode=False))["audio"]
+    np.testing.assert_array_equal(read_audio(sources[0], RATE), read_audio(sources[1], RATE))
+    np.testing.assert_allclose(read_audio(sources[2], RATE), tone(0.1), atol=1e-7)

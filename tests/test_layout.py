@@ -1,0 +1,67 @@
+"""Who may import whom, and what the repository must not hold."""
+
+import ast
+import csv
+import subprocess
+
+import pytest
+from audio_files import ROOT
+
+PACKAGES = {"modeling_dual_ssast", "conversion", "training", "benchmarks", "tests", "predict_hf", "train_hf"}
+ALLOWED = {
+    "modeling_dual_ssast": set(),
+    "conversion": {"modeling_dual_ssast"},
+    "training": {"modeling_dual_ssast"},
+    "benchmarks": {"modeling_dual_ssast"},
+    "examples": set(),
+}
+
+
+def _imports(path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_point_one_way(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        assert _imports(path) & PACKAGES <= ALLOWED[package] | {package}, path
+
+
+def test_shipped_modules_know_only_the_siblings_they_may():
+    allowed = {
+        "configuration": set(),
+        "feature_extraction": set(),
+        "fusion": set(),
+        "modeling": {"configuration", "fusion"},
+    }
+    for name, siblings in allowed.items():
+        tree = ast.parse((ROOT / "modeling_dual_ssast" / f"{name}_dual_ssast.py").read_text(encoding="utf-8"))
+        relative = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
+        assert relative == {f"{sibling}_dual_ssast" for sibling in siblings}
+
+
+def test_the_embedded_splits_share_no_prompt_and_fit_their_budget():
+    folder = ROOT / "data" / "voice_prompts"
+    rows = {split: list(csv.DictReader((folder / f"{split}.csv").open())) for split in ("train", "validation", "test")}
+    prompts = {split: {row["prompt"] for row in table} for split, table in rows.items()}
+    assert not prompts["train"] & prompts["test"] | prompts["train"] & prompts["validation"]
+    assert not prompts["test"] & prompts["validation"]
+    listed = sorted(row["file_name"] for table in rows.values() for row in table)
+    assert listed == sorted(f"audio/{path.name}" for path in (folder / "audio").iterdir())
+    assert sum(path.stat().st_size for path in (folder / "audio").iterdir()) <= 8_000_000
+
+
+def test_no_paths_of_a_machine_are_tracked():
+    names = "|".join(("home/[a-z]+", "root", "work", "Users"))
+    found = subprocess.run(
+        ["git", "grep", "-nIE", f"(^|[^A-Za-z0-9_.])/({names})/"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.returncode in (1, 128), found.stdout  # 128: the sources lie outside a checkout
