@@ -1,0 +1,49 @@
+"""What the benchmarks share: versions, timing in alternating blocks, and a table."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import transformers
+from transformers.utils import is_speech_available
+
+
+def versions() -> str:
+    """One line with everything that the figures depend on."""
+    torchaudio = "with torchaudio" if is_speech_available() else "without torchaudio"
+    return (
+        f"torch {torch.__version__} ({torch.get_num_threads()} threads, {platform.machine()}), transformers "
+        f"{transformers.__version__} {torchaudio}, numpy {np.__version__}, Python {platform.python_version()}"
+    )
+
+
+def time_in_blocks(sides: dict[str, Callable], repeats: int, calls: int) -> dict[str, list[float]]:
+    """
+    Seconds of every call of each side. The sides take turns in blocks of `calls` calls, each after one call that does
+    not count: a library that has used its own threads slows down the first call of the next one, and sides that
+    alternate call by call would pay for each other.
+    """
+    seconds = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, call in sides.items():
+            call()
+            for _ in range(calls):
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def print_table(header: list[str], rows: list[list[str]]):
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, ["-" * width for width in widths], *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        print(" | ".join(cells))
+
+
+def spread(seconds: list[float]) -> str:
+    """Median and range in milliseconds."""
+    return f"{1e3 * statistics.median(seconds):.0f} ({1e3 * min(seconds):.0f}-{1e3 * max(seconds):.0f})"

@@ -1,0 +1,1 @@
+"""Original checkpoints -> saved Dual SSAST folders: `python -m conversion FAMILY SRC OUT`."""

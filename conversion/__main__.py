@@ -1,0 +1,137 @@
+"""The command line: `python -m conversion FAMILY SRC OUT [options]`."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from transformers.utils import logging
+
+from modeling_dual_ssast import DualSSASTForPreTraining
+
+from . import ast_original, hf_ast, saving, ssast
+from .result import Converted
+
+DESCRIPTION = "Converts an original checkpoint into a folder that from_pretrained loads, with its code."
+FAMILIES = {
+    "ssast": "a .pth file of the SSAST repository: patch or frame model, pretrained or fine-tuned",
+    "ast": "a .pth file of the AST repository",
+    "hf-ast": "a folder of Transformers' ASTForAudioClassification",
+}
+GRID_HELP = {
+    "ssast": "pretrained files are resized to it; for fine-tuned files, which do not tell, it describes the file",
+    "ast": "describes the file, which does not tell",
+    "hf-ast": "resize to it",
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m conversion", description=DESCRIPTION, allow_abbrev=False)
+    families = parser.add_subparsers(dest="family", metavar="FAMILY", required=True)
+    for family, description in FAMILIES.items():
+        sub = families.add_parser(family, help=description, description=description, allow_abbrev=False)
+        sub.add_argument("source", metavar="SRC", type=Path, help=description)
+        sub.add_argument("target", metavar="OUT", type=Path, help="the folder to write")
+        if family == "ssast":
+            sub.add_argument(
+                "--task", choices=("pretraining", "classification"), help="what to make; default: what the file holds"
+            )
+        sub.add_argument("--max-length", type=positive_int, metavar="FRAMES", help=f"length; {GRID_HELP[family]}")
+        sub.add_argument(
+            "--frequency-stride", type=positive_int, metavar="BINS", help=f"patch step; {GRID_HELP[family]}"
+        )
+        sub.add_argument("--time-stride", type=positive_int, metavar="FRAMES", help=f"patch step; {GRID_HELP[family]}")
+        sub.add_argument("--labels", type=Path, metavar="FILE", help="one label per line, or index,mid,display_name")
+        default = "the folder's, else AudioSet's" if family == "hf-ast" else "AudioSet's"
+        sub.add_argument("--mean", type=finite, help=f"of the log-mels, for the feature extractor; default: {default}")
+        sub.add_argument("--std", type=positive, help=f"of the log-mels, undoubled; default: {default}")
+        sub.add_argument("--verify", action="store_true", help="read the result back and compare every tensor")
+        sub.add_argument("--overwrite", action="store_true", help="replace OUT once the new folder is complete")
+    return parser
+
+
+def positive_int(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return value
+
+
+def positive(text: str) -> float:
+    value = finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return value
+
+
+def convert(args: argparse.Namespace) -> Converted:
+    options = {
+        "max_length": args.max_length,
+        "frequency_stride": args.frequency_stride,
+        "time_stride": args.time_stride,
+        "labels": args.labels,
+        "mean": args.mean,
+        "std": args.std,
+    }
+    if args.family == "ssast":
+        return ssast.convert(args.source, task=args.task, **options)
+    if args.family == "ast":
+        return ast_original.convert(args.source, **options)
+    return hf_ast.convert(args.source, **options)
+
+
+def describe(converted: Converted, source: Path, target: Path, verified: tuple[int, float] | None) -> str:
+    """All that the user has to know, one fact per line."""
+    is_pretraining = isinstance(converted.model, DualSSASTForPreTraining)
+    auto_class = "AutoModelForPreTraining" if is_pretraining else "AutoModelForAudioClassification"
+    extractor = converted.feature_extractor
+    lines = [
+        ("source", str(source)),
+        ("holds", converted.title),
+        ("sizes", converted.sizes),
+        ("grid", converted.grid),
+        (
+            "features",
+            f"{extractor.sampling_rate} Hz, (log-mel - {extractor.mean:g}) / (2 * {extractor.std:g})"
+            if extractor.do_normalize
+            else f"{extractor.sampling_rate} Hz, log-mel without normalisation",
+        ),
+        *(("note", note) for note in converted.notes),
+        *(("dropped", f"{names}: {reason}") for names, reason in converted.dropped),
+        *(("new", note) for note in converted.new),
+    ]
+    if verified:
+        lines.append(("verified", f"{verified[0]} tensors read back, largest difference {verified[1]:g}"))
+    lines += [
+        ("saved", f"{target} ({type(converted.model).__name__})"),
+        ("load", f"transformers.{auto_class}.from_pretrained({str(target)!r}, trust_remote_code=True)"),
+    ]
+    return "\n".join(f"{name:<9} {text}" for name, text in lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 1 with one line on stderr. Wrong options exit with 2 through argparse."""
+    args = make_parser().parse_args(argv)
+    logging.disable_progress_bar()
+    try:
+        saving.check_target(args.source, args.target, args.overwrite)
+        converted = convert(args)
+        verified = saving.save(converted, args.target, args.verify)
+    except (ValueError, OSError) as error:  # every check here and in the configuration raises ValueError
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    print(describe(converted, args.source, args.target, verified))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Reading checkpoint files safely, and handing their tensors out so that none is missed and none is left over."""
+
+import collections
+import pickle
+import re
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+
+
+class ConversionError(ValueError):
+    """What the user has to know, in one line that names the file and the remedy."""
+
+
+def read_checkpoint(path: Path):
+    """
+    The object in a file of `torch.save`, on the CPU, loaded without running anything that the file brings along.
+
+    Raises:
+        ConversionError: the file is missing, empty, truncated, no checkpoint, or needs more than tensors and
+            containers.
+    """
+    if not path.exists():
+        raise ConversionError(f"{path} does not exist")
+    if path.is_dir():
+        raise ConversionError(
+            f"{path} is a folder, but a checkpoint file (.pth) is needed: a folder of Transformers' AST has the family "
+            "hf-ast"
+        )
+    if path.stat().st_size == 0:
+        raise ConversionError(f"{path} is empty: download it again")
+    # Files since PyTorch 1.6 are zip archives, whose directory is at the end: what was cut off has lost it.
+    is_zip = zipfile.is_zipfile(path)
+    if not is_zip and path.open("rb").read(4) == b"PK\x03\x04":
+        raise ConversionError(f"{path} is truncated: download it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # damaged bytes can raise anything; only the sentence for the user differs
+        raise ConversionError(_why_unreadable(path, error)) from error
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    wanted = re.search(r"GLOBAL (\S+)", str(error))  # "Unsupported global: GLOBAL posix.system was not an allowed ..."
+    if isinstance(error, pickle.UnpicklingError) and wanted:
+        return (
+            f"{path} is refused: beside tensors it wants {wanted.group(1)}, and loading that could run any code. "
+            "If you trust it, save its state_dict() alone with torch.save and convert that file"
+        )
+    return f"{path} is damaged or no PyTorch checkpoint ({type(error).__name__}): download it again"
+
+
+def find_state_dict(checkpoint, path: Path) -> tuple[dict, list[str]]:
+    """
+    The state dict inside a checkpoint, without DataParallel's `module.`, and the names beside it that hold no weights.
+
+    Raises:
+        ConversionError: there are no named tensors in it.
+    """
+    beside = []
+    for wrapper in ("model", "state_dict"):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(wrapper), dict):
+            beside += [str(key) for key in checkpoint if key != wrapper]
+            checkpoint = checkpoint[wrapper]
+    if not isinstance(checkpoint, dict) or not any(isinstance(value, torch.Tensor) for value in checkpoint.values()):
+        raise ConversionError(
+            f"{path} holds no state dict but {_describe(checkpoint)}: save model.state_dict() with torch.save"
+        )
+    if all(str(key).startswith("module.") for key in checkpoint):
+        checkpoint = {key.removeprefix("module."): value for key, value in checkpoint.items()}
+    return checkpoint, beside
+
+
+def _describe(value) -> str:
+    if isinstance(value, dict):
+        return f"a dictionary of {shorten([str(key) for key in value]) or 'nothing'}"
+    return f"a {type(value).__name__}"
+
+
+class Tensors:
+    """
+    The tensors of a checkpoint, taken or dropped by name. `finish` raises if a name was missing, misshapen or left
+    over, so that a mapping is strict in both directions.
+
+    Args:
+        state: name -> tensor
+        path: of the file, for messages
+        kind: what the file is converted as, for messages: "an SSAST checkpoint"
+    """
+
+    def __init__(self, state: dict, path: Path, kind: str):
+        self.state = dict(state)
+        self.path = path
+        self.kind = kind
+        self.dropped: list[tuple[str, str]] = []  # names and the reason
+        self.dtypes: set[torch.dtype] = set()
+        self._problems: list[str] = []
+        self._missing: list[str] = []
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.state
+
+    def names(self, prefix: str) -> list[str]:
+        return [name for name in self.state if str(name).startswith(prefix)]
+
+    def require(self, *names: str):
+        """Raises unless all `names` are there: without them it is another kind of file, and sizes cannot be read."""
+        missing = [name for name in names if not isinstance(self.state.get(name), torch.Tensor)]
+        if missing:
+            raise ConversionError(
+                f"{self.path} is not {self.kind}: missing {', '.join(missing)}; it holds "
+                f"{shorten([str(name) for name in self.state])}. Give the family that the file comes from "
+                "(ssast, ast or hf-ast)"
+            )
+
+    def shape(self, name: str, ndim: int) -> tuple[int, ...]:
+        """Shape of a tensor that `require` has found."""
+        shape = tuple(self.state[name].shape)
+        if len(shape) != ndim:
+            raise ConversionError(f"{self.path} is not {self.kind}: {name} has shape {shape}, expected {ndim} axes")
+        return shape
+
+    def take(self, name: str, *shape: int) -> torch.Tensor:
+        """The tensor in float32, of the given shape; zeros in its place where `finish` is going to raise."""
+        tensor = self.state.pop(name, None)
+        if tensor is None:
+            self._missing.append(name)
+        elif not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            self._problems.append(f"{name} is no floating-point tensor")
+        elif tuple(tensor.shape) != shape:
+            self._problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+        elif not torch.isfinite(tensor.sum(dtype=torch.float32)):  # one NaN or infinity makes the sum one
+            self._problems.append(f"{name} holds NaN or infinite values")
+        else:
+            self.dtypes.add(tensor.dtype)
+            return tensor.detach().float()
+        return torch.zeros(shape)
+
+    def take_integer(self, name: str) -> int:
+        value = self.state.pop(name)
+        if isinstance(value, torch.Tensor) and value.numel() != 1:
+            raise ConversionError(f"{self.path}: {name} has shape {tuple(value.shape)}, expected one number")
+        return int(value)
+
+    def drop(self, names: list[str], reason: str):
+        """Leaves out what the original does not use either, or what the chosen task does not need."""
+        names = [name for name in names if self.state.pop(name, None) is not None]
+        if names:
+            self.dropped.append((", ".join(names), reason))
+
+    def finish(self):
+        """
+        Raises:
+            ConversionError: names everything that was missing, unknown or not as expected.
+        """
+        problems = [f"missing {', '.join(self._missing)}"] if self._missing else []
+        problems += self._problems
+        if self.state:
+            problems.append(f"unknown {', '.join(str(name) for name in self.state)}")
+        if problems:
+            raise ConversionError(
+                f"{self.path} does not fit {self.kind}: {'; '.join(problems)}. Nothing is left out in silence: use an "
+                "unchanged file, or remove what does not belong to the model"
+            )
+
+
+def shorten(names: list[str], count: int = 4) -> str:
+    return ", ".join(names[:count]) + (f", ... ({len(names)} in all)" if len(names) > count else "")
+
+
+def numbered_blocks(tensors: Tensors, pattern: str) -> int:
+    """How many blocks there are: one more than the highest number in names like `v.blocks.N.`; gaps raise later."""
+    numbers = collections.Counter(int(m.group(1)) for name in tensors.state if (m := re.match(pattern, str(name))))
+    return max(numbers) + 1

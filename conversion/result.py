@@ -1,0 +1,91 @@
+"""What a conversion gives: the model, its feature extractor and the facts that the user has to know."""
+
+import dataclasses
+
+import torch
+from transformers import PreTrainedModel
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
+
+from .checkpoint import ConversionError, Tensors
+
+
+@dataclasses.dataclass
+class Converted:
+    """
+    model, feature_extractor: ready to be saved
+    title: family and kind, "SSAST patch model, pretrained"
+    notes: what the file does not say and was taken for granted, and what was changed as asked
+    dropped: names in the file and why they are left out
+    new: weights that the file does not hold
+    """
+
+    model: PreTrainedModel
+    feature_extractor: DualSSASTFeatureExtractor
+    title: str
+    notes: list[str]
+    dropped: list[tuple[str, str]]
+    new: list[str]
+
+    @property
+    def sizes(self) -> str:
+        config = self.model.config
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        return (
+            f"{config.hidden_size} wide, {config.num_hidden_layers} blocks, {config.num_attention_heads} heads, "
+            f"{config.intermediate_size} intermediate; {millions:.1f} M parameters"
+        )
+
+    @property
+    def grid(self) -> str:
+        config = self.model.config
+        rows, columns = config.grid_shape
+        mels, frames = config.patch_shape
+        return (
+            f"{rows} rows x {columns} columns of {mels} x {frames} patches, strides {config.frequency_stride} x "
+            f"{config.time_stride} (mel bins x frames); max_length {config.max_length} frames, {config.num_mel_bins} "
+            "mel bins"
+        )
+
+
+def build_model(model_class, config: DualSSASTConfig, state: dict, new: tuple[str, ...] = ()) -> PreTrainedModel:
+    """
+    A model in evaluation mode with the weights of `state`. Only names that begin with one of `new` may be missing:
+    these are initialised, in the same way at every run.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = model_class(config)
+    outcome = model.load_state_dict(state, strict=False)
+    missing = [name for name in outcome.missing_keys if not name.startswith(new)] if new else outcome.missing_keys
+    if missing or outcome.unexpected_keys:  # not the user's doing: the mapping itself is wrong
+        raise RuntimeError(f"the mapping leaves out {missing} and invents {outcome.unexpected_keys}")
+    return model.eval()
+
+
+def make_feature_extractor(config: DualSSASTConfig, mean: float | None, std: float | None):
+    """The extractor of AudioSet's statistics unless others are given; the configuration's padding value follows it."""
+    statistics = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
+    extractor = DualSSASTFeatureExtractor(num_mel_bins=config.num_mel_bins, max_length=config.max_length, **statistics)
+    config.padding_value = extractor.padding_value
+    return extractor
+
+
+def resize(model: PreTrainedModel, max_length=None, frequency_stride=None, time_stride=None) -> list[str]:
+    """Moves the model to another patch grid if one is asked for, and says so."""
+    wanted = {"max_length": max_length, "frequency_stride": frequency_stride, "time_stride": time_stride}
+    wanted = {name: value for name, value in wanted.items() if value not in (None, getattr(model.config, name))}
+    if not wanted:
+        return []
+    old = model.config.grid_shape
+    try:
+        model.resize_position_embeddings(**wanted)
+    except ValueError as error:
+        raise ConversionError(f"the positions cannot be resized: {error}") from error
+    new = model.config.grid_shape
+    return [f"positions resized from {old[0]} x {old[1]} to {new[0]} x {new[1]} by SSAST's rule, as asked"]
+
+
+def dtype_notes(tensors: Tensors) -> list[str]:
+    others = sorted(str(dtype).removeprefix("torch.") for dtype in tensors.dtypes - {torch.float32})
+    return [f"weights stored as {', '.join(others)} are saved as float32"] if others else []

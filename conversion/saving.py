@@ -1,0 +1,95 @@
+"""Saving a converted model whole or not at all, and reading it back."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from modeling_dual_ssast import DualSSASTFeatureExtractor
+
+from .checkpoint import ConversionError, shorten
+from .result import Converted
+
+
+def check_target(source: Path, target: Path, overwrite: bool):
+    """
+    Raises:
+        ConversionError: `target` holds something and may not be replaced, or replacing it would delete the source.
+    """
+    resolved, origin = target.resolve(), source.resolve()
+    if resolved == origin or resolved in origin.parents:
+        raise ConversionError(f"{target} holds the source {source}: choose another output folder")
+    if target.exists() and not target.is_dir():
+        raise ConversionError(f"{target} is a file: choose another output folder")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise ConversionError(f"{target} exists and is not empty: choose another folder or add --overwrite")
+
+
+def save(converted: Converted, target: Path, verify: bool = False) -> tuple[int, float] | None:
+    """
+    Saves the model, its code and its feature extractor beside `target` and moves them there when all is complete. What
+    was at `target` stays until then.
+
+    Returns:
+        with `verify`, the number of tensors that were read back and compared, and their largest difference
+
+    Raises:
+        ConversionError: what was read back differs.
+    """
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as stage:
+        folder = Path(stage, "new")  # a folder of its own: the temporary one is closed to other users
+        folder.mkdir()
+        converted.model.save_pretrained(folder)
+        converted.feature_extractor.save_pretrained(folder)
+        outcome = compare_saved(converted, folder) if verify else None
+        _move(folder, target, Path(stage, "old"))
+    return outcome
+
+
+def _move(folder: Path, target: Path, old: Path):
+    """Puts `folder` at `target`; what was there goes to `old`, and comes back if that fails."""
+    had_target = target.exists()
+    if had_target:
+        os.rename(target, old)
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if had_target:
+            os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def compare_saved(converted: Converted, folder: Path) -> tuple[int, float]:
+    """
+    Reads a saved folder through `from_pretrained` and compares every tensor.
+
+    Returns:
+        number of tensors, largest absolute difference, which is 0
+
+    Raises:
+        ConversionError: a tensor is missing, new or different, or the feature extractor's settings are.
+    """
+    model, info = type(converted.model).from_pretrained(folder, output_loading_info=True)
+    expected, actual = converted.model.state_dict(), model.state_dict()
+    lost = sorted(set(info["missing_keys"]) | set(info["unexpected_keys"]) | (set(expected) ^ set(actual)))
+    if lost:
+        raise ConversionError(f"verification failed: {shorten(lost)} are not the same names after reading back")
+    differences = {name: _difference(tensor, actual[name]) for name, tensor in expected.items()}
+    worst = max(differences, key=differences.get)
+    if differences[worst] != 0:
+        raise ConversionError(f"verification failed: {worst} differs by {differences[worst]:g} after reading back")
+    extractor = DualSSASTFeatureExtractor.from_pretrained(folder)
+    if extractor.to_dict() != converted.feature_extractor.to_dict():
+        raise ConversionError("verification failed: the feature extractor's settings differ after reading back")
+    return len(expected), differences[worst]
+
+
+def _difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
+    if expected.shape != actual.shape:
+        return float("inf")
+    return (expected.double() - actual.double()).abs().max().item() if expected.numel() else 0.0

@@ -1,0 +1,59 @@
+"""Reference numbers of the originals and checkpoints rebuilt from their recipes; see fixtures/README.md."""
+
+import functools
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from conversion.__main__ import main as convert_command
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@functools.cache
+def arrays(name: str) -> dict[str, np.ndarray]:
+    """All arrays of `fixtures/NAME.npz`."""
+    with np.load(FIXTURES / f"{name}.npz") as stored:
+        return dict(stored)
+
+
+def settings(name: str) -> dict:
+    """What the original was called with: `fixtures/NAME.json`."""
+    return json.loads((FIXTURES / f"{name}.json").read_text())
+
+
+@functools.cache
+def _maker():
+    spec = importlib.util.spec_from_file_location("make_weights", FIXTURES / "make_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def checkpoint(recipe: str):
+    """The object that the original's torch.save has written: a state dict, or a dictionary around one."""
+    return _maker().load_recipe(str(FIXTURES / recipe))
+
+
+def write_checkpoint(recipe: str, path: Path) -> Path:
+    torch.save(checkpoint(recipe), path)
+    return path
+
+
+def convert(family: str, recipe: str, folder: Path, *options) -> Path:
+    """Converts a recipe's checkpoint through the command line's function; returns the saved folder."""
+    source = write_checkpoint(recipe, folder / "checkpoint.pth")
+    target = folder / "converted"
+    status = convert_command([family, str(source), str(target), *(str(option) for option in options)])
+    source.unlink()
+    if status != 0:
+        raise RuntimeError(f"the conversion of {recipe} failed with status {status}")
+    return target
+
+
+def grid_options(max_length: int, frequency_stride: int, time_stride: int) -> list[str]:
+    names = {"--max-length": max_length, "--frequency-stride": frequency_stride, "--time-stride": time_stride}
+    return [str(word) for pair in names.items() for word in pair]
