@@ -6,6 +6,7 @@ import inspect
 import math
 
 from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
 
 FUSION_NORMS = ("shared", "separate", "none")
 READOUTS = ("patches", "prefix", "frames")
@@ -58,7 +59,7 @@ class DualSSASTConfig(PretrainedConfig):
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of the truncated normal that initialises weights, tokens and positions.
         layer_norm_eps (`float`, defaults to 1e-6):
-            Epsilon of the encoder's LayerNorms. The classifier's has 1e-5, as in the original.
+            Epsilon of the encoder's LayerNorms.
         qkv_bias (`bool`, defaults to `True`)
         patch_size (`int` or `[frequency, time]`, defaults to 16):
             Size of a patch in mel bins x frames: 16 for patch models, `[128, 2]` for frame models.
@@ -87,6 +88,8 @@ class DualSSASTConfig(PretrainedConfig):
         classifier_hidden_sizes (`list[int]`, *optional*):
             Hidden layers of the classifier between its LayerNorm and its Linear. SSAST has none.
         classifier_dropout (`float`, defaults to 0.0): dropout before each Linear of the classifier.
+        classifier_layer_norm_eps (`float`, defaults to 1e-5):
+            Epsilon of the classifier's LayerNorm: 1e-5 in the original repositories, 1e-12 in Transformers' AST.
         label_smoothing (`float`, defaults to 0.0): for single-label classification.
         padding_value (`float`, *optional*):
             What a padded frame holds after normalisation: `-mean / (2 * std)` of the feature extractor, 0.467 with
@@ -130,6 +133,7 @@ class DualSSASTConfig(PretrainedConfig):
         fusion="concat",
         classifier_hidden_sizes=None,
         classifier_dropout=0.0,
+        classifier_layer_norm_eps=1e-5,
         label_smoothing=0.0,
         padding_value=4.2677393 / (2 * 4.5689974),
         attention_over_padding=False,
@@ -148,22 +152,21 @@ class DualSSASTConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self.layer_norm_eps = layer_norm_eps
         self.qkv_bias = qkv_bias
-        self.patch_size = list(patch_size) if isinstance(patch_size, tuple) else patch_size
+        self.patch_size = _as_list(patch_size)
         self.frequency_stride = frequency_stride
         self.time_stride = time_stride
         self.max_length = max_length
         self.num_mel_bins = num_mel_bins
         self.num_prefix_tokens = num_prefix_tokens
-        self.fusion_layers = None if fusion_layers is None else list(fusion_layers)
+        self.fusion_layers = _as_list(fusion_layers)
         self.fusion_norm = fusion_norm
         self.readout = readout
-        self.pooling = (
-            [pooling] if isinstance(pooling, str) else [list(p) if isinstance(p, tuple) else p for p in pooling]
-        )
+        self.pooling = [pooling] if isinstance(pooling, str) else _as_list(pooling)
         self.pooling_combination = pooling_combination
         self.fusion = fusion
-        self.classifier_hidden_sizes = list(classifier_hidden_sizes or [])
+        self.classifier_hidden_sizes = [] if classifier_hidden_sizes is None else _as_list(classifier_hidden_sizes)
         self.classifier_dropout = classifier_dropout
+        self.classifier_layer_norm_eps = classifier_layer_norm_eps
         self.label_smoothing = label_smoothing
         self.padding_value = padding_value
         self.attention_over_padding = attention_over_padding
@@ -196,7 +199,7 @@ class DualSSASTConfig(PretrainedConfig):
         beyond_first = num_frames - self.patch_shape[1]
         steps = -(-beyond_first // self.time_stride)  # ceiling, for numbers and tensors alike
         last = self.grid_shape[1] - 1
-        return min(max(steps, 0), last) + 1 if isinstance(steps, int) else steps.clamp(0, last) + 1
+        return (steps.clamp(0, last) if hasattr(steps, "clamp") else min(max(steps, 0), last)) + 1
 
     def num_covered_frames(self, num_columns):
         """Frames that `num_columns` patch columns span, the padding at the right edge included."""
@@ -257,12 +260,14 @@ class DualSSASTConfig(PretrainedConfig):
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
                 f"{self.num_attention_heads}"
             )
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}, got {self.hidden_act!r}")
         self._check_grid()
         self._check_fusion()
         self._check_numbers()
 
     def _check_grid(self):
-        if not isinstance(self.patch_size, int) and len(self.patch_size) != 2:
+        if not _is_int(self.patch_size) and not (isinstance(self.patch_size, list) and len(self.patch_size) == 2):
             raise ValueError(f"patch_size must be an int or [frequency, time], got {self.patch_size!r}")
         sides = (
             ("num_mel_bins", self.num_mel_bins, "frequency_stride", self.frequency_stride),
@@ -291,8 +296,11 @@ class DualSSASTConfig(PretrainedConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         deepest = self.num_hidden_layers
-        if self.fusion_layers is not None and not self.fusion_layers:
-            raise ValueError("fusion_layers must name at least one layer, got []; None means middle and last")
+        if self.fusion_layers is not None and not (isinstance(self.fusion_layers, list) and self.fusion_layers):
+            raise ValueError(
+                f"fusion_layers must be a list of at least one layer, got {self.fusion_layers!r}; None means middle "
+                "and last"
+            )
         for layer in self.fusion_layers or []:
             if not _is_int(layer) or not -deepest - 1 <= layer <= deepest:
                 raise ValueError(f"fusion_layers must be integers from {-deepest - 1} to {deepest}, got {layer!r}")
@@ -318,12 +326,14 @@ class DualSSASTConfig(PretrainedConfig):
                 raise ValueError(f"pooling must hold each of {', '.join(POOLINGS)} at most once, got {self.pooling!r}")
 
     def _check_numbers(self):
+        if not isinstance(self.classifier_hidden_sizes, list):
+            raise ValueError(f"classifier_hidden_sizes must be a list, got {self.classifier_hidden_sizes!r}")
         for size in self.classifier_hidden_sizes:
             self._check_positive_int("classifier_hidden_sizes", size)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "label_smoothing"):
             if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a number from 0 to below 1, got {getattr(self, name)!r}")
-        for name in ("layer_norm_eps", "initializer_range"):
+        for name in ("layer_norm_eps", "classifier_layer_norm_eps", "initializer_range"):
             if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
         if not _is_number(self.padding_value) or not math.isfinite(self.padding_value):
@@ -364,16 +374,22 @@ class DualSSASTConfig(PretrainedConfig):
         """Reads a stored configuration. Keys that another version or tool stored in the file are kept, not refused."""
         foreign = {key: config_dict[key] for key in cls._unknown_keys(config_dict)}
         known = {key: value for key, value in config_dict.items() if key not in foreign}
+        # Through the constructor, which takes tuples and single names too, and checks them together.
+        known |= {key: kwargs.pop(key) for key in cls._own_keys() & set(kwargs)}
         result = super().from_dict(known, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         for key, value in foreign.items():
             setattr(config, key, value)
-        config.check()
         return result
 
     def to_dict(self):
         # A model loaded from "user/name" refers to that repository; what is saved carries its own code.
         return {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+
+
+def _as_list(value):
+    """Tuples as the lists that a JSON file gives back, inner ones too."""
+    return [_as_list(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_int(value) -> bool:

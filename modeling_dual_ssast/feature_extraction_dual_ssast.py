@@ -10,6 +10,7 @@ import difflib
 import functools
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Optional, Union
 
 import numpy as np
@@ -59,13 +60,13 @@ def kaldi_mel_filters(num_mel_bins: int, num_fft: int, sampling_rate: int, devic
     rising = (mels - left) / (center - left)
     falling = (right - mels) / (right - center)
     triangles = torch.minimum(rising, falling).clamp(min=0.0)  # (mel, fft / 2)
-    return torch.nn.functional.pad(triangles, (0, 1)).T.contiguous().to(device)
+    return torch.nn.functional.pad(triangles, (0, 1)).T.contiguous().to(device, torch.float32)
 
 
 @functools.lru_cache(maxsize=16)
 def hann_window(num_samples: int, device: torch.device) -> torch.Tensor:
     """Symmetric Hann window, Kaldi's `hanning`: (num_samples,)."""
-    return torch.hann_window(num_samples, periodic=False, device=device)
+    return torch.hann_window(num_samples, periodic=False, dtype=torch.float32, device=device)
 
 
 def log_mel_of_frames(frames: torch.Tensor, num_fft: int, num_mel_bins: int, sampling_rate: int) -> torch.Tensor:
@@ -160,10 +161,14 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
         kwargs.pop("feature_size", None)
         kwargs.pop("padding_value", None)
         _reject_unknown(type(self).__name__, type(self).__init__, kwargs, STORED_KEYS)
+        _check_positive("sampling_rate", sampling_rate, int)
+        _check_positive("num_mel_bins", num_mel_bins, int)
+        _check_positive("max_length", max_length, int)
+        _check_positive("frame_length_ms", frame_length_ms, (int, float))
+        _check_positive("frame_shift_ms", frame_shift_ms, (int, float))
         if std <= 0 or not math.isfinite(std) or not math.isfinite(mean):
             raise ValueError(f"mean and std must be finite and std positive, got mean={mean} and std={std}")
-        if padding not in PADDINGS:
-            raise ValueError(f"padding must be 'longest', 'max_length' or False, got {padding!r}")
+        self.padding = _padding_strategy(padding)
         self.mean = mean
         self.std = std
         self.do_normalize = do_normalize
@@ -172,7 +177,6 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
         )
         self.num_mel_bins = num_mel_bins
         self.max_length = max_length
-        self.padding = PADDINGS[padding]
         self.return_attention_mask = return_attention_mask
         self.frame_length_ms = frame_length_ms
         self.frame_shift_ms = frame_shift_ms
@@ -229,6 +233,7 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
         _reject_unknown(f"{type(self).__name__}()", type(self).__call__, unknown)
         self._check_sampling_rate(sampling_rate)
         max_length = self.max_length if max_length is None else max_length
+        _check_positive("max_length", max_length, int)
         waveforms = [_check_waveform(clip, index) for index, clip in enumerate(_as_clips(raw_speech))]
         features = self.log_mel(waveforms)
         if truncation:
@@ -247,7 +252,7 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
 
     def log_mel(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
         """Log-mels (frames, num_mel_bins) before truncation and normalisation, of float32 tensors (samples,)."""
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(waveforms[0].device.type, enabled=False):
             return kaldi_log_mel(
                 waveforms, self.sampling_rate, self.num_mel_bins, self.frame_length_ms, self.frame_shift_ms
             )
@@ -259,51 +264,58 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
         max_length: Optional[int] = None,
         return_attention_mask: Optional[bool] = None,
         return_tensors: Optional[str] = None,
+        pad_to_multiple_of: Optional[int] = None,
     ) -> BatchFeature:
         """
         Joins the `input_values` (frames, num_mel_bins) of several clips, padded on the right with `padding_value`.
+        An `attention_mask` that they have is padded with zeros; whatever else they have, labels for one, is kept.
 
         Args:
             processed_features: a list of mappings with `input_values`, as a data collator holds them, or one mapping
                 with a list of them.
+            pad_to_multiple_of: frames; where clips are padded at all.
 
         Raises:
             ValueError: clips of different lengths and `padding=False`, where tensors are asked for.
         """
-        if isinstance(processed_features, (dict, BatchFeature)):
-            values = processed_features["input_values"]
+        if isinstance(processed_features, Mapping):
+            columns = dict(processed_features)
         else:
-            values = [item["input_values"] for item in processed_features]
-        as_tensors = isinstance(values[0], torch.Tensor)
-        values = [torch.as_tensor(value) for value in values]
-        lengths = [value.shape[0] for value in values]
-        targets = self._padded_lengths(lengths, self.padding if padding is None else padding, max_length)
+            columns = {key: [item[key] for item in processed_features] for key in processed_features[0]}
+        as_tensors = isinstance(columns["input_values"][0], torch.Tensor)
+        values = [torch.as_tensor(value) for value in columns.pop("input_values")]
+        masks = [torch.as_tensor(mask) for mask in columns.pop("attention_mask", ())]
+        masks = masks or [torch.ones(len(value), dtype=torch.long, device=value.device) for value in values]
+        lengths = [len(value) for value in values]
+        targets = self._padded_lengths(
+            lengths, self.padding if padding is None else padding, max_length, pad_to_multiple_of
+        )
         batch = {"input_values": [_pad_rows(v, target, self.padding_value) for v, target in zip(values, targets)]}
         if self.return_attention_mask if return_attention_mask is None else return_attention_mask:
-            ones = [torch.ones(length, dtype=torch.long, device=values[0].device) for length in lengths]
-            batch["attention_mask"] = [_pad_rows(one, target, 0) for one, target in zip(ones, targets)]
+            batch["attention_mask"] = [_pad_rows(mask, target, 0) for mask, target in zip(masks, targets)]
         if return_tensors is None:
-            return BatchFeature(
-                batch if as_tensors else {key: [row.numpy() for row in rows] for key, rows in batch.items()}
-            )
+            if not as_tensors:
+                batch = {key: [row.numpy() for row in rows] for key, rows in batch.items()}
+            return BatchFeature(batch | columns)
         if len(set(targets)) > 1:
             raise ValueError(
                 f"clips of {min(targets)} to {max(targets)} frames do not fit into one tensor: use padding='longest'"
             )
-        stacked = BatchFeature({key: torch.stack(rows) for key, rows in batch.items()})
+        stacked = BatchFeature({key: _stack(rows) for key, rows in (batch | columns).items()})
         if str(return_tensors) in ("pt", "TensorType.PYTORCH"):
             return stacked
         return BatchFeature({key: value.cpu().numpy() for key, value in stacked.items()}, tensor_type=return_tensors)
 
-    def _padded_lengths(self, lengths: list[int], padding, max_length: Optional[int]) -> list[int]:
-        if padding not in PADDINGS:
-            raise ValueError(f"padding must be 'longest', 'max_length' or False, got {padding!r}")
-        strategy = PADDINGS[padding]
+    def _padded_lengths(
+        self, lengths: list[int], padding, max_length: Optional[int], multiple: Optional[int]
+    ) -> list[int]:
+        strategy = _padding_strategy(padding)
         if strategy == "do_not_pad":
             return lengths
-        if strategy == "longest":
-            return [max(lengths)] * len(lengths)
-        return [max(self.max_length if max_length is None else max_length, *lengths)] * len(lengths)
+        target = max(lengths)
+        if strategy == "max_length":
+            target = max(target, self.max_length if max_length is None else max_length)
+        return [target if multiple is None else -(-target // multiple) * multiple] * len(lengths)
 
     def _normalize(self, log_mel):
         return (log_mel - self.mean) / (2 * self.std) if self.do_normalize else log_mel
@@ -342,6 +354,18 @@ def _reject_unknown(caller: str, function, unknown: dict, allowed: set = frozens
             raise TypeError(f"{caller} got an unexpected keyword {key!r}{hint}")
 
 
+def _padding_strategy(padding) -> str:
+    padding = getattr(padding, "value", padding)  # of Transformers' PaddingStrategy
+    if not isinstance(padding, (bool, str)) or padding not in PADDINGS:
+        raise ValueError(f"padding must be 'longest', 'max_length' or False, got {padding!r}")
+    return PADDINGS[padding]
+
+
+def _check_positive(name: str, value, kinds):
+    if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
+        raise ValueError(f"{name} must be a positive {'integer' if kinds is int else 'number'}, got {value!r}")
+
+
 def _holds_tensors(raw_speech) -> bool:
     first = raw_speech[0] if isinstance(raw_speech, (list, tuple)) and len(raw_speech) else raw_speech
     return isinstance(first, torch.Tensor)
@@ -362,6 +386,8 @@ def _as_clips(raw_speech) -> list:
                 f"shape {tuple(raw_speech.shape)} looks like one clip of {raw_speech.shape[1]} channels, (samples, "
                 "channels), but a batch is (batch, samples): average the channels first"
             )
+        if not len(raw_speech):
+            raise ValueError("the batch is empty: pass at least one clip")
         return list(raw_speech)
     if not isinstance(raw_speech, (list, tuple)):
         raise TypeError(f"expected arrays, tensors or lists of floats, got {type(raw_speech).__name__}")
@@ -373,23 +399,28 @@ def _as_clips(raw_speech) -> list:
 
 def _check_waveform(clip, index: int) -> torch.Tensor:
     """One clip in any accepted form -> a checked float32 tensor (samples,)."""
-    is_array = isinstance(clip, (np.ndarray, torch.Tensor))
-    tensor = torch.as_tensor(clip if is_array else np.asarray(clip, dtype=np.float32))
-    if tensor.ndim != 1:
+    is_tensor = isinstance(clip, torch.Tensor)
+    clip = clip if is_tensor else np.asarray(clip)
+    if clip.ndim != 1:
         raise ValueError(
-            f"clip {index} has shape {tuple(tensor.shape)}, expected (samples,): average the channels of stereo first"
+            f"clip {index} has shape {tuple(clip.shape)}, expected (samples,): average the channels of stereo first"
         )
-    if is_array and not tensor.is_floating_point():
-        raise ValueError(
-            f"clip {index} holds {tensor.dtype} samples, expected floats in [-1, 1]: divide 16-bit samples by 32768"
-        )
-    if tensor.numel() == 0:
+    if not len(clip):
         raise ValueError(f"clip {index} is empty: leave it out of the batch")
-    tensor = tensor.to(torch.float32)
-    if not torch.isfinite(tensor.sum()):  # one pass: a single NaN or infinity makes the sum one
-        count = int((~torch.isfinite(tensor)).sum())
+    if not (clip.is_floating_point() if is_tensor else np.issubdtype(clip.dtype, np.floating)):
+        raise ValueError(
+            f"clip {index} holds {clip.dtype} samples, expected floats in [-1, 1]: divide 16-bit samples by 32768"
+        )
+    # Torch takes no negative strides or foreign byte orders, and warns of read-only arrays.
+    tensor = clip.to(torch.float32) if is_tensor else torch.from_numpy(np.require(clip, np.float32, ["C", "W"]))
+    # One pass: a single NaN or infinity makes the sum one. So do huge samples, hence the count.
+    if not torch.isfinite(tensor.sum()) and (count := int((~torch.isfinite(tensor)).sum())):
         raise ValueError(f"clip {index} holds {count} NaN or infinite samples: repair the recording or leave it out")
     return tensor
+
+
+def _stack(rows) -> torch.Tensor:
+    return torch.stack(list(rows)) if isinstance(rows[0], torch.Tensor) else torch.as_tensor(np.asarray(rows))
 
 
 def _pad_rows(rows: torch.Tensor, length: int, value: float) -> torch.Tensor:

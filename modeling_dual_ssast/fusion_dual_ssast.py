@@ -7,10 +7,10 @@ from torch import nn
 
 def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean over the tokens where `mask` holds: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
-    weights = mask.unsqueeze(-1).to(tokens.dtype)
-    # Summed in float32: a float16 sum over a thousand tokens overflows.
-    total = (tokens * weights).sum(dim=1, dtype=torch.float32)
-    return (total / weights.sum(dim=1, dtype=torch.float32)).to(tokens.dtype)
+    # Summed in at least float32: a float16 sum over a thousand tokens overflows.
+    dtype = torch.promote_types(tokens.dtype, torch.float32)
+    total = tokens.masked_fill(~mask.unsqueeze(-1), 0).sum(dim=1, dtype=dtype)
+    return (total / mask.sum(dim=1, keepdim=True)).to(tokens.dtype)
 
 
 def masked_max(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -74,4 +74,4 @@ class LayerFusion(nn.Module):
         stacked = torch.stack(vectors, dim=-1)  # (batch, size, layers)
         if self.fusion == "sum":
             return stacked.sum(dim=-1)
-        return stacked @ self.layer_weights.softmax(dim=0)
+        return (stacked * self.layer_weights.softmax(dim=0)).sum(dim=-1)

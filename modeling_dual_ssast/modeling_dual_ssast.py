@@ -28,6 +28,12 @@ try:  # Transformers 5: the initialisers that leave loaded weights alone
 except ImportError:
     from torch.nn import init
 
+try:  # Transformers before 4.51 gives flex attention no block masks
+    from torch.nn.attention.flex_attention import create_block_mask
+    from transformers.integrations.flex_attention import BlockMask
+except ImportError:
+    BlockMask = create_block_mask = None
+
 logger = logging.get_logger(__name__)
 
 # What resize_position_embeddings changes; from_pretrained resizes when one of them is overridden.
@@ -72,7 +78,7 @@ class DualSSASTEmbeddings(nn.Module):
             patches = torch.where(bool_masked_pos.unsqueeze(-1), mask_token.to(patches.dtype), patches)
         prefix_positions, patch_positions = self._positions(columns)
         prefix = (self.prefix_tokens + prefix_positions).expand(patches.shape[0], -1, -1)
-        embeddings = torch.cat((prefix.to(patches.dtype), patches + patch_positions), dim=1)
+        embeddings = torch.cat((prefix, patches + patch_positions), dim=1)
         return self.dropout(embeddings), self._patch_mask(attention_mask, rows, columns)
 
     def _check_inputs(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]):
@@ -116,9 +122,8 @@ class DualSSASTEmbeddings(nn.Module):
         if attention_mask is None or self.config.attention_over_padding:
             return None
         valid_columns = self.config.num_columns(attention_mask.long().sum(dim=1))  # (batch,)
-        column_mask = torch.arange(columns, device=valid_columns.device) < valid_columns.unsqueeze(
-            1
-        )  # (batch, columns)
+        column = torch.arange(columns, device=valid_columns.device)
+        column_mask = column < valid_columns.unsqueeze(1)  # (batch, columns)
         return column_mask.repeat(1, rows)  # frequency-major: every row of patches repeats the columns
 
     def resize(self, frequency_stride: int, time_stride: int, max_length: int):
@@ -171,23 +176,24 @@ def eager_attention(
     scores = query @ key.transpose(2, 3) * scaling  # (batch, heads, tokens, tokens)
     if attention_mask is not None:
         scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
     attended = nn.functional.dropout(weights, p=dropout, training=module.training) @ value
     return attended.transpose(1, 2), weights
 
 
 def attention_mask_for(
     implementation: str, token_mask: Optional[torch.Tensor], dtype: torch.dtype
-) -> Optional[torch.Tensor]:
+) -> "Optional[Union[torch.Tensor, BlockMask]]":
     """Which tokens hold audio, (batch, tokens) or `None`, in the form that an attention implementation expects."""
     if token_mask is None or "flash" in implementation:
         return token_mask
     if implementation == "sdpa":
         return token_mask[:, None, None, :]  # boolean, (batch, 1, 1, tokens)
+    if implementation == "flex_attention":
+        batch, tokens = token_mask.shape
+        return create_block_mask(lambda b, h, q, k: token_mask[b, k], batch, None, tokens, tokens, token_mask.device)
     bias = torch.zeros(token_mask.shape, dtype=dtype, device=token_mask.device)
-    bias = bias.masked_fill(~token_mask, torch.finfo(dtype).min)[:, None, None, :]
-    # Flex attention indexes the query position too.
-    return bias.expand(-1, -1, token_mask.shape[1], -1) if implementation == "flex_attention" else bias
+    return bias.masked_fill(~token_mask, torch.finfo(dtype).min)[:, None, None, :]
 
 
 class DualSSASTAttention(nn.Module):
@@ -299,9 +305,8 @@ class DualSSASTFusion(nn.Module):
         if patch_mask is None:
             patch_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         if config.readout == "frames":
-            feature_map = tokens.transpose(1, 2).unflatten(
-                2, (config.grid_shape[0], -1)
-            )  # (batch, hidden, rows, columns)
+            rows = config.grid_shape[0]
+            feature_map = tokens.transpose(1, 2).unflatten(2, (rows, -1))  # (batch, hidden, rows, columns)
             tokens = time_frames(feature_map)  # (batch, columns, hidden * rows)
             patch_mask = patch_mask[:, : tokens.shape[1]]  # the first row of patches: all rows have the same columns
         return pool_tokens(tokens, patch_mask, pooling, config.pooling_combination)
@@ -318,7 +323,7 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flash_attn_2 = True  # the name until Transformers 4.52
-    _supports_flex_attn = True
+    _supports_flex_attn = create_block_mask is not None
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     # A **kwargs in forward would make Trainer scale the loss by its own count of items; see Trainer.compute_loss.
@@ -328,6 +333,11 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
         # from_pretrained(..., name=value) sets attributes after the configuration was checked.
         config.check()
         super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # Transformers would search this file for a line that differs from version to version.
+        return True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -345,13 +355,8 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, LayerFusion) and module.fusion == "weighted":
             init.zeros_(module.layer_weights)
 
-    @property
-    def encoder(self) -> "DualSSASTModel":
-        """The encoder, of a headed model and of the encoder itself."""
-        return getattr(self, self.base_model_prefix, self)
-
     def get_input_embeddings(self) -> nn.Module:
-        return self.encoder.embeddings.projection
+        return self.base_model.embeddings.projection
 
     def resize_position_embeddings(
         self,
@@ -378,7 +383,7 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
             setattr(trial, name, value)
         trial.check()
         fused_size = self.config.fused_size
-        self.encoder.embeddings.resize(**wanted)
+        self.base_model.embeddings.resize(**wanted)
         if self.config.fused_size != fused_size:
             self._rebuild_head(fused_size)
 
@@ -394,7 +399,9 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
         wanted = {name: kwargs.pop(name) for name in GEOMETRY if name in kwargs}
         if pretrained_model_name_or_path is not None and config is not None and not isinstance(config, (str, bytes)):
             hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
-            stored = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
+            stored, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub)
+            # Weights without a config.json are what the given one describes.
+            stored = cls.config_class.from_dict(stored) if stored else config
             wanted = {name: getattr(config, name) for name in GEOMETRY} | wanted
             config = copy.deepcopy(config)
             for name in GEOMETRY:
@@ -492,7 +499,7 @@ class DualSSASTClassifierHead(nn.Module):
 
     def __init__(self, config: DualSSASTConfig):
         super().__init__()
-        self.layernorm = nn.LayerNorm(config.fused_size, eps=1e-5)
+        self.layernorm = nn.LayerNorm(config.fused_size, eps=config.classifier_layer_norm_eps)
         sizes = [config.fused_size, *config.classifier_hidden_sizes]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.activation = ACT2FN[config.hidden_act]
@@ -669,17 +676,18 @@ def classification_loss(
     logits: (batch, labels); labels: (batch,) or (batch, labels)
     """
     logits, labels = logits.float(), labels.to(logits.device)
-    expected = logits.shape[:1] if labels.ndim == 1 else logits.shape
-    if labels.shape != expected or (problem_type == "multi_label_classification" and labels.ndim == 1):
+    # One number per clip is a class, or the target of a regression with one output.
+    flat = problem_type == "single_label_classification" or (problem_type == "regression" and logits.shape[1] == 1)
+    if labels.shape != logits.shape and not (flat and labels.shape == logits.shape[:1]):
         raise ValueError(
             f"labels of shape {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} ({problem_type})"
         )
     if problem_type == "regression":
-        return nn.functional.mse_loss(
-            logits.view_as(labels.float()) if logits.shape[1] == 1 else logits, labels.float()
-        )
+        return nn.functional.mse_loss(logits, labels.float().view_as(logits))
     if problem_type == "multi_label_classification":
         return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+    if labels.ndim == 1 and labels.is_floating_point():
+        raise ValueError(f"expected integer classes (batch,) or soft labels {tuple(logits.shape)}, got {labels.dtype}")
     labels = labels.float() if labels.ndim == 2 else labels.long()
     return nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
@@ -783,13 +791,15 @@ def contrast(
     """
     InfoNCE among the masked patches of each clip (SSAST, equation 1), and how often the right target scores highest.
 
-    As in the published code the softmax runs over the predictions, and the accuracy takes the best target.
+    As in the published code the softmax runs over the predictions, and the accuracy takes the target of the highest
+    probability (not of the highest score).
 
     targets, predictions: (batch, masked, values); valid: (batch, masked)
     """
     scores = targets.float() @ predictions.float().transpose(1, 2)  # (batch, targets, predictions)
     lowest = torch.finfo(scores.dtype).min
-    own = scores.masked_fill(~valid.unsqueeze(1), lowest).log_softmax(dim=2).diagonal(dim1=1, dim2=2)
+    scores = scores.masked_fill(~valid.unsqueeze(1), lowest).log_softmax(dim=2)
+    own = scores.diagonal(dim1=1, dim2=2)  # (batch, masked)
     best = scores.masked_fill(~valid.unsqueeze(2), lowest).argmax(dim=1)  # (batch, predictions)
     right = best == torch.arange(best.shape[1], device=best.device)
     return -own[valid].mean(), right[valid].float().mean()

@@ -1,0 +1,95 @@
+"""Pooling and fusion against loops over clips and tokens."""
+
+import math
+
+import pytest
+import torch
+
+from modeling_dual_ssast.fusion_dual_ssast import (
+    LayerFusion,
+    masked_max,
+    masked_mean,
+    masked_min,
+    pool_tokens,
+    time_frames,
+)
+
+REDUCE = {"mean": lambda values: math.fsum(values) / len(values), "max": max, "min": min}
+
+
+def random_tokens(dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(3, 7, 4, generator=generator).to(dtype)
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [0, 0, 1, 0, 0, 0, 0]]).bool()
+    return tokens, mask
+
+
+def pooled_by_loop(tokens, mask, name):
+    clips = []
+    for clip, keep in zip(tokens.tolist(), mask.tolist()):
+        valid = [token for token, kept in zip(clip, keep) if kept]
+        clips.append([REDUCE[name](values) for values in zip(*valid)])
+    return torch.tensor(clips, dtype=tokens.dtype)
+
+
+@pytest.mark.parametrize("name, pool", [("mean", masked_mean), ("max", masked_max), ("min", masked_min)])
+def test_poolings_equal_a_loop(name, pool):
+    tokens, mask = random_tokens()
+    torch.testing.assert_close(pool(tokens, mask), pooled_by_loop(tokens, mask, name), atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("poolings", [["mean"], ["max", "min"], ["min", "mean", "max"]])
+@pytest.mark.parametrize("combination", ["sum", "mean", "concat"])
+def test_combinations_equal_a_loop(poolings, combination):
+    tokens, mask = random_tokens()
+    parts = [pooled_by_loop(tokens, mask, name) for name in poolings]
+    expected = {"sum": sum(parts), "mean": sum(parts) / len(parts), "concat": torch.cat(parts, dim=1)}[combination]
+    torch.testing.assert_close(pool_tokens(tokens, mask, poolings, combination), expected, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mean", "max", "min"])
+@pytest.mark.parametrize("rubbish", [0.0, "largest", "smallest", math.inf, math.nan])
+def test_masked_tokens_never_matter(dtype, name, rubbish):
+    tokens, mask = random_tokens(dtype)
+    bounds = {"largest": torch.finfo(dtype).max, "smallest": torch.finfo(dtype).min}
+    dirty = tokens.masked_fill(~mask.unsqueeze(-1), bounds.get(rubbish, rubbish)).requires_grad_()
+    pooled = pool_tokens(dirty, mask, [name], "sum")
+    assert pooled.dtype == dtype and torch.equal(pooled, pool_tokens(tokens, mask, [name], "sum"))
+    pooled.float().sum().backward()
+    assert (dirty.grad[~mask] == 0).all() and dirty.grad[mask].isfinite().all() and dirty.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_means_of_many_large_tokens_do_not_overflow(dtype):
+    tokens = torch.full((1, 2048, 2), 1000.0, dtype=dtype)
+    assert masked_mean(tokens, torch.ones(1, 2048, dtype=torch.bool)).tolist() == [[1000.0, 1000.0]]
+
+
+def test_time_frames_keep_frequency_and_channel_of_every_step():
+    feature_map = torch.randn(2, 3, 4, 5)  # (batch, channels, rows, columns)
+    frames = time_frames(feature_map)
+    assert frames.shape == (2, 5, 12)
+    for channel in range(3):
+        for row in range(4):
+            assert torch.equal(frames[:, :, channel * 4 + row], feature_map[:, channel, row])
+
+
+def test_fusions_equal_their_formulas():
+    vectors = [torch.randn(2, 4, dtype=torch.float64) for _ in range(3)]
+    assert torch.equal(LayerFusion("concat", 3)(vectors), torch.cat(vectors, dim=1))
+    torch.testing.assert_close(LayerFusion("sum", 3)(vectors), vectors[0] + vectors[1] + vectors[2])
+    weighted = LayerFusion("weighted", 3).double()
+    torch.testing.assert_close(weighted(vectors), sum(vectors) / 3)  # equal weights at the start
+    scalars = [0.5, -1.0, 2.0]
+    weighted.layer_weights.data = torch.tensor(scalars, dtype=torch.float64)
+    total = sum(math.exp(scalar) for scalar in scalars)
+    expected = sum(math.exp(scalar) / total * vector for scalar, vector in zip(scalars, vectors))
+    torch.testing.assert_close(weighted(vectors), expected)
+
+
+def test_weights_of_the_layers_learn():
+    fusion = LayerFusion("weighted", 3)
+    fusion([torch.full((1, 2), float(i)) for i in range(3)]).sum().backward()
+    assert fusion.layer_weights.grad.abs().max() > 0.1
+    assert not list(LayerFusion("concat", 3).parameters()) and not list(LayerFusion("sum", 3).parameters())

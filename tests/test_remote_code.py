@@ -1,0 +1,321 @@
+"""A saved folder is all that a stranger needs: it loads, trains and saves again without this package."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers.dynamic_module_utils import get_imports, get_relative_imports
+
+import modeling_dual_ssast
+from modeling_dual_ssast import (
+    DualSSASTConfig,
+    DualSSASTFeatureExtractor,
+    DualSSASTForAudioClassification,
+    DualSSASTForPreTraining,
+)
+
+SOURCE = Path(modeling_dual_ssast.__file__).parent
+SHIPPED = {
+    "configuration_dual_ssast.py",
+    "feature_extraction_dual_ssast.py",
+    "fusion_dual_ssast.py",
+    "modeling_dual_ssast.py",
+}
+AUTO_CLASSES = {
+    "AutoConfig",
+    "AutoFeatureExtractor",
+    "AutoModel",
+    "AutoModelForAudioClassification",
+    "AutoModelForPreTraining",
+}
+RATE = 16000
+OPTIONS = dict(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=16,
+    num_mel_bins=32,
+    max_length=120,
+    initializer_range=0.3,
+)
+
+# What every child process begins with: the package cannot be imported, not even where it is installed.
+PRELUDE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "modeling_dual_ssast":
+            raise ImportError("the installed package must not be used here")
+
+sys.meta_path.insert(0, Refuse())
+import numpy as np, torch, transformers
+from transformers import (
+    AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining, pipeline
+)
+
+try:
+    import modeling_dual_ssast
+    raise SystemExit("the package is importable")
+except ImportError:
+    pass
+
+def load(auto, folder, **options):
+    loaded = auto.from_pretrained(folder, trust_remote_code=True, **options)
+    assert type(loaded).__module__.startswith("transformers_modules."), type(loaded)
+    return loaded
+
+def close(a, b, name):
+    difference = (torch.as_tensor(a) - torch.as_tensor(b)).abs().max().item()
+    assert difference < 1e-6, (name, difference)
+
+def check_all(folder, audio, logits, pooled):
+    config = load(AutoConfig, folder)
+    assert config.max_length == 120 and config.id2label == {0: "dog", 1: "cat", 2: "owl"}, config
+    extractor = load(AutoFeatureExtractor, folder)
+    assert extractor.max_length == 120
+    features = extractor(audio, sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        model = load(AutoModelForAudioClassification, folder)
+        close(model(**features).logits, logits, "classifier")
+        close(load(AutoModel, folder)(**features).pooler_output, pooled, "encoder")
+    load(AutoModelForPreTraining, folder)
+    top = pipeline("audio-classification", model=folder, feature_extractor=folder, trust_remote_code=True)(
+        {"array": audio, "sampling_rate": 16000}, top_k=3
+    )
+    probabilities = dict(zip(("dog", "cat", "owl"), torch.as_tensor(logits)[0].softmax(dim=0).tolist()))
+    assert [item["label"] for item in top] == sorted(probabilities, key=probabilities.get, reverse=True), top
+    close([item["score"] for item in top], [probabilities[item["label"]] for item in top], "pipeline")
+    return model, extractor
+"""
+
+
+def run(script, tmp_path, *arguments):
+    """Runs a script in a fresh isolated process that sees neither this checkout nor the network."""
+    (tmp_path / "child").mkdir(exist_ok=True)
+    (tmp_path / "child" / "script.py").write_text(PRELUDE + script)
+    kept = {
+        name: os.environ[name] for name in ("PATH", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH") if name in os.environ
+    }
+    environment = {
+        **kept,
+        "HOME": str(tmp_path / "home"),
+        "HF_HOME": str(tmp_path / "hf_home"),
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "USE_TF": "0",
+        "USE_FLAX": "0",
+    }
+    # -I: no PYTHONPATH, no user site, and the script's folder is not on the path.
+    result = subprocess.run(
+        [sys.executable, "-I", "script.py", *map(str, arguments)],
+        cwd=tmp_path / "child",
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+    return result.stdout + result.stderr
+
+
+def audio():
+    return np.random.default_rng(0).normal(0, 0.1, 15000).astype(np.float32)
+
+
+def expected_outputs(model, extractor):
+    features = extractor(audio(), sampling_rate=RATE, return_tensors="pt")
+    with torch.no_grad():
+        return model(**features).logits.numpy(), model.dual_ssast(**features).pooler_output.numpy()
+
+
+def check_folder(folder):
+    """The code and a complete local auto_map lie beside the weights."""
+    assert {path.name for path in folder.iterdir()} >= SHIPPED
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert set(auto_map) == AUTO_CLASSES
+    extractor_map = json.loads((folder / "preprocessor_config.json").read_text())["auto_map"]
+    assert set(extractor_map) == {"AutoFeatureExtractor"}
+    references = [*auto_map.values(), *extractor_map.values()]
+    assert not any("--" in reference for reference in references)
+    assert all((folder / f"{reference.split('.')[0]}.py").is_file() for reference in references)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A classifier and its extractor in one folder, and what they give for a clip."""
+    folder = tmp_path_factory.mktemp("saved") / "classifier"
+    torch.manual_seed(0)
+    config = DualSSASTConfig(**OPTIONS, id2label={0: "dog", 1: "cat", 2: "owl"}, fusion="weighted")
+    model, extractor = (
+        DualSSASTForAudioClassification(config).eval(),
+        DualSSASTFeatureExtractor(num_mel_bins=32, max_length=120),
+    )
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    logits, pooled = expected_outputs(model, extractor)
+    np.savez(folder.parent / "expected.npz", audio=audio(), logits=logits, pooled=pooled)
+    return folder
+
+
+def test_saved_folders_carry_their_code(saved):
+    check_folder(saved)
+    for name in SHIPPED:
+        assert (saved / name).read_text() == (SOURCE / name).read_text()
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_shipped_files_need_only_torch_numpy_and_transformers(name):
+    foreign = set(get_imports(SOURCE / name)) - sys.stdlib_module_names
+    assert foreign <= {"torch", "numpy", "transformers"}
+    assert {f"{module}.py" for module in get_relative_imports(SOURCE / name)} <= SHIPPED
+
+
+def test_one_folder_serves_every_auto_class_and_the_pipeline(saved, tmp_path):
+    script = """
+folder, expected = sys.argv[1], np.load(sys.argv[2])
+model, extractor = check_all(folder, expected["audio"], expected["logits"], expected["pooled"])
+output = model.classify_windows(np.tile(expected["audio"], 3), extractor, sampling_rate=16000)
+assert output.logits.shape == (3,) and len(output.start_s) > 3
+try:
+    load(AutoModelForAudioClassification, folder, fusion_layers=[99])
+except ValueError as error:
+    assert "from -3 to 2, got 99" in str(error)
+else:
+    raise SystemExit("fusion_layers=[99] was accepted")
+assert load(AutoModelForAudioClassification, folder, max_length=300).config.max_length == 300
+frozen = load(AutoModelForAudioClassification, folder, fusion_layers=[1], fusion="sum")
+assert {n for n, p in frozen.named_parameters() if not p.requires_grad} == {
+    n for n, p in frozen.named_parameters() if n.startswith("dual_ssast.layers.1.")
+}
+"""
+    run(script, tmp_path, saved, saved.parent / "expected.npz")
+
+
+def test_a_pretraining_folder_becomes_a_classifier(tmp_path):
+    torch.manual_seed(0)
+    model = DualSSASTForPreTraining(DualSSASTConfig(**OPTIONS))
+    model.save_pretrained(tmp_path / "pretraining")
+    DualSSASTFeatureExtractor(num_mel_bins=32, max_length=120).save_pretrained(tmp_path / "pretraining")
+    check_folder(tmp_path / "pretraining")
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    script = """
+folder, weights = sys.argv[1], torch.load(sys.argv[2], weights_only=True)
+model = load(AutoModelForPreTraining, folder)
+assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+load(AutoFeatureExtractor, folder)
+encoder = load(AutoModel, folder)
+assert all(torch.equal(value, weights["dual_ssast." + name]) for name, value in encoder.state_dict().items())
+classifier, info = AutoModelForAudioClassification.from_pretrained(
+    folder, trust_remote_code=True, num_labels=4, output_loading_info=True
+)
+assert type(classifier).__module__.startswith("transformers_modules.")
+assert {name.split(".")[0] for name in info["missing_keys"]} == {"classifier"}, info
+state = classifier.state_dict()
+assert all(torch.equal(state[n], v) for n, v in weights.items() if n.startswith("dual_ssast."))
+"""
+    run(script, tmp_path, tmp_path / "pretraining", tmp_path / "weights.pt")
+
+
+def test_a_stranger_fine_tunes_with_trainer_and_shares_the_result(saved, tmp_path):
+    """Plain Trainer in one fresh process; its checkpoint and what it saves load in another, without the first."""
+    folder = tmp_path / "downloaded"
+    shutil.copytree(saved, folder)
+    train = """
+from transformers import Trainer, TrainingArguments
+folder, out, expected = sys.argv[1], sys.argv[2], np.load(sys.argv[3])
+extractor = load(AutoFeatureExtractor, folder)
+model = load(AutoModelForAudioClassification, folder)
+audio = expected["audio"]
+clips = [audio[: 4000 + 700 * i] for i in range(8)]
+data = [
+    {"input_values": extractor(clip, sampling_rate=16000)["input_values"][0], "label": i % 3}
+    for i, clip in enumerate(clips)
+]
+arguments = TrainingArguments(
+    out, max_steps=2, save_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2, learning_rate=1e-2,
+    report_to=[], use_cpu=True, disable_tqdm=True, logging_steps=1, gradient_checkpointing=True,
+)
+trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data, processing_class=extractor)
+before = {name: value.clone() for name, value in model.state_dict().items()}
+trainer.train()
+assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+assert 0 < trainer.evaluate()["eval_loss"] < 10
+predictions = trainer.predict(data)
+assert predictions.predictions.shape == (8, 3)
+model.save_pretrained(out + "/shared")
+extractor.save_pretrained(out + "/shared")
+model.eval()
+features = extractor(audio, sampling_rate=16000, return_tensors="pt")
+with torch.no_grad():
+    logits, pooled = model(**features).logits.numpy(), model.dual_ssast(**features).pooler_output.numpy()
+np.savez(out + "/expected.npz", audio=audio, logits=logits, pooled=pooled)
+"""
+    out = tmp_path / "out"
+    run(train, tmp_path, folder, out, saved.parent / "expected.npz")
+    shutil.rmtree(folder)
+    shutil.rmtree(tmp_path / "hf_home")  # with it the code that the first process had cached
+    for name in ("checkpoint-2", "shared"):
+        check_folder(out / name)
+    load_again = """
+expected = np.load(sys.argv[1])
+for folder in sys.argv[2:]:
+    check_all(folder, expected["audio"], expected["logits"], expected["pooled"])
+"""
+    run(load_again, tmp_path, out / "expected.npz", out / "checkpoint-2", out / "shared")
+
+
+def test_what_was_loaded_from_a_repository_is_saved_with_its_own_code(saved, tmp_path):
+    """Transformers turns auto_map into "user/name--file.Class" when it loads from the Hub; what is saved is local."""
+    folder = tmp_path / "downloaded"
+    shutil.copytree(saved, folder)
+    for name in ("config.json", "preprocessor_config.json"):
+        stored = json.loads((folder / name).read_text())
+        stored["auto_map"] = {key: f"user/name--{value}" for key, value in stored["auto_map"].items()}
+        (folder / name).write_text(json.dumps(stored))
+    model = DualSSASTForAudioClassification.from_pretrained(folder)
+    extractor = DualSSASTFeatureExtractor.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "saved")
+    extractor.save_pretrained(tmp_path / "saved")
+    check_folder(tmp_path / "saved")
+    DualSSASTConfig.from_pretrained(folder).save_pretrained(tmp_path / "config_only")
+    auto_map = json.loads((tmp_path / "config_only" / "config.json").read_text())["auto_map"]
+    assert set(auto_map) == AUTO_CLASSES and not any("--" in reference for reference in auto_map.values())
+
+
+def test_who_imports_the_package_needs_no_trust(saved):
+    """Auto classes and pipeline, with `trust_remote_code` left out and refused."""
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
+
+    for options in ({}, {"trust_remote_code": False}):
+        assert type(AutoConfig.from_pretrained(saved, **options)) is DualSSASTConfig
+        assert type(AutoFeatureExtractor.from_pretrained(saved, **options)) is DualSSASTFeatureExtractor
+        model = AutoModelForAudioClassification.from_pretrained(saved, **options)
+        assert type(model) is DualSSASTForAudioClassification
+    classify = pipeline("audio-classification", model=str(saved), feature_extractor=str(saved))
+    assert type(classify.model) is DualSSASTForAudioClassification
+    scores = classify({"array": audio(), "sampling_rate": RATE}, top_k=3)
+    assert {item["label"] for item in scores} == {"dog", "cat", "owl"}
+
+
+def test_a_remote_config_suits_the_imported_classes(saved):
+    """The class that remote code defines is another class than the imported one, with the same behaviour."""
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    remote = get_class_from_dynamic_module("configuration_dual_ssast.DualSSASTConfig", str(saved))
+    assert remote is not DualSSASTConfig and remote.__module__.startswith("transformers_modules.")
+    config = remote.from_pretrained(saved)
+    assert config.fused_layers == [1, 2] and config.fused_size == 16
+    model = DualSSASTForAudioClassification.from_pretrained(saved, config=config)
+    fresh = DualSSASTForAudioClassification(config)
+    assert model.state_dict().keys() == fresh.state_dict().keys()
+    with pytest.raises(ValueError, match="from -2 to 1, got 9"):
+        remote(**{**OPTIONS, "num_hidden_layers": 1}, fusion_layers=[9])
+    with pytest.raises(TypeError, match="did you mean 'fusion_layers'"):
+        remote(fusion_layer=[1])
