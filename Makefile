@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/quickstart
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: quickstart test test-slow lint bench clean
 
 # The main job on the embedded recordings: train, evaluate, then load the result in a fresh process and name a file.
 quickstart: .venv/ready
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		train_hf.py recipes/quickstart.yaml --output_dir $(RUN) --overwrite true
+		--num_cpu_threads_per_process $(CORES) train_hf.py recipes/quickstart.yaml --output_dir $(RUN) --overwrite true
 	$(BIN)/python examples/classify_file.py $(RUN) data/voice_prompts/audio/fr_agent-pass.flac
 
 test: .venv/ready

@@ -1,6 +1,7 @@
 """The command line: `python -m conversion FAMILY SRC OUT [options]`."""
 
 import argparse
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ from transformers.utils import logging
 from modeling_dual_ssast import DualSSASTForPreTraining
 
 from . import ast_original, hf_ast, saving, ssast
+from .options import Options
 from .result import Converted
 
 DESCRIPTION = "Converts an original checkpoint into a folder that from_pretrained loads, with its code."
-FAMILIES = {
+FAMILIES = {"ssast": ssast.convert, "ast": ast_original.convert, "hf-ast": hf_ast.convert}
+SOURCES = {
     "ssast": "a .pth file of the SSAST repository: patch or frame model, pretrained or fine-tuned",
     "ast": "a .pth file of the AST repository",
     "hf-ast": "a folder of Transformers' ASTForAudioClassification",
@@ -28,7 +31,7 @@ GRID_HELP = {
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m conversion", description=DESCRIPTION, allow_abbrev=False)
     families = parser.add_subparsers(dest="family", metavar="FAMILY", required=True)
-    for family, description in FAMILIES.items():
+    for family, description in SOURCES.items():
         sub = families.add_parser(family, help=description, description=description, allow_abbrev=False)
         sub.add_argument("source", metavar="SRC", type=Path, help=description)
         sub.add_argument("target", metavar="OUT", type=Path, help="the folder to write")
@@ -73,22 +76,6 @@ def positive(text: str) -> float:
     return value
 
 
-def convert(args: argparse.Namespace) -> Converted:
-    options = {
-        "max_length": args.max_length,
-        "frequency_stride": args.frequency_stride,
-        "time_stride": args.time_stride,
-        "labels": args.labels,
-        "mean": args.mean,
-        "std": args.std,
-    }
-    if args.family == "ssast":
-        return ssast.convert(args.source, task=args.task, **options)
-    if args.family == "ast":
-        return ast_original.convert(args.source, **options)
-    return hf_ast.convert(args.source, **options)
-
-
 def describe(converted: Converted, source: Path, target: Path, verified: tuple[int, float] | None) -> str:
     """All that the user has to know, one fact per line."""
     is_pretraining = isinstance(converted.model, DualSSASTForPreTraining)
@@ -124,7 +111,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.disable_progress_bar()
     try:
         saving.check_target(args.source, args.target, args.overwrite)
-        converted = convert(args)
+        names = (field.name for field in dataclasses.fields(Options) if hasattr(args, field.name))
+        options = Options(**{name: getattr(args, name) for name in names})
+        converted = FAMILIES[args.family](args.source, options)
         verified = saving.save(converted, args.target, args.verify)
     except (ValueError, OSError) as error:  # every check here and in the configuration raises ValueError
         print("error: " + " ".join(str(error).split()), file=sys.stderr)

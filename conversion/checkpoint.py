@@ -175,3 +175,12 @@ def numbered_blocks(tensors: Tensors, pattern: str) -> int:
     """How many blocks there are: one more than the highest number in names like `v.blocks.N.`; gaps raise later."""
     numbers = collections.Counter(int(m.group(1)) for name in tensors.state if (m := re.match(pattern, str(name))))
     return max(numbers) + 1
+
+
+def open_checkpoint(path: Path, kind: str) -> Tensors:
+    """The tensors of a .pth file; what lies beside its state dict is listed as dropped."""
+    state, beside = find_state_dict(read_checkpoint(path), path)
+    tensors = Tensors(state, path, kind)
+    if beside:
+        tensors.dropped.append((", ".join(beside), "stored beside the weights"))
+    return tensors

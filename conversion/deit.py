@@ -2,12 +2,17 @@
 
 import torch
 
-from modeling_dual_ssast import DualSSASTConfig
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification
 
 from .checkpoint import ConversionError, Tensors, numbered_blocks
+from .grids import read_grid
+from .labels import label_notes, label_settings
+from .options import Options
+from .result import Converted, build_model, dtype_notes, make_feature_extractor
 
 HEAD_SIZE = 64  # of every DeiT, so that the number of heads follows from the width
 LAYER_NORM_EPS = 1e-6  # timm's
+NUM_MEL_BINS = 128  # of all published checkpoints; fine-tuned files do not tell
 UNUSED_HEADS = "timm's own 1000-class head, which the original never calls"
 
 
@@ -99,3 +104,48 @@ def map_classifier(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch
         "classifier.dense.weight": tensors.take("mlp_head.1.weight", labels, size),
         "classifier.dense.bias": tensors.take("mlp_head.1.bias", labels),
     }
+
+
+def patch_shape(sizes: dict) -> tuple[int, int]:
+    """(mel bins, frames) of the `patch_size` that `read_sizes` gives."""
+    patch = sizes["patch_size"]
+    return (patch, patch) if isinstance(patch, int) else tuple(patch)
+
+
+def convert_classifier(
+    tensors: Tensors, sizes: dict, options: Options, readout: dict, recipe_strides: tuple[int, int], title: str
+) -> Converted:
+    """
+    A fine-tuned file, which tells neither its grid nor its readout.
+
+    Args:
+        sizes: of `read_sizes`
+        readout: the settings of `DualSSASTConfig` that make the original's head
+        recipe_strides: of the original's fine-tuning recipes, (mel bins, frames)
+    """
+    num_labels = count_labels(tensors)
+    patches = count_patches(tensors)
+    grid, notes = read_grid(
+        tensors.path, patches, patch_shape(sizes), NUM_MEL_BINS, recipe_strides=recipe_strides, **options.grid
+    )
+    config = DualSSASTConfig(
+        **sizes,
+        **readout,
+        **label_settings(tensors.path, num_labels, options.labels),
+        num_mel_bins=NUM_MEL_BINS,
+        max_length=grid.max_length,
+        frequency_stride=grid.frequency_stride,
+        time_stride=grid.time_stride,
+    )
+    weights = map_encoder(tensors, config) | map_classifier(tensors, config)
+    tensors.finish()
+    notes.append(f"the file does not tell its mel bins: {NUM_MEL_BINS}")
+    notes += label_notes(num_labels, are_named=options.labels is not None) + dtype_notes(tensors)
+    return Converted(
+        model=build_model(DualSSASTForAudioClassification, config, weights),
+        feature_extractor=make_feature_extractor(config, options.mean, options.std),
+        title=title,
+        notes=notes,
+        dropped=tensors.dropped,
+        new=[],
+    )

@@ -10,9 +10,10 @@ from transformers import ASTConfig
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
 
-from .ast_original import AST_CLASSIFIER
+from .ast_original import AST_READOUT
 from .checkpoint import ConversionError, Tensors, find_state_dict, numbered_blocks, read_checkpoint
 from .labels import label_notes, label_settings
+from .options import Options
 from .result import Converted, build_model, dtype_notes, resize
 
 BASE = "audio_spectrogram_transformer."
@@ -46,21 +47,10 @@ LINEARS = {
 EXTRACTOR_NAMES = ("mean", "std", "sampling_rate", "do_normalize")
 
 
-def convert(
-    source: Path,
-    max_length: int | None = None,
-    frequency_stride: int | None = None,
-    time_stride: int | None = None,
-    labels: Path | None = None,
-    mean: float | None = None,
-    std: float | None = None,
-) -> Converted:
+def convert(source: Path, options: Options) -> Converted:
     """
     Args:
         source: the folder, with config.json, the weights and, if it has one, preprocessor_config.json
-        max_length, frequency_stride, time_stride: the grid to resize to, in frames, mel bins, frames
-        labels: a label file; the configuration's labels by default
-        mean, std: of the feature extractor; the folder's by default
 
     Raises:
         ConversionError: in one line, what is wrong with the folder or the options.
@@ -68,12 +58,12 @@ def convert(
     original = _read_config(source)
     tensors = Tensors(_read_weights(source), source, "a folder of ASTForAudioClassification")
     tensors.require("classifier.dense.weight", f"{BASE}embeddings.patch_embeddings.projection.weight")
-    config = _map_config(source, original, labels)
+    config = _map_config(source, original, options.labels)
     weights = _map_weights(tensors, config)
     tensors.finish()
     model = build_model(DualSSASTForAudioClassification, config, weights)
-    extractor, notes = _map_extractor(source, config, mean, std)
-    notes += resize(model, max_length, frequency_stride, time_stride)
+    extractor, notes = _map_extractor(source, config, options)
+    notes += resize(model, options)
     extractor.max_length = config.max_length
     config.padding_value = extractor.padding_value
     if config.problem_type == "multi_label_classification" and original.problem_type is None:
@@ -148,7 +138,7 @@ def _map_config(source: Path, original: ASTConfig, labels: Path | None) -> DualS
     if original.problem_type is not None:  # wins over the guess from the number of labels
         settings["problem_type"] = original.problem_type
     try:
-        return DualSSASTConfig(**settings, **AST_CLASSIFIER)
+        return DualSSASTConfig(**settings, **AST_READOUT)
     except ValueError as error:
         raise ConversionError(f"{source} cannot be converted: {error}") from error
 
@@ -203,7 +193,7 @@ def _map_block(tensors: Tensors, config: DualSSASTConfig, source: str, version: 
     return state
 
 
-def _map_extractor(source: Path, config: DualSSASTConfig, mean: float | None, std: float | None):
+def _map_extractor(source: Path, config: DualSSASTConfig, options: Options):
     """The folder's extractor settings, and what was assumed for them."""
     path = source / "preprocessor_config.json"
     if not path.exists():
@@ -211,7 +201,8 @@ def _map_extractor(source: Path, config: DualSSASTConfig, mean: float | None, st
     else:
         stored, notes = _read_json(path), []
     settings = {name: stored[name] for name in EXTRACTOR_NAMES if name in stored}
-    settings |= {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
+    given = {"mean": options.mean, "std": options.std}
+    settings |= {name: value for name, value in given.items() if value is not None}
     for name in ("num_mel_bins", "max_length"):
         if stored.get(name, getattr(config, name)) != getattr(config, name):
             raise ConversionError(

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
 
 from .checkpoint import ConversionError, Tensors
+from .options import Options
 
 
 @dataclasses.dataclass
@@ -71,10 +72,9 @@ def make_feature_extractor(config: DualSSASTConfig, mean: float | None, std: flo
     return extractor
 
 
-def resize(model: PreTrainedModel, max_length=None, frequency_stride=None, time_stride=None) -> list[str]:
+def resize(model: PreTrainedModel, options: Options) -> list[str]:
     """Moves the model to another patch grid if one is asked for, and says so."""
-    wanted = {"max_length": max_length, "frequency_stride": frequency_stride, "time_stride": time_stride}
-    wanted = {name: value for name, value in wanted.items() if value not in (None, getattr(model.config, name))}
+    wanted = {name: value for name, value in options.grid.items() if value not in (None, getattr(model.config, name))}
     if not wanted:
         return []
     old = model.config.grid_shape

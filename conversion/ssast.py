@@ -5,15 +5,14 @@ from pathlib import Path
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification, DualSSASTForPreTraining
 
 from . import deit
-from .checkpoint import ConversionError, Tensors, find_state_dict, read_checkpoint
-from .grids import read_grid
-from .labels import label_notes, label_settings, name_settings, read_labels
+from .checkpoint import ConversionError, Tensors, open_checkpoint
+from .labels import name_settings, read_labels
+from .options import Options
 from .result import Converted, build_model, dtype_notes, make_feature_extractor, resize
 
-NUM_MEL_BINS = 128  # of all published checkpoints; fine-tuned files do not tell
 PRETEXT_NAMES = ("cpredlayer.", "gpredlayer.", "mask_embed")
 # The original's `ft_avgtok`, which pads every clip and attends to the padding.
-ORIGINAL_CLASSIFIER = {
+SSAST_READOUT = {
     "fusion_layers": [-1],
     "pooling": ["mean"],
     "readout": "patches",
@@ -21,64 +20,40 @@ ORIGINAL_CLASSIFIER = {
 }
 
 
-def convert(
-    source: Path,
-    task: str | None = None,
-    max_length: int | None = None,
-    frequency_stride: int | None = None,
-    time_stride: int | None = None,
-    labels: Path | None = None,
-    mean: float | None = None,
-    std: float | None = None,
-) -> Converted:
+def convert(source: Path, options: Options) -> Converted:
     """
-    Args:
-        source: the .pth file
-        task: `pretraining` or `classification`; by default what the file holds
-        max_length, frequency_stride, time_stride: frames, mel bins, frames. Of a pretrained file, whose own grid is
-            known, they are what it is resized to; of a fine-tuned file they describe the file.
-        labels: a label file, needed for `classification` from a pretrained file
-        mean, std: of the feature extractor; AudioSet's by default
-
     Raises:
         ConversionError: in one line, what is wrong with the file or the options.
     """
-    state, beside = find_state_dict(read_checkpoint(source), source)
-    tensors = Tensors(state, source, "an SSAST checkpoint")
+    tensors = open_checkpoint(source, "an SSAST checkpoint")
     sizes = deit.read_sizes(tensors)
-    if beside:
-        tensors.dropped.append((", ".join(beside), "stored beside the weights"))
-    is_fine_tuned = bool(tensors.names("mlp_head."))
-    if not is_fine_tuned:
-        missing = [name for name in ("p_input_fdim", "p_input_tdim") if name not in tensors]
-        if missing:
-            raise ConversionError(
-                f"{source} is not an SSAST checkpoint: missing {' and '.join(missing)} of a pretrained file and "
-                "mlp_head.1.weight of a fine-tuned one"
-            )
-        return _convert_pretrained(tensors, sizes, task, max_length, frequency_stride, time_stride, labels, mean, std)
-    if task == "pretraining":
+    if tensors.names("mlp_head."):
+        return _convert_fine_tuned(tensors, sizes, options)
+    missing = [name for name in ("p_input_fdim", "p_input_tdim") if name not in tensors]
+    if missing:
         raise ConversionError(
-            f"{source} is fine-tuned: it has a classifier (mlp_head) and no pretext heads, so it cannot become a "
-            "pretraining model; leave --task out"
+            f"{source} is not an SSAST checkpoint: missing {' and '.join(missing)} of a pretrained file and "
+            "mlp_head.1.weight of a fine-tuned one"
         )
-    return _convert_fine_tuned(tensors, sizes, max_length, frequency_stride, time_stride, labels, mean, std)
+    return _convert_pretrained(tensors, sizes, options)
 
 
-def _convert_pretrained(tensors, sizes, task, max_length, frequency_stride, time_stride, labels, mean, std):
+def _convert_pretrained(tensors: Tensors, sizes: dict, options: Options) -> Converted:
     num_mel_bins, num_frames = tensors.take_integer("p_input_fdim"), tensors.take_integer("p_input_tdim")
     tensors.dropped.append(("p_input_fdim, p_input_tdim", "became num_mel_bins and max_length"))
-    wants_classifier = task == "classification"
+    wants_classifier = options.task == "classification"
     config = _pretrained_config(tensors, sizes, num_mel_bins, num_frames)
     if wants_classifier:
-        if labels is None:
+        if options.labels is None:
             raise ConversionError(
                 f"{tensors.path} is pretrained and has no classifier: --task classification needs --labels FILE to "
                 "make a new one"
             )
-        config = DualSSASTConfig(**_grid_settings(config), **sizes, **name_settings(read_labels(labels)))
-    elif labels is not None:
-        raise ConversionError(f"--labels {labels} names no outputs of a pretraining model: add --task classification")
+        config = DualSSASTConfig(**_grid_settings(config), **sizes, **name_settings(read_labels(options.labels)))
+    elif options.labels is not None:
+        raise ConversionError(
+            f"--labels {options.labels} names no outputs of a pretraining model: add --task classification"
+        )
     weights = deit.map_encoder(tensors, config)
     if wants_classifier:
         pretext = [name for prefix in PRETEXT_NAMES for name in tensors.names(prefix)]
@@ -88,7 +63,7 @@ def _convert_pretrained(tensors, sizes, task, max_length, frequency_stride, time
     tensors.finish()
     model_class = DualSSASTForAudioClassification if wants_classifier else DualSSASTForPreTraining
     model = build_model(model_class, config, weights, new=("classifier.",) if wants_classifier else ())
-    notes = resize(model, max_length, frequency_stride, time_stride)
+    notes = resize(model, options)
     new = []
     if wants_classifier:
         new.append(f"classifier for {model.config.num_labels} labels: random, and to be trained before it is of use")
@@ -96,8 +71,8 @@ def _convert_pretrained(tensors, sizes, task, max_length, frequency_stride, time
         notes.append("AutoModelForAudioClassification loads the folder too, with a new classifier (num_labels=...)")
     return Converted(
         model=model,
-        feature_extractor=make_feature_extractor(model.config, mean, std),
-        title=f"SSAST {_kind(config)} model, pretrained",
+        feature_extractor=make_feature_extractor(model.config, options.mean, options.std),
+        title=f"SSAST {_kind(sizes)} model, pretrained",
         notes=notes + dtype_notes(tensors),
         dropped=tensors.dropped,
         new=new,
@@ -105,8 +80,7 @@ def _convert_pretrained(tensors, sizes, task, max_length, frequency_stride, time
 
 
 def _pretrained_config(tensors: Tensors, sizes: dict, num_mel_bins: int, num_frames: int) -> DualSSASTConfig:
-    patch = sizes["patch_size"]
-    patch = (patch, patch) if isinstance(patch, int) else patch
+    patch = deit.patch_shape(sizes)
     grid = {
         "num_mel_bins": num_mel_bins,
         "max_length": num_frames,
@@ -141,47 +115,23 @@ def _map_pretext(tensors: Tensors, config: DualSSASTConfig) -> dict:
     return state
 
 
-def _convert_fine_tuned(tensors, sizes, max_length, frequency_stride, time_stride, labels, mean, std):
-    patch = sizes["patch_size"]
-    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    is_frame = patch[0] == NUM_MEL_BINS
-    grid, notes = read_grid(
-        tensors.path,
-        deit.count_patches(tensors),
-        patch,
-        NUM_MEL_BINS,
-        recipe_strides=(NUM_MEL_BINS, 1) if is_frame else (min(10, patch[0]), min(10, patch[1])),
-        frequency_stride=frequency_stride,
-        time_stride=time_stride,
-        max_length=max_length,
-    )
-    num_labels = deit.count_labels(tensors)
-    config = DualSSASTConfig(
-        **sizes,
-        **ORIGINAL_CLASSIFIER,
-        **label_settings(tensors.path, num_labels, labels),
-        num_mel_bins=NUM_MEL_BINS,
-        max_length=grid.max_length,
-        frequency_stride=grid.frequency_stride,
-        time_stride=grid.time_stride,
-    )
-    weights = deit.map_encoder(tensors, config) | deit.map_classifier(tensors, config)
-    tensors.finish()
-    notes += [
-        f"the file does not tell its mel bins: {NUM_MEL_BINS}",
+def _convert_fine_tuned(tensors: Tensors, sizes: dict, options: Options) -> Converted:
+    if options.task == "pretraining":
+        raise ConversionError(
+            f"{tensors.path} is fine-tuned: it has a classifier (mlp_head) and no pretext heads, so it cannot become a "
+            "pretraining model; leave --task out"
+        )
+    patch = deit.patch_shape(sizes)
+    is_frame = patch[0] == deit.NUM_MEL_BINS
+    strides = (deit.NUM_MEL_BINS, 1) if is_frame else (min(10, patch[0]), min(10, patch[1]))
+    title = f"SSAST {_kind(sizes)} model, fine-tuned"
+    converted = deit.convert_classifier(tensors, sizes, options, SSAST_READOUT, strides, title)
+    converted.notes.append(
         "the file does not tell its readout: the mean over the patches (ft_avgtok); for ft_cls load it with "
-        "readout='prefix'. Files of the AST repository look the same: their family is ast",
-    ]
-    model = build_model(DualSSASTForAudioClassification, config, weights)
-    return Converted(
-        model=model,
-        feature_extractor=make_feature_extractor(config, mean, std),
-        title=f"SSAST {_kind(config)} model, fine-tuned",
-        notes=notes + label_notes(num_labels, are_named=labels is not None) + dtype_notes(tensors),
-        dropped=tensors.dropped,
-        new=[],
+        "readout='prefix'. Files of the AST repository look the same: their family is ast"
     )
+    return converted
 
 
-def _kind(config: DualSSASTConfig) -> str:
-    return "frame" if config.patch_shape[0] == config.num_mel_bins else "patch"
+def _kind(sizes: dict) -> str:
+    return "frame" if deit.patch_shape(sizes)[0] == deit.NUM_MEL_BINS else "patch"
