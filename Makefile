@@ -8,7 +8,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 
 # The main job on the embedded recordings: train, evaluate, then load the result in a fresh process and name a file.
 quickstart: .venv/ready
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(CORES) train_hf.py recipes/quickstart.yaml --output_dir $(RUN) --overwrite true
 	$(BIN)/python examples/classify_file.py $(RUN) data/voice_prompts/audio/fr_agent-pass.flac
 

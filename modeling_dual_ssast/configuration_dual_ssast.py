@@ -13,6 +13,7 @@ READOUTS = ("patches", "prefix", "frames")
 POOLINGS = ("mean", "max", "min")
 POOLING_COMBINATIONS = ("sum", "mean", "concat")
 FUSIONS = ("concat", "sum", "weighted")
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 # One saved folder serves all of these Auto classes; the files lie flat beside the weights.
 AUTO_MAP = {
@@ -98,6 +99,9 @@ class DualSSASTConfig(PretrainedConfig):
             `True` reproduces the originals: every clip is padded to `max_length`, and padding takes part in attention
             and pooling.
 
+        mask_ratio (`float`, defaults to 400 / 512):
+            Share of a clip's patches that masked spectrogram patch modelling hides: 400 or 250 of 512 in SSAST.
+
     Raises:
         ValueError: a value or a combination of values is impossible; the message names both sides.
         TypeError: an unknown keyword.
@@ -137,9 +141,11 @@ class DualSSASTConfig(PretrainedConfig):
         label_smoothing=0.0,
         padding_value=4.2677393 / (2 * 4.5689974),
         attention_over_padding=False,
+        mask_ratio=400 / 512,
         **kwargs,
     ):
         self._reject_unknown(kwargs)
+        self._check_problem_type(kwargs.get("problem_type"))  # before Transformers does without naming the choices
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__init__(**kwargs)
         self.hidden_size = hidden_size
@@ -170,6 +176,7 @@ class DualSSASTConfig(PretrainedConfig):
         self.label_smoothing = label_smoothing
         self.padding_value = padding_value
         self.attention_over_padding = attention_over_padding
+        self.mask_ratio = mask_ratio
         self.check()
 
     # ---- the patch grid ----
@@ -262,6 +269,7 @@ class DualSSASTConfig(PretrainedConfig):
             )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}, got {self.hidden_act!r}")
+        self._check_problem_type(self.problem_type)
         self._check_grid()
         self._check_fusion()
         self._check_numbers()
@@ -333,6 +341,8 @@ class DualSSASTConfig(PretrainedConfig):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "label_smoothing"):
             if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a number from 0 to below 1, got {getattr(self, name)!r}")
+        if not _is_number(self.mask_ratio) or not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must be a number above 0 and below 1, got {self.mask_ratio!r}")
         for name in ("layer_norm_eps", "classifier_layer_norm_eps", "initializer_range"):
             if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
@@ -341,6 +351,11 @@ class DualSSASTConfig(PretrainedConfig):
         for name in ("qkv_bias", "attention_over_padding"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+
+    @staticmethod
+    def _check_problem_type(value):
+        if value is not None and value not in PROBLEM_TYPES:
+            raise ValueError(f"problem_type must be None or one of {', '.join(PROBLEM_TYPES)}, got {value!r}")
 
     @staticmethod
     def _check_positive_int(name, value):

@@ -192,10 +192,20 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
         known = set(inspect.signature(cls.__init__).parameters) | STORED_KEYS
         return super().from_dict({k: v for k, v in feature_extractor_dict.items() if k in known}, **kwargs)
 
+    def num_samples(self, num_frames: int) -> int:
+        """Samples that `num_frames` frames span, in whole samples as `frame_sizes` rounds them."""
+        window, shift, _ = frame_sizes(self.sampling_rate, self.frame_length_ms, self.frame_shift_ms)
+        return (num_frames - 1) * shift + window
+
+    @property
+    def max_samples(self) -> int:
+        """Length in samples of a clip that fills `max_length` frames."""
+        return self.num_samples(self.max_length)
+
     @property
     def max_seconds(self) -> float:
         """Length in seconds of a clip that fills `max_length` frames."""
-        return ((self.max_length - 1) * self.frame_shift_ms + self.frame_length_ms) / 1000
+        return self.max_samples / self.sampling_rate
 
     def __call__(
         self,

@@ -20,8 +20,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
-from .configuration_dual_ssast import DualSSASTConfig
+from .configuration_dual_ssast import PROBLEM_TYPES, DualSSASTConfig
 from .fusion_dual_ssast import LayerFusion, pool_tokens, time_frames
+from .masking_dual_ssast import sample_masked_patches
 
 try:  # Transformers 5: the initialisers that leave loaded weights alone
     from transformers import initialization as init
@@ -615,17 +616,12 @@ class DualSSASTForAudioClassification(DualSSASTPreTrainedModel):
             average: average the logits over the windows, or return them all
 
         Raises:
-            ValueError: a window longer than `config.max_length`, or a hop that skips audio.
+            ValueError: a window longer than `config.max_length`, a hop that skips audio, or an empty batch.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         rate = feature_extractor.sampling_rate
-        longest_s = self._longest_window_s(feature_extractor)
-        window_s = longest_s if window_s is None else window_s
-        hop_s = window_s / 2 if hop_s is None else hop_s
-        if not 0 < window_s <= longest_s + 1e-9:
-            raise ValueError(f"window_s must be positive and at most max_length's {longest_s:g} s, got {window_s}")
-        if not 0 < hop_s <= window_s:
-            raise ValueError(f"hop_s must be positive and at most window_s={window_s:g}, got {hop_s}")
-        window, hop = round(window_s * rate), max(1, round(hop_s * rate))  # samples
+        window, hop = self._window_and_hop(feature_extractor, window_s, hop_s)
         last = max(len(waveform) - window, 0)
         starts = [*range(0, last, hop), last]
         logits = []
@@ -644,19 +640,30 @@ class DualSSASTForAudioClassification(DualSSASTPreTrainedModel):
         end_s = torch.clamp(start_s + window / rate, max=len(waveform) / rate)
         return WindowedOutput(logits=logits.mean(dim=0) if average else logits, start_s=start_s, end_s=end_s)
 
-    def _longest_window_s(self, feature_extractor) -> float:
-        shift_ms, length_ms = feature_extractor.frame_shift_ms, feature_extractor.frame_length_ms
-        num_frames = min(self.config.max_length, feature_extractor.max_length)
-        return ((num_frames - 1) * shift_ms + length_ms) / 1000
+    def _window_and_hop(self, feature_extractor, window_s: Optional[float], hop_s: Optional[float]) -> tuple[int, int]:
+        """In samples; a window never makes more frames than the model and the extractor take."""
+        rate = feature_extractor.sampling_rate
+        longest = feature_extractor.num_samples(min(self.config.max_length, feature_extractor.max_length))
+        window_s = longest / rate if window_s is None else window_s
+        hop_s = window_s / 2 if hop_s is None else hop_s
+        if not 0 < window_s <= longest / rate + 1e-9:
+            raise ValueError(f"window_s must be positive and at most max_length's {longest / rate:g} s, got {window_s}")
+        if not 0 < hop_s <= window_s:
+            raise ValueError(f"hop_s must be positive and at most window_s={window_s:g}, got {hop_s}")
+        return max(1, round(window_s * rate)), max(1, round(hop_s * rate))
+
+    def reset_classifier(self):
+        """Puts a new, random classifier in the place of the present one."""
+        like = self.classifier.dense.weight
+        self.classifier = DualSSASTClassifierHead(self.config).to(like.device, like.dtype)
+        self.classifier.apply(self._init_weights)
 
     def _rebuild_head(self, old_fused_size: int):
         logger.warning(
             f"The new patch grid changes fused_size from {old_fused_size} to {self.config.fused_size}: the classifier "
             "is newly initialised and must be trained."
         )
-        like = self.classifier.dense.weight
-        self.classifier = DualSSASTClassifierHead(self.config).to(like.device, like.dtype)
-        self.classifier.apply(self._init_weights)
+        self.reset_classifier()
 
 
 def guess_problem_type(labels: torch.Tensor, num_labels: int) -> str:
@@ -675,6 +682,8 @@ def classification_loss(
 
     logits: (batch, labels); labels: (batch,) or (batch, labels)
     """
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}")
     logits, labels = logits.float(), labels.to(logits.device)
     # One number per clip is a class, or the target of a regression with one output.
     flat = problem_type == "single_label_classification" or (problem_type == "regression" and logits.shape[1] == 1)
@@ -738,17 +747,20 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
     def forward(
         self,
         input_values: torch.Tensor,
-        bool_masked_pos: torch.Tensor,
         attention_mask: Optional[torch.Tensor] = None,
+        bool_masked_pos: Optional[torch.Tensor] = None,
         return_dict: Optional[bool] = None,
     ) -> Union[tuple, DualSSASTForPreTrainingOutput]:
         """
         Args:
             input_values: (batch, frames, mel), normalised
-            bool_masked_pos: (batch, patches), true for masked patches, which must hold audio
-            attention_mask: (batch, frames)
+            attention_mask: (batch, frames), 1 for audio and 0 for padding
+            bool_masked_pos: (batch, patches), true for masked patches, which must hold audio; drawn by
+                `sample_masked_patches` when it is not given
         """
         encoder = self.dual_ssast
+        if bool_masked_pos is None:
+            bool_masked_pos = self._sample_mask(input_values, attention_mask)
         states = encoder(
             input_values, attention_mask, bool_masked_pos=bool_masked_pos, mask_token=self.mask_token, return_dict=True
         ).last_hidden_state[:, self.config.num_prefix_tokens :]
@@ -776,12 +788,27 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
+    def _sample_mask(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """Squares for patch models, single frames for frame models, `config.mask_ratio` of each clip's patches."""
+        config = self.config
+        batch, num_frames = input_values.shape[:2]
+        rows, columns = config.grid_shape[0], config.num_columns(num_frames)
+        valid_columns = torch.full((batch,), columns, device=input_values.device)
+        if attention_mask is not None:
+            valid_columns = config.num_columns(attention_mask.long().sum(dim=1))
+        if config.attention_over_padding:
+            columns = config.grid_shape[1]
+        return sample_masked_patches(rows, columns, valid_columns, config.mask_ratio, clustered=rows > 1)
+
     def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):
-        if frequency_stride not in (None, self.config.patch_shape[0]) or time_stride not in (
-            None,
-            self.config.patch_shape[1],
-        ):
-            raise ValueError(f"pretraining needs patches side by side, got strides {frequency_stride} x {time_stride}")
+        patch = self.config.patch_shape
+        given = (frequency_stride, time_stride)
+        strides = tuple(side if stride is None else stride for stride, side in zip(given, patch))
+        if strides != patch:
+            raise ValueError(
+                f"pretraining needs patches side by side, strides {patch[0]} x {patch[1]}, got {strides[0]} x "
+                f"{strides[1]}"
+            )
         super().resize_position_embeddings(max_length)
 
 

@@ -103,7 +103,7 @@ def test_samples_that_are_no_numbers_are_counted(tmp_path, value):
 
 
 def test_find_audio_files_looks_deep_and_skips_other_files(tmp_path):
-    for name in ("b/deep/x.FLAC", "a.wav", "notes.txt"):
+    for name in ("b/deep/x.FLAC", "a.wav", "notes.txt", "._a.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [str(path.relative_to(tmp_path)) for path in find_audio_files(tmp_path)] == ["a.wav", "b/deep/x.FLAC"]

@@ -100,6 +100,7 @@ def test_every_snippet_runs(workspace):
 
 def test_the_readme_names_only_files_that_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not re.findall(r"\b[A-Z]{4,}_[A-Z]+\b", text), "a place left to fill in"
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / target).exists(), target
     for recipe in set(re.findall(r"recipes/\w+\.yaml", text)):

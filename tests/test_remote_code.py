@@ -25,6 +25,7 @@ SHIPPED = {
     "configuration_dual_ssast.py",
     "feature_extraction_dual_ssast.py",
     "fusion_dual_ssast.py",
+    "masking_dual_ssast.py",
     "modeling_dual_ssast.py",
 }
 AUTO_CLASSES = {

@@ -7,11 +7,12 @@ import pandas
 import pytest
 from audio_files import write_class_folders, write_tone
 
+import training.splits as splits_module
 from training.arguments import DataArguments
 from training.audio import audio_name
 from training.errors import InputError
 from training.labels import LabelSet, find_labels, read_label_file, rename_labels
-from training.sources import Columns, load_folder, load_table
+from training.sources import Columns, load_folder, load_table, standardise
 from training.splits import check_files, complete_splits, load_splits
 
 
@@ -70,8 +71,40 @@ def test_class_folders_with_and_without_splits(tmp_path):
     for split in ("train", "dev", "test"):
         write_class_folders(tmp_path / "split" / split, 2)
     splits = load_folder(tmp_path / "split", Columns())
-    assert {name: len(data) for name, data in splits.items()} == {"train": 4, "validation": 4, "test": 4}
-    assert set(splits["test"]["label"]) == {"high", "low"}
+    assert {name: len(data) for name, data in splits.items()} == {"train": 4, "dev": 4, "test": 4}
+    chosen = load_splits(DataArguments(dataset_name=str(tmp_path / "split")))
+    assert {name: len(data) for name, data in chosen.items()} == {"train": 4, "validation": 4, "test": 4}
+    assert set(chosen["test"]["label"]) == {"high", "low"}
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    write_class_folders(tmp_path, 2, classes=("bus", "car", "train"))
+    data = load_folder(tmp_path, Columns())
+    assert set(data) == {"train"} and set(data["train"]["label"]) == {"bus", "car", "train"}
+
+
+def test_named_splits_are_taken_by_their_own_names(tmp_path):
+    for split, clips in (("train", 4), ("dev", 2), ("val", 3), ("eval", 1)):
+        write_class_folders(tmp_path / split, clips)
+    arguments = {"dataset_name": str(tmp_path)}
+    splits = load_splits(DataArguments(**arguments, validation_split="val", test_split="dev"))
+    assert {name: len(data) for name, data in splits.items()} == {"train": 8, "validation": 6, "test": 4}
+    with pytest.raises(InputError, match="no split 'tset'; set test_split to one of dev, eval, train, val"):
+        load_splits(DataArguments(**arguments, validation_split="val", test_split="tset"))
+    with pytest.raises(InputError, match="which is the validation split. Set validation_split to one of dev, val"):
+        load_splits(DataArguments(**arguments))
+
+
+def test_metadata_above_split_folders_is_divided_by_them(tmp_path):
+    rows = ["file_name,label"]
+    for split, name in (("train", "a"), ("train", "b"), ("test", "c")):
+        write_tone(tmp_path / split / f"{name}.wav", seconds=0.05)
+        rows.append(f"{split}/{name}.wav,{name}")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    assert {name: data["label"][:] for name, data in load_folder(tmp_path, Columns()).items()} == {
+        "train": ["a", "b"],
+        "test": ["c"],
+    }
 
 
 def test_a_file_called_test_is_no_split(tmp_path):
@@ -116,6 +149,62 @@ def test_a_data_set_that_cannot_be_had_is_one_line():
     assert "\n" not in str(caught.value)
 
 
+def test_texts_of_a_table_are_left_as_they_are(tmp_path):
+    (tmp_path / "a.csv").write_text("file_name,label\n1,01\n2,None\n3,10\n")
+    data = load_table(tmp_path / "a.csv", Columns())
+    assert data["label"][:] == ["01", "None", "10"] and data["audio"][0] == str(tmp_path / "1")
+    (tmp_path / "a.json").write_text('[{"file": 1, "label": 2}, {"file": "x.wav", "label": "dog"}]')
+    data = load_table(tmp_path / "a.json", Columns())
+    assert data["label"][:] == ["2", "dog"] and data["audio"][0] == str(tmp_path / "1")
+
+
+def test_no_labels_are_an_answer_where_there_may_be_several(tmp_path):
+    (tmp_path / "a.csv").write_text("file_name,label\na.wav,x;y\nb.wav,\n")
+    assert load_table(tmp_path / "a.csv", Columns(separator=";"))["label"][:] == [["x", "y"], []]
+
+
+def test_lists_of_numbers_are_no_class_names(tmp_path):
+    pandas.DataFrame({"file": ["a.wav"], "label": [[0, 1, 1]]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"label .* is a list of numbers; write lists of class names"):
+        load_table(tmp_path / "a.parquet", Columns())
+
+
+def test_an_unlabelled_split_is_told():
+    names = datasets.ClassLabel(names=["a", "b"])
+    features = datasets.Features({"audio": datasets.Value("string"), "label": names})
+    data = datasets.Dataset.from_dict({"audio": ["x.wav", "y.wav"], "label": [1, -1]}, features=features)
+    with pytest.raises(InputError, match=r"hub\[test\]: 1 of 2 clips have no label, first row 2; name another split"):
+        standardise("hub[test]", data, Columns())
+
+
+def test_repeated_files_are_warned_of(monkeypatch):
+    messages = []
+    monkeypatch.setattr(splits_module.logger, "warning", messages.append)
+    data = datasets.Dataset.from_dict({"audio": ["x.wav", "x.wav", "y.wav"], "label": ["a", "a", "b"]})
+    splits_module.warn_of_repeats({"train": data})
+    splits_module.warn_of_repeats({"train": data.select([0, 2])})
+    assert messages == ["1 files are listed more than once, such as x.wav: is that meant?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "pattern"),
+    [
+        ("a.txt", "dog\ncat\ndog\n", "names the label 'dog' twice"),
+        ("a.json", '{"data": []}', "holds no labels; write one per line"),
+        ("a.txt", "\n", "holds no labels"),
+    ],
+)
+def test_bad_label_files_are_told(tmp_path, name, content, pattern):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=pattern):
+        read_label_file(tmp_path / name)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfdog\ncat\n")
+    assert list(read_label_file(tmp_path / "a.txt")) == ["dog", "cat"]
+
+
 def _table(path, text):
     path.write_text(text)
     return path
@@ -147,10 +236,6 @@ def test_bad_folders_are_one_line(tmp_path):
     write_tone(tmp_path / "loose" / "a.wav")
     with pytest.raises(InputError, match="a.wav: lies in no class folder"):
         load_folder(tmp_path / "loose", Columns())
-    write_class_folders(tmp_path / "two" / "dev", 1)
-    write_class_folders(tmp_path / "two" / "val", 1)
-    with pytest.raises(InputError, match="a second folder for the validation split"):
-        load_folder(tmp_path / "two", Columns())
     write_class_folders(tmp_path / "no_train" / "test", 1)
     with pytest.raises(InputError, match="no split 'train'; set train_split to one of test"):
         load_splits(DataArguments(dataset_name=str(tmp_path / "no_train")))
@@ -206,8 +291,10 @@ def test_kinds_of_problems_are_told_apart():
     assert multi.encode(["b"], "x").tolist() == [0.0, 1.0]
     regression = find_labels([0.5, 1.5], "regression")
     assert regression.encode(0.5, "x") == 0.5 and len(regression.names) == 1
-    with pytest.raises(InputError, match="label 'high' is no number, but problem_type is regression"):
+    with pytest.raises(InputError, match="label 'high' is no finite number, but problem_type is regression"):
         regression.encode("high", "x.wav")
+    with pytest.raises(InputError, match="label 'nan' is no finite number"):
+        regression.encode("nan", "x.wav")
     with pytest.raises(InputError, match="problem_type: 'foo' is unknown"):
         find_labels(["a", "b"], "foo")
     assert rename_labels(["/m/1", "z"], {"/m/1": "one"}) == ["one", "z"]

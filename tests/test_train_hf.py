@@ -70,6 +70,7 @@ def test_a_run_leaves_a_whole_folder(clips, recipe):
         "feature_extraction_dual_ssast.py",
         "fusion_dual_ssast.py",
         "learning_curves.png",
+        "masking_dual_ssast.py",
         "model.safetensors",
         "modeling_dual_ssast.py",
         "predictions.csv",
@@ -202,6 +203,69 @@ def test_another_model_type_is_refused(clips, recipe, tmp_path):
         train(path, "--model_name_or_path", str(tmp_path / "ast"))
 
 
+@pytest.mark.parametrize(
+    ("words", "pattern"),
+    [
+        (["--metric_for_best_model", "f1"], "metric_for_best_model: 'f1' is unknown; known are accuracy"),
+        (["--early_stopping_patience", "1", "--eval_strategy", "no"], "early_stopping_patience: needs"),
+        (["--label_smoothing_factor", "0.1"], "set label_smoothing instead"),
+        (["--push_to_hub", "true"], "upload the finished folder instead"),
+        (["--eval_strategy", "steps", "--save_strategy", "epoch"], "recipe.json: "),
+    ],
+)
+def test_impossible_runs_are_told_before_training(clips, recipe, words, pattern):
+    path, output = recipe(dataset_name=clips)
+    with pytest.raises(InputError, match=pattern) as caught:
+        train(path, *words)
+    assert not output.exists() and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_better"),
+    [(None, max), ("loss", min), ("eval_loss", min), ("macro_f1", max)],
+)
+def test_the_best_checkpoint_is_the_best(clips, recipe, metric, is_better):
+    path, output = recipe(dataset_name=clips, metric_for_best_model=metric, num_train_epochs=4, learning_rate=0.05)
+    train(path)
+    state = json.loads((sorted(output.glob("checkpoint-*"))[-1] / "trainer_state.json").read_text())
+    key = f"eval_{(metric or 'accuracy').removeprefix('eval_')}"
+    values = [entry[key] for entry in state["log_history"] if key in entry]
+    assert state["best_metric"] == is_better(values)
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(clips, recipe):
+    path, output = recipe(dataset_name=clips)
+    train(path)
+    with pytest.raises(InputError, match="was saved with max_length 32, but the recipe and its data give 48"):
+        train(path, "--resume_from_checkpoint", "true", "--max_length", "48")
+    path, _ = recipe(dataset_name=clips, save_strategy="no", output_dir=f"{output}2")
+    train(path)
+    with pytest.raises(InputError, match="holds a finished run without checkpoints"):
+        train(path, "--resume_from_checkpoint", "true")
+
+
+def test_other_classes_of_the_same_number_get_a_new_classifier(clips, recipe, tmp_path):
+    path, output = recipe(dataset_name=clips)
+    train(path)
+    others = write_class_folders(tmp_path / "others", 8, classes=("cat", "dog"))
+    settings = {"learning_rate": 0.0, "max_steps": 1, "save_strategy": "no", "output_dir": f"{output}2"}
+    path, _ = recipe(dataset_name=others, config_overrides=None, model_name_or_path=output, **settings)
+    train(path)
+    first, second = (load_file(f"{folder}/model.safetensors") for folder in (output, f"{output}2"))
+    kept = {name for name, value in first.items() if torch.equal(value, second[name])}
+    assert {name for name in first if not name.startswith("classifier.")} <= kept
+    assert "classifier.dense.weight" not in kept
+
+
+def test_outputs_that_a_new_run_does_not_have_do_not_stay(clips, recipe):
+    path, output = recipe(dataset_name=clips, max_steps=1, save_strategy="no")
+    train(path)
+    assert (output / "predictions.csv").exists()
+    train(path, "--overwrite", "true", "--validation_fraction", "0", "--test_fraction", "0")
+    assert not (output / "predictions.csv").exists() and not (output / "confusion_matrix.png").exists()
+    assert "NaN" not in (output / "results.json").read_text()
+
+
 def _bad_data(folder, kind: str):
     """A data set with one thing wrong, and what the one line must say."""
     write_class_folders(folder, 8)
@@ -223,13 +287,22 @@ def _bad_data(folder, kind: str):
 )
 def test_a_bad_file_stops_a_fresh_process_with_one_line(tmp_path, recipe, kind, pattern):
     victim = _bad_data(tmp_path / "clips", kind)
-    # All clips train, so that the damaged one is met whichever way the splits would fall.
+    # All clips train, so that the damaged one is met whichever way the splits would fall. The header of the one with
+    # NaN is in order: it is met in a worker.
     path, output = recipe(
         dataset_name=tmp_path / "clips", validation_fraction=0, test_fraction=0, dataloader_num_workers=1
     )
     line = error_line(run_program("train_hf.py", path))
     assert line.startswith(f"error: {victim}: {pattern}")
     assert not (output / "results.json").exists()
+
+
+def test_samples_are_checked_before_training_on_request(tmp_path, recipe):
+    victim = _bad_data(tmp_path / "clips", "nan")
+    path, output = recipe(dataset_name=tmp_path / "clips", check_samples=True)
+    with pytest.raises(InputError, match=f"{victim}: holds 1 NaN"):
+        train(path)
+    assert not output.exists()
 
 
 ODD_CLIPS = {

@@ -94,6 +94,7 @@ class DataArguments:
     validation_fraction: float = described(0.1, "Share of the training clips for validation where no split is given.")
     test_fraction: float = described(0.1, "Share of the training clips for the test where no split is given.")
     check_files: bool = described(True, "Read the header of every file before training.")
+    check_samples: bool = described(False, "Decode every file before training: finds NaN samples too.")
     sampling_rate: int = described(16000, "Hz, of the features of a model with random weights.")
     mean: float | None = described(None, "Mean of the log-mels, for normalisation.")
     std: float | None = described(None, "Standard deviation of the log-mels, for normalisation.")
@@ -128,8 +129,14 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self):
         if not torch.accelerator.is_available():
             self.use_cpu = True  # without it two CPU processes train independently into one folder
-        if self.eval_strategy == "no":
+        if "no" in (self.eval_strategy, self.save_strategy):
             self.load_best_model_at_end = False
+        if self.label_smoothing_factor:
+            raise InputError("label_smoothing_factor: set label_smoothing instead, which takes mixed labels too")
+        if self.push_to_hub:
+            raise InputError("push_to_hub: upload the finished folder instead, with hf upload (see the README)")
+        # Transformers fills these in; what the recipe said decides.
+        self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
 
 
@@ -160,7 +167,7 @@ def parse(argv: list[str]) -> tuple:
     try:
         return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{argv[0]}: {error}") from error
+        raise InputError(f"{argv[0]}: {' '.join(str(error).split())}") from error
 
 
 def check_output_folder(arguments: TrainingArguments) -> str | None:
@@ -180,6 +187,8 @@ def check_output_folder(arguments: TrainingArguments) -> str | None:
             raise InputError(f"resume_from_checkpoint: {resume} is no folder; name a checkpoint-N folder, or true")
         return str(resume)
     if resume and str(resume).lower() == "true":
+        if last is None and (folder / "results.json").exists():
+            raise InputError(f"{folder}: holds a finished run without checkpoints; set overwrite to begin anew")
         return last  # a run that was stopped before its first checkpoint begins anew
     if not arguments.overwrite and (last or (folder / "results.json").exists()):
         raise InputError(

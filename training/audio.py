@@ -64,8 +64,13 @@ def check_audio(source: AudioSource):
 
 
 def find_audio_files(folder: Path) -> list[Path]:
-    """All audio files below a folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_EXTENSIONS and path.is_file())
+    """All audio files below a folder, sorted, without hidden ones."""
+    return sorted(path for path in folder.rglob("*") if _is_audio(path) and path.is_file())
+
+
+def _is_audio(path: Path) -> bool:
+    # macOS leaves "._clip.wav" beside "clip.wav" on foreign disks.
+    return path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith(".")
 
 
 def _open(source: AudioSource):

@@ -27,18 +27,20 @@ from .augmentation import AugmentationArguments
 from .dataset import ClipDataset, Collator, EpochCallback
 from .errors import InputError
 from .labels import LabelSet, find_labels, read_label_file
-from .splits import check_files, complete_splits, load_splits
+from .splits import check_files, complete_splits, load_splits, warn_of_repeats
 from .trainer import AudioTrainer
 
 logger = logging.get_logger(__name__)
 
 METRICS = Path(__file__).parent / "metrics" / "audio_classification"
-# Which metric chooses the best checkpoint, and whether more is better.
-SELECTION_METRICS = {
-    "single_label_classification": ("accuracy", True),
-    "multi_label_classification": ("mean_average_precision", True),
-    "regression": ("mean_squared_error", False),
+# The metrics of each kind of problem and whether more is better; the first one chooses the best checkpoint.
+DIRECTIONS = {
+    "single_label_classification": {"accuracy": True, "unweighted_average_recall": True, "macro_f1": True},
+    "multi_label_classification": {"mean_average_precision": True, "mean_auc": True},
+    "regression": {"mean_squared_error": False, "mean_absolute_error": False, "r2": True},
 }
+# What a saved configuration need not share with the one that it was saved from.
+VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
 def run(
@@ -57,26 +59,30 @@ def run(
     checkpoint = check_output_folder(arguments)
     set_seed(arguments.seed)
     splits = load_splits(data_arguments)
-    if data_arguments.check_files:
-        check_files(splits)
+    warn_of_repeats(splits)
     stored_config = load_config(model_arguments)
+    extractor = load_feature_extractor(model_arguments, data_arguments)
+    if data_arguments.check_samples:
+        check_files(splits, lambda source: read_audio(source, extractor.sampling_rate))
+    elif data_arguments.check_files:
+        check_files(splits)
     labels = choose_labels(splits["train"]["label"], data_arguments, stored_config)
     is_single = labels.problem_type == "single_label_classification"
     splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
-    extractor = load_feature_extractor(model_arguments, data_arguments, stored_config)
     datasets = {
         split: ClipDataset(data, extractor, labels, augmentation if split == "train" else None, arguments.seed)
         for split, data in splits.items()
     }
     for dataset in datasets.values():  # a label outside the label set is told now, not after the first epoch
-        for index in range(len(dataset)):
-            dataset.label(index)
+        dataset.check_labels()
     model = load_model(model_arguments, stored_config, labels)
     if data_arguments.compute_statistics:
         extractor = compute_statistics(datasets["train"], extractor)
         for dataset in datasets.values():
             dataset.feature_extractor = extractor
     model.config.padding_value = extractor.padding_value
+    if checkpoint is not None:
+        check_same_run(checkpoint, model.config)
     trainer = make_trainer(model, extractor, datasets, labels, arguments)
     if checkpoint is None:
         trainer.remove_checkpoints()
@@ -127,17 +133,22 @@ def choose_labels(training_labels: list, data_arguments: DataArguments, stored_c
     return labels
 
 
-def load_feature_extractor(
-    model_arguments: ModelArguments, data_arguments: DataArguments, stored_config
-) -> DualSSASTFeatureExtractor:
+def load_feature_extractor(model_arguments: ModelArguments, data_arguments: DataArguments) -> DualSSASTFeatureExtractor:
     """The checkpoint's feature extractor, or a new one, with the recipe's length and statistics."""
     wanted = {"max_length": model_arguments.overrides().get("max_length")}
     wanted |= {"mean": data_arguments.mean, "std": data_arguments.std}
     wanted = {name: value for name, value in wanted.items() if value is not None}
-    if stored_config is None:
+    name = model_arguments.model_name_or_path
+    if name is None:
         bins = model_arguments.overrides().get("num_mel_bins", DualSSASTConfig().num_mel_bins)
         return DualSSASTFeatureExtractor(sampling_rate=data_arguments.sampling_rate, num_mel_bins=bins, **wanted)
-    return AutoFeatureExtractor.from_pretrained(model_arguments.model_name_or_path, **wanted)
+    try:
+        return AutoFeatureExtractor.from_pretrained(name, **wanted)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model_name_or_path: {name} has no feature extractor that can be loaded ({reason})"
+        ) from error
 
 
 def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet) -> DualSSASTForAudioClassification:
@@ -167,7 +178,25 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
             f"model_name_or_path: {model_arguments.model_name_or_path} has no weights that fit {foreign[0]}; check "
             "config_overrides against the checkpoint's configuration"
         )
+    if stored_config.id2label != labels.id2label and not new:  # as many classes, but others
+        logger.warning("The checkpoint's classifier knows other classes: a new one takes its place.")
+        model.reset_classifier()
     return model
+
+
+def check_same_run(checkpoint: str, config):
+    """
+    Raises:
+        InputError: the checkpoint to resume from belongs to another model than the recipe's.
+    """
+    stored, wanted = AutoConfig.from_pretrained(checkpoint).to_dict(), config.to_dict()
+    different = [key for key in wanted if key not in VOLATILE_KEYS and stored.get(key) != wanted[key]]
+    if different:
+        key = different[0]
+        raise InputError(
+            f"{checkpoint}: was saved with {key} {stored.get(key)!r}, but the recipe and its data give "
+            f"{wanted[key]!r}; resume with the same ones, or begin anew with --overwrite true"
+        )
 
 
 def compute_statistics(dataset: ClipDataset, extractor: DualSSASTFeatureExtractor) -> DualSSASTFeatureExtractor:
@@ -194,14 +223,13 @@ def make_trainer(
 ) -> AudioTrainer:
     """The trainer with metrics, model selection and early stopping."""
     if "validation" not in datasets:
-        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
-    if arguments.metric_for_best_model in (None, "loss"):
-        arguments.metric_for_best_model, arguments.greater_is_better = SELECTION_METRICS[labels.problem_type]
+        arguments.eval_strategy, arguments.eval_on_start, arguments.load_best_model_at_end = "no", False, False
     callbacks = [EpochCallback(datasets["train"])]
     if arguments.early_stopping_patience is not None:
-        if "validation" not in datasets:
-            raise InputError("early_stopping_patience: needs a validation split; set validation_fraction")
+        if not arguments.load_best_model_at_end:
+            raise InputError("early_stopping_patience: needs a validation split, eval_strategy and save_strategy")
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    choose_metric(arguments, labels.problem_type)
     return AudioTrainer(
         model=model,
         args=arguments,
@@ -212,6 +240,22 @@ def make_trainer(
         compute_metrics=metric_function(labels.problem_type),
         callbacks=callbacks,
     )
+
+
+def choose_metric(arguments: TrainingArguments, problem_type: str):
+    """
+    Sets which metric chooses the best checkpoint, and whether more of it is better.
+
+    Raises:
+        InputError: a metric that this kind of problem does not have.
+    """
+    directions = DIRECTIONS[problem_type] | {"loss": False}
+    name = (arguments.chosen_metric or next(iter(directions))).removeprefix("eval_")
+    if name not in directions:
+        raise InputError(f"metric_for_best_model: {name!r} is unknown; known are {', '.join(directions)}")
+    direction = arguments.chosen_direction
+    arguments.metric_for_best_model = name
+    arguments.greater_is_better = directions[name] if direction is None else direction
 
 
 def metric_function(problem_type: str):

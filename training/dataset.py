@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from .audio import audio_name, read_audio
 from .augmentation import (
@@ -16,6 +17,9 @@ from .augmentation import (
     random_crop,
 )
 from .labels import LabelSet
+from .sources import clip_names
+
+logger = logging.get_logger(__name__)
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -49,19 +53,24 @@ class ClipDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def name(self, index: int) -> str:
-        return audio_name(self.examples[index]["audio"])
+    def names(self) -> list[str]:
+        """What to call each clip."""
+        return clip_names(self.examples)
 
     def label(self, index: int):
         example = self.examples[index]
         return self.labels.encode(example["label"], audio_name(example["audio"]))
 
+    def check_labels(self):
+        """Raises `InputError` for the first label outside the label set. By column: a row would read its audio too."""
+        for label, name in zip(self.examples["label"], self.names()):
+            self.labels.encode(label, name)
+
     def __getitem__(self, index: int) -> dict:
         extractor, augmentation = self.feature_extractor, self.augmentation
         label = self.label(index)
         if augmentation is None:
-            waveform = read_audio(self.examples[index]["audio"], extractor.sampling_rate)
-            return {"input_values": self._features(waveform), "labels": label}
+            return {"input_values": self._features(self._first_part(index)), "labels": label}
         rng = clip_generator(self.seed, int(self.epoch), index)
         waveform = self._random_clip(index, rng)
         if augmentation.mixup_rate:
@@ -75,10 +84,18 @@ class ClipDataset(torch.utils.data.Dataset):
         )
         return batch["input_values"][0]  # (frames, mel)
 
+    def _first_part(self, index: int) -> np.ndarray:
+        """What the model can hear of a clip, from its beginning."""
+        extractor = self.feature_extractor
+        waveform = read_audio(self.examples[index]["audio"], extractor.sampling_rate)
+        if len(waveform) > extractor.max_samples:
+            logger.warning_once(f"Clips longer than {extractor.max_seconds:.2f} s are evaluated on their beginning.")
+        return waveform[: extractor.max_samples]
+
     def _random_clip(self, index: int, rng: np.random.Generator) -> np.ndarray:
         extractor = self.feature_extractor
         waveform = read_audio(self.examples[index]["audio"], extractor.sampling_rate)
-        return random_crop(waveform, int(extractor.max_seconds * extractor.sampling_rate), rng)
+        return random_crop(waveform, extractor.max_samples, rng)
 
     def _mix(self, waveform: np.ndarray, label, rng: np.random.Generator):
         if rng.random() >= self.augmentation.mixup_rate:

@@ -8,4 +8,5 @@ class InputError(Exception):
 def one_line(error: InputError) -> str:
     """The message of an error, also of one that crossed a data-loader worker, which wraps it in a traceback."""
     text = str(error).strip()
-    return text.rsplit("InputError: ", 1)[-1].strip() if "Traceback" in text else text
+    text = text.rsplit("InputError: ", 1)[-1] if "Traceback" in text else text
+    return " ".join(text.split())

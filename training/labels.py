@@ -1,6 +1,8 @@
 """The label set of a data set, and from labels in a table to what the loss takes."""
 
 import difflib
+import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +21,11 @@ class LabelSet:
     names: tuple[str, ...]
     problem_type: str
 
-    @property
+    @functools.cached_property
     def id2label(self) -> dict[int, str]:
         return dict(enumerate(self.names))
 
-    @property
+    @functools.cached_property
     def label2id(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.names)}
 
@@ -97,14 +99,17 @@ def read_label_file(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; correct label_file")
     if path.suffix.lower() == ".csv":
-        table = pandas.read_csv(path)
+        table = pandas.read_csv(path, dtype={"mid": str, "display_name": str}, keep_default_na=False)
         if {"index", "mid", "display_name"} <= set(table):
             table = table.sort_values("index")
-            return dict(zip(table["mid"].astype(str), table["display_name"].astype(str)))
+            return dict(zip(table["mid"], table["display_name"]))
         raise InputError(f"{path}: expected the columns index, mid, display_name, got {', '.join(map(str, table))}")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise InputError(f"{path}: holds no labels; write one per line")
+    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not names or path.suffix.lower() in (".json", ".jsonl"):
+        raise InputError(f"{path}: holds no labels; write one per line, or a CSV with index, mid, display_name")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: names the label {twice!r} twice; remove one")
     return {name: name for name in names}
 
 
@@ -121,9 +126,12 @@ def _as_names(label) -> list[str]:
 
 def _as_number(label, source: str) -> np.float32:
     try:
-        return np.float32(label)
+        number = float(label)
     except (TypeError, ValueError):
-        raise InputError(f"{source}: label {label!r} is no number, but problem_type is regression") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{source}: label {label!r} is no finite number, but problem_type is regression")
+    return np.float32(number)
 
 
 def _sort_key(name: str):

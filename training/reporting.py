@@ -1,6 +1,7 @@
 """What a finished run leaves in its folder: model, results, predictions, pictures and a model card."""
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -24,6 +25,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 STAGING_NAME = "unfinished-outputs"
+OPTIONAL_OUTPUTS = ("predictions.csv", "confusion_matrix.png")  # only where a split was held out
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_cards" / "classifier.md"
 
 
@@ -39,8 +41,8 @@ def write_outputs(
     trainer, datasets: dict[str, ClipDataset], labels: LabelSet, outcomes: dict, recipe: dict, seconds: float
 ):
     """
-    Writes the output folder. Every file is complete before it takes its place, and `results.json` comes last: where it
-    stands, all of the run stands. Called by every process; the main one writes.
+    Writes the output folder. Every file is complete before it takes its place, and `results.json` comes last: until
+    then the outputs of an earlier run stay. Called by every process; the main one writes.
 
     Args:
         outcomes: split -> Trainer's PredictionOutput, the test split last
@@ -49,7 +51,7 @@ def write_outputs(
     """
     folder = Path(trainer.args.output_dir)
     staging = folder / STAGING_NAME
-    trainer.save_model(str(staging))
+    trainer.save_model(str(staging), _internal_call=True)  # without the push that an ordinary call would make
     if not trainer.is_world_process_zero():
         return
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine; results.json says it
@@ -74,7 +76,11 @@ def write_outputs(
             results["per_class"] = per_class(targets, predictions, labels)
             plot_confusion(targets, predictions, labels, f"{split} split", staging / "confusion_matrix.png")
     write_card(trainer, labels, results, staging / "README.md")
-    (staging / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n", encoding="utf-8")
+    text = json.dumps(_without_nan(results), indent=2, default=str)
+    (staging / "results.json").write_text(text + "\n", encoding="utf-8")
+    for name in OPTIONAL_OUTPUTS:  # of an earlier run
+        if not (staging / name).exists():
+            (folder / name).unlink(missing_ok=True)
     for path in sorted(staging.iterdir(), key=lambda path: path.name == "results.json"):
         os.replace(path, folder / path.name)
     shutil.rmtree(staging)
@@ -100,7 +106,7 @@ def per_class(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet) ->
 
 def write_predictions(dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, path: Path):
     """A CSV with one row per clip: file, label, prediction, and a probability per class (or the number)."""
-    rows = {"file": [dataset.name(index) for index in range(len(dataset))]}
+    rows = {"file": dataset.names()}
     rows["label"] = [_as_text(label) for label in dataset.examples["label"]]
     rows["prediction"] = [_as_text(prediction) for prediction in predicted_labels(scores, labels)]
     for index, name in enumerate(labels.names):
@@ -157,8 +163,8 @@ def plot_confusion(targets: np.ndarray, predictions: np.ndarray, labels: LabelSe
 def write_card(trainer, labels: LabelSet, results: dict, path: Path):
     """The model card, from the template and the run's own figures."""
     config, data = trainer.model.config, results["recipe"]["DataArguments"]
-    dataset_name = Path(data["dataset_name"] or Path(data["train_file"]).parent).name
-    name = Path(trainer.args.output_dir).name
+    dataset_name = Path(data["dataset_name"] or Path(data["train_file"]).parent).resolve().name
+    name = Path(trainer.args.output_dir).resolve().name
     split, metrics = list(results["metrics"].items())[-1] if results["metrics"] else ("", {})
     card_data = ModelCardData(
         model_name=name,
@@ -177,7 +183,7 @@ def write_card(trainer, labels: LabelSet, results: dict, path: Path):
                 metric_value=round(value, 4),
             )
             for key, value in metrics.items()
-            if key != "loss"
+            if key != "loss" and math.isfinite(value)
         ],
     )
     card = ModelCard.from_template(
@@ -206,6 +212,15 @@ def _clean(metrics: dict, split: str) -> dict[str, float]:
     """Without the prefix of the split and without the timings, which depend on the machine."""
     metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
     return {key: value for key, value in metrics.items() if _is_metric(key) or key == "loss"}
+
+
+def _without_nan(value):
+    """JSON has no NaN: a metric that is not defined becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_metric(key: str) -> bool:

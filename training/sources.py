@@ -2,19 +2,21 @@
 Where examples come from: folders, tables, SSAST's JSON manifests and the Hub.
 
 Every source gives, per split, a `datasets.Dataset` with the columns `audio` (a path, or {"path", "bytes"}) and `label`
-(text, a list of texts, or a number).
+(a text, or a list of texts; numbers are texts too, until `LabelSet.encode` reads them).
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import pandas
 
-from .audio import AUDIO_EXTENSIONS, datasets_without_torchcodec, find_audio_files
+from .audio import AUDIO_EXTENSIONS, audio_name, datasets_without_torchcodec, find_audio_files
 from .errors import InputError
 
+# What splits are called, beside the names of this project.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -29,8 +31,9 @@ SPLIT_NAMES = {
 AUDIO_COLUMNS = ("audio", "file_name", "file", "path", "filename", "filepath", "file_path", "wav")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
 TABLE_READERS = {
-    ".csv": lambda path: pandas.read_csv(path),
-    ".tsv": lambda path: pandas.read_csv(path, sep="\t"),
+    # As texts, or pandas would turn the class 01 into 1 and the class None into a missing value.
+    ".csv": lambda path: pandas.read_csv(path, dtype=str, keep_default_na=False),
+    ".tsv": lambda path: pandas.read_csv(path, dtype=str, keep_default_na=False, sep="\t"),
     ".json": lambda path: pandas.DataFrame(_read_json_rows(path)),
     ".jsonl": lambda path: pandas.read_json(path, lines=True, dtype=False),
     ".parquet": lambda path: pandas.read_parquet(path),
@@ -53,19 +56,23 @@ def is_audio_folder(folder: Path) -> bool:
 
 def load_folder(folder: Path, columns: Columns) -> dict[str, datasets.Dataset]:
     """
-    A local folder by the conventions of `audiofolder`: sub-folders named train, validation and test (or none of
-    them), each with one folder per class or with a metadata.csv, .jsonl or .parquet that has a `file_name` column.
+    A local folder by the conventions of `audiofolder`: one folder per class, or a metadata.csv, .jsonl or .parquet with
+    a `file_name` column; either directly, or in sub-folders called train, validation, test and the like.
+
+    Returns:
+        split -> examples, under the names of the sub-folders, or `train` where there are none
 
     Raises:
         InputError: no audio, no labels, or metadata that names no label column.
     """
-    split_folders = {path: SPLIT_NAMES[path.name.lower()] for path in sorted(folder.iterdir()) if _is_split(path)}
-    splits = {}
-    for split_folder, split in (split_folders or {folder: "train"}).items():
-        if split in splits:
-            raise InputError(f"{split_folder}: a second folder for the {split} split; merge them")
-        splits[split] = _load_split_folder(split_folder, columns)
-    return splits
+    metadata = _find_metadata(folder)
+    if metadata is not None:
+        return _divide(load_table(metadata, columns), folder)
+    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and find_audio_files(path)]
+    # A class may be called "train": sub-folders are splits only where all of them are called so.
+    if subfolders and all(path.name.lower() in SPLIT_NAMES for path in subfolders):
+        return {path.name: _load_split_folder(path, columns) for path in subfolders}
+    return {"train": _load_split_folder(folder, columns)}
 
 
 def load_table(path: Path, columns: Columns) -> datasets.Dataset:
@@ -88,48 +95,117 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
         raise InputError(f"{path}: the table has no rows; add clips or leave it out")
     audio_column = _choose_column(path, table, "audio", columns.audio, AUDIO_COLUMNS)
     label_column = _choose_column(path, table, "label", columns.label, LABEL_COLUMNS)
-    missing = table.index[table[audio_column].isna() | _is_missing(table[label_column])]
+    needed = [audio_column] if columns.separator else [audio_column, label_column]  # no labels at all are an answer too
+    missing = table.index[table[needed].map(_is_missing).any(axis=1)]
     if len(missing):
         raise InputError(
             f"{path}: row {missing[0] + 1} has no {audio_column} or no {label_column}; fill it in or remove it"
         )
     audio = [_resolve(value, path.parent) for value in table[audio_column]]
-    labels = [_split_labels(value, columns.separator) for value in table[label_column]]
+    labels = [_as_label(value, columns.separator, path) for value in table[label_column]]
     return datasets.Dataset.from_dict({"audio": audio, "label": labels})
 
 
-def load_hub(
-    name: str, config: str | None, columns: Columns, revision: str | None = None
-) -> dict[str, datasets.Dataset]:
+def load_hub(name: str, config: str | None, revision: str | None = None) -> dict[str, datasets.Dataset]:
     """
-    A data set of the Hub (or any folder or script that `datasets` loads), all its splits.
+    A data set of the Hub (or any folder that `datasets` loads): its splits under their own names, as they are stored.
 
     Raises:
-        InputError: it cannot be had, or its columns cannot be told.
+        InputError: it cannot be had.
     """
     try:
         with datasets_without_torchcodec():
-            loaded = datasets.load_dataset(name, config, revision=revision)
+            return dict(datasets.load_dataset(name, config, revision=revision))
     except Exception as error:  # `datasets` raises a dozen kinds, from the network to the builder
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{name}: neither a local folder nor a data set that can be loaded ({reason}); check the name, the "
             "configuration and the network"
         ) from error
+
+
+def choose_split(source: str, available: dict, kind: str, wanted: str) -> str | None:
+    """
+    The name among `available` of the split that the recipe wants as `kind` (train, validation, test). What is not
+    called so by the recipe may have one of the usual other names.
+
+    Raises:
+        InputError: the recipe names a split that there is not, or two splits could be meant.
+    """
+    if wanted in available:
+        return wanted
+    if wanted != kind:
+        raise InputError(f"{source}: no split {wanted!r}; set {kind}_split to one of {', '.join(available)}")
+    others = [name for name in available if SPLIT_NAMES.get(name.lower()) == kind]
+    if len(others) > 1:
+        raise InputError(f"{source}: which is the {kind} split? Set {kind}_split to one of {', '.join(others)}")
+    return others[0] if others else None
+
+
+def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datasets.Dataset:
+    """
+    The columns `audio` and `label` of a stored data set.
+
+    Raises:
+        InputError: they cannot be told, or clips have no label.
+    """
+    audio_features = [name for name, feature in data.features.items() if isinstance(feature, datasets.Audio)]
+    audio_column = _choose_column(source, data.features, "audio", columns.audio, (*audio_features, *AUDIO_COLUMNS))
+    label_column = _choose_column(source, data.features, "label", columns.label, LABEL_COLUMNS)
+    if audio_column in audio_features:
+        data = data.cast_column(audio_column, datasets.Audio(decode=False))
+    feature = data.features[label_column]
+    class_label = getattr(feature, "feature", feature)  # a list of classes holds its ClassLabel inside
+    is_class = isinstance(class_label, datasets.ClassLabel)
+    labels = data[label_column][:]
+    # -1 is how many data sets of the Hub mark the hidden labels of a test split.
+    unlabelled = [
+        index
+        for index, value in enumerate(labels)
+        if _is_missing(value) or (isinstance(value, int) and value == -1 and is_class)
+    ]
+    if unlabelled:
+        raise InputError(
+            f"{source}: {len(unlabelled)} of {len(labels)} clips have no label, first row {unlabelled[0] + 1}; name "
+            "another split"
+        )
+    if is_class:
+        labels = [class_label.int2str(value) for value in labels]
+    labels = [_as_label(value, columns.separator, source) for value in labels]
+    data = data.select_columns([audio_column])
+    if audio_column != "audio":
+        data = data.rename_column(audio_column, "audio")
+    return data.add_column("label", labels)
+
+
+def clip_names(data: datasets.Dataset) -> list[str]:
+    """What to call each clip, without reading audio that is stored as bytes."""
+    if isinstance(data.features["audio"], datasets.Value):
+        return data["audio"][:]
+    paths = data.select_columns(["audio"]).flatten()["audio.path"]
+    return [audio_name({"path": path}) for path in paths]
+
+
+def _find_metadata(folder: Path) -> Path | None:
+    paths = (folder / f"metadata{extension}" for extension in (".csv", ".jsonl", ".parquet"))
+    return next((path for path in paths if path.exists()), None)
+
+
+def _divide(data: datasets.Dataset, folder: Path) -> dict[str, datasets.Dataset]:
+    """By the first folder of the paths where all of those are called as splits are; else all is `train`."""
+    first = [os.path.relpath(name, folder).split(os.sep)[0] for name in clip_names(data)]
+    if not all(name.lower() in SPLIT_NAMES for name in first):
+        return {"train": data}
     return {
-        SPLIT_NAMES.get(split, split): _standardise(f"{name}[{split}]", data, columns) for split, data in loaded.items()
+        name: data.select([index for index, value in enumerate(first) if value == name])
+        for name in dict.fromkeys(first)
     }
 
 
-def _is_split(path: Path) -> bool:
-    return path.is_dir() and path.name.lower() in SPLIT_NAMES
-
-
 def _load_split_folder(folder: Path, columns: Columns) -> datasets.Dataset:
-    for extension in (".csv", ".jsonl", ".parquet"):
-        metadata = folder / f"metadata{extension}"
-        if metadata.exists():
-            return load_table(metadata, columns)
+    metadata = _find_metadata(folder)
+    if metadata is not None:
+        return load_table(metadata, columns)
     files = find_audio_files(folder)
     if not files:
         raise InputError(f"{folder}: no audio files ({', '.join(sorted(AUDIO_EXTENSIONS))}); name another folder")
@@ -146,7 +222,7 @@ def _read_json_rows(path: Path) -> list:
     """A list of rows, or SSAST's `{"data": [{"wav": ..., "labels": "/m/09x0r,/m/05zppz"}]}`."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
-        return [{**row, "labels": row["labels"].split(",")} for row in rows["data"]]
+        return [{**row, "labels": _split(row["labels"])} for row in rows["data"]]
     return rows
 
 
@@ -162,36 +238,27 @@ def _choose_column(source, table, kind: str, wanted: str | None, candidates: tup
     raise InputError(f"{source}: which column is the {kind}? Set {kind}_column to one of {', '.join(map(str, names))}")
 
 
-def _is_missing(column: pandas.Series) -> pandas.Series:
-    return column.map(lambda value: value is None or (isinstance(value, float) and value != value) or value == "")
+def _is_missing(value) -> bool:
+    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and value != value)
 
 
 def _resolve(value, folder: Path):
     """A path relative to its table, or the {"path", "bytes"} of a Parquet file of `datasets`."""
-    return str(folder / value) if isinstance(value, str) else dict(value)
+    return dict(value) if isinstance(value, dict) else str(folder / str(value))
 
 
-def _split_labels(value, separator: str | None):
-    """Text, a list of texts, or a number. Numbers stay numbers: they may be targets of a regression."""
+def _as_label(value, separator: str | None, source):
+    """Text, or a list of texts."""
     if isinstance(value, str):
-        return [part.strip() for part in value.split(separator) if part.strip()] if separator else value
-    return [str(part) for part in value] if hasattr(value, "__iter__") else value
+        return _split(value, separator) if separator else value
+    if not hasattr(value, "__iter__"):
+        return str(value)
+    value = list(value)
+    if not all(isinstance(part, str) for part in value):
+        raise InputError(f"{source}: the label {value} is a list of numbers; write lists of class names instead")
+    return value
 
 
-def _standardise(source: str, data: datasets.Dataset, columns: Columns) -> datasets.Dataset:
-    audio_features = [name for name, feature in data.features.items() if isinstance(feature, datasets.Audio)]
-    audio_column = _choose_column(source, data.features, "audio", columns.audio, (*audio_features, *AUDIO_COLUMNS))
-    label_column = _choose_column(source, data.features, "label", columns.label, LABEL_COLUMNS)
-    if audio_column in audio_features:
-        data = data.cast_column(audio_column, datasets.Audio(decode=False))
-    feature = data.features[label_column]
-    class_label = getattr(feature, "feature", feature)  # a list of classes holds its ClassLabel inside
-    labels = data[label_column]
-    if isinstance(class_label, datasets.ClassLabel):
-        labels = [class_label.int2str(value) for value in labels]
-    else:
-        labels = [_split_labels(value, columns.separator) for value in labels]
-    data = data.select_columns([audio_column])
-    if audio_column != "audio":
-        data = data.rename_column(audio_column, "audio")
-    return data.add_column("label", labels)
+def _split(text, separator: str = ",") -> list[str]:
+    """The labels in one text; a list is left as it is."""
+    return [part.strip() for part in text.split(separator) if part.strip()] if isinstance(text, str) else text

@@ -1,5 +1,6 @@
 """Training, validation and test split of a data set, given or made."""
 
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -11,7 +12,7 @@ from .arguments import DataArguments
 from .audio import check_audio
 from .errors import InputError
 from .labels import read_label_file, rename_labels
-from .sources import Columns, is_audio_folder, load_folder, load_hub, load_table
+from .sources import Columns, choose_split, clip_names, is_audio_folder, load_folder, load_hub, load_table, standardise
 
 logger = logging.get_logger(__name__)
 
@@ -42,15 +43,27 @@ def load_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
 
 def _load_named(arguments: DataArguments, columns: Columns) -> dict[str, datasets.Dataset]:
     name = arguments.dataset_name
-    if is_audio_folder(Path(name)):
+    from_folder = is_audio_folder(Path(name))
+    if from_folder:
         available = load_folder(Path(name), columns)
     else:  # the Hub, or a local folder of Parquet files
-        available = load_hub(name, arguments.dataset_config_name, columns, arguments.dataset_revision)
+        available = load_hub(name, arguments.dataset_config_name, arguments.dataset_revision)
     wanted = {"train": arguments.train_split, "validation": arguments.validation_split, "test": arguments.test_split}
-    splits = {split: available[source] for split, source in wanted.items() if source in available}
-    if "train" not in splits:
-        raise InputError(f"{name}: no split {wanted['train']!r}; set train_split to one of {', '.join(available)}")
-    return splits
+    chosen = {kind: choose_split(name, available, kind, split) for kind, split in wanted.items()}
+    if chosen["train"] is None:
+        raise InputError(f"{name}: no split 'train'; set train_split to one of {', '.join(available)}")
+    splits = {kind: available[split] for kind, split in chosen.items() if split is not None}
+    if from_folder:
+        return splits
+    return {kind: standardise(f"{name}[{chosen[kind]}]", data, columns) for kind, data in splits.items()}
+
+
+def warn_of_repeats(splits: dict[str, datasets.Dataset]):
+    """A file listed twice may end up on both sides of a split, where the test is no test."""
+    counts = Counter(name for data in splits.values() for name in clip_names(data))
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        logger.warning(f"{len(repeated)} files are listed more than once, such as {repeated[0]}: is that meant?")
 
 
 def complete_splits(
@@ -76,7 +89,7 @@ def _set_aside(
     data: datasets.Dataset, split: str, fraction: float, stratify: bool, seed: int
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     labels = [str(label) for label in data["label"]]
-    alone = {label for label in set(labels) if stratify and labels.count(label) == 1}
+    alone = {label for label, count in Counter(labels).items() if stratify and count == 1}
     if alone:
         logger.warning(f"Classes with a single clip stay in the training split: {', '.join(sorted(alone))}")
     indices = [index for index, label in enumerate(labels) if label not in alone]
@@ -96,9 +109,9 @@ def _set_aside(
     return data.select(kept), data.select(sorted(set_aside))
 
 
-def check_files(splits: dict[str, datasets.Dataset]):
+def check_files(splits: dict[str, datasets.Dataset], check=check_audio):
     """
-    Reads the header of every clip.
+    Reads the header of every clip, or what `check` reads of it.
 
     Raises:
         InputError: names the first damaged file and how many there are.
@@ -107,7 +120,7 @@ def check_files(splits: dict[str, datasets.Dataset]):
     for split, data in splits.items():
         for source in tqdm(data["audio"], desc=f"checking {split} files", leave=False, disable=len(data) < 1000):
             try:
-                check_audio(source)
+                check(source)
             except InputError as error:
                 failures.append(str(error))
     if failures:
