@@ -9,26 +9,33 @@ import numpy as np
 import pandas
 import soundfile
 import torch
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+from transformers import ASTConfig, AutoFeatureExtractor, AutoModelForAudioClassification, PretrainedConfig
+from transformers.utils import logging
 
-import modeling_dual_ssast  # noqa: F401  registers the Auto classes
+from modeling_dual_ssast import DualSSASTConfig  # registers the Auto classes
 from training.audio import find_audio_files, read_audio
 from training.errors import InputError
-from training.reporting import probabilities
+from training.labels import LabelSet
+from training.reporting import predicted_labels, probabilities
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="predict_hf.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("model", help="folder or Hub name of a classifier of this project")
     parser.add_argument("inputs", nargs="+", type=Path, metavar="file-or-folder", help="audio of any rate and length")
-    parser.add_argument("--top_k", type=int, default=1, help="classes to print per file (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="CSV for the scores of all classes")
-    parser.add_argument("--batch_size", type=int, default=8, help="clips per forward pass (default: %(default)s)")
     parser.add_argument(
-        "--window_s", type=float, help="seconds per window of long clips (default: the model's longest)"
+        "--top_k", "--top-k", type=int, default=1, help="classes to print per file (default: %(default)s)"
     )
-    parser.add_argument("--hop_s", type=float, help="seconds between windows (default: half a window)")
+    parser.add_argument("--output", type=Path, help="CSV for the scores of all classes")
+    parser.add_argument(
+        "--batch_size", "--batch-size", type=int, default=8, help="clips per forward pass (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--window_s", "--window-s", type=float, help="seconds per window of long clips (default: the model's longest)"
+    )
+    parser.add_argument("--hop_s", "--hop-s", type=float, help="seconds between windows (default: half a window)")
     arguments = parser.parse_args(argv)
     for name in ("top_k", "batch_size"):
         if getattr(arguments, name) < 1:
@@ -39,60 +46,113 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
     try:
+        check_output(arguments.output)
         model, extractor = load(arguments.model)
-        files = list_files(arguments.inputs)
+        labels = labels_of(arguments.model, model.config)
+        files, empty_folders = list_files(arguments.inputs)
         logits, failures = classify_files(model, extractor, files, arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    report(model, logits, arguments)
-    for message in failures:
+    report(labels, logits, arguments)
+    for message in empty_folders + failures:
         print(f"error: {message}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(files)} files could not be classified", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if empty_folders or failures else 0
+
+
+def check_output(path: Path | None):
+    """Before hours of classification, not after them."""
+    if path and not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it or correct --output")
+    if path and path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file in --output")
 
 
 def load(name: str):
     """The classifier, ready for inference on the accelerator if there is one, and its feature extractor."""
+    verbosity = logging.get_verbosity()
     try:
+        check_folder(name)
         extractor = AutoFeatureExtractor.from_pretrained(name)
-        model = AutoModelForAudioClassification.from_pretrained(name)
-    except (OSError, ValueError) as error:
+        logging.set_verbosity_error()  # the missing weights are told here
+        model, loading = AutoModelForAudioClassification.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{name}: not a classifier that can be loaded ({reason}); name a folder or a Hub model"
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    untrained = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    if untrained:
+        raise InputError(
+            f"{name}: has no trained classifier ({len(untrained)} weights are missing or of another size, such as "
+            f"{untrained[0]}); fine-tune it with train_hf.py"
+        )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return model.eval().to(device), extractor
 
 
-def list_files(inputs: list[Path]) -> list[str]:
-    """Files as they are given, folders replaced by the audio files below them."""
-    files = []
+def check_folder(name: str):
+    """Tells other kinds of models, and folders without a feature extractor, in words that name the remedy."""
+    model_type = PretrainedConfig.get_config_dict(name)[0].get("model_type")
+    if model_type == ASTConfig.model_type:
+        raise InputError(
+            f"{name}: model_type is {model_type!r}, expected {DualSSASTConfig.model_type!r}; convert the folder with "
+            "python -m conversion hf-ast FOLDER OUT"
+        )
+    if model_type != DualSSASTConfig.model_type:
+        raise InputError(
+            f"{name}: not a classifier that can be loaded (model_type is {model_type!r}, expected "
+            f"{DualSSASTConfig.model_type!r}); SSAST and AST models are converted with python -m conversion"
+        )
+    if Path(name).is_dir() and not (Path(name) / "preprocessor_config.json").exists():
+        raise InputError(f"{name}: has no preprocessor_config.json; copy the one that was saved with the model")
+
+
+def labels_of(name: str, config: DualSSASTConfig) -> LabelSet:
+    """The model's classes, and by Transformers' convention what a model that does not say it was trained for."""
+    problem_type = config.problem_type
+    if problem_type is None:
+        problem_type = "regression" if config.num_labels == 1 else "single_label_classification"
+    if problem_type != "regression":
+        return LabelSet(tuple(config.id2label[index] for index in range(config.num_labels)), problem_type)
+    if config.num_labels > 1:
+        raise InputError(f"{name}: gives {config.num_labels} numbers per clip, but one can be told; call the model")
+    return LabelSet(("value",), problem_type)
+
+
+def list_files(inputs: list[Path]) -> tuple[list[str], list[str]]:
+    """Files as they are given, folders replaced by the audio files below them, and a message per empty folder."""
+    files, empty_folders = [], []
     for path in inputs:
         found = find_audio_files(path) if path.is_dir() else [path]
-        if not found:
-            raise InputError(f"{path}: holds no audio files; name another folder")
         files += map(str, found)
-    return files
+        if not found:
+            empty_folders.append(f"{path}: holds no audio files; name another folder")
+    if not files:
+        raise InputError(f"{', '.join(map(str, inputs))}: holds no audio files; name another folder")
+    return files, empty_folders
 
 
 def classify_files(model, extractor, files: list[str], arguments) -> tuple[dict[str, np.ndarray], list[str]]:
     """
     Logits (labels,) per readable file, in the given order, and a message per unreadable one.
 
-    Files are grouped by length, so that a batch costs what its clips are long; clips beyond the model's length are
-    heard in windows.
+    Clips beyond the model's length are heard in windows.
     """
-    longest = int(extractor.max_seconds * extractor.sampling_rate)  # samples
+    longest = extractor.num_samples(min(extractor.max_length, model.config.max_length))
     windowed = arguments.window_s is not None or arguments.hop_s is not None
     logits, failures = {}, []
-    by_length = sorted(dict.fromkeys(files), key=duration_s)
-    progress = tqdm(total=len(by_length), desc="classifying", unit="file", disable=None)
-    for first in range(0, len(by_length), arguments.batch_size):
+    batches = group_by_length(files, 0.0 if windowed else longest / extractor.sampling_rate, arguments.batch_size)
+    progress = tqdm(total=sum(map(len, batches)), desc="classifying", unit="file", disable=None)
+    for group in batches:
         batch = {}
-        for file in by_length[first : first + arguments.batch_size]:
+        for file in group:
             try:
                 batch[file] = read_audio(file, extractor.sampling_rate)
             except InputError as error:
@@ -102,9 +162,21 @@ def classify_files(model, extractor, files: list[str], arguments) -> tuple[dict[
             logits |= dict(zip(short, classify(model, extractor, list(short.values()))))
         for file in batch.keys() - short.keys():
             logits[file] = classify_long(model, extractor, batch[file], arguments)
-        progress.update(min(arguments.batch_size, len(by_length) - first))
+        progress.update(len(group))
     progress.close()
     return {file: logits[file] for file in files if file in logits}, failures
+
+
+def group_by_length(files: list[str], longest_s: float, batch_size: int) -> list[list[str]]:
+    """
+    Batches of files of similar length, so that a batch costs what its clips are long. Files longer than `longest_s`
+    come alone: decoded, they could fill the memory.
+    """
+    durations_s = {file: duration_s(file) for file in files}
+    by_length = sorted(durations_s, key=durations_s.get)
+    short = [file for file in by_length if durations_s[file] <= longest_s]
+    batches = [short[first : first + batch_size] for first in range(0, len(short), batch_size)]
+    return batches + [[file] for file in by_length[len(short) :]]
 
 
 def duration_s(file: str) -> float:
@@ -138,23 +210,30 @@ def classify_long(model, extractor, audio: np.ndarray, arguments) -> np.ndarray:
     return windows.logits.float().cpu().numpy()
 
 
-def report(model, logits: dict[str, np.ndarray], arguments):
-    """Prints the likeliest classes of each file, and writes the CSV, which takes its place only when it is complete."""
+def report(labels: LabelSet, logits: dict[str, np.ndarray], arguments):
+    """Prints the likeliest classes of each file, and writes the CSV if one is asked for."""
     if not logits:
         return
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    problem_type = model.config.problem_type or "single_label_classification"
-    scores = probabilities(np.stack(list(logits.values())), problem_type)  # (files, labels)
+    scores = probabilities(np.stack(list(logits.values())), labels.problem_type)  # (files, labels)
     for file, row in zip(logits, scores):
         best = np.argsort(-row)[: arguments.top_k]
-        print(f"{file}\t" + ", ".join(f"{names[index]} {row[index]:.3f}" for index in best))
+        print(f"{file}\t" + ", ".join(f"{labels.names[index]} {row[index]:.3f}" for index in best))
     if arguments.output:
-        table = pandas.DataFrame(scores, columns=names)
-        table.insert(0, "file", list(logits))
-        table.insert(1, "prediction", [names[index] for index in scores.argmax(axis=1)])
-        unfinished = arguments.output.with_name(arguments.output.name + ".unfinished")
-        table.to_csv(unfinished, index=False)
-        os.replace(unfinished, arguments.output)
+        write_scores(arguments.output, list(logits), labels, scores)
+
+
+def write_scores(path: Path, files: list[str], labels: LabelSet, scores: np.ndarray):
+    """The columns of the training's predictions.csv without `label`. The file takes its place when it is complete."""
+    predictions = predicted_labels(scores, labels)
+    if labels.problem_type == "multi_label_classification":
+        predictions = [",".join(names) for names in predictions]
+    prefix = "" if labels.problem_type == "regression" else "probability_"
+    table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])
+    table.insert(0, "file", files)
+    table.insert(1, "prediction", predictions)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    table.to_csv(unfinished, index=False)
+    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,8 @@ class Tensors:
             self._missing.append(name)
         elif not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             self._problems.append(f"{name} is no floating-point tensor")
+        elif tensor.layout != torch.strided:
+            self._problems.append(f"{name} is stored as {tensor.layout}, expected a dense tensor")
         elif tuple(tensor.shape) != shape:
             self._problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
         elif not torch.isfinite(tensor.sum(dtype=torch.float32)):  # one NaN or infinity makes the sum one
@@ -140,9 +142,18 @@ class Tensors:
         return torch.zeros(shape)
 
     def take_integer(self, name: str) -> int:
+        """One number, stored as a tensor or plainly; 128.0, which a file in half precision holds, is whole too."""
         value = self.state.pop(name)
-        if isinstance(value, torch.Tensor) and value.numel() != 1:
-            raise ConversionError(f"{self.path}: {name} has shape {tuple(value.shape)}, expected one number")
+        if isinstance(value, torch.Tensor):
+            if value.layout != torch.strided:
+                raise ConversionError(f"{self.path}: {name} is stored as {value.layout}, expected a dense tensor")
+            if value.numel() != 1:
+                raise ConversionError(f"{self.path}: {name} has shape {tuple(value.shape)}, expected one number")
+            value = value.item()
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ConversionError(f"{self.path}: {name} is {_describe(value)}, expected a whole number")
+        if value % 1 != 0:  # NaN for NaN and infinity
+            raise ConversionError(f"{self.path}: {name} is {value}, expected a whole number")
         return int(value)
 
     def drop(self, names: list[str], reason: str):

@@ -8,7 +8,7 @@ from .checkpoint import ConversionError, Tensors, numbered_blocks
 from .grids import read_grid
 from .labels import label_notes, label_settings
 from .options import Options
-from .result import Converted, build_model, dtype_notes, make_feature_extractor
+from .result import Converted, build_model, dtype_notes, make_feature_extractor, padding_notes
 
 HEAD_SIZE = 64  # of every DeiT, so that the number of heads follows from the width
 LAYER_NORM_EPS = 1e-6  # timm's
@@ -140,7 +140,8 @@ def convert_classifier(
     weights = map_encoder(tensors, config) | map_classifier(tensors, config)
     tensors.finish()
     notes.append(f"the file does not tell its mel bins: {NUM_MEL_BINS}")
-    notes += label_notes(num_labels, are_named=options.labels is not None) + dtype_notes(tensors)
+    notes += label_notes(num_labels, are_named=options.labels is not None)
+    notes += padding_notes(config) + dtype_notes(tensors)
     return Converted(
         model=build_model(DualSSASTForAudioClassification, config, weights),
         feature_extractor=make_feature_extractor(config, options.mean, options.std),

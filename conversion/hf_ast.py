@@ -14,7 +14,7 @@ from .ast_original import AST_READOUT
 from .checkpoint import ConversionError, Tensors, find_state_dict, numbered_blocks, read_checkpoint
 from .labels import label_notes, label_settings
 from .options import Options
-from .result import Converted, build_model, dtype_notes, resize
+from .result import Converted, build_model, dtype_notes, padding_notes, resize
 
 BASE = "audio_spectrogram_transformer."
 # What both configurations call by the same name.
@@ -72,7 +72,7 @@ def convert(source: Path, options: Options) -> Converted:
         model=model,
         feature_extractor=extractor,
         title="AST patch model of Transformers, fine-tuned",
-        notes=notes + dtype_notes(tensors),
+        notes=notes + padding_notes(config) + dtype_notes(tensors),
         dropped=tensors.dropped,
         new=[],
     )

@@ -86,6 +86,17 @@ def resize(model: PreTrainedModel, options: Options) -> list[str]:
     return [f"positions resized from {old[0]} x {old[1]} to {new[0]} x {new[1]} by SSAST's rule, as asked"]
 
 
+def padding_notes(config: DualSSASTConfig) -> list[str]:
+    """What attention over padding costs, and the way out."""
+    if not config.attention_over_padding:
+        return []
+    return [
+        f"every clip is padded to max_length ({config.max_length} frames), as in the original; "
+        "from_pretrained(..., attention_over_padding=False) makes the cost follow the clip's length (the numbers of "
+        "short clips then differ from the original's)"
+    ]
+
+
 def dtype_notes(tensors: Tensors) -> list[str]:
     others = sorted(str(dtype).removeprefix("torch.") for dtype in tensors.dtypes - {torch.float32})
     return [f"weights stored as {', '.join(others)} are saved as float32"] if others else []

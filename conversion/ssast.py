@@ -50,10 +50,8 @@ def _convert_pretrained(tensors: Tensors, sizes: dict, options: Options) -> Conv
                 "make a new one"
             )
         config = DualSSASTConfig(**_grid_settings(config), **sizes, **name_settings(read_labels(options.labels)))
-    elif options.labels is not None:
-        raise ConversionError(
-            f"--labels {options.labels} names no outputs of a pretraining model: add --task classification"
-        )
+    else:
+        _check_pretraining_options(tensors, deit.patch_shape(sizes), options)
     weights = deit.map_encoder(tensors, config)
     if wants_classifier:
         pretext = [name for prefix in PRETEXT_NAMES for name in tensors.names(prefix)]
@@ -99,6 +97,21 @@ def _pretrained_config(tensors: Tensors, sizes: dict, num_mel_bins: int, num_fra
             f"x {columns} patches of {patch[0]} x {patch[1]}, but v.pos_embed holds {num_patches}"
         )
     return config
+
+
+def _check_pretraining_options(tensors: Tensors, patch: tuple[int, int], options: Options):
+    if options.labels is not None:
+        raise ConversionError(
+            f"--labels {options.labels} names no outputs of a pretraining model: add --task classification"
+        )
+    strides = zip(("frequency", "time"), (options.frequency_stride, options.time_stride), patch)
+    overlapping = [f"--{axis}-stride {stride}" for axis, stride, side in strides if stride not in (None, side)]
+    if overlapping:
+        raise ConversionError(
+            f"{tensors.path} becomes a pretraining model, which needs patches side by side (strides {patch[0]} x "
+            f"{patch[1]}), got {' '.join(overlapping)}: leave it out, or make a classifier with --task classification "
+            "--labels FILE"
+        )
 
 
 def _grid_settings(config: DualSSASTConfig) -> dict:

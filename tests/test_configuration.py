@@ -56,6 +56,11 @@ SMALL = dict(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermed
                 ("fusion", "concat, sum, weighted"),
             )
         ],
+        (
+            {"problem_type": "multi_label"},
+            "problem_type must be None or one of single_label_classification, multi_label_classification, regression, "
+            "got 'multi_label'",
+        ),
         ({"hidden_size": 10, "num_attention_heads": 4}, "num_attention_heads, got 10 and 4"),
         ({"hidden_act": "gelloo"}, "gelu.*got 'gelloo'"),
         ({"patch_size": 0}, "patch_size must be a positive integer, got 0"),
@@ -237,6 +242,10 @@ def test_a_config_changed_by_hand_is_checked_by_the_model():
     config = DualSSASTConfig(**SMALL)
     config.fusion_layers = [99]
     with pytest.raises(ValueError, match="from -5 to 4, got 99"):
+        DualSSASTModel(config)
+    config = DualSSASTConfig(**SMALL)
+    config.problem_type = "multi_label"
+    with pytest.raises(ValueError, match="problem_type must be None or one of .* got 'multi_label'"):
         DualSSASTModel(config)
 
 

@@ -135,6 +135,23 @@ def test_fine_tuned_model_keeps_the_original_head(convert, fine_tuned):
     assert config.layer_norm_eps == 1e-6
 
 
+def assert_padding_is_noted(out: str, frames: int):
+    notes = [line for line in out.splitlines() if "every clip is padded to max_length" in line]
+    assert len(notes) == 1 and notes[0].startswith("note ") and f"({frames} frames), as in the original" in notes[0]
+    assert "attention_over_padding=False" in notes[0]
+
+
+def test_attention_over_padding_is_noted_and_can_be_left(convert, fine_tuned, pretrained):
+    _, out, _, folder = convert(fine_tuned)
+    model = DualSSASTForAudioClassification.from_pretrained(folder, attention_over_padding=False)
+    assert_padding_is_noted(out, model.config.max_length)
+    mask = torch.ones(1, 20)
+    columns = model.dual_ssast.embeddings(torch.zeros(1, 20, 128), mask)[1].shape[1] // model.config.grid_shape[0]
+    assert columns < model.config.grid_shape[1]
+    _, out, *_ = convert(pretrained, "--overwrite")
+    assert "every clip is padded" not in out
+
+
 def test_model_without_qkv_bias(convert, fine_tuned):
     state = {name: tensor for name, tensor in fine_tuned.items() if not name.endswith("qkv.bias")}
     status, _, _, folder = convert(state)
@@ -295,7 +312,11 @@ def test_tasks_that_the_file_cannot_do(convert, fine_tuned, pretrained, tmp_path
     assert_refused(convert(fine_tuned, "--task", "pretraining"), "source.pth is fine-tuned", "no pretext heads")
     assert_refused(convert(pretrained, "--task", "classification"), "needs --labels FILE")
     assert_refused(convert(pretrained, "--labels", tmp_path / "x"), "add --task classification")
-    assert_refused(convert(pretrained, "--time-stride", 10), "patches side by side")
+    for options in (["--time-stride", 10], ["--frequency-stride", 10, "--time-stride", 16]):
+        words = "patches side by side (strides 16 x 16)", f"got {options[0]} 10:", "--task classification"
+        result = convert(pretrained, *options)
+        assert_refused(result, *words)
+        assert "None" not in result[2]
     assert_refused(convert(pretrained, family="ast"), "is not an AST checkpoint: missing mlp_head.0.weight")
 
 
@@ -313,6 +334,32 @@ def test_strict_in_both_directions(convert, fine_tuned):
         "v.blocks.0.norm1.bias has shape (7,), expected (128,)",
         "v.blocks.3.norm1.bias holds NaN",
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("long", "p_input_tdim is a str, expected a whole number"),
+        (float("nan"), "p_input_tdim is nan, expected a whole number"),
+        (torch.tensor(float("inf")), "p_input_tdim is inf, expected a whole number"),
+        (torch.tensor(96.5), "p_input_tdim is 96.5, expected a whole number"),
+        (True, "p_input_tdim is a bool, expected a whole number"),
+        (torch.zeros(2), "p_input_tdim has shape (2,), expected one number"),
+        (torch.tensor([96]).to_sparse(), "p_input_tdim is stored as torch.sparse_coo, expected a dense tensor"),
+    ],
+)
+def test_sizes_that_are_no_numbers(convert, pretrained, value, words):
+    assert_refused(convert({**pretrained, "p_input_tdim": value}), "source.pth: ", words)
+
+
+def test_sizes_in_half_precision_are_whole(convert, pretrained):
+    assert convert({**pretrained, "p_input_tdim": torch.tensor(96.0).half()})[0] == 0
+
+
+def test_sparse_weights(convert, fine_tuned):
+    name = "v.blocks.1.mlp.fc1.weight"
+    result = convert({**fine_tuned, name: fine_tuned[name].to_sparse()})
+    assert_refused(result, "source.pth does not fit", f"{name} is stored as torch.sparse_coo, expected a dense tensor")
 
 
 def test_missing_block(convert, fine_tuned):
@@ -570,7 +617,9 @@ def shards(folder: Path, hf_ast):
 def test_hf_ast_gives_the_same_logits(hf_folder, hf_ast, tmp_path, capsys, rewrite):
     rewrite(hf_folder, hf_ast)
     assert main(["hf-ast", str(hf_folder), str(tmp_path / "out"), "--verify"]) == 0
-    assert "AST patch model of Transformers" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "AST patch model of Transformers" in out
+    assert_padding_is_noted(out, 64)
     assert_same_logits(tmp_path / "out", hf_ast)
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoFeatureExtractor, DataCollatorWithPadding
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
+from modeling_dual_ssast.feature_extraction_dual_ssast import frame_sizes
 
 RATE = 16000
 
@@ -284,6 +285,17 @@ def test_do_normalize_false_gives_the_log_mel():
 def test_max_seconds_fills_max_length(extractor):
     assert extractor.max_seconds == pytest.approx(10.255)
     assert num_frames(round(extractor.max_seconds * RATE)) == 1024
+
+
+@pytest.mark.parametrize("rate", [16000, 22050, 32000, 44100])
+def test_a_clip_of_max_samples_has_max_length_frames(rate):
+    extractor = DualSSASTFeatureExtractor(sampling_rate=rate, max_length=100)
+    window, shift, _ = frame_sizes(rate, 25.0, 10.0)
+    assert extractor.max_samples == 99 * shift + window == pytest.approx(extractor.max_seconds * rate)
+    for num_samples, frames in ((-1, 99), (0, 100), (shift - 1, 100), (shift, 101)):
+        clip = noise(extractor.max_samples + num_samples)
+        output = extractor(clip, sampling_rate=rate, truncation=False, return_tensors="pt")
+        assert output["input_values"].shape[1] == frames
 
 
 @pytest.mark.parametrize("loader", [DualSSASTFeatureExtractor, AutoFeatureExtractor])

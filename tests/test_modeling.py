@@ -416,6 +416,8 @@ def test_squared_error_of_regression(outputs, labels):
         (torch.zeros(2).long(), "multi_label_classification", r"\(2,\) do not fit .*multi_label_classification"),
         (torch.zeros(2), "regression", r"\(2,\) do not fit logits \(2, 3\) \(regression\)"),
         (torch.zeros(2, 1), "regression", r"\(2, 1\) do not fit logits \(2, 3\) \(regression\)"),
+        (torch.zeros(2).long(), "multi_label", "problem_type must be one of single_.*, got 'multi_label'"),
+        (torch.zeros(2).long(), None, "problem_type must be one of single_.*, got None"),
     ],
 )
 def test_labels_that_do_not_fit_raise(labels, problem_type, message):
@@ -671,6 +673,20 @@ def test_default_windows_are_as_long_as_the_positions_and_half_overlap(windows):
     assert output.end_s[-1] == 5.0
 
 
+@pytest.mark.parametrize("rate", [16000, 22050, 32000, 44100])
+@pytest.mark.parametrize("extractor_length", [100, 128, 200])
+def test_windows_fill_the_shorter_of_model_and_extractor(rate, extractor_length, monkeypatch):
+    model = tiny()
+    extractor = DualSSASTFeatureExtractor(sampling_rate=rate, num_mel_bins=MELS, max_length=extractor_length)
+    audio = np.random.default_rng(0).normal(0, 0.1, 3 * rate).astype(np.float32)
+    lengths, log_mel = set(), extractor.log_mel
+    monkeypatch.setattr(extractor, "log_mel", lambda clips: [lengths.add(len(f)) or f for f in log_mel(clips)])
+    window_s = extractor.num_samples(min(128, extractor_length)) / rate
+    outputs = [model.classify_windows(audio, extractor, window_s=seconds) for seconds in (None, window_s)]
+    assert lengths == {min(128, extractor_length)}
+    assert torch.equal(outputs[0].logits, outputs[1].logits)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -678,6 +694,8 @@ def test_default_windows_are_as_long_as_the_positions_and_half_overlap(windows):
         ({"window_s": 0}, "window_s must be positive.*got 0"),
         ({"window_s": 1.0, "hop_s": 1.5}, "hop_s must be positive and at most window_s=1, got 1.5"),
         ({"hop_s": 0}, "hop_s must be positive.*got 0"),
+        ({"window_s": float("nan")}, "window_s must be positive.*got nan"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"sampling_rate": 8000}, "at 8000 Hz.*needs 16000 Hz"),
     ],
 )

@@ -7,10 +7,18 @@ import soundfile
 import soxr
 import torch
 from audio_files import run_program, tone, write_tone
-from tiny_models import save_tiny_classifier
+from tiny_models import TINY, save_tiny_classifier
+from transformers import ASTConfig, ViTConfig
 
 import predict_hf
-from modeling_dual_ssast import DualSSASTFeatureExtractor, DualSSASTForAudioClassification
+from modeling_dual_ssast import (
+    DualSSASTConfig,
+    DualSSASTFeatureExtractor,
+    DualSSASTForAudioClassification,
+    DualSSASTForPreTraining,
+)
+
+SCORES = ["probability_high", "probability_low", "probability_mid"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def test_scores_are_those_of_each_clip_alone(model_folder, clips, tmp_path, caps
     assert [name.rsplit("/", 1)[1] for name in table["file"]] == ["0.wav", "1.wav", "2.wav", "3.wav"]
     model = DualSSASTForAudioClassification.from_pretrained(model_folder).eval()
     extractor = DualSSASTFeatureExtractor.from_pretrained(model_folder)
-    for file, row in zip(table["file"], table[["high", "low", "mid"]].to_numpy()):
+    for file, row in zip(table["file"], table[SCORES].to_numpy()):
         audio = soundfile.read(file, dtype="float32")[0]
         expected = model.classify_windows(audio, extractor, sampling_rate=16000).logits.softmax(0)
         np.testing.assert_allclose(row, expected, atol=1e-5)
@@ -48,7 +56,7 @@ def test_rates_and_channels_do_not_matter(model_folder, tmp_path):
     soundfile.write(tmp_path / "b.wav", soxr.resample(audio.mean(axis=1), 48000, 16000), 16000, subtype="FLOAT")
     output = tmp_path / "scores.csv"
     predict_hf.main([str(model_folder), str(tmp_path), "--output", str(output)])
-    scores = pandas.read_csv(output)[["high", "low", "mid"]].to_numpy()
+    scores = pandas.read_csv(output)[SCORES].to_numpy()
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)  # flac stores 16 bits
 
 
@@ -77,7 +85,7 @@ def test_given_windows_are_used(model_folder, clips, tmp_path):
     windows = model.classify_windows(audio, extractor, window_s=0.3, hop_s=0.1, average=False)
     assert len(windows.logits) == 28
     expected = windows.logits.mean(0).softmax(0)
-    np.testing.assert_allclose(pandas.read_csv(output)[["high", "low", "mid"]].to_numpy()[0], expected, atol=1e-5)
+    np.testing.assert_allclose(pandas.read_csv(output)[SCORES].to_numpy()[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -85,15 +93,109 @@ def test_given_windows_are_used(model_folder, clips, tmp_path):
     [
         (["nobody/nothing", "a.wav"], "nobody/nothing: not a classifier that can be loaded"),
         (["MODEL", "EMPTY"], "holds no audio files"),
+        (["MODEL", "EMPTY", "EMPTY"], "holds no audio files"),
+        (["MODEL", "CLIPS", "--output", "EMPTY/a/b.csv"], "empty/a does not exist; make it or correct --output"),
+        (["MODEL", "CLIPS", "--output", "EMPTY"], "empty: is a folder"),
         (["MODEL", "CLIPS", "--window_s", "9"], "window_s must be positive and at most"),
     ],
 )
 def test_bad_calls_are_one_line(model_folder, clips, tmp_path, capsys, words, message):
     (tmp_path / "empty").mkdir()
     places = {"MODEL": str(model_folder), "EMPTY": str(tmp_path / "empty"), "CLIPS": str(clips)}
-    assert predict_hf.main([places.get(word, word) for word in words]) == 1
-    error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
+    words = [word.replace("EMPTY", places["EMPTY"]) for word in words]
+    assert_refused([places.get(word, word) for word in words], message, capsys)
+
+
+def assert_refused(words: list[str], message: str, capsys):
+    """Exit status 1, one line of error that holds `message`, and no scores."""
+    assert predict_hf.main(words) == 1
+    out, error = capsys.readouterr()
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0] and "Traceback" not in error and out == ""
+
+
+def pretrained(folder):
+    DualSSASTForPreTraining(DualSSASTConfig(**TINY)).save_pretrained(folder)
+    DualSSASTFeatureExtractor(max_length=64).save_pretrained(folder)
+
+
+def of_other_classes(folder):
+    save_tiny_classifier(folder)
+    DualSSASTConfig.from_pretrained(folder, num_labels=5).save_pretrained(folder)
+
+
+def without_extractor(folder):
+    save_tiny_classifier(folder)
+    (folder / "preprocessor_config.json").unlink()
+
+
+def truncated(folder):
+    save_tiny_classifier(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def two_numbers(folder):
+    save_tiny_classifier(folder, labels=("x", "y"), problem_type="regression")
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (pretrained, "has no trained classifier (4 weights are missing"),
+        (of_other_classes, "has no trained classifier (2 weights are missing or of another size"),
+        (lambda folder: ASTConfig().save_pretrained(folder), "conversion hf-ast FOLDER OUT"),
+        (lambda folder: ViTConfig().save_pretrained(folder), "model_type is 'vit', expected 'dual_ssast'"),
+        (lambda folder: folder.mkdir(), "model_type is None"),
+        (without_extractor, "has no preprocessor_config.json"),
+        (truncated, "not a classifier that can be loaded"),
+        (two_numbers, "gives 2 numbers per clip"),
+    ],
+)
+def test_models_that_cannot_classify_are_one_line(clips, tmp_path, capsys, save, message):
+    folder = tmp_path / "model"
+    save(folder)
+    capsys.readouterr()
+    assert_refused([str(folder), str(clips)], message, capsys)
+
+
+def test_an_empty_folder_is_listed_and_stops_nothing(model_folder, clips, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert predict_hf.main([str(model_folder), str(tmp_path / "empty"), str(clips)]) == 1
+    out, error = capsys.readouterr()
+    assert len(out.splitlines()) == 4
+    assert f"error: {tmp_path / 'empty'}: holds no audio files" in error
+
+
+def test_options_may_be_spelt_with_hyphens(model_folder, clips, capsys):
+    words = [str(model_folder), str(clips), "--batch{0}size", "2", "--top{0}k", "2", "--window{0}s", "0.3"]
+    outputs = []
+    for sign in "_-":
+        assert predict_hf.main([word.format(sign) for word in [*words, "--hop{0}s", "0.2"]]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] and outputs[0].splitlines()[0].count(",") == 1
+
+
+def test_long_files_are_decoded_one_at_a_time(model_folder, tmp_path, monkeypatch):
+    seconds = {"a": 3.0, "b": 0.1, "c": 0.3, "d": 2.0, "e": 0.2}  # the model's input ends at 0.655 s
+    for name, length in seconds.items():
+        write_tone(tmp_path / f"{name}.wav", seconds=length)
+    files = [str(tmp_path / f"{name}.wav") for name in seconds]
+    batches = predict_hf.group_by_length(files, 0.655, batch_size=2)
+    assert [[file[-5] for file in batch] for batch in batches] == [["b", "e"], ["c"], ["d"], ["a"]]
+    events = []
+    for name in ("read_audio", "classify", "classify_long"):
+        original = getattr(predict_hf, name)
+        monkeypatch.setattr(predict_hf, name, lambda *a, n=name, f=original: (events.append(n), f(*a))[1])
+    assert predict_hf.main([str(model_folder), *files, "--batch_size", "8"]) == 0
+    assert events == ["read_audio"] * 3 + ["classify"] + ["read_audio", "classify_long"] * 2
+
+
+def test_clips_are_as_long_as_the_shorter_of_model_and_extractor(clips, tmp_path, capsys):
+    folder = save_tiny_classifier(tmp_path / "model")
+    DualSSASTFeatureExtractor(max_length=1024).save_pretrained(folder)
+    assert predict_hf.main([str(folder), str(clips)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_a_failed_run_keeps_the_old_scores(model_folder, clips, tmp_path, monkeypatch):
@@ -109,5 +211,29 @@ def test_several_labels_are_scored_with_a_sigmoid(clips, tmp_path):
     folder = save_tiny_classifier(tmp_path / "multi", problem_type="multi_label_classification")
     output = tmp_path / "scores.csv"
     predict_hf.main([str(folder), str(clips), "--output", str(output)])
-    assert not np.allclose(pandas.read_csv(output)[["high", "low", "mid"]].sum(axis=1), 1, atol=1e-3)
-    assert torch.tensor(pandas.read_csv(output)["high"]).max() < 1
+    table = pandas.read_csv(output, keep_default_na=False)
+    assert not np.allclose(table[SCORES].sum(axis=1), 1, atol=1e-3)
+    assert torch.tensor(table["probability_high"]).max() < 1
+    expected = [",".join(np.array(["high", "low", "mid"])[row > 0.5]) for row in table[SCORES].to_numpy()]
+    assert table["prediction"].tolist() == expected
+    assert any("," in names for names in expected)
+
+
+def test_a_regression_gives_its_number(clips, tmp_path, capsys):
+    output = tmp_path / "scores.csv"
+    for problem_type in ("regression", None):  # None: Transformers takes one output for a regression
+        folder = save_tiny_classifier(tmp_path / f"{problem_type}", labels=("LABEL_0",), problem_type=problem_type)
+        predict_hf.main([str(folder), str(clips), "--output", str(output)])
+        table = pandas.read_csv(output)
+        assert list(table) == ["file", "prediction", "value"]
+        assert table["prediction"].tolist() == pytest.approx(table["value"].tolist())
+        assert table["value"].nunique() == 4
+        assert f"value {table['value'][0]:.3f}" in capsys.readouterr().out
+
+
+def test_a_class_may_be_called_file(clips, tmp_path):
+    folder = save_tiny_classifier(tmp_path / "model", labels=("file", "prediction", "mid"))
+    output = tmp_path / "scores.csv"
+    assert predict_hf.main([str(folder), str(clips), "--output", str(output)]) == 0
+    names = ["file", "prediction", "probability_file", "probability_prediction", "probability_mid"]
+    assert list(pandas.read_csv(output)) == names
