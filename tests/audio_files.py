@@ -35,9 +35,10 @@ def write_class_folders(folder: Path, clips_per_class: int = 8, classes: tuple[s
     return folder
 
 
-def run_program(*words, cwd: Path = ROOT, timeout: int = 300) -> subprocess.CompletedProcess:
-    """A program of the repository in a fresh, offline process on one thread."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+def run_program(*words, cwd: Path = ROOT, timeout: int = 300, threads: int = 1) -> subprocess.CompletedProcess:
+    """A program of the repository in a fresh, offline process."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    environment["OMP_NUM_THREADS"] = str(threads)
     return subprocess.run(
         [sys.executable, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
     )

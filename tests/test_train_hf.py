@@ -436,7 +436,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(clips, recipe, tmp_path)
 @pytest.mark.slow
 def test_the_quickstart_learns(tmp_path):
     output = tmp_path / "run"
-    process = run_program("train_hf.py", "recipes/quickstart.yaml", "--output_dir", output, timeout=1500)
+    process = run_program("train_hf.py", "recipes/quickstart.yaml", "--output_dir", output, timeout=1500, threads=2)
     assert process.returncode == 0, process.stderr[-3000:]
     results = json.loads((output / "results.json").read_text())
     assert results["metrics"]["test"]["accuracy"] >= 0.9
