@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas
 import soundfile
 import torch
 from safetensors import SafetensorError
@@ -18,7 +17,7 @@ from modeling_dual_ssast import DualSSASTConfig  # registers the Auto classes
 from training.audio import find_audio_files, read_audio
 from training.errors import InputError
 from training.labels import LabelSet
-from training.reporting import predicted_labels, probabilities
+from training.reporting import probabilities, score_table
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -211,7 +210,7 @@ def classify_long(model, extractor, audio: np.ndarray, arguments) -> np.ndarray:
 
 
 def report(labels: LabelSet, logits: dict[str, np.ndarray], arguments):
-    """Prints the likeliest classes of each file, and writes the CSV if one is asked for."""
+    """Prints the likeliest classes of each file, and writes the CSV, which takes its place when it is complete."""
     if not logits:
         return
     scores = probabilities(np.stack(list(logits.values())), labels.problem_type)  # (files, labels)
@@ -219,21 +218,9 @@ def report(labels: LabelSet, logits: dict[str, np.ndarray], arguments):
         best = np.argsort(-row)[: arguments.top_k]
         print(f"{file}\t" + ", ".join(f"{labels.names[index]} {row[index]:.3f}" for index in best))
     if arguments.output:
-        write_scores(arguments.output, list(logits), labels, scores)
-
-
-def write_scores(path: Path, files: list[str], labels: LabelSet, scores: np.ndarray):
-    """The columns of the training's predictions.csv without `label`. The file takes its place when it is complete."""
-    predictions = predicted_labels(scores, labels)
-    if labels.problem_type == "multi_label_classification":
-        predictions = [",".join(names) for names in predictions]
-    prefix = "" if labels.problem_type == "regression" else "probability_"
-    table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])
-    table.insert(0, "file", files)
-    table.insert(1, "prediction", predictions)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    table.to_csv(unfinished, index=False)
-    os.replace(unfinished, path)
+        unfinished = arguments.output.with_name(f"{arguments.output.name}.unfinished")
+        score_table(list(logits), labels, scores).to_csv(unfinished, index=False)
+        os.replace(unfinished, arguments.output)
 
 
 if __name__ == "__main__":

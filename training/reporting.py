@@ -104,14 +104,20 @@ def per_class(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet) ->
     return {name: report[name] for name in labels.names}
 
 
+def score_table(files: list[str], labels: LabelSet, scores: np.ndarray) -> pandas.DataFrame:
+    """One row per clip: file, prediction, and a probability per class (or the number). scores: (files, labels)"""
+    prefix = "" if labels.problem_type == "regression" else "probability_"
+    table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])
+    table.insert(0, "file", files)
+    table.insert(1, "prediction", [_as_text(prediction) for prediction in predicted_labels(scores, labels)])
+    return table
+
+
 def write_predictions(dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, path: Path):
-    """A CSV with one row per clip: file, label, prediction, and a probability per class (or the number)."""
-    rows = {"file": dataset.names()}
-    rows["label"] = [_as_text(label) for label in dataset.examples["label"]]
-    rows["prediction"] = [_as_text(prediction) for prediction in predicted_labels(scores, labels)]
-    for index, name in enumerate(labels.names):
-        rows[name if labels.problem_type == "regression" else f"probability_{name}"] = scores[:, index]
-    pandas.DataFrame(rows).to_csv(path, index=False)
+    """The score table of a split as a CSV, with the column `label` beside the prediction."""
+    table = score_table(dataset.names(), labels, scores)
+    table.insert(1, "label", [_as_text(label) for label in dataset.examples["label"]])
+    table.to_csv(path, index=False)
 
 
 def predicted_labels(scores: np.ndarray, labels: LabelSet) -> list:
