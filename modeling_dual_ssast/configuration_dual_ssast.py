@@ -14,6 +14,7 @@ POOLINGS = ("mean", "max", "min")
 POOLING_COMBINATIONS = ("sum", "mean", "concat")
 FUSIONS = ("concat", "sum", "weighted")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+PRETRAINING_OBJECTIVES = ("joint", "discriminative", "generative")
 
 # One saved folder serves all of these Auto classes; the files lie flat beside the weights.
 AUTO_MAP = {
@@ -98,9 +99,19 @@ class DualSSASTConfig(PretrainedConfig):
         attention_over_padding (`bool`, defaults to `False`):
             `True` reproduces the originals: every clip is padded to `max_length`, and padding takes part in attention
             and pooling.
-
+        drop_path_rate (`float`, defaults to 0.0):
+            Stochastic depth: the chance that a clip skips a branch of the last block, growing linearly from 0 in the
+            first.
         mask_ratio (`float`, defaults to 400 / 512):
             Share of a clip's patches that masked spectrogram patch modelling hides: 400 or 250 of 512 in SSAST.
+        pretraining_objective (`str`, defaults to `"joint"`):
+            `"discriminative"`, `"generative"` or `"joint"` (their sum, the latter times 10).
+        shared_mask (`bool`, defaults to `True`):
+            Whether both objectives look at one encoder pass with one mask. `False` is the published form: a mask and a
+            pass for each, at twice the cost.
+        num_decoder_layers (`int`, defaults to 0):
+            0: the encoder reads mask tokens, as SSAST does. More: it reads only what is not masked, and a decoder of so
+            many blocks, used in pretraining alone, fills in the rest (MAE-AST, Baade et al., Interspeech 2022, with 2).
 
     Raises:
         ValueError: a value or a combination of values is impossible; the message names both sides.
@@ -108,6 +119,7 @@ class DualSSASTConfig(PretrainedConfig):
     """
 
     model_type = "dual_ssast"
+    auto_classes = AUTO_MAP
     # A generation parameter to Transformers, which pops or rejects it unless the class declares it.
     max_length: int = 1024
 
@@ -141,12 +153,16 @@ class DualSSASTConfig(PretrainedConfig):
         label_smoothing=0.0,
         padding_value=4.2677393 / (2 * 4.5689974),
         attention_over_padding=False,
+        drop_path_rate=0.0,
         mask_ratio=400 / 512,
+        pretraining_objective="joint",
+        shared_mask=True,
+        num_decoder_layers=0,
         **kwargs,
     ):
         self._reject_unknown(kwargs)
         self._check_problem_type(kwargs.get("problem_type"))  # before Transformers does without naming the choices
-        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("auto_map", dict(self.auto_classes))
         super().__init__(**kwargs)
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -176,7 +192,11 @@ class DualSSASTConfig(PretrainedConfig):
         self.label_smoothing = label_smoothing
         self.padding_value = padding_value
         self.attention_over_padding = attention_over_padding
+        self.drop_path_rate = drop_path_rate
         self.mask_ratio = mask_ratio
+        self.pretraining_objective = pretraining_objective
+        self.shared_mask = shared_mask
+        self.num_decoder_layers = num_decoder_layers
         self.check()
 
     # ---- the patch grid ----
@@ -300,6 +320,7 @@ class DualSSASTConfig(PretrainedConfig):
             ("readout", READOUTS),
             ("pooling_combination", POOLING_COMBINATIONS),
             ("fusion", FUSIONS),
+            ("pretraining_objective", PRETRAINING_OBJECTIVES),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -338,7 +359,13 @@ class DualSSASTConfig(PretrainedConfig):
             raise ValueError(f"classifier_hidden_sizes must be a list, got {self.classifier_hidden_sizes!r}")
         for size in self.classifier_hidden_sizes:
             self._check_positive_int("classifier_hidden_sizes", size)
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "label_smoothing"):
+        for name in (
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "classifier_dropout",
+            "label_smoothing",
+            "drop_path_rate",
+        ):
             if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a number from 0 to below 1, got {getattr(self, name)!r}")
         if not _is_number(self.mask_ratio) or not 0 < self.mask_ratio < 1:
@@ -348,7 +375,9 @@ class DualSSASTConfig(PretrainedConfig):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
         if not _is_number(self.padding_value) or not math.isfinite(self.padding_value):
             raise ValueError(f"padding_value must be a finite number, got {self.padding_value!r}")
-        for name in ("qkv_bias", "attention_over_padding"):
+        if not _is_int(self.num_decoder_layers) or self.num_decoder_layers < 0:
+            raise ValueError(f"num_decoder_layers must be an integer from 0, got {self.num_decoder_layers!r}")
+        for name in ("qkv_bias", "attention_over_padding", "shared_mask"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
 
@@ -399,7 +428,7 @@ class DualSSASTConfig(PretrainedConfig):
 
     def to_dict(self):
         # A model loaded from "user/name" refers to that repository; what is saved carries its own code.
-        return {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+        return {**super().to_dict(), "auto_map": dict(self.auto_classes)}
 
 
 def _as_list(value):

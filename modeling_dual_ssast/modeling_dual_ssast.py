@@ -9,6 +9,7 @@ Shapes: `input_values` (batch, frames, mel) -> patches, frequency-major -> state
 import copy
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -77,7 +78,7 @@ class DualSSASTEmbeddings(nn.Module):
                     f"{tuple(patches.shape[:2])} for {input_values.shape[1]} frames"
                 )
             patches = torch.where(bool_masked_pos.unsqueeze(-1), mask_token.to(patches.dtype), patches)
-        prefix_positions, patch_positions = self._positions(columns)
+        prefix_positions, patch_positions = self.positions(columns)
         prefix = (self.prefix_tokens + prefix_positions).expand(patches.shape[0], -1, -1)
         embeddings = torch.cat((prefix, patches + patch_positions), dim=1)
         return self.dropout(embeddings), self._patch_mask(attention_mask, rows, columns)
@@ -112,7 +113,7 @@ class DualSSASTEmbeddings(nn.Module):
             wanted = config.max_length
         return nn.functional.pad(spectrogram, (0, 0, 0, max(wanted - num_frames, 0)), value=config.padding_value)
 
-    def _positions(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def positions(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Positions of the prefix and of the leading `columns` of the grid, each (1, tokens, hidden)."""
         config = self.config
         prefix, grid = self.position_embeddings.split((config.num_prefix_tokens, config.num_patches), dim=1)
@@ -242,23 +243,38 @@ class DualSSASTMLP(nn.Module):
         return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., ECCV 2016): leaves a branch out for some clips of a batch, in training only."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.rate == 0.0:
+            return branch
+        keep = 1 - self.rate
+        return branch * branch.new_empty(branch.shape[0], 1, 1).bernoulli_(keep).div_(keep)  # (batch, tokens, hidden)
+
+
 class DualSSASTLayer(nn.Module):
     """Pre-norm transformer block: (batch, tokens, hidden) -> the same shape, and the attention weights if eager."""
 
-    def __init__(self, config: DualSSASTConfig):
+    def __init__(self, config: DualSSASTConfig, drop_path_rate: float = 0.0):
         super().__init__()
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = DualSSASTAttention(config)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = DualSSASTMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: Optional[torch.Tensor], implementation: str
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
         attended, weights = self.attention(self.layernorm_before(hidden_states), attention_mask, implementation)
-        hidden_states = hidden_states + self.dropout(attended)
-        hidden_states = hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        hidden_states = hidden_states + self.drop_path(self.dropout(attended))
+        hidden_states = hidden_states + self.drop_path(self.dropout(self.mlp(self.layernorm_after(hidden_states))))
         return hidden_states, weights
 
 
@@ -428,7 +444,10 @@ class DualSSASTModel(DualSSASTPreTrainedModel):
     def __init__(self, config: DualSSASTConfig, add_fusion: bool = True):
         super().__init__(config)
         self.embeddings = DualSSASTEmbeddings(config)
-        self.layers = nn.ModuleList(DualSSASTLayer(config) for _ in range(config.num_hidden_layers))
+        deepest = max(config.num_hidden_layers - 1, 1)
+        self.layers = nn.ModuleList(
+            DualSSASTLayer(config, config.drop_path_rate * index / deepest) for index in range(config.num_hidden_layers)
+        )
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.fusion = DualSSASTFusion(config) if add_fusion else None
         self.gradient_checkpointing = False
@@ -468,14 +487,10 @@ class DualSSASTModel(DualSSASTPreTrainedModel):
         kept = set(range(last_layer + 1)) if output_hidden_states else set(self.fusion.layers if self.fusion else ())
 
         state, patch_mask = self.embeddings(input_values, attention_mask, bool_masked_pos, mask_token)
-        implementation = "eager" if output_attentions else config._attn_implementation
-        mask = attention_mask_for(implementation, self._token_mask(patch_mask), state.dtype)
         states, attentions = {0: state} if 0 in kept else {}, []
-        for index, layer in enumerate(self.layers[:last_layer], start=1):
-            if self.gradient_checkpointing and self.training:
-                state, weights = self._gradient_checkpointing_func(layer.__call__, state, mask, implementation)
-            else:
-                state, weights = layer(state, mask, implementation)
+        implementation = "eager" if output_attentions else config._attn_implementation
+        blocks = self.run_layers(self.layers[:last_layer], state, self.token_mask(patch_mask), implementation)
+        for index, (state, weights) in enumerate(blocks, start=1):
             if index in kept:
                 states[index] = state
             attentions.append(weights)
@@ -488,7 +503,28 @@ class DualSSASTModel(DualSSASTPreTrainedModel):
         )
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    def _token_mask(self, patch_mask: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+    def run_layers(
+        self,
+        layers: nn.ModuleList,
+        state: torch.Tensor,
+        token_mask: Optional[torch.Tensor],
+        implementation: Optional[str] = None,
+    ) -> Iterator[tuple[torch.Tensor, Optional[torch.Tensor]]]:
+        """
+        The state after each block and its attention weights (`None` unless eager), as they are computed.
+
+        state: (batch, tokens, hidden); token_mask: (batch, tokens), `None` where all tokens hold audio
+        """
+        implementation = self.config._attn_implementation if implementation is None else implementation
+        mask = attention_mask_for(implementation, token_mask, state.dtype)
+        for layer in layers:
+            if self.gradient_checkpointing and self.training:
+                state, weights = self._gradient_checkpointing_func(layer.__call__, state, mask, implementation)
+            else:
+                state, weights = layer(state, mask, implementation)
+            yield state, weights
+
+    def token_mask(self, patch_mask: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
         """(batch, patches) -> (batch, prefix + patches); the prefix always takes part."""
         if patch_mask is None:
             return None
@@ -704,20 +740,40 @@ def classification_loss(
 @dataclass
 class DualSSASTForPreTrainingOutput(ModelOutput):
     """
-    loss: discriminative + 10 * generative
-    discriminative_loss, discriminative_accuracy, generative_loss: scalars
-    reconstruction: (batch, masked patches, mel bins * frames of a patch), row by row of the patch
+    loss: discriminative + 10 * generative, or the one that `config.pretraining_objective` names
+    discriminative_loss, discriminative_accuracy, generative_loss: scalars; `None` for an objective that is off
+    reconstruction: (batch, patches, mel bins * frames of a patch), row by row of the patch; `None` without generation
+    num_masked: (batch,), patches that were masked
     """
 
     loss: torch.Tensor = None
-    discriminative_loss: torch.Tensor = None
-    discriminative_accuracy: torch.Tensor = None
-    generative_loss: torch.Tensor = None
-    reconstruction: torch.Tensor = None
+    discriminative_loss: Optional[torch.Tensor] = None
+    discriminative_accuracy: Optional[torch.Tensor] = None
+    generative_loss: Optional[torch.Tensor] = None
+    reconstruction: Optional[torch.Tensor] = None
+    num_masked: torch.Tensor = None
+
+
+class DualSSASTDecoder(nn.Module):
+    """
+    What fills in the masked patches when the encoder has read only the others (MAE-AST, Baade et al., Interspeech
+    2022). Where a token is, it learns from the encoder's own positions.
+    """
+
+    def __init__(self, config: DualSSASTConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(DualSSASTLayer(config) for _ in range(config.num_decoder_layers))
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
 class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
-    """Masked spectrogram patch modelling (Gong et al., AAAI 2022, section 2.2), both objectives on one mask."""
+    """
+    Masked spectrogram patch modelling (Gong et al., AAAI 2022, section 2.2): tell the masked patches of a clip apart
+    (discriminative), and paint them (generative).
+
+    The heads read every patch and the losses leave out those that are not masked, so that shapes, and with them memory
+    and compiled code, do not depend on the masks.
+    """
 
     GENERATIVE_WEIGHT = 10.0
 
@@ -730,9 +786,11 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
             )
         self.dual_ssast = DualSSASTModel(config, add_fusion=False)
         self.mask_token = nn.Parameter(torch.empty(config.hidden_size))
+        self.decoder = DualSSASTDecoder(config) if config.num_decoder_layers else None
         self.discriminative_head = self._head(config)
         self.generative_head = self._head(config)
         self.post_init()
+        self._freeze_unreached()
 
     @staticmethod
     def _head(config: DualSSASTConfig) -> nn.Sequential:
@@ -743,6 +801,12 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         super()._init_weights(module)
         if module is self:
             init.trunc_normal_(self.mask_token, std=self.config.initializer_range)
+
+    def _freeze_unreached(self):
+        """The head of an objective that is off stays, so that a checkpoint keeps it, and gets no gradient."""
+        unused = {"generative": self.discriminative_head, "discriminative": self.generative_head}
+        if self.config.pretraining_objective in unused:
+            unused[self.config.pretraining_objective].requires_grad_(False)
 
     def forward(
         self,
@@ -755,41 +819,84 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         Args:
             input_values: (batch, frames, mel), normalised
             attention_mask: (batch, frames), 1 for audio and 0 for padding
-            bool_masked_pos: (batch, patches), true for masked patches, which must hold audio; drawn by
-                `sample_masked_patches` when it is not given
+            bool_masked_pos: (batch, patches), true for masked patches, which must hold audio; or (batch, 2, patches):
+                one mask for each objective, the discriminative first, with `config.shared_mask` off. Drawn by
+                `sample_mask` when it is not given.
         """
-        encoder = self.dual_ssast
+        objective = self.config.pretraining_objective
         if bool_masked_pos is None:
-            bool_masked_pos = self._sample_mask(input_values, attention_mask)
-        states = encoder(
-            input_values, attention_mask, bool_masked_pos=bool_masked_pos, mask_token=self.mask_token, return_dict=True
-        ).last_hidden_state[:, self.config.num_prefix_tokens :]
-        spectrogram = encoder.embeddings.pad_frames(input_values, attention_mask).transpose(1, 2).unsqueeze(1)
-        patches = nn.functional.unfold(spectrogram, self.config.patch_shape, stride=self.config.patch_shape).transpose(
-            1, 2
-        )  # (batch, patches, values of a patch)
-
-        counts = bool_masked_pos.sum(dim=1)  # masked patches per clip
-        order = bool_masked_pos.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
-        valid = torch.arange(order.shape[1], device=order.device) < counts.unsqueeze(1)  # (batch, masked)
-        states = states.gather(1, order.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
-        targets = patches.gather(1, order.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
-
-        discriminative_loss, accuracy = contrast(targets, self.discriminative_head(states), valid)
-        reconstruction = self.generative_head(states)
-        squares = (reconstruction.float() - targets.float()).square().mean(dim=-1)  # (batch, masked)
-        generative_loss = squares[valid].mean()
-        output = DualSSASTForPreTrainingOutput(
-            loss=discriminative_loss + self.GENERATIVE_WEIGHT * generative_loss,
-            discriminative_loss=discriminative_loss,
-            discriminative_accuracy=accuracy,
-            generative_loss=generative_loss,
-            reconstruction=reconstruction,
-        )
+            bool_masked_pos = self.sample_mask(input_values, attention_mask)
+        if self.config.shared_mask and bool_masked_pos.ndim == 3:
+            raise ValueError("bool_masked_pos has a mask for each objective, but config.shared_mask is true")
+        first, second = bool_masked_pos.unbind(1) if bool_masked_pos.ndim == 3 else (bool_masked_pos, bool_masked_pos)
+        output = DualSSASTForPreTrainingOutput(loss=0.0, num_masked=first.sum(dim=1))
+        patches = self.patchify(input_values, attention_mask).float()  # (batch, patches, values of a patch)
+        states = None
+        if objective != "generative":
+            states = self._encode(input_values, attention_mask, first)
+            predictions = self.discriminative_head(states)
+            output.discriminative_loss, output.discriminative_accuracy = contrast(patches, predictions, first)
+            output.loss = output.loss + output.discriminative_loss
+        if objective != "discriminative":
+            if states is None or not self.config.shared_mask:
+                states = self._encode(input_values, attention_mask, second)
+            output.reconstruction = self.generative_head(states)
+            squares = (output.reconstruction.float() - patches).square().mean(dim=-1)  # (batch, patches)
+            output.generative_loss = clipwise_mean(squares, second)
+            weight = self.GENERATIVE_WEIGHT if objective == "joint" else 1.0
+            output.loss = output.loss + weight * output.generative_loss
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    def _sample_mask(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
-        """Squares for patch models, single frames for frame models, `config.mask_ratio` of each clip's patches."""
+    def patchify(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """(batch, frames, mel) -> (batch, patches, values of a patch), what both objectives aim at."""
+        spectrogram = self.dual_ssast.embeddings.pad_frames(input_values, attention_mask)
+        spectrogram = spectrogram.transpose(1, 2).unsqueeze(1)  # (batch, 1, mel, frames)
+        return nn.functional.unfold(spectrogram, self.config.patch_shape, stride=self.config.patch_shape).mT
+
+    def _encode(
+        self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor
+    ) -> torch.Tensor:
+        """The states of all patches, (batch, patches, hidden), without having seen the masked ones."""
+        if self.decoder is not None:
+            return self._encode_visible(input_values, attention_mask, masked)
+        outputs = self.dual_ssast(
+            input_values, attention_mask, bool_masked_pos=masked, mask_token=self.mask_token, return_dict=True
+        )
+        return outputs.last_hidden_state[:, self.config.num_prefix_tokens :]
+
+    def _encode_visible(
+        self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor
+    ) -> torch.Tensor:
+        """The encoder reads what is not masked, the decoder puts mask tokens between."""
+        encoder, num_prefix = self.dual_ssast, self.config.num_prefix_tokens
+        tokens, patch_mask = encoder.embeddings(input_values, attention_mask)
+        prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
+        hidden = masked if patch_mask is None else masked | ~patch_mask  # (batch, patches)
+        counts = (~hidden).sum(dim=1)
+        longest = int(counts.max())
+        places = hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # the visible ones come first
+        is_visible = torch.arange(longest, device=counts.device) < counts.unsqueeze(1)  # (batch, longest)
+        index = places.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+
+        state = torch.cat((prefix, patches.gather(1, index)), dim=1)
+        *_, (state, _) = encoder.run_layers(encoder.layers, state, encoder.token_mask(is_visible))
+        state = encoder.layernorm(state)
+        prefix, visible = state[:, :num_prefix], state[:, num_prefix:]
+
+        mask_tokens = self.mask_token.to(visible.dtype).expand(patches.shape)
+        # A clip with fewer visible patches than the longest writes mask tokens over mask tokens.
+        visible = torch.where(is_visible.unsqueeze(-1), visible, self.mask_token.to(visible.dtype))
+        columns = patches.shape[1] // self.config.grid_shape[0]
+        prefix_positions, patch_positions = encoder.embeddings.positions(columns)
+        state = torch.cat((prefix + prefix_positions, mask_tokens.scatter(1, index, visible) + patch_positions), dim=1)
+        *_, (state, _) = encoder.run_layers(self.decoder.layers, state, encoder.token_mask(patch_mask))
+        return self.decoder.layernorm(state)[:, num_prefix:]
+
+    def sample_mask(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """
+        Squares for patch models, single frames for frame models, `config.mask_ratio` of each clip's patches: boolean
+        (batch, patches), or (batch, 2, patches) where the objectives do not share their mask.
+        """
         config = self.config
         batch, num_frames = input_values.shape[:2]
         rows, columns = config.grid_shape[0], config.num_columns(num_frames)
@@ -798,7 +905,10 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
             valid_columns = config.num_columns(attention_mask.long().sum(dim=1))
         if config.attention_over_padding:
             columns = config.grid_shape[1]
-        return sample_masked_patches(rows, columns, valid_columns, config.mask_ratio, clustered=rows > 1)
+        copies = 2 if config.pretraining_objective == "joint" and not config.shared_mask else 1
+        valid_columns = valid_columns.repeat_interleave(copies)
+        mask = sample_masked_patches(rows, columns, valid_columns, config.mask_ratio, clustered=rows > 1)
+        return mask if copies == 1 else mask.unflatten(0, (batch, copies))
 
     def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):
         patch = self.config.patch_shape
@@ -813,7 +923,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
 
 
 def contrast(
-    targets: torch.Tensor, predictions: torch.Tensor, valid: torch.Tensor
+    targets: torch.Tensor, predictions: torch.Tensor, masked: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     InfoNCE among the masked patches of each clip (SSAST, equation 1), and how often the right target scores highest.
@@ -821,15 +931,24 @@ def contrast(
     As in the published code the softmax runs over the predictions, and the accuracy takes the target of the highest
     probability (not of the highest score).
 
-    targets, predictions: (batch, masked, values); valid: (batch, masked)
+    targets, predictions: (batch, patches, values); masked: (batch, patches)
     """
-    scores = targets.float() @ predictions.float().transpose(1, 2)  # (batch, targets, predictions)
+    with torch.autocast(targets.device.type, enabled=False):  # half precision would tie neighbouring patches
+        scores = targets.float() @ predictions.float().transpose(1, 2)  # (batch, targets, predictions)
     lowest = torch.finfo(scores.dtype).min
-    scores = scores.masked_fill(~valid.unsqueeze(1), lowest).log_softmax(dim=2)
-    own = scores.diagonal(dim1=1, dim2=2)  # (batch, masked)
-    best = scores.masked_fill(~valid.unsqueeze(2), lowest).argmax(dim=1)  # (batch, predictions)
+    scores = scores.masked_fill(~masked.unsqueeze(1), lowest).log_softmax(dim=2)
+    own = scores.diagonal(dim1=1, dim2=2)  # (batch, patches)
+    best = scores.detach().masked_fill(~masked.unsqueeze(2), lowest).argmax(dim=1)  # (batch, predictions)
     right = best == torch.arange(best.shape[1], device=best.device)
-    return -own[valid].mean(), right[valid].float().mean()
+    return clipwise_mean(-own, masked), clipwise_mean(right.float(), masked)
+
+
+def clipwise_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    The mean over the clips of each clip's mean, so that short clips count like long ones and several processes
+    like one: (batch, patches) -> scalar
+    """
+    return (torch.where(mask, values, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
 
 
 DualSSASTModel.register_for_auto_class("AutoModel")

@@ -117,6 +117,7 @@ def test_the_model_draws_a_mask_of_its_own(patch):
     torch.manual_seed(0)
     assert torch.equal(model(values, mask).loss, output.loss)
     assert not torch.equal(model(values, mask).loss, output.loss)
-    assert output.reconstruction.shape[1] == model.config.num_patches // 2
+    assert output.reconstruction.shape[1] == model.config.num_patches
+    assert output.num_masked[0] == model.config.num_patches // 2
     output.loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
