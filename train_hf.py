@@ -2,16 +2,16 @@
 
 import sys
 
-from training import arguments, classification
+from training import arguments, asit, classification, mspm
 from training.errors import InputError, one_line
 
-TASKS = {"classification": classification.run}
+TASKS = {"classification": classification.run, "mspm": mspm.run, "asit": asit.run}
 
 
 def main() -> int:
     try:
-        parsed = arguments.parse(sys.argv[1:])
-        TASKS[parsed[0].task](*parsed)
+        task, *parts = arguments.parse(sys.argv[1:])
+        TASKS[task](*parts)
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1

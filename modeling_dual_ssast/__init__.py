@@ -8,13 +8,19 @@ from transformers import (
     AutoModelForPreTraining,
 )
 
+from .configuration_asit import ASiTConfig
 from .configuration_dual_ssast import DualSSASTConfig
 from .feature_extraction_dual_ssast import DualSSASTFeatureExtractor
+from .modeling_asit import ASiTForAudioClassification, ASiTForPreTraining, ASiTModel
 from .modeling_dual_ssast import DualSSASTForAudioClassification, DualSSASTForPreTraining, DualSSASTModel
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASiTConfig",
+    "ASiTForAudioClassification",
+    "ASiTForPreTraining",
+    "ASiTModel",
     "DualSSASTConfig",
     "DualSSASTFeatureExtractor",
     "DualSSASTForAudioClassification",
@@ -22,8 +28,12 @@ __all__ = [
     "DualSSASTModel",
 ]
 
-AutoConfig.register(DualSSASTConfig.model_type, DualSSASTConfig, exist_ok=True)
-AutoFeatureExtractor.register(DualSSASTConfig, DualSSASTFeatureExtractor, exist_ok=True)
-AutoModel.register(DualSSASTConfig, DualSSASTModel, exist_ok=True)
-AutoModelForAudioClassification.register(DualSSASTConfig, DualSSASTForAudioClassification, exist_ok=True)
-AutoModelForPreTraining.register(DualSSASTConfig, DualSSASTForPreTraining, exist_ok=True)
+for config, model, classifier, pretraining in (
+    (DualSSASTConfig, DualSSASTModel, DualSSASTForAudioClassification, DualSSASTForPreTraining),
+    (ASiTConfig, ASiTModel, ASiTForAudioClassification, ASiTForPreTraining),
+):
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoFeatureExtractor.register(config, DualSSASTFeatureExtractor, exist_ok=True)
+    AutoModel.register(config, model, exist_ok=True)
+    AutoModelForAudioClassification.register(config, classifier, exist_ok=True)
+    AutoModelForPreTraining.register(config, pretraining, exist_ok=True)

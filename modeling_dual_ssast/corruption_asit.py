@@ -47,7 +47,8 @@ def corrupt(
         kind: one of `KINDS`. Noise has mean 0 and standard deviation 1.
         align: blocks begin and end at multiples of it, in frames and mel bins; 1 leaves them free
         rng: where all draws come from
-        num_valid_frames: frames that hold audio; what comes after them is neither corrupted nor counted
+        num_valid_frames: frames that hold audio; what comes after them is neither corrupted nor counted. Where they are
+            too few for blocks of `align`, single cells of that size are corrupted.
 
     Returns:
         the corrupted spectrogram (frames, mel) and a boolean mask of the same shape, true where it was corrupted
@@ -141,14 +142,15 @@ def _stamp(
     """
     _check_rng(rng)
     shape = _valid_shape(spectrogram, num_valid_frames)
-    _check(fraction, align, shape)
+    _check(fraction, align, spectrogram.shape)
+    max_blocks = MAX_BLOCKS if int(shape[0] * LARGEST_SIDE) > align else 0
     # The original compares in single precision.
     target = np.float32(rng.uniform(min(0.5, fraction), fraction) * shape[0] * shape[1])
     corrupted = _copy(spectrogram)
     mask = np.zeros(tuple(spectrogram.shape), dtype=bool)
     covered = num_blocks = 0
     while covered < target:
-        is_random = num_blocks < MAX_BLOCKS
+        is_random = num_blocks < max_blocks
         start, sides = _random_block(shape, align, rng) if is_random else _open_cell(mask[: shape[0]], align, rng)
         source = _random_source(shape, sides, align, rng) if kind == "copy" else start
         block = _extent(kind, start, sides, shape)
@@ -171,7 +173,8 @@ def _random_block(shape: tuple[int, int], align: int, rng: np.random.RandomState
 
 def _random_source(shape: tuple[int, int], sides: tuple[int, int], align: int, rng: np.random.RandomState):
     """First row and column of the place that a block of `sides` is copied from."""
-    return tuple(rng.randint(0, size - side) // align * align for size, side in zip(shape, sides))
+    # A cell can be as long as all of a very short clip.
+    return tuple(rng.randint(0, max(size - side, 1)) // align * align for size, side in zip(shape, sides))
 
 
 def _open_cell(mask: np.ndarray, align: int, rng: np.random.RandomState):

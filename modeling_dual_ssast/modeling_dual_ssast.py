@@ -69,7 +69,7 @@ class DualSSASTEmbeddings(nn.Module):
         self._check_inputs(input_values, attention_mask)
         spectrogram = self.pad_frames(input_values, attention_mask)  # (batch, frames, mel)
         patches = self.projection(spectrogram.transpose(1, 2).unsqueeze(1))  # (batch, hidden, rows, columns)
-        rows, columns = patches.shape[-2:]
+        columns = patches.shape[-1]
         patches = patches.flatten(2).transpose(1, 2)  # (batch, rows * columns, hidden)
         if bool_masked_pos is not None:
             if bool_masked_pos.shape != patches.shape[:2]:
@@ -81,7 +81,7 @@ class DualSSASTEmbeddings(nn.Module):
         prefix_positions, patch_positions = self.positions(columns)
         prefix = (self.prefix_tokens + prefix_positions).expand(patches.shape[0], -1, -1)
         embeddings = torch.cat((prefix, patches + patch_positions), dim=1)
-        return self.dropout(embeddings), self._patch_mask(attention_mask, rows, columns)
+        return self.dropout(embeddings), self.patch_mask(attention_mask, patches.shape[1])
 
     def _check_inputs(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]):
         config = self.config
@@ -120,9 +120,12 @@ class DualSSASTEmbeddings(nn.Module):
         grid = grid.unflatten(1, config.grid_shape)  # (1, rows, columns of max_length, hidden)
         return prefix, grid[:, :, :columns].flatten(1, 2)
 
-    def _patch_mask(self, attention_mask: Optional[torch.Tensor], rows: int, columns: int) -> Optional[torch.Tensor]:
+    def patch_mask(self, attention_mask: Optional[torch.Tensor], num_patches: int) -> Optional[torch.Tensor]:
+        """Which patches hold audio: (batch, frames) -> (batch, patches), or `None` where all take part."""
         if attention_mask is None or self.config.attention_over_padding:
             return None
+        rows = self.config.grid_shape[0]
+        columns = num_patches // rows
         valid_columns = self.config.num_columns(attention_mask.long().sum(dim=1))  # (batch,)
         column = torch.arange(columns, device=valid_columns.device)
         column_mask = column < valid_columns.unsqueeze(1)  # (batch, columns)
@@ -345,6 +348,8 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     # A **kwargs in forward would make Trainer scale the loss by its own count of items; see Trainer.compute_loss.
     accepts_loss_kwargs = False
+    # What ASiT's pretraining keeps beside its encoder.
+    _keys_to_ignore_on_load_unexpected = [r"^student", r"^teacher_", r"_center$"]
 
     def __init__(self, config: DualSSASTConfig, *args, **kwargs):
         # from_pretrained(..., name=value) sets attributes after the configuration was checked.

@@ -50,7 +50,7 @@ def recipe(tmp_path):
 
 
 def train(path: str, *words: str):
-    classification.run(*arguments.parse([path, *words]))
+    classification.run(*arguments.parse([path, *words])[1:])
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .augmentation import AugmentationArguments
 from .errors import InputError
 
-TASKS = ("classification",)
+TASKS = ("classification", "mspm", "asit")
 
 
 def described(default, help_text: str):
@@ -38,29 +38,16 @@ class TaskArguments:
 
 
 @dataclass
-class ModelArguments:
+class EncoderArguments:
     """The checkpoint, and what to change in its configuration. Unset fields keep the checkpoint's value."""
 
     model_name_or_path: str | None = described(None, "Folder or Hub name of a checkpoint; none: random weights.")
-    config_overrides: dict | str | None = described(None, "Any fields of DualSSASTConfig, such as hidden_size.")
-    fusion_layers: list[int] | None = described(None, "States to fuse: 0 the embedding, -1 the last block.")
-    fusion_norm: str | None = described(None, "shared, separate or none.")
-    readout: str | None = described(None, "patches, prefix or frames.")
-    pooling: list[str] | None = described(None, "Some of mean, max, min; or one list per layer, as JSON.")
-    pooling_combination: str | None = described(None, "sum, mean or concat.")
-    fusion: str | None = described(None, "concat, sum or weighted.")
-    classifier_hidden_sizes: list[int] | None = described(None, "Hidden layers of the classifier.")
-    classifier_dropout: float | None = described(None, "Dropout in the classifier.")
-    label_smoothing: float | None = described(None, "Label smoothing of the cross-entropy.")
+    config_overrides: dict | str | None = described(None, "Any fields of the configuration, such as hidden_size.")
     max_length: int | None = described(None, "Most frames (10 ms) per clip; positions are resized by SSAST's rule.")
-    frequency_stride: int | None = described(None, "Step of the patches in mel bins; positions are resized.")
-    time_stride: int | None = described(None, "Step of the patches in frames; positions are resized.")
     attn_implementation: str | None = described(None, "sdpa, eager, flash_attention_2, flex_attention.")
 
     def __post_init__(self):
         self.config_overrides = _as_dict("config_overrides", self.config_overrides)
-        if self.pooling and self.pooling[0].startswith("["):
-            self.pooling = [json.loads(entry) for entry in self.pooling]
 
     def overrides(self) -> dict:
         """The configuration fields that the recipe sets."""
@@ -72,8 +59,41 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """Where the clips come from and how they are read."""
+class ModelArguments(EncoderArguments):
+    """The encoder's arguments, and those of fusion and classifier."""
+
+    fusion_layers: list[int] | None = described(None, "States to fuse: 0 the embedding, -1 the last block.")
+    fusion_norm: str | None = described(None, "shared, separate or none.")
+    readout: str | None = described(None, "patches, prefix or frames.")
+    pooling: list[str] | None = described(None, "Some of mean, max, min; or one list per layer, as JSON.")
+    pooling_combination: str | None = described(None, "sum, mean or concat.")
+    fusion: str | None = described(None, "concat, sum or weighted.")
+    classifier_hidden_sizes: list[int] | None = described(None, "Hidden layers of the classifier.")
+    classifier_dropout: float | None = described(None, "Dropout in the classifier.")
+    label_smoothing: float | None = described(None, "Label smoothing of the cross-entropy.")
+    frequency_stride: int | None = described(None, "Step of the patches in mel bins; positions are resized.")
+    time_stride: int | None = described(None, "Step of the patches in frames; positions are resized.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pooling and self.pooling[0].startswith("["):
+            self.pooling = [json.loads(entry) for entry in self.pooling]
+
+
+@dataclass
+class FeatureArguments:
+    """How clips become features, for every task."""
+
+    check_files: bool = described(True, "Read the header of every file before training.")
+    sampling_rate: int = described(16000, "Hz, of the features of a model with random weights.")
+    mean: float | None = described(None, "Mean of the log-mels, for normalisation.")
+    std: float | None = described(None, "Standard deviation of the log-mels, for normalisation.")
+    compute_statistics: bool = described(False, "Compute mean and std on the training clips.")
+
+
+@dataclass
+class DataArguments(FeatureArguments):
+    """Where the labelled clips come from and how they are read."""
 
     dataset_name: str | None = described(None, "A data set on the Hub, or a local folder (class folders or metadata).")
     dataset_config_name: str | None = described(None, "Configuration of the Hub data set.")
@@ -93,12 +113,7 @@ class DataArguments:
     problem_type: str | None = described(None, "single_label_classification, multi_label_classification or regression.")
     validation_fraction: float = described(0.1, "Share of the training clips for validation where no split is given.")
     test_fraction: float = described(0.1, "Share of the training clips for the test where no split is given.")
-    check_files: bool = described(True, "Read the header of every file before training.")
     check_samples: bool = described(False, "Decode every file before training: finds NaN samples too.")
-    sampling_rate: int = described(16000, "Hz, of the features of a model with random weights.")
-    mean: float | None = described(None, "Mean of the log-mels, for normalisation.")
-    std: float | None = described(None, "Standard deviation of the log-mels, for normalisation.")
-    compute_statistics: bool = described(False, "Compute mean and std on the training clips.")
 
     def __post_init__(self):
         if bool(self.dataset_name) == bool(self.train_file):
@@ -106,6 +121,31 @@ class DataArguments:
         for name in ("validation_fraction", "test_fraction"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise InputError(f"{name}: must be from 0 to below 0.5, got {getattr(self, name)}")
+
+
+@dataclass
+class UnlabelledDataArguments(FeatureArguments):
+    """Where the clips of a pretraining come from. Each source is a name or path, or a JSON object; see the README."""
+
+    train_sources: list[str] | None = described(
+        None, 'Folders, manifests and Hub data sets, or {"path": ..., "weight": ..., "streaming": true, ...}.'
+    )
+    validation_sources: list[str] | None = described(None, "The same, for the evaluations.")
+    validation_clips: int = described(
+        256, "Clips for the evaluations: the first of validation_sources, else taken from the local train_sources."
+    )
+    shuffle_buffer: int = described(1000, "Clips among which a streamed source is shuffled.")
+    statistics_clips: int = described(1000, "Clips on which compute_statistics computes.")
+    max_unreadable_share: float = described(0.05, "Share of unreadable clips above which the run stops.")
+
+    def __post_init__(self):
+        if not self.train_sources:
+            raise InputError("train_sources: is not set; name folders, manifests or Hub data sets")
+        for name in ("validation_clips", "shuffle_buffer", "statistics_clips"):
+            if getattr(self, name) < (0 if name == "validation_clips" else 1):
+                raise InputError(f"{name}: must be positive, got {getattr(self, name)}")
+        if not 0 <= self.max_unreadable_share <= 1:
+            raise InputError(f"max_unreadable_share: must be from 0 to 1, got {self.max_unreadable_share}")
 
 
 @dataclass
@@ -140,34 +180,106 @@ class TrainingArguments(transformers.TrainingArguments):
         super().__post_init__()
 
 
-ARGUMENT_CLASSES = (TaskArguments, ModelArguments, DataArguments, AugmentationArguments, TrainingArguments)
+@dataclass
+class PretrainingArguments(TrainingArguments):
+    """TrainingArguments counted in steps, since streams have no epochs: one is `epoch_steps` long."""
+
+    epoch_steps: int | None = described(None, "Steps that count as an epoch; as many as the local clips fill if unset.")
+    eval_strategy: str = described("steps", "no or steps.")
+    save_strategy: str = described("steps", "no or steps.")
+    logging_strategy: str = described("steps", "no or steps.")
+    eval_steps: float | None = described(None, "Steps between evaluations; an epoch if unset.")
+    save_steps: float | None = described(None, "Steps between checkpoints; an epoch if unset.")
+    logging_steps: float | None = described(None, "Steps between log lines; a tenth of an epoch if unset.")
+    load_best_model_at_end: bool = described(False, "Keep the best evaluation's weights instead of the last.")
+    ddp_find_unused_parameters: bool | None = described(False, "Every parameter takes part.")
+    picture_clips: int = described(4, "Validation clips whose reconstruction is drawn at every evaluation.")
+
+    def __post_init__(self):
+        self.ignore_data_skip = True  # the stream itself jumps to the place of a resumption
+        # Transformers wants numbers; the task replaces those that the recipe leaves open when it knows the epoch.
+        self.open_steps = [
+            name for name in ("eval_steps", "save_steps", "logging_steps") if getattr(self, name) is None
+        ]
+        for name in self.open_steps:
+            setattr(self, name, 1)
+        super().__post_init__()
+        for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+            if getattr(self, name) == "epoch":
+                raise InputError(f"{name}: pretraining counts in steps; set steps, and {name.split('_')[0]}_steps")
+        if self.epoch_steps is not None and self.epoch_steps < 1:
+            raise InputError(f"epoch_steps: must be positive, got {self.epoch_steps}")
+
+
+@dataclass
+class MspmTrainingArguments(PretrainingArguments):
+    """SSAST's pretraining: Adam, a warm-up of 1000 steps, and half the rate when the pretext accuracy stalls."""
+
+    learning_rate: float = described(1e-4, "The highest learning rate.")
+    weight_decay: float = described(5e-7, "L2 penalty, added to the gradient as Adam does.")
+    adam_beta1: float = described(0.95, "Of Adam.")
+    warmup_steps: float = described(1000, "Steps over which the learning rate rises.")
+    max_grad_norm: float = described(0.0, "Largest norm of the gradient; 0: not clipped.")
+    lr_scheduler_type: str = described("reduce_lr_on_plateau", "Any of Transformers'.")
+    lr_patience: int = described(2, "Evaluations without a better accuracy before the rate is halved.")
+    per_device_train_batch_size: int = described(24, "Clips per process and step.")
+    num_train_epochs: float = described(10.0, "Epochs, of epoch_steps each.")
+
+
+@dataclass
+class AsitTrainingArguments(PretrainingArguments):
+    """ASiT's pretraining: AdamW with cosine schedules of learning rate, weight decay and teacher momentum."""
+
+    learning_rate: float = described(5e-4, "At a batch of 256 clips; scaled with the true batch, as in the original.")
+    min_learning_rate: float = described(1e-6, "At the end.")
+    weight_decay: float = described(0.04, "At the beginning.")
+    final_weight_decay: float = described(0.4, "At the end.")
+    warmup_epochs: int = described(10, "Epochs over which the learning rate rises.")
+    max_grad_norm: float = described(0.0, "Largest norm of the whole gradient; 0: not clipped.")
+    max_parameter_grad_norm: float = described(3.0, "Largest norm of each parameter's gradient; 0: not clipped.")
+    freeze_last_layer_epochs: int = described(0, "Epochs in which the heads' last layers stay as they are.")
+    per_device_train_batch_size: int = described(32, "Clips per process and step.")
+    num_train_epochs: float = described(100.0, "Epochs, of epoch_steps each.")
+
+
+ARGUMENT_CLASSES = {
+    "classification": (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments),
+    "mspm": (EncoderArguments, UnlabelledDataArguments, MspmTrainingArguments),
+    "asit": (EncoderArguments, UnlabelledDataArguments, AsitTrainingArguments),
+}
 
 
 def parse(argv: list[str]) -> tuple:
     """
-    `RECIPE.yaml [--key value ...]` -> one object per class of `ARGUMENT_CLASSES`.
+    `RECIPE.yaml [--key value ...]` -> the task's name and one object per class of its `ARGUMENT_CLASSES`.
 
     Raises:
         InputError: no recipe, an unknown key (with the nearest known one), or a value of the wrong kind.
     """
-    parser = HfArgumentParser(
-        ARGUMENT_CLASSES, allow_abbrev=False, prog="train_hf.py", usage="%(prog)s RECIPE [--key value ...]"
-    )
-    if {"-h", "--help"} & set(argv):
-        parser.print_help()
-        sys.exit(0)
-    if not argv or argv[0].startswith("-"):
+    asks_for_help = bool({"-h", "--help"} & set(argv))
+    if not asks_for_help and (not argv or argv[0].startswith("-")):
         raise InputError("usage: train_hf.py RECIPE.yaml [--key value ...]")
+    recipe = _read_recipe(Path(argv[0])) if argv and not argv[0].startswith("-") else {}
+    task = _find_task(recipe, argv[1:])
+    classes = (TaskArguments, *ARGUMENT_CLASSES[task])
+    parser = HfArgumentParser(
+        classes, allow_abbrev=False, prog="train_hf.py", usage="%(prog)s RECIPE [--key value ...]"
+    )
+    if asks_for_help:
+        parser.print_help()
+        print(f"\nThese are the keys of task {task}; --task NAME --help lists those of {', '.join(TASKS)}.")
+        sys.exit(0)
     parser.error = _raise_input_error
-    known = {f.name for cls in ARGUMENT_CLASSES for f in dataclasses.fields(cls) if f.init}
+    known = {f.name for cls in classes for f in dataclasses.fields(cls) if f.init}
     command_line = argv[1:]
     for flag in (word[2:].split("=")[0].replace("-", "_") for word in command_line if word.startswith("--")):
         _check_known(flag.removeprefix("no_") if flag not in known else flag, known, "command line")
-    words = [*_recipe_words(Path(argv[0]), known), *command_line]
+    words = [*_recipe_words(argv[0], recipe, known), *command_line]
     try:
-        return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+        arguments, *parts = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except (ValueError, TypeError) as error:
         raise InputError(f"{argv[0]}: {' '.join(str(error).split())}") from error
+    return arguments.task, *parts
 
 
 def check_output_folder(arguments: TrainingArguments) -> str | None:
@@ -198,8 +310,7 @@ def check_output_folder(arguments: TrainingArguments) -> str | None:
     return None
 
 
-def _recipe_words(path: Path, known: set[str]) -> list[str]:
-    """A recipe as command-line words: `1e-4` is a text to YAML, and argparse knows the type of every field."""
+def _read_recipe(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such recipe; recipes/ holds examples")
     try:
@@ -208,9 +319,23 @@ def _recipe_words(path: Path, known: set[str]) -> list[str]:
         raise InputError(f"{path}: not readable as YAML or JSON ({' '.join(str(error).split())})") from None
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: expected key: value lines, got {type(recipe).__name__}")
+    return recipe
+
+
+def _find_task(recipe: dict, command_line: list[str]) -> str:
+    """The task decides which keys there are: the command line's, else the recipe's."""
+    task = recipe.get("task") or TaskArguments().task
+    for word, following in zip(command_line, [*command_line[1:], ""]):
+        if word == "--task" or word.startswith("--task="):
+            task = following if word == "--task" else word.split("=", 1)[1]
+    return TaskArguments(str(task)).task
+
+
+def _recipe_words(path: str, recipe: dict, known: set[str]) -> list[str]:
+    """A recipe as command-line words: `1e-4` is a text to YAML, and argparse knows the type of every field."""
     words = []
     for key, value in recipe.items():
-        _check_known(str(key), known, str(path))
+        _check_known(str(key), known, path)
         if value is not None:
             values = value if isinstance(value, list) else [value]
             words += [f"--{key}", *(v if isinstance(v, str) else json.dumps(v) for v in values)]

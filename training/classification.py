@@ -1,17 +1,12 @@
 """The task `classification`: fine-tunes a Dual SSAST, or trains one from random weights, and reports on it."""
 
-import dataclasses
 import time
 import uuid
 from pathlib import Path
 
 import evaluate
 import numpy as np
-import torch
-from tqdm.auto import tqdm
 from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
     AutoModelForAudioClassification,
     EarlyStoppingCallback,
     set_seed,
@@ -21,12 +16,13 @@ from transformers.utils import logging
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
 
 from . import reporting
-from .arguments import DataArguments, ModelArguments, TaskArguments, TrainingArguments, check_output_folder
+from .arguments import DataArguments, ModelArguments, TrainingArguments, check_output_folder
 from .audio import read_audio
 from .augmentation import AugmentationArguments
 from .dataset import ClipDataset, Collator, EpochCallback
 from .errors import InputError
 from .labels import LabelSet, find_labels, read_label_file
+from .loading import check_same_run, compute_statistics, load_config, load_feature_extractor
 from .splits import check_files, complete_splits, load_splits, warn_of_repeats
 from .trainer import AudioTrainer
 
@@ -39,12 +35,9 @@ DIRECTIONS = {
     "multi_label_classification": {"mean_average_precision": True, "mean_auc": True},
     "regression": {"mean_squared_error": False, "mean_absolute_error": False, "r2": True},
 }
-# What a saved configuration need not share with the one that it was saved from.
-VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
 def run(
-    task: TaskArguments,
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
     augmentation: AugmentationArguments,
@@ -77,7 +70,9 @@ def run(
         dataset.check_labels()
     model = load_model(model_arguments, stored_config, labels)
     if data_arguments.compute_statistics:
-        extractor = compute_statistics(datasets["train"], extractor)
+        rate = extractor.sampling_rate
+        waveforms = (read_audio(source, rate) for source in datasets["train"].examples["audio"])
+        extractor = compute_statistics(waveforms, len(datasets["train"]), extractor)
         for dataset in datasets.values():
             dataset.feature_extractor = extractor
     model.config.padding_value = extractor.padding_value
@@ -94,31 +89,9 @@ def run(
         for split in ("validation", "test")
         if split in datasets
     }
-    recipe = {
-        type(part).__name__: dataclasses.asdict(part) for part in (task, model_arguments, data_arguments, augmentation)
-    }
+    recipe = {"task": "classification"} | reporting.describe_recipe(model_arguments, data_arguments, augmentation)
     recipe["TrainingArguments"] = arguments.to_dict()
     reporting.write_outputs(trainer, datasets, labels, outcomes, recipe, seconds)
-
-
-def load_config(model_arguments: ModelArguments):
-    """The checkpoint's configuration, or `None` for random weights."""
-    name = model_arguments.model_name_or_path
-    if name is None:
-        return None
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"model_name_or_path: {name} cannot be loaded ({reason}); name a folder or a Hub model"
-        ) from error
-    if config.model_type != DualSSASTConfig.model_type:
-        raise InputError(
-            f"model_name_or_path: {name} is a {config.model_type} model, not a {DualSSASTConfig.model_type}; convert "
-            "original checkpoints with python -m conversion"
-        )
-    return config
 
 
 def choose_labels(training_labels: list, data_arguments: DataArguments, stored_config) -> LabelSet:
@@ -131,24 +104,6 @@ def choose_labels(training_labels: list, data_arguments: DataArguments, stored_c
         stored = tuple(stored_config.id2label[index] for index in range(len(labels.names)))
         return LabelSet(stored, labels.problem_type)
     return labels
-
-
-def load_feature_extractor(model_arguments: ModelArguments, data_arguments: DataArguments) -> DualSSASTFeatureExtractor:
-    """The checkpoint's feature extractor, or a new one, with the recipe's length and statistics."""
-    wanted = {"max_length": model_arguments.overrides().get("max_length")}
-    wanted |= {"mean": data_arguments.mean, "std": data_arguments.std}
-    wanted = {name: value for name, value in wanted.items() if value is not None}
-    name = model_arguments.model_name_or_path
-    if name is None:
-        bins = model_arguments.overrides().get("num_mel_bins", DualSSASTConfig().num_mel_bins)
-        return DualSSASTFeatureExtractor(sampling_rate=data_arguments.sampling_rate, num_mel_bins=bins, **wanted)
-    try:
-        return AutoFeatureExtractor.from_pretrained(name, **wanted)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"model_name_or_path: {name} has no feature extractor that can be loaded ({reason})"
-        ) from error
 
 
 def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet) -> DualSSASTForAudioClassification:
@@ -182,36 +137,6 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
         logger.warning("The checkpoint's classifier knows other classes: a new one takes its place.")
         model.reset_classifier()
     return model
-
-
-def check_same_run(checkpoint: str, config):
-    """
-    Raises:
-        InputError: the checkpoint to resume from belongs to another model than the recipe's.
-    """
-    stored, wanted = AutoConfig.from_pretrained(checkpoint).to_dict(), config.to_dict()
-    different = [key for key in wanted if key not in VOLATILE_KEYS and stored.get(key) != wanted[key]]
-    if different:
-        key = different[0]
-        raise InputError(
-            f"{checkpoint}: was saved with {key} {stored.get(key)!r}, but the recipe and its data give "
-            f"{wanted[key]!r}; resume with the same ones, or begin anew with --overwrite true"
-        )
-
-
-def compute_statistics(dataset: ClipDataset, extractor: DualSSASTFeatureExtractor) -> DualSSASTFeatureExtractor:
-    """The feature extractor with the mean and standard deviation of the log-mels of all clips."""
-    count, total, squares = 0, 0.0, 0.0
-    for source in tqdm(dataset.examples["audio"], desc="computing statistics", leave=False):
-        log_mel = extractor.log_mel([torch.from_numpy(read_audio(source, extractor.sampling_rate))])[0].double()
-        count += log_mel.numel()
-        total += float(log_mel.sum())
-        squares += float(log_mel.square().sum())
-    mean = total / count
-    std = max(squares / count - mean**2, 0.0) ** 0.5
-    if std == 0.0:
-        raise InputError("compute_statistics: all training clips are silent; check the recordings")
-    return DualSSASTFeatureExtractor.from_dict(extractor.to_dict() | {"mean": mean, "std": std})
 
 
 def make_trainer(

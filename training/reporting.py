@@ -1,5 +1,6 @@
 """What a finished run leaves in its folder: model, results, predictions, pictures and a model card."""
 
+import dataclasses
 import json
 import math
 import os
@@ -25,7 +26,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 STAGING_NAME = "unfinished-outputs"
-OPTIONAL_OUTPUTS = ("predictions.csv", "confusion_matrix.png")  # only where a split was held out
+OPTIONAL_OUTPUTS = ("predictions.csv", "confusion_matrix.png", "reconstruction.png")  # only where a split was held out
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_cards" / "classifier.md"
 
 
@@ -56,7 +57,7 @@ def write_outputs(
         return
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine; results.json says it
     results = {
-        "metrics": {split: _clean(outcome.metrics, split) for split, outcome in outcomes.items()},
+        "metrics": {split: clean_metrics(outcome.metrics, split) for split, outcome in outcomes.items()},
         "clips": {split: len(dataset) for split, dataset in datasets.items()},
         "labels": list(labels.names),
         "problem_type": labels.problem_type,
@@ -76,17 +77,32 @@ def write_outputs(
             results["per_class"] = per_class(targets, predictions, labels)
             plot_confusion(targets, predictions, labels, f"{split} split", staging / "confusion_matrix.png")
     write_card(trainer, labels, results, staging / "README.md")
+    write_results(results, staging)
+    publish(staging, folder)
+    for split, metrics in results["metrics"].items():
+        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    print(f"trained for {seconds:.0f} s; everything is in {folder}")
+
+
+def write_results(results: dict, folder: Path):
+    """`results.json`, with null for what is not defined."""
     text = json.dumps(_without_nan(results), indent=2, default=str)
-    (staging / "results.json").write_text(text + "\n", encoding="utf-8")
-    for name in OPTIONAL_OUTPUTS:  # of an earlier run
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+
+
+def publish(staging: Path, folder: Path):
+    """Moves complete outputs to their place, `results.json` last; optional ones of an earlier run go."""
+    for name in OPTIONAL_OUTPUTS:
         if not (staging / name).exists():
             (folder / name).unlink(missing_ok=True)
     for path in sorted(staging.iterdir(), key=lambda path: path.name == "results.json"):
         os.replace(path, folder / path.name)
     shutil.rmtree(staging)
-    for split, metrics in results["metrics"].items():
-        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    print(f"trained for {seconds:.0f} s; everything is in {folder}")
+
+
+def describe_recipe(*parts) -> dict[str, dict]:
+    """Argument class -> its values."""
+    return {type(part).__name__: dataclasses.asdict(part) for part in parts}
 
 
 def versions() -> dict[str, str]:
@@ -177,12 +193,12 @@ def write_card(trainer, labels: LabelSet, results: dict, path: Path):
         library_name="transformers",
         pipeline_tag="audio-classification",
         tags=["audio-classification", "dual-ssast", "audio-spectrogram-transformer"],
-        base_model=_public_name(results["recipe"]["ModelArguments"]["model_name_or_path"]),
+        base_model=public_name(results["recipe"]["ModelArguments"]["model_name_or_path"]),
         metrics=[key for key in metrics if key != "loss"],
         eval_results=[
             EvalResult(
                 task_type="audio-classification",
-                dataset_type=_public_name(data["dataset_name"]) or dataset_name,
+                dataset_type=public_name(data["dataset_name"]) or dataset_name,
                 dataset_name=dataset_name,
                 dataset_split=split,
                 metric_type=key,
@@ -209,12 +225,12 @@ def write_card(trainer, labels: LabelSet, results: dict, path: Path):
     path.write_text(str(card), encoding="utf-8")
 
 
-def _public_name(name: str | None) -> str | None:
+def public_name(name: str | None) -> str | None:
     """A Hub name; nothing for a local path, which nobody else could follow."""
     return name if name and not Path(name).exists() else None
 
 
-def _clean(metrics: dict, split: str) -> dict[str, float]:
+def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
     """Without the prefix of the split and without the timings, which depend on the machine."""
     metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
     return {key: value for key, value in metrics.items() if _is_metric(key) or key == "loss"}

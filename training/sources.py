@@ -82,17 +82,7 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     Raises:
         InputError: an unknown extension, an unreadable or empty table, or columns that cannot be told.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; correct the path of the manifest")
-    reader = TABLE_READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{path}: unknown kind of table; known are {', '.join(TABLE_READERS)}")
-    try:
-        table = reader(path)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not readable as a table ({str(error).splitlines()[0]}); check its format") from None
-    if table.empty:
-        raise InputError(f"{path}: the table has no rows; add clips or leave it out")
+    table = _read_table(path)
     audio_column = _choose_column(path, table, "audio", columns.audio, AUDIO_COLUMNS)
     label_column = _choose_column(path, table, "label", columns.label, LABEL_COLUMNS)
     needed = [audio_column] if columns.separator else [audio_column, label_column]  # no labels at all are an answer too
@@ -106,6 +96,36 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"audio": audio, "label": labels})
 
 
+def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datasets.Dataset:
+    """
+    As `load_table`, but the column `audio` alone: labels are neither needed nor read.
+
+    Raises:
+        InputError: an unknown extension, an unreadable or empty table, no audio column, or rows without audio.
+    """
+    table = _read_table(path)
+    audio_column = _choose_column(path, table, "audio", audio_column, AUDIO_COLUMNS)
+    missing = table.index[table[audio_column].map(_is_missing)]
+    if len(missing):
+        raise InputError(f"{path}: row {missing[0] + 1} has no {audio_column}; fill it in or remove it")
+    return datasets.Dataset.from_dict({"audio": [_resolve(value, path.parent) for value in table[audio_column]]})
+
+
+def _read_table(path: Path) -> pandas.DataFrame:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; correct the path of the manifest")
+    reader = TABLE_READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: unknown kind of table; known are {', '.join(TABLE_READERS)}")
+    try:
+        table = reader(path)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not readable as a table ({str(error).splitlines()[0]}); check its format") from None
+    if table.empty:
+        raise InputError(f"{path}: the table has no rows; add clips or leave it out")
+    return table
+
+
 def load_hub(name: str, config: str | None, revision: str | None = None) -> dict[str, datasets.Dataset]:
     """
     A data set of the Hub (or any folder that `datasets` loads): its splits under their own names, as they are stored.
@@ -113,9 +133,19 @@ def load_hub(name: str, config: str | None, revision: str | None = None) -> dict
     Raises:
         InputError: it cannot be had.
     """
+    return dict(load_stored(name, config, revision))
+
+
+def load_stored(name: str, config: str | None, revision: str | None, **options):
+    """
+    What `datasets.load_dataset` gives, with audio as it is stored; `options` are its `split` and `streaming`.
+
+    Raises:
+        InputError: it cannot be had.
+    """
     try:
         with datasets_without_torchcodec():
-            return dict(datasets.load_dataset(name, config, revision=revision))
+            return datasets.load_dataset(name, config, revision=revision, **options)
     except Exception as error:  # `datasets` raises a dozen kinds, from the network to the builder
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -149,10 +179,9 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
     Raises:
         InputError: they cannot be told, or clips have no label.
     """
-    audio_features = [name for name, feature in data.features.items() if isinstance(feature, datasets.Audio)]
-    audio_column = _choose_column(source, data.features, "audio", columns.audio, (*audio_features, *AUDIO_COLUMNS))
+    audio_column = choose_audio_column(source, data.features, columns.audio)
     label_column = _choose_column(source, data.features, "label", columns.label, LABEL_COLUMNS)
-    if audio_column in audio_features:
+    if isinstance(data.features[audio_column], datasets.Audio):
         data = data.cast_column(audio_column, datasets.Audio(decode=False))
     feature = data.features[label_column]
     class_label = getattr(feature, "feature", feature)  # a list of classes holds its ClassLabel inside
@@ -176,6 +205,17 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
     if audio_column != "audio":
         data = data.rename_column(audio_column, "audio")
     return data.add_column("label", labels)
+
+
+def choose_audio_column(source: str, features: dict, wanted: str | None) -> str:
+    """
+    The column of the audio in a stored data set: the wanted one, the first of type `Audio`, or one with a usual name.
+
+    Raises:
+        InputError: it cannot be told.
+    """
+    audio_features = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
+    return _choose_column(source, features, "audio", wanted, (*audio_features, *AUDIO_COLUMNS))
 
 
 def clip_names(data: datasets.Dataset) -> list[str]:
@@ -222,7 +262,7 @@ def _read_json_rows(path: Path) -> list:
     """A list of rows, or SSAST's `{"data": [{"wav": ..., "labels": "/m/09x0r,/m/05zppz"}]}`."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
-        return [{**row, "labels": _split(row["labels"])} for row in rows["data"]]
+        return [{**row, "labels": _split(row["labels"])} if "labels" in row else row for row in rows["data"]]
     return rows
 
 

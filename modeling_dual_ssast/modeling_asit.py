@@ -1,0 +1,361 @@
+# Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
+"""
+ASiT (Atito et al., 2022): group masked model learning with local and global self-distillation, on Dual SSAST's encoder.
+
+A teacher reads two clean crops of a clip, a student the same crops corrupted. The student imitates the teacher's class
+outputs of the other crop and its patch outputs of the same crop, and paints what was corrupted. The teacher is the
+moving average of the student, and its encoder is the one to keep: `dual_ssast`.
+"""
+
+import copy
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Optional, Union
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .configuration_asit import ASiTConfig
+from .corruption_asit import corrupt, corruption_rng, replace_from_batch
+from .modeling_dual_ssast import (
+    DualSSASTForAudioClassification,
+    DualSSASTModel,
+    DualSSASTPreTrainedModel,
+    clipwise_mean,
+    init,
+)
+
+
+class WeightNormLinear(nn.Module):
+    """
+    A Linear without bias whose rows have the length `scale`, which ASiT fixes at 1: (..., in) -> (..., out)
+
+    The original's names, weight_g and weight_v, are among those that Transformers renames when it loads a file.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(out_features, 1), requires_grad=False)
+        self.direction = nn.Parameter(torch.empty(out_features, in_features))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        weight = self.direction * (self.scale / self.direction.norm(dim=1, keepdim=True))
+        return nn.functional.linear(hidden, weight)
+
+
+class ASiTReconstruction(nn.Module):
+    """States of patches -> spectrogram: (batch, patches, hidden) -> (batch, frames, mel)"""
+
+    def __init__(self, config: ASiTConfig):
+        super().__init__()
+        hidden, bottleneck = config.reconstruction_hidden_size, config.reconstruction_bottleneck_size
+        sizes = (config.hidden_size, hidden, hidden, bottleneck)
+        layers = [layer for pair in itertools.pairwise(sizes) for layer in (nn.Linear(*pair), nn.GELU())]
+        self.mlp = nn.Sequential(*layers)
+        self.unpatch = nn.ConvTranspose2d(bottleneck, 1, config.patch_shape, stride=config.patch_shape)
+        self.rows = config.grid_shape[0]
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        grid = self.mlp(patches).transpose(1, 2).unflatten(2, (self.rows, -1))  # (batch, bottleneck, rows, columns)
+        return self.unpatch(grid).squeeze(1).transpose(1, 2)  # (batch, frames, mel)
+
+
+class ASiTHeads(nn.Module):
+    """What ASiT puts on an encoder, for the student and the teacher alike."""
+
+    def __init__(self, config: ASiTConfig):
+        super().__init__()
+        hidden, bottleneck = config.head_hidden_size, config.head_bottleneck_size
+        self.mlp = nn.Sequential(
+            nn.Linear(config.hidden_size, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        self.class_layer = WeightNormLinear(bottleneck, config.class_dim)
+        self.data_layer = WeightNormLinear(bottleneck, config.data_dim)
+        self.reconstruction = ASiTReconstruction(config)
+        self.num_prefix_tokens = config.num_prefix_tokens
+
+    def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, prefix + patches, hidden) -> class outputs (batch, class_dim), data (batch, patches, data_dim)"""
+        projected = nn.functional.normalize(self.mlp(states), dim=-1)
+        return self.class_layer(projected[:, 0]), self.data_layer(projected[:, self.num_prefix_tokens :])
+
+
+@dataclass
+class ASiTForPreTrainingOutput(ModelOutput):
+    """
+    loss: class + data + `config.reconstruction_weight` * reconstruction
+    class_loss, data_loss, reconstruction_loss: scalars
+    reconstruction: (batch, 2, frames, mel), what the student painted
+    """
+
+    loss: torch.Tensor = None
+    class_loss: torch.Tensor = None
+    data_loss: torch.Tensor = None
+    reconstruction_loss: torch.Tensor = None
+    reconstruction: torch.Tensor = None
+
+
+class ASiTModel(DualSSASTModel):
+    """The encoder of an ASiT folder: the teacher's, with the fused representation."""
+
+    config_class = ASiTConfig
+
+
+class ASiTForAudioClassification(DualSSASTForAudioClassification):
+    """A classifier on the teacher's encoder."""
+
+    config_class = ASiTConfig
+
+
+class ASiTForPreTraining(DualSSASTPreTrainedModel):
+    """
+    Student, teacher (`dual_ssast` and `teacher_heads`), and the centres of the teacher's outputs.
+
+    In training mode each forward pass moves the centres, averaged over all processes. The training loop sets
+    `set_epoch` and calls `update_teacher` after every step of the optimiser.
+    """
+
+    config_class = ASiTConfig
+
+    def __init__(self, config: ASiTConfig):
+        super().__init__(config)
+        self.dual_ssast = DualSSASTModel(config, add_fusion=False)
+        self.teacher_heads = ASiTHeads(config)
+        # A configuration of its own: resizing the positions of one encoder must not change what the other knows.
+        self.student = DualSSASTModel(copy.deepcopy(config), add_fusion=False)
+        self.student_heads = ASiTHeads(config)
+        self.register_buffer("class_center", torch.empty(1, config.class_dim))
+        self.register_buffer("data_center", torch.empty(1, config.data_dim))
+        self.register_buffer("teacher_temperature", torch.empty(()))
+        self.post_init()
+        self.restart_teacher()
+        self._freeze_unreached()
+        self.train(self.training)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, WeightNormLinear):
+            init.ones_(module.scale)
+            bound = module.direction.shape[1] ** -0.5
+            init.uniform_(module.direction, -bound, bound)
+        elif isinstance(module, nn.ConvTranspose2d):
+            bound = math.prod(module.weight.shape[1:]) ** -0.5
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+        elif module is self:
+            init.zeros_(self.class_center)
+            init.zeros_(self.data_center)
+            init.constant_(self.teacher_temperature, self.config.teacher_temperature_at(0))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
+        """As Transformers does; from a folder that holds only an encoder, student and teacher both begin with it."""
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        missing = [str(key) for key in report["missing_keys"]]
+        if any(key.startswith("student.") for key in missing) and not any(k.startswith("dual_ssast.") for k in missing):
+            model.student.load_state_dict(model.dual_ssast.state_dict())
+            model.teacher_heads.load_state_dict(model.student_heads.state_dict())
+        return (model, report) if output_loading_info else model
+
+    def _freeze_unreached(self):
+        """No gradient reaches the teacher."""
+        self.dual_ssast.requires_grad_(False)
+        self.teacher_heads.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        """The teacher stays in evaluation mode: only the student has stochastic depth."""
+        super().train(mode)
+        self.dual_ssast.eval()
+        self.teacher_heads.eval()
+        return self
+
+    def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):
+        super().resize_position_embeddings(max_length, frequency_stride, time_stride)
+        self.student.resize_position_embeddings(max_length, frequency_stride, time_stride)
+
+    # ---- what moves with the training ----
+
+    def restart_teacher(self):
+        """The teacher becomes a copy of the student."""
+        self.dual_ssast.load_state_dict(self.student.state_dict())
+        self.teacher_heads.load_state_dict(self.student_heads.state_dict())
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float):
+        """teacher = momentum * teacher + (1 - momentum) * student"""
+        for teacher, student in ((self.dual_ssast, self.student), (self.teacher_heads, self.student_heads)):
+            for average, parameter in zip(teacher.parameters(), student.parameters()):
+                average.lerp_(parameter, 1 - momentum)
+
+    def set_epoch(self, epoch: int):
+        """Sets the teacher's temperature for an epoch, counted from 0."""
+        self.teacher_temperature.fill_(self.config.teacher_temperature_at(epoch))
+
+    # ---- the step ----
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        corrupted_values: Optional[torch.Tensor] = None,
+        corruption_mask: Optional[torch.Tensor] = None,
+        attention_mask: Optional[torch.Tensor] = None,
+        return_dict: Optional[bool] = None,
+    ) -> Union[tuple, ASiTForPreTrainingOutput]:
+        """
+        Args:
+            input_values: (batch, 2, frames, mel), two clean crops of each clip, normalised
+            corrupted_values: (batch, 2, frames, mel), the same crops corrupted; drawn by `corrupt_crops` when not given
+            corruption_mask: (batch, 2, frames, mel), true where they were corrupted
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, the same for both crops
+        """
+        if input_values.ndim != 4 or input_values.shape[1] != 2:
+            raise ValueError(
+                f"expected input_values (batch, 2 crops, frames, mel), got {tuple(input_values.shape)}: stack two crops"
+            )
+        if (corrupted_values is None) != (corruption_mask is None):
+            raise ValueError("corrupted_values and corruption_mask belong together: give both or neither")
+        if corrupted_values is None:
+            corrupted_values, corruption_mask = self.corrupt_crops(input_values, attention_mask)
+        clean, corrupted = one_after_the_other(input_values), one_after_the_other(corrupted_values)
+        mask = None if attention_mask is None else attention_mask.repeat(2, 1)  # (2 * batch, frames)
+        num_patches = self.config.grid_shape[0] * self.config.num_columns(clean.shape[1])
+        patch_mask = self.dual_ssast.embeddings.patch_mask(mask, num_patches)
+        if patch_mask is None:
+            patch_mask = torch.ones(clean.shape[0], num_patches, dtype=torch.bool, device=clean.device)
+
+        with torch.no_grad():
+            teacher_class, teacher_data = self.teacher_heads(self.dual_ssast(clean, mask).last_hidden_state)
+        states = self.student(corrupted, mask).last_hidden_state  # (2 * batch, prefix + patches, hidden)
+        student_class, student_data = self.student_heads(states)
+        painted = self.student_heads.reconstruction(states[:, self.config.num_prefix_tokens :])
+
+        class_loss = self._class_loss(student_class.float(), teacher_class.float())
+        data_loss = clipwise_mean(self._imitation(student_data, teacher_data, self.data_center), patch_mask)
+        reconstruction_loss = self._reconstruction_loss(painted, clean, one_after_the_other(corruption_mask), mask)
+        if self.training:
+            everything = torch.ones(teacher_class.shape[:1], dtype=torch.bool, device=clean.device)
+            self._move_center(self.class_center, teacher_class, everything)
+            self._move_center(self.data_center, teacher_data, patch_mask)
+        output = ASiTForPreTrainingOutput(
+            loss=class_loss + data_loss + self.config.reconstruction_weight * reconstruction_loss,
+            class_loss=class_loss,
+            data_loss=data_loss,
+            reconstruction_loss=reconstruction_loss,
+            reconstruction=painted.unflatten(0, (2, -1)).transpose(0, 1),
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def _imitation(self, student: torch.Tensor, teacher: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the student with the centred and sharpened teacher: (..., outputs) -> (...)"""
+        target = ((teacher.float() - center) / self.teacher_temperature).softmax(dim=-1)
+        return -(target * (student.float() / self.config.student_temperature).log_softmax(dim=-1)).sum(dim=-1)
+
+    def _class_loss(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Each crop's student imitates the teacher of the other crop."""
+        return self._imitation(torch.cat(student.chunk(2)[::-1]), teacher, self.class_center).mean()
+
+    def _reconstruction_loss(
+        self,
+        painted: torch.Tensor,
+        clean: torch.Tensor,
+        corruption_mask: torch.Tensor,
+        attention_mask: Optional[torch.Tensor],
+    ) -> torch.Tensor:
+        """Mean absolute error over what was corrupted, of all processes together: (2 * batch, frames, mel) each"""
+        frames = min(painted.shape[1], clean.shape[1])  # the last patch may reach beyond the clip
+        where = corruption_mask[:, :frames].bool()
+        if attention_mask is not None:
+            where = where & attention_mask[:, :frames].bool().unsqueeze(-1)
+        error = (painted[:, :frames].float() - clean[:, :frames].float()).abs()
+        count = where.sum().float()
+        return torch.where(where, error, 0.0).sum() / self._mean_over_processes(count).clamp(min=1)
+
+    @torch.no_grad()
+    def _move_center(self, center: torch.Tensor, outputs: torch.Tensor, valid: torch.Tensor):
+        """outputs: (clips, outputs) or (clips, patches, outputs); valid: without the last axis"""
+        total = (outputs.float() * valid.unsqueeze(-1)).flatten(0, -2).sum(dim=0, keepdim=True)  # (1, outputs)
+        mean = self._mean_over_processes(total) / self._mean_over_processes(valid.sum().float())
+        center.lerp_(mean, 1 - self.config.center_momentum)
+
+    def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        """In training all processes take the same steps together; an evaluation may be one process's alone."""
+        if not (self.training and torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return value
+        value = value.detach().clone()
+        torch.distributed.all_reduce(value)
+        return value / torch.distributed.get_world_size()
+
+    def corrupt_crops(
+        self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Corrupts every crop as the configuration says, drawing from torch's generator: (batch, 2, frames, mel) ->
+        corrupted crops and mask of the same shape. Training draws in the data loader instead.
+        """
+        rng = corruption_rng(int(torch.randint(2**31, ())))
+        frames = None if attention_mask is None else attention_mask.sum(dim=1).tolist()
+        pairs = [corrupt_batch(crop, self.config, rng, frames) for crop in input_values.cpu().unbind(1)]
+        corrupted, masks = (torch.stack(parts, dim=1).to(input_values.device) for parts in zip(*pairs))
+        return corrupted, masks
+
+
+def corrupt_batch(
+    clean: torch.Tensor, config: ASiTConfig, rng, num_valid_frames: Optional[list[int]] = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The corruption of one crop of every clip: blocks, then replacement from other clips: (batch, frames, mel) -> the
+    corrupted crops and a boolean mask of the same shape.
+
+    Args:
+        rng: `numpy.random.RandomState`, see `corruption_rng`
+        num_valid_frames: frames of each clip that are not padding
+    """
+    frames = [None] * len(clean) if num_valid_frames is None else num_valid_frames
+    pairs = [
+        corrupt(crop, config.corruption_fraction, config.corruption, config.corruption_align, rng, valid)
+        for crop, valid in zip(clean, frames)
+    ]
+    corrupted, masks = (torch.stack(parts) for parts in zip(*pairs))
+    if config.replacement_fraction:
+        corrupted, masks = replace_from_batch(
+            clean,
+            corrupted,
+            masks,
+            config.replacement_fraction,
+            config.corruption_align,
+            rng,
+            num_valid_frames=num_valid_frames,
+        )
+    return corrupted, masks
+
+
+def one_after_the_other(crops: torch.Tensor) -> torch.Tensor:
+    """All first crops, then all second ones: (batch, 2, ...) -> (2 * batch, ...)"""
+    return crops.transpose(0, 1).flatten(0, 1)
+
+
+def cosine_schedule(
+    step: int, num_steps: int, first: float, last: float, num_warmup_steps: int = 0, start: float = 0.0
+) -> float:
+    """
+    A value that rises linearly from `start` to `first` over the warm-up and goes to `last` along a cosine. As in the
+    original the warm-up's last step has reached `first`, and `last` would be reached one step after the end.
+    """
+    if step < num_warmup_steps:
+        return start + (first - start) * step / max(num_warmup_steps - 1, 1)
+    progress = (step - num_warmup_steps) / max(num_steps - num_warmup_steps, 1)
+    return last + 0.5 * (first - last) * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+ASiTModel.register_for_auto_class("AutoModel")
+ASiTForPreTraining.register_for_auto_class("AutoModelForPreTraining")
+ASiTForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")

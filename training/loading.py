@@ -1,0 +1,86 @@
+"""What every task loads: a checkpoint's configuration, its feature extractor, and the statistics of the clips."""
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoFeatureExtractor
+
+from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, DualSSASTFeatureExtractor
+
+from .arguments import EncoderArguments, FeatureArguments
+from .errors import InputError
+
+# What a saved configuration need not share with the one that it was saved from.
+VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+
+
+def load_config(model_arguments: EncoderArguments):
+    """The checkpoint's configuration, or `None` for random weights."""
+    name = model_arguments.model_name_or_path
+    if name is None:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model_name_or_path: {name} cannot be loaded ({reason}); name a folder or a Hub model"
+        ) from error
+    if config.model_type not in (DualSSASTConfig.model_type, ASiTConfig.model_type):
+        raise InputError(
+            f"model_name_or_path: {name} is a {config.model_type} model, not a {DualSSASTConfig.model_type}; convert "
+            "original checkpoints with python -m conversion"
+        )
+    return config
+
+
+def load_feature_extractor(
+    model_arguments: EncoderArguments, data_arguments: FeatureArguments, config_class=DualSSASTConfig
+) -> DualSSASTFeatureExtractor:
+    """The checkpoint's feature extractor, or a new one, with the recipe's length and statistics."""
+    wanted = {"max_length": model_arguments.overrides().get("max_length")}
+    wanted |= {"mean": data_arguments.mean, "std": data_arguments.std}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    name = model_arguments.model_name_or_path
+    if name is None:
+        bins = model_arguments.overrides().get("num_mel_bins", config_class().num_mel_bins)
+        wanted.setdefault("max_length", config_class().max_length)
+        return DualSSASTFeatureExtractor(sampling_rate=data_arguments.sampling_rate, num_mel_bins=bins, **wanted)
+    try:
+        return AutoFeatureExtractor.from_pretrained(name, **wanted)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model_name_or_path: {name} has no feature extractor that can be loaded ({reason})"
+        ) from error
+
+
+def check_same_run(checkpoint: str, config):
+    """
+    Raises:
+        InputError: the checkpoint to resume from belongs to another model than the recipe's.
+    """
+    stored, wanted = AutoConfig.from_pretrained(checkpoint).to_dict(), config.to_dict()
+    different = [key for key in wanted if key not in VOLATILE_KEYS and stored.get(key) != wanted[key]]
+    if different:
+        key = different[0]
+        raise InputError(
+            f"{checkpoint}: was saved with {key} {stored.get(key)!r}, but the recipe and its data give "
+            f"{wanted[key]!r}; resume with the same ones, or begin anew with --overwrite true"
+        )
+
+
+def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExtractor) -> DualSSASTFeatureExtractor:
+    """The feature extractor with the mean and standard deviation of the log-mels of `waveforms`, each (samples,)."""
+    count, total, squares = 0, 0.0, 0.0
+    for waveform in tqdm(waveforms, total=num_clips, desc="computing statistics", leave=False):
+        log_mel = extractor.log_mel([torch.from_numpy(waveform)])[0].double()
+        count += log_mel.numel()
+        total += float(log_mel.sum())
+        squares += float(log_mel.square().sum())
+    if not count:
+        raise InputError("compute_statistics: no clip could be read; check the recordings")
+    mean = total / count
+    std = max(squares / count - mean**2, 0.0) ** 0.5
+    if std == 0.0:
+        raise InputError("compute_statistics: all clips are silent; check the recordings")
+    return DualSSASTFeatureExtractor.from_dict(extractor.to_dict() | {"mean": mean, "std": std})

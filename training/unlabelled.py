@@ -1,0 +1,606 @@
+"""
+The data of self-supervised pretraining: unlabelled folders, manifests and Hub data sets, local or streamed, mixed.
+
+All clips of a run form one endless sequence of positions 0, 1, 2, ... What a position holds depends on the seed alone,
+never on the number of processes and data-loader workers or on where a run was resumed.
+"""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import fsspec.asyn
+import numpy as np
+import pyarrow.compute
+import torch
+from tqdm.auto import tqdm
+
+from .audio import audio_name, check_audio, datasets_without_torchcodec, find_audio_files, read_audio
+from .errors import InputError, one_line
+from .sources import TABLE_READERS, choose_audio_column, load_stored, load_unlabelled_table
+
+# What random numbers are for: generators of different purposes share no key.
+ORDER, MIXTURE, EXAMPLE, EVALUATION = range(4)
+MIXTURE_CHUNK = 4096  # positions whose sources are drawn together; a jump counts the draws of the chunks before it
+MIN_CLIPS_TO_JUDGE = 100  # before so many clips a share of unreadable ones says little
+MAX_FAILURES = 10_000  # in a row: the disk or the network is gone
+STREAM_BATCH = 16  # undecoded clips that are read from a stream at once
+
+# The task's part: waveform (samples,) float32, and the random numbers of its position -> example.
+MakeExample = Callable[[np.ndarray, np.random.Generator], dict]
+# A source's own endless sequence: position -> what tells the clip apart in its source, and the undecoded clip.
+Reader = Callable[[int], tuple[int, dict]]
+
+
+@dataclass(frozen=True)
+class UnlabelledSource:
+    """One entry of the recipe's list of sources. Weights count as numbers of clips; `None` for as many as there are."""
+
+    path: str
+    weight: float | None = None
+    config: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    audio_column: str | None = None
+    streaming: bool = False
+
+
+class UnreadableLog:
+    """
+    The clips that could not be read: one JSON line {"clip", "reason"} each, which any number of workers, processes and
+    resumed runs append to; and counters, which the workers of this process share.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._counts = torch.zeros(2, dtype=torch.long).share_memory_()  # unreadable, heard
+        self._logged = set(self.entries())
+
+    def add(self, clip: str, reason: str):
+        if clip in self._logged:
+            return
+        self._logged.add(clip)
+        line = json.dumps({"clip": clip, "reason": reason}) + "\n"
+        # One write in append mode: lines of several writers follow each other, none is torn.
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(file, line.encode())
+        finally:
+            os.close(file)
+
+    def entries(self) -> dict[str, str]:
+        """clip -> reason, each clip once, sorted."""
+        entries = {}
+        for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else ():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # the disk was full, or the machine went down
+                continue
+            entries[entry["clip"]] = entry["reason"]
+        return dict(sorted(entries.items()))
+
+    def count(self, readable: bool):
+        self._counts[int(readable)] += 1
+
+    def counts(self) -> tuple[int, int]:
+        """Unreadable and heard clips that the workers of this process met since it began."""
+        return int(self._counts[0]), int(self._counts[1])
+
+    def check_share(self, num_unreadable: int, num_met: int, max_share: float, are_all: bool):
+        """
+        Raises `InputError` where more than `max_share` of the clips met are unreadable, or all of them. Unless these are
+        all clips that there are (`are_all`), the share may be higher by chance: by three standard deviations.
+        """
+        chance = 0 if are_all else 3 * math.sqrt(max_share * (1 - max_share) / num_met)
+        if num_unreadable and (num_unreadable / num_met > max_share + chance or num_unreadable == num_met):
+            first = "; ".join(f"{clip} ({reason})" for clip, reason in itertools.islice(self.entries().items(), 3))
+            raise InputError(
+                f"{num_unreadable} of {num_met} clips are unreadable (max_unreadable_share is {max_share:g}): {first}; "
+                f"{self.path} lists them all: repair or remove them, or raise max_unreadable_share"
+            )
+
+
+class LocalClips:
+    """
+    Clips that can be read in any order.
+
+    Args:
+        name: of the source, for messages
+        data: a `datasets.Dataset` with the column `audio`: paths, or {"path", "bytes"}
+    """
+
+    def __init__(self, name: str, data: datasets.Dataset):
+        if not len(data):
+            raise InputError(f"{name}: holds no clips; add some or leave it out")
+        self.name = name
+        data, kind = data.select_columns(["audio"]), data.features["audio"]
+        if kind == datasets.Value("large_string"):  # pandas writes it; `Audio` takes plain texts alone
+            data = data.cast_column("audio", datasets.Value("string"))
+        try:
+            self.data = data.cast_column("audio", datasets.Audio(decode=False))
+        except (TypeError, ValueError, pyarrow.ArrowException):
+            raise InputError(f"{name}: the audio column holds {kind}, not paths or audio; set audio_column") from None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict:
+        """{"path", "bytes"}, undecoded."""
+        return self.data[int(index)]["audio"]
+
+    def names(self) -> list[str]:
+        """What to call each clip, without a copy of the audio of all of them."""
+        tables = self.data.with_format("arrow").iter(batch_size=100)
+        paths = (path for table in tables for path in pyarrow.compute.struct_field(table["audio"], "path").to_pylist())
+        return [path or self.name_of(index, {}) for index, path in enumerate(paths)]
+
+    def name_of(self, index: int, audio: dict) -> str:
+        return audio.get("path") or f"clip {index} of {self.name}"
+
+    def select(self, indices: Sequence[int]) -> "LocalClips":
+        return LocalClips(self.name, self.data.select(indices))
+
+    def reader(self, key: tuple[int, ...]) -> Reader:
+        """The clips pass after pass, each pass in a new order by `key`; any position at once."""
+
+        @functools.lru_cache(maxsize=1)
+        def order(pass_number: int) -> np.ndarray:
+            return np.random.default_rng((*key, pass_number)).permutation(len(self))
+
+        def read(position: int) -> tuple[int, dict]:
+            pass_number, offset = divmod(position, len(self))
+            index = int(order(pass_number)[offset])
+            return index, self[index]
+
+        return read
+
+
+class StreamedClips:
+    """
+    Clips that are read one after the other, in a new order per pass: the shards shuffled, then a buffer of clips.
+
+    The order is made here and not by `datasets`, whose own changes between its versions, and whose saved states lose
+    the clips in the buffer.
+
+    Args:
+        name: of the source, for messages
+        data: a `datasets.IterableDataset`
+        audio_column: its column of the audio, guessed when `None`
+        shuffle_buffer: clips, undecoded, that every worker keeps in memory
+    """
+
+    def __init__(self, name: str, data: datasets.IterableDataset, audio_column: str | None, shuffle_buffer: int = 1000):
+        self.name = name
+        self.shuffle_buffer = shuffle_buffer
+        with datasets_without_torchcodec():  # the features of JSON lines are known after the first only
+            features = data.features or next(iter(data), {})
+        self.column = choose_audio_column(name, features, audio_column)
+        self.data = data.select_columns([self.column])
+
+    def name_of(self, position: int, audio: dict) -> str:
+        return audio.get("path") or f"clip {position} of the stream {self.name}"
+
+    def reader(self, key: tuple[int, ...]) -> Reader:
+        """As of `LocalClips`, forward only: what lies before a position is read and left."""
+        sequence = None
+
+        def read(position: int) -> tuple[int, dict]:
+            nonlocal sequence
+            sequence = sequence or self._passes(key, position)
+            return next(clip for clip in sequence if clip[0] == position)
+
+        return read
+
+    def _passes(self, key: tuple[int, ...], start: int) -> Iterator[tuple[int, dict]]:
+        """The undecoded clips from a position on, pass after pass, with their positions."""
+        pass_number, first = 0, 0  # first: the position at which the pass begins
+        while True:
+            position = first
+            for audio in self.shuffled(np.random.default_rng((*key, pass_number))):
+                if position >= start:
+                    yield position, audio
+                position += 1
+            length = position - first
+            if not length:
+                raise InputError(f"{self.name}: the stream holds no clips; name another split or leave it out")
+            # All passes have the same length: those that end before the start need not be read.
+            pass_number = max(pass_number + 1, start // length)
+            first = pass_number * length
+
+    def shuffled(self, rng: np.random.Generator) -> Iterator[dict]:
+        """One pass over the undecoded clips."""
+        shards = rng.permutation(self.data.num_shards)
+        clips = (clip for shard in shards for clip in self._read(self.data.shard(len(shards), int(shard))))
+        buffer = []
+        for clip in clips:
+            if len(buffer) < self.shuffle_buffer:
+                buffer.append(clip)
+                continue
+            place = rng.integers(len(buffer))
+            yield buffer[place]
+            buffer[place] = clip
+        for place in rng.permutation(len(buffer)):
+            yield buffer[place]
+
+    def _read(self, shard: datasets.IterableDataset) -> Iterator[dict]:
+        fsspec.asyn.reset_lock()  # a forked worker inherits it, maybe held
+        # Not `iter(shard)`, which deals the shards out to the data-loader workers: here every worker counts all clips.
+        batches = shard.iter(batch_size=STREAM_BATCH)
+        while True:
+            try:
+                with datasets_without_torchcodec():  # not around `yield`, where it would change the caller's `datasets`
+                    batch = next(batches, None)
+            except Exception as error:  # the network, a damaged shard: whatever `datasets` raises
+                reason = one_line(error) or type(error).__name__
+                raise InputError(
+                    f"{self.name}: the stream broke off ({reason}); resume the run when it is back, or load the data "
+                    "set without streaming"
+                ) from error
+            if batch is None:
+                return
+            yield from map(_as_stored, batch[self.column])
+
+
+class _Mixture:
+    """position -> (source, the source's own position), forward only. Each position's source is drawn by weight."""
+
+    def __init__(self, weights: Sequence[float], seed: int):
+        self.shares = np.asarray(weights) / np.sum(weights)
+        self.seed = seed
+        self.chunk = -1
+        self.draws = np.zeros(0, dtype=np.int64)
+        self.drawn_before = np.zeros(len(weights), dtype=np.int64)
+
+    def at(self, position: int) -> tuple[int, int]:
+        if len(self.shares) == 1:
+            return 0, position
+        chunk, offset = divmod(position, MIXTURE_CHUNK)
+        while self.chunk < chunk:
+            self.drawn_before += np.bincount(self.draws, minlength=len(self.shares))
+            self.chunk += 1
+            rng = np.random.default_rng((self.seed, MIXTURE, 0, self.chunk))
+            self.draws = rng.choice(len(self.shares), size=MIXTURE_CHUNK, p=self.shares)
+        source = int(self.draws[offset])
+        return source, int(self.drawn_before[source] + np.count_nonzero(self.draws[:offset] == source))
+
+
+class ClipStream(torch.utils.data.IterableDataset):
+    """
+    The endless sequence of training examples, or one process's share of it, in batches.
+
+    Of each `batch_size * num_processes` positions this process yields its own `batch_size` ones, in order; with W
+    data-loader workers each yields every W-th batch. A clip that cannot be read is replaced by the next readable one
+    of the sequence, whoever yields that one too; so no batch shrinks and no other position moves.
+
+    Args:
+        clips: the sources
+        weights: of the sources, as numbers of clips; all `None`: local sources are one, every pass a permutation
+        make_example: makes an example of a decoded clip
+        sampling_rate: Hz, of the decoded clips
+        batch_size: of the data loader, per process
+        start: the first position, for resumption: examples that all processes together have consumed
+        max_unreadable_share: of the clips; beyond it the run stops
+
+    Raises:
+        InputError: a streamed source among several has no weight; while iterating, too many clips are unreadable.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[LocalClips | StreamedClips],
+        weights: Sequence[float | None] | None,
+        make_example: MakeExample,
+        sampling_rate: int,
+        seed: int,
+        batch_size: int,
+        log: UnreadableLog,
+        num_processes: int = 1,
+        process_index: int = 0,
+        start: int = 0,
+        max_unreadable_share: float = 0.05,
+    ):
+        weights = list(weights or [None] * len(clips))
+        if len(weights) != len(clips) or not clips:
+            raise ValueError(f"weights: got {len(weights)} for {len(clips)} sources; give one source or more, each one")
+        if not 0 <= process_index < num_processes or batch_size < 1 or start < 0:
+            raise ValueError(
+                f"process {process_index} of {num_processes}, batch {batch_size}, start {start}: impossible"
+            )
+        streamed = [source for source in clips if isinstance(source, StreamedClips)]
+        if len(clips) > 1 and not streamed and not any(weights):
+            clips, weights = [join(clips)], [None]
+        self.clips_per_pass = None if streamed else sum(len(source) for source in clips)
+        self.clips = clips
+        self.weights = [_weight(source, weight, alone=len(clips) == 1) for source, weight in zip(clips, weights)]
+        self.make_example = make_example
+        self.sampling_rate = sampling_rate
+        self.seed = seed
+        self.batch_size = batch_size
+        self.log = log
+        self.num_processes, self.process_index = num_processes, process_index
+        self.start = start
+        self.max_unreadable_share = max_unreadable_share
+        # Shared by the workers: which local clips were counted. A stream has no numbers to tell clips apart by.
+        self._counted = [
+            None if source in streamed else torch.zeros(len(source), dtype=torch.bool).share_memory_()
+            for source in clips
+        ]
+
+    def __iter__(self) -> Iterator[dict]:
+        own_positions = self._own_positions()
+        next_own = next(own_positions)
+        mixture = _Mixture(self.weights, self.seed)
+        readers = [source.reader((self.seed, ORDER, number)) for number, source in enumerate(self.clips)]
+        waiting = []  # positions of this worker that have no readable clip yet: the next one serves them all
+        position = failures = 0
+        while True:
+            # The clips of the others are read only where they must replace one of this worker.
+            position = position + 1 if waiting else next_own
+            is_own = position == next_own
+            if is_own:
+                waiting.append(position)
+                next_own = next(own_positions)
+            source, source_position = mixture.at(position)
+            index, audio = readers[source](source_position)
+            name = self.clips[source].name_of(index, audio)
+            waveform, reason = _try_to_read(audio, name, self.sampling_rate, self.log)
+            if is_own:
+                self._count(source, index, waveform is not None)
+                self._check_share(position + 1 - self.start)
+            failures = failures + 1 if waveform is None else 0
+            if failures >= MAX_FAILURES:
+                raise InputError(
+                    f"the last {failures} clips are unreadable, such as {name} ({reason}); {self.log.path} lists them "
+                    "all: repair them or name other sources"
+                )
+            if waveform is not None:
+                for place in waiting:  # copies: an example may be made in place
+                    rng = np.random.default_rng((self.seed, EXAMPLE, 0, place))
+                    yield self.make_example(waveform.copy(), rng)
+                waiting = []
+
+    def _own_positions(self) -> Iterator[int]:
+        """The positions that this worker of this process yields, in order."""
+        worker = torch.utils.data.get_worker_info()
+        worker_index, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.batch_size * self.num_processes
+        first = self.start + worker_index * step + self.process_index * self.batch_size
+        for batch_start in itertools.count(first, num_workers * step):
+            yield from range(batch_start, batch_start + self.batch_size)
+
+    def _count(self, source: int, index: int, readable: bool):
+        """Each clip once, where clips can be told apart."""
+        counted = self._counted[source]
+        if counted is None or not counted[index]:
+            self.log.count(readable)
+        if counted is not None:
+            counted[index] = True
+
+    def _check_share(self, num_positions: int):
+        num_unreadable, num_heard = self.log.counts()
+        num_met = num_unreadable + num_heard
+        if num_met >= MIN_CLIPS_TO_JUDGE or num_positions >= (self.clips_per_pass or math.inf):
+            self.log.check_share(num_unreadable, num_met, self.max_unreadable_share, num_met == self.clips_per_pass)
+
+
+class ClipList(torch.utils.data.Dataset):
+    """
+    Clips by index, for evaluations that are always the same; arguments as of `ClipStream`. An unreadable clip is
+    replaced by the next readable one.
+    """
+
+    def __init__(self, clips: LocalClips, make_example: MakeExample, sampling_rate: int, seed: int, log: UnreadableLog):
+        self.clips = clips
+        self.make_example = make_example
+        self.sampling_rate = sampling_rate
+        self.seed = seed
+        self.log = log
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            audio = self.clips[place]
+            waveform, reason = _try_to_read(audio, self.clips.name_of(place, audio), self.sampling_rate, self.log)
+            if waveform is not None:
+                return self.make_example(waveform, np.random.default_rng((self.seed, EVALUATION, 0, index)))
+        raise InputError(
+            f"{self.clips.name}: none of {len(self)} held-out clips is readable ({reason}); {self.log.path} lists them "
+            "all: repair them"
+        )
+
+
+def parse_sources(name: str, entries: list[str]) -> list[UnlabelledSource]:
+    """
+    Each entry a path or Hub name, or the JSON text of an object with the fields of `UnlabelledSource`.
+
+    Args:
+        name: of the recipe's key
+
+    Raises:
+        InputError: no entries, no JSON, an unknown field, or a value that it cannot have.
+    """
+    if not entries:
+        raise InputError(f"{name}: is empty; list folders, manifests or data sets")
+    return [_parse_source(name, entry) for entry in entries]
+
+
+def _parse_source(name: str, entry: str) -> UnlabelledSource:
+    if not entry.lstrip().startswith("{"):
+        values = {"path": entry}
+    else:
+        try:
+            values = json.loads(entry)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{name}: {entry} is not readable as JSON ({error}); correct it") from None
+    fields = {field.name: field for field in dataclasses.fields(UnlabelledSource)}
+    for key, value in values.items():
+        if key not in fields:
+            nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(fields)}"
+            raise InputError(f"{name}: unknown key {key} in {entry}; {hint}")
+        is_right, kind = VALUE_CHECKS.get(key, (_is_text, "a text"))
+        if not is_right(value) and (value is not None or fields[key].default is not None):
+            raise InputError(f"{name}: {key} {value!r} in {entry}; it must be {kind}")
+    if "path" not in values:
+        raise InputError(
+            f"{name}: {entry} has no path; add the path of a folder or manifest, or the name of a data set"
+        )
+    return UnlabelledSource(**values)
+
+
+def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalClips | StreamedClips:
+    """
+    A folder (all audio files below it, whatever its class folders and metadata say), a manifest, or what `datasets`
+    loads: a data set of the Hub, or a local folder of Parquet or WebDataset files. Streamed, all but manifests.
+
+    Args:
+        shuffle_buffer: clips in the buffer of a streamed source
+
+    Raises:
+        InputError: it cannot be had, holds no clips, its audio column cannot be told, or a setting has no effect on it.
+    """
+    path = Path(source.path)
+    if path.is_file() or path.suffix.lower() in TABLE_READERS:
+        _refuse(source, "a manifest", ("config", "revision", "split", "streaming"))
+        return LocalClips(source.path, load_unlabelled_table(path, source.audio_column))
+    if not source.streaming and path.is_dir():
+        files = find_audio_files(path)
+        if files:
+            _refuse(source, "a folder of audio files", ("config", "revision", "split", "audio_column"))
+            data = datasets.Dataset.from_dict({"audio": [str(file) for file in files]})
+            return LocalClips(source.path, data)
+    data = load_stored(source.path, source.config, source.revision, split=source.split, streaming=source.streaming)
+    if source.streaming:
+        return StreamedClips(source.path, data, source.audio_column, shuffle_buffer)
+    column = choose_audio_column(source.path, data.features, source.audio_column)
+    data = data.select_columns([column])
+    return LocalClips(source.path, data if column == "audio" else data.rename_column(column, "audio"))
+
+
+def _is_weight(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+VALUE_CHECKS = {
+    "weight": (_is_weight, "a finite number above 0"),
+    "streaming": (lambda value: isinstance(value, bool), "true or false"),
+}
+
+
+def _refuse(source: UnlabelledSource, kind: str, names: tuple[str, ...]):
+    for field in dataclasses.fields(source):
+        value = getattr(source, field.name)
+        if field.name in names and value != field.default:
+            raise InputError(f"{source.path}: {field.name} = {value!r} has no effect on {kind}; remove it")
+
+
+def join(clips: Sequence[LocalClips]) -> LocalClips:
+    """Several local sources as one."""
+    return LocalClips(
+        " + ".join(source.name for source in clips), datasets.concatenate_datasets([c.data for c in clips])
+    )
+
+
+def drop_unreadable(clips: LocalClips, log: UnreadableLog, max_share: float) -> LocalClips:
+    """
+    The clips whose headers can be read; the others are logged.
+
+    Raises:
+        InputError: more than `max_share` of the clips, or all, are unreadable.
+    """
+    kept = []
+    for index in tqdm(range(len(clips)), desc=f"checking {clips.name}", leave=False, disable=len(clips) < 1000):
+        audio = clips[index]
+        try:
+            check_audio(audio)
+            kept.append(index)
+        except InputError as error:
+            log.add(clips.name_of(index, audio), _reason(error, audio))
+    log.check_share(len(clips) - len(kept), len(clips), max_share, are_all=True)
+    return clips if len(kept) == len(clips) else clips.select(kept)
+
+
+def hold_out(
+    clips: Sequence[LocalClips | StreamedClips], count: int, seed: int
+) -> tuple[list[LocalClips | StreamedClips], LocalClips]:
+    """
+    Sets `count` clips of the local sources aside for validation, chosen by a hash of their names: a clip that is added
+    or dropped does not move the others from one side to the other.
+
+    Returns:
+        the sources without them, and those clips
+
+    Raises:
+        InputError: the local sources have too few clips.
+    """
+    local = [source for source in clips if isinstance(source, LocalClips)]
+    total = sum(len(source) for source in local)
+    names = [name for source in local for name in source.names()]
+    hashes = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names]
+    chosen = np.zeros(total, dtype=bool)
+    chosen[sorted(range(total), key=hashes.__getitem__)[:count]] = True
+    sides = np.split(chosen, np.cumsum([len(source) for source in local])[:-1]) if local else []
+    if not 1 <= count < total or any(side.all() for side in sides):
+        raise InputError(
+            f"{count} clips for validation: the local sources have {total}, and each must keep one for training; hold "
+            "out fewer, add clips, or name a validation source"
+        )
+    held_out = [source.select(np.flatnonzero(side)) for source, side in zip(local, sides) if side.any()]
+    kept = iter([source.select(np.flatnonzero(~side)) for source, side in zip(local, sides)])
+    training = [next(kept) if isinstance(source, LocalClips) else source for source in clips]
+    return training, join(held_out)
+
+
+def _weight(source: LocalClips | StreamedClips, weight: float | None, alone: bool) -> float:
+    if weight is not None or alone:
+        return weight or 1.0
+    if isinstance(source, StreamedClips):
+        raise InputError(
+            f"{source.name}: a streamed source among several needs a weight; set it to about its number of clips"
+        )
+    return len(source)
+
+
+def _try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) -> tuple[np.ndarray | None, str]:
+    """The decoded clip; or nothing, and why, which is logged: one damaged clip must not stop a long run."""
+    try:
+        path = audio["path"] or ""
+        if audio["bytes"] is None and "://" in path:  # a streamed data set of audio files gives their addresses
+            with fsspec.open(path, "rb") as file:
+                audio = {"path": path, "bytes": file.read()}
+        return read_audio(audio, sampling_rate), ""
+    except Exception as error:
+        reason = _reason(error, audio)
+        log.add(name, reason)
+        return None, reason
+
+
+def _as_stored(audio) -> dict:
+    """What a stream holds as {"path", "bytes"}; what is neither path nor audio becomes an unreadable clip."""
+    if isinstance(audio, dict):
+        return {"path": audio.get("path"), "bytes": audio.get("bytes")}
+    return {"path": audio if isinstance(audio, str) else None, "bytes": audio if isinstance(audio, bytes) else None}
+
+
+def _reason(error: Exception, audio: dict) -> str:
+    """Without the clip's name, which stands beside it."""
+    return (one_line(error) or type(error).__name__).removeprefix(f"{audio_name(audio)}: ")
