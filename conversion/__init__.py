@@ -1,1 +1,1 @@
-"""Original checkpoints -> saved Dual SSAST folders: `python -m conversion FAMILY SRC OUT`."""
+"""Original checkpoints -> saved Dual SSAST folders: `python -m conversion FAMILY SRC OUT`, and SSAST's files back."""

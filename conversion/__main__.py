@@ -1,4 +1,4 @@
-"""The command line: `python -m conversion FAMILY SRC OUT [options]`."""
+"""The command line: `python -m conversion FAMILY SRC OUT [options]`, and the way back, `export-ssast`."""
 
 import argparse
 import dataclasses
@@ -8,24 +8,42 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from modeling_dual_ssast import DualSSASTForPreTraining
+from modeling_dual_ssast import ASiTForPreTraining, DualSSASTForPreTraining, DualSSASTModel
 
-from . import ast_original, hf_ast, saving, ssast
+from . import asit, ast_original, export_ssast, hf_ast, saving, ssast
 from .options import Options
 from .result import Converted
 
 DESCRIPTION = "Converts an original checkpoint into a folder that from_pretrained loads, with its code."
-FAMILIES = {"ssast": ssast.convert, "ast": ast_original.convert, "hf-ast": hf_ast.convert}
+FAMILIES = {"ssast": ssast.convert, "ast": ast_original.convert, "asit": asit.convert, "hf-ast": hf_ast.convert}
 SOURCES = {
     "ssast": "a .pth file of the SSAST repository: patch or frame model, pretrained or fine-tuned",
     "ast": "a .pth file of the AST repository",
+    "asit": "a .pth file of the ASiT repository, with student and teacher",
     "hf-ast": "a folder of Transformers' ASTForAudioClassification",
 }
 GRID_HELP = {
     "ssast": "pretrained files are resized to it; for fine-tuned files, which do not tell, it describes the file",
     "ast": "describes the file, which does not tell",
+    "asit": "resize to it",
     "hf-ast": "resize to it",
 }
+STATISTICS = {"asit": "the file's, else AudioSet's", "hf-ast": "the folder's, else AudioSet's"}
+TASKS = {
+    "ssast": (("pretraining", "classification"), "what to make; default: what the file holds"),
+    "asit": (
+        ("pretraining", "encoder"),
+        "what to make; default: pretraining, with both networks; encoder: one of them alone, to be fine-tuned",
+    ),
+}
+# For the model that is saved; the others are classifiers.
+AUTO_CLASSES = {
+    DualSSASTForPreTraining: "AutoModelForPreTraining",
+    ASiTForPreTraining: "AutoModelForPreTraining",
+    DualSSASTModel: "AutoModel",
+}
+EXPORT = "export-ssast"
+EXPORT_HELP = "the way back: a saved folder -> a .pth file that the SSAST repository loads"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,22 +53,35 @@ def make_parser() -> argparse.ArgumentParser:
         sub = families.add_parser(family, help=description, description=description, allow_abbrev=False)
         sub.add_argument("source", metavar="SRC", type=Path, help=description)
         sub.add_argument("target", metavar="OUT", type=Path, help="the folder to write")
-        if family == "ssast":
-            sub.add_argument(
-                "--task", choices=("pretraining", "classification"), help="what to make; default: what the file holds"
-            )
+        if family in TASKS:
+            choices, explanation = TASKS[family]
+            sub.add_argument("--task", choices=choices, help=explanation)
+        if family == "asit":
+            sub.add_argument("--weights", choices=asit.NETWORKS, help="the network to take; default: both, or teacher")
         sub.add_argument("--max-length", type=positive_int, metavar="FRAMES", help=f"length; {GRID_HELP[family]}")
         sub.add_argument(
             "--frequency-stride", type=positive_int, metavar="BINS", help=f"patch step; {GRID_HELP[family]}"
         )
         sub.add_argument("--time-stride", type=positive_int, metavar="FRAMES", help=f"patch step; {GRID_HELP[family]}")
-        sub.add_argument("--labels", type=Path, metavar="FILE", help="one label per line, or index,mid,display_name")
-        default = "the folder's, else AudioSet's" if family == "hf-ast" else "AudioSet's"
+        if family != "asit":
+            sub.add_argument(
+                "--labels", type=Path, metavar="FILE", help="one label per line, or index,mid,display_name"
+            )
+        default = STATISTICS.get(family, "AudioSet's")
         sub.add_argument("--mean", type=finite, help=f"of the log-mels, for the feature extractor; default: {default}")
         sub.add_argument("--std", type=positive, help=f"of the log-mels, undoubled; default: {default}")
         sub.add_argument("--verify", action="store_true", help="read the result back and compare every tensor")
         sub.add_argument("--overwrite", action="store_true", help="replace OUT once the new folder is complete")
+    add_export(families)
     return parser
+
+
+def add_export(families):
+    sub = families.add_parser(EXPORT, help=EXPORT_HELP, description=EXPORT_HELP, allow_abbrev=False)
+    sub.add_argument("source", metavar="SRC", help="a saved folder, or the name of a Hub repository")
+    sub.add_argument("target", metavar="OUT", type=Path, help="the .pth file to write")
+    sub.add_argument("--verify", action="store_true", help="read the file back and compare every tensor")
+    sub.add_argument("--overwrite", action="store_true", help="replace OUT once the new file is complete")
 
 
 def positive_int(text: str) -> int:
@@ -76,10 +107,11 @@ def positive(text: str) -> float:
     return value
 
 
-def describe(converted: Converted, source: Path, target: Path, verified: tuple[int, float] | None) -> str:
-    """All that the user has to know, one fact per line."""
-    is_pretraining = isinstance(converted.model, DualSSASTForPreTraining)
-    auto_class = "AutoModelForPreTraining" if is_pretraining else "AutoModelForAudioClassification"
+Facts = list[tuple[str, str]]  # what the user has to know: a word and the rest of its line
+
+
+def describe(converted: Converted, source: Path, target: Path, verified: tuple[int, float] | None) -> Facts:
+    auto_class = AUTO_CLASSES.get(type(converted.model), "AutoModelForAudioClassification")
     extractor = converted.feature_extractor
     lines = [
         ("source", str(source)),
@@ -98,11 +130,19 @@ def describe(converted: Converted, source: Path, target: Path, verified: tuple[i
     ]
     if verified:
         lines.append(("verified", f"{verified[0]} tensors read back, largest difference {verified[1]:g}"))
-    lines += [
+    return [
+        *lines,
         ("saved", f"{target} ({type(converted.model).__name__})"),
         ("load", f"transformers.{auto_class}.from_pretrained({str(target)!r}, trust_remote_code=True)"),
     ]
-    return "\n".join(f"{name:<9} {text}" for name, text in lines)
+
+
+def convert(args: argparse.Namespace) -> Facts:
+    saving.check_target(args.source, args.target, args.overwrite)
+    names = (field.name for field in dataclasses.fields(Options) if hasattr(args, field.name))
+    options = Options(**{name: getattr(args, name) for name in names})
+    converted = FAMILIES[args.family](args.source, options)
+    return describe(converted, args.source, args.target, saving.save(converted, args.target, args.verify))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,15 +150,14 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     logging.disable_progress_bar()
     try:
-        saving.check_target(args.source, args.target, args.overwrite)
-        names = (field.name for field in dataclasses.fields(Options) if hasattr(args, field.name))
-        options = Options(**{name: getattr(args, name) for name in names})
-        converted = FAMILIES[args.family](args.source, options)
-        verified = saving.save(converted, args.target, args.verify)
+        if args.family == EXPORT:
+            facts = export_ssast.export(args.source, args.target, args.verify, args.overwrite)
+        else:
+            facts = convert(args)
     except (ValueError, OSError) as error:  # every check here and in the configuration raises ValueError
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 1
-    print(describe(converted, args.source, args.target, verified))
+    print("\n".join(f"{word:<9} {text}" for word, text in facts))
     return 0
 
 

@@ -14,9 +14,13 @@ class ConversionError(ValueError):
     """What the user has to know, in one line that names the file and the remedy."""
 
 
-def read_checkpoint(path: Path):
+def read_checkpoint(path: Path, allowed: tuple = ()):
     """
     The object in a file of `torch.save`, on the CPU, loaded without running anything that the file brings along.
+
+    Args:
+        allowed: classes and functions beside tensors and containers that the file may refer to, in the form of
+            `torch.serialization.safe_globals`
 
     Raises:
         ConversionError: the file is missing, empty, truncated, no checkpoint, or needs more than tensors and
@@ -36,7 +40,7 @@ def read_checkpoint(path: Path):
     if not is_zip and path.open("rb").read(4) == b"PK\x03\x04":
         raise ConversionError(f"{path} is truncated: download it again")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
             warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # damaged bytes can raise anything; only the sentence for the user differs
@@ -113,7 +117,7 @@ class Tensors:
             raise ConversionError(
                 f"{self.path} is not {self.kind}: missing {', '.join(missing)}; it holds "
                 f"{shorten([str(name) for name in self.state])}. Give the family that the file comes from "
-                "(ssast, ast or hf-ast)"
+                "(ssast, ast, asit or hf-ast)"
             )
 
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:

@@ -1,4 +1,6 @@
-"""What SSAST and AST checkpoints share: timm's distilled DeiT under `v.`, and the classifier `mlp_head`."""
+"""What the checkpoints of SSAST, AST and ASiT share: timm's DeiT, and the classifier `mlp_head` of the first two."""
+
+import re
 
 import torch
 
@@ -14,58 +16,84 @@ HEAD_SIZE = 64  # of every DeiT, so that the number of heads follows from the wi
 LAYER_NORM_EPS = 1e-6  # timm's
 NUM_MEL_BINS = 128  # of all published checkpoints; fine-tuned files do not tell
 UNUSED_HEADS = "timm's own 1000-class head, which the original never calls"
+# timm's names -> this project's. Apart from them: the prefix tokens, and the fused query, key and value of a block.
+OUTER_NAMES = {
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.weight": "embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.projection.bias",
+    "norm.weight": "layernorm.weight",
+    "norm.bias": "layernorm.bias",
+}
+BLOCK_NAMES = {
+    "attn.proj": "attention.o_proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+}
+QKV_NAMES = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+CLASSIFIER_NAMES = {"mlp_head.0": "classifier.layernorm", "mlp_head.1": "classifier.dense"}
+DISTILLED = ("cls_token", "dist_token")
 
 
-def read_sizes(tensors: Tensors) -> dict:
-    """The encoder's sizes as keywords of `DualSSASTConfig`, from the shapes; raises on a foreign file."""
-    tensors.require(
-        "v.patch_embed.proj.weight",
-        "v.pos_embed",
-        "v.cls_token",
-        "v.dist_token",
-        "v.blocks.0.attn.qkv.weight",
-        "v.blocks.0.mlp.fc1.weight",
-    )
-    hidden_size, channels, *patch = tensors.shape("v.patch_embed.proj.weight", 4)
+def read_sizes(tensors: Tensors, stem: str = "v.", prefix: tuple[str, ...] = DISTILLED) -> dict:
+    """
+    The encoder's sizes as keywords of `DualSSASTConfig`, from the shapes; raises on a foreign file.
+
+    Args:
+        stem: what the encoder's names begin with
+        prefix: names of the tokens before the patches
+    """
+    inner = ("patch_embed.proj.weight", "pos_embed", *prefix, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
+    tensors.require(*(stem + name for name in inner))
+    projection = f"{stem}patch_embed.proj.weight"
+    hidden_size, channels, *patch = tensors.shape(projection, 4)
     if channels != 1 or hidden_size % HEAD_SIZE:
         raise ConversionError(
-            f"{tensors.path} is not {tensors.kind}: v.patch_embed.proj.weight has shape "
-            f"{(hidden_size, channels, *patch)}, expected one channel and a multiple of {HEAD_SIZE} outputs"
+            f"{tensors.path} is not {tensors.kind}: {projection} has shape {(hidden_size, channels, *patch)}, expected "
+            f"one channel and a multiple of {HEAD_SIZE} outputs"
         )
     return {
         "hidden_size": hidden_size,
-        "num_hidden_layers": numbered_blocks(tensors, r"v\.blocks\.(\d+)\."),
+        "num_hidden_layers": numbered_blocks(tensors, rf"{re.escape(stem)}blocks\.(\d+)\."),
         "num_attention_heads": hidden_size // HEAD_SIZE,
-        "intermediate_size": tensors.shape("v.blocks.0.mlp.fc1.weight", 2)[0],
-        "qkv_bias": "v.blocks.0.attn.qkv.bias" in tensors,
+        "intermediate_size": tensors.shape(f"{stem}blocks.0.mlp.fc1.weight", 2)[0],
+        "qkv_bias": f"{stem}blocks.0.attn.qkv.bias" in tensors,
         "patch_size": patch[0] if patch[0] == patch[1] else patch,
         "layer_norm_eps": LAYER_NORM_EPS,
-        "num_prefix_tokens": 2,
+        "num_prefix_tokens": len(prefix),
     }
 
 
 def count_patches(tensors: Tensors) -> int:
     """Positions of patches, without those of the class and the distillation token."""
-    return tensors.shape("v.pos_embed", 3)[1] - 2
+    return tensors.shape("v.pos_embed", 3)[1] - len(DISTILLED)
 
 
-def map_encoder(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
-    """The encoder's weights under this project's names; the unused heads are dropped."""
-    size, patch = config.hidden_size, config.patch_shape
-    prefix = [tensors.take(name, 1, 1, size) for name in ("v.cls_token", "v.dist_token")]
-    state = {
-        "embeddings.prefix_tokens": torch.cat(prefix, dim=1),
-        "embeddings.position_embeddings": tensors.take("v.pos_embed", 1, 2 + config.num_patches, size),
-        "embeddings.projection.weight": tensors.take("v.patch_embed.proj.weight", size, 1, *patch),
-        "embeddings.projection.bias": tensors.take("v.patch_embed.proj.bias", size),
-        "layernorm.weight": tensors.take("v.norm.weight", size),
-        "layernorm.bias": tensors.take("v.norm.bias", size),
+def map_encoder(
+    tensors: Tensors, config: DualSSASTConfig, stem: str = "v.", prefix: tuple[str, ...] = DISTILLED
+) -> dict[str, torch.Tensor]:
+    """The weights of a `DualSSASTModel`; `stem` and `prefix` as for `read_sizes`."""
+    size = config.hidden_size
+    shapes = {
+        "pos_embed": (1, config.num_prefix_tokens + config.num_patches, size),
+        "patch_embed.proj.weight": (size, 1, *config.patch_shape),
     }
+    tokens = [tensors.take(stem + name, 1, 1, size) for name in prefix]
+    state = {"embeddings.prefix_tokens": torch.cat(tokens, dim=1)}
+    for original, name in OUTER_NAMES.items():
+        state[name] = tensors.take(stem + original, *shapes.get(original, (size,)))
     for index in range(config.num_hidden_layers):
-        block = _map_block(tensors, config, f"v.blocks.{index}.")
+        block = _map_block(tensors, config, f"{stem}blocks.{index}.")
         state |= {f"layers.{index}.{name}": tensor for name, tensor in block.items()}
+    return state
+
+
+def map_distilled(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
+    """The encoder of SSAST or AST as a part of a model with heads; timm's own heads are dropped."""
+    state = {f"dual_ssast.{name}": tensor for name, tensor in map_encoder(tensors, config).items()}
     tensors.drop(tensors.names("v.head.") + tensors.names("v.head_dist."), UNUSED_HEADS)
-    return {f"dual_ssast.{name}": tensor for name, tensor in state.items()}
+    return state
 
 
 def _map_block(tensors: Tensors, config: DualSSASTConfig, source: str) -> dict[str, torch.Tensor]:
@@ -75,18 +103,12 @@ def _map_block(tensors: Tensors, config: DualSSASTConfig, source: str) -> dict[s
     if config.qkv_bias:
         qkv["bias"] = tensors.take(f"{source}attn.qkv.bias", 3 * size)
     for kind, fused in qkv.items():
-        for name, part in zip(("q_proj", "k_proj", "v_proj"), fused.chunk(3)):
-            state[f"attention.{name}.{kind}"] = part
-    for original, name, rows, columns in (
-        ("attn.proj", "attention.o_proj", size, size),
-        ("mlp.fc1", "mlp.fc1", wide, size),
-        ("mlp.fc2", "mlp.fc2", size, wide),
-    ):
-        state[f"{name}.weight"] = tensors.take(f"{source}{original}.weight", rows, columns)
-        state[f"{name}.bias"] = tensors.take(f"{source}{original}.bias", rows)
-    for original, name in (("norm1", "layernorm_before"), ("norm2", "layernorm_after")):
-        state[f"{name}.weight"] = tensors.take(f"{source}{original}.weight", size)
-        state[f"{name}.bias"] = tensors.take(f"{source}{original}.bias", size)
+        state |= {f"{name}.{kind}": part for name, part in zip(QKV_NAMES, fused.chunk(3))}
+    shapes = {"attn.proj": (size, size), "mlp.fc1": (wide, size), "mlp.fc2": (size, wide)}
+    for original, name in BLOCK_NAMES.items():
+        shape = shapes.get(original, (size,))
+        state[f"{name}.weight"] = tensors.take(f"{source}{original}.weight", *shape)
+        state[f"{name}.bias"] = tensors.take(f"{source}{original}.bias", shape[0])
     return state
 
 
@@ -97,13 +119,12 @@ def count_labels(tensors: Tensors) -> int:
 
 def map_classifier(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
     """LayerNorm and Linear of a fine-tuned file."""
-    size, labels = config.hidden_size, config.num_labels
-    return {
-        "classifier.layernorm.weight": tensors.take("mlp_head.0.weight", size),
-        "classifier.layernorm.bias": tensors.take("mlp_head.0.bias", size),
-        "classifier.dense.weight": tensors.take("mlp_head.1.weight", labels, size),
-        "classifier.dense.bias": tensors.take("mlp_head.1.bias", labels),
-    }
+    shapes = {"mlp_head.0": (config.hidden_size,), "mlp_head.1": (config.num_labels, config.hidden_size)}
+    state = {}
+    for original, name in CLASSIFIER_NAMES.items():
+        state[f"{name}.weight"] = tensors.take(f"{original}.weight", *shapes[original])
+        state[f"{name}.bias"] = tensors.take(f"{original}.bias", shapes[original][0])
+    return state
 
 
 def patch_shape(sizes: dict) -> tuple[int, int]:
@@ -137,7 +158,7 @@ def convert_classifier(
         frequency_stride=grid.frequency_stride,
         time_stride=grid.time_stride,
     )
-    weights = map_encoder(tensors, config) | map_classifier(tensors, config)
+    weights = map_distilled(tensors, config) | map_classifier(tensors, config)
     tensors.finish()
     notes.append(f"the file does not tell its mel bins: {NUM_MEL_BINS}")
     notes += label_notes(num_labels, are_named=options.labels is not None)

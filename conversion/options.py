@@ -7,7 +7,8 @@ from pathlib import Path
 @dataclasses.dataclass(frozen=True)
 class Options:
     """
-    task: `pretraining` or `classification`; `None` for what the file holds
+    task: `pretraining`, `classification` or `encoder`; `None` for what the file holds
+    weights: of two networks in a file, the one to take: `teacher` or `student`; `None` for both, or the better one
     max_length, frequency_stride, time_stride: frames, mel bins, frames. Where the file tells its own grid, the one to
         resize to; else they describe the file.
     labels: a label file
@@ -15,6 +16,7 @@ class Options:
     """
 
     task: str | None = None
+    weights: str | None = None
     max_length: int | None = None
     frequency_stride: int | None = None
     time_stride: int | None = None

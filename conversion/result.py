@@ -64,10 +64,15 @@ def build_model(model_class, config: DualSSASTConfig, state: dict, new: tuple[st
     return model.eval()
 
 
-def make_feature_extractor(config: DualSSASTConfig, mean: float | None, std: float | None):
-    """The extractor of AudioSet's statistics unless others are given; the configuration's padding value follows it."""
+def make_feature_extractor(config: DualSSASTConfig, mean: float | None, std: float | None, **settings):
+    """
+    The extractor of AudioSet's statistics unless others are given; the configuration's padding value follows it.
+    `settings` are the extractor's other ones.
+    """
     statistics = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
-    extractor = DualSSASTFeatureExtractor(num_mel_bins=config.num_mel_bins, max_length=config.max_length, **statistics)
+    extractor = DualSSASTFeatureExtractor(
+        num_mel_bins=config.num_mel_bins, max_length=config.max_length, **statistics, **settings
+    )
     config.padding_value = extractor.padding_value
     return extractor
 

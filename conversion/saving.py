@@ -76,16 +76,30 @@ def compare_saved(converted: Converted, folder: Path) -> tuple[int, float]:
     """
     model, info = type(converted.model).from_pretrained(folder, output_loading_info=True)
     expected, actual = converted.model.state_dict(), model.state_dict()
-    lost = sorted(set(info["missing_keys"]) | set(info["unexpected_keys"]) | (set(expected) ^ set(actual)))
+    outcome = compare_states(expected, actual, wrong=set(info["missing_keys"]) | set(info["unexpected_keys"]))
+    extractor = DualSSASTFeatureExtractor.from_pretrained(folder)
+    if extractor.to_dict() != converted.feature_extractor.to_dict():
+        raise ConversionError("verification failed: the feature extractor's settings differ after reading back")
+    return outcome
+
+
+def compare_states(expected: dict, actual: dict, wrong: frozenset | set = frozenset()) -> tuple[int, float]:
+    """
+    Number of tensors and their largest absolute difference, which is 0.
+
+    Args:
+        wrong: names that are known not to fit
+
+    Raises:
+        ConversionError: a tensor is missing, new or different.
+    """
+    lost = sorted(wrong | (set(expected) ^ set(actual)))
     if lost:
         raise ConversionError(f"verification failed: {shorten(lost)} are not the same names after reading back")
     differences = {name: _difference(tensor, actual[name]) for name, tensor in expected.items()}
     worst = max(differences, key=differences.get)
     if differences[worst] != 0:
         raise ConversionError(f"verification failed: {worst} differs by {differences[worst]:g} after reading back")
-    extractor = DualSSASTFeatureExtractor.from_pretrained(folder)
-    if extractor.to_dict() != converted.feature_extractor.to_dict():
-        raise ConversionError("verification failed: the feature extractor's settings differ after reading back")
     return len(expected), differences[worst]
 
 

@@ -10,7 +10,8 @@ from .labels import name_settings, read_labels
 from .options import Options
 from .result import Converted, build_model, dtype_notes, make_feature_extractor, resize
 
-PRETEXT_NAMES = ("cpredlayer.", "gpredlayer.", "mask_embed")
+PRETEXT_HEADS = {"cpredlayer": "discriminative_head", "gpredlayer": "generative_head"}
+PRETEXT_NAMES = (*(f"{head}." for head in PRETEXT_HEADS), "mask_embed")
 # The original's `ft_avgtok`, which pads every clip and attends to the padding.
 SSAST_READOUT = {
     "fusion_layers": [-1],
@@ -52,7 +53,7 @@ def _convert_pretrained(tensors: Tensors, sizes: dict, options: Options) -> Conv
         config = DualSSASTConfig(**_grid_settings(config), **sizes, **name_settings(read_labels(options.labels)))
     else:
         _check_pretraining_options(tensors, deit.patch_shape(sizes), options)
-    weights = deit.map_encoder(tensors, config)
+    weights = deit.map_distilled(tensors, config)
     if wants_classifier:
         pretext = [name for prefix in PRETEXT_NAMES for name in tensors.names(prefix)]
         tensors.drop(pretext, "pretext heads, which only --task pretraining keeps")
@@ -104,13 +105,17 @@ def _check_pretraining_options(tensors: Tensors, patch: tuple[int, int], options
         raise ConversionError(
             f"--labels {options.labels} names no outputs of a pretraining model: add --task classification"
         )
+    check_strides(tensors.path, patch, options, "make a classifier with --task classification --labels FILE")
+
+
+def check_strides(path: Path, patch: tuple[int, int], options: Options, remedy: str):
+    """Raises if overlapping patches, (mel bins, frames), are asked of a model that paints them side by side."""
     strides = zip(("frequency", "time"), (options.frequency_stride, options.time_stride), patch)
     overlapping = [f"--{axis}-stride {stride}" for axis, stride, side in strides if stride not in (None, side)]
     if overlapping:
         raise ConversionError(
-            f"{tensors.path} becomes a pretraining model, which needs patches side by side (strides {patch[0]} x "
-            f"{patch[1]}), got {' '.join(overlapping)}: leave it out, or make a classifier with --task classification "
-            "--labels FILE"
+            f"{path} becomes a pretraining model, which needs patches side by side (strides {patch[0]} x {patch[1]}), "
+            f"got {' '.join(overlapping)}: leave it out, or {remedy}"
         )
 
 
@@ -121,7 +126,7 @@ def _grid_settings(config: DualSSASTConfig) -> dict:
 def _map_pretext(tensors: Tensors, config: DualSSASTConfig) -> dict:
     size, values = config.hidden_size, config.patch_shape[0] * config.patch_shape[1]
     state = {"mask_token": tensors.take("mask_embed", 1, 1, size).flatten()}
-    for original, name in (("cpredlayer", "discriminative_head"), ("gpredlayer", "generative_head")):
+    for original, name in PRETEXT_HEADS.items():
         for layer, outputs in ((0, size), (2, values)):
             state[f"{name}.{layer}.weight"] = tensors.take(f"{original}.{layer}.weight", outputs, size)
             state[f"{name}.{layer}.bias"] = tensors.take(f"{original}.{layer}.bias", outputs)

@@ -96,7 +96,7 @@ class ASiTConfig(DualSSASTConfig):
         ):
             self._check_positive_int(name, getattr(self, name))
         for name in ("student_temperature", "warmup_teacher_temperature", "teacher_temperature"):
-            self._check_range(name, 0, float("inf"), "positive")
+            self._check_range(name, 0, float("inf"), "above 0")
         for name in ("center_momentum", "teacher_momentum", "corruption_fraction"):
             self._check_range(name, 0, 1, "above 0 and at most 1")
         for name in ("reconstruction_weight", "warmup_teacher_temperature_epochs"):

@@ -37,7 +37,7 @@ class WeightNormLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
-        self.scale = nn.Parameter(torch.empty(out_features, 1), requires_grad=False)
+        self.scale = nn.Parameter(torch.empty(out_features, 1))
         self.direction = nn.Parameter(torch.empty(out_features, in_features))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -167,9 +167,11 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         return (model, report) if output_loading_info else model
 
     def _freeze_unreached(self):
-        """No gradient reaches the teacher."""
+        """No gradient reaches the teacher, and the student's last layers keep the length of their rows."""
         self.dual_ssast.requires_grad_(False)
         self.teacher_heads.requires_grad_(False)
+        for layer in (self.student_heads.class_layer, self.student_heads.data_layer):
+            layer.scale.requires_grad_(False)
 
     def train(self, mode: bool = True):
         """The teacher stays in evaluation mode: only the student has stochastic depth."""

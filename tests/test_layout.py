@@ -36,12 +36,15 @@ def test_imports_point_one_way(package):
 
 
 def test_shipped_modules_know_only_the_siblings_they_may():
-    allowed = {"configuration": set(), "feature_extraction": set(), "fusion": set(), "masking": set()}
-    allowed["modeling"] = {"configuration", "fusion", "masking"}
+    allowed = {f"{name}_dual_ssast": set() for name in ("configuration", "feature_extraction", "fusion", "masking")}
+    allowed["modeling_dual_ssast"] = {"configuration_dual_ssast", "fusion_dual_ssast", "masking_dual_ssast"}
+    allowed |= {"corruption_asit": set(), "configuration_asit": {"configuration_dual_ssast"}}
+    allowed["modeling_asit"] = {"configuration_asit", "corruption_asit", "modeling_dual_ssast"}
+    assert {path.stem for path in (ROOT / "modeling_dual_ssast").glob("*.py")} == {*allowed, "__init__"}
     for name, siblings in allowed.items():
-        tree = ast.parse((ROOT / "modeling_dual_ssast" / f"{name}_dual_ssast.py").read_text(encoding="utf-8"))
+        tree = ast.parse((ROOT / "modeling_dual_ssast" / f"{name}.py").read_text(encoding="utf-8"))
         relative = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
-        assert relative == {f"{sibling}_dual_ssast" for sibling in siblings}
+        assert relative == siblings
 
 
 def test_the_embedded_splits_share_no_prompt_and_fit_their_budget():

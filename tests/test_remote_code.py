@@ -14,6 +14,8 @@ from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 import modeling_dual_ssast
 from modeling_dual_ssast import (
+    ASiTConfig,
+    ASiTForPreTraining,
     DualSSASTConfig,
     DualSSASTFeatureExtractor,
     DualSSASTForAudioClassification,
@@ -28,6 +30,7 @@ SHIPPED = {
     "masking_dual_ssast.py",
     "modeling_dual_ssast.py",
 }
+SHIPPED_WITH_ASIT = SHIPPED | {"configuration_asit.py", "corruption_asit.py", "modeling_asit.py"}
 AUTO_CLASSES = {
     "AutoConfig",
     "AutoFeatureExtractor",
@@ -136,9 +139,9 @@ def expected_outputs(model, extractor):
         return model(**features).logits.numpy(), model.dual_ssast(**features).pooler_output.numpy()
 
 
-def check_folder(folder):
+def check_folder(folder, shipped=SHIPPED):
     """The code and a complete local auto_map lie beside the weights."""
-    assert {path.name for path in folder.iterdir()} >= SHIPPED
+    assert {path.name for path in folder.iterdir() if path.suffix == ".py"} == shipped
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
     assert set(auto_map) == AUTO_CLASSES
     extractor_map = json.loads((folder / "preprocessor_config.json").read_text())["auto_map"]
@@ -171,11 +174,11 @@ def test_saved_folders_carry_their_code(saved):
         assert (saved / name).read_text() == (SOURCE / name).read_text()
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+@pytest.mark.parametrize("name", sorted(SHIPPED_WITH_ASIT))
 def test_shipped_files_need_only_torch_numpy_and_transformers(name):
     foreign = set(get_imports(SOURCE / name)) - sys.stdlib_module_names
     assert foreign <= {"torch", "numpy", "transformers"}
-    assert {f"{module}.py" for module in get_relative_imports(SOURCE / name)} <= SHIPPED
+    assert {f"{module}.py" for module in get_relative_imports(SOURCE / name)} <= SHIPPED_WITH_ASIT
 
 
 def test_one_folder_serves_every_auto_class_and_the_pipeline(saved, tmp_path):
@@ -199,12 +202,16 @@ assert {n for n, p in frozen.named_parameters() if not p.requires_grad} == {
     run(script, tmp_path, saved, saved.parent / "expected.npz")
 
 
-def test_a_pretraining_folder_becomes_a_classifier(tmp_path):
+@pytest.mark.parametrize("method", ["mspm", "asit"])
+def test_a_pretraining_folder_becomes_a_classifier(tmp_path, method):
     torch.manual_seed(0)
-    model = DualSSASTForPreTraining(DualSSASTConfig(**OPTIONS))
+    if method == "mspm":
+        model = DualSSASTForPreTraining(DualSSASTConfig(**OPTIONS))
+    else:
+        model = ASiTForPreTraining(ASiTConfig(**OPTIONS, class_dim=8, data_dim=8, head_hidden_size=16))
     model.save_pretrained(tmp_path / "pretraining")
     DualSSASTFeatureExtractor(num_mel_bins=32, max_length=120).save_pretrained(tmp_path / "pretraining")
-    check_folder(tmp_path / "pretraining")
+    check_folder(tmp_path / "pretraining", SHIPPED if method == "mspm" else SHIPPED_WITH_ASIT)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     script = """
 folder, weights = sys.argv[1], torch.load(sys.argv[2], weights_only=True)
@@ -220,6 +227,9 @@ assert type(classifier).__module__.startswith("transformers_modules.")
 assert {name.split(".")[0] for name in info["missing_keys"]} == {"classifier"}, info
 state = classifier.state_dict()
 assert all(torch.equal(state[n], v) for n, v in weights.items() if n.startswith("dual_ssast."))
+classifier.save_pretrained(folder + "/classifier")
+again = load(AutoModelForAudioClassification, folder + "/classifier")
+assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
 """
     run(script, tmp_path, tmp_path / "pretraining", tmp_path / "weights.pt")
 

@@ -1,0 +1,202 @@
+"""DualSSASTForPreTraining beyond the golden numbers: objectives, passes, the decoder, memory and padding."""
+
+import math
+
+import pytest
+import torch
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTForPreTraining
+
+TINY = dict(
+    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_mel_bins=32, max_length=128
+)
+FRAME = {"patch_size": [32, 2], "frequency_stride": 32, "time_stride": 2}
+FORMS = [{}, FRAME, {"num_decoder_layers": 1}, {**FRAME, "num_decoder_layers": 2}]
+NAMES = ["patch", "frame", "patch-decoder", "frame-decoder"]
+
+
+def tiny(**settings) -> DualSSASTForPreTraining:
+    torch.manual_seed(0)
+    return DualSSASTForPreTraining(DualSSASTConfig(**{**TINY, "initializer_range": 0.2, **settings})).eval()
+
+
+def draw(model, frames: int = 128, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(batch, frames, 32, generator=generator)
+    return values, model.sample_mask(values)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_objectives_one_by_one(form):
+    joint = tiny(**form)
+    values, mask = draw(joint)
+    both = joint(values, bool_masked_pos=mask)
+    torch.testing.assert_close(both.loss, both.discriminative_loss + 10 * both.generative_loss)
+    one = tiny(**form, pretraining_objective="discriminative")(values, bool_masked_pos=mask)
+    assert one.generative_loss is None and one.reconstruction is None
+    torch.testing.assert_close(one.loss, both.discriminative_loss)
+    torch.testing.assert_close(one.discriminative_accuracy, both.discriminative_accuracy)
+    one = tiny(**form, pretraining_objective="generative")(values, bool_masked_pos=mask)
+    assert one.discriminative_loss is None and one.discriminative_accuracy is None
+    torch.testing.assert_close(one.loss, both.generative_loss)
+
+
+@pytest.mark.parametrize("objective", ["joint", "discriminative", "generative"])
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_every_parameter_that_learns_gets_a_gradient(form, objective):
+    model = tiny(**form, pretraining_objective=objective).train()
+    model(*draw(model)[:1]).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+    unused = {"discriminative": {"generative_head"}, "generative": {"discriminative_head"}, "joint": set()}[objective]
+    assert {name.split(".")[0] for name, p in model.named_parameters() if not p.requires_grad} == unused
+
+
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_the_published_form_takes_a_mask_and_a_pass_for_each_objective(form):
+    shared, separate = tiny(**form), tiny(**form, shared_mask=False)
+    passes = []
+    separate.dual_ssast.layers[0].register_forward_hook(lambda *_: passes.append(1))
+    values, mask = draw(shared)
+    masks = separate.sample_mask(values)
+    assert masks.shape == (2, 2, mask.shape[1]) and not torch.equal(masks[:, 0], masks[:, 1])
+    output = separate(values, bool_masked_pos=masks)
+    assert len(passes) == 2
+    first, second = (shared(values, bool_masked_pos=masks[:, index]) for index in range(2))
+    torch.testing.assert_close(output.discriminative_loss, first.discriminative_loss)
+    torch.testing.assert_close(output.generative_loss, second.generative_loss)
+    torch.testing.assert_close(separate(values, bool_masked_pos=mask).loss, shared(values, bool_masked_pos=mask).loss)
+    with pytest.raises(ValueError, match="a mask for each objective, but config.shared_mask is true"):
+        shared(values, bool_masked_pos=masks)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_what_is_masked_is_not_seen(form):
+    """Other audio under the mask changes the targets, never what the model makes of them."""
+    model = tiny(**form)
+    values, mask = draw(model)
+    patches = torch.nn.functional.unfold(
+        values.mT.unsqueeze(1), model.config.patch_shape, stride=model.config.patch_shape
+    )
+    noisy = torch.where(mask.unsqueeze(1), torch.randn_like(patches), patches)
+    noisy = torch.nn.functional.fold(noisy, (32, 128), model.config.patch_shape, stride=model.config.patch_shape)
+    before, after = model(values, bool_masked_pos=mask), model(noisy.squeeze(1).mT, bool_masked_pos=mask)
+    torch.testing.assert_close(after.reconstruction, before.reconstruction)
+    assert not torch.isclose(after.generative_loss, before.generative_loss)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_a_clip_counts_the_same_in_any_company(form):
+    model = tiny(**form).double()
+    clips = [torch.randn(1, frames, 32, dtype=torch.float64) for frames in (128, 50)]
+    masks = [model.sample_mask(clip) for clip in clips]
+    alone = [model(clip, bool_masked_pos=mask) for clip, mask in zip(clips, masks)]
+    padded = torch.nn.functional.pad(clips[1], (0, 0, 0, 78), value=9.0)
+    attention_mask = torch.tensor([[1] * 128, [1] * 50 + [0] * 78])
+    rows, columns = model.config.grid_shape
+    wide = torch.zeros(1, rows, columns, dtype=torch.bool)
+    wide[:, :, : masks[1].shape[1] // rows] = masks[1].unflatten(1, (rows, -1))
+    together = model(torch.cat((clips[0], padded)), attention_mask, torch.cat((masks[0], wide.flatten(1))))
+    assert together.num_masked.tolist() == [int(mask.sum()) for mask in masks]
+    for name in ("loss", "discriminative_loss", "discriminative_accuracy", "generative_loss"):
+        torch.testing.assert_close(together[name], (alone[0][name] + alone[1][name]) / 2, rtol=1e-6, atol=1e-6)
+
+
+def test_the_encoder_reads_only_what_is_visible():
+    model = tiny(num_decoder_layers=1, mask_ratio=0.75)
+    seen = []
+    model.dual_ssast.layers[0].register_forward_hook(lambda module, args, output: seen.append(args[0].shape[1]))
+    model.decoder.layers[0].register_forward_hook(lambda module, args, output: seen.append(args[0].shape[1]))
+    values, mask = draw(model)
+    model(values, bool_masked_pos=mask)
+    assert mask.shape[1] == 16 and seen == [2 + 4, 2 + 16]
+
+
+def test_a_checkpoint_gains_and_loses_the_decoder(tmp_path):
+    tiny().save_pretrained(tmp_path / "without")
+    model, report = DualSSASTForPreTraining.from_pretrained(
+        tmp_path / "without", num_decoder_layers=1, output_loading_info=True
+    )
+    assert {key.split(".")[0] for key in report["missing_keys"]} == {"decoder"}
+    model.save_pretrained(tmp_path / "with")
+    plain, report = DualSSASTForPreTraining.from_pretrained(
+        tmp_path / "with", num_decoder_layers=0, output_loading_info=True
+    )
+    assert not report["missing_keys"] and plain.decoder is None
+
+
+def saved_bytes(model, frames: int, ratio: float) -> int:
+    """What the backward pass of one clip keeps, each storage once."""
+    model.config.mask_ratio = ratio
+    torch.manual_seed(0)
+    values = torch.randn(1, frames, model.config.num_mel_bins)
+    mask = model.sample_mask(values)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model.train()(values, bool_masked_pos=mask).loss
+    del loss
+    return sum(kept.values())
+
+
+def test_memory_does_not_grow_with_the_masked_patches():
+    config = DualSSASTConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=1, intermediate_size=256)
+    model = DualSSASTForPreTraining(config)
+    few, many = (saved_bytes(model, 1024, count / 512) for count in (100, 400))
+    assert abs(many - few) < 0.01 * few
+
+
+def test_memory_follows_the_length_of_the_clip():
+    config = DualSSASTConfig(hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768)
+    model = DualSSASTForPreTraining(config)
+    short, long = (saved_bytes(model, frames, 400 / 512) for frames in (205, 1024))
+    assert long / short == pytest.approx(512 / 104, rel=0.1)
+
+
+def test_no_part_of_the_step_waits_for_numbers():
+    """With given masks the whole forward pass is one graph: nothing depends on the values of a tensor."""
+    model = tiny()
+    values, mask = draw(model)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(values, bool_masked_pos=mask).loss, model(values, bool_masked_pos=mask).loss)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        ({"pretraining_objective": "both"}, "pretraining_objective must be one of joint, discriminative, generative"),
+        ({"num_decoder_layers": -1}, "num_decoder_layers must be an integer from 0, got -1"),
+        ({"shared_mask": "no"}, "shared_mask must be true or false, got 'no'"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate must be a number from 0 to below 1, got 1.0"),
+    ],
+)
+def test_wrong_settings_are_told(settings, pattern):
+    with pytest.raises(ValueError, match=pattern):
+        DualSSASTConfig(**TINY | settings)
+
+
+def test_stochastic_depth_grows_with_the_block_and_spares_evaluation():
+    model = tiny(num_hidden_layers=3, drop_path_rate=0.5)
+    assert [layer.drop_path.rate for layer in model.dual_ssast.layers] == [0.0, 0.25, 0.5]
+    values, mask = draw(model, batch=8)
+    reference = tiny(num_hidden_layers=3)(values, bool_masked_pos=mask)
+    torch.testing.assert_close(model(values, bool_masked_pos=mask).loss, reference.loss)
+    branch = torch.ones(4000, 2, 3)
+    dropped = model.dual_ssast.layers[1].drop_path.train()(branch)
+    assert dropped.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert (dropped == dropped[:, :1, :1]).all() and dropped.mean() == pytest.approx(1.0, abs=0.05)
+
+
+def test_patchify_and_the_reconstruction_have_one_layout():
+    model = tiny(**FRAME)
+    values, mask = draw(model)
+    patches = model.patchify(values)
+    assert patches.shape == model(values, bool_masked_pos=mask).reconstruction.shape == (2, 64, math.prod((32, 2)))
+    torch.testing.assert_close(patches[:, 3], values[:, 6:8].mT.flatten(1))
