@@ -180,6 +180,12 @@ class TrainingArguments(transformers.TrainingArguments):
         super().__post_init__()
 
 
+NO_PLATEAU = (
+    "lr_scheduler_type: reduce_lr_on_plateau watches the evaluations, of which there are none; evaluate, or choose "
+    "another one, such as constant_with_warmup"
+)
+
+
 @dataclass
 class PretrainingArguments(TrainingArguments):
     """TrainingArguments counted in steps, since streams have no epochs: one is `epoch_steps` long."""
@@ -203,6 +209,8 @@ class PretrainingArguments(TrainingArguments):
         ]
         for name in self.open_steps:
             setattr(self, name, 1)
+        if self.eval_strategy == "no" and self.lr_scheduler_type == "reduce_lr_on_plateau":
+            raise InputError(NO_PLATEAU)
         super().__post_init__()
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):
             if getattr(self, name) == "epoch":

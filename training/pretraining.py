@@ -16,7 +16,7 @@ from transformers.utils import logging
 from modeling_dual_ssast import DualSSASTFeatureExtractor
 
 from . import pretraining_report, reporting, throughput
-from .arguments import EncoderArguments, PretrainingArguments, UnlabelledDataArguments, check_output_folder
+from .arguments import NO_PLATEAU, EncoderArguments, PretrainingArguments, UnlabelledDataArguments, check_output_folder
 from .audio import read_audio
 from .errors import InputError
 from .loading import check_same_run, compute_statistics, load_config, load_feature_extractor
@@ -238,12 +238,8 @@ def make_trainer(
     if watched not in ("loss", *task.components):
         known = ", ".join(("loss", *task.components))
         raise InputError(f"metric_for_best_model: {watched!r} is unknown; known are {known}")
-    is_plateau = arguments.lr_scheduler_type == "reduce_lr_on_plateau"
-    if is_plateau and held_out is None:
-        raise InputError(
-            "lr_scheduler_type: reduce_lr_on_plateau watches the evaluations, of which there are none; name "
-            "validation_sources, or choose another, such as constant_with_warmup"
-        )
+    if held_out is None and arguments.lr_scheduler_type == "reduce_lr_on_plateau":
+        raise InputError(NO_PLATEAU)
     return task.trainer_class(
         model=model,
         args=arguments,

@@ -14,22 +14,25 @@ def encoder_flops(config, num_tokens: int, num_layers: int) -> float:
 
 
 def mspm_flops(config, num_frames: int) -> float:
-    """Of one training step of `DualSSASTForPreTraining` per clip; the backward pass counts twice the forward one."""
+    """
+    Of one training step of `DualSSASTForPreTraining` per clip. The backward pass of a product counts twice its forward
+    pass, or once where one factor, the input, needs no gradient.
+    """
     num_patches, values = _patches(config, num_frames), math.prod(config.patch_shape)
     num_tokens, size = config.num_prefix_tokens + num_patches, config.hidden_size
-    one_pass = 2 * num_patches * values * size  # the patch embedding
+    embedding = 2 * num_patches * values * size
     if config.num_decoder_layers:
         visible = num_tokens - round(num_patches * config.mask_ratio)
-        one_pass += encoder_flops(config, visible, config.num_hidden_layers)
-        one_pass += encoder_flops(config, num_tokens, config.num_decoder_layers)
+        blocks = encoder_flops(config, visible, config.num_hidden_layers)
+        blocks += encoder_flops(config, num_tokens, config.num_decoder_layers)
     else:
-        one_pass += encoder_flops(config, num_tokens, config.num_hidden_layers)
+        blocks = encoder_flops(config, num_tokens, config.num_hidden_layers)
     heads = 2 if config.pretraining_objective == "joint" else 1
     passes = 1 if config.shared_mask else heads
-    total = passes * one_pass + heads * 2 * num_patches * (size**2 + size * values)
+    total = passes * (2 * embedding + 3 * blocks) + heads * 3 * 2 * num_patches * (size**2 + size * values)
     if config.pretraining_objective != "generative":
-        total += 2 * num_patches**2 * values  # every patch against every other
-    return 3 * total
+        total += 2 * 2 * num_patches**2 * values  # every patch against every other
+    return total
 
 
 def asit_flops(config, num_frames: int) -> float:
@@ -37,12 +40,13 @@ def asit_flops(config, num_frames: int) -> float:
     num_patches, size = _patches(config, num_frames), config.hidden_size
     num_tokens, values = config.num_prefix_tokens + num_patches, math.prod(config.patch_shape)
     hidden, bottleneck = config.head_hidden_size, config.head_bottleneck_size
-    network = 2 * num_patches * values * size + encoder_flops(config, num_tokens, config.num_hidden_layers)
+    embedding = 2 * num_patches * values * size
+    network = encoder_flops(config, num_tokens, config.num_hidden_layers)
     network += 2 * num_tokens * (size * hidden + hidden**2 + hidden * bottleneck)
     network += 2 * bottleneck * (config.class_dim + num_patches * config.data_dim)
     hidden, bottleneck = config.reconstruction_hidden_size, config.reconstruction_bottleneck_size
     painting = 2 * num_patches * (size * hidden + hidden**2 + hidden * bottleneck + bottleneck * values)
-    return 2 * (4 * network + 3 * painting)
+    return 2 * (3 * embedding + 4 * network + 3 * painting)
 
 
 def _patches(config, num_frames: int) -> int:

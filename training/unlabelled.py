@@ -98,8 +98,8 @@ class UnreadableLog:
 
     def check_share(self, num_unreadable: int, num_met: int, max_share: float, are_all: bool):
         """
-        Raises `InputError` where more than `max_share` of the clips met are unreadable, or all of them. Unless these are
-        all clips that there are (`are_all`), the share may be higher by chance: by three standard deviations.
+        Raises `InputError` where more than `max_share` of the clips met are unreadable, or all of them. Unless these
+        are all clips that there are (`are_all`), the share may be higher by chance: by three standard deviations.
         """
         chance = 0 if are_all else 3 * math.sqrt(max_share * (1 - max_share) / num_met)
         if num_unreadable and (num_unreadable / num_met > max_share + chance or num_unreadable == num_met):

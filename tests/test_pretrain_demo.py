@@ -1,0 +1,56 @@
+"""benchmarks/pretraining_pays.py: which clips it takes labels from, and what it makes of finished runs."""
+
+import csv
+import importlib.util
+import json
+import sys
+from collections import Counter
+
+import pytest
+from audio_files import ROOT, run_program
+
+SCRIPT = ROOT / "benchmarks" / "pretraining_pays.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    sys.path.insert(0, str(SCRIPT.parent))
+    spec = importlib.util.spec_from_file_location("pretraining_pays", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(SCRIPT.parent))
+
+
+def test_few_labels_are_among_the_more_and_none_is_of_the_test(script):
+    table = script.CLIPS / "train.csv"
+    drawn = {count: script.draw_labelled(count, 1, table) for count in (2, 4, 32)}
+    names = {count: {row["file_name"] for row in rows} for count, rows in drawn.items()}
+    for count, rows in drawn.items():
+        assert set(Counter(row["language"] for row in rows).values()) == {count}
+    assert names[2] < names[4] < names[32]
+    assert names[4] != {row["file_name"] for row in script.draw_labelled(4, 2, table)}
+    with open(script.CLIPS / "test.csv", encoding="utf-8", newline="") as file:
+        assert not names[32] & {row["file_name"] for row in csv.DictReader(file)}
+    with pytest.raises(SystemExit, match="57 were asked for"):
+        script.draw_labelled(57, 0, table)
+
+
+def test_finished_runs_are_not_repeated_but_told_of(tmp_path):
+    folders = {"pretrained": 0.5}
+    for side, base in (("pretrained", 0.6), ("random_weights", 0.3)):
+        for count in (2, 4):
+            folders |= {f"finetuned/{side}-{count}-seed{seed}": base + 0.1 * seed for seed in range(2)}
+    for name, accuracy in folders.items():
+        (tmp_path / name).mkdir(parents=True)
+        results = {"metrics": {"test": {"accuracy": accuracy}}}
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    (tmp_path / "pretrained" / "preprocessor_config.json").write_text(json.dumps({"mean": -6.0, "std": 4.0}))
+    process = run_program(SCRIPT, "--output", tmp_path, "--labels", 2, 4, "--seeds", 2)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert "0.65 (0.60-0.70)" in process.stdout and "+0.30" in process.stdout
+    report = json.loads((tmp_path / "pretraining_pays.json").read_text())
+    assert report["accuracy"]["random weights"]["4"] == pytest.approx([0.3, 0.4])
+    assert (tmp_path / "pretraining_pays.png").stat().st_size > 10_000
+    assert not list(tmp_path.rglob("*.log"))  # nothing was run
