@@ -1,4 +1,4 @@
-"""training/unlabelled.py: one sequence of clips for any number of processes, workers and resumptions."""
+"""training/unlabelled.py, clip_stream.py: one sequence of clips for any number of processes, workers, resumptions."""
 
 import gc
 import io
@@ -18,12 +18,11 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-import training.unlabelled as unlabelled
+from training import clip_stream, unlabelled
 from training.audio import datasets_without_torchcodec
+from training.clip_stream import ClipList, ClipStream
 from training.errors import InputError, one_line
 from training.unlabelled import (
-    ClipList,
-    ClipStream,
     UnlabelledSource,
     UnreadableLog,
     drop_unreadable,
@@ -174,7 +173,7 @@ def test_a_resumed_sequence_goes_on_where_it_stopped(sources, make_stream, kind)
 
 
 def test_a_jump_over_chunks_of_drawn_sources_is_exact(sources, make_stream, monkeypatch):
-    monkeypatch.setattr(unlabelled, "MIXTURE_CHUNK", 16)
+    monkeypatch.setattr(clip_stream, "MIXTURE_CHUNK", 16)
     clips, weights = sources["mixed"]
     whole = _take(make_stream(clips, weights), 120)
     for start in (16, 20, 100):
@@ -252,9 +251,9 @@ def test_addresses_are_fetched(tmp_path):
     _folder(tmp_path, [5])
     path = f"file://{tmp_path}/class_1/0005.wav"
     log = UnreadableLog(tmp_path / "log.jsonl")
-    waveform, _ = unlabelled._try_to_read({"path": path, "bytes": None}, path, RATE, log)
+    waveform, _ = clip_stream._try_to_read({"path": path, "bytes": None}, path, RATE, log)
     assert waveform[0] == np.float32(5 / 1024)
-    assert unlabelled._try_to_read({"path": path + "x", "bytes": None}, path, RATE, log)[0] is None
+    assert clip_stream._try_to_read({"path": path + "x", "bytes": None}, path, RATE, log)[0] is None
     assert list(log.entries()) == [path]
 
 
@@ -318,13 +317,13 @@ def test_impossible_settings_are_refused(tmp_path, make_stream):
 
 def _counted_reads(monkeypatch):
     reads = Counter()
-    read = unlabelled.read_audio
+    read = clip_stream.read_audio
 
     def counted(audio, rate):
         reads[int(os.path.basename(audio["path"])[:4])] += 1
         return read(audio, rate)
 
-    monkeypatch.setattr(unlabelled, "read_audio", counted)
+    monkeypatch.setattr(clip_stream, "read_audio", counted)
     return reads
 
 
@@ -359,14 +358,14 @@ def test_an_unreadable_clip_is_replaced_by_the_next_of_the_sequence(tmp_path, ma
 
 
 def test_any_error_while_decoding_is_an_unreadable_clip(tmp_path, make_stream, monkeypatch):
-    read = unlabelled.read_audio
+    read = clip_stream.read_audio
 
     def failing(audio, rate):
         if audio["path"].endswith("0002.wav"):
             raise ZeroDivisionError
         return read(audio, rate)
 
-    monkeypatch.setattr(unlabelled, "read_audio", failing)
+    monkeypatch.setattr(clip_stream, "read_audio", failing)
     stream = make_stream([_open(_folder(tmp_path / "a", range(8)))])
     assert set(_clips(stream, 8)) == set(range(8)) - {2}
     assert list(stream.log.entries().values()) == ["ZeroDivisionError"]
@@ -420,7 +419,7 @@ def test_a_share_is_judged_after_a_pass_of_few_clips(tmp_path, make_stream):
 @pytest.mark.parametrize("kind", ["local", "weighted", "streamed"])
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_nothing_readable_is_an_error(tmp_path, make_stream, monkeypatch, kind, num_processes):
-    monkeypatch.setattr(unlabelled, "MAX_FAILURES", 500)
+    monkeypatch.setattr(clip_stream, "MAX_FAILURES", 500)
     numbers = range(12)
     if kind == "streamed":
         clips = [_open(_parquet(tmp_path / "a", (numbers,), unreadable=numbers), streaming=True)]
@@ -432,7 +431,7 @@ def test_nothing_readable_is_an_error(tmp_path, make_stream, monkeypatch, kind, 
 
 
 def test_data_that_goes_away_stops_the_run(tmp_path, make_stream, monkeypatch):
-    monkeypatch.setattr(unlabelled, "MAX_FAILURES", 50)
+    monkeypatch.setattr(clip_stream, "MAX_FAILURES", 50)
     folder = _folder(tmp_path / "a", range(20))
     stream = make_stream([_open(folder)])
     examples = iter(stream)

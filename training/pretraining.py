@@ -18,12 +18,11 @@ from modeling_dual_ssast import DualSSASTFeatureExtractor
 from . import pretraining_report, reporting, throughput
 from .arguments import NO_PLATEAU, EncoderArguments, PretrainingArguments, UnlabelledDataArguments, check_output_folder
 from .audio import read_audio
+from .clip_stream import ClipList, ClipStream
 from .errors import InputError
 from .loading import check_same_run, compute_statistics, load_config, load_feature_extractor
 from .trainer import AudioTrainer
 from .unlabelled import (
-    ClipList,
-    ClipStream,
     LocalClips,
     StreamedClips,
     UnreadableLog,

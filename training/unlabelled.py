@@ -1,8 +1,7 @@
 """
-The data of self-supervised pretraining: unlabelled folders, manifests and Hub data sets, local or streamed, mixed.
+The sources of self-supervised pretraining: unlabelled folders, manifests and Hub data sets, local or streamed.
 
-All clips of a run form one endless sequence of positions 0, 1, 2, ... What a position holds depends on the seed alone,
-never on the number of processes and data-loader workers or on where a run was resumed.
+Each gives its clips undecoded, in an order that depends on a key alone; `clip_stream` mixes and decodes them.
 """
 
 import dataclasses
@@ -24,19 +23,12 @@ import pyarrow.compute
 import torch
 from tqdm.auto import tqdm
 
-from .audio import audio_name, check_audio, datasets_without_torchcodec, find_audio_files, read_audio
+from .audio import audio_name, check_audio, datasets_without_torchcodec, find_audio_files
 from .errors import InputError, one_line
 from .sources import TABLE_READERS, choose_audio_column, load_stored, load_unlabelled_table
 
-# What random numbers are for: generators of different purposes share no key.
-ORDER, MIXTURE, EXAMPLE, EVALUATION = range(4)
-MIXTURE_CHUNK = 4096  # positions whose sources are drawn together; a jump counts the draws of the chunks before it
-MIN_CLIPS_TO_JUDGE = 100  # before so many clips a share of unreadable ones says little
-MAX_FAILURES = 10_000  # in a row: the disk or the network is gone
 STREAM_BATCH = 16  # undecoded clips that are read from a stream at once
 
-# The task's part: waveform (samples,) float32, and the random numbers of its position -> example.
-MakeExample = Callable[[np.ndarray, np.random.Generator], dict]
 # A source's own endless sequence: position -> what tells the clip apart in its source, and the undecoded clip.
 Reader = Callable[[int], tuple[int, dict]]
 
@@ -251,179 +243,6 @@ class StreamedClips:
             yield from map(_as_stored, batch[self.column])
 
 
-class _Mixture:
-    """position -> (source, the source's own position), forward only. Each position's source is drawn by weight."""
-
-    def __init__(self, weights: Sequence[float], seed: int):
-        self.shares = np.asarray(weights) / np.sum(weights)
-        self.seed = seed
-        self.chunk = -1
-        self.draws = np.zeros(0, dtype=np.int64)
-        self.drawn_before = np.zeros(len(weights), dtype=np.int64)
-
-    def at(self, position: int) -> tuple[int, int]:
-        if len(self.shares) == 1:
-            return 0, position
-        chunk, offset = divmod(position, MIXTURE_CHUNK)
-        while self.chunk < chunk:
-            self.drawn_before += np.bincount(self.draws, minlength=len(self.shares))
-            self.chunk += 1
-            rng = np.random.default_rng((self.seed, MIXTURE, 0, self.chunk))
-            self.draws = rng.choice(len(self.shares), size=MIXTURE_CHUNK, p=self.shares)
-        source = int(self.draws[offset])
-        return source, int(self.drawn_before[source] + np.count_nonzero(self.draws[:offset] == source))
-
-
-class ClipStream(torch.utils.data.IterableDataset):
-    """
-    The endless sequence of training examples, or one process's share of it, in batches.
-
-    Of each `batch_size * num_processes` positions this process yields its own `batch_size` ones, in order; with W
-    data-loader workers each yields every W-th batch. A clip that cannot be read is replaced by the next readable one
-    of the sequence, whoever yields that one too; so no batch shrinks and no other position moves.
-
-    Args:
-        clips: the sources
-        weights: of the sources, as numbers of clips; all `None`: local sources are one, every pass a permutation
-        make_example: makes an example of a decoded clip
-        sampling_rate: Hz, of the decoded clips
-        batch_size: of the data loader, per process
-        start: the first position, for resumption: examples that all processes together have consumed
-        max_unreadable_share: of the clips; beyond it the run stops
-
-    Raises:
-        InputError: a streamed source among several has no weight; while iterating, too many clips are unreadable.
-    """
-
-    def __init__(
-        self,
-        clips: Sequence[LocalClips | StreamedClips],
-        weights: Sequence[float | None] | None,
-        make_example: MakeExample,
-        sampling_rate: int,
-        seed: int,
-        batch_size: int,
-        log: UnreadableLog,
-        num_processes: int = 1,
-        process_index: int = 0,
-        start: int = 0,
-        max_unreadable_share: float = 0.05,
-    ):
-        weights = list(weights or [None] * len(clips))
-        if len(weights) != len(clips) or not clips:
-            raise ValueError(f"weights: got {len(weights)} for {len(clips)} sources; give one source or more, each one")
-        if not 0 <= process_index < num_processes or batch_size < 1 or start < 0:
-            raise ValueError(
-                f"process {process_index} of {num_processes}, batch {batch_size}, start {start}: impossible"
-            )
-        streamed = [source for source in clips if isinstance(source, StreamedClips)]
-        if len(clips) > 1 and not streamed and not any(weights):
-            clips, weights = [join(clips)], [None]
-        self.clips_per_pass = None if streamed else sum(len(source) for source in clips)
-        self.clips = clips
-        self.weights = [_weight(source, weight, alone=len(clips) == 1) for source, weight in zip(clips, weights)]
-        self.make_example = make_example
-        self.sampling_rate = sampling_rate
-        self.seed = seed
-        self.batch_size = batch_size
-        self.log = log
-        self.num_processes, self.process_index = num_processes, process_index
-        self.start = start
-        self.max_unreadable_share = max_unreadable_share
-        # Shared by the workers: which local clips were counted. A stream has no numbers to tell clips apart by.
-        self._counted = [
-            None if source in streamed else torch.zeros(len(source), dtype=torch.bool).share_memory_()
-            for source in clips
-        ]
-
-    def __iter__(self) -> Iterator[dict]:
-        own_positions = self._own_positions()
-        next_own = next(own_positions)
-        mixture = _Mixture(self.weights, self.seed)
-        readers = [source.reader((self.seed, ORDER, number)) for number, source in enumerate(self.clips)]
-        waiting = []  # positions of this worker that have no readable clip yet: the next one serves them all
-        position = failures = 0
-        while True:
-            # The clips of the others are read only where they must replace one of this worker.
-            position = position + 1 if waiting else next_own
-            is_own = position == next_own
-            if is_own:
-                waiting.append(position)
-                next_own = next(own_positions)
-            source, source_position = mixture.at(position)
-            index, audio = readers[source](source_position)
-            name = self.clips[source].name_of(index, audio)
-            waveform, reason = _try_to_read(audio, name, self.sampling_rate, self.log)
-            if is_own:
-                self._count(source, index, waveform is not None)
-                self._check_share(position + 1 - self.start)
-            failures = failures + 1 if waveform is None else 0
-            if failures >= MAX_FAILURES:
-                raise InputError(
-                    f"the last {failures} clips are unreadable, such as {name} ({reason}); {self.log.path} lists them "
-                    "all: repair them or name other sources"
-                )
-            if waveform is not None:
-                for place in waiting:  # copies: an example may be made in place
-                    rng = np.random.default_rng((self.seed, EXAMPLE, 0, place))
-                    yield self.make_example(waveform.copy(), rng)
-                waiting = []
-
-    def _own_positions(self) -> Iterator[int]:
-        """The positions that this worker of this process yields, in order."""
-        worker = torch.utils.data.get_worker_info()
-        worker_index, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = self.batch_size * self.num_processes
-        first = self.start + worker_index * step + self.process_index * self.batch_size
-        for batch_start in itertools.count(first, num_workers * step):
-            yield from range(batch_start, batch_start + self.batch_size)
-
-    def _count(self, source: int, index: int, readable: bool):
-        """Each clip once, where clips can be told apart."""
-        counted = self._counted[source]
-        if counted is None or not counted[index]:
-            self.log.count(readable)
-        if counted is not None:
-            counted[index] = True
-
-    def _check_share(self, num_positions: int):
-        num_unreadable, num_heard = self.log.counts()
-        num_met = num_unreadable + num_heard
-        if num_met >= MIN_CLIPS_TO_JUDGE or num_positions >= (self.clips_per_pass or math.inf):
-            self.log.check_share(num_unreadable, num_met, self.max_unreadable_share, num_met == self.clips_per_pass)
-
-
-class ClipList(torch.utils.data.Dataset):
-    """
-    Clips by index, for evaluations that are always the same; arguments as of `ClipStream`. An unreadable clip is
-    replaced by the next readable one.
-    """
-
-    def __init__(self, clips: LocalClips, make_example: MakeExample, sampling_rate: int, seed: int, log: UnreadableLog):
-        self.clips = clips
-        self.make_example = make_example
-        self.sampling_rate = sampling_rate
-        self.seed = seed
-        self.log = log
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> dict:
-        if not 0 <= index < len(self):
-            raise IndexError(f"clip {index} of {len(self)}")
-        for step in range(len(self)):
-            place = (index + step) % len(self)
-            audio = self.clips[place]
-            waveform, reason = _try_to_read(audio, self.clips.name_of(place, audio), self.sampling_rate, self.log)
-            if waveform is not None:
-                return self.make_example(waveform, np.random.default_rng((self.seed, EVALUATION, 0, index)))
-        raise InputError(
-            f"{self.clips.name}: none of {len(self)} held-out clips is readable ({reason}); {self.log.path} lists them "
-            "all: repair them"
-        )
-
-
 def parse_sources(name: str, entries: list[str]) -> list[UnlabelledSource]:
     """
     Each entry a path or Hub name, or the JSON text of an object with the fields of `UnlabelledSource`.
@@ -534,7 +353,7 @@ def drop_unreadable(clips: LocalClips, log: UnreadableLog, max_share: float) -> 
             check_audio(audio)
             kept.append(index)
         except InputError as error:
-            log.add(clips.name_of(index, audio), _reason(error, audio))
+            log.add(clips.name_of(index, audio), reason_of(error, audio))
     log.check_share(len(clips) - len(kept), len(clips), max_share, are_all=True)
     return clips if len(kept) == len(clips) else clips.select(kept)
 
@@ -570,30 +389,6 @@ def hold_out(
     return training, join(held_out)
 
 
-def _weight(source: LocalClips | StreamedClips, weight: float | None, alone: bool) -> float:
-    if weight is not None or alone:
-        return weight or 1.0
-    if isinstance(source, StreamedClips):
-        raise InputError(
-            f"{source.name}: a streamed source among several needs a weight; set it to about its number of clips"
-        )
-    return len(source)
-
-
-def _try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) -> tuple[np.ndarray | None, str]:
-    """The decoded clip; or nothing, and why, which is logged: one damaged clip must not stop a long run."""
-    try:
-        path = audio["path"] or ""
-        if audio["bytes"] is None and "://" in path:  # a streamed data set of audio files gives their addresses
-            with fsspec.open(path, "rb") as file:
-                audio = {"path": path, "bytes": file.read()}
-        return read_audio(audio, sampling_rate), ""
-    except Exception as error:
-        reason = _reason(error, audio)
-        log.add(name, reason)
-        return None, reason
-
-
 def _as_stored(audio) -> dict:
     """What a stream holds as {"path", "bytes"}; what is neither path nor audio becomes an unreadable clip."""
     if isinstance(audio, dict):
@@ -601,6 +396,6 @@ def _as_stored(audio) -> dict:
     return {"path": audio if isinstance(audio, str) else None, "bytes": audio if isinstance(audio, bytes) else None}
 
 
-def _reason(error: Exception, audio: dict) -> str:
+def reason_of(error: Exception, audio: dict) -> str:
     """Without the clip's name, which stands beside it."""
     return (one_line(error) or type(error).__name__).removeprefix(f"{audio_name(audio)}: ")
