@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from audio_files import ROOT, error_line, run_program, write_class_folders, write_tone
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
@@ -440,3 +441,20 @@ def test_two_processes_equal_one_with_the_doubled_batch(clips, recipe, tmp_path,
 def test_a_wrong_source_stops_a_fresh_process_with_one_line(recipe):
     path, _ = recipe("mspm", train_sources=["nowhere/clips.csv"])
     assert error_line(run_program("train_hf.py", path)).startswith("error: nowhere/clips.csv: no such file")
+
+
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in (ROOT / "recipes").glob("*_*_*.yaml") if p.stem.startswith(("mspm", "asit")))
+)
+def test_every_recipe_takes_two_steps(clips, tmp_path, name):
+    """Its own patches, optimiser and schedules, on a narrow encoder and short clips."""
+    values = yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text())
+    values["config_overrides"] |= SIZES | (HEADS if values["task"] == "asit" else {})
+    values |= {"per_device_train_batch_size": 2, "max_steps": 2, "eval_steps": 2, "dataloader_num_workers": 0}
+    values |= {"validation_clips": 2, "picture_clips": 1, "save_steps": 2, "max_length": 64, "disable_tqdm": True}
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({**values, "train_sources": [str(clips)], "output_dir": str(tmp_path / "run")}))
+    train(str(path))
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "run")
+    assert model.config.patch_shape == ((128, 2) if name.endswith("frame") else (16, 16))
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["steps"] == 2

@@ -67,7 +67,8 @@ def plot_curves(log: list[dict], names: tuple[str, ...], path: Path):
                 axes.plot(*zip(*points), marker="." if len(points) < 50 else None, label=label)
         axes.set(title=name.replace("_", " "), xlabel="epoch")
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
     for axes in grid.flat[len(names) + 1 :]:
         axes.remove()
     figure.savefig(path, dpi=120)
