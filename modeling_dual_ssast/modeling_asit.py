@@ -18,7 +18,10 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from .configuration_asit import ASiTConfig
+from .configuration_dual_ssast import DualSSASTConfig  # noqa: F401  see below
 from .corruption_asit import corrupt, corruption_rng, replace_from_batch
+from .fusion_dual_ssast import LayerFusion  # noqa: F401  Transformers 4.48 fetches only what this file names itself,
+from .masking_dual_ssast import sample_masked_patches  # noqa: F401  not what modeling_dual_ssast needs in its turn
 from .modeling_dual_ssast import (
     DualSSASTForAudioClassification,
     DualSSASTModel,
