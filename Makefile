@@ -4,13 +4,17 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart test test-slow lint bench clean
+.PHONY: quickstart pretrain-demo test test-slow lint bench clean
 
 # The main job on the embedded recordings: train, evaluate, then load the result in a fresh process and name a file.
 quickstart: .venv/ready
 	$(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(CORES) train_hf.py recipes/quickstart.yaml --output_dir $(RUN) --overwrite true
 	$(BIN)/python examples/classify_file.py $(RUN) data/voice_prompts/audio/fr_agent-pass.flac
+
+# What pretraining is worth where labels are few, on the same recordings.
+pretrain-demo: .venv/ready
+	$(BIN)/python benchmarks/pretraining_pays.py
 
 test: .venv/ready
 	$(BIN)/python -m pytest -m "not slow"
@@ -26,6 +30,7 @@ lint: .venv/ready
 bench: .venv/ready
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/variable_length.py
+	$(BIN)/python benchmarks/pretraining_step.py
 
 .venv/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv

@@ -136,9 +136,11 @@ def _stamp(
     """
     Stamps blocks until the mask's area reaches the target.
 
-    Differs from the published code in two cases only. A block that alignment has rounded beyond the edge is cut there,
-    where the original stops with an error. And where random blocks do not reach the target (the last aligned row and
-    column begin none, so that large blocks never cover them) single cells do, where the original goes on for ever.
+    Differs from the published code in three cases only. Noise is as wide as a normalised spectrogram, where the
+    original's training draws it as wide as the log-mels before that. A block that alignment has rounded beyond the edge
+    is cut there, where the original stops with an error. And where random blocks do not reach the target (the last
+    aligned row and column begin none, so that large blocks never cover them) single cells do, where the original goes
+    on for ever.
     """
     _check_rng(rng)
     shape = _valid_shape(spectrogram, num_valid_frames)

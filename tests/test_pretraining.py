@@ -96,7 +96,14 @@ def test_a_run_leaves_a_whole_folder(clips, recipe, task, capsys):
     assert "6 steps" in printed and "36 clips" in printed and f"everything is in {output}" in printed
     names = {entry.name for entry in output.iterdir()}
     assert names >= {"README.md", "config.json", "learning_curves.png", "model.safetensors", "preprocessor_config.json"}
-    assert names >= {"reconstruction.png", "reconstructions", "results.json", "checkpoint-3", "checkpoint-6"}
+    assert names >= {
+        "training_data.json",
+        "reconstruction.png",
+        "reconstructions",
+        "results.json",
+        "checkpoint-3",
+        "checkpoint-6",
+    }
     assert not names & {"unfinished-outputs", "unfinished-checkpoint", "training_args.bin", "unreadable_clips.jsonl"}
     assert sorted(os.listdir(output / "reconstructions")) == ["step-0000003.png", "step-0000006.png"]
     results = json.loads((output / "results.json").read_text())
@@ -356,6 +363,143 @@ def test_a_stream_needs_an_epoch_and_clips_for_validation(clips, recipe):
     train(path, "--validation_sources", str(clips), "--epoch_steps", "3")
 
 
+@pytest.mark.parametrize(
+    ("task", "values", "pattern"),
+    [
+        ("mspm", {"head_learning_rate": 1e-3}, "head_learning_rate: has no effect on this pretraining"),
+        ("mspm", {"optim": "adafactor"}, "optim: has no effect on this pretraining"),
+        ("asit", {"lr_scheduler_type": "constant"}, "lr_scheduler_type: has no effect on this pretraining"),
+        ("asit", {"warmup_steps": 10}, "warmup_steps: has no effect on this pretraining"),
+        ("mspm", {"early_stopping_patience": 1}, "early_stopping_patience: needs evaluations, and load_best"),
+        ("mspm", {"report_to": "pigeon"}, "report_to: pigeon is unknown or not installed"),
+        ("mspm", {"picture_clips": -1}, "picture_clips: must be 0 or more, got -1"),
+        ("mspm", {"per_device_train_batch_size": 0}, "per_device_train_batch_size: must be 1 or more, got 0"),
+        ("mspm", {"num_train_epochs": 0, "max_steps": -1}, "num_train_epochs: must be above 0"),
+        ("mspm", {"sampling_rate": 0}, "features: sampling_rate must be a positive integer, got 0"),
+        (
+            "mspm",
+            {
+                "config_overrides": SIZES | {"pretraining_objective": "generative"},
+                "metric_for_best_model": "discriminative_loss",
+            },
+            "'discriminative_loss' is unknown; known are generative_loss, loss",
+        ),
+        (
+            "asit",
+            {"config_overrides": SIZES | HEADS | {"corruption_align": 16}},
+            "corruption_align: must be below 14",
+        ),
+    ],
+)
+def test_what_has_no_effect_or_cannot_be_stops_with_one_line(clips, recipe, task, values, pattern):
+    path, _ = recipe(task, train_sources=[str(clips)], **values)
+    with pytest.raises(InputError, match=pattern):
+        train(path)
+
+
+@pytest.mark.parametrize("values", [{"num_hidden_layers": 3}, {"hidden_size": 32}])
+def test_a_start_from_an_encoder_that_does_not_fit_is_refused(clips, recipe, values):
+    """What a method adds is new; half an encoder of random weights would go unnoticed."""
+    path, output = recipe("mspm", train_sources=[str(clips)], max_steps=1)
+    train(path)
+    path, _ = recipe("asit", "other", train_sources=[str(clips)], max_steps=1, model_name_or_path=output)
+    with pytest.raises(InputError, match="has no weights that fit"):
+        train(path, "--config_overrides", json.dumps(HEADS | values))
+    train(path, "--config_overrides", json.dumps(HEADS))
+
+
+@pytest.mark.parametrize("largest", [0.0, 1.0])
+def test_gradients_are_unscaled_once(clips, recipe, largest, monkeypatch):
+    """Trainer does it to measure their norm; in half precision on a GPU a second time is an error."""
+    calls = []
+    monkeypatch.setattr("accelerate.Accelerator.unscale_gradients", lambda self, optimizer=None: calls.append(self))
+    path, _ = recipe("asit", train_sources=[str(clips)], max_steps=3, max_grad_norm=largest)
+    train(path)
+    assert len(calls) == 3
+
+
+def evaluations(output) -> dict[int, dict]:
+    log = json.loads((output / "results.json").read_text())["log"]
+    return {entry["step"]: entry for entry in log if "eval_loss" in entry}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_lowest_loss_is_the_best_and_its_figures_are_told(clips, recipe, task):
+    """Every step is worse than the one before: the rate is far too high."""
+    path, output = recipe(
+        task,
+        train_sources=[str(clips)],
+        metric_for_best_model="loss",
+        load_best_model_at_end=True,
+        learning_rate={"mspm": 0.3, "asit": 50.0}[task],
+        eval_steps=1,  # and the checkpoints, which are left open, with it
+        save_steps=None,
+        save_total_limit=1,
+    )
+    train(path)
+    evaluated = evaluations(output)
+    best = min(evaluated, key=lambda step: evaluated[step]["eval_loss"])
+    assert len(evaluated) == 6 and best != 6
+    results = json.loads((output / "results.json").read_text())
+    assert results["metrics"]["validation"]["loss"] == evaluated[best]["eval_loss"]
+    pictures = {path.name: path.read_bytes() for path in (output / "reconstructions").iterdir()}
+    assert (output / "reconstruction.png").read_bytes() == pictures[f"step-{best:07d}.png"]
+    kept, saved = (load_file(f / "model.safetensors") for f in (output, output / f"checkpoint-{best}"))
+    assert all(torch.equal(kept[name], saved[name]) for name in saved)
+
+
+def test_the_best_checkpoint_survives_a_new_name_of_the_folder(clips, recipe):
+    values = {"learning_rate": 0.3, "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "loss"}
+    path, output = recipe("mspm", train_sources=[str(clips)], load_best_model_at_end=True, **values)
+    train(path, "--max_steps", "2")
+    renamed = output.with_name("renamed")
+    output.rename(renamed)
+    train(path, "--output_dir", str(renamed), "--resume_from_checkpoint", "true")
+    evaluated = evaluations(renamed)
+    best = min(evaluated, key=lambda step: evaluated[step]["eval_loss"])
+    assert best == 1 and max(evaluated) == 6 and (renamed / "checkpoint-1").exists()
+    results = json.loads((renamed / "results.json").read_text())
+    assert results["metrics"]["validation"]["loss"] == evaluated[1]["eval_loss"]
+
+
+def test_early_stopping(clips, recipe):
+    path, output = recipe(
+        "mspm",
+        train_sources=[str(clips)],
+        learning_rate=0.0,
+        eval_steps=1,
+        save_steps=1,
+        load_best_model_at_end=True,
+        early_stopping_patience=2,
+    )
+    train(path)
+    assert json.loads((output / "results.json").read_text())["training"]["steps"] == 3
+
+
+def test_the_figures_count_every_step(clips, recipe):
+    """Whatever the steps between the log lines, and over a resumption; a finished run takes no step more."""
+    path, whole = recipe("mspm", "whole", train_sources=[str(clips)])
+    train(path)
+    path, resumed = recipe("mspm", "resumed", train_sources=[str(clips)], logging_steps=100)
+    train(path, "--max_steps", "3")
+    first = json.loads((resumed / "results.json").read_text())["training"]
+    assert first["clips_per_second"] > 0 and first["audio_hours"] > 0
+    for _ in range(2):
+        train(path, "--resume_from_checkpoint", "true")
+    expected, actual = (json.loads((f / "results.json").read_text())["training"] for f in (whole, resumed))
+    assert actual["steps"] == 6 and not (resumed / "checkpoint-7").exists()
+    assert actual["audio_hours"] == pytest.approx(expected["audio_hours"])
+
+
+def test_a_new_run_forgets_the_pictures_of_the_old_one(clips, recipe):
+    path, output = recipe("mspm", train_sources=[str(clips)])
+    train(path)
+    train(path, "--overwrite", "true", "--max_steps", "3")
+    assert os.listdir(output / "reconstructions") == ["step-0000003.png"]
+    picture = output / "reconstructions" / "step-0000003.png"
+    assert (output / "reconstruction.png").read_bytes() == picture.read_bytes()
+
+
 class Stopped(Exception):
     """What stands for a machine that goes down."""
 
@@ -458,3 +602,23 @@ def test_every_recipe_takes_two_steps(clips, tmp_path, name):
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "run")
     assert model.config.patch_shape == ((128, 2) if name.endswith("frame") else (16, 16))
     assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["steps"] == 2
+
+
+def test_a_run_goes_on_with_another_batch_size_and_only_with_its_own_data(clips, recipe, tmp_path):
+    path, output = recipe("mspm", train_sources=[str(clips)], max_steps=3)
+    train(path)
+    log = json.loads((output / "results.json").read_text())["log"]
+    assert [entry["clips"] for entry in log if "clips" in entry] == [4, 8, 12]
+    words = ["--resume_from_checkpoint", "true", "--max_steps", "6"]
+    for values, pattern in (
+        (["--seed", "2"], "the run began with other seed than the recipe gives now"),
+        (["--validation_clips", "3"], "the run began with other train_sources than"),
+    ):
+        with pytest.raises(InputError, match=pattern):
+            train(path, *words, *values)
+    train(path, *words, "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1")
+    log = json.loads((output / "results.json").read_text())["log"]
+    heard = [entry["clips"] for entry in log if "clips" in entry]
+    assert heard == [4, 8, 12, 14, 16, 18]
+    epochs = [entry["epoch"] for entry in log if "loss" in entry]
+    assert epochs == sorted(epochs)

@@ -6,17 +6,19 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import transformers
 import yaml
 from transformers import HfArgumentParser
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
 
 from .augmentation import AugmentationArguments
 from .errors import InputError
 
-TASKS = ("classification", "mspm", "asit")
+TASKS = ("classification", "mspm", "asit", "sweep")
 
 
 def described(default, help_text: str):
@@ -51,7 +53,8 @@ class EncoderArguments:
 
     def overrides(self) -> dict:
         """The configuration fields that the recipe sets."""
-        fields = (f.name for f in dataclasses.fields(self) if f.name not in ("model_name_or_path", "config_overrides"))
+        others = ("model_name_or_path", "config_overrides", "from_sweep")
+        fields = (f.name for f in dataclasses.fields(self) if f.name not in others)
         return {
             **self.config_overrides,
             **{name: value for name in fields if (value := getattr(self, name)) is not None},
@@ -62,6 +65,7 @@ class EncoderArguments:
 class ModelArguments(EncoderArguments):
     """The encoder's arguments, and those of fusion and classifier."""
 
+    from_sweep: str | None = described(None, "Folder of a sweep: its encoder, and the best layers and poolings.")
     fusion_layers: list[int] | None = described(None, "States to fuse: 0 the embedding, -1 the last block.")
     fusion_norm: str | None = described(None, "shared, separate or none.")
     readout: str | None = described(None, "patches, prefix or frames.")
@@ -78,6 +82,10 @@ class ModelArguments(EncoderArguments):
         super().__post_init__()
         if self.pooling and self.pooling[0].startswith("["):
             self.pooling = [json.loads(entry) for entry in self.pooling]
+        if self.from_sweep:
+            for name, value in _read_sweep(Path(self.from_sweep)).items():
+                if getattr(self, name) is None:
+                    setattr(self, name, value)
 
 
 @dataclass
@@ -106,6 +114,7 @@ class DataArguments(FeatureArguments):
     test_file: str | None = described(None, "Manifest of the test clips.")
     audio_column: str | None = described(None, "Column of the audio; guessed when unset.")
     label_column: str | None = described(None, "Column of the labels; guessed when unset.")
+    fold_column: str | None = described(None, "Column of the data set's own folds, for a sweep.")
     label_separator: str | None = described(None, "What separates several labels in one text, such as a comma.")
     label_file: str | None = described(
         None, "Labels in order, one per line, or SSAST's CSV (index, mid, display_name)."
@@ -132,7 +141,7 @@ class UnlabelledDataArguments(FeatureArguments):
     )
     validation_sources: list[str] | None = described(None, "The same, for the evaluations.")
     validation_clips: int = described(
-        256, "Clips for the evaluations: the first of validation_sources, else taken from the local train_sources."
+        256, "Clips for the evaluations: of validation_sources (0: all), else of the local train_sources (0: none)."
     )
     shuffle_buffer: int = described(1000, "Clips among which a streamed source is shuffled.")
     statistics_clips: int = described(1000, "Clips on which compute_statistics computes.")
@@ -178,6 +187,8 @@ class TrainingArguments(transformers.TrainingArguments):
         # Transformers fills these in; what the recipe said decides.
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
+        for name in set(self.report_to) - {"none", *get_available_reporting_integrations()}:
+            raise InputError(f"report_to: {name} is unknown or not installed; install its package, or set none")
 
 
 NO_PLATEAU = (
@@ -189,6 +200,9 @@ NO_PLATEAU = (
 @dataclass
 class PretrainingArguments(TrainingArguments):
     """TrainingArguments counted in steps, since streams have no epochs: one is `epoch_steps` long."""
+
+    # The published methods bring their own: what has no effect is refused.
+    WITHOUT_EFFECT: ClassVar = ("head_learning_rate", "optim", "optim_args", "auto_find_batch_size")
 
     epoch_steps: int | None = described(None, "Steps that count as an epoch; as many as the local clips fill if unset.")
     eval_strategy: str = described("steps", "no or steps.")
@@ -202,7 +216,18 @@ class PretrainingArguments(TrainingArguments):
     picture_clips: int = described(4, "Validation clips whose reconstruction is drawn at every evaluation.")
 
     def __post_init__(self):
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        for name in self.WITHOUT_EFFECT:
+            if getattr(self, name) != fields[name].default:
+                raise InputError(f"{name}: has no effect on this pretraining, which has its own optimiser; remove it")
+        for name, lowest in (("per_device_train_batch_size", 1), ("picture_clips", 0)):
+            if getattr(self, name) < lowest:
+                raise InputError(f"{name}: must be {lowest} or more, got {getattr(self, name)}")
+        if self.num_train_epochs <= 0:
+            raise InputError(f"num_train_epochs: must be above 0, got {self.num_train_epochs}")
         self.ignore_data_skip = True  # the stream itself jumps to the place of a resumption
+        if self.load_best_model_at_end:  # what is evaluated must be saved
+            self.eval_steps, self.save_steps = self.eval_steps or self.save_steps, self.save_steps or self.eval_steps
         # Transformers wants numbers; the task replaces those that the recipe leaves open when it knows the epoch.
         self.open_steps = [
             name for name in ("eval_steps", "save_steps", "logging_steps") if getattr(self, name) is None
@@ -238,6 +263,13 @@ class MspmTrainingArguments(PretrainingArguments):
 class AsitTrainingArguments(PretrainingArguments):
     """ASiT's pretraining: AdamW with cosine schedules of learning rate, weight decay and teacher momentum."""
 
+    WITHOUT_EFFECT: ClassVar = (
+        *PretrainingArguments.WITHOUT_EFFECT,
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "warmup_steps",
+    )
+
     learning_rate: float = described(5e-4, "At a batch of 256 clips; scaled with the true batch, as in the original.")
     min_learning_rate: float = described(1e-6, "At the end.")
     weight_decay: float = described(0.04, "At the beginning.")
@@ -250,10 +282,43 @@ class AsitTrainingArguments(PretrainingArguments):
     num_train_epochs: float = described(100.0, "Epochs, of epoch_steps each.")
 
 
+@dataclass
+class SweepArguments:
+    """How the layers and poolings of an encoder are searched."""
+
+    output_dir: str | None = described(None, "Folder to write to.")
+    overwrite: bool = described(False, "Begin anew in an output folder that holds a sweep.")
+    readouts: list[str] = described(["patches", "prefix", "frames"], "Some of patches, prefix, frames.")
+    ridge: list[float] = described([0.1], "Penalty times the number of features; of several, the best.")
+    num_folds: int = described(5, "Folds of the cross-validation, where the data set has none of its own.")
+    num_repeats: int = described(1, "Cross-validations, each with folds of its own.")
+    max_clips: int = described(1000, "Clips to score with; of larger data sets a sample with the same classes.")
+    storage_dtype: str = described("float32", "float32 or float16, of the stored representations.")
+    shard_clips: int = described(128, "Clips per file of stored representations: what a stopped run may lose.")
+    per_device_eval_batch_size: int = described(16, "Clips per encoder pass.")
+    dataloader_num_workers: int = described(0, "Processes that decode.")
+    seed: int = described(0, "Of the folds.")
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise InputError("output_dir: is not set; name the folder that the sweep writes to")
+        unknown = [name for name in self.readouts if name not in ("patches", "prefix", "frames")]
+        if unknown or not self.readouts:
+            raise InputError(f"readouts: {self.readouts} must name some of patches, prefix, frames")
+        if not self.ridge or min(self.ridge) <= 0:
+            raise InputError(f"ridge: must be positive numbers, got {self.ridge}")
+        for name, lowest in (("num_folds", 2), ("num_repeats", 1), ("max_clips", 10), ("shard_clips", 1)):
+            if getattr(self, name) < lowest:
+                raise InputError(f"{name}: must be at least {lowest}, got {getattr(self, name)}")
+        if self.storage_dtype not in ("float32", "float16"):
+            raise InputError(f"storage_dtype: must be float32 or float16, got {self.storage_dtype!r}")
+
+
 ARGUMENT_CLASSES = {
     "classification": (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments),
     "mspm": (EncoderArguments, UnlabelledDataArguments, MspmTrainingArguments),
     "asit": (EncoderArguments, UnlabelledDataArguments, AsitTrainingArguments),
+    "sweep": (EncoderArguments, DataArguments, SweepArguments),
 }
 
 
@@ -359,6 +424,14 @@ def _check_known(key: str, known: set[str], where: str):
 
 def _raise_input_error(message: str):
     raise InputError(message)
+
+
+def _read_sweep(folder: Path) -> dict:
+    """The best configuration that a sweep has found, as fields of `ModelArguments`."""
+    path = folder / "best.json"
+    if not path.is_file():
+        raise InputError(f"from_sweep: {path} does not exist; name the output folder of a finished sweep")
+    return json.loads(path.read_text(encoding="utf-8"))["model"]
 
 
 def _as_dict(name: str, value) -> dict:

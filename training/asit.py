@@ -10,6 +10,7 @@ from modeling_dual_ssast.modeling_asit import cosine_schedule
 from . import pretraining, throughput
 from .arguments import AsitTrainingArguments, EncoderArguments, UnlabelledDataArguments
 from .augmentation import random_crop
+from .errors import InputError
 from .mspm import pad_features
 
 SHIFT_RATE = 0.5  # of the clips that are rolled in time before they are cropped, as in the original
@@ -30,6 +31,10 @@ class Examples:
     """
 
     def __init__(self, feature_extractor: DualSSASTFeatureExtractor, config: ASiTConfig):
+        largest = int(min(feature_extractor.max_length, config.num_mel_bins) * LARGEST_SIDE)
+        if config.corruption_align >= largest:
+            got = config.corruption_align
+            raise InputError(f"corruption_align: must be below {largest}, 30 % of a crop, got {got}")
         self.feature_extractor = feature_extractor
         self.config = config
 
@@ -104,8 +109,8 @@ def panels(model: ASiTForPreTraining, batch: dict[str, torch.Tensor]) -> dict[st
     }
 
 
-def metric(config: ASiTConfig) -> tuple[str, bool]:
-    return "reconstruction_loss", False  # the others fall and rise with the teacher's temperature
+def metrics(config: ASiTConfig) -> tuple[str, ...]:
+    return "reconstruction_loss", "class_loss", "data_loss"  # these two fall and rise with the teacher's temperature
 
 
 class Schedules(pretraining.TrainerCallback):
@@ -122,7 +127,6 @@ class Schedules(pretraining.TrainerCallback):
         model.set_epoch(state.global_step // self.trainer.epoch_steps)
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
-        self.trainer.accelerator.unscale_gradients()
         if state.global_step // self.trainer.epoch_steps < args.freeze_last_layer_epochs:
             for layer in (model.student_heads.class_layer, model.student_heads.data_layer):
                 layer.direction.grad = None
@@ -166,6 +170,7 @@ class AsitTrainer(pretraining.PretrainingTrainer):
                 lr=self.highest_learning_rate,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
+                fused=True,
             )
         return self.optimizer
 
@@ -189,7 +194,7 @@ TASK = pretraining.PretrainingTask(
     make_examples=Examples,
     make_collator=Collator,
     components=("class_loss", "data_loss", "reconstruction_loss"),
-    metric=metric,
+    metrics=metrics,
     flops_per_clip=throughput.asit_flops,
     crops=2,
     panels=panels,

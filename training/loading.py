@@ -44,7 +44,10 @@ def load_feature_extractor(
     if name is None:
         bins = model_arguments.overrides().get("num_mel_bins", config_class().num_mel_bins)
         wanted.setdefault("max_length", config_class().max_length)
-        return DualSSASTFeatureExtractor(sampling_rate=data_arguments.sampling_rate, num_mel_bins=bins, **wanted)
+        try:
+            return DualSSASTFeatureExtractor(sampling_rate=data_arguments.sampling_rate, num_mel_bins=bins, **wanted)
+        except ValueError as error:
+            raise InputError(f"features: {error}") from error
     try:
         return AutoFeatureExtractor.from_pretrained(name, **wanted)
     except (OSError, ValueError) as error:
@@ -60,7 +63,7 @@ def check_same_run(checkpoint: str, config):
         InputError: the checkpoint to resume from belongs to another model than the recipe's.
     """
     stored, wanted = AutoConfig.from_pretrained(checkpoint).to_dict(), config.to_dict()
-    different = [key for key in wanted if key not in VOLATILE_KEYS and stored.get(key) != wanted[key]]
+    different = [key for key in ("model_type", *wanted) if key not in VOLATILE_KEYS and stored.get(key) != wanted[key]]
     if different:
         key = different[0]
         raise InputError(

@@ -104,13 +104,11 @@ def panels(model: DualSSASTForPreTraining, batch: dict[str, torch.Tensor]) -> di
     }
 
 
-def metric(config: DualSSASTConfig) -> tuple[str, bool]:
+def metrics(config: DualSSASTConfig) -> tuple[str, ...]:
     """What tells that the training stalls: SSAST watches the accuracy, or the error where there is none."""
-    return (
-        ("generative_loss", False)
-        if config.pretraining_objective == "generative"
-        else ("discriminative_accuracy", True)
-    )
+    discriminative, generative = ("discriminative_accuracy", "discriminative_loss"), ("generative_loss",)
+    objectives = {"discriminative": discriminative, "generative": generative, "joint": discriminative + generative}
+    return objectives[config.pretraining_objective]
 
 
 class WarmUp(pretraining.TrainerCallback):
@@ -163,7 +161,7 @@ TASK = pretraining.PretrainingTask(
     make_examples=Examples,
     make_collator=Collator,
     components=("discriminative_loss", "discriminative_accuracy", "generative_loss", "num_masked"),
-    metric=metric,
+    metrics=metrics,
     flops_per_clip=throughput.mspm_flops,
     crops=1,
     panels=panels,

@@ -1,7 +1,9 @@
 """What the two pretraining tasks share: data, trainer, evaluation with pictures, and the folder that a run leaves."""
 
 import itertools
+import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from transformers import AutoModelForPreTraining, TrainerCallback, set_seed
+from transformers import AutoModelForPreTraining, EarlyStoppingCallback, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -36,6 +38,8 @@ from .unlabelled import (
 logger = logging.get_logger(__name__)
 
 UNREADABLE_CLIPS = "unreadable_clips.jsonl"
+DATA = "training_data.json"  # what a resumed run must find again
+PICTURES = "reconstructions"  # one of every evaluation
 LARGEST_HELD_OUT_SHARE = 0.1  # of small collections
 
 
@@ -49,7 +53,7 @@ class PretrainingTask:
     make_examples: (feature extractor, config) -> what turns a waveform and random numbers into an example
     make_collator: (feature extractor, config, seed) -> what joins examples into a batch
     components: the model's outputs that are logged, beside the loss
-    metric: config -> the one that is watched, and whether more of it is better
+    metrics: config -> those that can be watched beside the loss, the usual one first
     flops_per_clip: (config, frames) -> operations of a training step
     crops: that the model hears of each clip
     panels: (model, batch) -> pictures of the reconstruction, title -> (clips, frames, mel)
@@ -63,7 +67,7 @@ class PretrainingTask:
     make_examples: Callable
     make_collator: Callable
     components: tuple[str, ...]
-    metric: Callable
+    metrics: Callable
     flops_per_clip: Callable
     crops: int
     panels: Callable
@@ -98,6 +102,8 @@ def run(
     model = load_model(task, model_arguments, stored_config, extractor)
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
+    with arguments.main_process_first(desc="comparing the data with an earlier run's"):
+        check_same_data(Path(arguments.output_dir) / DATA, clips, validation, arguments, is_new=checkpoint is None)
     make_example = task.make_examples(extractor, model.config)
     stream = ClipStream(
         clips,
@@ -154,6 +160,32 @@ def open_clips(data_arguments: UnlabelledDataArguments, arguments: PretrainingAr
     return sources, clips, validation
 
 
+def check_same_data(path: Path, clips: list, validation, arguments: PretrainingArguments, is_new: bool):
+    """
+    Writes down which clips a run hears and in which order, or compares that with what a resumed run wrote down.
+
+    Raises:
+        InputError: other clips, or another seed: what was heard and what was held out would mix.
+    """
+    names = {source.name: reporting.fingerprint(source.names()) for source in clips if isinstance(source, LocalClips)}
+    streams = {source.name: "streamed" for source in clips if isinstance(source, StreamedClips)}
+    held_out = None if validation is None else reporting.fingerprint(validation.names())
+    found = {"seed": arguments.seed, "train_sources": names | streams, "validation clips": held_out}
+    if is_new or not path.exists():
+        if arguments.should_save:
+            unfinished = path.with_name(f".{path.name}")
+            unfinished.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            unfinished.replace(path)
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in found.items():
+        if stored.get(key) != value:
+            raise InputError(
+                f"{path}: the run began with other {key} than the recipe gives now (files that were added, removed or "
+                "named by another path count too); resume with the same, or begin anew with --overwrite true"
+            )
+
+
 def _open(source, data_arguments: UnlabelledDataArguments, log: UnreadableLog) -> LocalClips | StreamedClips:
     clips = open_source(source, data_arguments.shuffle_buffer)
     if data_arguments.check_files and isinstance(clips, LocalClips):
@@ -193,9 +225,19 @@ def load_model(task: PretrainingTask, model_arguments: EncoderArguments, stored_
             return AutoModelForPreTraining.from_config(
                 task.config_class(**overrides), **({"attn_implementation": attention} if attention else {})
             )
-        return task.model_class.from_pretrained(model_arguments.model_name_or_path, **overrides)
+        model, report = task.model_class.from_pretrained(
+            model_arguments.model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **overrides
+        )
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"model: {error}") from error
+    foreign = {str(key) for key in report["missing_keys"] if str(key).startswith("dual_ssast.")}
+    foreign |= {str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]}
+    if foreign:
+        raise InputError(
+            f"model_name_or_path: {model_arguments.model_name_or_path} has no weights that fit {min(foreign)}; check "
+            "config_overrides against the checkpoint's configuration"
+        )
+    return model
 
 
 def count_steps(arguments: PretrainingArguments, stream: ClipStream) -> int:
@@ -229,16 +271,20 @@ def make_trainer(
     arguments: PretrainingArguments,
     epoch_steps: int,
 ) -> "PretrainingTrainer":
-    metric, greater_is_better = task.metric(model.config)
-    arguments.metric_for_best_model = arguments.chosen_metric or metric
-    if arguments.chosen_direction is None:
-        arguments.greater_is_better = greater_is_better
-    watched = arguments.metric_for_best_model.removeprefix("eval_")
-    if watched not in ("loss", *task.components):
-        known = ", ".join(("loss", *task.components))
-        raise InputError(f"metric_for_best_model: {watched!r} is unknown; known are {known}")
+    metrics = (*task.metrics(model.config), "loss")
+    watched = (arguments.chosen_metric or metrics[0]).removeprefix("eval_")
+    if watched not in metrics:
+        raise InputError(f"metric_for_best_model: {watched!r} is unknown; known are {', '.join(metrics)}")
+    direction = arguments.chosen_direction
+    arguments.metric_for_best_model = watched
+    arguments.greater_is_better = watched.endswith("accuracy") if direction is None else direction
     if held_out is None and arguments.lr_scheduler_type == "reduce_lr_on_plateau":
         raise InputError(NO_PLATEAU)
+    callbacks = []
+    if arguments.early_stopping_patience is not None:
+        if held_out is None or not arguments.load_best_model_at_end:
+            raise InputError("early_stopping_patience: needs evaluations, and load_best_model_at_end")
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
     return task.trainer_class(
         model=model,
         args=arguments,
@@ -246,6 +292,7 @@ def make_trainer(
         eval_dataset=held_out,
         data_collator=task.make_collator(extractor, model.config, arguments.seed),
         processing_class=extractor,
+        callbacks=callbacks,
         task=task,
         epoch_steps=epoch_steps,
     )
@@ -259,13 +306,21 @@ class StreamCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
-        trainer.train_dataset.start = state.global_step * clips_per_step(args)
-        hours = [entry["audio_hours"] for entry in state.log_history if "audio_hours" in entry]
-        trainer.meter.audio_hours = hours[-1] if hours else 0.0
-        trainer.meter.restart()
+        heard = [entry for entry in state.log_history if "clips" in entry and entry["step"] <= state.global_step]
+        # Counted in clips, so that a run can go on with another batch size or number of processes.
+        self.first_step, self.first_clip = state.global_step, heard[-1]["clips"] if heard else 0
+        trainer.train_dataset.start = self.first_clip
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if state.best_model_checkpoint is None and best.is_dir():  # Trainer forgets it where the folder was renamed
+            state.best_model_checkpoint = str(best)
+        trainer.meter.begin(self.first_clip, heard[-1]["audio_hours"] if heard else 0.0)
 
     def on_step_end(self, args, state, control, **kwargs):
-        state.epoch = state.global_step / self.trainer.epoch_steps
+        per_step = clips_per_step(args)
+        clips = self.first_clip + (state.global_step - self.first_step) * per_step
+        state.epoch = clips / (self.trainer.epoch_steps * per_step)
+        # A checkpoint and the end know the figures of all steps before them: a resumed run would begin at zero.
+        control.should_log |= control.should_save or control.should_evaluate or state.global_step >= state.max_steps
 
 
 class PretrainingTrainer(AudioTrainer):
@@ -278,7 +333,7 @@ class PretrainingTrainer(AudioTrainer):
         self.compute_metrics = self._mean_components
         self._evaluated = ()  # the components that the model gives, in order
         config, dtype = self.model.config, torch.float32
-        if self.args.bf16 or self.args.fp16:
+        if (self.args.bf16 or self.args.fp16) and self.args.device.type != "cpu":
             dtype = torch.bfloat16 if self.args.bf16 else torch.float16
         self.meter = throughput.Meter(
             task.components,
@@ -331,19 +386,40 @@ class PretrainingTrainer(AudioTrainer):
         started = time.perf_counter()
         metrics = super().evaluate(*args, **kwargs)
         if self.args.picture_clips and self.is_world_process_zero():
-            path = Path(self.args.output_dir) / "reconstructions" / f"step-{self.state.global_step:07d}.png"
-            pretraining_report.draw_reconstructions(self, path)
+            pretraining_report.draw_reconstructions(self, self.picture_path(self.state.global_step))
         self.meter.paused_s += time.perf_counter() - started
         return metrics
 
+    def _run_epoch(self, *args, **kwargs):
+        """A finished run that is resumed takes no step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def remove_checkpoints(self):
+        """And the pictures, which would be taken for this run's."""
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir) / PICTURES, ignore_errors=True)
+        super().remove_checkpoints()
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the model has after the training: the last or the best."""
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        return self.state.best_global_step if best and Path(best).is_dir() else self.state.global_step
+
     def last_metrics(self) -> dict[str, float]:
-        """Of the last step: from the log where it was evaluated, empty without validation clips."""
+        """Of the weights that are kept: from the log where they were evaluated, empty without validation clips."""
         if self.eval_dataset is None:
             return {}
-        for entry in self.state.log_history:
-            if "eval_loss" in entry and entry["step"] == self.state.global_step:
+        for entry in reversed(self.state.log_history):
+            if "eval_loss" in entry and entry["step"] == self.kept_step:
                 return entry
         return self.evaluate()
+
+    def picture_path(self, step: int) -> Path:
+        return Path(self.args.output_dir) / PICTURES / f"step-{step:07d}.png"
 
     def panels(self) -> dict[str, list[torch.Tensor]]:
         """What the model makes of the first validation clips, without their padding: title -> (frames, mel) each"""

@@ -111,9 +111,9 @@ def write_outputs(trainer, task, sources, clips, log: UnreadableLog, metrics: di
         "log": trainer.state.log_history,
     }
     plot_curves(trainer.state.log_history, ("loss", *task.components), staging / "learning_curves.png")
-    pictures = sorted((folder / "reconstructions").glob("step-*.png"))
-    if pictures and metrics:
-        shutil.copy(pictures[-1], staging / "reconstruction.png")
+    picture = trainer.picture_path(trainer.kept_step)
+    if picture.exists():
+        shutil.copy(picture, staging / "reconstruction.png")
     write_card(trainer, task, results, staging / "README.md")
     reporting.write_results(results, staging)
     reporting.publish(staging, folder)

@@ -1,6 +1,7 @@
 """What a finished run leaves in its folder: model, results, predictions, pictures and a model card."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -98,6 +99,11 @@ def publish(staging: Path, folder: Path):
     for path in sorted(staging.iterdir(), key=lambda path: path.name == "results.json"):
         os.replace(path, folder / path.name)
     shutil.rmtree(staging)
+
+
+def fingerprint(names: list[str]) -> str:
+    """A short text that other clips, or another order of them, would change."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def describe_recipe(*parts) -> dict[str, dict]:

@@ -42,11 +42,15 @@ TABLE_READERS = {
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns to read, `None` to guess; and what separates several labels in one text."""
+    """
+    Names of the columns to read, `None` to guess; what separates several labels in one text; and the column of the data
+    set's own folds, `None` for none.
+    """
 
     audio: str | None = None
     label: str | None = None
     separator: str | None = None
+    fold: str | None = None
 
 
 def is_audio_folder(folder: Path) -> bool:
@@ -93,7 +97,10 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
         )
     audio = [_resolve(value, path.parent) for value in table[audio_column]]
     labels = [_as_label(value, columns.separator, path) for value in table[label_column]]
-    return datasets.Dataset.from_dict({"audio": audio, "label": labels})
+    found = {"audio": audio, "label": labels}
+    if columns.fold is not None:
+        found["fold"] = [str(value) for value in table[_choose_column(path, table, "fold", columns.fold, ())]]
+    return datasets.Dataset.from_dict(found)
 
 
 def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datasets.Dataset:
@@ -201,10 +208,14 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
     if is_class:
         labels = [class_label.int2str(value) for value in labels]
     labels = [_as_label(value, columns.separator, source) for value in labels]
+    folds = None
+    if columns.fold is not None:
+        folds = [str(value) for value in data[_choose_column(source, data.features, "fold", columns.fold, ())]]
     data = data.select_columns([audio_column])
     if audio_column != "audio":
         data = data.rename_column(audio_column, "audio")
-    return data.add_column("label", labels)
+    data = data.add_column("label", labels)
+    return data if folds is None else data.add_column("fold", folds)
 
 
 def choose_audio_column(source: str, features: dict, wanted: str | None) -> str:

@@ -24,7 +24,7 @@ def load_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
     Raises:
         InputError: a source cannot be read or has no training split.
     """
-    columns = Columns(arguments.audio_column, arguments.label_column, arguments.label_separator)
+    columns = Columns(arguments.audio_column, arguments.label_column, arguments.label_separator, arguments.fold_column)
     if arguments.train_file:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
         splits = {split: load_table(Path(file), columns) for split, file in files.items() if file}

@@ -93,8 +93,12 @@ class Meter:
         self.frame_s = frame_s
         self.crops = crops
         self.num_processes = num_processes
-        self.audio_hours = 0.0  # of all processes since the beginning of the run
+        self.begin(0, 0.0)
         self.history = []  # seconds, clips, seconds of audio and operations, of all processes, per log line
+
+    def begin(self, clips: int, audio_hours: float):
+        """What all processes have heard since the beginning of the run, before it was resumed."""
+        self.total_clips, self.audio_hours = clips, audio_hours
         self.restart()
 
     def restart(self):
@@ -127,7 +131,8 @@ class Meter:
         audio_s = frames * self.frame_s * self.num_processes
         self.audio_hours += audio_s / 3600
         self.history.append((seconds, self.clips * self.num_processes, audio_s, self.flops * self.num_processes))
-        figures |= self._rates(*self.history[-1]) | {"audio_hours": self.audio_hours}
+        self.total_clips += self.clips * self.num_processes
+        figures |= self._rates(*self.history[-1]) | {"audio_hours": self.audio_hours, "clips": self.total_clips}
         self.restart()
         return figures
 

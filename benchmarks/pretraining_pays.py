@@ -1,0 +1,171 @@
+"""
+What pretraining is worth where labels are few: the language of telephone prompts, from 2 to 32 labelled clips for each.
+
+Pretrains a small model on the training and validation clips without their labels, then fine-tunes it with few labels,
+and beside it the same model from random weights by the same recipe, each with several draws of the labelled clips.
+Writes a table, a plot and a JSON. Runs that are finished are not repeated: to begin anew, remove the output folder.
+"""
+
+import argparse
+import csv
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import torch
+from report import print_table, versions
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+ROOT = Path(__file__).parent.parent
+CLIPS = ROOT / "data" / "voice_prompts"
+PRETRAINED, RANDOM = "pretrained", "random weights"
+COLOURS = {PRETRAINED: "tab:blue", RANDOM: "tab:orange"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning."""
+
+    side: str
+    num_labels: int  # per language
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.side.replace(' ', '_')}-{self.num_labels}-seed{self.seed}"
+
+
+def draw_labelled(num_labels: int, seed: int, table: Path) -> list[dict[str, str]]:
+    """So many rows of the table for each language. Of one seed, the fewer are among the more."""
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = []
+    for language in sorted({row["language"] for row in rows}):
+        own = [row for row in rows if row["language"] == language]
+        if num_labels > len(own):
+            raise SystemExit(f"{table}: holds {len(own)} clips for {language}, {num_labels} were asked for")
+        chosen += random.Random(f"{seed}:{language}").sample(own, len(own))[:num_labels]
+    return chosen
+
+
+def write_manifest(rows: list[dict[str, str]], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "language"])
+        writer.writerows([CLIPS / row["file_name"], row["language"]] for row in rows)
+    return path
+
+
+def train(folder: Path, threads: int, recipe: Path, *words):
+    """train_hf.py in a process of its own, unless the folder holds a finished run; its output goes to FOLDER.log."""
+    if (folder / "results.json").exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "train_hf.py", recipe, *words, "--output_dir", folder, "--overwrite", "true"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    log = folder.with_name(f"{folder.name}.log")
+    with open(log, "w", encoding="utf-8") as file:
+        code = subprocess.run(
+            [str(word) for word in command], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+        ).returncode
+    if code:
+        raise SystemExit(f"train_hf.py stopped with {code}; {log} says why")
+
+
+def finetune(run: Run, args: argparse.Namespace) -> float:
+    """The accuracy on the test clips."""
+    folder, start = args.output / "finetuned" / run.name, args.output / "pretrained"
+    if run.side == PRETRAINED:
+        words = ["--model_name_or_path", start]
+    else:  # hears the same features
+        extractor = json.loads((start / "preprocessor_config.json").read_text(encoding="utf-8"))
+        words = ["--mean", extractor["mean"], "--std", extractor["std"]]
+        words += ["--learning_rate", args.random_learning_rate]
+    manifest = args.output / "labelled" / f"{run.num_labels}-seed{run.seed}.csv"
+    words += ["--train_file", manifest, "--test_file", args.test_file, "--seed", run.seed]
+    # A process with one thread for each core: short steps gain little from more threads.
+    train(folder, 1, args.finetuning, *words)
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))["metrics"]["test"]["accuracy"]
+
+
+def plot(accuracies: dict[str, dict[int, list[float]]], title: str, path: Path):
+    """The mean over the draws, each draw a dot, and the range between them."""
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for side, by_labels in accuracies.items():
+        counts = list(by_labels)
+        colour = COLOURS[side]
+        axes.plot(counts, [statistics.mean(values) for values in by_labels.values()], color=colour, label=side)
+        lowest, highest = ([choose(values) for values in by_labels.values()] for choose in (min, max))
+        axes.fill_between(counts, lowest, highest, color=colour, alpha=0.2, linewidth=0)
+        for count, values in by_labels.items():
+            axes.plot([count] * len(values), values, "o", color=colour, markersize=3)
+    axes.axhline(0.2, color="grey", linestyle=":", label="chance")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set(xlabel="labelled clips per language", ylabel="accuracy", ylim=(0, 1), title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center right")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "pretrain_demo")
+    parser.add_argument("--pretraining", type=Path, default=ROOT / "recipes" / "pretrain_demo.yaml")
+    parser.add_argument("--finetuning", type=Path, default=ROOT / "recipes" / "pretrain_demo_finetune.yaml")
+    parser.add_argument("--random-learning-rate", type=float, default=2e-4, help="of the side from random weights")
+    parser.add_argument("--labels", type=int, nargs="+", default=[2, 4, 8, 16, 32], help="labelled clips per language")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of the labelled clips")
+    parser.add_argument("--test-file", type=Path, default=CLIPS / "test.csv", help="what the accuracies are of")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU cores to use")
+    args = parser.parse_args()
+    args.output, args.test_file = args.output.resolve(), args.test_file.resolve()
+
+    train(args.output / "pretrained", args.threads, args.pretraining.resolve())
+    args.finetuning = args.finetuning.resolve()
+    runs = [
+        Run(side, num_labels, seed)
+        for num_labels in sorted(args.labels)
+        for seed in range(args.seeds)
+        for side in (PRETRAINED, RANDOM)
+    ]
+    for run in runs:
+        rows = draw_labelled(run.num_labels, run.seed, CLIPS / "train.csv")
+        write_manifest(rows, args.output / "labelled" / f"{run.num_labels}-seed{run.seed}.csv")
+    with ThreadPoolExecutor(max(1, args.threads)) as pool:
+        results = dict(zip(runs, pool.map(lambda run: finetune(run, args), runs)))
+
+    accuracies = {
+        side: {count: [results[Run(side, count, seed)] for seed in range(args.seeds)] for count in sorted(args.labels)}
+        for side in (PRETRAINED, RANDOM)
+    }
+    report = {"test_file": args.test_file.name, "accuracy": accuracies, "versions": versions()}
+    (args.output / "pretraining_pays.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    title = f"telephone prompts in 5 languages, {args.seeds} draws"
+    plot(accuracies, title, args.output / "pretraining_pays.png")
+
+    print(versions())
+    print(f"accuracy on {args.test_file.name}: mean of {args.seeds} draws (lowest-highest)\n")
+    table = []
+    for count in sorted(args.labels):
+        sides = [accuracies[side][count] for side in (PRETRAINED, RANDOM)]
+        means = [statistics.mean(values) for values in sides]
+        cells = [f"{mean:.2f} ({min(values):.2f}-{max(values):.2f})" for mean, values in zip(means, sides)]
+        table.append([str(count), *cells, f"{means[0] - means[1]:+.2f}"])
+    print_table(["labelled clips per language", PRETRAINED, RANDOM, "gain"], table)
+    print(f"\nplot and figures: {args.output / 'pretraining_pays.png'}, .json")
+
+
+if __name__ == "__main__":
+    main()

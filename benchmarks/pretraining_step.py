@@ -1,0 +1,227 @@
+"""
+One step of masked spectrogram patch modelling, both objectives: the published two passes beside one with a shared mask.
+
+Forward, backward and optimiser on 8 clips of 1024 x 128, 400 of 512 patches masked, float32; then what more can be
+saved, and what the autograd graph keeps for the backward pass. With a GPU, also SSAST-Base compiled in bfloat16, in
+batches that grow until the memory is full. The weights and clips are random.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from report import print_table, spread, time_in_blocks, versions
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTForPreTraining
+
+TINY = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+NUM_MELS, NUM_PATCHES = 128, 512  # of 1024 frames
+PEAK = "matrix products"
+GOAL = 1.8  # the published form's time over that of one pass
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to take a step."""
+
+    config: dict = field(default_factory=dict)
+    attention: str = "sdpa"
+    fused_adam: bool = True
+    autocast: bool = False
+    compiled: bool = False
+
+
+PUBLISHED, ONE_PASS = "two passes, a mask each (published)", "one pass, shared mask"
+FORMS = {
+    PUBLISHED: Form({"shared_mask": False}, fused_adam=False),
+    ONE_PASS: Form(fused_adam=False),
+    "+ fused Adam": Form(),
+    "+ fused Adam, attention written out": Form(attention="eager"),
+    "+ fused Adam, bfloat16 autocast": Form(autocast=True),
+    "+ fused Adam, torch.compile": Form(compiled=True),
+    "+ fused Adam, decoder of 2 blocks": Form({"num_decoder_layers": 2}),
+}
+
+
+def make_model(form: Form, sizes: dict, num_masked: int, device: str = "cpu") -> DualSSASTForPreTraining:
+    config = DualSSASTConfig(**sizes, **form.config, mask_ratio=num_masked / NUM_PATCHES)
+    config._attn_implementation = form.attention
+    return DualSSASTForPreTraining(config).to(device).train()
+
+
+def make_step(form: Form, model: DualSSASTForPreTraining, num_clips: int, num_frames: int) -> Callable:
+    """A whole step on clips and masks drawn before, as a data loader does."""
+    device = model.device
+    clips = torch.randn(num_clips, num_frames, NUM_MELS, device=device)
+    masks = model.sample_mask(clips)
+    # SSAST's hyper-parameters.
+    optimiser = torch.optim.Adam(
+        model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=5e-7, fused=form.fused_adam
+    )
+    # One size at a time: dynamic shapes would be a different, slower program.
+    forward = torch.compile(model, dynamic=False) if form.compiled else model
+
+    def step():
+        with torch.autocast(device.type, torch.bfloat16, enabled=form.autocast):
+            loss = forward(clips, bool_masked_pos=masks).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def count_flops(form: Form, sizes: dict, num_masked: int, num_frames: int) -> float:
+    """Operations of the matrix products of a step, per clip. Attention is written out: its kernels are not counted."""
+    model = make_model(Form(form.config, attention="eager"), sizes, num_masked)
+    clips = torch.randn(1, num_frames, NUM_MELS)
+    with FlopCounterMode(display=False) as counter:
+        model(clips, bool_masked_pos=model.sample_mask(clips)).loss.backward()
+    return float(counter.get_total_flops())
+
+
+def measure_gpu_peak() -> float:
+    """Operations per second of a large matrix product in bfloat16."""
+    size = 8192
+    factors = torch.randn(2, size, size, device="cuda", dtype=torch.bfloat16)
+    return 2 * size**3 / min(time_on_stream(lambda: factors[0] @ factors[1]) for _ in range(10))
+
+
+def time_on_stream(call: Callable) -> float:
+    """Seconds until the GPU has done it."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def saved_bytes_per_clip(form: Form, sizes: dict, num_masked: int, num_clips: int, num_frames: int) -> float:
+    """What the graph keeps for the backward pass: each storage once, without the parameters, which are there anyway."""
+    model = make_model(form, sizes, num_masked)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()  # what is kept lives on: no two have the same address
+        return tensor
+
+    clips = torch.randn(num_clips, num_frames, NUM_MELS)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(clips, bool_masked_pos=model.sample_mask(clips)).loss
+    del loss  # the graph had to live until here
+    return sum(kept.values()) / num_clips
+
+
+def compare_forms(args: argparse.Namespace):
+    steps = {}
+    for name, form in FORMS.items():
+        step = make_step(form, make_model(form, TINY, args.masked), args.clips, args.frames)
+        if form.compiled:
+            try:
+                step()
+            except Exception as error:  # whatever stands in the way: no compiler, no headers
+                print(f"left out: {name} ({type(error).__name__}: {str(error).splitlines()[0]})\n")
+                continue
+        steps[name] = step
+    factors = torch.randn(2, 1024, 1024)
+    # Takes its turn like the steps: measured in a busier minute, it would let them use more than there is.
+    steps[PEAK] = lambda: [factors[0] @ factors[1] for _ in range(50)]
+    seconds = time_in_blocks(steps, args.repeats, args.calls)
+    peak = 50 * 2 * 1024**3 / statistics.median(seconds.pop(PEAK))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    rows = []
+    for name, median in medians.items():
+        flops = args.clips * count_flops(FORMS[name], TINY, args.masked, args.frames)
+        rows.append(
+            [
+                name,
+                spread(seconds[name]),
+                f"{medians[PUBLISHED] / median:.2f}",
+                f"{args.clips / median:.2f}",
+                f"{flops / 1e9:.0f}",
+                f"{flops / median / peak:.0%}",
+            ]
+        )
+    header = ["step", "ms: median (range)", "ratio", "clips per s", "GFLOP", "utilisation"]
+    print_table(header, rows)
+    print(f"\nutilisation: of {peak / 1e9:.0f} GFLOP/s, measured on a float32 matrix product of 1024 x 1024 x 1024")
+    ratio = medians[PUBLISHED] / medians[ONE_PASS]
+    print(f"two passes over one: {ratio:.2f}, goal {GOAL}: {'PASS' if ratio >= GOAL else 'FAIL'}\n")
+
+
+def compare_memory(args: argparse.Namespace):
+    batches = {"10 s, 400 masked": (1024, 400), "10 s, 100 masked": (1024, 100), "2 s, 81 of 104 masked": (200, 400)}
+    names = [PUBLISHED, ONE_PASS, "+ fused Adam, attention written out", "+ fused Adam, decoder of 2 blocks"]
+    rows = []
+    for name in names:
+        megabytes = [
+            saved_bytes_per_clip(FORMS[name], TINY, masked, 2, frames) / 2**20 for frames, masked in batches.values()
+        ]
+        rows.append([name.removeprefix("+ fused Adam, "), *(f"{value:.1f}" for value in megabytes)])
+    print_table(["MiB kept for the backward pass, per clip", *batches], rows)
+
+
+def fill_gpu(args: argparse.Namespace):
+    """SSAST-Base, compiled, in bfloat16: the batch is doubled until the memory is full."""
+    form = Form(autocast=True, compiled=True)
+    flops, peak = count_flops(form, {}, args.masked, args.frames), measure_gpu_peak()
+    rows, num_clips = [], 16
+    while (row := time_on_gpu(form, num_clips, args)) is not None:
+        seconds, gigabytes = row
+        median = statistics.median(seconds)
+        utilisation = num_clips * flops / median / peak
+        rate = f"{num_clips / median:.0f}"
+        rows.append([str(num_clips), spread(seconds), rate, f"{gigabytes:.1f}", f"{utilisation:.0%}"])
+        num_clips *= 2
+    print(f"\n{torch.cuda.get_device_name()}: SSAST-Base, bfloat16, compiled; {num_clips} clips do not fit\n")
+    print_table(["clips per step", "ms: median (range)", "clips per s", "GiB at most", "utilisation"], rows)
+    print(f"\nutilisation: of {peak / 1e12:.0f} TFLOP/s, measured on a bfloat16 matrix product of 8192 x 8192 x 8192")
+
+
+def time_on_gpu(form: Form, num_clips: int, args: argparse.Namespace) -> tuple[list[float], float] | None:
+    """Seconds of each step and the most GiB in use, or `None` where the memory does not suffice."""
+    torch.compiler.reset()  # every batch size is a program of its own, of which only so many are kept
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        step = make_step(form, make_model(form, {}, args.masked, "cuda"), num_clips, args.frames)
+        for _ in range(3):  # compiles, and settles the allocator
+            step()
+        seconds = [time_on_stream(step) for _ in range(args.repeats * args.calls)]
+    except torch.OutOfMemoryError:
+        return None
+    return seconds, torch.cuda.max_memory_allocated() / 2**30
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--clips", type=int, default=8, help="clips per step")
+    parser.add_argument("--frames", type=int, default=1024, help="of 10 ms per clip")
+    parser.add_argument("--masked", type=int, default=400, help=f"patches of {NUM_PATCHES}")
+    parser.add_argument("--repeats", type=int, default=4, help="blocks per side")
+    parser.add_argument("--calls", type=int, default=2, help="timed steps per block")
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    print(versions())
+    print(
+        f"{TINY['hidden_size']} wide, {TINY['num_hidden_layers']} layers; {args.clips} clips of {args.frames} frames, "
+        f"{args.masked} of {NUM_PATCHES} patches masked; {args.repeats} alternating blocks of {args.calls} steps\n"
+    )
+    compare_forms(args)
+    compare_memory(args)
+    if torch.cuda.is_available():
+        fill_gpu(args)
+
+
+if __name__ == "__main__":
+    main()
