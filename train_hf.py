@@ -2,10 +2,10 @@
 
 import sys
 
-from training import arguments, asit, classification, mspm
+from training import arguments, asit, classification, mspm, sweep
 from training.errors import InputError, one_line
 
-TASKS = {"classification": classification.run, "mspm": mspm.run, "asit": asit.run}
+TASKS = {"classification": classification.run, "mspm": mspm.run, "asit": asit.run, "sweep": sweep.run}
 
 
 def main() -> int:

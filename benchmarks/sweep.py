@@ -1,0 +1,96 @@
+"""
+A sweep over all layers and poolings of a 12-layer model, beside encoding the clips once per configuration.
+
+The embedded recordings, random weights of the tiny size, 2 threads. The second side is measured for a few
+configurations and multiplied by their number: all of them would take hours.
+"""
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import soundfile
+import torch
+from report import print_table, versions
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining, DualSSASTModel
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "data" / "voice_prompts"
+SPLITS = ("train", "validation")
+BATCH = 16
+MEASURED = (
+    {"fusion_layers": [-1], "pooling": ["mean"]},
+    {"fusion_layers": [6, 12], "pooling": ["mean", "max"]},
+    {"fusion_layers": [3, 9], "pooling": ["mean", "max", "min"], "pooling_combination": "concat"},
+    {"fusion_layers": [6, 12], "readout": "frames", "pooling": ["mean", "max"]},
+)
+GOAL = 50
+
+
+def save_encoder(folder: Path):
+    torch.manual_seed(0)
+    extractor = DualSSASTFeatureExtractor(max_length=384)
+    config = DualSSASTConfig(
+        hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, max_length=384
+    )
+    DualSSASTForPreTraining(config).save_pretrained(folder)
+    extractor.save_pretrained(folder)
+
+
+def sweep(encoder: Path, output: Path) -> dict:
+    """`results.json` of the task; its seconds are those after the imports."""
+    words = ["--model_name_or_path", encoder, "--output_dir", output, "--label_column", "language", "--task", "sweep"]
+    words += ["--train_file", DATA / "train.csv", "--validation_file", DATA / "validation.csv"]
+    recipe = output.with_suffix(".yaml")
+    recipe.write_text("task: sweep\n")
+    command = [sys.executable, "train_hf.py", recipe, *words]
+    subprocess.run([str(word) for word in command], cwd=ROOT, check=True, capture_output=True)
+    return json.loads((output / "results.json").read_text())
+
+
+@torch.no_grad()
+def encode(encoder: Path, files: list[Path], settings: dict) -> float:
+    """Seconds from files to the fused vectors of one configuration."""
+    extractor = DualSSASTFeatureExtractor.from_pretrained(encoder)
+    model = DualSSASTModel.from_pretrained(encoder, **settings).eval()
+    last_layer = max(model.config.fused_layers)
+    started = time.perf_counter()
+    for start in range(0, len(files), BATCH):
+        clips = [soundfile.read(path, dtype="float32")[0].repeat(2) for path in files[start : start + BATCH]]
+        model(**extractor(clips, sampling_rate=16000, return_tensors="pt"), last_layer=last_layer)
+    return time.perf_counter() - started
+
+
+def main():
+    torch.set_num_threads(2)
+    files = [DATA / row["file_name"] for split in SPLITS for row in csv.DictReader((DATA / f"{split}.csv").open())]
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = Path(folder, "encoder")
+        save_encoder(encoder)
+        results = sweep(encoder, Path(folder, "sweep"))
+        once = [encode(encoder, files, settings) for settings in MEASURED]
+    seconds, count = results["seconds"], results["candidates"]
+    total = seconds["encoding"] + seconds["scoring"]
+    each = statistics.mean(once) * count + seconds["scoring"]
+    print(versions())
+    print(f"{results['clips']} clips, {count} configurations, {results['folds']} folds")
+    print_table(
+        ["side", "seconds"],
+        [
+            ["sweep: one encoding", f"{seconds['encoding']:.1f}"],
+            ["sweep: all scores", f"{seconds['scoring']:.1f}"],
+            ["encoding for one configuration", f"{statistics.mean(once):.1f} ({min(once):.1f}-{max(once):.1f})"],
+            ["encoding for each, and all scores", f"{each:.0f}"],
+        ],
+    )
+    print(f"the sweep is {each / total:.0f} times as fast (goal: {GOAL})")
+
+
+if __name__ == "__main__":
+    main()
