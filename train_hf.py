@@ -2,10 +2,16 @@
 
 import sys
 
-from training import arguments, asit, classification, mspm, sweep
+from training import arguments, asit, classification, mspm, probe, sweep
 from training.errors import InputError, one_line
 
-TASKS = {"classification": classification.run, "mspm": mspm.run, "asit": asit.run, "sweep": sweep.run}
+TASKS = {
+    "classification": classification.run,
+    "mspm": mspm.run,
+    "asit": asit.run,
+    "sweep": sweep.run,
+    "probe": probe.run,
+}
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .augmentation import AugmentationArguments
 from .errors import InputError
 
-TASKS = ("classification", "mspm", "asit", "sweep")
+TASKS = ("classification", "mspm", "asit", "sweep", "probe")
 
 
 def described(default, help_text: str):
@@ -314,11 +314,45 @@ class SweepArguments:
             raise InputError(f"storage_dtype: must be float32 or float16, got {self.storage_dtype!r}")
 
 
+@dataclass
+class ProbeArguments:
+    """How a frozen encoder is evaluated: a linear layer as in EVAR (Niizumi et al.), neighbours, a few labels."""
+
+    output_dir: str | None = described(None, "Folder to write to.")
+    overwrite: bool = described(False, "Begin anew in an output folder that holds a probe.")
+    methods: list[str] = described(["linear", "neighbours", "few_shot"], "Some of linear, neighbours, few_shot.")
+    learning_rates: list[float] = described([1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "Of the linear layer, to choose from.")
+    num_seeds: int = described(3, "Linear layers, each with its own seed; and draws of few labels.")
+    num_epochs: int = described(200, "Most epochs of a linear layer.")
+    patience: int = described(20, "Epochs without a better validation score after which a linear layer stops.")
+    batch_size: int = described(256, "Clips per step of a linear layer.")
+    neighbours: list[int] = described([1, 5, 10, 20], "Numbers of neighbours to choose from.")
+    few_shot: list[int] = described([1, 5, 10], "Labelled clips per class.")
+    shard_clips: int = described(128, "Clips per file of stored embeddings: what a stopped run may lose.")
+    per_device_eval_batch_size: int = described(16, "Clips per encoder pass.")
+    dataloader_num_workers: int = described(0, "Processes that decode.")
+    seed: int = described(0, "The first seed.")
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise InputError("output_dir: is not set; name the folder that the probe writes to")
+        unknown = [name for name in self.methods if name not in ("linear", "neighbours", "few_shot")]
+        if unknown or not self.methods:
+            raise InputError(f"methods: {self.methods} must name some of linear, neighbours, few_shot")
+        for name in ("learning_rates", "neighbours", "few_shot"):
+            if not getattr(self, name) or min(getattr(self, name)) <= 0:
+                raise InputError(f"{name}: must be positive numbers, got {getattr(self, name)}")
+        for name in ("num_seeds", "num_epochs", "patience", "batch_size", "shard_clips"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be positive, got {getattr(self, name)}")
+
+
 ARGUMENT_CLASSES = {
     "classification": (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments),
     "mspm": (EncoderArguments, UnlabelledDataArguments, MspmTrainingArguments),
     "asit": (EncoderArguments, UnlabelledDataArguments, AsitTrainingArguments),
     "sweep": (EncoderArguments, DataArguments, SweepArguments),
+    "probe": (ModelArguments, DataArguments, ProbeArguments),
 }
 
 

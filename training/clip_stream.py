@@ -129,7 +129,7 @@ class ClipStream(torch.utils.data.IterableDataset):
             source, source_position = mixture.at(position)
             index, audio = readers[source](source_position)
             name = self.clips[source].name_of(index, audio)
-            waveform, reason = _try_to_read(audio, name, self.sampling_rate, self.log)
+            waveform, reason = try_to_read(audio, name, self.sampling_rate, self.log)
             if is_own:
                 self._count(source, index, waveform is not None)
                 self._check_share(position + 1 - self.start)
@@ -191,7 +191,7 @@ class ClipList(torch.utils.data.Dataset):
         for step in range(len(self)):
             place = (index + step) % len(self)
             audio = self.clips[place]
-            waveform, reason = _try_to_read(audio, self.clips.name_of(place, audio), self.sampling_rate, self.log)
+            waveform, reason = try_to_read(audio, self.clips.name_of(place, audio), self.sampling_rate, self.log)
             if waveform is not None:
                 return self.make_example(waveform, np.random.default_rng((self.seed, EVALUATION, 0, index)))
         raise InputError(
@@ -210,7 +210,7 @@ def _weight(source: LocalClips | StreamedClips, weight: float | None, alone: boo
     return len(source)
 
 
-def _try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) -> tuple[np.ndarray | None, str]:
+def try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) -> tuple[np.ndarray | None, str]:
     """The decoded clip; or nothing, and why, which is logged: one damaged clip must not stop a long run."""
     try:
         path = audio["path"] or ""

@@ -48,11 +48,28 @@ def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Te
     return {name: torch.stack(layers, dim=1) for name, layers in found.items()}
 
 
-def compute(model, dataset, collator, shards: Shards, batch_size: int, num_workers: int, dtype: str, process=(0, 1)):
+def fused(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What any model of this project makes of a clip: `embedding` (clips, size)."""
+    with torch.no_grad():
+        return {"embedding": model(**batch, return_dict=True).pooler_output}
+
+
+def compute(
+    model,
+    dataset,
+    collator,
+    shards: Shards,
+    batch_size: int,
+    num_workers: int,
+    dtype: str = "float32",
+    represent=representations,
+    process: tuple[int, int] = (0, 1),
+):
     """
     Fills the shards that are missing.
 
     Args:
+        represent: (model, batch) -> arrays of the batch's clips: `representations` or `fused`
         dataset: index -> example; collator: examples -> batch
         dtype: of the stored arrays, `float32` or `float16`
         process: index and number of processes that share the work
@@ -66,7 +83,7 @@ def compute(model, dataset, collator, shards: Shards, batch_size: int, num_worke
         parts = []
         for batch in loader:
             batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-            part = representations(model, batch)
+            part = represent(model, batch)
             parts.append({name: value.float().cpu().numpy().astype(dtype) for name, value in part.items()})
             progress.update(len(batch["input_values"]))
         shards.save(clips, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})

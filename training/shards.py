@@ -23,7 +23,7 @@ class Shards:
 
     Args:
         folder: made if it is not there
-        num_clips: in all
+        num_clips: in all; `None` where only the end of a stream will tell
         shard_size: clips per shard
         description: what the numbers depend on (model, data, settings); shards of another description are not continued
 
@@ -31,7 +31,7 @@ class Shards:
         InputError: the folder holds shards of another computation.
     """
 
-    def __init__(self, folder: Path, num_clips: int, shard_size: int, description: dict):
+    def __init__(self, folder: Path, num_clips: int | None, shard_size: int, description: dict):
         self.folder = folder
         self.num_clips = num_clips
         self.shard_size = shard_size
@@ -50,7 +50,7 @@ class Shards:
                 key = different[0]
                 raise InputError(
                     f"{self.folder}: holds numbers for {key} = {stored.get(key)!r}, but {wanted[key]!r} is asked for; "
-                    "use another folder, or --overwrite true to compute them anew"
+                    "use another folder, or set overwrite to compute them anew"
                 )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,20 +58,31 @@ class Shards:
 
     @property
     def num_shards(self) -> int:
+        """Of an unknown number of clips, those that are there."""
+        if self.num_clips is None:
+            return len(list(self.folder.glob("shard-*.safetensors")))
         return -(-self.num_clips // self.shard_size)
 
     def missing(self, process_index: int = 0, num_processes: int = 1) -> list[range]:
         """The clips of the shards that this process still has to compute."""
         numbers = range(process_index, self.num_shards, num_processes)
-        return [self.clips(number) for number in numbers if not self._path(number).exists()]
+        return [self.clips(number) for number in numbers if self.is_missing(number)]
+
+    def is_missing(self, number: int) -> bool:
+        return not self._path(number).exists()
 
     def clips(self, number: int) -> range:
         start = number * self.shard_size
         return range(start, min(start + self.shard_size, self.num_clips))
 
-    def save(self, clips: range, arrays: dict[str, np.ndarray]):
-        """Writes a shard under another name first: a shard that is there is whole."""
-        wrong = {name: array.shape for name, array in arrays.items() if len(array) != len(clips)}
+    def save(self, clips: range, arrays: dict[str, np.ndarray], ragged: tuple[str, ...] = ()):
+        """
+        Writes a shard under another name first: a shard that is there is whole.
+
+        Args:
+            ragged: the arrays that have another number of rows than one per clip
+        """
+        wrong = {name: array.shape for name, array in arrays.items() if len(array) != len(clips) and name not in ragged}
         if wrong:
             raise ValueError(f"expected arrays of {len(clips)} clips, got {wrong}")
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}

@@ -209,6 +209,10 @@ class StreamedClips:
             pass_number = max(pass_number + 1, start // length)
             first = pass_number * length
 
+    def in_order(self) -> Iterator[dict]:
+        """The undecoded clips as they are stored, once."""
+        return self._read(self.data)
+
     def shuffled(self, rng: np.random.Generator) -> Iterator[dict]:
         """One pass over the undecoded clips."""
         shards = rng.permutation(self.data.num_shards)
