@@ -280,15 +280,16 @@ FINE_TUNING = {
 
 def plot_heat_maps(table, found, metric: str, num_layers: int, folder: Path):
     """A picture per readout: layer x layer for every way of pooling; the diagonal is a layer alone."""
-    lowest, highest = table[metric].quantile(0.02), table[metric].max()
+    values = table[metric]
     for readout in dict.fromkeys(candidate.readout for candidate in found):
+        own = values[table["readout"] == readout]
+        lowest, highest = own.quantile(0.02), own.max()
         maps = {}
-        for index, value in table[metric].items():
+        for index in sorted(own.index):  # in the order of the candidates, not of their scores
             candidate = found[index]
-            if candidate.readout == readout:
-                grid = maps.setdefault(candidate.way, np.full((num_layers + 1, num_layers + 1), np.nan))
-                first, last = candidate.layers[0], candidate.layers[-1]
-                grid[first, last] = grid[last, first] = value
+            grid = maps.setdefault(candidate.way, np.full((num_layers + 1, num_layers + 1), np.nan))
+            first, last = candidate.layers[0], candidate.layers[-1]
+            grid[first, last] = grid[last, first] = own[index]
         columns = min(4, len(maps))
         rows = -(-len(maps) // columns)
         figure, axes = pyplot.subplots(
@@ -307,21 +308,25 @@ def plot_heat_maps(table, found, metric: str, num_layers: int, folder: Path):
 
 
 def plot_layers(table, found, metric: str, num_layers: int, path: Path):
-    """Bars: each layer alone, with every way of pooling without concatenation."""
+    """Bars: each layer alone, with every way of pooling without concatenation; a panel per readout."""
     ways = {}
-    for index, row in table.iterrows():
-        candidate = found[index]
+    for index in sorted(table.index):
+        candidate, row = found[index], table.loc[index]
         if len(candidate.layers) == 1 and candidate.combination != "concat":
-            bars = ways.setdefault(candidate.way, (np.zeros(num_layers + 1), np.zeros(num_layers + 1)))
+            own = ways.setdefault(candidate.readout, {})
+            bars = own.setdefault(candidate.way, (np.zeros(num_layers + 1), np.zeros(num_layers + 1)))
             bars[0][candidate.layers[0]], bars[1][candidate.layers[0]] = row[metric], row["interval"]
-    figure, axes = pyplot.subplots(figsize=(max(8, 1.1 * num_layers), 4.5), layout="constrained")
-    width = 0.85 / len(ways)
-    for place, way in enumerate(sorted(ways)):
-        values, intervals = ways[way]
-        x = np.arange(num_layers + 1) + (place - len(ways) / 2) * width
-        axes.bar(x, values, width, yerr=intervals, label=way, error_kw={"linewidth": 0.5})
-    axes.set(xlabel="layer (0 is the embedding)", ylabel=metric.replace("_", " "), xticks=range(num_layers + 1))
-    axes.set_ylim(bottom=max(0.0, table[metric].min() - 0.05))
-    axes.legend(ncols=3, fontsize="small", loc="lower right")
+    size = (max(8, 0.9 * num_layers), 2.6 * len(ways))
+    figure, panels = pyplot.subplots(len(ways), figsize=size, squeeze=False, layout="constrained", sharex=True)
+    for axes, (readout, own) in zip(panels[:, 0], ways.items()):
+        width = 0.85 / len(own)
+        for place, (way, (values, intervals)) in enumerate(own.items()):
+            x = np.arange(num_layers + 1) + (place - (len(own) - 1) / 2) * width
+            axes.bar(x, values, width, yerr=intervals, label=way.split(": ")[-1], error_kw={"linewidth": 0.5})
+        lowest = min(values.min() for values, _ in own.values())
+        axes.set(title=readout, ylabel=metric.replace("_", " "), xticks=range(num_layers + 1))
+        axes.set_ylim(bottom=max(0.0, lowest - 0.1))
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    panels[-1, 0].set_xlabel("layer (0 is the embedding)")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
