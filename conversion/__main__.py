@@ -8,20 +8,39 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from modeling_dual_ssast import ASiTForPreTraining, DualSSASTForPreTraining, DualSSASTModel
+from modeling_dual_ssast import (
+    ASiTForPreTraining,
+    DualSSASTForPreTraining,
+    DualSSASTModel,
+    PannsCnn14Model,
+    VGGishModel,
+)
+from modeling_dual_ssast.feature_extraction_panns_cnn14 import VARIANTS
 
-from . import asit, ast_original, export_ssast, hf_ast, saving, ssast
+from . import asit, ast_original, export_ssast, hf_ast, panns_cnn14, saving, ssast, vggish
 from .options import Options
 from .result import Converted
 
 DESCRIPTION = "Converts an original checkpoint into a folder that from_pretrained loads, with its code."
-FAMILIES = {"ssast": ssast.convert, "ast": ast_original.convert, "asit": asit.convert, "hf-ast": hf_ast.convert}
+FAMILIES = {
+    "ssast": ssast.convert,
+    "ast": ast_original.convert,
+    "asit": asit.convert,
+    "hf-ast": hf_ast.convert,
+    "vggish": vggish.convert,
+    "panns-cnn14": panns_cnn14.convert,
+}
 SOURCES = {
     "ssast": "a .pth file of the SSAST repository: patch or frame model, pretrained or fine-tuned",
     "ast": "a .pth file of the AST repository",
     "asit": "a .pth file of the ASiT repository, with student and teacher",
     "hf-ast": "a folder of Transformers' ASTForAudioClassification",
+    "vggish": "a .pth file of VGGish in PyTorch",
+    "panns-cnn14": "a .pth file of PANNs' CNN14, for 16 or 32 kHz",
 }
+# Families whose model has patches, and features that are normalised with statistics.
+TRANSFORMERS = ("ssast", "ast", "asit", "hf-ast")
+LABELLED = ("ssast", "ast", "hf-ast", "panns-cnn14")
 GRID_HELP = {
     "ssast": "pretrained files are resized to it; for fine-tuned files, which do not tell, it describes the file",
     "ast": "describes the file, which does not tell",
@@ -35,12 +54,15 @@ TASKS = {
         ("pretraining", "encoder"),
         "what to make; default: pretraining, with both networks; encoder: one of them alone, to be fine-tuned",
     ),
+    "panns-cnn14": (("classification", "encoder"), "what to make; default: classification, if the file can"),
 }
 # For the model that is saved; the others are classifiers.
 AUTO_CLASSES = {
     DualSSASTForPreTraining: "AutoModelForPreTraining",
     ASiTForPreTraining: "AutoModelForPreTraining",
     DualSSASTModel: "AutoModel",
+    PannsCnn14Model: "AutoModel",
+    VGGishModel: "AutoModel",
 }
 EXPORT = "export-ssast"
 EXPORT_HELP = "the way back: a saved folder -> a .pth file that the SSAST repository loads"
@@ -58,22 +80,34 @@ def make_parser() -> argparse.ArgumentParser:
             sub.add_argument("--task", choices=choices, help=explanation)
         if family == "asit":
             sub.add_argument("--weights", choices=asit.NETWORKS, help="the network to take; default: both, or teacher")
-        sub.add_argument("--max-length", type=positive_int, metavar="FRAMES", help=f"length; {GRID_HELP[family]}")
-        sub.add_argument(
-            "--frequency-stride", type=positive_int, metavar="BINS", help=f"patch step; {GRID_HELP[family]}"
-        )
-        sub.add_argument("--time-stride", type=positive_int, metavar="FRAMES", help=f"patch step; {GRID_HELP[family]}")
-        if family != "asit":
+        if family in TRANSFORMERS:
+            add_grid(sub, family)
+        if family == "panns-cnn14":
+            sub.add_argument(
+                "--sampling-rate", type=int, choices=tuple(VARIANTS), help="if the file does not tell, in Hz"
+            )
+        if family in LABELLED:
             sub.add_argument(
                 "--labels", type=Path, metavar="FILE", help="one label per line, or index,mid,display_name"
             )
-        default = STATISTICS.get(family, "AudioSet's")
-        sub.add_argument("--mean", type=finite, help=f"of the log-mels, for the feature extractor; default: {default}")
-        sub.add_argument("--std", type=positive, help=f"of the log-mels, undoubled; default: {default}")
+        if family in TRANSFORMERS:
+            add_statistics(sub, family)
         sub.add_argument("--verify", action="store_true", help="read the result back and compare every tensor")
         sub.add_argument("--overwrite", action="store_true", help="replace OUT once the new folder is complete")
     add_export(families)
     return parser
+
+
+def add_grid(sub: argparse.ArgumentParser, family: str):
+    sub.add_argument("--max-length", type=positive_int, metavar="FRAMES", help=f"length; {GRID_HELP[family]}")
+    sub.add_argument("--frequency-stride", type=positive_int, metavar="BINS", help=f"patch step; {GRID_HELP[family]}")
+    sub.add_argument("--time-stride", type=positive_int, metavar="FRAMES", help=f"patch step; {GRID_HELP[family]}")
+
+
+def add_statistics(sub: argparse.ArgumentParser, family: str):
+    default = STATISTICS.get(family, "AudioSet's")
+    sub.add_argument("--mean", type=finite, help=f"of the log-mels, for the feature extractor; default: {default}")
+    sub.add_argument("--std", type=positive, help=f"of the log-mels, undoubled; default: {default}")
 
 
 def add_export(families):
@@ -112,18 +146,10 @@ Facts = list[tuple[str, str]]  # what the user has to know: a word and the rest 
 
 def describe(converted: Converted, source: Path, target: Path, verified: tuple[int, float] | None) -> Facts:
     auto_class = AUTO_CLASSES.get(type(converted.model), "AutoModelForAudioClassification")
-    extractor = converted.feature_extractor
     lines = [
         ("source", str(source)),
         ("holds", converted.title),
-        ("sizes", converted.sizes),
-        ("grid", converted.grid),
-        (
-            "features",
-            f"{extractor.sampling_rate} Hz, (log-mel - {extractor.mean:g}) / (2 * {extractor.std:g})"
-            if extractor.do_normalize
-            else f"{extractor.sampling_rate} Hz, log-mel without normalisation",
-        ),
+        *converted.facts,
         *(("note", note) for note in converted.notes),
         *(("dropped", f"{names}: {reason}") for names, reason in converted.dropped),
         *(("new", note) for note in converted.new),

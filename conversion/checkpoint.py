@@ -59,7 +59,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 def find_state_dict(checkpoint, path: Path) -> tuple[dict, list[str]]:
     """
-    The state dict inside a checkpoint, without DataParallel's `module.`, and the names beside it that hold no weights.
+    The state dict inside a checkpoint, without DataParallel's `module.` or a wrapping module's `model.`, and the names
+    beside it that hold no weights.
 
     Raises:
         ConversionError: there are no named tensors in it.
@@ -73,8 +74,9 @@ def find_state_dict(checkpoint, path: Path) -> tuple[dict, list[str]]:
         raise ConversionError(
             f"{path} holds no state dict but {_describe(checkpoint)}: save model.state_dict() with torch.save"
         )
-    if all(str(key).startswith("module.") for key in checkpoint):
-        checkpoint = {key.removeprefix("module."): value for key, value in checkpoint.items()}
+    for prefix in ("module.", "model."):
+        if all(str(key).startswith(prefix) for key in checkpoint):
+            checkpoint = {key.removeprefix(prefix): value for key, value in checkpoint.items()}
     return checkpoint, beside
 
 
@@ -117,7 +119,7 @@ class Tensors:
             raise ConversionError(
                 f"{self.path} is not {self.kind}: missing {', '.join(missing)}; it holds "
                 f"{shorten([str(name) for name in self.state])}. Give the family that the file comes from "
-                "(ssast, ast, asit or hf-ast)"
+                "(ssast, ast, asit, hf-ast, vggish or panns-cnn14)"
             )
 
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ class Options:
     max_length, frequency_stride, time_stride: frames, mel bins, frames. Where the file tells its own grid, the one to
         resize to; else they describe the file.
     labels: a label file
+    sampling_rate: in Hz, that the file's network hears; `None` where the file tells
     mean, std: of the feature extractor's log-mels; `None` for the source's or AudioSet's
     """
 
@@ -21,6 +22,7 @@ class Options:
     frequency_stride: int | None = None
     time_stride: int | None = None
     labels: Path | None = None
+    sampling_rate: int | None = None
     mean: float | None = None
     std: float | None = None
 

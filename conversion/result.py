@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
+from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeatureExtractor
 
 from .checkpoint import ConversionError, Tensors
 from .options import Options
@@ -22,23 +23,29 @@ class Converted:
     """
 
     model: PreTrainedModel
-    feature_extractor: DualSSASTFeatureExtractor
+    feature_extractor: SpectrogramFeatureExtractor
     title: str
     notes: list[str]
     dropped: list[tuple[str, str]]
     new: list[str]
 
     @property
-    def sizes(self) -> str:
-        config = self.model.config
-        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
-        return (
-            f"{config.hidden_size} wide, {config.num_hidden_layers} blocks, {config.num_attention_heads} heads, "
-            f"{config.intermediate_size} intermediate; {millions:.1f} M parameters"
-        )
+    def facts(self) -> list[tuple[str, str]]:
+        """What the model is like: a word and the rest of its line."""
+        return [("sizes", self._sizes()), ("grid", self._grid()), ("features", self._features())]
 
     @property
-    def grid(self) -> str:
+    def millions(self) -> str:
+        return f"{sum(parameter.numel() for parameter in self.model.parameters()) / 1e6:.1f} M parameters"
+
+    def _sizes(self) -> str:
+        config = self.model.config
+        return (
+            f"{config.hidden_size} wide, {config.num_hidden_layers} blocks, {config.num_attention_heads} heads, "
+            f"{config.intermediate_size} intermediate; {self.millions}"
+        )
+
+    def _grid(self) -> str:
         config = self.model.config
         rows, columns = config.grid_shape
         mels, frames = config.patch_shape
@@ -47,6 +54,30 @@ class Converted:
             f"{config.time_stride} (mel bins x frames); max_length {config.max_length} frames, {config.num_mel_bins} "
             "mel bins"
         )
+
+    def _features(self) -> str:
+        extractor = self.feature_extractor
+        if extractor.do_normalize:
+            return f"{extractor.sampling_rate} Hz, (log-mel - {extractor.mean:g}) / (2 * {extractor.std:g})"
+        return f"{extractor.sampling_rate} Hz, log-mel without normalisation"
+
+
+@dataclasses.dataclass
+class ComposedConverted(Converted):
+    """Of a convolutional network with composed features."""
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        config = self.model.config
+        extractor = self.feature_extractor
+        return [
+            ("sizes", f"{', '.join(map(str, config.channels))} channels; {self.millions}"),
+            ("vector", f"pooler_output of {config.fused_size} numbers per clip"),
+            (
+                "features",
+                f"{extractor.sampling_rate} Hz, log-mel, {config.num_mel_bins} mel bins every {extractor.hop_s:g} s",
+            ),
+        ]
 
 
 def build_model(model_class, config: DualSSASTConfig, state: dict, new: tuple[str, ...] = ()) -> PreTrainedModel:

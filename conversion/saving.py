@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 
-from modeling_dual_ssast import DualSSASTFeatureExtractor
-
 from .checkpoint import ConversionError, shorten
 from .result import Converted
 
@@ -77,7 +75,7 @@ def compare_saved(converted: Converted, folder: Path) -> tuple[int, float]:
     model, info = type(converted.model).from_pretrained(folder, output_loading_info=True)
     expected, actual = converted.model.state_dict(), model.state_dict()
     outcome = compare_states(expected, actual, wrong=set(info["missing_keys"]) | set(info["unexpected_keys"]))
-    extractor = DualSSASTFeatureExtractor.from_pretrained(folder)
+    extractor = type(converted.feature_extractor).from_pretrained(folder)
     if extractor.to_dict() != converted.feature_extractor.to_dict():
         raise ConversionError("verification failed: the feature extractor's settings differ after reading back")
     return outcome

@@ -43,7 +43,125 @@ TRANSFORMERS_KEYS = {
 }
 
 
-class DualSSASTConfig(PretrainedConfig):
+class StrictConfig(PretrainedConfig):
+    """
+    What the configurations of this package share: unknown keywords are refused, files carry a complete `auto_map`, and
+    `check` raises for impossible values.
+
+    A subclass fills `auto_classes` and calls `check` when all its attributes are set.
+    """
+
+    auto_classes = {}
+
+    def __init__(self, **kwargs):
+        self._reject_unknown(kwargs)
+        self._check_problem_type(kwargs.get("problem_type"))  # before Transformers does without naming the choices
+        kwargs.setdefault("auto_map", dict(self.auto_classes))
+        super().__init__(**kwargs)
+
+    # ---- checks ----
+
+    def check(self):
+        """
+        Raises `ValueError` for impossible values. Called at construction and again by every model, because
+        `from_pretrained(..., name=value)` sets attributes on a finished configuration.
+        """
+        raise NotImplementedError
+
+    def _check_classifier(self):
+        self._check_problem_type(self.problem_type)
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}, got {self.hidden_act!r}")
+        if not isinstance(self.classifier_hidden_sizes, list):
+            raise ValueError(f"classifier_hidden_sizes must be a list, got {self.classifier_hidden_sizes!r}")
+        for size in self.classifier_hidden_sizes:
+            self._check_positive_int("classifier_hidden_sizes", size)
+        self._check_shares("classifier_dropout", "label_smoothing")
+        self._check_positive_numbers("classifier_layer_norm_eps")
+
+    def _check_choice(self, name: str, choices: tuple):
+        if getattr(self, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+
+    def _check_shares(self, *names: str):
+        for name in names:
+            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a number from 0 to below 1, got {getattr(self, name)!r}")
+
+    def _check_positive_numbers(self, *names: str):
+        for name in names:
+            if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
+
+    def _check_finite(self, *names: str):
+        for name in names:
+            if not _is_number(getattr(self, name)) or not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+
+    def _check_flags(self, *names: str):
+        for name in names:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+
+    def _check_poolings(self, name: str, poolings):
+        """Of one list: what `name` holds for one layer."""
+        known = isinstance(poolings, list) and all(pooling in POOLINGS for pooling in poolings)
+        if not known or not poolings or len(set(poolings)) < len(poolings):
+            raise ValueError(
+                f"{name} must hold each of {', '.join(POOLINGS)} at most once, got {getattr(self, name)!r}"
+            )
+
+    @staticmethod
+    def _check_problem_type(value):
+        if value is not None and value not in PROBLEM_TYPES:
+            raise ValueError(f"problem_type must be None or one of {', '.join(PROBLEM_TYPES)}, got {value!r}")
+
+    @staticmethod
+    def _check_positive_int(name, value):
+        if not _is_int(value) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+    # ---- keywords and files ----
+
+    @classmethod
+    def _own_keys(cls) -> set[str]:
+        own_classes = [base for base in cls.__mro__ if issubclass(base, StrictConfig)]
+        return {name for base in own_classes for name in inspect.signature(base.__init__).parameters} - {
+            "self",
+            "kwargs",
+        }
+
+    @classmethod
+    def _unknown_keys(cls, keys) -> list[str]:
+        known = cls._own_keys() | TRANSFORMERS_KEYS | set(vars(PretrainedConfig()))
+        return [key for key in keys if key not in known]
+
+    @classmethod
+    def _reject_unknown(cls, kwargs):
+        for key in cls._unknown_keys(kwargs):
+            nearest = difflib.get_close_matches(key, sorted(cls._own_keys()), n=1, cutoff=0.4)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise TypeError(f"{cls.__name__} got an unexpected keyword {key!r}{hint}")
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Reads a stored configuration. Keys that another version or tool stored in the file are kept, not refused."""
+        foreign = {key: config_dict[key] for key in cls._unknown_keys(config_dict)}
+        known = {key: value for key, value in config_dict.items() if key not in foreign}
+        # Through the constructor, which takes tuples and single names too, and checks them together.
+        known |= {key: kwargs.pop(key) for key in cls._own_keys() & set(kwargs)}
+        result = super().from_dict(known, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        for key, value in foreign.items():
+            setattr(config, key, value)
+        return result
+
+    def to_dict(self):
+        # A model loaded from "user/name" refers to that repository; what is saved carries its own code.
+        return {**super().to_dict(), "auto_map": dict(self.auto_classes)}
+
+
+class DualSSASTConfig(StrictConfig):
     r"""
     Configuration of [`DualSSASTModel`] and its heads.
 
@@ -160,9 +278,6 @@ class DualSSASTConfig(PretrainedConfig):
         num_decoder_layers=0,
         **kwargs,
     ):
-        self._reject_unknown(kwargs)
-        self._check_problem_type(kwargs.get("problem_type"))  # before Transformers does without naming the choices
-        kwargs.setdefault("auto_map", dict(self.auto_classes))
         super().__init__(**kwargs)
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -267,10 +382,6 @@ class DualSSASTConfig(PretrainedConfig):
     # ---- checks ----
 
     def check(self):
-        """
-        Raises `ValueError` for impossible values. Called at construction and again by every model, because
-        `from_pretrained(..., name=value)` sets attributes on a finished configuration.
-        """
         for name in (
             "hidden_size",
             "num_hidden_layers",
@@ -287,12 +398,17 @@ class DualSSASTConfig(PretrainedConfig):
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
                 f"{self.num_attention_heads}"
             )
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}, got {self.hidden_act!r}")
-        self._check_problem_type(self.problem_type)
+        self._check_classifier()
         self._check_grid()
         self._check_fusion()
-        self._check_numbers()
+        self._check_shares("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
+        if not _is_number(self.mask_ratio) or not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must be a number above 0 and below 1, got {self.mask_ratio!r}")
+        self._check_positive_numbers("layer_norm_eps", "initializer_range")
+        self._check_finite("padding_value")
+        if not _is_int(self.num_decoder_layers) or self.num_decoder_layers < 0:
+            raise ValueError(f"num_decoder_layers must be an integer from 0, got {self.num_decoder_layers!r}")
+        self._check_flags("qkv_bias", "attention_over_padding", "shared_mask")
 
     def _check_grid(self):
         if not _is_int(self.patch_size) and not (isinstance(self.patch_size, list) and len(self.patch_size) == 2):
@@ -322,8 +438,7 @@ class DualSSASTConfig(PretrainedConfig):
             ("fusion", FUSIONS),
             ("pretraining_objective", PRETRAINING_OBJECTIVES),
         ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+            self._check_choice(name, choices)
         deepest = self.num_hidden_layers
         if self.fusion_layers is not None and not (isinstance(self.fusion_layers, list) and self.fusion_layers):
             raise ValueError(
@@ -350,85 +465,7 @@ class DualSSASTConfig(PretrainedConfig):
                 f"pooling has {len(self.pooling)} lists for {len(self.fused_layers)} fused layers: {self.pooling}"
             )
         for pooling in self.pooling_per_layer:
-            known = isinstance(pooling, list) and all(name in POOLINGS for name in pooling)
-            if not known or not pooling or len(set(pooling)) < len(pooling):
-                raise ValueError(f"pooling must hold each of {', '.join(POOLINGS)} at most once, got {self.pooling!r}")
-
-    def _check_numbers(self):
-        if not isinstance(self.classifier_hidden_sizes, list):
-            raise ValueError(f"classifier_hidden_sizes must be a list, got {self.classifier_hidden_sizes!r}")
-        for size in self.classifier_hidden_sizes:
-            self._check_positive_int("classifier_hidden_sizes", size)
-        for name in (
-            "hidden_dropout_prob",
-            "attention_probs_dropout_prob",
-            "classifier_dropout",
-            "label_smoothing",
-            "drop_path_rate",
-        ):
-            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a number from 0 to below 1, got {getattr(self, name)!r}")
-        if not _is_number(self.mask_ratio) or not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must be a number above 0 and below 1, got {self.mask_ratio!r}")
-        for name in ("layer_norm_eps", "classifier_layer_norm_eps", "initializer_range"):
-            if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
-        if not _is_number(self.padding_value) or not math.isfinite(self.padding_value):
-            raise ValueError(f"padding_value must be a finite number, got {self.padding_value!r}")
-        if not _is_int(self.num_decoder_layers) or self.num_decoder_layers < 0:
-            raise ValueError(f"num_decoder_layers must be an integer from 0, got {self.num_decoder_layers!r}")
-        for name in ("qkv_bias", "attention_over_padding", "shared_mask"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
-
-    @staticmethod
-    def _check_problem_type(value):
-        if value is not None and value not in PROBLEM_TYPES:
-            raise ValueError(f"problem_type must be None or one of {', '.join(PROBLEM_TYPES)}, got {value!r}")
-
-    @staticmethod
-    def _check_positive_int(name, value):
-        if not _is_int(value) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-
-    # ---- keywords and files ----
-
-    @classmethod
-    def _own_keys(cls) -> set[str]:
-        own_classes = [base for base in cls.__mro__ if issubclass(base, DualSSASTConfig)]
-        return {name for base in own_classes for name in inspect.signature(base.__init__).parameters} - {
-            "self",
-            "kwargs",
-        }
-
-    @classmethod
-    def _unknown_keys(cls, keys) -> list[str]:
-        known = cls._own_keys() | TRANSFORMERS_KEYS | set(vars(PretrainedConfig()))
-        return [key for key in keys if key not in known]
-
-    @classmethod
-    def _reject_unknown(cls, kwargs):
-        for key in cls._unknown_keys(kwargs):
-            nearest = difflib.get_close_matches(key, sorted(cls._own_keys()), n=1, cutoff=0.4)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise TypeError(f"{cls.__name__} got an unexpected keyword {key!r}{hint}")
-
-    @classmethod
-    def from_dict(cls, config_dict, **kwargs):
-        """Reads a stored configuration. Keys that another version or tool stored in the file are kept, not refused."""
-        foreign = {key: config_dict[key] for key in cls._unknown_keys(config_dict)}
-        known = {key: value for key, value in config_dict.items() if key not in foreign}
-        # Through the constructor, which takes tuples and single names too, and checks them together.
-        known |= {key: kwargs.pop(key) for key in cls._own_keys() & set(kwargs)}
-        result = super().from_dict(known, **kwargs)
-        config = result[0] if isinstance(result, tuple) else result
-        for key, value in foreign.items():
-            setattr(config, key, value)
-        return result
-
-    def to_dict(self):
-        # A model loaded from "user/name" refers to that repository; what is saved carries its own code.
-        return {**super().to_dict(), "auto_map": dict(self.auto_classes)}
+            self._check_poolings("pooling", pooling)
 
 
 def _as_list(value):

@@ -118,73 +118,43 @@ def kaldi_log_mel(
     return [features[first:last] for first, last in ranges]
 
 
-class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
-    r"""
-    Turns waveforms into normalised log-mel spectrograms for the Dual SSAST models.
+class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
+    """
+    What the feature extractors of this package share: checked waveforms, padding, masks, saving and loading.
 
-    `(fbank - mean) / (2 * std)`: note the 2, which the SSAST and AST family shares. Masked or padded frames hold
-    `padding_value`, which is what the originals' zeros become after normalisation.
+    A subclass has the spectrogram (`spectrograms`, `num_samples`, `hop_s`), and `_normalize` if it normalises.
 
     Args:
-        sampling_rate (`int`, defaults to 16000): in Hz. Other rates are refused at the call: resample first.
-        num_mel_bins (`int`, defaults to 128)
-        max_length (`int`, defaults to 1024): most frames of a clip; at a shift of 10 ms, 10.24 s.
-        mean, std (`float`, default to -4.2677393 and 4.5689974): statistics of the training set's log-mels; the
-            defaults are AudioSet's with LibriSpeech, those of the SSAST checkpoints.
-        do_normalize (`bool`, defaults to `True`)
-        padding (`str` or `bool`, defaults to `"longest"`): what a call does by default. `"longest"` (or `True`),
-            `"max_length"` or `False`.
-        return_attention_mask (`bool`, defaults to `True`)
-        frame_length_ms, frame_shift_ms (`float`, default to 25 and 10)
-
-    Raises:
-        TypeError: an unknown keyword, with the nearest known one.
+        num_mel_bins (`int`), sampling_rate (`int`, in Hz)
+        max_length (`int`): most frames of a clip; `None`: clips are never cut.
+        padding (`str` or `bool`), return_attention_mask (`bool`): what a call does by default.
+        padding_value (`float`): what a padded frame holds.
     """
 
     model_input_names = ["input_values", "attention_mask"]
+    LONG_CLIPS = "Without max_length all of a clip is heard."
 
     def __init__(
         self,
-        sampling_rate=16000,
-        num_mel_bins=128,
-        max_length=1024,
-        mean=-4.2677393,
-        std=4.5689974,
-        do_normalize=True,
-        padding="longest",
-        return_attention_mask=True,
-        frame_length_ms=25.0,
-        frame_shift_ms=10.0,
+        num_mel_bins: int,
+        sampling_rate: int,
+        max_length: Optional[int],
+        padding,
+        return_attention_mask: bool,
+        padding_value: float,
         **kwargs,
     ):
-        # Keys that Transformers itself stores in preprocessor_config.json.
-        kwargs.pop("feature_size", None)
-        kwargs.pop("padding_value", None)
+        kwargs.pop("feature_size", None)  # stored by Transformers itself in preprocessor_config.json
         _reject_unknown(type(self).__name__, type(self).__init__, kwargs, STORED_KEYS)
         _check_positive("sampling_rate", sampling_rate, int)
         _check_positive("num_mel_bins", num_mel_bins, int)
-        _check_positive("max_length", max_length, int)
-        _check_positive("frame_length_ms", frame_length_ms, (int, float))
-        _check_positive("frame_shift_ms", frame_shift_ms, (int, float))
-        if std <= 0 or not math.isfinite(std) or not math.isfinite(mean):
-            raise ValueError(f"mean and std must be finite and std positive, got mean={mean} and std={std}")
-        self.padding = _padding_strategy(padding)
-        self.mean = mean
-        self.std = std
-        self.do_normalize = do_normalize
-        super().__init__(
-            feature_size=num_mel_bins, sampling_rate=sampling_rate, padding_value=self._normalize(0.0), **kwargs
-        )
+        if max_length is not None:
+            _check_positive("max_length", max_length, int)
+        super().__init__(feature_size=num_mel_bins, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.num_mel_bins = num_mel_bins
         self.max_length = max_length
+        self.padding = _padding_strategy(padding)
         self.return_attention_mask = return_attention_mask
-        self.frame_length_ms = frame_length_ms
-        self.frame_shift_ms = frame_shift_ms
-
-    @classmethod
-    def original(cls, **kwargs) -> "DualSSASTFeatureExtractor":
-        """SSAST's own preprocessing: every clip zero-padded to `max_length` before it is normalised, and no mask."""
-        return cls(padding="max_length", return_attention_mask=False, **kwargs)
 
     @classmethod
     def from_dict(cls, feature_extractor_dict, **kwargs):
@@ -192,20 +162,28 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
         known = set(inspect.signature(cls.__init__).parameters) | STORED_KEYS
         return super().from_dict({k: v for k, v in feature_extractor_dict.items() if k in known}, **kwargs)
 
+    @property
+    def hop_s(self) -> float:
+        """Seconds from frame to frame."""
+        raise NotImplementedError
+
     def num_samples(self, num_frames: int) -> int:
-        """Samples that `num_frames` frames span, in whole samples as `frame_sizes` rounds them."""
-        window, shift, _ = frame_sizes(self.sampling_rate, self.frame_length_ms, self.frame_shift_ms)
-        return (num_frames - 1) * shift + window
+        """Samples that `num_frames` frames span."""
+        raise NotImplementedError
+
+    def spectrograms(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Log-mels (frames, num_mel_bins) in float32, of float32 tensors (samples,)."""
+        raise NotImplementedError
 
     @property
-    def max_samples(self) -> int:
-        """Length in samples of a clip that fills `max_length` frames."""
-        return self.num_samples(self.max_length)
+    def max_samples(self) -> Optional[int]:
+        """Length in samples of a clip that fills `max_length` frames; `None` without one."""
+        return None if self.max_length is None else self.num_samples(self.max_length)
 
     @property
-    def max_seconds(self) -> float:
-        """Length in seconds of a clip that fills `max_length` frames."""
-        return self.max_samples / self.sampling_rate
+    def max_seconds(self) -> Optional[float]:
+        """Length in seconds of a clip that fills `max_length` frames; `None` without one."""
+        return None if self.max_length is None else self.max_samples / self.sampling_rate
 
     def __call__(
         self,
@@ -228,7 +206,7 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate: of `raw_speech`, in Hz; checked against the extractor's.
             padding: `"longest"`, `"max_length"` or `False`; `None` takes the extractor's setting.
             max_length: frames; `None` takes the extractor's setting.
-            truncation: cut clips at `max_length` frames, with one warning. `False` leaves them long.
+            truncation: cut clips at `max_length` frames, if there is one, with one warning. `False` leaves them long.
             return_attention_mask: `None` takes the extractor's setting.
             return_tensors: `"pt"` or `"np"`; `None` gives a list of arrays (tensors for tensor input).
 
@@ -243,13 +221,13 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
         _reject_unknown(f"{type(self).__name__}()", type(self).__call__, unknown)
         self._check_sampling_rate(sampling_rate)
         max_length = self.max_length if max_length is None else max_length
-        _check_positive("max_length", max_length, int)
+        if max_length is not None:
+            _check_positive("max_length", max_length, int)
         waveforms = [_check_waveform(clip, index) for index, clip in enumerate(_as_clips(raw_speech))]
         features = self.log_mel(waveforms)
-        if truncation:
+        if truncation and max_length is not None:
             features = self._truncate(features, max_length)
-        if self.do_normalize:
-            features = [self._normalize(feature) for feature in features]
+        features = [self._normalize(feature) for feature in features]
         if return_tensors is None and not _holds_tensors(raw_speech):
             features = [feature.numpy() for feature in features]
         return self.pad(
@@ -263,9 +241,7 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
     def log_mel(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
         """Log-mels (frames, num_mel_bins) before truncation and normalisation, of float32 tensors (samples,)."""
         with torch.no_grad(), torch.autocast(waveforms[0].device.type, enabled=False):
-            return kaldi_log_mel(
-                waveforms, self.sampling_rate, self.num_mel_bins, self.frame_length_ms, self.frame_shift_ms
-            )
+            return self.spectrograms(waveforms)
 
     def pad(
         self,
@@ -324,17 +300,22 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
             return lengths
         target = max(lengths)
         if strategy == "max_length":
-            target = max(target, self.max_length if max_length is None else max_length)
+            wanted = self.max_length if max_length is None else max_length
+            if wanted is None:
+                raise ValueError(
+                    "padding='max_length' needs a max_length in frames, but this extractor has none: give it"
+                )
+            target = max(target, wanted)
         return [target if multiple is None else -(-target // multiple) * multiple] * len(lengths)
 
     def _normalize(self, log_mel):
-        return (log_mel - self.mean) / (2 * self.std) if self.do_normalize else log_mel
+        return log_mel
 
     def _truncate(self, features: list[torch.Tensor], max_length: int) -> list[torch.Tensor]:
         if any(feature.shape[0] > max_length for feature in features):
             logger.warning_once(
-                f"Clips longer than max_length={max_length} frames ({max_length * self.frame_shift_ms / 1000:g} s) are "
-                "cut there. To hear all of a clip, use the model's classify_windows."
+                f"Clips longer than max_length={max_length} frames ({max_length * self.hop_s:g} s) are cut there. "
+                f"{self.LONG_CLIPS}"
             )
         return [feature[:max_length] for feature in features]
 
@@ -349,6 +330,87 @@ class DualSSASTFeatureExtractor(SequenceFeatureExtractor):
                 f"the audio is at {sampling_rate} Hz, but this feature extractor needs {self.sampling_rate} Hz: "
                 f"resample it first, for example soxr.resample(audio, {sampling_rate}, {self.sampling_rate})"
             )
+
+
+class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
+    r"""
+    Turns waveforms into normalised log-mel spectrograms for the Dual SSAST models.
+
+    `(fbank - mean) / (2 * std)`: note the 2, which the SSAST and AST family shares. Masked or padded frames hold
+    `padding_value`, which is what the originals' zeros become after normalisation.
+
+    Args:
+        sampling_rate (`int`, defaults to 16000): in Hz. Other rates are refused at the call: resample first.
+        num_mel_bins (`int`, defaults to 128)
+        max_length (`int`, defaults to 1024): most frames of a clip; at a shift of 10 ms, 10.24 s.
+        mean, std (`float`, default to -4.2677393 and 4.5689974): statistics of the training set's log-mels; the
+            defaults are AudioSet's with LibriSpeech, those of the SSAST checkpoints.
+        do_normalize (`bool`, defaults to `True`)
+        padding (`str` or `bool`, defaults to `"longest"`): what a call does by default. `"longest"` (or `True`),
+            `"max_length"` or `False`.
+        return_attention_mask (`bool`, defaults to `True`)
+        frame_length_ms, frame_shift_ms (`float`, default to 25 and 10)
+
+    Raises:
+        TypeError: an unknown keyword, with the nearest known one.
+    """
+
+    LONG_CLIPS = "To hear all of a clip, use the model's classify_windows."
+
+    def __init__(
+        self,
+        sampling_rate=16000,
+        num_mel_bins=128,
+        max_length=1024,
+        mean=-4.2677393,
+        std=4.5689974,
+        do_normalize=True,
+        padding="longest",
+        return_attention_mask=True,
+        frame_length_ms=25.0,
+        frame_shift_ms=10.0,
+        **kwargs,
+    ):
+        _check_positive("max_length", max_length, int)
+        _check_positive("frame_length_ms", frame_length_ms, (int, float))
+        _check_positive("frame_shift_ms", frame_shift_ms, (int, float))
+        if std <= 0 or not math.isfinite(std) or not math.isfinite(mean):
+            raise ValueError(f"mean and std must be finite and std positive, got mean={mean} and std={std}")
+        self.mean = mean
+        self.std = std
+        self.do_normalize = do_normalize
+        self.frame_length_ms = frame_length_ms
+        self.frame_shift_ms = frame_shift_ms
+        super().__init__(
+            num_mel_bins,
+            sampling_rate,
+            max_length,
+            padding,
+            return_attention_mask,
+            **{**kwargs, "padding_value": self._normalize(0.0)},
+        )
+
+    @classmethod
+    def original(cls, **kwargs) -> "DualSSASTFeatureExtractor":
+        """SSAST's own preprocessing: every clip zero-padded to `max_length` before it is normalised, and no mask."""
+        return cls(padding="max_length", return_attention_mask=False, **kwargs)
+
+    def num_samples(self, num_frames: int) -> int:
+        """Samples that `num_frames` frames span, in whole samples as `frame_sizes` rounds them."""
+        window, shift, _ = frame_sizes(self.sampling_rate, self.frame_length_ms, self.frame_shift_ms)
+        return (num_frames - 1) * shift + window
+
+    @property
+    def hop_s(self) -> float:
+        return self.frame_shift_ms / 1000
+
+    def spectrograms(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
+        return kaldi_log_mel(
+            waveforms, self.sampling_rate, self.num_mel_bins, self.frame_length_ms, self.frame_shift_ms
+        )
+
+    def _normalize(self, log_mel):
+        return (log_mel - self.mean) / (2 * self.std) if self.do_normalize else log_mel
 
 
 # What Transformers writes into preprocessor_config.json beside the constructor's own arguments.

@@ -1,5 +1,8 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
-"""Token pooling and layer fusion: from the states of several layers to one vector per clip. Knows only torch."""
+"""
+Token pooling, layer fusion and composed features: from the states of several layers to one vector per clip. Knows only
+torch.
+"""
 
 import torch
 from torch import nn
@@ -53,6 +56,27 @@ def time_frames(feature_map: torch.Tensor) -> torch.Tensor:
     (batch, channels, rows in frequency, columns in time) -> (batch, columns, channels * rows)
     """
     return feature_map.flatten(1, 2).transpose(1, 2)
+
+
+def compose_frames(feature_maps: list[torch.Tensor], time_strides: list[int], time_stride: int) -> torch.Tensor:
+    """
+    Joins the maps of several layers at every time step: frequency x channel of each is flattened, finer layers are
+    max-pooled over time to the common step, and the layers stand side by side (Niizumi et al., EUSIPCO 2022).
+
+    Args:
+        feature_maps: (batch, channels, rows in frequency, columns in time) of each layer; all sizes may differ
+        time_strides: input frames per column, of each layer
+        time_stride: input frames per column of the result, a multiple of each; what does not fill a column is left out
+
+    Returns:
+        (batch, columns, sum of channels * rows over the layers)
+    """
+    composed = []
+    for feature_map, stride in zip(feature_maps, time_strides):
+        factor = time_stride // stride
+        pooled = nn.functional.max_pool2d(feature_map, (1, factor)) if factor > 1 else feature_map
+        composed.append(time_frames(pooled))  # (batch, columns, channels * rows)
+    return torch.cat(composed, dim=-1)
 
 
 class LayerFusion(nn.Module):

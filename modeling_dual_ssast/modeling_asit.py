@@ -17,9 +17,11 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from .classifier_dual_ssast import init
 from .configuration_asit import ASiTConfig
 from .configuration_dual_ssast import DualSSASTConfig  # noqa: F401  see below
 from .corruption_asit import corrupt, corruption_rng, replace_from_batch
+from .embedding_dual_ssast import EmbeddingMixin  # noqa: F401
 from .fusion_dual_ssast import LayerFusion  # noqa: F401  Transformers 4.48 fetches only what this file names itself,
 from .masking_dual_ssast import sample_masked_patches  # noqa: F401  not what modeling_dual_ssast needs in its turn
 from .modeling_dual_ssast import (
@@ -27,7 +29,6 @@ from .modeling_dual_ssast import (
     DualSSASTModel,
     DualSSASTPreTrainedModel,
     clipwise_mean,
-    init,
 )
 
 

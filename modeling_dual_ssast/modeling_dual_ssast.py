@@ -7,7 +7,6 @@ Shapes: `input_values` (batch, frames, mel) -> patches, frequency-major -> state
 """
 
 import copy
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,14 +20,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
-from .configuration_dual_ssast import PROBLEM_TYPES, DualSSASTConfig
+from .classifier_dual_ssast import DualSSASTClassifierHead, classifier_output, init
+from .configuration_dual_ssast import DualSSASTConfig
+from .embedding_dual_ssast import PatchEmbeddingMixin, window_and_hop, window_starts
 from .fusion_dual_ssast import LayerFusion, pool_tokens, time_frames
 from .masking_dual_ssast import sample_masked_patches
-
-try:  # Transformers 5: the initialisers that leave loaded weights alone
-    from transformers import initialization as init
-except ImportError:
-    from torch.nn import init
 
 try:  # Transformers before 4.51 gives flex attention no block masks
     from torch.nn.attention.flex_attention import create_block_mask
@@ -308,11 +304,12 @@ class DualSSASTFusion(nn.Module):
         """
         vectors = []
         for index, layer in enumerate(self.layers):
-            state = self._normalise(states[layer], index, shared_norm)
+            state = self.normalise(states[layer], index, shared_norm)
             vectors.append(self._read_out(state, patch_mask, self.config.pooling_per_layer[index]))
         return self.fusion(vectors)
 
-    def _normalise(self, state: torch.Tensor, index: int, shared_norm: nn.Module) -> torch.Tensor:
+    def normalise(self, state: torch.Tensor, index: int, shared_norm: nn.Module) -> torch.Tensor:
+        """The state of the fused layer number `index`, as `config.fusion_norm` says."""
         if self.config.fusion_norm == "shared":
             return shared_norm(state)
         return self.layernorms[index](state) if self.config.fusion_norm == "separate" else state
@@ -439,11 +436,12 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
         """Freezes what can get no gradient; nothing, unless a head stops the encoder early."""
 
 
-class DualSSASTModel(DualSSASTPreTrainedModel):
+class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
     """
     The encoder and the fused representation.
 
-    `pooler_output` (batch, config.fused_size) is what the classifier reads, and the embedding of a clip.
+    `pooler_output` (batch, config.fused_size) is what the classifier reads, and the embedding of a clip; `embed` gives
+    it for waveforms of any rate and length, `embed_frames` what is said over time.
     """
 
     def __init__(self, config: DualSSASTConfig, add_fusion: bool = True):
@@ -536,25 +534,6 @@ class DualSSASTModel(DualSSASTPreTrainedModel):
         return torch.cat((patch_mask.new_ones(patch_mask.shape[0], self.config.num_prefix_tokens), patch_mask), dim=1)
 
 
-class DualSSASTClassifierHead(nn.Module):
-    """LayerNorm, hidden layers if any, Linear: (batch, fused_size) -> (batch, labels). With none, SSAST's head."""
-
-    def __init__(self, config: DualSSASTConfig):
-        super().__init__()
-        self.layernorm = nn.LayerNorm(config.fused_size, eps=config.classifier_layer_norm_eps)
-        sizes = [config.fused_size, *config.classifier_hidden_sizes]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        self.activation = ACT2FN[config.hidden_act]
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.dense = nn.Linear(sizes[-1], config.num_labels)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        pooled = self.layernorm(pooled)
-        for linear in self.hidden:
-            pooled = self.activation(linear(self.dropout(pooled)))
-        return self.dense(self.dropout(pooled))
-
-
 @dataclass
 class WindowedOutput(ModelOutput):
     """
@@ -622,14 +601,7 @@ class DualSSASTForAudioClassification(DualSSASTPreTrainedModel):
             return_dict=True,
         )
         logits = self.classifier(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            if config.problem_type is None:  # stored like Transformers does, so that pipelines know it
-                config.problem_type = guess_problem_type(labels, config.num_labels)
-            loss = classification_loss(logits, labels, config.problem_type, config.label_smoothing)
-        output = SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        output = classifier_output(config, logits, labels, outputs)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     @torch.no_grad()
@@ -662,9 +634,8 @@ class DualSSASTForAudioClassification(DualSSASTPreTrainedModel):
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         rate = feature_extractor.sampling_rate
-        window, hop = self._window_and_hop(feature_extractor, window_s, hop_s)
-        last = max(len(waveform) - window, 0)
-        starts = [*range(0, last, hop), last]
+        window, hop = window_and_hop(feature_extractor, self.config.max_length, window_s, hop_s)
+        starts = window_starts(len(waveform), window, hop)
         logits = []
         for first in range(0, len(starts), batch_size):
             clips = [waveform[start : start + window] for start in starts[first : first + batch_size]]
@@ -681,18 +652,6 @@ class DualSSASTForAudioClassification(DualSSASTPreTrainedModel):
         end_s = torch.clamp(start_s + window / rate, max=len(waveform) / rate)
         return WindowedOutput(logits=logits.mean(dim=0) if average else logits, start_s=start_s, end_s=end_s)
 
-    def _window_and_hop(self, feature_extractor, window_s: Optional[float], hop_s: Optional[float]) -> tuple[int, int]:
-        """In samples; a window never makes more frames than the model and the extractor take."""
-        rate = feature_extractor.sampling_rate
-        longest = feature_extractor.num_samples(min(self.config.max_length, feature_extractor.max_length))
-        window_s = longest / rate if window_s is None else window_s
-        hop_s = window_s / 2 if hop_s is None else hop_s
-        if not 0 < window_s <= longest / rate + 1e-9:
-            raise ValueError(f"window_s must be positive and at most max_length's {longest / rate:g} s, got {window_s}")
-        if not 0 < hop_s <= window_s:
-            raise ValueError(f"hop_s must be positive and at most window_s={window_s:g}, got {hop_s}")
-        return max(1, round(window_s * rate)), max(1, round(hop_s * rate))
-
     def reset_classifier(self):
         """Puts a new, random classifier in the place of the present one."""
         like = self.classifier.dense.weight
@@ -705,41 +664,6 @@ class DualSSASTForAudioClassification(DualSSASTPreTrainedModel):
             "is newly initialised and must be trained."
         )
         self.reset_classifier()
-
-
-def guess_problem_type(labels: torch.Tensor, num_labels: int) -> str:
-    """Transformers' convention: one output is a regression, integer labels are single, rows of floats are several."""
-    if num_labels == 1:
-        return "regression"
-    is_single = labels.ndim == 1 and not labels.is_floating_point()
-    return "single_label_classification" if is_single else "multi_label_classification"
-
-
-def classification_loss(
-    logits: torch.Tensor, labels: torch.Tensor, problem_type: str, label_smoothing: float = 0.0
-) -> torch.Tensor:
-    """
-    Mean squared error, cross-entropy (hard or soft labels) or binary cross-entropy, in float32.
-
-    logits: (batch, labels); labels: (batch,) or (batch, labels)
-    """
-    if problem_type not in PROBLEM_TYPES:
-        raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}")
-    logits, labels = logits.float(), labels.to(logits.device)
-    # One number per clip is a class, or the target of a regression with one output.
-    flat = problem_type == "single_label_classification" or (problem_type == "regression" and logits.shape[1] == 1)
-    if labels.shape != logits.shape and not (flat and labels.shape == logits.shape[:1]):
-        raise ValueError(
-            f"labels of shape {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} ({problem_type})"
-        )
-    if problem_type == "regression":
-        return nn.functional.mse_loss(logits, labels.float().view_as(logits))
-    if problem_type == "multi_label_classification":
-        return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
-    if labels.ndim == 1 and labels.is_floating_point():
-        raise ValueError(f"expected integer classes (batch,) or soft labels {tuple(logits.shape)}, got {labels.dtype}")
-    labels = labels.float() if labels.ndim == 2 else labels.long()
-    return nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 @dataclass

@@ -38,6 +38,17 @@ def checkpoint(recipe: str):
     return _maker().load_recipe(str(FIXTURES / recipe))
 
 
+def shrunk_state(recipe: str, divisor: int = 32) -> dict[str, torch.Tensor]:
+    """A recipe's state dict with all sizes from 64 on divided, but for mel bins and stored arrays."""
+    description = settings(recipe.removesuffix(".json"))
+    entries = []
+    for entry in description["tensors"]:
+        if "shape" in entry and not entry["name"].startswith("bn0"):
+            entry = {**entry, "shape": [size // divisor if size >= 64 else size for size in entry["shape"]]}
+        entries.append(entry)
+    return _maker().make_state_dict(entries, description["seed"], folder=str(FIXTURES))
+
+
 def write_checkpoint(recipe: str, path: Path) -> Path:
     torch.save(checkpoint(recipe), path)
     return path

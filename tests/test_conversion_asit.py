@@ -340,7 +340,7 @@ def test_contradictions(convert, checkpoint):
 
 def test_other_files_and_options(convert, checkpoint):
     assert_refused(
-        convert({"v.cls_token": torch.zeros(1)}), "missing backbone.patch_embed.proj.weight", "asit or hf-ast"
+        convert({"v.cls_token": torch.zeros(1)}), "missing backbone.patch_embed.proj.weight", "vggish or panns-cnn14"
     )
     assert_refused(convert({"teacher": 3}), "holds no state dict but a int")
     assert_refused(convert(SOURCE, "--time-stride", 10), "got --time-stride 10: leave it out, or take the encoder with")

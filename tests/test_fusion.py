@@ -7,6 +7,7 @@ import torch
 
 from modeling_dual_ssast.fusion_dual_ssast import (
     LayerFusion,
+    compose_frames,
     masked_max,
     masked_mean,
     masked_min,
@@ -73,6 +74,18 @@ def test_time_frames_keep_frequency_and_channel_of_every_step():
     for channel in range(3):
         for row in range(4):
             assert torch.equal(frames[:, :, channel * 4 + row], feature_map[:, channel, row])
+
+
+def test_composed_frames_are_maxima_over_time_side_by_side():
+    fine, coarse = torch.randn(2, 3, 4, 13), torch.randn(2, 5, 2, 3)  # (batch, channels, rows, columns)
+    frames = compose_frames([fine, coarse], [2, 8], 8)
+    assert frames.shape == (2, 3, 3 * 4 + 5 * 2)  # the thirteenth fine column fills no frame
+    for column in range(3):
+        for channel in range(3):
+            for row in range(4):
+                expected = fine[:, channel, row, 4 * column : 4 * column + 4].amax(dim=-1)
+                assert torch.equal(frames[:, column, channel * 4 + row], expected)
+        assert torch.equal(frames[:, column, 12:], coarse[..., column].flatten(1))
 
 
 def test_fusions_equal_their_formulas():

@@ -7,7 +7,16 @@ import subprocess
 import pytest
 from audio_files import ROOT
 
-PACKAGES = {"modeling_dual_ssast", "conversion", "training", "benchmarks", "tests", "predict_hf", "train_hf"}
+PACKAGES = {
+    "modeling_dual_ssast",
+    "conversion",
+    "training",
+    "benchmarks",
+    "tests",
+    "embed_hf",
+    "predict_hf",
+    "train_hf",
+}
 ALLOWED = {
     "modeling_dual_ssast": set(),
     "conversion": {"modeling_dual_ssast"},
@@ -37,11 +46,26 @@ def test_imports_point_one_way(package):
 
 def test_shipped_modules_know_only_the_siblings_they_may():
     allowed = {f"{name}_dual_ssast": set() for name in ("configuration", "feature_extraction", "fusion", "masking")}
-    allowed["modeling_dual_ssast"] = {"configuration_dual_ssast", "fusion_dual_ssast", "masking_dual_ssast"}
+    allowed["classifier_dual_ssast"] = {"configuration_dual_ssast"}
+    allowed["embedding_dual_ssast"] = {"fusion_dual_ssast"}
+    allowed["modeling_dual_ssast"] = {
+        "classifier_dual_ssast",
+        "configuration_dual_ssast",
+        "embedding_dual_ssast",
+        "fusion_dual_ssast",
+        "masking_dual_ssast",
+    }
     allowed |= {"corruption_asit": set(), "configuration_asit": {"configuration_dual_ssast"}}
     # All that modeling_dual_ssast imports too: Transformers 4.48 fetches only what a file names itself.
     siblings = {"configuration_asit", "corruption_asit", "modeling_dual_ssast"}
     allowed["modeling_asit"] = siblings | allowed["modeling_dual_ssast"]
+    allowed["configuration_composed"] = {"configuration_dual_ssast"}
+    allowed["modeling_composed"] = {"classifier_dual_ssast", "configuration_composed", "fusion_dual_ssast"}
+    for family in ("vggish", "panns_cnn14"):
+        allowed[f"configuration_{family}"] = {"configuration_composed", "configuration_dual_ssast"}
+        allowed[f"feature_extraction_{family}"] = {"feature_extraction_dual_ssast"}
+        siblings = {f"configuration_{family}", "configuration_dual_ssast", "modeling_composed"}
+        allowed[f"modeling_{family}"] = siblings | allowed["modeling_composed"]
     assert {path.stem for path in (ROOT / "modeling_dual_ssast").glob("*.py")} == {*allowed, "__init__"}
     for name, siblings in allowed.items():
         tree = ast.parse((ROOT / "modeling_dual_ssast" / f"{name}.py").read_text(encoding="utf-8"))

@@ -16,7 +16,8 @@ from modeling_dual_ssast import (
     DualSSASTForPreTraining,
     DualSSASTModel,
 )
-from modeling_dual_ssast.modeling_dual_ssast import attention_mask_for, classification_loss
+from modeling_dual_ssast.classifier_dual_ssast import classification_loss
+from modeling_dual_ssast.modeling_dual_ssast import attention_mask_for
 
 RATE = 16000
 MELS = 32

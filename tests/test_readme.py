@@ -59,7 +59,7 @@ def _hub_repository(folder: Path):
 def workspace(tmp_path_factory):
     """A checkout with the files that the README names."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("conversion", "training", "model_cards", "data", "train_hf.py", "predict_hf.py"):
+    for name in ("conversion", "training", "model_cards", "data", "train_hf.py", "predict_hf.py", "embed_hf.py"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "recipes").mkdir()
     for recipe in (ROOT / "recipes").glob("*.yaml"):  # two epochs instead of twenty-five
@@ -99,7 +99,9 @@ def test_every_snippet_runs(workspace):
         process = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=600)
         assert process.returncode == 0, f"{code}\n{process.stdout[-1500:]}\n{process.stderr[-3000:]}"
         assert process.stdout.strip(), code
-    for run in ("mine", "esc50", "two_processes", "from_my_pretraining"):
+    assert json.loads((workspace / "runs" / "sweep" / "results.json").read_text())["candidates"] == 2093
+    assert json.loads((workspace / "runs" / "probe" / "results.json").read_text())["metric"] == "accuracy"
+    for run in ("mine", "esc50", "two_processes", "from_my_pretraining", "sweep-fine-tuned"):
         assert json.loads((workspace / "runs" / run / "results.json").read_text())["metrics"]["test"]
     assert np.isfinite(pandas.read_csv(workspace / "scores.csv").iloc[:, 2:].to_numpy()).all()
 

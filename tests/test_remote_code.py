@@ -20,17 +20,42 @@ from modeling_dual_ssast import (
     DualSSASTFeatureExtractor,
     DualSSASTForAudioClassification,
     DualSSASTForPreTraining,
+    PannsCnn14Config,
+    PannsCnn14FeatureExtractor,
+    PannsCnn14ForAudioClassification,
+    VGGishConfig,
+    VGGishFeatureExtractor,
+    VGGishForAudioClassification,
 )
 
 SOURCE = Path(modeling_dual_ssast.__file__).parent
 SHIPPED = {
+    "classifier_dual_ssast.py",
     "configuration_dual_ssast.py",
+    "embedding_dual_ssast.py",
     "feature_extraction_dual_ssast.py",
     "fusion_dual_ssast.py",
     "masking_dual_ssast.py",
     "modeling_dual_ssast.py",
 }
 SHIPPED_WITH_ASIT = SHIPPED | {"configuration_asit.py", "corruption_asit.py", "modeling_asit.py"}
+# A convolutional network's folder holds neither the transformer nor its masks.
+SHIPPED_WITH_CNNS = SHIPPED - {"embedding_dual_ssast.py", "masking_dual_ssast.py", "modeling_dual_ssast.py"} | {
+    "configuration_composed.py",
+    "modeling_composed.py",
+}
+CNNS = {
+    "vggish": (
+        VGGishConfig(channels=[3, 4, 5, 6], fc_size=8, num_mel_bins=16, example_length=32),
+        VGGishForAudioClassification,
+        VGGishFeatureExtractor,
+    ),
+    "panns_cnn14": (
+        PannsCnn14Config(channels=[2, 3, 4, 5, 6, 7], embedding_size=9, num_mel_bins=32, readout="panns"),
+        PannsCnn14ForAudioClassification,
+        PannsCnn14FeatureExtractor,
+    ),
+}
 AUTO_CLASSES = {
     "AutoConfig",
     "AutoFeatureExtractor",
@@ -88,7 +113,9 @@ def check_all(folder, audio, logits, pooled):
     with torch.no_grad():
         model = load(AutoModelForAudioClassification, folder)
         close(model(**features).logits, logits, "classifier")
-        close(load(AutoModel, folder)(**features).pooler_output, pooled, "encoder")
+        encoder = load(AutoModel, folder)
+        close(encoder(**features).pooler_output, pooled, "encoder")
+        close(encoder.embed(audio, 16000), pooled, "embedding")
     load(AutoModelForPreTraining, folder)
     top = pipeline("audio-classification", model=folder, feature_extractor=folder, trust_remote_code=True)(
         {"array": audio, "sampling_rate": 16000}, top_k=3
@@ -139,11 +166,15 @@ def expected_outputs(model, extractor):
         return model(**features).logits.numpy(), model.dual_ssast(**features).pooler_output.numpy()
 
 
-def check_folder(folder, shipped=SHIPPED):
+def shipped_with(family):
+    return SHIPPED_WITH_CNNS | {f"{part}_{family}.py" for part in ("configuration", "feature_extraction", "modeling")}
+
+
+def check_folder(folder, shipped=SHIPPED, auto_classes=AUTO_CLASSES):
     """The code and a complete local auto_map lie beside the weights."""
     assert {path.name for path in folder.iterdir() if path.suffix == ".py"} == shipped
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
-    assert set(auto_map) == AUTO_CLASSES
+    assert set(auto_map) == auto_classes
     extractor_map = json.loads((folder / "preprocessor_config.json").read_text())["auto_map"]
     assert set(extractor_map) == {"AutoFeatureExtractor"}
     references = [*auto_map.values(), *extractor_map.values()]
@@ -174,11 +205,13 @@ def test_saved_folders_carry_their_code(saved):
         assert (saved / name).read_text() == (SOURCE / name).read_text()
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED_WITH_ASIT))
-def test_shipped_files_need_only_torch_numpy_and_transformers(name):
-    foreign = set(get_imports(SOURCE / name)) - sys.stdlib_module_names
-    assert foreign <= {"torch", "numpy", "transformers"}
-    assert {f"{module}.py" for module in get_relative_imports(SOURCE / name)} <= SHIPPED_WITH_ASIT
+@pytest.mark.parametrize("family", ["dual_ssast", "asit", *CNNS])
+def test_shipped_files_need_only_torch_numpy_and_transformers(family):
+    shipped = {"dual_ssast": SHIPPED, "asit": SHIPPED_WITH_ASIT}.get(family) or shipped_with(family)
+    for name in shipped:
+        foreign = set(get_imports(SOURCE / name)) - sys.stdlib_module_names
+        assert foreign <= {"torch", "numpy", "transformers"}
+        assert {f"{module}.py" for module in get_relative_imports(SOURCE / name)} <= shipped
 
 
 def test_one_folder_serves_every_auto_class_and_the_pipeline(saved, tmp_path):
@@ -232,6 +265,69 @@ again = load(AutoModelForAudioClassification, folder + "/classifier")
 assert all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
 """
     run(script, tmp_path, tmp_path / "pretraining", tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("family", CNNS)
+def test_a_folder_of_a_convolutional_network(tmp_path, family):
+    """Every Auto class, the pipeline, both readouts, a step of Trainer, and what is saved again."""
+    config, model_class, extractor_class = CNNS[family]
+    folder, auto_classes = tmp_path / "saved", AUTO_CLASSES - {"AutoModelForPreTraining"}
+    torch.manual_seed(0)
+    config.id2label = {0: "dog", 1: "cat", 2: "owl"}
+    config.label2id = {label: index for index, label in config.id2label.items()}
+    model, extractor = model_class(config).eval(), extractor_class(num_mel_bins=config.num_mel_bins)
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    check_folder(folder, shipped_with(family), auto_classes)
+    features = extractor(audio(), sampling_rate=RATE, return_tensors="pt")
+    with torch.no_grad():
+        logits, pooled = model(**features).logits.numpy(), model.base_model(**features).pooler_output.numpy()
+    np.savez(tmp_path / "expected.npz", audio=audio(), logits=logits, pooled=pooled)
+    script = """
+from transformers import Trainer, TrainingArguments
+folder, expected = sys.argv[1], np.load(sys.argv[2])
+
+def check(folder):
+    assert load(AutoConfig, folder).id2label == {0: "dog", 1: "cat", 2: "owl"}
+    extractor, model = load(AutoFeatureExtractor, folder), load(AutoModelForAudioClassification, folder)
+    features = extractor(expected["audio"], sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        close(model(**features).logits, expected["logits"], "classifier")
+        close(load(AutoModel, folder)(**features).pooler_output, expected["pooled"], "network")
+    top = pipeline("audio-classification", model=folder, feature_extractor=folder, trust_remote_code=True)(
+        {"array": expected["audio"], "sampling_rate": 16000}, top_k=3
+    )
+    scores = torch.tensor(expected["logits"])[0].softmax(dim=0).sort(descending=True)
+    assert [item["label"] for item in top] == [("dog", "cat", "owl")[i] for i in scores.indices], top
+    close([item["score"] for item in top], scores.values, "pipeline")
+    return model, extractor
+
+model, extractor = check(folder)
+model.save_pretrained(folder + "/again")
+extractor.save_pretrained(folder + "/again")
+check(folder + "/again")
+options = {"readout": "composed"} if model.config.model_type == "panns_cnn14" else {"drop_partial_example": False}
+model = load(AutoModelForAudioClassification, folder, fusion_layers=[1, 4], **options, ignore_mismatched_sizes=True)
+assert not all(parameter.requires_grad for parameter in model.parameters())
+clips = [expected["audio"][: 900 + 2000 * i] for i in range(4)]
+data = [
+    {"input_values": extractor(clip, sampling_rate=16000)["input_values"][0], "label": i % 3}
+    for i, clip in enumerate(clips)
+]
+arguments = TrainingArguments(
+    folder + "/out", max_steps=2, save_steps=2, per_device_train_batch_size=2, report_to=[], use_cpu=True,
+    disable_tqdm=True, logging_steps=1,
+)
+trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data, processing_class=extractor)
+trainer.train()
+assert 0 < trainer.evaluate()["eval_loss"] < 10
+again = load(AutoModelForAudioClassification, folder + "/out/checkpoint-2")
+assert again.config.fusion_layers == [1, 4]
+assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+"""
+    run(script, tmp_path, folder, tmp_path / "expected.npz")
+    for name in ("again", "out/checkpoint-2"):
+        check_folder(folder / name, shipped_with(family), auto_classes)
 
 
 def test_a_stranger_fine_tunes_with_trainer_and_shares_the_result(saved, tmp_path):

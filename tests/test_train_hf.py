@@ -64,9 +64,11 @@ def test_a_run_leaves_a_whole_folder(clips, recipe):
     names = {entry.name for entry in output.iterdir() if entry.is_file()}
     assert names == {
         "README.md",
+        "classifier_dual_ssast.py",
         "config.json",
         "configuration_dual_ssast.py",
         "confusion_matrix.png",
+        "embedding_dual_ssast.py",
         "feature_extraction_dual_ssast.py",
         "fusion_dual_ssast.py",
         "learning_curves.png",

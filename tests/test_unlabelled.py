@@ -251,9 +251,9 @@ def test_addresses_are_fetched(tmp_path):
     _folder(tmp_path, [5])
     path = f"file://{tmp_path}/class_1/0005.wav"
     log = UnreadableLog(tmp_path / "log.jsonl")
-    waveform, _ = clip_stream._try_to_read({"path": path, "bytes": None}, path, RATE, log)
+    waveform, _ = clip_stream.try_to_read({"path": path, "bytes": None}, path, RATE, log)
     assert waveform[0] == np.float32(5 / 1024)
-    assert clip_stream._try_to_read({"path": path + "x", "bytes": None}, path, RATE, log)[0] is None
+    assert clip_stream.try_to_read({"path": path + "x", "bytes": None}, path, RATE, log)[0] is None
     assert list(log.entries()) == [path]
 
 

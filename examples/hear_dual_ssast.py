@@ -1,0 +1,78 @@
+"""
+The HEAR 2021 API (https://hearbenchmark.com/hear-api.html) for every model of this project. Beside the saved folder,
+which brings its own code, it needs nothing of this project: copy it to where HEAR runs.
+
+    hear-validator hear_dual_ssast --model MODEL
+    python -m heareval.embeddings.runner hear_dual_ssast --model MODEL
+
+Needs transformers and torch, and soxr for models of another rate than HEAR's.
+"""
+
+import math
+
+import torch
+from transformers import AutoModel
+
+RATES_HZ = (16000, 22050, 44100, 48000)  # at which HEAR has its recordings
+LONGEST_SPACING_MS = 50.0  # that HEAR suggests, for the onsets of its transcription tasks
+BATCH_SIZE = 8
+# Of networks that hear clips of any length at once: 20 minutes, which HEAR may send, would need too much memory.
+LONGEST_WINDOW_S = 60.0
+
+
+def load_model(model_file_path: str = "") -> torch.nn.Module:
+    """
+    The model with what HEAR asks of it: `sample_rate`, `scene_embedding_size` and `timestamp_embedding_size`.
+
+    Args:
+        model_file_path: folder or Hub name of a model of this project; HEAR's --model
+    """
+    if not model_file_path:
+        raise ValueError("model_file_path is empty: name the folder or the Hub name of a model, with --model")
+    model = AutoModel.from_pretrained(model_file_path, trust_remote_code=True).eval()
+    rate = model.own_feature_extractor().sampling_rate
+    # A model of another rate resamples what loses the least.
+    model.sample_rate = rate if rate in RATES_HZ else next((r for r in RATES_HZ if r > rate), RATES_HZ[-1])
+    model.scene_embedding_size = model.config.fused_size
+    model.timestamp_embedding_size = model.frame_size
+    return model
+
+
+def window_s(model: torch.nn.Module):
+    """Seconds per window of long sounds; `None` for what the model hears at once."""
+    return LONGEST_WINDOW_S if model.max_frames is None else None
+
+
+def get_scene_embeddings(audio: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
+    """(n_sounds, n_samples) in [-1, 1] at `model.sample_rate` -> float32 (n_sounds, scene_embedding_size)"""
+    return model.embed(audio, model.sample_rate, batch_size=BATCH_SIZE, window_s=window_s(model))
+
+
+def get_timestamp_embeddings(audio: torch.Tensor, model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    (n_sounds, n_samples) in [-1, 1] at `model.sample_rate` -> float32 embeddings (n_sounds, n_timestamps,
+    timestamp_embedding_size) and their times in ms (n_sounds, n_timestamps).
+
+    The times are the middles of the model's time frames, from the beginning to the end of the clip. Where the frames
+    are more than 50 ms apart, others lie between them, interpolated linearly; before the first and behind the last
+    middle the embedding stays as it is.
+    """
+    found = model.embed_frames(audio, model.sample_rate, batch_size=BATCH_SIZE, window_s=window_s(model))
+    values = torch.stack([frames.values for frames in found])  # (n_sounds, frames, size): all sounds are equally long
+    extractor = model.own_feature_extractor()
+    hop_ms = 1000 * (extractor.num_samples(2) - extractor.num_samples(1)) / extractor.sampling_rate
+    frame_ms = model.time_grid.stride * hop_ms
+    steps = math.ceil(frame_ms / LONGEST_SPACING_MS - 1e-9)  # from frame to frame
+    spacing_ms = frame_ms / steps
+    duration_ms = 1000 * audio.shape[1] / model.sample_rate
+    first_ms = float(found[0].time_ms[0])
+    start_ms = min(first_ms % spacing_ms, duration_ms)
+    count = int((duration_ms - start_ms) / spacing_ms + 1e-9) + 1
+    # Multiplied, not added up: errors would grow with the length of the clip.
+    times_ms = torch.arange(count, dtype=torch.float64) * spacing_ms + start_ms
+    places = ((times_ms - first_ms) / frame_ms).clamp(0, values.shape[1] - 1)  # in frames
+    before = places.floor().long()
+    after = (before + 1).clamp(max=values.shape[1] - 1)
+    share = (places - before).float().unsqueeze(1)  # (timestamps, 1)
+    embeddings = values[:, before] * (1 - share) + values[:, after] * share
+    return embeddings, times_ms.float().expand(len(values), -1)

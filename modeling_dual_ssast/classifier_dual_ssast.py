@@ -1,0 +1,86 @@
+# Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
+"""The classifier on a clip's representation, and its loss: the same for all encoders."""
+
+import itertools
+from typing import Optional
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import ModelOutput
+
+from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
+
+try:  # What every model's _init_weights calls. Transformers 5: the initialisers that leave loaded weights alone
+    from transformers import initialization as init
+except ImportError:
+    from torch.nn import init  # noqa: F401
+
+
+class DualSSASTClassifierHead(nn.Module):
+    """LayerNorm, hidden layers if any, Linear: (batch, fused_size) -> (batch, labels). With none, SSAST's head."""
+
+    def __init__(self, config: StrictConfig):
+        super().__init__()
+        self.layernorm = nn.LayerNorm(config.fused_size, eps=config.classifier_layer_norm_eps)
+        sizes = [config.fused_size, *config.classifier_hidden_sizes]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dense = nn.Linear(sizes[-1], config.num_labels)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        pooled = self.layernorm(pooled)
+        for linear in self.hidden:
+            pooled = self.activation(linear(self.dropout(pooled)))
+        return self.dense(self.dropout(pooled))
+
+
+def guess_problem_type(labels: torch.Tensor, num_labels: int) -> str:
+    """Transformers' convention: one output is a regression, integer labels are single, rows of floats are several."""
+    if num_labels == 1:
+        return "regression"
+    is_single = labels.ndim == 1 and not labels.is_floating_point()
+    return "single_label_classification" if is_single else "multi_label_classification"
+
+
+def classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor, problem_type: str, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """
+    Mean squared error, cross-entropy (hard or soft labels) or binary cross-entropy, in float32.
+
+    logits: (batch, labels); labels: (batch,) or (batch, labels)
+    """
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}")
+    logits, labels = logits.float(), labels.to(logits.device)
+    # One number per clip is a class, or the target of a regression with one output.
+    flat = problem_type == "single_label_classification" or (problem_type == "regression" and logits.shape[1] == 1)
+    if labels.shape != logits.shape and not (flat and labels.shape == logits.shape[:1]):
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} ({problem_type})"
+        )
+    if problem_type == "regression":
+        return nn.functional.mse_loss(logits, labels.float().view_as(logits))
+    if problem_type == "multi_label_classification":
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+    if labels.ndim == 1 and labels.is_floating_point():
+        raise ValueError(f"expected integer classes (batch,) or soft labels {tuple(logits.shape)}, got {labels.dtype}")
+    labels = labels.float() if labels.ndim == 2 else labels.long()
+    return nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+def classifier_output(
+    config: StrictConfig, logits: torch.Tensor, labels: Optional[torch.Tensor], outputs: ModelOutput
+) -> SequenceClassifierOutput:
+    """The logits of a model whose encoder gave `outputs`, with the loss if there are labels."""
+    loss = None
+    if labels is not None:
+        if config.problem_type is None:  # stored like Transformers does, so that pipelines know it
+            config.problem_type = guess_problem_type(labels, config.num_labels)
+        loss = classification_loss(logits, labels, config.problem_type, config.label_smoothing)
+    return SequenceClassifierOutput(
+        loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+    )

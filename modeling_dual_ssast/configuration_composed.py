@@ -1,0 +1,108 @@
+# Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
+"""What the configurations of the convolutional networks with composed features share."""
+
+from .configuration_dual_ssast import StrictConfig, _as_list
+
+
+class ComposedConfig(StrictConfig):
+    r"""
+    Composed features (Niizumi et al., EUSIPCO 2022) and a classifier on them. The base of [`VGGishConfig`] and
+    [`PannsCnn14Config`]; `layers` and what belongs to each is theirs.
+
+    Args:
+        fusion_layers (`list[int]`): the layers whose maps make a time frame; they stand in the network's order,
+            whatever theirs is here.
+        temporal_pooling (`list[str]`): non-empty subset of `mean`, `max` and `min`, over time; their sum is the clip's
+            vector.
+        num_mel_bins (`int`)
+        padding_value (`float`): what a padded frame holds, silence. The model writes it over masked frames and fills
+            up clips with it that are shorter than its smallest input.
+        hidden_act, classifier_hidden_sizes, classifier_dropout, classifier_layer_norm_eps, label_smoothing: as in
+            [`DualSSASTConfig`].
+
+    Raises:
+        ValueError: a value or a combination of values is impossible; the message names both sides.
+        TypeError: an unknown keyword.
+    """
+
+    def __init__(
+        self,
+        fusion_layers=(),
+        temporal_pooling=("mean", "max"),
+        num_mel_bins=64,
+        padding_value=0.0,
+        hidden_act="relu",
+        classifier_hidden_sizes=None,
+        classifier_dropout=0.0,
+        classifier_layer_norm_eps=1e-5,
+        label_smoothing=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.fusion_layers = _as_list(fusion_layers)
+        self.temporal_pooling = [temporal_pooling] if isinstance(temporal_pooling, str) else _as_list(temporal_pooling)
+        self.num_mel_bins = num_mel_bins
+        self.padding_value = padding_value
+        self.hidden_act = hidden_act
+        self.classifier_hidden_sizes = [] if classifier_hidden_sizes is None else _as_list(classifier_hidden_sizes)
+        self.classifier_dropout = classifier_dropout
+        self.classifier_layer_norm_eps = classifier_layer_norm_eps
+        self.label_smoothing = label_smoothing
+        self.check()
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that `fusion_layers` can name, in the network's order."""
+        raise NotImplementedError
+
+    def time_stride(self, layer: int) -> int:
+        """Input frames per column of a layer's map."""
+        raise NotImplementedError
+
+    def layer_size(self, layer: int) -> int:
+        """Channels times rows in frequency of a layer's map."""
+        raise NotImplementedError
+
+    @property
+    def min_frames(self) -> int:
+        """Frames of the smallest input, which shorter clips are filled up to."""
+        raise NotImplementedError
+
+    @property
+    def fused_layers(self) -> list[int]:
+        """`fusion_layers` in the network's order."""
+        return [layer for layer in self.layers if layer in self.fusion_layers]
+
+    @property
+    def fused_size(self) -> int:
+        """Size of `pooler_output`, the input of the classifier."""
+        return sum(self.layer_size(layer) for layer in self.fused_layers)
+
+    def check(self):
+        self._check_classifier()
+        self._check_positive_int("num_mel_bins", self.num_mel_bins)
+        self._check_finite("padding_value")
+        self._check_poolings("temporal_pooling", self.temporal_pooling)
+        layers = self.fusion_layers
+        known = isinstance(layers, list) and all(
+            isinstance(layer, int) and not isinstance(layer, bool) and layer in self.layers for layer in layers
+        )
+        if not known or not layers or len(set(layers)) < len(layers):
+            raise ValueError(
+                f"fusion_layers must be a list of one or more of {', '.join(map(str, self.layers))}, each at most "
+                f"once, got {layers!r}"
+            )
+
+    def _check_sizes(self, name: str, count: int):
+        """Of a list of `count` positive integers."""
+        sizes = getattr(self, name)
+        if not isinstance(sizes, list) or len(sizes) != count:
+            raise ValueError(f"{name} must be a list of {count} integers, got {sizes!r}")
+        for size in sizes:
+            self._check_positive_int(name, size)
+
+    def _check_multiple(self, name: str, factor: int):
+        if getattr(self, name) % factor:
+            raise ValueError(
+                f"{name} must be a multiple of {factor}, which the network divides it by, got {getattr(self, name)}"
+            )

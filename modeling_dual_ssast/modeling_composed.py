@@ -1,0 +1,142 @@
+# Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
+"""
+What the convolutional networks with composed features share (Niizumi et al., EUSIPCO 2022): initialisation, the lengths
+of the clips of a batch, and the classifier.
+"""
+
+from typing import Optional, Union
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+
+from .classifier_dual_ssast import classifier_output, init
+from .configuration_composed import ComposedConfig
+from .fusion_dual_ssast import compose_frames, pool_tokens
+
+
+class ComposedPreTrainedModel(PreTrainedModel):
+    """
+    Initialisation, loading, and the way from maps to a clip's vector. A subclass has a `config_class` and a
+    `base_model_prefix`.
+    """
+
+    config_class = ComposedConfig
+    main_input_name = "input_values"
+    _no_split_modules = []
+    # A **kwargs in forward would make Trainer scale the loss by its own count of items; see Trainer.compute_loss.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: ComposedConfig, *args, **kwargs):
+        # from_pretrained(..., name=value) sets attributes after the configuration was checked.
+        config.check()
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        if isinstance(module, nn.BatchNorm2d):
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze_unreached()  # Transformers 5 replaces the parameters, and with them their requires_grad
+        return loaded
+
+    def _freeze_unreached(self):
+        """Freezes what can get no gradient; nothing, unless a head stops the network early."""
+
+    def pad_frames(
+        self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Checks the input, writes silence over masked frames, and fills up to the smallest input.
+
+        Returns:
+            the spectrogram, (batch, frames, mel), and each clip's number of frames, (batch,), that silence included
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        config = self.config
+        if input_values.ndim != 3 or input_values.shape[2] != config.num_mel_bins:
+            raise ValueError(
+                f"expected input_values (batch, frames, {config.num_mel_bins} mel bins), got "
+                f"{tuple(input_values.shape)}: use the feature extractor saved with this model"
+            )
+        if attention_mask is not None and attention_mask.shape != input_values.shape[:2]:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, expected (batch, frames) = "
+                f"{tuple(input_values.shape[:2])}"
+            )
+        spectrogram = input_values.to(self.dtype)
+        num_frames = spectrogram.shape[1]
+        lengths = torch.full(spectrogram.shape[:1], num_frames, device=spectrogram.device)
+        if attention_mask is not None:
+            spectrogram = torch.where(attention_mask.bool().unsqueeze(-1), spectrogram, config.padding_value)
+            lengths = attention_mask.long().sum(dim=1)
+        missing = max(config.min_frames - num_frames, 0)
+        spectrogram = nn.functional.pad(spectrogram, (0, 0, 0, missing), value=config.padding_value)
+        return spectrogram, lengths.clamp(min=config.min_frames)
+
+    def compose(self, maps: dict[int, torch.Tensor], time_stride: int) -> torch.Tensor:
+        """layer -> (clips, channels, columns in time, rows in frequency) => (clips, time frames, config.fused_size)"""
+        layers = self.config.fused_layers
+        feature_maps = [maps[layer].transpose(2, 3) for layer in layers]
+        return compose_frames(feature_maps, [self.config.time_stride(layer) for layer in layers], time_stride)
+
+    def pool(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The temporal poolings of the configuration, summed: (batch, time frames, size) -> (batch, size)"""
+        return pool_tokens(frames, mask, self.config.temporal_pooling, "sum")
+
+
+class ComposedForAudioClassification(ComposedPreTrainedModel):
+    """
+    A network and a classifier on its `pooler_output`: one label, several labels, or numbers per clip. A subclass makes
+    both.
+    """
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        labels: Optional[torch.Tensor] = None,
+        output_hidden_states: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+    ) -> Union[tuple, SequenceClassifierOutput]:
+        """
+        Args:
+            input_values, attention_mask, output_hidden_states: as for the network
+            labels: classes (batch,), or floats (batch, labels): several true classes, or the soft labels of mixup
+                where `config.problem_type` is `single_label_classification`
+
+        Returns:
+            `loss` if there are labels, `logits` (batch, labels), `hidden_states` if asked for.
+        """
+        config = self.config
+        outputs: BaseModelOutputWithPooling = self.base_model(
+            input_values, attention_mask, output_hidden_states=output_hidden_states, return_dict=True
+        )
+        output = classifier_output(config, self.classifier(outputs.pooler_output), labels, outputs)
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def _freeze_unreached(self):
+        """Parameters behind the highest layer in use, which get no gradient: DDP cannot bear them."""
+        for module in self.base_model.unreached():
+            module.requires_grad_(False)
+
+
+def frame_mask(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Which frames belong to a clip: (batch,) -> boolean (batch, num_frames)"""
+    return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)

@@ -1,0 +1,214 @@
+# Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
+"""
+PANNs' CNN14 (Kong et al., IEEE/ACM TASLP 2020) with composed features (Niizumi et al., EUSIPCO 2022).
+
+Shapes: `input_values` (batch, frames, mel) in dB -> maps of six blocks -> time frames (batch, frames // 32, size) ->
+`pooler_output` (batch, config.fused_size) -> `logits` (batch, labels).
+
+Where clips of several lengths share a batch, what lies behind the end of a clip is zero before every convolution, as
+the convolution's own padding is at the end of a clip that is alone.
+"""
+
+from collections.abc import Iterator
+from typing import Optional, Union
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .classifier_dual_ssast import DualSSASTClassifierHead
+from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 fetches only what this file names
+from .configuration_dual_ssast import StrictConfig  # noqa: F401  itself, not what its siblings need in their turn
+from .configuration_panns_cnn14 import CNN14_BLOCKS, CNN14_TIME_STRIDE, PannsCnn14Config
+from .fusion_dual_ssast import pool_tokens
+from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel, frame_mask
+
+
+class MaskedBatchNorm2d(nn.BatchNorm2d):
+    """
+    Batch normalisation that hears nothing of what lies behind the end of a clip, neither in training, where it would
+    move the statistics, nor in its output, where it is zero.
+    """
+
+    def forward(self, maps: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """maps: (batch, channels, time, rows); mask: boolean (batch, time), `None` where all is audio"""
+        if mask is None:
+            return super().forward(maps)
+        if not self.training:
+            return zero_behind(super().forward(maps), mask)
+        columns = maps.transpose(1, 2)  # (batch, time, channels, rows)
+        normed = super().forward(columns[mask].unsqueeze(-1))  # (true columns, channels, rows, 1)
+        restored = torch.zeros_like(columns, dtype=normed.dtype)
+        restored[mask] = normed.squeeze(-1)
+        return restored.transpose(1, 2)
+
+
+class PannsCnn14Block(nn.Module):
+    """Two convolutions and a mean over squares: (batch, in, time, rows) -> (batch, out, time / 2, rows / 2)"""
+
+    def __init__(self, inputs: int, outputs: int, pool_size: int, dropout: float):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False)
+        self.bn1 = MaskedBatchNorm2d(outputs)
+        self.bn2 = MaskedBatchNorm2d(outputs)
+        self.pool_size = pool_size
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, maps: torch.Tensor, lengths: Optional[torch.Tensor]
+    ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """lengths: (batch,), columns of each clip, `None` where all are audio. Returns the halved ones too."""
+        mask = None if lengths is None else frame_mask(lengths, maps.shape[2])
+        maps = self.bn1(self.conv1(maps), mask).relu()
+        maps = self.bn2(self.conv2(maps), mask).relu()
+        if self.pool_size > 1:
+            maps = nn.functional.avg_pool2d(maps, self.pool_size)
+            if lengths is not None:
+                lengths = lengths // self.pool_size
+                maps = zero_behind(maps, frame_mask(lengths, maps.shape[2]))
+        return self.dropout(maps), lengths
+
+
+class PannsCnn14Embedding(nn.Module):
+    """
+    The original's embedding: mean over frequency, mean + max over time, Linear, ReLU. Its scores are one Linear
+    further.
+    """
+
+    def __init__(self, config: PannsCnn14Config):
+        super().__init__()
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.fc1 = nn.Linear(config.channels[-1], config.embedding_size)
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(batch, time frames, channels), boolean (batch, time frames) -> (batch, embedding_size)"""
+        pooled = pool_tokens(frames, mask, ["mean", "max"], "sum")
+        return self.fc1(self.dropout(pooled)).relu()
+
+
+class PannsCnn14Model(ComposedPreTrainedModel):
+    """
+    The network and a clip's vector, `pooler_output` (batch, config.fused_size): the composed feature, or the original's
+    embedding, as `config.readout` says.
+    """
+
+    config_class = PannsCnn14Config
+    base_model_prefix = "panns_cnn14"
+    _no_split_modules = ["PannsCnn14Block"]
+    # Of the readout that the checkpoint has and this model has not.
+    _keys_to_ignore_on_load_unexpected = [r"embedding\.fc1\.", r"^audioset_classifier\."]
+
+    def __init__(self, config: PannsCnn14Config):
+        super().__init__(config)
+        self.bn0 = MaskedBatchNorm2d(config.num_mel_bins)
+        inputs = (1, *config.channels)
+        self.blocks = nn.ModuleList(
+            PannsCnn14Block(
+                inputs[block - 1],
+                inputs[block],
+                pool_size=config.time_stride(block) // config.time_stride(block - 1),
+                dropout=config.hidden_dropout_prob,
+            )
+            for block in CNN14_BLOCKS
+        )
+        self.embedding = PannsCnn14Embedding(config) if config.readout == "panns" else None
+        self.post_init()
+
+    @property
+    def used_blocks(self) -> list[int]:
+        """The blocks that the readout reads."""
+        return [CNN14_BLOCKS[-1]] if self.config.readout == "panns" else self.config.fused_layers
+
+    def unreached(self) -> list[nn.Module]:
+        """What lies behind the highest block in use, after which the network stops unless all maps are asked for."""
+        return list(self.blocks[self.used_blocks[-1] :])
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        output_hidden_states: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+    ) -> Union[tuple, BaseModelOutputWithPooling]:
+        """
+        Args:
+            input_values: (batch, frames, mel) in dB, of any length
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right
+            output_hidden_states: return the maps of all six blocks
+
+        Returns:
+            `last_hidden_state` (batch, frames // 32, size): what is pooled over time, composed features or, with
+            `readout="panns"`, the last block's mean over frequency; `pooler_output` (batch, config.fused_size);
+            `hidden_states`, six maps (batch, channels, columns in time, rows in frequency), zeros behind the end of a
+            clip.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        config, panns = self.config, self.config.readout == "panns"
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        spectrogram, lengths = self.pad_frames(input_values, attention_mask)
+        kept = CNN14_BLOCKS if output_hidden_states else self.used_blocks  # long clips have large maps
+        blocks = self.run_blocks(spectrogram, None if attention_mask is None else lengths, kept[-1])
+        maps = {block: block_map for block, block_map in blocks if block in kept}
+        frames = maps[CNN14_BLOCKS[-1]].mean(dim=3).transpose(1, 2) if panns else self.compose(maps, CNN14_TIME_STRIDE)
+        mask = frame_mask(lengths // CNN14_TIME_STRIDE, frames.shape[1])  # (batch, time frames)
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=frames,
+            pooler_output=self.embedding(frames, mask) if panns else self.pool(frames, mask),
+            hidden_states=tuple(maps.values()) if output_hidden_states else None,
+        )
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def normalise_mels(self, spectrogram: torch.Tensor, lengths: Optional[torch.Tensor]) -> torch.Tensor:
+        """Batch normalisation of each mel bin: (batch, frames, mel) -> (batch, 1, frames, mel)"""
+        mask = None if lengths is None else frame_mask(lengths, spectrogram.shape[1])
+        return self.bn0(spectrogram.transpose(1, 2).unsqueeze(-1), mask).permute(0, 3, 2, 1)
+
+    def run_blocks(
+        self, spectrogram: torch.Tensor, lengths: Optional[torch.Tensor], deepest: int
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Block and its map, (batch, channels, columns in time, rows in frequency), in order up to `deepest`."""
+        maps = self.normalise_mels(spectrogram, lengths)
+        for block in CNN14_BLOCKS[:deepest]:
+            maps, lengths = self.blocks[block - 1](maps, lengths)
+            yield block, maps
+
+
+class PannsCnn14ForAudioClassification(ComposedForAudioClassification):
+    """
+    CNN14 and a classifier: LayerNorm and Linear on composed features, or with `readout="panns"` the original's one
+    Linear on its embedding. The two have names of their own, so that a checkpoint with either loads with the other
+    readout, and a classifier that is new.
+    """
+
+    config_class = PannsCnn14Config
+    base_model_prefix = "panns_cnn14"
+    _no_split_modules = ["PannsCnn14Block"]
+    _keys_to_ignore_on_load_unexpected = [r"embedding\.fc1\.", r"^audioset_classifier\.", r"^composed_classifier\."]
+
+    def __init__(self, config: PannsCnn14Config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.panns_cnn14 = PannsCnn14Model(config)
+        if config.readout == "panns":
+            self.audioset_classifier = nn.Linear(config.embedding_size, config.num_labels)
+        else:
+            self.composed_classifier = DualSSASTClassifierHead(config)
+        self.post_init()
+        self._freeze_unreached()
+
+    @property
+    def classifier(self) -> nn.Module:
+        return self.audioset_classifier if self.config.readout == "panns" else self.composed_classifier
+
+
+def zero_behind(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Zeros where the mask is false: (batch, channels, time, rows), boolean (batch, time)"""
+    return maps.masked_fill(~mask[:, None, :, None], 0)
+
+
+PannsCnn14Model.register_for_auto_class("AutoModel")
+PannsCnn14ForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")

@@ -1,0 +1,152 @@
+# Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
+"""
+VGGish (Hershey et al., ICASSP 2017) with composed features (Niizumi et al., EUSIPCO 2022).
+
+Shapes: `input_values` (batch, frames, mel) -> examples (batch, examples, 96, mel) -> maps of the layers -> time frames
+(batch, 6 * examples, config.fused_size) -> `pooler_output` (batch, config.fused_size) -> `logits` (batch, labels).
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Optional, Union
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .classifier_dual_ssast import DualSSASTClassifierHead
+from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 fetches only what this file names
+from .configuration_dual_ssast import StrictConfig  # noqa: F401  itself, not what its siblings need in their turn
+from .configuration_vggish import VGGISH_TIME_STRIDE, VGGishConfig
+from .fusion_dual_ssast import compose_frames  # noqa: F401
+from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel, frame_mask
+
+
+class VGGishModel(ComposedPreTrainedModel):
+    """
+    The network and the composed feature of a clip.
+
+    `pooler_output` (batch, config.fused_size) is what the classifier reads, and the embedding of a clip. With
+    `fusion_layers=[21], temporal_pooling=["mean"]` it is VGGish's own embedding, averaged over the examples.
+    """
+
+    config_class = VGGishConfig
+    base_model_prefix = "vggish"
+
+    def __init__(self, config: VGGishConfig):
+        super().__init__(config)
+        first, second, third, fourth = config.channels
+        layers, inputs = [], 1
+        for stage in ([first], [second], [third, third], [fourth, fourth]):
+            for outputs in stage:
+                layers += [nn.Conv2d(inputs, outputs, kernel_size=3, padding=1), nn.ReLU()]
+                inputs = outputs
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)  # modules 0 to 15
+        rows = config.num_mel_bins // VGGISH_TIME_STRIDE
+        sizes = (fourth * config.frames_per_example * rows, config.fc_size, config.fc_size, config.embedding_size)
+        linears = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
+        self.fc = nn.Sequential(*(module for linear in linears for module in (linear, nn.ReLU())))  # modules 16 to 21
+        self.post_init()
+
+    def unreached(self) -> list[nn.Module]:
+        """What lies behind the highest fused layer, after which the network stops unless all maps are asked for."""
+        return [*self.features, *self.fc][self.config.fused_layers[-1] + 1 :]
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        output_hidden_states: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+    ) -> Union[tuple, BaseModelOutputWithPooling]:
+        """
+        Args:
+            input_values: (batch, frames, mel), of any length
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right
+            output_hidden_states: return the maps of all nine ReLUs
+
+        Returns:
+            `last_hidden_state` (batch, time frames, config.fused_size), the composed features before they are pooled
+            over time, zeros behind the end of a clip; `pooler_output` (batch, config.fused_size); `hidden_states`, in
+            the order of `config.layers`: six maps (batch, examples, channels, columns in time, rows in frequency) and
+            three outputs of Linear layers (batch, examples, size), zeros behind the end of a clip.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        config = self.config
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        examples, valid = self.split_examples(input_values, attention_mask)
+        # Padding is not computed. Without any, shapes do not depend on values, and the network compiles as one graph.
+        flat = examples.flatten(0, 1) if attention_mask is None else examples[valid]  # (true examples, time, mel)
+        kept = config.layers if output_hidden_states else config.fused_layers  # long clips have large maps
+        maps = {layer: layer_map for layer, layer_map in self.run_layers(flat, kept[-1]) if layer in kept}
+        frames = self.compose({layer: self.to_frames(maps[layer]) for layer in config.fused_layers}, VGGISH_TIME_STRIDE)
+        frames = by_clip(frames, valid).flatten(1, 2)  # (batch, examples * frames per example, fused size)
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=frames,
+            pooler_output=self.pool(frames, valid.repeat_interleave(config.frames_per_example, dim=1)),
+            hidden_states=tuple(by_clip(m, valid) for m in maps.values()) if output_hidden_states else None,
+        )
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def split_examples(
+        self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        (batch, frames, mel) -> (batch, examples, config.example_length, mel), and which examples are a clip's,
+        boolean (batch, examples)
+        """
+        config = self.config
+        spectrogram, lengths = self.pad_frames(input_values, attention_mask)
+        num_examples = config.num_examples(spectrogram.shape[1])
+        wanted = num_examples * config.example_length
+        missing = max(wanted - spectrogram.shape[1], 0)  # of a partial example that is kept
+        spectrogram = nn.functional.pad(spectrogram, (0, 0, 0, missing), value=config.padding_value)[:, :wanted]
+        return spectrogram.unflatten(1, (num_examples, -1)), frame_mask(config.num_examples(lengths), num_examples)
+
+    def run_layers(self, examples: torch.Tensor, deepest: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """(examples, time, mel) -> layer and its map, (examples, channels, time, rows) or (examples, size), in order"""
+        state = examples.unsqueeze(1)  # (examples, 1, time, mel)
+        for layer, module in enumerate([*self.features, *self.fc][: deepest + 1]):
+            if layer == len(self.features):
+                state = state.permute(0, 2, 3, 1).flatten(1)  # the weights come from TensorFlow: (time, rows, channels)
+            state = module(state)
+            if layer in self.config.layers:
+                yield layer, state
+
+    def to_frames(self, layer_map: torch.Tensor) -> torch.Tensor:
+        """What a Linear layer says of an example, said of each of its time frames: (examples, size, frames, 1)"""
+        if layer_map.ndim == 4:
+            return layer_map
+        return layer_map[:, :, None, None].expand(-1, -1, self.config.frames_per_example, -1)
+
+
+class VGGishForAudioClassification(ComposedForAudioClassification):
+    """VGGish and a classifier on its composed features."""
+
+    config_class = VGGishConfig
+    base_model_prefix = "vggish"
+
+    def __init__(self, config: VGGishConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vggish = VGGishModel(config)
+        self.classifier = DualSSASTClassifierHead(config)
+        self.post_init()
+        self._freeze_unreached()
+
+
+def by_clip(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Undoes `examples[valid]`: (true examples, ...) -> (batch, examples, ...), zeros where `valid` is false."""
+    if len(values) == valid.numel():
+        return values.unflatten(0, tuple(valid.shape))
+    restored = values.new_zeros(*valid.shape, *values.shape[1:])
+    restored[valid] = values
+    return restored
+
+
+VGGishModel.register_for_auto_class("AutoModel")
+VGGishForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
