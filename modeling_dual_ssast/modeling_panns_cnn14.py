@@ -20,6 +20,7 @@ from .classifier_dual_ssast import DualSSASTClassifierHead
 from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 fetches only what this file names
 from .configuration_dual_ssast import StrictConfig  # noqa: F401  itself, not what its siblings need in their turn
 from .configuration_panns_cnn14 import CNN14_BLOCKS, CNN14_TIME_STRIDE, PannsCnn14Config
+from .embedding_dual_ssast import EmbeddingMixin, TimeGrid
 from .fusion_dual_ssast import pool_tokens
 from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel, frame_mask
 
@@ -87,7 +88,7 @@ class PannsCnn14Embedding(nn.Module):
         return self.fc1(self.dropout(pooled)).relu()
 
 
-class PannsCnn14Model(ComposedPreTrainedModel):
+class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
     """
     The network and a clip's vector, `pooler_output` (batch, config.fused_size): the composed feature, or the original's
     embedding, as `config.readout` says.
@@ -114,6 +115,17 @@ class PannsCnn14Model(ComposedPreTrainedModel):
         )
         self.embedding = PannsCnn14Embedding(config) if config.readout == "panns" else None
         self.post_init()
+
+    @property
+    def frame_size(self) -> int:
+        return self.config.channels[-1] if self.config.readout == "panns" else self.config.fused_size
+
+    @property
+    def time_grid(self) -> TimeGrid:
+        return TimeGrid(CNN14_TIME_STRIDE, CNN14_TIME_STRIDE)
+
+    def num_time_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
+        return num_frames.clamp(min=self.config.min_frames) // CNN14_TIME_STRIDE
 
     @property
     def used_blocks(self) -> list[int]:

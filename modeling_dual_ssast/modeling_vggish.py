@@ -18,11 +18,12 @@ from .classifier_dual_ssast import DualSSASTClassifierHead
 from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 fetches only what this file names
 from .configuration_dual_ssast import StrictConfig  # noqa: F401  itself, not what its siblings need in their turn
 from .configuration_vggish import VGGISH_TIME_STRIDE, VGGishConfig
+from .embedding_dual_ssast import EmbeddingMixin, TimeGrid
 from .fusion_dual_ssast import compose_frames  # noqa: F401
 from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel, frame_mask
 
 
-class VGGishModel(ComposedPreTrainedModel):
+class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
     """
     The network and the composed feature of a clip.
 
@@ -48,6 +49,13 @@ class VGGishModel(ComposedPreTrainedModel):
         linears = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
         self.fc = nn.Sequential(*(module for linear in linears for module in (linear, nn.ReLU())))  # modules 16 to 21
         self.post_init()
+
+    @property
+    def time_grid(self) -> TimeGrid:
+        return TimeGrid(VGGISH_TIME_STRIDE, VGGISH_TIME_STRIDE, self.config.frames_per_example)
+
+    def num_time_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
+        return self.config.num_examples(num_frames) * self.config.frames_per_example
 
     def unreached(self) -> list[nn.Module]:
         """What lies behind the highest fused layer, after which the network stops unless all maps are asked for."""

@@ -22,24 +22,10 @@ from modeling_dual_ssast import (
     VGGishFeatureExtractor,
     VGGishModel,
 )
-from modeling_dual_ssast.embedding_dual_ssast import EmbeddingMixin, TimeGrid, window_starts
+from modeling_dual_ssast.embedding_dual_ssast import window_starts
 
 RATE = 16000
 LENGTHS_S = (0.5, 0.1, 1.5, 0.3, 0.655, 0.01)  # the tiny model hears 0.655 s at once
-
-
-class EmbeddingVGGish(EmbeddingMixin, VGGishModel):
-    time_grid = property(lambda self: TimeGrid(16, 16, self.config.frames_per_example))
-
-    def num_time_frames(self, num_frames):
-        return self.config.num_examples(num_frames) * self.config.frames_per_example
-
-
-class EmbeddingCnn14(EmbeddingMixin, PannsCnn14Model):
-    time_grid = property(lambda self: TimeGrid(32, 32))
-
-    def num_time_frames(self, num_frames):
-        return num_frames.clamp(min=self.config.min_frames) // 32
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +195,8 @@ def test_long_clips_have_one_grid_of_time_frames(folder):
 def test_networks_without_a_longest_clip():
     """VGGish's examples do not hear each other: windows change nothing. What a batch is padded with neither."""
     torch.manual_seed(0)
-    vggish = EmbeddingVGGish(VGGishConfig(channels=[2, 3, 4, 5], fc_size=8, embedding_size=4)).eval()
-    cnn14 = EmbeddingCnn14(PannsCnn14Config(channels=[2, 3, 4, 5, 6, 7])).eval()
+    vggish = VGGishModel(VGGishConfig(channels=[2, 3, 4, 5], fc_size=8, embedding_size=4)).eval()
+    cnn14 = PannsCnn14Model(PannsCnn14Config(channels=[2, 3, 4, 5, 6, 7])).eval()
     found = [tone(seconds, seed=index) for index, seconds in enumerate((4.4, 1.0, 0.2))]
     for model, extractor in ((vggish, VGGishFeatureExtractor()), (cnn14, PannsCnn14FeatureExtractor())):
         embeddings, frames = model.embed(found, RATE, extractor), model.embed_frames(found, RATE, extractor)

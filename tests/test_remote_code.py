@@ -40,7 +40,7 @@ SHIPPED = {
 }
 SHIPPED_WITH_ASIT = SHIPPED | {"configuration_asit.py", "corruption_asit.py", "modeling_asit.py"}
 # A convolutional network's folder holds neither the transformer nor its masks.
-SHIPPED_WITH_CNNS = SHIPPED - {"embedding_dual_ssast.py", "masking_dual_ssast.py", "modeling_dual_ssast.py"} | {
+SHIPPED_WITH_CNNS = SHIPPED - {"masking_dual_ssast.py", "modeling_dual_ssast.py"} | {
     "configuration_composed.py",
     "modeling_composed.py",
 }
