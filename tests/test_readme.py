@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 from audio_files import ROOT, tone, write_class_folders
-from golden import FIXTURES
+from golden import FIXTURES, shrunk_state
 from tiny_models import save_tiny_classifier
 from transformers import ASTConfig, ASTForAudioClassification
 
@@ -81,6 +81,8 @@ def workspace(tmp_path_factory):
     shutil.copytree(folder / "my_clips", folder / "my_recordings")
     (folder / "my_manifest.csv").write_text(f"file_name\n{next((folder / 'my_clips').rglob('*.wav'))}\n")
     shutil.copy(FIXTURES / "asit_pretrain.pth", folder / "asit_checkpoint.pth")
+    torch.save(shrunk_state("vggish_weights.json"), folder / "pytorch_vggish.pth")
+    torch.save(shrunk_state("cnn14_weights.json"), folder / "Cnn14_16k_mAP=0.438.pth")
     return folder
 
 
