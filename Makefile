@@ -16,8 +16,9 @@ quickstart: .venv/ready
 pretrain-demo: .venv/ready
 	$(BIN)/python benchmarks/pretraining_pays.py
 
+# A file of tests per core, one thread each.
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(CORES) --dist loadfile
 
 # End-to-end proofs that take minutes.
 test-slow: .venv/ready
@@ -31,6 +32,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/variable_length.py
 	$(BIN)/python benchmarks/pretraining_step.py
+	$(BIN)/python benchmarks/sweep.py
 
 .venv/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
