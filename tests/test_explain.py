@@ -1,0 +1,78 @@
+"""training/explain.py: where a classifier looked."""
+
+import numpy as np
+import pytest
+import torch
+from audio_files import write_tone
+from matplotlib import pyplot
+from tiny_models import save_tiny_classifier
+
+from training import explain
+from training.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_classifier(tmp_path_factory.mktemp("model"), initializer_range=0.3, fusion_layers=[1, 2])
+
+
+@pytest.fixture
+def model(folder):
+    return explain.load(str(folder))[0]
+
+
+def some_input(frames: int = 64) -> torch.Tensor:
+    return torch.randn(1, frames, 128, generator=torch.Generator().manual_seed(0))
+
+
+def test_maps_lie_on_the_patches_of_the_clip(model):
+    found = explain.explain(model, some_input(40))
+    assert found["attention"].shape == (2, 8, 3) and found["rollout"].shape == (8, 3)
+    assert set(found["relevance"]) == {1, 2}
+    assert all(values.shape == (8, 3) and values.min() >= 0 < values.max() for values in found["relevance"].values())
+    assert found["label"] == int(model(some_input(40)).logits.argmax())
+
+
+def test_attention_and_rollout_are_shares(model):
+    found = explain.explain(model, some_input())
+    shares = found["attention"].sum(axis=(1, 2))
+    assert ((shares > 0) & (shares < 1)).all() and 0 < found["rollout"].sum() < 1
+    outputs = model(some_input(), output_attentions=True)
+    first = outputs.attentions[0][0].mean(dim=0)[:2, 2:].mean(dim=0).detach().numpy()
+    np.testing.assert_allclose(found["attention"][0].ravel(), first, rtol=1e-6)
+
+
+def test_relevance_is_that_of_the_class_that_is_asked_for(model):
+    """On the last layer, pooled by the mean, it is the positive part of state times gradient, patch by patch."""
+    maps = [explain.explain(model, some_input(), label)["relevance"][2] for label in range(3)]
+    assert not np.allclose(maps[0], maps[1]) and not np.allclose(maps[1], maps[2])
+    outputs = model(some_input(), output_hidden_states=True)
+    state = outputs.hidden_states[2]
+    (gradient,) = torch.autograd.grad(outputs.logits[0, 1], state)
+    expected = (state * gradient)[0, 2:].sum(dim=-1).clamp(min=0).detach().numpy()
+    np.testing.assert_allclose(maps[1].ravel(), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_a_file_becomes_one_picture(folder, tmp_path, capsys):
+    write_tone(tmp_path / "clip.wav", seconds=3.0, rate=8000)
+    assert explain.main([str(folder), str(tmp_path / "clip.wav"), "--output", str(tmp_path / "out" / "x.png")]) == 0
+    picture = pyplot.imread(tmp_path / "out" / "x.png")
+    assert picture.shape[1] == 1200 and picture.std() > 0.05
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.png"]
+    assert str(tmp_path / "out" / "x.png") in capsys.readouterr().out
+    words = [str(folder), str(tmp_path / "clip.wav"), "--label", "low", "--output", str(tmp_path / "y.png")]
+    assert explain.main(words) == 0 and capsys.readouterr().out.startswith("low: ")
+
+
+def test_bad_input_is_told_in_one_line(folder, tmp_path, capsys):
+    write_tone(tmp_path / "clip.wav", seconds=0.5)
+    for words, message in (
+        (["nowhere", "clip.wav"], "nowhere: cannot be loaded"),
+        ([str(folder), "nowhere.wav"], "nowhere.wav: no such file"),
+        ([str(folder), str(tmp_path / "clip.wav"), "--label", "dog"], "--label: 'dog' is no class of the model"),
+    ):
+        assert explain.main(words) == 1
+        error = capsys.readouterr().err.strip().splitlines()
+        assert error[-1].startswith("error: ") and message in error[-1]
+    with pytest.raises(InputError, match="cannot be loaded"):
+        explain.load("nowhere")

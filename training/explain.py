@@ -1,0 +1,184 @@
+"""
+What a classifier looked at in a file, as one picture: `python -m training.explain MODEL FILE`.
+
+The spectrogram with its patches; Grad-CAM (Selvaraju et al., ICCV 2017) on the fused layers, for the likeliest class or
+the one that is asked for; attention rollout (Abnar and Zuidema, ACL 2020); and the attention of every layer.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+from transformers.utils import logging
+
+import modeling_dual_ssast  # noqa: F401  registers the Auto classes
+
+from .audio import read_audio
+from .errors import InputError, one_line
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+
+def explain(model, input_values: torch.Tensor, label: int | None = None) -> dict:
+    """
+    Args:
+        model: a classifier with patches (`DualSSASTForAudioClassification` and what inherits from it)
+        input_values: (1, frames, mel)
+        label: index of the class; `None` for the likeliest
+
+    Returns:
+        `label` and `logits` (labels,); `attention` (layers, rows, columns), from the prefix tokens to the patches, the
+        mean over heads; `rollout` (rows, columns); `relevance`, fused layer -> (rows, columns), at least 0
+    """
+    config = model.config
+    num_prefix, rows = config.num_prefix_tokens, config.grid_shape[0]
+    outputs = model(input_values, output_attentions=True, output_hidden_states=True, return_dict=True)
+    logits = outputs.logits[0]
+    label = int(logits.argmax()) if label is None else label
+    states = [outputs.hidden_states[layer] for layer in config.fused_layers]
+    gradients = torch.autograd.grad(logits[label], states)
+
+    def on_grid(patches: torch.Tensor) -> np.ndarray:
+        return patches.detach().unflatten(-1, (rows, -1)).float().cpu().numpy()
+
+    attentions = torch.stack([weights[0].mean(dim=0) for weights in outputs.attentions]).detach()  # (layers, to, from)
+    rollout = torch.eye(attentions.shape[-1], device=attentions.device, dtype=attentions.dtype)
+    for weights in attentions:
+        mixed = (weights + torch.eye(len(weights), device=weights.device, dtype=weights.dtype)) / 2
+        rollout = mixed @ rollout
+    relevance = {
+        layer: on_grid((state[0] * gradient[0]).sum(dim=-1)[num_prefix:].clamp(min=0))
+        for layer, state, gradient in zip(config.fused_layers, states, gradients)
+    }
+    return {
+        "label": label,
+        "logits": logits.detach(),
+        "attention": on_grid(attentions[:, :num_prefix, num_prefix:].mean(dim=1)),
+        "rollout": on_grid(rollout[:num_prefix, num_prefix:].mean(dim=0)),
+        "relevance": relevance,
+    }
+
+
+def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, path: Path):
+    """Writes the picture; it is whole before it has its name."""
+    config, spectrogram = model.config, input_values[0].mT.cpu().numpy()  # (mel, frames)
+    layers = len(found["attention"])
+    columns = 4
+    maps = [(f"relevance, layer {layer}", values) for layer, values in found["relevance"].items()]
+    maps.append(("attention rollout", found["rollout"]))
+    small = [(f"attention, layer {index + 1}", found["attention"][index]) for index in range(layers)]
+    rows = 1 + len(maps) + -(-len(small) // columns)
+    figure = pyplot.figure(figsize=(12, 2.1 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, columns)
+    seconds = spectrogram.shape[1] * extractor.frame_shift_ms / 1000
+    first = figure.add_subplot(grid[0, :])
+    _spectrogram(first, spectrogram, seconds)
+    _patch_grid(first, config, seconds, extractor.frame_shift_ms / 1000)
+    first.set_title(title)
+    for row, (name, values) in enumerate(maps, start=1):
+        axes = figure.add_subplot(grid[row, :])
+        _spectrogram(axes, spectrogram, seconds)
+        _overlay(axes, values, config, extractor, alpha=0.55)
+        axes.set_title(name)
+    for place, (name, values) in enumerate(small):
+        axes = figure.add_subplot(grid[1 + len(maps) + place // columns, place % columns])
+        axes.set_xlim(0, seconds)
+        axes.set_ylim(0, config.num_mel_bins)
+        _overlay(axes, values, config, extractor, alpha=1.0)
+        axes.set_title(name, fontsize="small")
+    unfinished = path.with_name(f".{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(unfinished, dpi=100, format="png")
+    pyplot.close(figure)
+    os.replace(unfinished, path)
+
+
+def _spectrogram(axes, spectrogram: np.ndarray, seconds: float):
+    low, high = np.quantile(spectrogram, (0.01, 0.99))
+    extent = (0, seconds, 0, len(spectrogram))
+    axes.imshow(spectrogram, origin="lower", aspect="auto", cmap="gray", vmin=low, vmax=high, extent=extent)
+    axes.set(xlabel="seconds", ylabel="mel bin")
+
+
+def _patch_grid(axes, config, seconds: float, frame_s: float):
+    """Where patches begin; of very many, every few."""
+    rows, columns = config.grid_shape
+    columns = min(columns, int(seconds / frame_s / config.time_stride) + 1)
+    for column in range(0, columns, max(1, columns // 100)):
+        axes.axvline(column * config.time_stride * frame_s, color="tab:cyan", linewidth=0.4)
+    for row in range(rows):
+        axes.axhline(row * config.frequency_stride, color="tab:cyan", linewidth=0.4)
+    axes.set_xlim(0, seconds)
+    axes.set_ylim(0, config.num_mel_bins)
+
+
+def _overlay(axes, values: np.ndarray, config, extractor, alpha: float):
+    """A map over the patches, each drawn as wide as the stride, in the middle of its patch."""
+    frame_s = extractor.frame_shift_ms / 1000
+    rows, columns = values.shape
+    left = (config.patch_shape[1] - config.time_stride) / 2 * frame_s
+    bottom = (config.patch_shape[0] - config.frequency_stride) / 2
+    right, top = left + columns * config.time_stride * frame_s, bottom + rows * config.frequency_stride
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.imshow(values, origin="lower", aspect="auto", cmap="inferno", alpha=alpha, extent=(left, right, bottom, top))
+    axes.set_xlim(limits[0])
+    axes.set_ylim(limits[1])
+
+
+def load(name: str):
+    """The classifier with attention written out, and its feature extractor."""
+    try:
+        model = AutoModelForAudioClassification.from_pretrained(name, attn_implementation="eager")
+        extractor = AutoFeatureExtractor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{name}: cannot be loaded ({reason}); name the folder of a classifier") from error
+    if not hasattr(model, "dual_ssast"):
+        raise InputError(
+            f"{name}: is a {type(model).__name__}, which has no patches; name a Dual SSAST or ASiT classifier"
+        )
+    return model.eval(), extractor
+
+
+def choose_label(model, name: str | None) -> int | None:
+    if name is None:
+        return None
+    labels = {label: index for index, label in model.config.id2label.items()}
+    if name not in labels:
+        raise InputError(f"--label: {name!r} is no class of the model; it has {', '.join(labels)}")
+    return int(labels[name])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.explain", description="What a classifier looked at.")
+    parser.add_argument("model", help="folder or Hub name of a classifier")
+    parser.add_argument("file", help="audio file; what the model can hear of it is explained")
+    parser.add_argument("--output", type=Path, help="the picture; default: FILE's name with .png, in this folder")
+    parser.add_argument("--label", help="the class to explain; default: the likeliest")
+    arguments = parser.parse_args(argv)
+    logging.set_verbosity_error()
+    try:
+        model, extractor = load(arguments.model)
+        label = choose_label(model, arguments.label)
+        waveform = read_audio(arguments.file, extractor.sampling_rate)[: extractor.max_samples]
+        batch = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
+        found = explain(model, batch["input_values"], label)
+        name = model.config.id2label[found["label"]]
+        output = arguments.output or Path(Path(arguments.file).stem + ".png")
+        title = f"{Path(arguments.file).name}: {name} (logit {float(found['logits'][found['label']]):.2f})"
+        draw(model, extractor, batch["input_values"], found, title, output)
+    except InputError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
+    print(f"{name}: {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
