@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 from transformers import ASTConfig, AutoFeatureExtractor, AutoModelForAudioClassification, PretrainedConfig
 from transformers.utils import logging
 
-from modeling_dual_ssast import DualSSASTConfig  # registers the Auto classes
+from modeling_dual_ssast import DualSSASTConfig
 from training.audio import find_audio_files, read_audio
 from training.errors import InputError
 from training.labels import LabelSet
+from training.loading import MODEL_TYPES
 from training.reporting import probabilities, score_table
 
 
@@ -104,7 +105,7 @@ def check_folder(name: str):
             f"{name}: model_type is {model_type!r}, expected {DualSSASTConfig.model_type!r}; convert the folder with "
             "python -m conversion hf-ast FOLDER OUT"
         )
-    if model_type != DualSSASTConfig.model_type:
+    if model_type not in MODEL_TYPES:
         raise InputError(
             f"{name}: not a classifier that can be loaded (model_type is {model_type!r}, expected "
             f"{DualSSASTConfig.model_type!r}); SSAST and AST models are converted with python -m conversion"

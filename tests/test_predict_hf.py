@@ -12,6 +12,8 @@ from transformers import ASTConfig, ViTConfig
 
 import predict_hf
 from modeling_dual_ssast import (
+    ASiTConfig,
+    ASiTForAudioClassification,
     DualSSASTConfig,
     DualSSASTFeatureExtractor,
     DualSSASTForAudioClassification,
@@ -237,3 +239,11 @@ def test_a_class_may_be_called_file(clips, tmp_path):
     assert predict_hf.main([str(folder), str(clips), "--output", str(output)]) == 0
     names = ["file", "prediction", "probability_file", "probability_prediction", "probability_mid"]
     assert list(pandas.read_csv(output)) == names
+
+
+def test_a_classifier_on_asits_encoder(clips, tmp_path, capsys):
+    model = ASiTForAudioClassification(ASiTConfig(**TINY, id2label={0: "high", 1: "low"}))
+    model.save_pretrained(tmp_path / "asit")
+    DualSSASTFeatureExtractor(max_length=64).save_pretrained(tmp_path / "asit")
+    assert predict_hf.main([str(tmp_path / "asit"), str(clips)]) == 0
+    assert {"high", "low"} & set(capsys.readouterr().out.split())

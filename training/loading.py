@@ -9,6 +9,8 @@ from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, DualSSASTFeatureExt
 from .arguments import EncoderArguments, FeatureArguments
 from .errors import InputError
 
+# Encoders of patches, which every task takes.
+MODEL_TYPES = (DualSSASTConfig.model_type, ASiTConfig.model_type)
 # What a saved configuration need not share with the one that it was saved from.
 VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
@@ -25,7 +27,7 @@ def load_config(model_arguments: EncoderArguments):
         raise InputError(
             f"model_name_or_path: {name} cannot be loaded ({reason}); name a folder or a Hub model"
         ) from error
-    if config.model_type not in (DualSSASTConfig.model_type, ASiTConfig.model_type):
+    if config.model_type not in MODEL_TYPES:
         raise InputError(
             f"model_name_or_path: {name} is a {config.model_type} model, not a {DualSSASTConfig.model_type}; convert "
             "original checkpoints with python -m conversion"
