@@ -93,6 +93,8 @@ def main(argv: list[str]) -> int:
         if state.is_main_process:
             print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        state.destroy_process_group()  # a thread that is left running can abort the process as it ends
     return 0
 
 

@@ -2,6 +2,8 @@
 
 import sys
 
+import torch
+
 from training import arguments, asit, classification, mspm, probe, sweep
 from training.errors import InputError, one_line
 
@@ -21,6 +23,8 @@ def main() -> int:
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # a thread that is left running can abort the process as it ends
     return 0
 
 
