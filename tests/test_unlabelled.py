@@ -597,3 +597,12 @@ def test_bad_sources_are_one_line(tmp_path):
         with pytest.raises(InputError, match=pattern) as caught:
             _open(tmp_path / path, **settings)
         assert "\n" not in str(caught.value)
+
+
+def test_a_collection_that_moves_keeps_its_validation_clips(tmp_path):
+    held_out = []
+    for place in ("here", "elsewhere/deep"):
+        folder = _folder(tmp_path / place, range(30))
+        _, validation = hold_out([open_source(UnlabelledSource(str(folder)))], 6, seed=0)
+        held_out.append([os.path.relpath(name, folder) for name in validation.names()])
+    assert held_out[0] == held_out[1]

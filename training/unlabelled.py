@@ -139,6 +139,12 @@ class LocalClips:
     def name_of(self, index: int, audio: dict) -> str:
         return audio.get("path") or f"clip {index} of {self.name}"
 
+    @property
+    def root(self) -> str:
+        """What the paths of a local collection begin with: the folder, or the one that the manifest lies in."""
+        path = Path(self.name)
+        return str(path if path.is_dir() else path.parent)
+
     def select(self, indices: Sequence[int]) -> "LocalClips":
         return LocalClips(self.name, self.data.select(indices))
 
@@ -377,7 +383,8 @@ def hold_out(
     """
     local = [source for source in clips if isinstance(source, LocalClips)]
     total = sum(len(source) for source in local)
-    names = [name for source in local for name in source.names()]
+    # Within its source: a collection that moves keeps its validation clips.
+    names = [name.removeprefix(source.root) for source in local for name in source.names()]
     hashes = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names]
     chosen = np.zeros(total, dtype=bool)
     chosen[sorted(range(total), key=hashes.__getitem__)[:count]] = True
