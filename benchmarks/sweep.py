@@ -17,6 +17,7 @@ from pathlib import Path
 import soundfile
 import torch
 from report import print_table, versions
+from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining, DualSSASTModel
 
@@ -69,6 +70,8 @@ def encode(encoder: Path, files: list[Path], settings: dict) -> float:
 
 def main():
     torch.set_num_threads(2)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     files = [DATA / row["file_name"] for split in SPLITS for row in csv.DictReader((DATA / f"{split}.csv").open())]
     with tempfile.TemporaryDirectory() as folder:
         encoder = Path(folder, "encoder")
