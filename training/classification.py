@@ -8,7 +8,6 @@ import evaluate
 import numpy as np
 from transformers import (
     AutoModelForAudioClassification,
-    EarlyStoppingCallback,
     set_seed,
 )
 from transformers.utils import logging
@@ -22,9 +21,16 @@ from .augmentation import AugmentationArguments
 from .dataset import ClipDataset, Collator, EpochCallback
 from .errors import InputError
 from .labels import LabelSet, find_labels, read_label_file
-from .loading import check_same_run, compute_statistics, load_config, load_feature_extractor
+from .loading import (
+    check_same_run,
+    check_weights,
+    compute_statistics,
+    load_config,
+    load_feature_extractor,
+    mismatched,
+)
 from .splits import check_files, complete_splits, load_splits, warn_of_repeats
-from .trainer import AudioTrainer
+from .trainer import AudioTrainer, early_stopping
 
 logger = logging.get_logger(__name__)
 
@@ -124,15 +130,9 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"model: {error}") from error
-    new = {str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]} | set(
-        report["missing_keys"]
-    )
-    foreign = sorted(key for key in new if not key.startswith(("classifier.", "dual_ssast.fusion.")))
-    if foreign:
-        raise InputError(
-            f"model_name_or_path: {model_arguments.model_name_or_path} has no weights that fit {foreign[0]}; check "
-            "config_overrides against the checkpoint's configuration"
-        )
+    new = mismatched(report) | set(report["missing_keys"])
+    own = ("classifier.", "dual_ssast.fusion.")
+    check_weights(model_arguments, {key for key in new if not key.startswith(own)})
     if stored_config.id2label != labels.id2label and not new:  # as many classes, but others
         logger.warning("The checkpoint's classifier knows other classes: a new one takes its place.")
         model.reset_classifier()
@@ -149,11 +149,6 @@ def make_trainer(
     """The trainer with metrics, model selection and early stopping."""
     if "validation" not in datasets:
         arguments.eval_strategy, arguments.eval_on_start, arguments.load_best_model_at_end = "no", False, False
-    callbacks = [EpochCallback(datasets["train"])]
-    if arguments.early_stopping_patience is not None:
-        if not arguments.load_best_model_at_end:
-            raise InputError("early_stopping_patience: needs a validation split, eval_strategy and save_strategy")
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
     choose_metric(arguments, labels.problem_type)
     return AudioTrainer(
         model=model,
@@ -163,7 +158,7 @@ def make_trainer(
         data_collator=Collator(extractor),
         processing_class=extractor,
         compute_metrics=metric_function(labels.problem_type),
-        callbacks=callbacks,
+        callbacks=[EpochCallback(datasets["train"]), *early_stopping(arguments)],
     )
 
 

@@ -59,6 +59,23 @@ def load_feature_extractor(
         ) from error
 
 
+def mismatched(report: dict) -> set[str]:
+    """Names of the weights whose shapes differ, of a loading report."""
+    return {str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]}
+
+
+def check_weights(model_arguments: EncoderArguments, foreign: set[str]):
+    """
+    Raises:
+        InputError: the checkpoint lacks weights, `foreign`, that would otherwise be random in silence.
+    """
+    if foreign:
+        raise InputError(
+            f"model_name_or_path: {model_arguments.model_name_or_path} has no weights that fit {min(foreign)}; check "
+            "config_overrides against the checkpoint's configuration"
+        )
+
+
 def check_same_run(checkpoint: str, config):
     """
     Raises:

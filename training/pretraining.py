@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from transformers import AutoModelForPreTraining, EarlyStoppingCallback, TrainerCallback, set_seed
+from transformers import AutoModelForPreTraining, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -22,8 +22,15 @@ from .arguments import NO_PLATEAU, EncoderArguments, PretrainingArguments, Unlab
 from .audio import read_audio
 from .clip_stream import ClipList, ClipStream
 from .errors import InputError
-from .loading import check_same_run, compute_statistics, load_config, load_feature_extractor
-from .trainer import AudioTrainer
+from .loading import (
+    check_same_run,
+    check_weights,
+    compute_statistics,
+    load_config,
+    load_feature_extractor,
+    mismatched,
+)
+from .trainer import AudioTrainer, early_stopping
 from .unlabelled import (
     LocalClips,
     StreamedClips,
@@ -231,12 +238,7 @@ def load_model(task: PretrainingTask, model_arguments: EncoderArguments, stored_
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"model: {error}") from error
     foreign = {str(key) for key in report["missing_keys"] if str(key).startswith("dual_ssast.")}
-    foreign |= {str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]}
-    if foreign:
-        raise InputError(
-            f"model_name_or_path: {model_arguments.model_name_or_path} has no weights that fit {min(foreign)}; check "
-            "config_overrides against the checkpoint's configuration"
-        )
+    check_weights(model_arguments, foreign | mismatched(report))
     return model
 
 
@@ -280,11 +282,6 @@ def make_trainer(
     arguments.greater_is_better = watched.endswith("accuracy") if direction is None else direction
     if held_out is None and arguments.lr_scheduler_type == "reduce_lr_on_plateau":
         raise InputError(NO_PLATEAU)
-    callbacks = []
-    if arguments.early_stopping_patience is not None:
-        if held_out is None or not arguments.load_best_model_at_end:
-            raise InputError("early_stopping_patience: needs evaluations, and load_best_model_at_end")
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
     return task.trainer_class(
         model=model,
         args=arguments,
@@ -292,7 +289,7 @@ def make_trainer(
         eval_dataset=held_out,
         data_collator=task.make_collator(extractor, model.config, arguments.seed),
         processing_class=extractor,
-        callbacks=callbacks,
+        callbacks=early_stopping(arguments),
         task=task,
         epoch_steps=epoch_steps,
     )

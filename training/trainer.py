@@ -5,10 +5,29 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from .errors import InputError
+
 STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: nothing takes it for one
+
+
+def early_stopping(arguments) -> list[EarlyStoppingCallback]:
+    """
+    The callback that `early_stopping_patience` asks for, if it does.
+
+    Raises:
+        InputError: there are no evaluations whose best one could be kept.
+    """
+    if arguments.early_stopping_patience is None:
+        return []
+    if arguments.eval_strategy == "no" or not arguments.load_best_model_at_end:
+        raise InputError(
+            "early_stopping_patience: needs evaluations, and load_best_model_at_end: name validation clips, and set "
+            "eval_strategy and save_strategy"
+        )
+    return [EarlyStoppingCallback(arguments.early_stopping_patience)]
 
 
 class AudioTrainer(Trainer):
