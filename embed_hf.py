@@ -58,7 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--num_workers", "--num-workers", type=int, default=2, help="threads that decode (default: %(default)s)"
     )
     parser.add_argument(
-        "--window_s", "--window-s", type=float, help="seconds per window of long clips (default: the model's longest)"
+        "--window_s", "--window-s", type=float, help="seconds per window of long clips (default: the model's own)"
     )
     parser.add_argument("--readout", help="instead of the model's: patches, prefix or frames")
     parser.add_argument(
@@ -179,7 +179,7 @@ def load(arguments: argparse.Namespace):
         if not hasattr(model, "embed"):
             raise InputError(f"{name}: {type(model).__name__} has no embeddings; name another model")
         extractor = model.own_feature_extractor()
-        window_and_hop(extractor, model.max_frames, arguments.window_s, None)  # told before the first clip is read
+        window_and_hop(model, extractor, arguments.window_s)  # told before the first clip is read
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{name}: cannot embed ({reason}); correct the options or name another model") from error

@@ -14,6 +14,7 @@ from transformers import ASTConfig, AutoFeatureExtractor, AutoModelForAudioClass
 from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTConfig
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.audio import find_audio_files, read_audio
 from training.errors import InputError
 from training.labels import LabelSet
@@ -33,7 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--batch_size", "--batch-size", type=int, default=8, help="clips per forward pass (default: %(default)s)"
     )
     parser.add_argument(
-        "--window_s", "--window-s", type=float, help="seconds per window of long clips (default: the model's longest)"
+        "--window_s", "--window-s", type=float, help="seconds per window of long clips (default: the model's own)"
     )
     parser.add_argument("--hop_s", "--hop-s", type=float, help="seconds between windows (default: half a window)")
     arguments = parser.parse_args(argv)
@@ -107,8 +108,8 @@ def check_folder(name: str):
         )
     if model_type not in MODEL_TYPES:
         raise InputError(
-            f"{name}: not a classifier that can be loaded (model_type is {model_type!r}, expected "
-            f"{DualSSASTConfig.model_type!r}); SSAST and AST models are converted with python -m conversion"
+            f"{name}: not a classifier that can be loaded (model_type is {model_type!r}, expected one of "
+            f"{', '.join(MODEL_TYPES)}); SSAST and AST models are converted with python -m conversion"
         )
     if Path(name).is_dir() and not (Path(name) / "preprocessor_config.json").exists():
         raise InputError(f"{name}: has no preprocessor_config.json; copy the one that was saved with the model")
@@ -143,9 +144,9 @@ def classify_files(model, extractor, files: list[str], arguments) -> tuple[dict[
     """
     Logits (labels,) per readable file, in the given order, and a message per unreadable one.
 
-    Clips beyond the model's length are heard in windows.
+    Clips longer than the model's window are heard in windows.
     """
-    longest = extractor.num_samples(min(extractor.max_length, model.config.max_length))
+    longest, _ = window_and_hop(model.base_model, extractor)
     windowed = arguments.window_s is not None or arguments.hop_s is not None
     logits, failures = {}, []
     batches = group_by_length(files, 0.0 if windowed else longest / extractor.sampling_rate, arguments.batch_size)

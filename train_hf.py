@@ -16,9 +16,9 @@ TASKS = {
 }
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     try:
-        task, *parts = arguments.parse(sys.argv[1:])
+        task, *parts = arguments.parse(argv)
         TASKS[task](*parts)
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -29,4 +29,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,8 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
-"""The classifier on a clip's representation, and its loss: the same for all encoders."""
+"""The classifier on a clip's representation, its loss, and clips of any length: the same for all encoders."""
 
 import itertools
+from dataclasses import dataclass
 from typing import Optional
 
 import torch
@@ -11,6 +12,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
+from .embedding_dual_ssast import window_and_hop, window_starts
 
 try:  # What every model's _init_weights calls. Transformers 5: the initialisers that leave loaded weights alone
     from transformers import initialization as init
@@ -84,3 +86,70 @@ def classifier_output(
     return SequenceClassifierOutput(
         loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
     )
+
+
+@dataclass
+class WindowedOutput(ModelOutput):
+    """
+    Logits of the windows of one clip.
+
+    logits: (labels,) averaged over the windows, or (windows, labels)
+    start_s, end_s: (windows,) in seconds
+    """
+
+    logits: torch.Tensor = None
+    start_s: torch.Tensor = None
+    end_s: torch.Tensor = None
+
+
+class WindowsMixin:
+    """`classify_windows` for a classifier whose `base_model` is an encoder of this project."""
+
+    @torch.no_grad()
+    def classify_windows(
+        self,
+        waveform,
+        feature_extractor,
+        sampling_rate: Optional[int] = None,
+        window_s: Optional[float] = None,
+        hop_s: Optional[float] = None,
+        batch_size: int = 8,
+        average: bool = True,
+    ) -> WindowedOutput:
+        """
+        Classifies a clip of any length in overlapping windows. The last window ends where the clip ends, so that all
+        windows are full; a clip that fits into one window gives exactly the ordinary logits.
+
+        Args:
+            waveform: (samples,) array or tensor
+            feature_extractor: the one saved with this model
+            sampling_rate: of the waveform, in Hz; checked
+            window_s: seconds per window; at most, and by default, what `config.max_length` holds; about a minute of a
+                model without a limit
+            hop_s: seconds from window to window; by default half a window
+            batch_size: windows per forward pass
+            average: average the logits over the windows, or return them all
+
+        Raises:
+            ValueError: a window longer than `config.max_length`, a hop that skips audio, or an empty batch.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        rate = feature_extractor.sampling_rate
+        window, hop = window_and_hop(self.base_model, feature_extractor, window_s, hop_s)
+        starts = window_starts(len(waveform), window, hop)
+        logits = []
+        for first in range(0, len(starts), batch_size):
+            clips = [waveform[start : start + window] for start in starts[first : first + batch_size]]
+            features = feature_extractor(
+                clips,
+                sampling_rate=sampling_rate,
+                padding="longest",
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+            logits.append(self(**features.to(self.device)).logits)
+        logits = torch.cat(logits)  # (windows, labels)
+        start_s = torch.tensor(starts, dtype=torch.float64) / rate
+        end_s = torch.clamp(start_s + window / rate, max=len(waveform) / rate)
+        return WindowedOutput(logits=logits.mean(dim=0) if average else logits, start_s=start_s, end_s=end_s)

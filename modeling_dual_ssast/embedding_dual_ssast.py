@@ -17,6 +17,9 @@ from .fusion_dual_ssast import time_frames
 
 Waveforms = Union[np.ndarray, torch.Tensor, list]
 
+# Of models without a limit, whose maps of an hour fill no memory: 64 examples of VGGish, 192 time frames of CNN14.
+WINDOW_FRAMES = 6144
+
 
 class FrameEmbeddings(NamedTuple):
     """
@@ -66,6 +69,11 @@ class EmbeddingMixin:
         return None
 
     @property
+    def window_frames(self) -> int:
+        """Spectrogram frames of a window where none is asked for: all that the model reads, or about a minute."""
+        return WINDOW_FRAMES if self.max_frames is None else self.max_frames
+
+    @property
     def frame_size(self) -> int:
         """Size of a time frame of `embed_frames`."""
         return self.config.fused_size
@@ -101,7 +109,8 @@ class EmbeddingMixin:
             sampling_rate: of the waveforms, in Hz; what is not the feature extractor's is resampled, which needs soxr
             feature_extractor: by default the one saved beside the model
             batch_size: clips or windows per forward pass; clips of similar length share one
-            window_s: seconds per window; at most, and by default, what the model hears at once
+            window_s: seconds per window; at most, and by default, what the model hears at once; about a minute of a
+                model without a limit
             hop_s: seconds from window to window; by default half a window
 
         Returns:
@@ -112,12 +121,11 @@ class EmbeddingMixin:
             ImportError: another rate, without soxr.
         """
         extractor, clips = self._prepare(waveforms, sampling_rate, feature_extractor, batch_size)
-        window, hop = window_and_hop(extractor, self.max_frames, window_s, hop_s)
+        window, hop = window_and_hop(self, extractor, window_s, hop_s)
         pieces = []
         for index, clip in enumerate(clips):
-            length = len(clip) if window is None else window
-            starts = window_starts(len(clip), length, hop)
-            pieces += [Piece(index, start, min(start + length, len(clip))) for start in starts]
+            starts = window_starts(len(clip), window, hop)
+            pieces += [Piece(index, start, min(start + window, len(clip))) for start in starts]
         embeddings = torch.zeros(len(clips), self.config.fused_size)
         counts = torch.bincount(torch.tensor([piece.clip for piece in pieces]))
         with evaluating(self):
@@ -151,12 +159,12 @@ class EmbeddingMixin:
             ValueError, ImportError: as `embed`.
         """
         extractor, clips = self._prepare(waveforms, sampling_rate, feature_extractor, batch_size)
-        window, _ = window_and_hop(extractor, self.max_frames, window_s, None)
+        window, _ = window_and_hop(self, extractor, window_s, None)
         hop_samples = extractor.num_samples(2) - extractor.num_samples(1)  # from spectrogram frame to frame
         column_samples = self.time_grid.stride * hop_samples
         pieces = []
         for index, clip in enumerate(clips):
-            if window is None or len(clip) <= window:
+            if len(clip) <= window:
                 pieces.append(Piece(index, 0, len(clip)))
                 continue
             length, columns, hop_columns = self._window_columns(extractor, window, hop_samples)
@@ -274,27 +282,24 @@ class PatchEmbeddingMixin(EmbeddingMixin):
 
 
 def window_and_hop(
-    feature_extractor, max_frames: Optional[int], window_s: Optional[float], hop_s: Optional[float]
-) -> tuple[Optional[int], Optional[int]]:
+    model: EmbeddingMixin, feature_extractor, window_s: Optional[float] = None, hop_s: Optional[float] = None
+) -> tuple[int, int]:
     """
-    The window and the hop in samples; `None` for both where there is neither a limit nor a wish.
+    The window and the hop in samples.
 
     Args:
-        max_frames: spectrogram frames that the model takes, `None` for any number; the extractor may take fewer
-        window_s: by default the longest
+        model: has `max_frames` and `window_frames`; the feature extractor's `max_length` may be smaller
+        window_s: by default the model's own
         hop_s: by default half a window
 
     Raises:
         ValueError: a window longer than the longest, or a hop that skips audio.
     """
     rate = feature_extractor.sampling_rate
-    limits = [frames for frames in (max_frames, feature_extractor.max_length) if frames is not None]
+    limits = [frames for frames in (model.max_frames, feature_extractor.max_length) if frames is not None]
     longest_s = feature_extractor.num_samples(min(limits)) / rate if limits else math.inf
-    if window_s is None and not limits:
-        if hop_s is not None:
-            raise ValueError(f"hop_s={hop_s} needs window_s: this model hears clips of any length at once")
-        return None, None
-    window_s = longest_s if window_s is None else window_s
+    if window_s is None:
+        window_s = min(longest_s, feature_extractor.num_samples(model.window_frames) / rate)
     hop_s = window_s / 2 if hop_s is None else hop_s
     if not 0 < window_s <= longest_s + 1e-9 or math.isinf(window_s):
         raise ValueError(f"window_s must be positive and at most max_length's {longest_s:g} s, got {window_s}")
@@ -303,7 +308,7 @@ def window_and_hop(
     return max(1, round(window_s * rate)), max(1, round(hop_s * rate))
 
 
-def window_starts(length: int, window: int, hop: Optional[int]) -> list[int]:
+def window_starts(length: int, window: int, hop: int) -> list[int]:
     """Where windows begin, a hop apart but for the last one, which ends where the clip ends."""
     last = max(length - window, 0)
     return [*range(0, last, hop), last] if last else [0]

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
-from .classifier_dual_ssast import classifier_output, init
+from .classifier_dual_ssast import WindowsMixin, classifier_output, init
 from .configuration_composed import ComposedConfig
 from .fusion_dual_ssast import compose_frames, pool_tokens
 
@@ -101,7 +101,7 @@ class ComposedPreTrainedModel(PreTrainedModel):
         return pool_tokens(frames, mask, self.config.temporal_pooling, "sum")
 
 
-class ComposedForAudioClassification(ComposedPreTrainedModel):
+class ComposedForAudioClassification(WindowsMixin, ComposedPreTrainedModel):
     """
     A network and a classifier on its `pooler_output`: one label, several labels, or numbers per clip. A subclass makes
     both.
@@ -130,6 +130,12 @@ class ComposedForAudioClassification(ComposedPreTrainedModel):
         )
         output = classifier_output(config, self.classifier(outputs.pooler_output), labels, outputs)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def reset_classifier(self):
+        """Gives the classifier new, random weights."""
+        for parameter in self.classifier.parameters():
+            parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
+        self.classifier.apply(self._init_weights)
 
     def _freeze_unreached(self):
         """Parameters behind the highest layer in use, which get no gradient: DDP cannot bear them."""

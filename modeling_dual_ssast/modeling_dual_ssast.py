@@ -20,9 +20,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
-from .classifier_dual_ssast import DualSSASTClassifierHead, classifier_output, init
+from .classifier_dual_ssast import DualSSASTClassifierHead, WindowsMixin, classifier_output, init
 from .configuration_dual_ssast import DualSSASTConfig
-from .embedding_dual_ssast import PatchEmbeddingMixin, window_and_hop, window_starts
+from .embedding_dual_ssast import PatchEmbeddingMixin
 from .fusion_dual_ssast import LayerFusion, pool_tokens, time_frames
 from .masking_dual_ssast import sample_masked_patches
 
@@ -534,21 +534,7 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         return torch.cat((patch_mask.new_ones(patch_mask.shape[0], self.config.num_prefix_tokens), patch_mask), dim=1)
 
 
-@dataclass
-class WindowedOutput(ModelOutput):
-    """
-    Logits of the windows of one clip.
-
-    logits: (labels,) averaged over the windows, or (windows, labels)
-    start_s, end_s: (windows,) in seconds
-    """
-
-    logits: torch.Tensor = None
-    start_s: torch.Tensor = None
-    end_s: torch.Tensor = None
-
-
-class DualSSASTForAudioClassification(DualSSASTPreTrainedModel):
+class DualSSASTForAudioClassification(WindowsMixin, DualSSASTPreTrainedModel):
     """The encoder, its fused representation and a classifier: one label, several labels, or numbers per clip."""
 
     def __init__(self, config: DualSSASTConfig):
@@ -603,54 +589,6 @@ class DualSSASTForAudioClassification(DualSSASTPreTrainedModel):
         logits = self.classifier(outputs.pooler_output)
         output = classifier_output(config, logits, labels, outputs)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
-
-    @torch.no_grad()
-    def classify_windows(
-        self,
-        waveform,
-        feature_extractor,
-        sampling_rate: Optional[int] = None,
-        window_s: Optional[float] = None,
-        hop_s: Optional[float] = None,
-        batch_size: int = 8,
-        average: bool = True,
-    ) -> WindowedOutput:
-        """
-        Classifies a clip of any length in overlapping windows. The last window ends where the clip ends, so that all
-        windows are full; a clip that fits into one window gives exactly the ordinary logits.
-
-        Args:
-            waveform: (samples,) array or tensor
-            feature_extractor: the one saved with this model
-            sampling_rate: of the waveform, in Hz; checked
-            window_s: seconds per window; at most, and by default, what `config.max_length` holds
-            hop_s: seconds from window to window; by default half a window
-            batch_size: windows per forward pass
-            average: average the logits over the windows, or return them all
-
-        Raises:
-            ValueError: a window longer than `config.max_length`, a hop that skips audio, or an empty batch.
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-        rate = feature_extractor.sampling_rate
-        window, hop = window_and_hop(feature_extractor, self.config.max_length, window_s, hop_s)
-        starts = window_starts(len(waveform), window, hop)
-        logits = []
-        for first in range(0, len(starts), batch_size):
-            clips = [waveform[start : start + window] for start in starts[first : first + batch_size]]
-            features = feature_extractor(
-                clips,
-                sampling_rate=sampling_rate,
-                padding="longest",
-                return_attention_mask=True,
-                return_tensors="pt",
-            )
-            logits.append(self(**features.to(self.device)).logits)
-        logits = torch.cat(logits)  # (windows, labels)
-        start_s = torch.tensor(starts, dtype=torch.float64) / rate
-        end_s = torch.clamp(start_s + window / rate, max=len(waveform) / rate)
-        return WindowedOutput(logits=logits.mean(dim=0) if average else logits, start_s=start_s, end_s=end_s)
 
     def reset_classifier(self):
         """Puts a new, random classifier in the place of the present one."""

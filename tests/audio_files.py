@@ -26,12 +26,14 @@ def write_tone(path: Path, subtype: str | None = None, **kwargs) -> Path:
     return path
 
 
-def write_class_folders(folder: Path, clips_per_class: int = 8, classes: tuple[str, ...] = ("high", "low")) -> Path:
+def write_class_folders(
+    folder: Path, clips_per_class: int = 8, classes: tuple[str, ...] = ("high", "low"), seconds: float = 0.2
+) -> Path:
     """One folder per class with short tones, each class at its own pitch."""
     for index, name in enumerate(classes):
         for clip in range(clips_per_class):
             hz = 300.0 * 3**index + 10 * clip
-            write_tone(folder / name / f"{name}_{clip}.wav", seconds=0.2 + 0.05 * (clip % 4), hz=hz, seed=clip)
+            write_tone(folder / name / f"{name}_{clip}.wav", seconds=seconds + 0.05 * (clip % 4), hz=hz, seed=clip)
     return folder
 
 

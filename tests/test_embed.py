@@ -22,7 +22,7 @@ from modeling_dual_ssast import (
     VGGishFeatureExtractor,
     VGGishModel,
 )
-from modeling_dual_ssast.embedding_dual_ssast import window_starts
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_starts
 
 RATE = 16000
 LENGTHS_S = (0.5, 0.1, 1.5, 0.3, 0.655, 0.01)  # the tiny model hears 0.655 s at once
@@ -212,6 +212,19 @@ def test_networks_without_a_longest_clip():
         assert torch.equal(one.time_ms, part.time_ms)
     with pytest.raises(ValueError, match="window_s must be at least 0.975, the length of 6 time frame"):
         vggish.embed_frames(found, RATE, VGGishFeatureExtractor(), window_s=0.5)
-    with pytest.raises(ValueError, match="hop_s=0.1 needs window_s"):
-        vggish.embed(found, RATE, VGGishFeatureExtractor(), hop_s=0.1)
     np.testing.assert_allclose(windowed[1].time_ms[:2], [87.5, 247.5])
+
+
+def test_recordings_of_minutes_are_heard_in_windows():
+    """What is longer than about a minute does not lie in memory at once; frames over time stay the same."""
+    torch.manual_seed(0)
+    vggish = VGGishModel(VGGishConfig(channels=[2, 3, 4, 5], fc_size=8, embedding_size=4)).eval()
+    extractor, clip = VGGishFeatureExtractor(), np.tile(tone(10.0), 10)
+    window, hop = window_and_hop(vggish, extractor)
+    assert window == extractor.num_samples(6144) and hop == pytest.approx(window / 2, abs=1)
+    parts = [clip[start : start + window] for start in (0, hop, len(clip) - window)]
+    expected = vggish.embed(parts, RATE, extractor).mean(dim=0)
+    torch.testing.assert_close(vggish.embed(clip, RATE, extractor)[0], expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        whole = vggish(**extractor(clip, sampling_rate=RATE, return_tensors="pt")).last_hidden_state[0]
+    torch.testing.assert_close(vggish.embed_frames(clip, RATE, extractor)[0].values, whole, atol=1e-4, rtol=1e-4)

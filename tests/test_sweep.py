@@ -16,7 +16,7 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, Dual
 from training import arguments, classification, ridge, sweep
 from training.errors import InputError
 from training.labels import find_labels
-from training.representations import block_features, blocks, compose, representations, subsets
+from training.representations import block_features, blocks, compose, name_of, representations, subsets
 from training.shards import Shards
 
 SIZES = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, max_length=64)
@@ -66,9 +66,9 @@ def some_batch() -> dict[str, torch.Tensor]:
 
 
 def test_candidates_are_all_of_them_once():
-    found = sweep.candidates(12, ["patches", "prefix", "frames"])
+    found = sweep.candidates(list(range(13)), ["patches", "prefix", "frames"])
     assert len(found) == len(set(found)) == 91 * (11 + 1 + 11)
-    assert len(sweep.candidates(12, ["patches"])) > 900 and len(subsets()) == 7
+    assert len(sweep.candidates(list(range(13)), ["patches"])) > 900 and len(subsets()) == 7
 
 
 @pytest.mark.parametrize("fusion_norm", ["shared", "none"])
@@ -77,7 +77,7 @@ def test_composed_features_are_those_of_the_model(encoder, fusion_norm):
     model = DualSSASTModel.from_pretrained(encoder, fusion_norm=fusion_norm).eval()
     arrays = {name: value.numpy() for name, value in representations(model, some_batch()).items()}
     layers = [(0,), (3,), (0, 2), (1, 3)]
-    for candidate in sweep.candidates(3, ["patches", "prefix", "frames"]):
+    for candidate in sweep.candidates(list(range(4)), ["patches", "prefix", "frames"]):
         if candidate.layers in layers:
             same = DualSSASTModel.from_pretrained(encoder, fusion_norm=fusion_norm, **candidate.settings()).eval()
             with torch.no_grad():
@@ -90,8 +90,9 @@ def test_composed_features_are_those_of_the_model(encoder, fusion_norm):
 def test_scores_are_those_of_scikit_learn(kind):
     """Standardised on the training clips, a ridge with intercept: predictions and scores, class by class."""
     rng = np.random.default_rng(0)
-    arrays = {f"patches_{name}": rng.normal(size=(40, 4, 10)) for name in ("mean", "max", "min")}
-    arrays["patches_max"][:, :, 3] = 0.25  # a feature that never changes
+    names = [name_of("patches", layer, pooling) for layer in range(4) for pooling in ("mean", "max", "min")]
+    arrays = {name: rng.normal(size=(40, 10)) for name in names}
+    arrays["patches.1.max"][:, 3] = 0.25  # a feature that never changes
     labels = {
         "single": [f"class {number}" for number in rng.integers(3, size=40)],
         "multi": [[f"class {c}" for c in range(4) if rng.random() < 0.6] or ["class 0"] for _ in range(40)],
@@ -128,7 +129,7 @@ def test_scores_are_those_of_scikit_learn(kind):
 
 def test_the_better_penalty_is_chosen():
     rng = np.random.default_rng(0)
-    arrays = {"prefix": rng.normal(size=(30, 1, 60))}
+    arrays = {name_of("prefix", 0): rng.normal(size=(30, 60))}
     labels = [str(number) for number in rng.integers(2, size=30)]
     targets = ridge.make_targets(labels, find_labels(labels, None))
     folds = ridge.make_folds(labels, 3, 2, True, seed=0)
@@ -237,7 +238,7 @@ def test_a_stopped_sweep_goes_on(recipe, monkeypatch):
     ("values", "pattern"),
     [
         ({"model_name_or_path": None}, "model_name_or_path: is not set"),
-        ({"readouts": ["patchs"]}, r"readouts: \['patchs'\] must name some of patches, prefix, frames"),
+        ({"readouts": ["patchs"]}, r"readouts: a dual_ssast model has no 'patchs', only patches, prefix, frames"),
         ({"ridge": [0.0]}, r"ridge: must be positive numbers, got \[0.0\]"),
         ({"num_folds": 1}, "num_folds: must be at least 2, got 1"),
         ({"storage_dtype": "int8"}, "storage_dtype: must be float32 or float16"),

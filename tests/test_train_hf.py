@@ -201,7 +201,7 @@ def test_another_model_type_is_refused(clips, recipe, tmp_path):
 
     ASTConfig(hidden_size=16).save_pretrained(tmp_path / "ast")
     path, _ = recipe(dataset_name=clips)
-    with pytest.raises(InputError, match="audio-spectrogram-transformer model, not a dual_ssast"):
+    with pytest.raises(InputError, match="audio-spectrogram-transformer model, not one of dual_ssast"):
         train(path, "--model_name_or_path", str(tmp_path / "ast"))
 
 

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import torch
 
-from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
+from modeling_dual_ssast import (
+    DualSSASTConfig,
+    DualSSASTFeatureExtractor,
+    DualSSASTForAudioClassification,
+    PannsCnn14Config,
+    PannsCnn14FeatureExtractor,
+    PannsCnn14ForAudioClassification,
+    VGGishConfig,
+    VGGishFeatureExtractor,
+    VGGishForAudioClassification,
+)
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_length": 64}
 
@@ -17,4 +27,22 @@ def save_tiny_classifier(folder: Path, labels: tuple[str, ...] = ("high", "low",
     torch.nn.init.normal_(model.classifier.dense.weight, std=0.5)
     model.save_pretrained(folder)
     DualSSASTFeatureExtractor(max_length=model.config.max_length).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_cnn(folder: Path, family: str, **settings) -> Path:
+    """VGGish or CNN14 with few channels, and its feature extractor; batch norms that let clips differ."""
+    torch.manual_seed(0)
+    if family == "vggish":
+        extractor = VGGishFeatureExtractor()
+        config = VGGishConfig(channels=[3, 4, 5, 6], fc_size=8, embedding_size=5, **settings)
+        model = VGGishForAudioClassification(config)
+    else:
+        extractor = PannsCnn14FeatureExtractor()
+        config = PannsCnn14Config(channels=[2, 3, 4, 5, 6, 7], embedding_size=5, **settings)
+        model = PannsCnn14ForAudioClassification(config)
+        model.panns_cnn14.bn0.running_mean.fill_(-40.0)
+        model.panns_cnn14.bn0.running_var.fill_(400.0)
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
     return folder

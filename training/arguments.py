@@ -68,7 +68,7 @@ class ModelArguments(EncoderArguments):
     from_sweep: str | None = described(None, "Folder of a sweep: its encoder, and the best layers and poolings.")
     fusion_layers: list[int] | None = described(None, "States to fuse: 0 the embedding, -1 the last block.")
     fusion_norm: str | None = described(None, "shared, separate or none.")
-    readout: str | None = described(None, "patches, prefix or frames.")
+    readout: str | None = described(None, "patches, prefix or frames; of CNN14 composed or panns.")
     pooling: list[str] | None = described(None, "Some of mean, max, min; or one list per layer, as JSON.")
     pooling_combination: str | None = described(None, "sum, mean or concat.")
     fusion: str | None = described(None, "concat, sum or weighted.")
@@ -288,7 +288,7 @@ class SweepArguments:
 
     output_dir: str | None = described(None, "Folder to write to.")
     overwrite: bool = described(False, "Begin anew in an output folder that holds a sweep.")
-    readouts: list[str] = described(["patches", "prefix", "frames"], "Some of patches, prefix, frames.")
+    readouts: list[str] | None = described(None, "Some of patches, prefix, frames (a CNN: composed); unset, all.")
     ridge: list[float] = described([0.1], "Penalty times the number of features; of several, the best.")
     num_folds: int = described(5, "Folds of the cross-validation, where the data set has none of its own.")
     num_repeats: int = described(1, "Cross-validations, each with folds of its own.")
@@ -302,9 +302,6 @@ class SweepArguments:
     def __post_init__(self):
         if not self.output_dir:
             raise InputError("output_dir: is not set; name the folder that the sweep writes to")
-        unknown = [name for name in self.readouts if name not in ("patches", "prefix", "frames")]
-        if unknown or not self.readouts:
-            raise InputError(f"readouts: {self.readouts} must name some of patches, prefix, frames")
         if not self.ridge or min(self.ridge) <= 0:
             raise InputError(f"ridge: must be positive numbers, got {self.ridge}")
         for name, lowest in (("num_folds", 2), ("num_repeats", 1), ("max_clips", 10), ("shard_clips", 1)):

@@ -38,8 +38,10 @@ def clip_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch, index))
 
 
-def random_crop(waveform: np.ndarray, num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `num_samples` from a random place: (samples,) -> (min(samples, num_samples),)."""
+def random_crop(waveform: np.ndarray, num_samples: int | None, rng: np.random.Generator) -> np.ndarray:
+    """At most `num_samples` (`None`: all) from a random place: (samples,) -> (min(samples, num_samples),)."""
+    if num_samples is None:
+        return waveform
     spare = len(waveform) - num_samples
     start = rng.integers(spare + 1) if spare > 0 else 0
     return waveform[start : start + num_samples]

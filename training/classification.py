@@ -1,4 +1,4 @@
-"""The task `classification`: fine-tunes a Dual SSAST, or trains one from random weights, and reports on it."""
+"""The task `classification`: fine-tunes any model, or trains a Dual SSAST from random weights, and reports on it."""
 
 import time
 import uuid
@@ -6,13 +6,11 @@ from pathlib import Path
 
 import evaluate
 import numpy as np
-from transformers import (
-    AutoModelForAudioClassification,
-    set_seed,
-)
+from transformers import AutoModelForAudioClassification, PreTrainedModel, set_seed
 from transformers.utils import logging
 
-from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
+from modeling_dual_ssast import DualSSASTConfig
+from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeatureExtractor
 
 from . import reporting
 from .arguments import DataArguments, ModelArguments, TrainingArguments, check_output_folder
@@ -25,6 +23,7 @@ from .loading import (
     check_same_run,
     check_weights,
     compute_statistics,
+    config_changes,
     load_config,
     load_feature_extractor,
     mismatched,
@@ -34,6 +33,10 @@ from .trainer import AudioTrainer, early_stopping
 
 logger = logging.get_logger(__name__)
 
+# What a checkpoint may lack: what fuses layers, and classifiers.
+NEW_WEIGHTS = (
+    "classifier.", "dual_ssast.fusion.", "composed_classifier.", "audioset_classifier.", "panns_cnn14.embedding.",
+)  # fmt: skip
 METRICS = Path(__file__).parent / "metrics" / "audio_classification"
 # The metrics of each kind of problem and whether more is better; the first one chooses the best checkpoint.
 DIRECTIONS = {
@@ -87,6 +90,7 @@ def run(
     trainer = make_trainer(model, extractor, datasets, labels, arguments)
     if checkpoint is None:
         trainer.remove_checkpoints()
+    starting_weights = reporting.layer_weights(model)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
@@ -97,7 +101,7 @@ def run(
     }
     recipe = {"task": "classification"} | reporting.describe_recipe(model_arguments, data_arguments, augmentation)
     recipe["TrainingArguments"] = arguments.to_dict()
-    reporting.write_outputs(trainer, datasets, labels, outcomes, recipe, seconds)
+    reporting.write_outputs(trainer, datasets, labels, outcomes, recipe, seconds, starting_weights)
 
 
 def choose_labels(training_labels: list, data_arguments: DataArguments, stored_config) -> LabelSet:
@@ -112,9 +116,10 @@ def choose_labels(training_labels: list, data_arguments: DataArguments, stored_c
     return labels
 
 
-def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet) -> DualSSASTForAudioClassification:
-    """The classifier: the checkpoint's weights with the recipe's changes, or random weights."""
-    overrides = model_arguments.overrides() | {
+def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet) -> PreTrainedModel:
+    """The classifier: the checkpoint's weights with the recipe's changes, or a Dual SSAST with random weights."""
+    config = DualSSASTConfig() if stored_config is None else stored_config
+    overrides = config_changes(model_arguments, config) | {
         "id2label": labels.id2label,
         "label2id": labels.label2id,
         "problem_type": labels.problem_type,
@@ -131,8 +136,7 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
     except (ValueError, TypeError) as error:
         raise InputError(f"model: {error}") from error
     new = mismatched(report) | set(report["missing_keys"])
-    own = ("classifier.", "dual_ssast.fusion.")
-    check_weights(model_arguments, {key for key in new if not key.startswith(own)})
+    check_weights(model_arguments, {key for key in new if not key.startswith(NEW_WEIGHTS)})
     if stored_config.id2label != labels.id2label and not new:  # as many classes, but others
         logger.warning("The checkpoint's classifier knows other classes: a new one takes its place.")
         model.reset_classifier()
@@ -140,8 +144,8 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
 
 
 def make_trainer(
-    model: DualSSASTForAudioClassification,
-    extractor: DualSSASTFeatureExtractor,
+    model: PreTrainedModel,
+    extractor: SpectrogramFeatureExtractor,
     datasets: dict[str, ClipDataset],
     labels: LabelSet,
     arguments: TrainingArguments,

@@ -28,7 +28,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
     Args:
         examples: a `datasets.Dataset` with the columns `audio` and `label`
-        feature_extractor: a `DualSSASTFeatureExtractor`
+        feature_extractor: of any encoder of the project
         labels: encodes the label column
         augmentation: for the training split; `None` reads every clip from its beginning, unchanged
         seed: of the augmentation
@@ -88,7 +88,7 @@ class ClipDataset(torch.utils.data.Dataset):
         """What the model can hear of a clip, from its beginning."""
         extractor = self.feature_extractor
         waveform = read_audio(self.examples[index]["audio"], extractor.sampling_rate)
-        if len(waveform) > extractor.max_samples:
+        if extractor.max_samples is not None and len(waveform) > extractor.max_samples:
             logger.warning_once(f"Clips longer than {extractor.max_seconds:.2f} s are evaluated on their beginning.")
         return waveform[: extractor.max_samples]
 

@@ -4,18 +4,26 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoFeatureExtractor
 
-from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, DualSSASTFeatureExtractor
+from modeling_dual_ssast import (
+    ASiTConfig,
+    DualSSASTConfig,
+    DualSSASTFeatureExtractor,
+    PannsCnn14Config,
+    VGGishConfig,
+)
+from modeling_dual_ssast.configuration_composed import ComposedConfig
 
 from .arguments import EncoderArguments, FeatureArguments
 from .errors import InputError
 
-# Encoders of patches, which every task takes.
-MODEL_TYPES = (DualSSASTConfig.model_type, ASiTConfig.model_type)
+# Encoders of patches, which every task takes, and convolutional networks, which have no pretraining here.
+PATCH_MODEL_TYPES = (DualSSASTConfig.model_type, ASiTConfig.model_type)
+MODEL_TYPES = (*PATCH_MODEL_TYPES, VGGishConfig.model_type, PannsCnn14Config.model_type)
 # What a saved configuration need not share with the one that it was saved from.
 VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
-def load_config(model_arguments: EncoderArguments):
+def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] = MODEL_TYPES):
     """The checkpoint's configuration, or `None` for random weights."""
     name = model_arguments.model_name_or_path
     if name is None:
@@ -27,12 +35,31 @@ def load_config(model_arguments: EncoderArguments):
         raise InputError(
             f"model_name_or_path: {name} cannot be loaded ({reason}); name a folder or a Hub model"
         ) from error
-    if config.model_type not in MODEL_TYPES:
+    if config.model_type not in model_types:
         raise InputError(
-            f"model_name_or_path: {name} is a {config.model_type} model, not a {DualSSASTConfig.model_type}; convert "
+            f"model_name_or_path: {name} is a {config.model_type} model, not one of {', '.join(model_types)}; convert "
             "original checkpoints with python -m conversion"
         )
     return config
+
+
+def config_changes(model_arguments: EncoderArguments, config) -> dict:
+    """
+    The fields of the checkpoint's configuration that the recipe sets, as its kind of model calls them.
+
+    Raises:
+        InputError: a field that this kind of model has not.
+    """
+    changes = model_arguments.overrides()
+    if not isinstance(config, ComposedConfig):
+        return changes
+    changes.pop("max_length", None)  # the network has no limit; the feature extractor keeps it
+    if "pooling" in changes:
+        changes["temporal_pooling"] = changes.pop("pooling")
+    unknown = changes.keys() - config.to_dict().keys()
+    if unknown:
+        raise InputError(f"{min(unknown)}: a {config.model_type} model has no such setting; leave it out")
+    return changes
 
 
 def load_feature_extractor(
@@ -51,12 +78,16 @@ def load_feature_extractor(
         except ValueError as error:
             raise InputError(f"features: {error}") from error
     try:
-        return AutoFeatureExtractor.from_pretrained(name, **wanted)
+        extractor = AutoFeatureExtractor.from_pretrained(name, **wanted)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"model_name_or_path: {name} has no feature extractor that can be loaded ({reason})"
         ) from error
+    given = [name for name in ("mean", "std") if name in wanted]
+    if given and not isinstance(extractor, DualSSASTFeatureExtractor):
+        raise InputError(f"{given[0]}: {type(extractor).__name__} does not normalise; leave it out")
+    return extractor
 
 
 def mismatched(report: dict) -> set[str]:
@@ -92,7 +123,14 @@ def check_same_run(checkpoint: str, config):
 
 
 def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExtractor) -> DualSSASTFeatureExtractor:
-    """The feature extractor with the mean and standard deviation of the log-mels of `waveforms`, each (samples,)."""
+    """
+    The feature extractor with the mean and standard deviation of the log-mels of `waveforms`, each (samples,).
+
+    Raises:
+        InputError: no clip, silence, or a model that takes its features as they are.
+    """
+    if not isinstance(extractor, DualSSASTFeatureExtractor):
+        raise InputError(f"compute_statistics: {type(extractor).__name__} does not normalise; leave it out")
     count, total, squares = 0, 0.0, 0.0
     for waveform in tqdm(waveforms, total=num_clips, desc="computing statistics", leave=False):
         log_mel = extractor.log_mel([torch.from_numpy(waveform)])[0].double()

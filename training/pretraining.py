@@ -23,6 +23,7 @@ from .audio import read_audio
 from .clip_stream import ClipList, ClipStream
 from .errors import InputError
 from .loading import (
+    PATCH_MODEL_TYPES,
     check_same_run,
     check_weights,
     compute_statistics,
@@ -95,7 +96,7 @@ def run(
     """
     checkpoint = check_output_folder(arguments)
     set_seed(arguments.seed)
-    stored_config = load_config(model_arguments)
+    stored_config = load_config(model_arguments, PATCH_MODEL_TYPES)
     extractor = load_feature_extractor(model_arguments, data_arguments, task.config_class)
     log_path = Path(arguments.output_dir) / UNREADABLE_CLIPS
     with arguments.main_process_first(desc="looking for an earlier run"):

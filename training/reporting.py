@@ -27,7 +27,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 STAGING_NAME = "unfinished-outputs"
-OPTIONAL_OUTPUTS = ("predictions.csv", "confusion_matrix.png", "reconstruction.png")  # only where a split was held out
+# Only where a split was held out; the last one, where the weights of the layers are learned.
+OPTIONAL_OUTPUTS = ("predictions.csv", "confusion_matrix.png", "reconstruction.png", "layer_weights.png")
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_cards" / "classifier.md"
 
 
@@ -40,7 +41,13 @@ def probabilities(logits: np.ndarray, problem_type: str) -> np.ndarray:
 
 
 def write_outputs(
-    trainer, datasets: dict[str, ClipDataset], labels: LabelSet, outcomes: dict, recipe: dict, seconds: float
+    trainer,
+    datasets: dict[str, ClipDataset],
+    labels: LabelSet,
+    outcomes: dict,
+    recipe: dict,
+    seconds: float,
+    starting_weights: dict[int, float] | None = None,
 ):
     """
     Writes the output folder. Every file is complete before it takes its place, and `results.json` comes last: until
@@ -50,6 +57,7 @@ def write_outputs(
         outcomes: split -> Trainer's PredictionOutput, the test split last
         recipe: argument class -> its values
         seconds: of the training
+        starting_weights: what `layer_weights` gave before the training
     """
     folder = Path(trainer.args.output_dir)
     staging = folder / STAGING_NAME
@@ -63,12 +71,16 @@ def write_outputs(
         "labels": list(labels.names),
         "problem_type": labels.problem_type,
         "training": {"seconds": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch},
-        "normalisation": {"mean": trainer.processing_class.mean, "std": trainer.processing_class.std},
+        "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
         "versions": versions(),
         "recipe": recipe,
         "log": trainer.state.log_history,
     }
     plot_learning_curves(trainer.state.log_history, staging / "learning_curves.png")
+    weights = layer_weights(trainer.model)
+    if weights is not None:
+        results["layer_weights"] = weights
+        plot_layer_weights(weights, starting_weights, staging / "layer_weights.png")
     if outcomes:
         split, outcome = list(outcomes.items())[-1]
         scores = probabilities(outcome.predictions, labels.problem_type)
@@ -126,6 +138,17 @@ def per_class(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet) ->
     return {name: report[name] for name in labels.names}
 
 
+def layer_weights(model) -> dict[int, float] | None:
+    """Fused layer -> its share of the fused vector, where `fusion` is `weighted`; they sum to one."""
+    config = model.config
+    if getattr(config, "fusion", None) != "weighted":
+        return None
+    fusion = model.base_model.fusion.fusion
+    with torch.no_grad():  # unit vectors come out as what the model weighs them by
+        weights = fusion(list(torch.eye(len(config.fused_layers), device=fusion.layer_weights.device)))
+    return dict(zip(config.fused_layers, weights.tolist()))
+
+
 def score_table(files: list[str], labels: LabelSet, scores: np.ndarray) -> pandas.DataFrame:
     """One row per clip: file, prediction, and a probability per class (or the number). scores: (files, labels)"""
     prefix = "" if labels.problem_type == "regression" else "probability_"
@@ -164,6 +187,24 @@ def plot_learning_curves(log: list[dict], path: Path):
         axes.grid(alpha=0.3)
         if axes.has_data() and axes.get_legend_handles_labels()[0]:
             axes.legend()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def plot_layer_weights(weights: dict[int, float], starting_weights: dict[int, float] | None, path: Path):
+    """A bar per fused layer, in the order of the layers, and what it started from as a dashed line."""
+    layers = sorted(weights)
+    figure, axes = pyplot.subplots(figsize=(max(4.0, 0.5 * len(layers) + 2), 4), layout="constrained")
+    axes.bar(range(len(layers)), [weights[layer] for layer in layers], width=0.8)
+    if starting_weights is not None:
+        heights = [starting_weights[layer] for layer in layers]
+        edges = [index - 0.5 for index in range(len(layers) + 1)]
+        axes.stairs(heights, edges, baseline=None, color="black", linestyle="--", label="before training")
+        axes.legend()
+    axes.set(title="learned weights of the layers", xlabel="layer (0: patch embedding)", ylabel="weight")
+    axes.set_xticks(range(len(layers)), layers)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

@@ -10,42 +10,75 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, time_frames
+from modeling_dual_ssast.modeling_composed import frame_mask
 
 from .shards import Shards
 
 READOUTS = ("patches", "prefix", "frames")
+COMPOSED = "composed"  # the one readout of the convolutional networks
+
+
+def layers_of(config) -> list[int]:
+    """What `fusion_layers` can name, from the input on."""
+    return list(config.layers) if isinstance(config, ComposedConfig) else list(range(config.num_hidden_layers + 1))
+
+
+def name_of(readout: str, layer: int, pooling: str | None = None) -> str:
+    """The name of an array of `representations`; the prefix tokens are not pooled."""
+    return ".".join(map(str, (readout, layer) if pooling is None else (readout, layer, pooling)))
 
 
 @torch.no_grad()
 def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    What every layer of a `DualSSASTModel` says of each clip, normalised as its configuration fuses: by the encoder's
-    final LayerNorm, or not at all.
+    What every layer of an encoder says of each clip, for every readout and pooling.
+
+    Args:
+        model: a convolutional network that fuses all its layers (`fusion_layers`), or a `DualSSASTModel`, whose states
+            are normalised as its configuration fuses: by the encoder's final LayerNorm, or not at all
 
     Returns:
-        `prefix` (clips, layers, hidden), and `patches_mean`, `frames_max`, ... (clips, layers, size), where layer 0 is
-        the embedding and size is hidden, for frames times the rows of patches.
+        `name_of` -> (clips, size)
     """
+    if isinstance(model.config, ComposedConfig):
+        return composed_representations(model, batch)
     config = model.config
     outputs = model(**batch, output_hidden_states=True, return_dict=True)
     num_prefix, rows = config.num_prefix_tokens, config.grid_shape[0]
     patch_mask = model.embeddings.patch_mask(
         batch.get("attention_mask"), outputs.hidden_states[0].shape[1] - num_prefix
     )
-    found = {name: [] for name in ("prefix", *(f"{r}_{p}" for r in ("patches", "frames") for p in POOLINGS))}
-    for state in outputs.hidden_states:
+    found = {}
+    for layer, state in enumerate(outputs.hidden_states):
         state = state if config.fusion_norm == "none" else model.layernorm(state)
-        found["prefix"].append(state[:, :num_prefix].mean(dim=1))
+        found[name_of("prefix", layer)] = state[:, :num_prefix].mean(dim=1)
         patches = state[:, num_prefix:]
         frames = time_frames(patches.transpose(1, 2).unflatten(2, (rows, -1)))  # (clips, columns, hidden * rows)
         mask = (
             torch.ones(patches.shape[:2], dtype=torch.bool, device=state.device) if patch_mask is None else patch_mask
         )
         for name, pool in POOLINGS.items():
-            found[f"patches_{name}"].append(pool(patches, mask))
-            found[f"frames_{name}"].append(pool(frames, mask[:, : frames.shape[1]]))
-    return {name: torch.stack(layers, dim=1) for name, layers in found.items()}
+            found[name_of("patches", layer, name)] = pool(patches, mask)
+            found[name_of("frames", layer, name)] = pool(frames, mask[:, : frames.shape[1]])
+    return found
+
+
+def composed_representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As `representations`, of VGGish and CNN14: each layer's part of the time frames, pooled over time."""
+    config, (num_clips, num_frames) = model.config, batch["input_values"].shape[:2]
+    frames = model(**batch, return_dict=True).last_hidden_state  # (clips, columns, the sizes of all layers)
+    lengths = torch.full((num_clips,), num_frames, device=frames.device)
+    if batch.get("attention_mask") is not None:
+        lengths = batch["attention_mask"].sum(dim=1)
+    mask = frame_mask(model.num_time_frames(lengths), frames.shape[1])
+    parts = frames.split([config.layer_size(layer) for layer in config.fused_layers], dim=-1)
+    return {
+        name_of(COMPOSED, layer, name): pool(part, mask)
+        for layer, part in zip(config.fused_layers, parts)
+        for name, pool in POOLINGS.items()
+    }
 
 
 def fused(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -109,9 +142,8 @@ def blocks(readout: str, layers: tuple[int, ...], pooling: tuple[str, ...], comb
 
 def block_features(arrays: dict[str, np.ndarray], readout: str, layer: int, pooling: tuple[str, ...]) -> np.ndarray:
     """(clips, size), in float64. A sum of poolings; their mean differs by a factor that standardising removes."""
-    if readout == "prefix":
-        return arrays["prefix"][:, layer].astype(np.float64)
-    return sum(arrays[f"{readout}_{name}"][:, layer].astype(np.float64) for name in pooling)
+    names = [name_of(readout, layer, name) for name in pooling] or [name_of(readout, layer)]
+    return sum(arrays[name].astype(np.float64) for name in names)
 
 
 def compose(arrays: dict[str, np.ndarray], readout: str, layers, pooling, combination: str) -> np.ndarray:

@@ -22,13 +22,15 @@ from sklearn.model_selection import train_test_split
 from transformers import AutoModel, set_seed
 from transformers.utils import logging
 
+from modeling_dual_ssast.configuration_composed import ComposedConfig
+
 from . import reporting
 from .arguments import DataArguments, EncoderArguments, SweepArguments
 from .dataset import ClipDataset, Collator
 from .errors import InputError
 from .labels import find_labels
-from .loading import load_config, load_feature_extractor
-from .representations import block_features, blocks, compute, subsets
+from .loading import config_changes, load_config, load_feature_extractor
+from .representations import COMPOSED, READOUTS, block_features, blocks, compute, layers_of, subsets
 from .ridge import make_folds, make_targets, metric_of, score_all
 from .shards import Shards
 from .splits import check_files, load_splits
@@ -51,10 +53,12 @@ class Candidate:
     combination: str
 
     def settings(self) -> dict:
-        """As fields of `DualSSASTConfig`."""
+        """As fields of `ModelArguments`."""
         settings = {"readout": self.readout, "fusion_layers": list(self.layers)}
-        if self.readout != "prefix":
-            settings |= {"pooling": list(self.pooling), "pooling_combination": self.combination}
+        if self.pooling:
+            settings |= {"pooling": list(self.pooling)}
+        if self.pooling and self.readout != COMPOSED:
+            settings |= {"pooling_combination": self.combination}
         return settings
 
     @property
@@ -66,11 +70,10 @@ class Candidate:
         return f"{self.readout}: {joined}"
 
 
-def candidates(num_layers: int, readouts: list[str]) -> list[Candidate]:
+def candidates(layers: list[int], readouts: list[str]) -> list[Candidate]:
     """
-    Every layer and pair of layers (0 is the embedding), every subset of mean, max and min, summed and concatenated.
+    Every layer and pair of layers, every subset of mean, max and min, summed and (for transformers) concatenated.
     """
-    layers = range(num_layers + 1)
     choices = [*((layer,) for layer in layers), *itertools.combinations(layers, 2)]
     found = []
     for readout in readouts:
@@ -78,7 +81,8 @@ def candidates(num_layers: int, readouts: list[str]) -> list[Candidate]:
             found += [Candidate(readout, chosen, (), "") for chosen in choices]
             continue
         for pooling in subsets():
-            for combination in ("sum", "concat") if len(pooling) > 1 else ("sum",):
+            can_join = len(pooling) > 1 and readout != COMPOSED
+            for combination in ("sum", "concat") if can_join else ("sum",):
                 found += [Candidate(readout, chosen, pooling, combination) for chosen in choices]
     return found
 
@@ -95,7 +99,8 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
         raise InputError(f"{folder}: holds a sweep already; set overwrite to begin anew, or choose another output_dir")
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
-    model = load_encoder(model_arguments, extractor)
+    model = load_encoder(model_arguments, extractor, fuse_all=True)
+    readouts = choose_readouts(model.config, arguments.readouts)
     clips = load_clips(data_arguments, arguments)
     label_set = find_labels(clips["label"], data_arguments.problem_type)
     is_single = label_set.problem_type == "single_label_classification"
@@ -126,7 +131,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     )
     encoded = time.perf_counter()
     arrays = shards.load()
-    found = candidates(model.config.num_hidden_layers, arguments.readouts)
+    found = candidates(layers_of(model.config), readouts)
     name, metric = metric_of(label_set.problem_type)
     scores = score_all(
         lambda block: block_features(arrays, *block),
@@ -143,14 +148,32 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     write_outputs(folder, table, found, name, model, len(clips), len(folds), recipe, seconds)
 
 
-def load_encoder(model_arguments: EncoderArguments, extractor):
-    """The encoder in evaluation mode, on the accelerator if there is one."""
-    if load_config(model_arguments) is None:
+def choose_readouts(config, wanted: list[str] | None) -> list[str]:
+    """
+    Raises:
+        InputError: a readout that this kind of model has not.
+    """
+    known = (COMPOSED,) if isinstance(config, ComposedConfig) else READOUTS
+    unknown = [name for name in wanted or () if name not in known]
+    if unknown:
+        raise InputError(f"readouts: a {config.model_type} model has no {unknown[0]!r}, only {', '.join(known)}")
+    return list(wanted or known)
+
+
+def load_encoder(model_arguments: EncoderArguments, extractor, fuse_all: bool = False):
+    """
+    The encoder in evaluation mode, on the accelerator if there is one; with `fuse_all` a convolutional network composes
+    all its layers.
+    """
+    config = load_config(model_arguments)
+    if config is None:
         raise InputError("model_name_or_path: is not set; name the checkpoint whose layers are to be compared")
+    changes = config_changes(model_arguments, config) | {"padding_value": extractor.padding_value}
+    if fuse_all and isinstance(config, ComposedConfig):
+        changes |= {"fusion_layers": layers_of(config)}
+        changes |= {"readout": COMPOSED} if hasattr(config, "readout") else {}
     try:
-        model = AutoModel.from_pretrained(
-            model_arguments.model_name_or_path, **model_arguments.overrides(), padding_value=extractor.padding_value
-        )
+        model = AutoModel.from_pretrained(model_arguments.model_name_or_path, **changes)
     except (ValueError, TypeError) as error:
         raise InputError(f"model: {error}") from error
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
@@ -204,9 +227,10 @@ def make_table(found: list[Candidate], scores: list, metric: str) -> pandas.Data
     return table.sort_values(metric, ascending=False, kind="stable")
 
 
-def comparison(table: pandas.DataFrame, metric: str, num_layers: int) -> pandas.DataFrame:
+def comparison(table: pandas.DataFrame, metric: str, layers: list[int]) -> pandas.DataFrame:
     """The comparison of the Dual SSAST paper: last, middle and both layers, for every way of pooling."""
-    chosen = {"last": f"{num_layers}", "middle": f"{num_layers // 2}", "dual": f"{num_layers // 2}+{num_layers}"}
+    middle, last = layers[(len(layers) - 1) // 2], layers[-1]
+    chosen = {"last": f"{last}", "middle": f"{middle}", "dual": f"{middle}+{last}"}
     ways = table["readout"].str.cat([table["pooling"], table["combination"]], sep=" ").str.strip()
     rows = []
     for way in sorted(set(ways)):
@@ -222,17 +246,19 @@ def write_outputs(folder, table, found, metric, model, num_clips, num_folds, rec
     """Tables, pictures, the best candidate and a recipe with it; `results.json` comes last."""
     staging = folder / reporting.STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
-    num_layers = model.config.num_hidden_layers
+    layers = layers_of(model.config)
     best = found[table.index[0]]
     row = table.iloc[0]
     score = f"{metric} {row[metric]:.4f} +- {row['interval']:.4f} over {num_folds} folds"
     table.to_csv(staging / "sweep.csv", index=False)
-    compared = comparison(table, metric, num_layers)
+    compared = comparison(table, metric, layers)
     compared.to_csv(staging / "comparison.csv", index=False)
-    plot_heat_maps(table, found, metric, num_layers, staging)
-    plot_layers(table, found, metric, num_layers, staging / "layers.png")
+    plot_heat_maps(table, found, metric, layers, staging)
+    plot_layers(table, found, metric, layers, staging / "layers.png")
     name = recipe["EncoderArguments"]["model_name_or_path"]
     settings = {"model_name_or_path": name} | best.settings()
+    if not hasattr(model.config, "readout"):  # VGGish has only the one
+        settings.pop("readout")
     description = {"model": settings, metric: float(row[metric]), "interval": float(row["interval"])}
     (staging / "best.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     data = {key: value for key, value in recipe["DataArguments"].items() if value is not None and key in RECIPE_DATA}
@@ -278,17 +304,18 @@ FINE_TUNING = {
 }
 
 
-def plot_heat_maps(table, found, metric: str, num_layers: int, folder: Path):
+def plot_heat_maps(table, found, metric: str, layers: list[int], folder: Path):
     """A picture per readout: layer x layer for every way of pooling; the diagonal is a layer alone."""
     values = table[metric]
+    ticks = range(len(layers))
     for readout in dict.fromkeys(candidate.readout for candidate in found):
         own = values[table["readout"] == readout]
         lowest, highest = own.quantile(0.02), own.max()
         maps = {}
         for index in sorted(own.index):  # in the order of the candidates, not of their scores
             candidate = found[index]
-            grid = maps.setdefault(candidate.way, np.full((num_layers + 1, num_layers + 1), np.nan))
-            first, last = candidate.layers[0], candidate.layers[-1]
+            grid = maps.setdefault(candidate.way, np.full((len(layers), len(layers)), np.nan))
+            first, last = layers.index(candidate.layers[0]), layers.index(candidate.layers[-1])
             grid[first, last] = grid[last, first] = own[index]
         columns = min(4, len(maps))
         rows = -(-len(maps) // columns)
@@ -300,6 +327,8 @@ def plot_heat_maps(table, found, metric: str, num_layers: int, folder: Path):
             best = np.unravel_index(np.nanargmax(grid), grid.shape)
             axis.plot(best[1], best[0], "r+", markersize=10)
             axis.set(title=f"{way} ({np.nanmax(grid):.3f})", xlabel="layer", ylabel="layer")
+            axis.set_xticks(ticks, layers, fontsize="small")
+            axis.set_yticks(ticks, layers, fontsize="small")
         for axis in axes.flat[len(maps) :]:
             axis.remove()
         figure.colorbar(image, ax=list(axes.flat[: len(maps)]), label=metric.replace("_", " "))
@@ -307,26 +336,28 @@ def plot_heat_maps(table, found, metric: str, num_layers: int, folder: Path):
         pyplot.close(figure)
 
 
-def plot_layers(table, found, metric: str, num_layers: int, path: Path):
+def plot_layers(table, found, metric: str, layers: list[int], path: Path):
     """Bars: each layer alone, with every way of pooling without concatenation; a panel per readout."""
     ways = {}
     for index in sorted(table.index):
         candidate, row = found[index], table.loc[index]
         if len(candidate.layers) == 1 and candidate.combination != "concat":
             own = ways.setdefault(candidate.readout, {})
-            bars = own.setdefault(candidate.way, (np.zeros(num_layers + 1), np.zeros(num_layers + 1)))
-            bars[0][candidate.layers[0]], bars[1][candidate.layers[0]] = row[metric], row["interval"]
-    size = (max(8, 0.9 * num_layers), 2.6 * len(ways))
+            bars = own.setdefault(candidate.way, (np.zeros(len(layers)), np.zeros(len(layers))))
+            place = layers.index(candidate.layers[0])
+            bars[0][place], bars[1][place] = row[metric], row["interval"]
+    size = (max(8, 0.9 * len(layers)), 2.6 * max(len(ways), 2))
     figure, panels = pyplot.subplots(len(ways), figsize=size, squeeze=False, layout="constrained", sharex=True)
     for axes, (readout, own) in zip(panels[:, 0], ways.items()):
         width = 0.85 / len(own)
         for place, (way, (values, intervals)) in enumerate(own.items()):
-            x = np.arange(num_layers + 1) + (place - (len(own) - 1) / 2) * width
+            x = np.arange(len(layers)) + (place - (len(own) - 1) / 2) * width
             axes.bar(x, values, width, yerr=intervals, label=way.split(": ")[-1], error_kw={"linewidth": 0.5})
         lowest = min(values.min() for values, _ in own.values())
-        axes.set(title=readout, ylabel=metric.replace("_", " "), xticks=range(num_layers + 1))
+        axes.set(title=readout, ylabel=metric.replace("_", " "))
+        axes.set_xticks(range(len(layers)), layers)
         axes.set_ylim(bottom=max(0.0, lowest - 0.1))
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    panels[-1, 0].set_xlabel("layer (0 is the embedding)")
+    panels[-1, 0].set_xlabel("layer (0 is the embedding)" if layers[0] == 0 else "layer")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
