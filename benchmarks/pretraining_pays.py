@@ -9,11 +9,8 @@ Writes a table, a plot and a JSON. Runs that are finished are not repeated: to b
 import argparse
 import csv
 import json
-import os
 import random
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +18,11 @@ from pathlib import Path
 import matplotlib
 import torch
 from report import print_table, versions
+from training_runs import ROOT, test_accuracy, train
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-ROOT = Path(__file__).parent.parent
 CLIPS = ROOT / "data" / "voice_prompts"
 PRETRAINED, RANDOM = "pretrained", "random weights"
 COLOURS = {PRETRAINED: "tab:blue", RANDOM: "tab:orange"}
@@ -66,22 +63,6 @@ def write_manifest(rows: list[dict[str, str]], path: Path) -> Path:
     return path
 
 
-def train(folder: Path, threads: int, recipe: Path, *words):
-    """train_hf.py in a process of its own, unless the folder holds a finished run; its output goes to FOLDER.log."""
-    if (folder / "results.json").exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "train_hf.py", recipe, *words, "--output_dir", folder, "--overwrite", "true"]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    log = folder.with_name(f"{folder.name}.log")
-    with open(log, "w", encoding="utf-8") as file:
-        code = subprocess.run(
-            [str(word) for word in command], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
-        ).returncode
-    if code:
-        raise SystemExit(f"train_hf.py stopped with {code}; {log} says why")
-
-
 def finetune(run: Run, args: argparse.Namespace) -> float:
     """The accuracy on the test clips."""
     folder, start = args.output / "finetuned" / run.name, args.output / "pretrained"
@@ -95,7 +76,7 @@ def finetune(run: Run, args: argparse.Namespace) -> float:
     words += ["--train_file", manifest, "--test_file", args.test_file, "--seed", run.seed]
     # A process with one thread for each core: short steps gain little from more threads.
     train(folder, 1, args.finetuning, *words)
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))["metrics"]["test"]["accuracy"]
+    return test_accuracy(folder)
 
 
 def plot(accuracies: dict[str, dict[int, list[float]]], title: str, path: Path):

@@ -1,0 +1,107 @@
+"""
+What the choice of layers and poolings is worth: fine-tuning with the best of a sweep, beside the mean over the last
+layer (as SSAST has it) and the middle and last layer with mean + max (the default), several seeds, the same budget.
+
+Pretrains a 12-layer model on the embedded recordings without their labels; then, for each data set, a sweep on its
+training and validation clips, and the fine-tunings. Writes a table and a JSON. Runs that are finished are not repeated:
+to begin anew, remove the output folder.
+"""
+
+import argparse
+import json
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from report import print_table, versions
+from training_runs import ROOT, results_of, test_accuracy, train
+
+DATA_SETS = {"voice_prompts": "language", "instruments": "category"}  # and the column of their labels
+BEST = "best of the sweep"
+FUSIONS = {
+    "last layer, mean": ["--fusion_layers", "-1", "--pooling", "mean"],
+    "middle and last, mean + max": ["--fusion_layers", "6", "12", "--pooling", "mean", "max"],
+    BEST: [],
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning."""
+
+    data_set: str
+    fusion: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.data_set}-{list(FUSIONS).index(self.fusion)}-seed{self.seed}"
+
+
+def clips(data_set: str, *splits: str) -> list:
+    """The words that name the clips of a data set."""
+    words = ["--label_column", DATA_SETS[data_set]]
+    for split in splits:
+        words += [f"--{split}_file", ROOT / "data" / data_set / f"{split}.csv"]
+    return words
+
+
+def sweep(data_set: str, args: argparse.Namespace) -> dict:
+    """`results.json` of the sweep. The instruments have folds in which no group of takes is divided."""
+    words = ["--model_name_or_path", args.output / "pretrained", *clips(data_set, "train", "validation")]
+    words += ["--fold_column", "fold"] if data_set == "instruments" else []
+    folder = args.output / f"sweep-{data_set}"
+    train(folder, args.threads, ROOT / "recipes" / "sweep.yaml", *words, "--dataloader_num_workers", 0)
+    return results_of(folder)
+
+
+def finetune(run: Run, args: argparse.Namespace) -> float:
+    """The accuracy on the test clips."""
+    fusion = FUSIONS[run.fusion] or ["--from_sweep", args.output / f"sweep-{run.data_set}"]
+    words = ["--model_name_or_path", args.output / "pretrained", *fusion, "--seed", run.seed]
+    words += clips(run.data_set, "train", "validation", "test")
+    folder = args.output / "finetuned" / run.name
+    train(folder, 1, args.finetuning, *words)
+    return test_accuracy(folder)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "fusion_demo")
+    parser.add_argument("--pretraining", type=Path, default=ROOT / "recipes" / "fusion_demo.yaml")
+    parser.add_argument("--finetuning", type=Path, default=ROOT / "recipes" / "fusion_demo_finetune.yaml")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU cores to use")
+    args = parser.parse_args()
+    args.output, args.finetuning = args.output.resolve(), args.finetuning.resolve()
+
+    train(args.output / "pretrained", args.threads, args.pretraining.resolve())
+    sweeps = {data_set: sweep(data_set, args) for data_set in DATA_SETS}
+    runs = [Run(data_set, fusion, seed) for data_set in DATA_SETS for fusion in FUSIONS for seed in range(args.seeds)]
+    # A process with one thread for each core: short steps gain little from more threads.
+    with ThreadPoolExecutor(max(1, args.threads)) as pool:
+        accuracies = dict(zip(runs, pool.map(lambda run: finetune(run, args), runs)))
+
+    print(versions())
+    report = {"versions": versions(), "data_sets": {}}
+    for data_set, found in sweeps.items():
+        best = found["best"]
+        num_clips = results_of(args.output / "finetuned" / Run(data_set, BEST, 0).name)["clips"]["test"]
+        print(f"\n{data_set}: test accuracy on {num_clips} clips, mean of {args.seeds} seeds (lowest-highest)")
+        print(f"the best of {found['candidates']} fusions on {found['clips']} clips: {best}\n")
+        rows, by_fusion = [], {}
+        for fusion in FUSIONS:
+            values = [accuracies[Run(data_set, fusion, seed)] for seed in range(args.seeds)]
+            by_fusion[fusion] = values
+            rows.append([fusion, f"{statistics.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"])
+        print_table(["fusion", "accuracy"], rows)
+        report["data_sets"][data_set] = {"best": best, "sweep_seconds": found["seconds"], "accuracy": by_fusion}
+    path = args.output / "fusion_pays.json"
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"\nfigures: {path}")
+
+
+if __name__ == "__main__":
+    main()
