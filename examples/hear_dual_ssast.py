@@ -16,8 +16,6 @@ from transformers import AutoModel
 RATES_HZ = (16000, 22050, 44100, 48000)  # at which HEAR has its recordings
 LONGEST_SPACING_MS = 50.0  # that HEAR suggests, for the onsets of its transcription tasks
 BATCH_SIZE = 8
-# Of networks that hear clips of any length at once: 20 minutes, which HEAR may send, would need too much memory.
-LONGEST_WINDOW_S = 60.0
 
 
 def load_model(model_file_path: str = "") -> torch.nn.Module:
@@ -38,14 +36,9 @@ def load_model(model_file_path: str = "") -> torch.nn.Module:
     return model
 
 
-def window_s(model: torch.nn.Module):
-    """Seconds per window of long sounds; `None` for what the model hears at once."""
-    return LONGEST_WINDOW_S if model.max_frames is None else None
-
-
 def get_scene_embeddings(audio: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
     """(n_sounds, n_samples) in [-1, 1] at `model.sample_rate` -> float32 (n_sounds, scene_embedding_size)"""
-    return model.embed(audio, model.sample_rate, batch_size=BATCH_SIZE, window_s=window_s(model))
+    return model.embed(audio, model.sample_rate, batch_size=BATCH_SIZE)
 
 
 def get_timestamp_embeddings(audio: torch.Tensor, model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +50,7 @@ def get_timestamp_embeddings(audio: torch.Tensor, model: torch.nn.Module) -> tup
     are more than 50 ms apart, others lie between them, interpolated linearly; before the first and behind the last
     middle the embedding stays as it is.
     """
-    found = model.embed_frames(audio, model.sample_rate, batch_size=BATCH_SIZE, window_s=window_s(model))
+    found = model.embed_frames(audio, model.sample_rate, batch_size=BATCH_SIZE)
     values = torch.stack([frames.values for frames in found])  # (n_sounds, frames, size): all sounds are equally long
     extractor = model.own_feature_extractor()
     hop_ms = 1000 * (extractor.num_samples(2) - extractor.num_samples(1)) / extractor.sampling_rate

@@ -527,6 +527,10 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
                 state, weights = layer(state, mask, implementation)
             yield state, weights
 
+    def reset_fusion(self):
+        """Equal weights and norms that change nothing in the place of what is learned of the fused layers."""
+        self.fusion = DualSSASTFusion(self.config).to(self.device, self.dtype)
+
     def token_mask(self, patch_mask: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
         """(batch, patches) -> (batch, prefix + patches); the prefix always takes part."""
         if patch_mask is None:

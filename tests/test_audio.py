@@ -121,3 +121,35 @@ def test_datasets_builds_audio_columns_without_torchcodec(tmp_path):
     sources = data.cast_column("audio", datasets.Audio(decode=False))["audio"]
     np.testing.assert_array_equal(read_audio(sources[0], RATE), read_audio(sources[1], RATE))
     np.testing.assert_allclose(read_audio(sources[2], RATE), tone(0.1), atol=1e-7)
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3"])
+def test_a_part_of_a_recording_is_that_part(tmp_path, extension):
+    """Nothing else is decoded, and what is decoded are the samples of the whole recording."""
+    path = str(tmp_path / f"long.{extension}")
+    rng = np.random.default_rng(0)
+    soundfile.write(path, rng.uniform(-0.5, 0.5, 16000 * 5).astype(np.float32), 16000)
+    whole = read_audio(path, 16000)
+    part = read_audio({"path": path, "start": 1.5, "end": 3.25}, 16000)
+    # mp3 frames share bits with the ones before; the decoder finds its way back within a few of them.
+    tolerance = 2e-2 if extension == "mp3" else 1e-6
+    np.testing.assert_allclose(part, whole[24000:52000], atol=tolerance)
+    np.testing.assert_array_equal(read_audio({"path": path, "start": None, "end": None}, 16000), whole)
+    assert len(read_audio({"path": path, "start": 4.0, "end": None}, 16000)) == len(whole) - 64000
+    assert len(read_audio({"path": path, "start": 4.5, "end": 60.0}, 8000)) == pytest.approx(4000, abs=800)
+    assert audio_name({"path": "a.wav", "start": 1.5, "end": 3.25}) == "a.wav#t=1.5,3.25"
+
+
+@pytest.mark.parametrize(
+    ("times", "pattern"),
+    [
+        ({"start": 2.0, "end": 1.0}, r"long.wav#t=2,1: a part from 2 to 1 s holds nothing"),
+        ({"start": 1.0, "end": None}, r"long.wav#t=1: begins after the recording's end at 0.5 s"),
+        ({"start": -1.0, "end": 0.2}, "a part from -1 to 0.2 s holds nothing"),
+    ],
+)
+def test_parts_that_are_none_are_told(tmp_path, times, pattern):
+    path = write_tone(tmp_path / "long.wav", seconds=0.5)
+    for read in (lambda source: read_audio(source, 16000), check_audio):
+        with pytest.raises(InputError, match=pattern):
+            read({"path": str(path), **times})

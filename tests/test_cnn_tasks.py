@@ -118,7 +118,7 @@ def test_the_score_of_a_sweep_is_scikit_learns(checkpoint, clips, family, tmp_pa
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
     examples = sweep.load_clips(data_arguments, settings)
     labels = np.asarray(examples["label"])
-    folds = sweep.make_folds(examples["label"], 3, 1, True, 0)
+    folds = sweep.make_folds(examples, 3, True, 0)
     composed = {"readout": "composed"} if family == "panns_cnn14" else {}
     for _, row in table.iloc[[0, len(table) // 2, -1]].iterrows():
         chosen = [int(layer) for layer in row["layers"].split("+")]

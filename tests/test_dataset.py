@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 from audio_files import write_tone
+from tiny_models import TINY
 
-from modeling_dual_ssast import DualSSASTFeatureExtractor
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTModel
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.augmentation import (
     AugmentationArguments,
     augment_features,
@@ -14,7 +16,7 @@ from training.augmentation import (
     mix_waveforms,
     random_crop,
 )
-from training.dataset import ClipDataset, Collator, EpochCallback
+from training.dataset import ClipDataset, Collator, EpochCallback, mean_over_windows
 from training.errors import InputError
 from training.labels import LabelSet
 
@@ -37,9 +39,21 @@ def extractor():
 
 def test_without_augmentation_a_clip_is_its_features(examples, extractor):
     dataset = ClipDataset(examples, extractor, LABELS)
-    item = dataset[5]
-    assert item["labels"] == 1 and item["input_values"].shape == (40, 128)  # 0.7 s, cut at max_length
-    assert torch.equal(item["input_values"], dataset[5]["input_values"])
+    item, (features,) = dataset[1], dataset[1]["input_values"]
+    assert item["labels"] == 1 and features.shape == (28, 128)
+    assert torch.equal(features, dataset[1]["input_values"][0])
+
+
+def test_without_augmentation_a_long_clip_comes_in_windows(examples, extractor):
+    """0.7 s are 68 frames, the model hears 40 of them at once."""
+    windows = window_and_hop(DualSSASTModel(DualSSASTConfig(**TINY | {"max_length": 40})), extractor)
+    dataset = ClipDataset(examples, extractor, LABELS, windows=windows)
+    assert [[len(part) for part in dataset[index]["input_values"]] for index in (0, 5)] == [[18], [40, 40, 40]]
+    batch = Collator(extractor)([dataset[0], dataset[5], dataset[1]])
+    assert batch["input_values"].shape == (5, 40, 128) and batch["num_windows"].tolist() == [1, 3, 1]
+    assert next(iter(batch)) == "labels" and len(batch["labels"]) == 3
+    means = mean_over_windows(torch.tensor([1.0, 2.0, 3.0, 7.0, 5.0]), batch["num_windows"])
+    assert means.tolist() == [1.0, 4.0, 5.0]
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_only(examples, extractor):

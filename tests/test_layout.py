@@ -1,7 +1,6 @@
 """Who may import whom, and what the repository must not hold."""
 
 import ast
-import csv
 import subprocess
 
 import pytest
@@ -71,17 +70,6 @@ def test_shipped_modules_know_only_the_siblings_they_may():
         tree = ast.parse((ROOT / "modeling_dual_ssast" / f"{name}.py").read_text(encoding="utf-8"))
         relative = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
         assert relative == siblings
-
-
-def test_the_embedded_splits_share_no_prompt_and_fit_their_budget():
-    folder = ROOT / "data" / "voice_prompts"
-    rows = {split: list(csv.DictReader((folder / f"{split}.csv").open())) for split in ("train", "validation", "test")}
-    prompts = {split: {row["prompt"] for row in table} for split, table in rows.items()}
-    assert not prompts["train"] & prompts["test"] | prompts["train"] & prompts["validation"]
-    assert not prompts["test"] & prompts["validation"]
-    listed = sorted(row["file_name"] for table in rows.values() for row in table)
-    assert listed == sorted(f"audio/{path.name}" for path in (folder / "audio").iterdir())
-    assert sum(path.stat().st_size for path in (folder / "audio").iterdir()) <= 8_000_000
 
 
 def test_no_paths_of_a_machine_are_tracked():

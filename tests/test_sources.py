@@ -9,10 +9,10 @@ from audio_files import write_class_folders, write_tone
 
 import training.splits as splits_module
 from training.arguments import DataArguments
-from training.audio import audio_name
+from training.audio import audio_name, read_audio
 from training.errors import InputError
 from training.labels import LabelSet, find_labels, read_label_file, rename_labels
-from training.sources import Columns, load_folder, load_table, standardise
+from training.sources import Columns, audio_of, clip_names, load_folder, load_table, standardise
 from training.splits import check_files, complete_splits, load_splits
 
 
@@ -298,3 +298,35 @@ def test_kinds_of_problems_are_told_apart():
     with pytest.raises(InputError, match="problem_type: 'foo' is unknown"):
         find_labels(["a", "b"], "foo")
     assert rename_labels(["/m/1", "z"], {"/m/1": "one"}) == ["one", "z"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "bytes"])
+def test_parts_of_recordings_from_every_kind_of_source(tmp_path, kind):
+    """Two parts of one file, by times in the table; an empty cell is the recording's own end."""
+    path = write_tone(tmp_path / "long.wav", seconds=1.0)
+    audio = [{"path": "long.wav", "bytes": path.read_bytes()}] * 2 if kind == "bytes" else ["long.wav"] * 2
+    columns = {"audio": audio, "label": ["high", "low"], "onset": [0.0, 0.25], "offset": [0.5, None], "speaker": [1, 2]}
+    wanted = Columns(start="onset", end="offset", group="speaker")
+    if kind == "bytes":
+        data = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio(decode=False))
+        data = standardise("hub[train]", data, wanted)
+    else:
+        table = pandas.DataFrame(columns)
+        table.to_csv(tmp_path / "a.csv", index=False) if kind == "csv" else table.to_parquet(tmp_path / "a.parquet")
+        data = load_table(tmp_path / f"a.{kind}", wanted)
+    assert [len(read_audio(audio_of(row), 16000)) for row in data] == [8000, 12000]
+    assert [name.rsplit("/", 1)[-1] for name in clip_names(data)] == ["long.wav#t=0,0.5", "long.wav#t=0.25"]
+    assert data["group"][:] == ["1", "2"]
+    check_files({"train": data})
+
+
+def test_times_that_are_none_are_told(tmp_path):
+    write_tone(tmp_path / "a.wav", seconds=0.1)
+    (tmp_path / "a.csv").write_text("file_name,label,start\na.wav,x,0\na.wav,y,soon\n")
+    with pytest.raises(InputError, match=r"a.csv: row 2 has 'soon' in start, not a number of seconds"):
+        load_table(tmp_path / "a.csv", Columns(start="start"))
+    with pytest.raises(InputError, match="no column 'begin'"):
+        load_table(tmp_path / "a.csv", Columns(start="begin"))
+    (tmp_path / "a.csv").write_text("file_name,label,start\na.wav,x,0\na.wav,y,7\n")
+    with pytest.raises(InputError, match=r"a.wav#t=7: begins after the recording's end at 0.1 s"):
+        check_files({"train": load_table(tmp_path / "a.csv", Columns(start="start"))})

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pandas
 import pytest
@@ -18,6 +19,7 @@ from training.errors import InputError
 from training.labels import find_labels
 from training.representations import block_features, blocks, compose, name_of, representations, subsets
 from training.shards import Shards
+from training.splits import make_folds
 
 SIZES = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, max_length=64)
 
@@ -51,6 +53,10 @@ def recipe(tmp_path, encoder, clips):
         return str(path), output
 
     return write
+
+
+def table(labels: list) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"label": labels})
 
 
 def run(path: str, *words: str):
@@ -100,7 +106,7 @@ def test_scores_are_those_of_scikit_learn(kind):
     }[kind]
     label_set = find_labels(labels, "regression" if kind == "regression" else None)
     targets = ridge.make_targets(labels, label_set)
-    folds = ridge.make_folds(labels, 4, 1, kind == "single", seed=0)
+    folds = make_folds(table(labels), 4, kind == "single", seed=0)
     chosen = [("patches", (1,), ("mean",), "sum"), ("patches", (0, 3), ("mean", "max"), "concat"),
               ("patches", (1, 2), ("mean", "max", "min"), "sum")]  # fmt: skip
     configurations = [blocks(*candidate) for candidate in chosen]
@@ -132,7 +138,7 @@ def test_the_better_penalty_is_chosen():
     arrays = {name_of("prefix", 0): rng.normal(size=(30, 60))}
     labels = [str(number) for number in rng.integers(2, size=30)]
     targets = ridge.make_targets(labels, find_labels(labels, None))
-    folds = ridge.make_folds(labels, 3, 2, True, seed=0)
+    folds = make_folds(table(labels), 3, True, seed=0, num_repeats=2)
     assert len(folds) == 6
     alone = [
         ridge.score_all(lambda b: block_features(arrays, *b), [[("prefix", 0, ())]], targets, folds, [r], accuracy)[0]
@@ -146,15 +152,6 @@ def test_the_better_penalty_is_chosen():
 
 def accuracy(targets, predictions):
     return ridge.metric_of("single_label_classification")[1](targets, predictions)
-
-
-def test_own_folds_are_used():
-    folds = ridge.make_folds(["a", "b"] * 3, 5, 1, True, 0, own=["x", "x", "y", "y", "z", "z"])
-    assert [test.tolist() for _, test in folds] == [[0, 1], [2, 3], [4, 5]]
-    with pytest.raises(InputError, match="all clips are in fold x"):
-        ridge.make_folds(["a", "b"], 5, 1, True, 0, own=["x", "x"])
-    with pytest.raises(InputError, match="num_folds: 5 do not fit the data"):
-        ridge.make_folds(["a", "a", "b"], 5, 1, True, 0)
 
 
 def test_shards_continue_and_refuse_other_settings(tmp_path):

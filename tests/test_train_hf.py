@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
+import predict_hf
 from training import arguments, classification
 from training.errors import InputError
 
@@ -162,6 +163,40 @@ def test_several_labels_and_numbers(tmp_path, recipe):
     results = json.loads((tmp_path / "numbers" / "results.json").read_text())
     assert {"mean_squared_error", "mean_absolute_error", "r2"} <= set(results["metrics"]["test"])
     assert "value" in pandas.read_csv(tmp_path / "numbers" / "predictions.csv")
+
+
+def test_long_clips_are_evaluated_in_windows_as_they_are_predicted(tmp_path, recipe):
+    """Trained on random parts; validation and test hear all of a clip, with the scores of predict_hf.py, to the bit."""
+    for index, name in enumerate(("high", "low")):
+        for clip in range(8):
+            seconds = 0.2 + 0.3 * (clip % 3)  # the model hears 0.335 s at once
+            write_tone(tmp_path / "clips" / name / f"{clip}.wav", seconds=seconds, hz=300 * 3**index, seed=clip)
+    path, output = recipe(dataset_name=tmp_path / "clips", hop_s=0.1, per_device_eval_batch_size=3, num_train_epochs=1)
+    train(path)
+    table = pandas.read_csv(output / "predictions.csv").set_index("file")
+    scores = tmp_path / "scores.csv"
+    assert predict_hf.main([str(output), *table.index, "--output", str(scores), "--hop_s", "0.1"]) == 0
+    predicted = pandas.read_csv(scores).set_index("file")
+    columns = ["probability_high", "probability_low"]
+    np.testing.assert_allclose(table[columns], predicted.loc[table.index, columns], atol=1e-6)
+    model = AutoModelForAudioClassification.from_pretrained(output)
+    targets = torch.tensor([model.config.label2id[name] for name in table["label"]])
+    loss = torch.nn.functional.nll_loss(torch.tensor(table[columns].to_numpy()).log(), targets)
+    stored = json.loads((output / "results.json").read_text())["metrics"]["test"]["loss"]
+    assert stored == pytest.approx(float(loss), abs=1e-5)
+    with pytest.raises(InputError, match="window_s must be positive and at most max_length's"):
+        train(path, "--overwrite", "true", "--window_s", "20")
+
+
+def test_parts_of_recordings_train(tmp_path, recipe):
+    for name, hz in (("high", 900), ("low", 300)):
+        write_tone(tmp_path / f"{name}.wav", seconds=4.0, hz=hz)
+    rows = [(f"{name}.wav", name, 0.2 * part, 0.2 * part + 0.3) for name in ("high", "low") for part in range(12)]
+    pandas.DataFrame(rows, columns=["file_name", "label", "start", "end"]).to_csv(tmp_path / "a.csv", index=False)
+    path, output = recipe(train_file=tmp_path / "a.csv", start_column="start", end_column="end")
+    train(path)
+    files = pandas.read_csv(output / "predictions.csv")["file"]
+    assert all("#t=" in name for name in files) and files.is_unique
 
 
 def test_early_stopping_stops_early(clips, recipe):

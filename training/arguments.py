@@ -114,7 +114,10 @@ class DataArguments(FeatureArguments):
     test_file: str | None = described(None, "Manifest of the test clips.")
     audio_column: str | None = described(None, "Column of the audio; guessed when unset.")
     label_column: str | None = described(None, "Column of the labels; guessed when unset.")
-    fold_column: str | None = described(None, "Column of the data set's own folds, for a sweep.")
+    fold_column: str | None = described(None, "Column of the data set's own folds, for cross-validation and sweeps.")
+    group_column: str | None = described(None, "Column of what splits must not divide, such as a speaker.")
+    start_column: str | None = described(None, "Column of the beginnings of parts of recordings, in seconds.")
+    end_column: str | None = described(None, "Column of their ends, in seconds.")
     label_separator: str | None = described(None, "What separates several labels in one text, such as a comma.")
     label_file: str | None = described(
         None, "Labels in order, one per line, or SSAST's CSV (index, mid, display_name)."
@@ -123,6 +126,10 @@ class DataArguments(FeatureArguments):
     validation_fraction: float = described(0.1, "Share of the training clips for validation where no split is given.")
     test_fraction: float = described(0.1, "Share of the training clips for the test where no split is given.")
     check_samples: bool = described(False, "Decode every file before training: finds NaN samples too.")
+    window_s: float | None = described(
+        None, "Seconds per window in which long clips are evaluated; unset, the longest."
+    )
+    hop_s: float | None = described(None, "Seconds from window to window; half a window if unset.")
 
     def __post_init__(self):
         if bool(self.dataset_name) == bool(self.train_file):
@@ -172,6 +179,7 @@ class TrainingArguments(transformers.TrainingArguments):
     # The collator turns the examples into tensors itself; a column filter would look for them in forward.
     remove_unused_columns: bool = described(False, "Leave this off.")
     head_learning_rate: float | None = described(None, "Learning rate of the classifier; as the encoder's when unset.")
+    fusion_learning_rate: float = described(1e-2, "Learning rate of the layers' weights where fusion is weighted.")
     early_stopping_patience: int | None = described(None, "Stop after so many evaluations without improvement.")
     overwrite: bool = described(False, "Begin anew in an output folder that holds a run.")
 
@@ -202,7 +210,9 @@ class PretrainingArguments(TrainingArguments):
     """TrainingArguments counted in steps, since streams have no epochs: one is `epoch_steps` long."""
 
     # The published methods bring their own: what has no effect is refused.
-    WITHOUT_EFFECT: ClassVar = ("head_learning_rate", "optim", "optim_args", "auto_find_batch_size")
+    WITHOUT_EFFECT: ClassVar = (
+        "head_learning_rate", "fusion_learning_rate", "optim", "optim_args", "auto_find_batch_size",
+    )  # fmt: skip
 
     epoch_steps: int | None = described(None, "Steps that count as an epoch; as many as the local clips fill if unset.")
     eval_strategy: str = described("steps", "no or steps.")

@@ -15,28 +15,42 @@ from .errors import InputError
 
 AUDIO_EXTENSIONS = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
 
-# A clip as it stands in a table: a path, or what `datasets` stores, {"path": ..., "bytes": ...}.
+# A clip as it stands in a table: a path, or what `datasets` stores, {"path": ..., "bytes": ...}. A part of a recording
+# has `start` or `end` too, in seconds, `None` for the recording's own.
 AudioSource = str | Mapping
 
 
 def audio_name(source: AudioSource) -> str:
-    """What to call a clip in messages and tables."""
-    return source if isinstance(source, str) else source.get("path") or "(bytes without a name)"
+    """What to call a clip in messages and tables; of a part of a recording, as in a media fragment: clip.wav#t=1.5,3"""
+    if isinstance(source, str):
+        return source
+    return segment_name(source.get("path") or "(bytes without a name)", source.get("start"), source.get("end"))
+
+
+def segment_name(name: str, start: float | None, end: float | None) -> str:
+    if start is None and end is None:
+        return name
+    return f"{name}#t={start or 0.0:g}" + ("" if end is None else f",{end:g}")
 
 
 def read_audio(source: AudioSource, sampling_rate: int) -> np.ndarray:
     """
-    Decodes a clip, averages its channels and resamples it.
+    Decodes a clip, averages its channels and resamples it. Of a part of a recording nothing else is decoded.
 
     Returns:
         float32 (samples,) at `sampling_rate` Hz, at least one sample
 
     Raises:
-        InputError: the file is missing, unreadable, empty, or holds NaN or infinite samples.
+        InputError: the file is missing, unreadable, empty, ends before the part begins, or holds NaN or infinite
+            samples.
     """
     name = audio_name(source)
-    with _explained(name):
-        samples, rate = soundfile.read(_open(source), dtype="float32", always_2d=True)  # (samples, channels)
+    with _explained(source), soundfile.SoundFile(_open(source)) as file:
+        rate = file.samplerate
+        start, length = _segment(source, name, rate, file.frames)
+        if start:
+            file.seek(start)
+        samples = file.read(length, dtype="float32", always_2d=True)  # (samples, channels)
     if not len(samples):
         raise InputError(f"{name}: holds no samples; remove it or record it again")
     samples = samples.mean(axis=1)
@@ -57,10 +71,25 @@ def check_audio(source: AudioSource):
         InputError: as `read_audio`, as far as the header knows.
     """
     name = audio_name(source)
-    with _explained(name):
+    with _explained(source):
         info = soundfile.info(_open(source))
     if not info.frames:
         raise InputError(f"{name}: holds no samples; remove it or record it again")
+    _segment(source, name, info.samplerate, info.frames)
+
+
+def _segment(source: AudioSource, name: str, rate: int, num_samples: int) -> tuple[int, int]:
+    """The first sample and the number of samples (-1: to the end) of the part of a recording that a clip is."""
+    start, end = (None, None) if isinstance(source, str) else (source.get("start"), source.get("end"))
+    start_s = start or 0.0
+    if start_s < 0 or (end is not None and end <= start_s):
+        raise InputError(f"{name}: a part from {start_s:g} to {end:g} s holds nothing; correct its times (in seconds)")
+    if start_s * rate >= max(num_samples, 1):
+        raise InputError(
+            f"{name}: begins after the recording's end at {num_samples / rate:g} s; correct its times (in seconds)"
+        )
+    first = round(start_s * rate)
+    return first, -1 if end is None else max(round(end * rate) - first, 1)
 
 
 def find_audio_files(folder: Path) -> list[Path]:
@@ -80,7 +109,8 @@ def _open(source: AudioSource):
 
 
 @contextlib.contextmanager
-def _explained(name: str):
+def _explained(source: AudioSource):
+    name = source if isinstance(source, str) else audio_name({"path": source.get("path")})
     try:
         yield
     except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:

@@ -10,6 +10,7 @@ from transformers import AutoModelForAudioClassification, PreTrainedModel, set_s
 from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTConfig
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeatureExtractor
 
 from . import reporting
@@ -79,12 +80,14 @@ def run(
         dataset.check_labels()
     model = load_model(model_arguments, stored_config, labels)
     if data_arguments.compute_statistics:
-        rate = extractor.sampling_rate
-        waveforms = (read_audio(source, rate) for source in datasets["train"].examples["audio"])
+        waveforms = map(datasets["train"].waveform, range(len(datasets["train"])))
         extractor = compute_statistics(waveforms, len(datasets["train"]), extractor)
         for dataset in datasets.values():
             dataset.feature_extractor = extractor
     model.config.padding_value = extractor.padding_value
+    windows = choose_windows(model.base_model, extractor, data_arguments)
+    for dataset in datasets.values():
+        dataset.windows = windows
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
     trainer = make_trainer(model, extractor, datasets, labels, arguments)
@@ -102,6 +105,19 @@ def run(
     recipe = {"task": "classification"} | reporting.describe_recipe(model_arguments, data_arguments, augmentation)
     recipe["TrainingArguments"] = arguments.to_dict()
     reporting.write_outputs(trainer, datasets, labels, outcomes, recipe, seconds, starting_weights)
+
+
+def choose_windows(encoder, extractor, data_arguments: DataArguments) -> tuple[int, int]:
+    """
+    Window and hop of the evaluation, in samples.
+
+    Raises:
+        InputError: a window that the model cannot hear at once, or a hop that skips audio.
+    """
+    try:
+        return window_and_hop(encoder, extractor, data_arguments.window_s, data_arguments.hop_s)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def choose_labels(training_labels: list, data_arguments: DataArguments, stored_config) -> LabelSet:
@@ -137,6 +153,10 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
         raise InputError(f"model: {error}") from error
     new = mismatched(report) | set(report["missing_keys"])
     check_weights(model_arguments, {key for key in new if not key.startswith(NEW_WEIGHTS)})
+    if getattr(stored_config, "fused_layers", None) != model.config.fused_layers and hasattr(
+        model.base_model, "fusion"
+    ):
+        model.base_model.reset_fusion()  # what was learned of other layers
     if stored_config.id2label != labels.id2label and not new:  # as many classes, but others
         logger.warning("The checkpoint's classifier knows other classes: a new one takes its place.")
         model.reset_classifier()

@@ -1,11 +1,16 @@
-"""Examples as the data loader serves them: decoded, augmented, featurised in its workers, and joined into batches."""
+"""
+Examples as the data loader serves them: decoded, augmented, featurised in its workers, and joined into batches.
+
+Training hears a random part of a long clip, evaluation all of it, in windows.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from transformers import TrainerCallback
-from transformers.utils import logging
+
+from modeling_dual_ssast.embedding_dual_ssast import window_starts
 
 from .audio import audio_name, read_audio
 from .augmentation import (
@@ -17,21 +22,21 @@ from .augmentation import (
     random_crop,
 )
 from .labels import LabelSet
-from .sources import clip_names
-
-logger = logging.get_logger(__name__)
+from .sources import audio_of, clip_names
 
 
 class ClipDataset(torch.utils.data.Dataset):
     """
-    One split: index -> {"input_values": (frames, mel), "labels": class index, (labels,) vector, or number}.
+    One split: index -> {"input_values": (frames, mel), "labels": class index, (labels,) vector, or number}; without
+    augmentation `input_values` is a list of windows.
 
     Args:
-        examples: a `datasets.Dataset` with the columns `audio` and `label`
+        examples: a `datasets.Dataset` with the columns `audio` and `label`, and `start` and `end` where it has them
         feature_extractor: of any encoder of the project
         labels: encodes the label column
-        augmentation: for the training split; `None` reads every clip from its beginning, unchanged
+        augmentation: for the training split; `None` reads every clip unchanged
         seed: of the augmentation
+        windows: window and hop of long clips in samples, see `window_and_hop`; `None` for a window that holds any clip
     """
 
     def __init__(
@@ -41,12 +46,14 @@ class ClipDataset(torch.utils.data.Dataset):
         labels: LabelSet,
         augmentation: AugmentationArguments | None = None,
         seed: int = 0,
+        windows: tuple[int, int] | None = None,
     ):
         self.examples = examples
         self.feature_extractor = feature_extractor
         self.labels = labels
         self.augmentation = augmentation
         self.seed = seed
+        self.windows = windows
         # Shared memory: the workers of the data loader see the epoch that the training loop sets.
         self.epoch = torch.zeros(1, dtype=torch.long).share_memory_()
 
@@ -59,7 +66,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def label(self, index: int):
         example = self.examples[index]
-        return self.labels.encode(example["label"], audio_name(example["audio"]))
+        return self.labels.encode(example["label"], audio_name(audio_of(example)))
 
     def check_labels(self):
         """Raises `InputError` for the first label outside the label set. By column: a row would read its audio too."""
@@ -70,7 +77,7 @@ class ClipDataset(torch.utils.data.Dataset):
         extractor, augmentation = self.feature_extractor, self.augmentation
         label = self.label(index)
         if augmentation is None:
-            return {"input_values": self._features(self._first_part(index)), "labels": label}
+            return {"input_values": [self._features(part) for part in self._parts(index)], "labels": label}
         rng = clip_generator(self.seed, int(self.epoch), index)
         waveform = self._random_clip(index, rng)
         if augmentation.mixup_rate:
@@ -84,18 +91,20 @@ class ClipDataset(torch.utils.data.Dataset):
         )
         return batch["input_values"][0]  # (frames, mel)
 
-    def _first_part(self, index: int) -> np.ndarray:
-        """What the model can hear of a clip, from its beginning."""
-        extractor = self.feature_extractor
-        waveform = read_audio(self.examples[index]["audio"], extractor.sampling_rate)
-        if extractor.max_samples is not None and len(waveform) > extractor.max_samples:
-            logger.warning_once(f"Clips longer than {extractor.max_seconds:.2f} s are evaluated on their beginning.")
-        return waveform[: extractor.max_samples]
+    def waveform(self, index: int) -> np.ndarray:
+        """All of a clip, at the feature extractor's rate: (samples,)"""
+        return read_audio(audio_of(self.examples[index]), self.feature_extractor.sampling_rate)
+
+    def _parts(self, index: int) -> list[np.ndarray]:
+        """The windows of a clip; most clips are one."""
+        waveform = self.waveform(index)
+        if self.windows is None:
+            return [waveform]
+        window, hop = self.windows
+        return [waveform[start : start + window] for start in window_starts(len(waveform), window, hop)]
 
     def _random_clip(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        extractor = self.feature_extractor
-        waveform = read_audio(self.examples[index]["audio"], extractor.sampling_rate)
-        return random_crop(waveform, extractor.max_samples, rng)
+        return random_crop(self.waveform(index), self.feature_extractor.max_samples, rng)
 
     def _mix(self, waveform: np.ndarray, label, rng: np.random.Generator):
         if rng.random() >= self.augmentation.mixup_rate:
@@ -111,15 +120,32 @@ class ClipDataset(torch.utils.data.Dataset):
 
 
 class Collator:
-    """Joins examples into a batch padded to its longest clip."""
+    """
+    Joins examples into a batch padded to its longest clip. Where clips come as windows, `input_values` holds those of
+    all clips, and `num_windows` (clips,) says how many each has, unless all have one.
+    """
 
     def __init__(self, feature_extractor):
         self.feature_extractor = feature_extractor
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
-        batch = self.feature_extractor.pad(examples, padding="longest", return_attention_mask=True, return_tensors="pt")
+        clips = [example["input_values"] for example in examples]
+        clips = [clip if isinstance(clip, list) else [clip] for clip in clips]
+        batch = self.feature_extractor.pad(
+            [{"input_values": window} for clip in clips for window in clip],
+            padding="longest",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
         labels = torch.as_tensor(np.asarray([example["labels"] for example in examples]))
-        return {**batch, "labels": labels}
+        counts = torch.tensor([len(clip) for clip in clips])
+        # Trainer counts the clips of a batch by its first entry.
+        return {"labels": labels, **batch} | ({"num_windows": counts} if counts.max() > 1 else {})
+
+
+def mean_over_windows(values: torch.Tensor, num_windows: torch.Tensor) -> torch.Tensor:
+    """What is known of every window -> of every clip: (windows of all clips, ...) -> (clips, ...)"""
+    return torch.stack([part.mean(dim=0) for part in values.split(num_windows.tolist())])
 
 
 class EpochCallback(TrainerCallback):

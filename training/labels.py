@@ -78,7 +78,7 @@ def find_labels(labels: list, problem_type: str | None, known_names: tuple[str, 
     if problem_type is None:
         is_multi = any(len(names) != 1 for names in sets)
         problem_type = "multi_label_classification" if is_multi else "single_label_classification"
-    names = known_names or tuple(sorted({name for names in sets for name in names}, key=_sort_key))
+    names = known_names or tuple(sorted({name for names in sets for name in names}, key=sort_key))
     if len(names) < 2:
         raise InputError(
             f"all {len(labels)} training clips have the label {names[0]!r}; a classifier needs at least two classes"
@@ -134,6 +134,6 @@ def _as_number(label, source: str) -> np.float32:
     return np.float32(number)
 
 
-def _sort_key(name: str):
+def sort_key(name: str):
     """Numbers in the order of their values, everything else alphabetically."""
     return (0, int(name), "") if name.isdigit() else (1, 0, name)

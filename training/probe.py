@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from modeling_dual_ssast.classifier_dual_ssast import classification_loss
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from . import reporting
 from .arguments import DataArguments, ModelArguments, ProbeArguments
@@ -57,7 +58,8 @@ def run(model_arguments: ModelArguments, data_arguments: DataArguments, argument
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         raise InputError(f"{missing[0]}_split: a probe needs one; name it, or set {missing[0]}_fraction above 0")
-    datasets = {split: ClipDataset(splits[split], extractor, label_set) for split in SPLITS}
+    windows = window_and_hop(model, extractor)
+    datasets = {split: ClipDataset(splits[split], extractor, label_set, windows=windows) for split in SPLITS}
     for dataset in datasets.values():
         dataset.check_labels()
     embeddings = {

@@ -14,6 +14,7 @@ from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, time_frames
 from modeling_dual_ssast.modeling_composed import frame_mask
 
+from .dataset import mean_over_windows
 from .shards import Shards
 
 READOUTS = ("patches", "prefix", "frames")
@@ -99,7 +100,7 @@ def compute(
     process: tuple[int, int] = (0, 1),
 ):
     """
-    Fills the shards that are missing.
+    Fills the shards that are missing. A clip of several windows is the mean of what is said of them.
 
     Args:
         represent: (model, batch) -> arrays of the batch's clips: `representations` or `fused`
@@ -115,10 +116,12 @@ def compute(
         )
         parts = []
         for batch in loader:
-            batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-            part = represent(model, batch)
+            progress.update(len(batch.pop("labels")))
+            num_windows = batch.pop("num_windows", None)
+            part = represent(model, {name: value.to(model.device) for name, value in batch.items()})
+            if num_windows is not None:
+                part = {name: mean_over_windows(value, num_windows) for name, value in part.items()}
             parts.append({name: value.float().cpu().numpy().astype(dtype) for name, value in part.items()})
-            progress.update(len(batch["input_values"]))
         shards.save(clips, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     progress.close()
 

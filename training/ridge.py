@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
-from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from .errors import InputError
 from .labels import LabelSet
 
 BATCH = 32  # linear systems that are solved together
@@ -33,30 +31,6 @@ class Score:
     folds: np.ndarray
     ridge: float
     alpha: float
-
-
-def make_folds(labels: list, num_folds: int, num_repeats: int, stratify: bool, seed: int, own: list | None = None):
-    """
-    (training clips, held-out clips) of each fold; the data set's own folds where it has some.
-
-    Raises:
-        InputError: a class has fewer clips than there are folds, or all clips are in one fold.
-    """
-    if own is not None:
-        names = sorted(set(own))
-        if len(names) < 2:
-            raise InputError(f"fold_column: all clips are in fold {names[0]}; leave it out")
-        own = np.asarray(own)
-        return [(np.flatnonzero(own != name), np.flatnonzero(own == name)) for name in names]
-    places = np.zeros(len(labels))
-    folds = []
-    for repeat in range(num_repeats):
-        splitter = (StratifiedKFold if stratify else KFold)(num_folds, shuffle=True, random_state=seed + repeat)
-        try:
-            folds += list(splitter.split(places, [str(label) for label in labels] if stratify else None))
-        except ValueError as error:
-            raise InputError(f"num_folds: {num_folds} do not fit the data ({error}); set fewer") from None
-    return folds
 
 
 def make_targets(labels: list, label_set: LabelSet) -> np.ndarray:

@@ -2,7 +2,8 @@
 Where examples come from: folders, tables, SSAST's JSON manifests and the Hub.
 
 Every source gives, per split, a `datasets.Dataset` with the columns `audio` (a path, or {"path", "bytes"}) and `label`
-(a text, or a list of texts; numbers are texts too, until `LabelSet.encode` reads them).
+(a text, or a list of texts; numbers are texts too, until `LabelSet.encode` reads them), and where the source has them
+`fold` and `group` (texts), and `start` and `end` (seconds) of clips that are parts of recordings.
 """
 
 import json
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import datasets
 import pandas
+import pyarrow.compute
 
-from .audio import AUDIO_EXTENSIONS, audio_name, datasets_without_torchcodec, find_audio_files
+from .audio import AUDIO_EXTENSIONS, AudioSource, audio_name, datasets_without_torchcodec, find_audio_files
 from .errors import InputError
 
 # What splits are called, beside the names of this project.
@@ -30,6 +32,8 @@ SPLIT_NAMES = {
 }
 AUDIO_COLUMNS = ("audio", "file_name", "file", "path", "filename", "filepath", "file_path", "wav")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
+OTHER_COLUMNS = ("fold", "group", "start", "end")
+TIME_COLUMNS = ("start", "end")
 TABLE_READERS = {
     # As texts, or pandas would turn the class 01 into 1 and the class None into a missing value.
     ".csv": lambda path: pandas.read_csv(path, dtype=str, keep_default_na=False),
@@ -43,14 +47,18 @@ TABLE_READERS = {
 @dataclass(frozen=True)
 class Columns:
     """
-    Names of the columns to read, `None` to guess; what separates several labels in one text; and the column of the data
-    set's own folds, `None` for none.
+    Names of the columns to read, `None` to guess; what separates several labels in one text; and the columns of the
+    data set's own folds, of what must not be divided (a speaker, a recording), and of the times of parts of recordings
+    in seconds, `None` for none.
     """
 
     audio: str | None = None
     label: str | None = None
     separator: str | None = None
     fold: str | None = None
+    group: str | None = None
+    start: str | None = None
+    end: str | None = None
 
 
 def is_audio_folder(folder: Path) -> bool:
@@ -97,10 +105,7 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
         )
     audio = [_resolve(value, path.parent) for value in table[audio_column]]
     labels = [_as_label(value, columns.separator, path) for value in table[label_column]]
-    found = {"audio": audio, "label": labels}
-    if columns.fold is not None:
-        found["fold"] = [str(value) for value in table[_choose_column(path, table, "fold", columns.fold, ())]]
-    return datasets.Dataset.from_dict(found)
+    return datasets.Dataset.from_dict({"audio": audio, "label": labels} | _other_columns(path, table, columns))
 
 
 def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datasets.Dataset:
@@ -208,14 +213,21 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
     if is_class:
         labels = [class_label.int2str(value) for value in labels]
     labels = [_as_label(value, columns.separator, source) for value in labels]
-    folds = None
-    if columns.fold is not None:
-        folds = [str(value) for value in data[_choose_column(source, data.features, "fold", columns.fold, ())]]
+    others = _other_columns(source, data, columns)
     data = data.select_columns([audio_column])
     if audio_column != "audio":
         data = data.rename_column(audio_column, "audio")
-    data = data.add_column("label", labels)
-    return data if folds is None else data.add_column("fold", folds)
+    for name, values in ({"label": labels} | others).items():
+        data = data.add_column(name, values)
+    return data
+
+
+def audio_of(example: dict) -> AudioSource:
+    """The audio of a row, with its times if it is a part of a recording."""
+    audio, times = example["audio"], {name: example[name] for name in TIME_COLUMNS if name in example}
+    if not times:
+        return audio
+    return ({"path": audio} if isinstance(audio, str) else dict(audio)) | times
 
 
 def choose_audio_column(source: str, features: dict, wanted: str | None) -> str:
@@ -232,9 +244,42 @@ def choose_audio_column(source: str, features: dict, wanted: str | None) -> str:
 def clip_names(data: datasets.Dataset) -> list[str]:
     """What to call each clip, without reading audio that is stored as bytes."""
     if isinstance(data.features["audio"], datasets.Value):
-        return data["audio"][:]
-    paths = data.select_columns(["audio"]).flatten()["audio.path"]
-    return [audio_name({"path": path}) for path in paths]
+        paths = data["audio"][:]
+    else:
+        tables = data.select_columns(["audio"]).with_format("arrow").iter(batch_size=100)
+        paths = [path for table in tables for path in pyarrow.compute.struct_field(table["audio"], "path").to_pylist()]
+    starts, ends = (data[name] if name in data.column_names else [None] * len(data) for name in TIME_COLUMNS)
+    return [audio_name({"path": path, "start": start, "end": end}) for path, start, end in zip(paths, starts, ends)]
+
+
+def _other_columns(source, table, columns: Columns) -> dict[str, list]:
+    """
+    Raises:
+        InputError: a column that there is not, or times that are no numbers.
+    """
+    found = {}
+    for name in OTHER_COLUMNS:
+        wanted = getattr(columns, name)
+        if wanted is None:
+            continue
+        values = list(table[_choose_column(source, _names(table), name, wanted, ())])
+        found[name] = _as_seconds(source, wanted, values) if name in TIME_COLUMNS else [str(value) for value in values]
+    return found
+
+
+def _names(table) -> list[str]:
+    return table.column_names if isinstance(table, datasets.Dataset) else list(table)
+
+
+def _as_seconds(source, column: str, values: list) -> list[float | None]:
+    """Times; an empty cell is the recording's own beginning or end."""
+    seconds = []
+    for row, value in enumerate(values, start=1):
+        try:
+            seconds.append(None if _is_missing(value) else float(value))
+        except (TypeError, ValueError):
+            raise InputError(f"{source}: row {row} has {value!r} in {column}, not a number of seconds") from None
+    return seconds
 
 
 def _find_metadata(folder: Path) -> Path | None:

@@ -1,18 +1,30 @@
 """Training, validation and test split of a data set, given or made."""
 
+import warnings
 from collections import Counter
 from pathlib import Path
 
 import datasets
-from sklearn.model_selection import train_test_split
+import numpy as np
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from .arguments import DataArguments
 from .audio import check_audio
 from .errors import InputError
-from .labels import read_label_file, rename_labels
-from .sources import Columns, choose_split, clip_names, is_audio_folder, load_folder, load_hub, load_table, standardise
+from .labels import read_label_file, rename_labels, sort_key
+from .sources import (
+    Columns,
+    audio_of,
+    choose_split,
+    clip_names,
+    is_audio_folder,
+    load_folder,
+    load_hub,
+    load_table,
+    standardise,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -24,7 +36,15 @@ def load_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
     Raises:
         InputError: a source cannot be read or has no training split.
     """
-    columns = Columns(arguments.audio_column, arguments.label_column, arguments.label_separator, arguments.fold_column)
+    columns = Columns(
+        arguments.audio_column,
+        arguments.label_column,
+        arguments.label_separator,
+        arguments.fold_column,
+        arguments.group_column,
+        arguments.start_column,
+        arguments.end_column,
+    )
     if arguments.train_file:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
         splits = {split: load_table(Path(file), columns) for split, file in files.items() if file}
@@ -70,10 +90,11 @@ def complete_splits(
     splits: dict[str, datasets.Dataset], arguments: DataArguments, stratify: bool, seed: int
 ) -> dict[str, datasets.Dataset]:
     """
-    Sets aside a test and a validation split from the training clips where the source has none.
+    Sets aside a test and a validation split from the training clips where the source has none. Clips of one `group`
+    stay together.
 
     Args:
-        stratify: keep the share of every class; a class with a single clip stays in the training split
+        stratify: keep the share of every class; a class with a single clip (or group) stays in the training split
 
     Raises:
         InputError: too few clips.
@@ -89,6 +110,8 @@ def _set_aside(
     data: datasets.Dataset, split: str, fraction: float, stratify: bool, seed: int
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     labels = [str(label) for label in data["label"]]
+    if "group" in data.column_names:
+        return _set_groups_aside(data, labels, split, fraction, stratify, seed)
     alone = {label for label, count in Counter(labels).items() if stratify and count == 1}
     if alone:
         logger.warning(f"Classes with a single clip stay in the training split: {', '.join(sorted(alone))}")
@@ -109,6 +132,69 @@ def _set_aside(
     return data.select(kept), data.select(sorted(set_aside))
 
 
+def _set_groups_aside(
+    data: datasets.Dataset, labels: list[str], split: str, fraction: float, stratify: bool, seed: int
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """About the wanted share of the clips, in whole groups."""
+    num_groups, num_folds = len(set(data["group"])), max(2, round(1 / fraction))
+    if num_groups < num_folds:
+        raise InputError(
+            f"the training clips are of {num_groups} groups, too few to set {fraction:.0%} aside for the {split} "
+            f"split; name a {split} split, set a larger {split}_fraction or 0, or leave out group_column"
+        )
+    try:
+        folds = group_folds(labels, data["group"], num_folds, stratify, seed)
+    except ValueError as error:
+        raise InputError(f"{split}_fraction: {fraction:g} does not fit the data ({error}); set a larger one") from None
+    # The first fold can be far from the share where groups differ in size.
+    kept, set_aside = min(folds, key=lambda fold: abs(len(fold[1]) - fraction * len(data)))
+    return data.select(sorted(kept)), data.select(sorted(set_aside))
+
+
+def group_folds(labels: list[str], groups: list[str], num_folds: int, stratify: bool, seed: int) -> list[tuple]:
+    """(training clips, held-out clips) of each fold; no group is in both."""
+    places = np.zeros(len(labels))
+    if stratify:
+        splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+        with (
+            warnings.catch_warnings()
+        ):  # a class with fewer clips than folds: some folds lack it, which groups may force
+            warnings.simplefilter("ignore", UserWarning)
+            return list(splitter.split(places, labels, groups))
+    return list(GroupKFold(num_folds, shuffle=True, random_state=seed).split(places, labels, groups))
+
+
+def make_folds(
+    data: datasets.Dataset, num_folds: int, stratify: bool, seed: int, num_repeats: int = 1
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """
+    (training clips, held-out clips) of each fold of a cross-validation: by the column `fold` where there is one, else
+    drawn, in whole groups where there is a column `group`.
+
+    Raises:
+        InputError: a class has fewer clips than there are folds, there are fewer groups, or all clips are in one fold.
+    """
+    if "fold" in data.column_names:
+        own = np.asarray(data["fold"])
+        names = sorted(set(own), key=sort_key)
+        if len(names) < 2:
+            raise InputError(f"fold_column: all clips are in fold {names[0]}; leave it out")
+        return [(np.flatnonzero(own != name), np.flatnonzero(own == name)) for name in names]
+    labels = [str(label) for label in data["label"]]
+    groups = data["group"][:] if "group" in data.column_names else None
+    folds = []
+    for repeat in range(num_repeats):
+        try:
+            if groups is not None:
+                folds += group_folds(labels, groups, num_folds, stratify, seed + repeat)
+                continue
+            splitter = (StratifiedKFold if stratify else KFold)(num_folds, shuffle=True, random_state=seed + repeat)
+            folds += list(splitter.split(np.zeros(len(labels)), labels if stratify else None))
+        except ValueError as error:
+            raise InputError(f"num_folds: {num_folds} do not fit the data ({error}); set fewer") from None
+    return folds
+
+
 def check_files(splits: dict[str, datasets.Dataset], check=check_audio):
     """
     Reads the header of every clip, or what `check` reads of it.
@@ -118,9 +204,11 @@ def check_files(splits: dict[str, datasets.Dataset], check=check_audio):
     """
     failures = []
     for split, data in splits.items():
-        for source in tqdm(data["audio"], desc=f"checking {split} files", leave=False, disable=len(data) < 1000):
+        for example in tqdm(
+            data.remove_columns("label"), desc=f"checking {split} files", leave=False, disable=len(data) < 1000
+        ):
             try:
-                check(source)
+                check(audio_of(example))
             except InputError as error:
                 failures.append(str(error))
     if failures:

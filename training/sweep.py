@@ -23,6 +23,7 @@ from transformers import AutoModel, set_seed
 from transformers.utils import logging
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from . import reporting
 from .arguments import DataArguments, EncoderArguments, SweepArguments
@@ -31,9 +32,9 @@ from .errors import InputError
 from .labels import find_labels
 from .loading import config_changes, load_config, load_feature_extractor
 from .representations import COMPOSED, READOUTS, block_features, blocks, compute, layers_of, subsets
-from .ridge import make_folds, make_targets, metric_of, score_all
+from .ridge import make_targets, metric_of, score_all
 from .shards import Shards
-from .splits import check_files, load_splits
+from .splits import check_files, load_splits, make_folds
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -104,9 +105,8 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     clips = load_clips(data_arguments, arguments)
     label_set = find_labels(clips["label"], data_arguments.problem_type)
     is_single = label_set.problem_type == "single_label_classification"
-    own_folds = clips["fold"] if "fold" in clips.column_names else None
-    folds = make_folds(clips["label"], arguments.num_folds, arguments.num_repeats, is_single, arguments.seed, own_folds)
-    dataset = ClipDataset(clips, extractor, label_set)
+    folds = make_folds(clips, arguments.num_folds, is_single, arguments.seed, arguments.num_repeats)
+    dataset = ClipDataset(clips, extractor, label_set, windows=window_and_hop(model, extractor))
     shards = Shards(
         folder / "representations",
         len(clips),
@@ -291,6 +291,7 @@ def write_outputs(folder, table, found, metric, model, num_clips, num_folds, rec
 RECIPE_DATA = (
     "dataset_name", "dataset_config_name", "dataset_revision", "train_split", "validation_split", "test_split",
     "train_file", "validation_file", "test_file", "audio_column", "label_column", "label_separator", "problem_type",
+    "group_column", "start_column", "end_column",
 )  # fmt: skip
 FINE_TUNING = {
     "num_train_epochs": 25,

@@ -8,6 +8,9 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from modeling_dual_ssast.classifier_dual_ssast import classification_loss
+
+from .dataset import mean_over_windows
 from .errors import InputError
 
 STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: nothing takes it for one
@@ -41,9 +44,13 @@ class AudioTrainer(Trainer):
     _staging: str | None = None
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """AdamW (or what `optim` says) with `head_learning_rate` for everything outside the encoder."""
-        if self.optimizer is None and self.args.head_learning_rate is not None:
-            model = self.model if model is None else model
+        """
+        AdamW (or what `optim` says), with `head_learning_rate` for everything outside the encoder and
+        `fusion_learning_rate` for the learned weights of layers.
+        """
+        model = self.model if model is None else model
+        weighs_layers = any(name.endswith("layer_weights") for name, _ in model.named_parameters())
+        if self.optimizer is None and (weighs_layers or self.args.head_learning_rate is not None):
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(self._parameter_groups(model), **settings)
         return super().create_optimizer(model)
@@ -53,17 +60,33 @@ class AudioTrainer(Trainer):
         prefix = f"{self.accelerator.unwrap_model(model).base_model_prefix}."
         groups = {}
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                in_head = prefix not in f".{name}"
-                groups.setdefault((in_head, name in decayed), []).append(parameter)
+            if not parameter.requires_grad:
+                continue
+            rate, is_decayed = self.args.learning_rate, name in decayed
+            if name.endswith("layer_weights"):  # decayed, they would be drawn to be equal
+                rate, is_decayed = self.args.fusion_learning_rate, False
+            elif prefix not in f".{name}" and self.args.head_learning_rate is not None:
+                rate = self.args.head_learning_rate
+            groups.setdefault((rate, is_decayed), []).append(parameter)
         return [
-            {
-                "params": parameters,
-                "lr": self.args.head_learning_rate if in_head else self.args.learning_rate,
-                "weight_decay": self.args.weight_decay if is_decayed else 0.0,
-            }
-            for (in_head, is_decayed), parameters in groups.items()
+            {"params": parameters, "lr": rate, "weight_decay": self.args.weight_decay if is_decayed else 0.0}
+            for (rate, is_decayed), parameters in groups.items()
         ]
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As Trainer's. The logits of a clip that comes as windows are the mean over them, as in `classify_windows`."""
+        num_windows = inputs.pop("num_windows", None)
+        if num_windows is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        labels, config = inputs.pop("labels"), self.accelerator.unwrap_model(model).config
+        batch_size = self.args.per_device_eval_batch_size
+        with torch.no_grad(), self.compute_loss_context_manager():
+            parts = zip(*(value.split(batch_size) for value in inputs.values()))
+            logits = [model(**dict(zip(inputs, part)), return_dict=True).logits for part in parts]
+            logits = mean_over_windows(torch.cat(logits), num_windows)
+            loss = classification_loss(logits, labels, config.problem_type, config.label_smoothing)
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def remove_checkpoints(self):
         """Removes the checkpoints of an earlier run, which a resumption would take for this one's."""

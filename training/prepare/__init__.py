@@ -1,0 +1,80 @@
+"""Turns data sets as they are published into the manifests that the recipes of recipes/datasets read."""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+from ..errors import InputError
+from . import emotion, events, music, speech
+from .common import SPLITS, Clip, DatasetInfo
+
+DATASETS: dict[str, DatasetInfo] = {
+    info.name: info for module in (emotion, events, speech, music) for info in module.DATASETS
+}
+MANIFESTS = ("clips", *SPLITS)
+COLUMNS = ("label", "start", "end", "fold", "speaker", "group")
+
+
+def prepare(name: str, folder: Path, output: Path, split: str = "paper", seed: int = 0) -> dict[str, int]:
+    """
+    Writes `train.csv` and what else the split has to `output`, with the columns `file_name` and `label` and, where
+    known, `fold`, `speaker`, `group`, and `start` and `end` (seconds) of clips that are parts of recordings.
+
+    Returns:
+        manifest -> number of clips
+
+    Raises:
+        InputError: an unknown data set or split, or a folder that does not hold the data set as it was unpacked.
+    """
+    info = find(name)
+    if split not in info.splits:
+        raise InputError(f"--split {split}: is unknown; {name} has {', '.join(info.splits)}")
+    try:
+        clips = info.read(folder)
+    except InputError as error:
+        raise InputError(f"{error}. {info.title} is expected as {info.layout}; get it from {info.source}") from None
+    manifests = info.splits[split](clips, seed)
+    output.mkdir(parents=True, exist_ok=True)
+    for file in info.copies:
+        shutil.copyfile(folder / file, output / file)
+    for manifest in MANIFESTS:  # those of another split would go with the new ones
+        (output / f"{manifest}.csv").unlink(missing_ok=True)
+    for manifest, members in manifests.items():
+        write_manifest(output / f"{manifest}.csv", members)
+    return {manifest: len(members) for manifest, members in manifests.items()}
+
+
+def find(name: str) -> DatasetInfo:
+    """The data set of that name; raises `InputError` if there is none."""
+    if name not in DATASETS:
+        raise InputError(f"{name}: is no known data set; known are {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def write_manifest(path: Path, clips: list[Clip]):
+    """A row per clip, with the whole path of its file and the columns that some clip has."""
+    columns = [column for column in COLUMNS if any(getattr(clip, column) is not None for clip in clips)]
+    part = path.with_suffix(".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", *columns])
+        writer.writerows([clip.path.resolve(), *(getattr(clip, column) for column in columns)] for clip in clips)
+    os.replace(part, path)
+
+
+def describe(info: DatasetInfo) -> str:
+    """What is to know before one gets and uses a data set."""
+    lines = {
+        "title": info.title,
+        "get it from": info.source,
+        "licence": info.licence,
+        "cite": info.citation,
+        "unpacked as": info.layout,
+        "classes": info.num_classes,
+        "metric": info.metric,
+        "split": info.split,
+        "leaks": info.leaks,
+        "--split": ", ".join(info.splits),
+    }
+    return "\n".join(f"{name + ':':<13}{value}" for name, value in lines.items())

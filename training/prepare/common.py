@@ -1,0 +1,172 @@
+"""What the data sets share: the description of one, a clip, how files are found, and how clips are shared out."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from ..errors import InputError
+from ..sources import SPLIT_NAMES
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class Clip:
+    """A recording, or the part of it from `start` to `end` (seconds), and what the data set says of it."""
+
+    path: Path
+    label: str
+    split: str | None = None
+    fold: str | None = None
+    speaker: str | None = None
+    group: str | None = None  # what must not lie on two sides of a split: a recording, an instrument, ...
+    start: float | None = None
+    end: float | None = None
+
+
+# Clips and a seed -> the manifests to write.
+Splitter = Callable[[list[Clip], int], dict[str, list[Clip]]]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """
+    A data set: where it can be had, under which terms, and how its papers use it.
+
+    Args:
+        layout: what the folder must hold, as it was unpacked
+        split: how the papers split it; says so where that is not published
+        leaks: what makes test scores too good
+        read: the folder -> its clips
+        splits: name -> splitter; the first is the default
+        copies: files to lay beside the manifests
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    citation: str
+    layout: str
+    num_classes: int
+    metric: str
+    split: str
+    leaks: str
+    read: Callable[[Path], list[Clip]]
+    splits: dict[str, Splitter]
+    copies: tuple[str, ...] = ()
+
+
+def need(path: Path) -> Path:
+    """The path; raises `InputError` where there is nothing."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    return path
+
+
+def audio_below(folder: Path, *extensions: str) -> list[Path]:
+    """
+    The files with these extensions below a folder, sorted, without hidden ones.
+
+    Raises:
+        InputError: there are none.
+    """
+    paths = (path for path in need(folder).rglob("*") if path.suffix.lower() in extensions)
+    paths = sorted(path for path in paths if not path.name.startswith("."))
+    if not paths:
+        raise InputError(f"{folder}: holds no {' or '.join(extensions)} files")
+    return paths
+
+
+def check_present(clips: list[Clip]) -> list[Clip]:
+    """The clips; raises `InputError` if files that the data set lists are missing."""
+    missing = [clip.path for clip in clips if not clip.path.exists()]
+    if missing:
+        raise InputError(f"{missing[0]}: is listed but missing, and {len(missing) - 1} more of {len(clips)}")
+    return clips
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    return [line.strip() for line in need(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def pieces(recording: Clip, seconds: float) -> list[Clip]:
+    """A recording in pieces of so many seconds; what is left over at its end is dropped."""
+    info = soundfile.info(str(recording.path))
+    count = int(info.frames / info.samplerate / seconds + 1e-6)
+    return [
+        replace(recording, start=round(index * seconds, 6), end=round((index + 1) * seconds, 6))
+        for index in range(count)
+    ]
+
+
+def as_given(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
+    """The data set's own splits, whatever it calls them."""
+    splits = defaultdict(list)
+    for clip in clips:
+        splits[SPLIT_NAMES[clip.split]].append(clip)
+    return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def in_folds(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
+    """All clips with their folds; and the last fold as a test split, the others as training split."""
+    last = max({clip.fold for clip in clips}, key=lambda fold: (len(fold), fold))  # 10 comes after 9
+    return {
+        "clips": clips,
+        "train": [clip for clip in clips if clip.fold != last],
+        "test": [clip for clip in clips if clip.fold == last],
+    }
+
+
+def shared_out(by: str | None = None, validation: float = 0.1, test: float = 0.2) -> Splitter:
+    """
+    A random split that keeps together what has the same `by` (speaker or group; `None`: every clip is alone). Where
+    that belongs to a single class, every class is split by itself.
+
+    Args:
+        validation, test: shares of the clips, or of what is kept together
+    """
+
+    def split(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
+        together = defaultdict(list)
+        for index, clip in enumerate(clips):
+            together[getattr(clip, by) if by else index].append(clip)
+        strata = defaultdict(list)
+        for members in together.values():
+            labels = {clip.label for clip in members}
+            strata[labels.pop() if len(labels) == 1 else None].append(members)
+        rng = np.random.default_rng(seed)
+        splits = {name: [] for name in SPLITS}
+        for stratum in strata.values():
+            order = [stratum[index] for index in rng.permutation(len(stratum))]
+            num_test = min(_at_least_one(test, len(order)), len(order) - 1)
+            num_validation = min(_at_least_one(validation, len(order)), len(order) - 1 - num_test)
+            bounds = {"test": (0, num_test), "validation": (num_test, num_test + num_validation)}
+            bounds["train"] = (num_test + num_validation, len(order))
+            for name, (start, stop) in bounds.items():
+                splits[name] += [clip for members in order[start:stop] for clip in members]
+        return {name: members for name, members in splits.items() if members}
+
+    return split
+
+
+def tested_on(*speakers: str, validation_by: str) -> Splitter:
+    """The given speakers are the test split; a tenth of `validation_by` of the others is the validation split."""
+
+    def split(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
+        others = [clip for clip in clips if clip.speaker not in speakers]
+        test = [clip for clip in clips if clip.speaker in speakers]
+        if not others or not test:
+            raise InputError(f"the test speakers {', '.join(speakers)} or all others are missing; unpack everything")
+        return {**shared_out(validation_by, test=0)(others, seed), "test": test}
+
+    return split
+
+
+def _at_least_one(share: float, count: int) -> int:
+    return max(1, round(share * count)) if share else 0

@@ -1,0 +1,215 @@
+"""Emotions in acted speech: CREMA-D, TESS, RAVDESS, and all of them with SAVEE."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..errors import InputError
+from .common import Clip, DatasetInfo, as_given, audio_below, read_lines, shared_out, tested_on
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """How a corpus calls its files: a pattern with `speaker` and `emotion`, and what the emotions mean."""
+
+    name: str
+    example: str
+    pattern: str
+    labels: dict[str, str]
+
+
+CREMA_D = Corpus(
+    "crema_d",
+    "1001_DFA_ANG_XX",  # actor, sentence, emotion, level
+    r"(?P<speaker>1\d{3})_[A-Z]{3}_(?P<emotion>[A-Z]{3})_\w+",
+    {"ANG": "angry", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"},
+)
+TESS = Corpus(
+    "tess",
+    "OAF_back_angry",  # the older or the younger actress, word, emotion; one file is called OA_bite_neutral
+    r"(?P<speaker>OA|YA)F?_(?P<group>[a-z]+)_(?P<emotion>[a-z]+)",
+    {"ps": "surprise", **{name: name for name in ("angry", "disgust", "fear", "happy", "neutral", "sad")}},
+)
+RAVDESS = Corpus(
+    "ravdess",
+    "03-01-06-01-02-01-12",  # modality (03: audio only), channel, emotion, intensity, statement, repetition, actor
+    r"03-0[12]-(?P<emotion>\d\d)-\d\d-\d\d-\d\d-(?P<speaker>\d\d)",
+    {
+        "01": "neutral",
+        "02": "calm",
+        "03": "happy",
+        "04": "sad",
+        "05": "angry",
+        "06": "fear",
+        "07": "disgust",
+        "08": "surprise",
+    },
+)
+RAVDESS_SPEECH = replace(RAVDESS, pattern=RAVDESS.pattern.replace("0[12]", "01"))  # 02 is song
+SAVEE = Corpus(
+    "savee",
+    "DC_a01",
+    r"(?P<speaker>DC|JE|JK|KL)_(?P<emotion>[a-z]+)\d\d",
+    {"a": "angry", "d": "disgust", "f": "fear", "h": "happy", "n": "neutral", "sa": "sad", "su": "surprise"},
+)
+
+
+def read_crema_d(folder: Path) -> list[Clip]:
+    """AudioWAV/1001_DFA_ANG_XX.wav."""
+    return _read(folder, CREMA_D)
+
+
+def read_tess(folder: Path) -> list[Clip]:
+    """OAF_angry/OAF_back_angry.wav; the words are the groups."""
+    return _read(folder, TESS)
+
+
+def read_ravdess(folder: Path) -> list[Clip]:
+    """Actor_12/03-01-06-01-02-01-12.wav, without the songs."""
+    return _read(folder, RAVDESS_SPEECH)
+
+
+def read_emotions(folder: Path) -> list[Clip]:
+    """
+    The four corpora in any folders, known by the names of their files; RAVDESS with its songs and without `calm`.
+    SAVEE's files may be called a01.wav in a folder DC, too. The test clips are those of the authors' fold1_test.csv
+    if it is there.
+    """
+    clips, unknown = {}, []
+    for path in audio_below(folder, ".wav"):
+        # The collection holds second copies of some RAVDESS clips, with a 1 before the name.
+        name = path.stem.removeprefix("1") if path.stem.startswith("103-") else path.stem
+        clip = _clip_of_any(path, name)
+        if clip is None:
+            unknown.append(path)
+        elif clip.label != "calm":
+            clips.setdefault((clip.speaker, name), clip)
+    if not clips:
+        raise InputError(f"{folder}: holds no files that are called like those of CREMA-D, TESS, RAVDESS or SAVEE")
+    if unknown:
+        logger.warning(
+            f"{len(unknown)} files are called like those of no corpus and are left out, such as {unknown[0]}"
+        )
+    listed = next(iter(sorted(folder.rglob("fold1_test.csv"))), None)
+    if listed is not None:
+        names = {line.split("\t")[0].rsplit("/", 1)[-1] for line in read_lines(listed)}
+        for clip in clips.values():
+            clip.split = "test" if clip.path.name in names else "train"
+    return list(clips.values())
+
+
+def split_emotions(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
+    """The authors' test clips if they are known, else a random fifth of every class; validation clips at random."""
+    if clips[0].split is None:
+        return shared_out()(clips, seed)
+    given = as_given(clips, seed)
+    return {**shared_out(test=0)(given["train"], seed), "test": given.get("test", [])}
+
+
+def _read(folder: Path, corpus: Corpus) -> list[Clip]:
+    """The clips of one corpus. A name counts once: some downloads hold everything twice."""
+    paths = {path.name: path for path in reversed(audio_below(folder, ".wav"))}
+    clips = [clip for path in sorted(paths.values()) if (clip := _clip(path, corpus, path.stem))]
+    if not clips:
+        raise InputError(f"{folder}: holds no files that are called like {corpus.example}.wav")
+    return clips
+
+
+def _clip(path: Path, corpus: Corpus, name: str) -> Clip | None:
+    match = re.fullmatch(corpus.pattern, name)
+    if match is None or match["emotion"] not in corpus.labels:
+        return None
+    label = corpus.labels[match["emotion"]]
+    return Clip(path, label, speaker=match["speaker"], group=match.groupdict().get("group"))
+
+
+def _clip_of_any(path: Path, name: str) -> Clip | None:
+    names = {CREMA_D: (name,), TESS: (name,), RAVDESS: (name,), SAVEE: (name, f"{path.parent.name}_{name}")}
+    for corpus, called in ((corpus, called) for corpus, options in names.items() for called in options):
+        if clip := _clip(path, corpus, called):
+            return replace(clip, speaker=f"{corpus.name}_{clip.speaker}", group=None)
+    return None
+
+
+LEAK = (
+    "The authors' published test script scores a model trained on a random 80 % of `emotions`, which holds these clips "
+    "too."
+)
+DUAL_SSAST = "Choi, Zhang, Watkins: Dual representations (Dual SSAST), Neurocomputing 623, 2025"
+
+DATASETS = [
+    DatasetInfo(
+        name="crema_d",
+        title="CREMA-D",
+        source="https://github.com/CheyneyComputerScience/CREMA-D",
+        licence="Open Database License 1.0",
+        citation="Cao et al.: CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset, IEEE TAC 5(4), 2014",
+        layout="AudioWAV/1001_DFA_ANG_XX.wav",
+        num_classes=6,
+        metric="accuracy",
+        split="Dual SSAST: not published. EVAR (Niizumi): 63, 9 and 19 of the 91 actors, its own list; `speaker` draws "
+        "as many.",
+        leaks="A random split has every actor on both sides.",
+        read=read_crema_d,
+        splits={"paper": shared_out(), "speaker": shared_out("speaker")},
+    ),
+    DatasetInfo(
+        name="tess",
+        title="Toronto emotional speech set",
+        source="https://doi.org/10.5683/SP2/E8H2MF",
+        licence="CC BY-NC-ND 4.0",
+        citation="Pichora-Fuller, Dupuis: Toronto emotional speech set (TESS), 2020",
+        layout="OAF_angry/OAF_back_angry.wav",
+        num_classes=7,
+        metric="accuracy",
+        split="Dual SSAST: trained on the younger actress (YAF), tested on the older (OAF). Validation: a tenth of the "
+        "words.",
+        leaks=f"{LEAK} Two actresses say the same 200 words in every class: `random` has both and all words on both "
+        "sides.",
+        read=read_tess,
+        splits={
+            "paper": tested_on("OA", validation_by="group"),
+            "speaker": tested_on("OA", validation_by="group"),
+            "random": shared_out(),
+        },
+    ),
+    DatasetInfo(
+        name="ravdess",
+        title="RAVDESS, speech",
+        source="https://zenodo.org/records/1188976",
+        licence="CC BY-NC-SA 4.0",
+        citation="Livingstone, Russo: The Ryerson Audio-Visual Database of Emotional Speech and Song, PLoS ONE, 2018",
+        layout="Actor_01/03-01-01-01-01-01-01.wav",
+        num_classes=8,
+        metric="accuracy",
+        split="Dual SSAST: tested on the actors 4, 5, 6, 18 and 22. Validation: two other actors.",
+        leaks=f"{LEAK} `random` has every actor on both sides.",
+        read=read_ravdess,
+        splits={
+            "paper": tested_on("04", "05", "06", "18", "22", validation_by="speaker"),
+            "speaker": shared_out("speaker"),
+            "random": shared_out(),
+        },
+    ),
+    DatasetInfo(
+        name="emotions",
+        title="Speech Emotion Classification: CREMA-D, TESS, RAVDESS and SAVEE",
+        source="https://www.kaggle.com/datasets/uldisvalainis/audio-emotions, or the four corpora in one folder",
+        licence="those of the corpora; SAVEE: research only, on request",
+        citation=DUAL_SSAST,
+        layout="any folders with files called as in the four corpora",
+        num_classes=7,
+        metric="accuracy",
+        split="Dual SSAST: the last fifth of every class as its disk lists it; the authors' fold1_test.csv "
+        "(github.com/PhDHyosunChoi/hssast, src/finetune/Emotions/data/evaluation_setup) is used where it lies in the "
+        "folder, else a random fifth.",
+        leaks="A random split has every speaker on both sides, TESS's two above all; the collection holds some "
+        "recordings twice (left out here).",
+        read=read_emotions,
+        splits={"paper": split_emotions, "speaker": shared_out("speaker")},
+    ),
+]

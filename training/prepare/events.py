@@ -1,0 +1,219 @@
+"""Sounds: ESC-50, UrbanSound8K, isolated urban events, bird calls, AudioSet."""
+
+import csv
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas
+import soundfile
+from transformers.utils import logging
+
+from ..audio import find_audio_files
+from ..errors import InputError
+from .common import Clip, DatasetInfo, as_given, audio_below, check_present, in_folds, need, pieces, shared_out
+
+logger = logging.get_logger(__name__)
+
+URBAN_PIECE_S = 0.4
+URBAN_MOST_PIECES = 550  # per class
+URBAN_CLASSES = {
+    "bird": "bird", "citycar": "citycar", "constructionsite": "construction", "dog": "dog", "plane": "plane",
+    "roadcar": "roadcar", "siren": "siren", "stepcity": "step", "steppark": "step", "stopcar": "stopcar",
+    "train": "train", "truck": "truck",
+}  # fmt: skip
+BIRD_PIECE_S = 10.0
+
+
+def read_esc50(folder: Path) -> list[Clip]:
+    """meta/esc50.csv (filename, fold, category, src_file) and audio/."""
+    table = _table(folder / "meta" / "esc50.csv", "filename", "fold", "category", "src_file")
+    return check_present(
+        [
+            Clip(folder / "audio" / row.filename, row.category, fold=row.fold, group=row.src_file)
+            for row in table.itertuples()
+        ]
+    )
+
+
+def read_urbansound8k(folder: Path) -> list[Clip]:
+    """metadata/UrbanSound8K.csv (slice_file_name, fsID, fold, class) and audio/fold1/."""
+    table = _table(folder / "metadata" / "UrbanSound8K.csv", "slice_file_name", "fsID", "fold", "class")
+    rows = zip(table["slice_file_name"], table["class"], table["fold"], table["fsID"])
+    return check_present(
+        [
+            Clip(folder / "audio" / f"fold{fold}" / name, label, fold=fold, group=recording)
+            for name, label, fold, recording in rows
+        ]
+    )
+
+
+def read_isolated_urban(folder: Path) -> list[Clip]:
+    """event/**/bird05.wav of the paper's 11 classes (of 25), in pieces of 0.4 s, at most 550 per class."""
+    by_class = defaultdict(list)
+    for path in audio_below(need(folder / "event"), ".wav"):
+        match = re.fullmatch(r"([a-z]+)\d+", path.stem.lower())
+        label = URBAN_CLASSES.get(match[1]) if match else None
+        if label is not None:
+            by_class[label] += pieces(Clip(path, label, group=path.stem), URBAN_PIECE_S)
+    if not by_class:
+        raise InputError(f"{folder / 'event'}: holds no files that are called like bird05.wav")
+    rng = np.random.default_rng(0)
+    return [
+        clips[index] for clips in by_class.values() for index in sorted(rng.permutation(len(clips))[:URBAN_MOST_PIECES])
+    ]
+
+
+def read_birdcall(folder: Path) -> list[Clip]:
+    """train.csv (ebird_code, filename, recordist) and train_audio/aldfly/XC134874.mp3, in pieces of 10 s."""
+    table = _table(folder / "train.csv", "ebird_code", "filename", "recordist")
+    clips, unreadable = [], []
+    for row in table.itertuples():
+        path = need(folder / "train_audio" / row.ebird_code / row.filename)
+        try:
+            clips += pieces(Clip(path, row.ebird_code, speaker=row.recordist, group=row.filename), BIRD_PIECE_S)
+        except soundfile.LibsndfileError:  # one of the published files is damaged
+            unreadable.append(path)
+    if unreadable:
+        logger.warning(f"{len(unreadable)} recordings cannot be read and are left out, such as {unreadable[0]}")
+    return clips
+
+
+def read_audioset20k(folder: Path) -> list[Clip]:
+    """balanced_train_segments.csv and eval_segments.csv."""
+    return _read_audioset(folder, {"balanced_train": "train", "eval": "test"})
+
+
+def read_audioset(folder: Path) -> list[Clip]:
+    """Both training sets and eval_segments.csv."""
+    return _read_audioset(folder, {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"})
+
+
+def _read_audioset(folder: Path, segments: dict[str, str]) -> list[Clip]:
+    """
+    The segments whose audio is there: files of 10 s anywhere below the folder, called by the YouTube id alone, with a Y
+    before it, or with the segment's start (and end) after it.
+    """
+    need(folder / "class_labels_indices.csv")
+    audio = {}
+    for path in find_audio_files(folder):
+        match = re.fullmatch(r"(.{11})(_\d.*)?", path.stem) or re.fullmatch(r"Y(.{11})(_\d.*)?", path.stem)
+        if match:
+            audio[match[1]] = path
+    clips, missing = [], 0
+    for name, split in segments.items():
+        with need(folder / f"{name}_segments.csv").open(encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file, skipinitialspace=True) if row and not row[0].startswith("#")]
+        present = [row for row in rows if row[0] in audio]
+        missing += len(rows) - len(present)
+        clips += [Clip(audio[row[0]], row[3], split=split) for row in present]
+    if missing:
+        logger.warning(f"{missing} segments have no audio below {folder} and are left out")
+    if not clips:
+        raise InputError(f"{folder}: holds no audio of the listed segments, such as {rows[0][0]}.wav")
+    return clips
+
+
+def _table(path: Path, *columns: str) -> pandas.DataFrame:
+    table = pandas.read_csv(need(path), dtype=str, keep_default_na=False)
+    lacking = [name for name in columns if name not in table]
+    if lacking:
+        raise InputError(f"{path}: has no column {lacking[0]}")
+    return table
+
+
+DATASETS = [
+    DatasetInfo(
+        name="isolated_urban",
+        title="Isolated urban sound database, events",
+        source="https://zenodo.org/records/1213793",
+        licence="as the Zenodo record says",
+        citation="Isolated urban sound database, Zenodo, record 1213793",
+        layout="event/bird05.wav, with or without class folders",
+        num_classes=11,
+        metric="accuracy",
+        split="Dual SSAST: 11 of 25 classes, pieces of 0.4 s, at most 550 per class, the last fifth as its disk lists "
+        "them; here a random fifth.",
+        leaks="A random split has pieces of one recording on both sides; some classes have only four recordings. "
+        "`recording` keeps them apart.",
+        read=read_isolated_urban,
+        splits={"paper": shared_out(), "recording": shared_out("group")},
+    ),
+    DatasetInfo(
+        name="birdcall",
+        title="Cornell Birdcall Identification",
+        source="https://www.kaggle.com/competitions/birdsong-recognition",
+        licence="the competition's rules; each recording has a Creative Commons licence of its own (train.csv)",
+        citation="Cornell Lab of Ornithology: Cornell Birdcall Identification, Kaggle, 2020",
+        layout="train.csv and train_audio/aldfly/XC134874.mp3",
+        num_classes=264,
+        metric="accuracy",
+        split="Dual SSAST: pieces of 10 s, the last fifth of every species as its disk lists them; here a random "
+        "fifth.",
+        leaks="A random split has pieces of one recording on both sides; `recording` keeps them apart, `recordist` the "
+        "people who recorded them.",
+        read=read_birdcall,
+        splits={"paper": shared_out(), "recording": shared_out("group"), "recordist": shared_out("speaker")},
+    ),
+    DatasetInfo(
+        name="esc50",
+        title="ESC-50",
+        source="https://github.com/karolpiczak/ESC-50",
+        licence="CC BY-NC 3.0",
+        citation="Piczak: ESC: Dataset for Environmental Sound Classification, ACM Multimedia, 2015",
+        layout="meta/esc50.csv and audio/1-100032-A-0.wav",
+        num_classes=50,
+        metric="accuracy, mean of 5 folds",
+        split="Its own five folds, each tested once.",
+        leaks="Pieces of one recording lie in one fold: folds of one's own leak.",
+        read=read_esc50,
+        splits={"paper": in_folds},
+    ),
+    DatasetInfo(
+        name="urbansound8k",
+        title="UrbanSound8K",
+        source="https://urbansounddataset.weebly.com/urbansound8k.html",
+        licence="CC BY-NC 3.0",
+        citation="Salamon, Jacoby, Bello: A Dataset and Taxonomy for Urban Sound Research, ACM Multimedia, 2014",
+        layout="metadata/UrbanSound8K.csv and audio/fold1/101415-3-0-2.wav",
+        num_classes=10,
+        metric="accuracy, mean of 10 folds",
+        split="Its own ten folds, each tested once.",
+        leaks="Slices of one recording lie in one fold: any other split leaks.",
+        read=read_urbansound8k,
+        splits={"paper": in_folds},
+    ),
+    *(
+        DatasetInfo(
+            name=name,
+            title=title,
+            source="https://research.google.com/audioset/download.html (the audio: from YouTube)",
+            licence="CC BY 4.0 for the labels; the videos have their owners'",
+            citation="Gemmeke et al.: Audio Set: An ontology and human-labeled dataset for audio events, ICASSP, 2017",
+            layout=f"class_labels_indices.csv, {layout}, and files of 10 s called by the YouTube id",
+            num_classes=527,
+            metric="mean average precision",
+            split="Its own; tested on the evaluation segments. SSAST and AST train on PSLA's enhanced labels of the "
+            "balanced set, which are not part of AudioSet.",
+            leaks="None known between its splits. Videos disappear: everybody tests on fewer clips than the paper.",
+            read=read,
+            splits={"paper": as_given},
+            copies=("class_labels_indices.csv",),
+        )
+        for name, title, layout, read in (
+            (
+                "audioset20k",
+                "AudioSet, balanced",
+                "balanced_train_segments.csv, eval_segments.csv",
+                read_audioset20k,
+            ),
+            (
+                "audioset",
+                "AudioSet",
+                "balanced_train_segments.csv, unbalanced_train_segments.csv, eval_segments.csv",
+                read_audioset,
+            ),
+        )
+    ),
+]

@@ -1,0 +1,113 @@
+"""Music: GTZAN, NSynth, Surge."""
+
+import json
+from pathlib import Path
+
+from ..errors import InputError
+from .common import Clip, DatasetInfo, as_given, audio_below, check_present, need, read_lines, shared_out
+
+GTZAN_LISTS = {"train": "train_filtered.txt", "validation": "valid_filtered.txt", "test": "test_filtered.txt"}
+SURGE_LIST = "dataset_surge_tone_splits.csv"
+
+
+def read_gtzan(folder: Path) -> list[Clip]:
+    """genres/blues/blues.00000.wav (or .au); the fault-filtered lists if they are there."""
+    genres = folder / "genres" if (folder / "genres").is_dir() else folder
+    listed = {}
+    for split, name in GTZAN_LISTS.items():
+        found = next(iter(sorted(folder.rglob(name))), None)
+        if found is not None:
+            listed |= {Path(line).stem: split for line in read_lines(found)}
+    paths = audio_below(genres, ".wav", ".au")
+    return [Clip(path, path.parent.name, listed.get(path.stem)) for path in paths]
+
+
+def split_gtzan(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
+    """
+    The fault-filtered split.
+
+    Raises:
+        InputError: its lists are not there.
+    """
+    if all(clip.split is None for clip in clips):
+        raise InputError(
+            f"{', '.join(GTZAN_LISTS.values())}: are not in the folder; get them from "
+            "https://github.com/jongpillee/music_dataset_split (GTZAN_split), or choose --split random"
+        )
+    return as_given([clip for clip in clips if clip.split is not None], seed)
+
+
+def read_nsynth(folder: Path) -> list[Clip]:
+    """nsynth-train/examples.json and nsynth-train/audio/bass_synthetic_033-022-050.wav; the instrument's family."""
+    clips = []
+    for split in ("train", "valid", "test"):
+        part = need(folder / f"nsynth-{split}")
+        notes = json.loads(need(part / "examples.json").read_text(encoding="utf-8"))
+        clips += [
+            Clip(part / "audio" / f"{name}.wav", note["instrument_family_str"], split, group=note["instrument_str"])
+            for name, note in notes.items()
+        ]
+    return check_present(clips)
+
+
+def read_surge(folder: Path) -> list[Clip]:
+    """PRESET/60.ogg: the MIDI number of the note. EVAR's split if its list is there."""
+    found = next(iter(sorted(folder.rglob(SURGE_LIST))), None)
+    listed = dict(line.rsplit(",", 1) for line in read_lines(found)[1:]) if found else {}
+    paths = audio_below(folder, ".ogg")
+    return [Clip(path, path.stem, listed.get(path.parent.name), group=path.parent.name) for path in paths]
+
+
+def split_surge(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
+    """EVAR's list if it is known, else a tenth of the presets each for validation and test."""
+    if all(clip.split is None for clip in clips):
+        return shared_out("group", validation=0.1, test=0.1)(clips, seed)
+    return as_given([clip for clip in clips if clip.split is not None], seed)
+
+
+DATASETS = [
+    DatasetInfo(
+        name="gtzan",
+        title="GTZAN",
+        source="https://www.kaggle.com/datasets/andradaolteanu/gtzan-dataset-music-genre-classification",
+        licence="none stated; research only",
+        citation="Tzanetakis, Cook: Musical genre classification of audio signals, IEEE TSAP 10(5), 2002",
+        layout="genres/blues/blues.00000.wav, and train_filtered.txt, valid_filtered.txt, test_filtered.txt",
+        num_classes=10,
+        metric="accuracy",
+        split="EVAR (Niizumi): the fault-filtered lists of 443, 197 and 290 clips.",
+        leaks="It holds recordings twice and artists in several splits; the filtered lists keep them apart, `random` "
+        "does not.",
+        read=read_gtzan,
+        splits={"paper": split_gtzan, "random": shared_out()},
+    ),
+    DatasetInfo(
+        name="nsynth",
+        title="NSynth, instrument families",
+        source="https://magenta.tensorflow.org/datasets/nsynth",
+        licence="CC BY 4.0",
+        citation="Engel et al.: Neural Audio Synthesis of Musical Notes with WaveNet Autoencoders, ICML, 2017",
+        layout="nsynth-train/examples.json and nsynth-train/audio/; likewise nsynth-valid and nsynth-test",
+        num_classes=11,
+        metric="accuracy",
+        split="Its own.",
+        leaks="None: the instruments of the training split are in no other.",
+        read=read_nsynth,
+        splits={"paper": as_given},
+    ),
+    DatasetInfo(
+        name="surge",
+        title="Pitch Audio Dataset (Surge synthesizer)",
+        source="https://zenodo.org/records/4677097",
+        licence="as the Zenodo record says",
+        citation="Turian et al.: One Billion Audio Sounds from GPU-enabled Modular Synthesis, DAFx, 2021",
+        layout="PRESET/60.ogg",
+        num_classes=88,
+        metric="accuracy",
+        split=f"EVAR (Niizumi): by presets; its list {SURGE_LIST} (github.com/nttcslab/eval-audio-repr, "
+        "evar/predefined) is used where it lies in the folder, else a draw of a tenth each.",
+        leaks="Presets are in one split each; some are variants of one another.",
+        read=read_surge,
+        splits={"paper": split_surge},
+    ),
+]

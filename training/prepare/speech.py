@@ -1,0 +1,193 @@
+"""Speech: Speech Commands, IEMOCAP, VoxCeleb1, VoxForge."""
+
+import re
+from pathlib import Path
+
+from ..errors import InputError
+from .common import (
+    Clip,
+    DatasetInfo,
+    as_given,
+    audio_below,
+    check_present,
+    in_folds,
+    need,
+    pieces,
+    read_lines,
+    shared_out,
+)
+
+KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+NOISES = "_background_noise_"
+V1_TEST_SET = "speech_commands_test_set_v0.01"
+# Which noise is the silence of which split; the others train. A test set with silence of its own goes before.
+NOISE_SPLITS = {"running_tap": "validation", "exercise_bike": "test"}
+
+IEMOCAP_LABELS = {"neu": "neutral", "hap": "happy", "exc": "happy", "sad": "sad", "ang": "angry"}
+VOXCELEB_SPLITS = {"1": "train", "2": "validation", "3": "test"}
+VOXFORGE_LANGUAGES = ("de", "en", "es", "fr", "it", "ru")
+
+
+def read_speech_commands_v2(folder: Path) -> list[Clip]:
+    """The 35 words of version 2; splits by validation_list.txt and testing_list.txt."""
+    return _words(folder)
+
+
+def read_speech_commands_v1(folder: Path) -> list[Clip]:
+    """Ten words of version 1, `_unknown_` for the others, and `_silence_`: seconds of the background noises."""
+    clips = _words(folder)
+    for clip in clips:
+        clip.label = clip.label if clip.label in KEYWORDS else "_unknown_"
+    for path in audio_below(need(folder / NOISES), ".wav"):
+        clips += pieces(Clip(path, "_silence_", NOISE_SPLITS.get(path.stem, "train"), group=path.stem), seconds=1.0)
+    places = (folder / V1_TEST_SET, folder.resolve().parent / V1_TEST_SET)
+    test_set = next((path for path in places if path.is_dir()), None)
+    if test_set is not None:
+        paths = audio_below(test_set, ".wav")
+        clips = [clip for clip in clips if clip.split != "test"]
+        clips += [Clip(path, path.parent.name, "test", speaker=path.stem.split("_")[0]) for path in paths]
+    return clips
+
+
+def _words(folder: Path) -> list[Clip]:
+    """bed/00176480_nohash_0.wav: the word, and who said it."""
+    listed = {name: "validation" for name in read_lines(folder / "validation_list.txt")}
+    listed |= {name: "test" for name in read_lines(folder / "testing_list.txt")}
+    present = {f"{path.parent.name}/{path.name}": path for path in sorted(folder.glob("[a-z]*/*.wav"))}
+    absent = sorted(set(listed) - set(present))
+    if absent:
+        raise InputError(f"{folder / absent[0]}: is listed but missing, and {len(absent) - 1} more of {len(listed)}")
+    return [
+        Clip(path, path.parent.name, listed.get(name, "train"), speaker=path.name.split("_")[0])
+        for name, path in present.items()
+    ]
+
+
+def read_iemocap(folder: Path) -> list[Clip]:
+    """Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and Session1/sentences/wav/Ses01F_impro01/*.wav."""
+    line = re.compile(r"\[[\d. -]+\]\t(?P<turn>(?P<dialog>Ses\d\d[FM]_\w+)_(?P<sex>[FM])\d+)\t(?P<emotion>\w+)\t")
+    clips = []
+    for session in "12345":
+        evaluations = need(folder / f"Session{session}" / "dialog" / "EmoEvaluation")
+        wav = need(folder / f"Session{session}" / "sentences" / "wav")
+        for match in (line.match(text) for path in sorted(evaluations.glob("Ses*.txt")) for text in read_lines(path)):
+            if match and match["emotion"] in IEMOCAP_LABELS:
+                path = wav / match["dialog"] / f"{match['turn']}.wav"
+                speaker = f"{session}{match['sex']}"
+                clips.append(Clip(path, IEMOCAP_LABELS[match["emotion"]], fold=session, speaker=speaker))
+    if not clips:
+        raise InputError(f"{folder}: its EmoEvaluation files hold no turns of the four emotions")
+    return check_present(clips)
+
+
+def read_voxceleb1(folder: Path) -> list[Clip]:
+    """iden_split.txt (`3 id10003/na8-QEFmj44/00003.wav`) and wav/, or dev/wav/ and test/wav/."""
+    lines = [line.split() for line in read_lines(folder / "iden_split.txt")]
+    roots = [folder / root for root in ("wav", "dev/wav", "test/wav", ".")]
+    people = {path.name: path.parent for root in reversed(roots) for path in root.glob("id*")}
+    clips = []
+    for part, name in lines:
+        person, video, _ = name.split("/")
+        path = people.get(person, roots[0]) / name
+        clips.append(Clip(path, person, VOXCELEB_SPLITS[part], group=f"{person}/{video}"))
+    return check_present(clips)
+
+
+def read_voxforge(folder: Path) -> list[Clip]:
+    """de/**/ralfherzog-20070822-de11/wav/de11-001.wav: the language, the submission and who made it."""
+    clips = []
+    for language in VOXFORGE_LANGUAGES:
+        for path in audio_below(need(folder / language), ".wav", ".flac"):
+            submission = path.parent.parent.name
+            speaker = submission.split("-")[0]
+            # Whoever called himself anonymous may be anybody.
+            speaker = submission if speaker.lower() == "anonymous" else speaker
+            clips.append(Clip(path, language, speaker=f"{language}/{speaker}", group=f"{language}/{submission}"))
+    return clips
+
+
+WARDEN = "Warden: Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition, arXiv 1804.03209, 2018"
+WORDS_LEAK = "None: speakers are in one split each."
+
+DATASETS = [
+    DatasetInfo(
+        name="speech_commands_v1",
+        title="Speech Commands V1, 12 classes",
+        source="http://download.tensorflow.org/data/speech_commands_v0.01.tar.gz and "
+        "http://download.tensorflow.org/data/speech_commands_test_set_v0.01.tar.gz",
+        licence="CC BY 4.0",
+        citation=WARDEN,
+        layout=f"bed/00176480_nohash_0.wav, {NOISES}/, validation_list.txt, testing_list.txt; {V1_TEST_SET}/ in or "
+        "beside it",
+        num_classes=12,
+        metric="accuracy",
+        split="SUPERB's, which SSAST uses: the lists; tested on the published test set where it is there, else "
+        "on testing_list.txt, all unknown words, and silence of one noise.",
+        leaks=WORDS_LEAK,
+        read=read_speech_commands_v1,
+        splits={"paper": as_given},
+    ),
+    DatasetInfo(
+        name="speech_commands_v2",
+        title="Speech Commands V2, 35 words",
+        source="http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
+        licence="CC BY 4.0",
+        citation=WARDEN,
+        layout="bed/00176480_nohash_0.wav, validation_list.txt, testing_list.txt",
+        num_classes=35,
+        metric="accuracy",
+        split="Its own lists.",
+        leaks=WORDS_LEAK,
+        read=read_speech_commands_v2,
+        splits={"paper": as_given},
+    ),
+    DatasetInfo(
+        name="iemocap",
+        title="IEMOCAP, 4 classes",
+        source="https://sail.usc.edu/iemocap/ (on request)",
+        licence="research only, an agreement with USC",
+        citation="Busso et al.: IEMOCAP: Interactive emotional dyadic motion capture database, LREV 42, 2008",
+        layout="Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and "
+        "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav, five sessions",
+        num_classes=4,
+        metric="accuracy, mean of 5 folds",
+        split="SUPERB's, which SSAST uses: a session per fold; excited counts as happy; a random fifth of the training "
+        "clips for validation.",
+        leaks="Two speakers per session, in no other: other splits leak them. Scripts are said by several speakers.",
+        read=read_iemocap,
+        splits={"paper": in_folds},
+    ),
+    DatasetInfo(
+        name="voxceleb1",
+        title="VoxCeleb1, identification",
+        source="https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html, with meta/iden_split.txt",
+        licence="CC BY 4.0; the videos have their owners'",
+        citation="Nagrani, Chung, Zisserman: VoxCeleb: a large-scale speaker identification dataset, Interspeech, 2017",
+        layout="iden_split.txt and wav/id10001/1zcIwhmdeo4/00001.wav",
+        num_classes=1251,
+        metric="accuracy",
+        split="iden_split.txt.",
+        leaks="The classes are the speakers.",
+        read=read_voxceleb1,
+        splits={"paper": as_given},
+    ),
+    DatasetInfo(
+        name="voxforge",
+        title="VoxForge, 6 languages",
+        source="http://www.voxforge.org/home/downloads",
+        licence="GPL",
+        citation="MacLean: VoxForge, 2018",
+        layout="de/**/ralfherzog-20070822-de11/wav/de11-001.wav, a folder per language: "
+        f"{', '.join(VOXFORGE_LANGUAGES)}",
+        num_classes=6,
+        metric="accuracy",
+        split="EVAR (Niizumi): 70, 15 and 15 % of the submissions, its own list; here a draw of as many.",
+        leaks="People made several submissions: `paper` has them on both sides, `speaker` keeps them apart but for the "
+        "anonymous.",
+        read=read_voxforge,
+        splits={
+            "paper": shared_out("group", validation=0.15, test=0.15),
+            "speaker": shared_out("speaker", validation=0.15, test=0.15),
+        },
+    ),
+]
