@@ -4,11 +4,12 @@ import sys
 
 import torch
 
-from training import arguments, asit, classification, mspm, probe, sweep
+from training import arguments, asit, classification, cross_validation, mspm, probe, sweep
 from training.errors import InputError, one_line
 
 TASKS = {
     "classification": classification.run,
+    "cross_validation": cross_validation.run,
     "mspm": mspm.run,
     "asit": asit.run,
     "sweep": sweep.run,

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .augmentation import AugmentationArguments
 from .errors import InputError
 
-TASKS = ("classification", "mspm", "asit", "sweep", "probe")
+TASKS = ("classification", "cross_validation", "mspm", "asit", "sweep", "probe")
 
 
 def described(default, help_text: str):
@@ -293,6 +293,19 @@ class AsitTrainingArguments(PretrainingArguments):
 
 
 @dataclass
+class CrossValidationArguments:
+    """How a classification is repeated."""
+
+    num_folds: int = described(5, "Folds, where the data set has none of its own (fold_column).")
+    num_seeds: int = described(1, "Trainings per fold, from seed on; the folds stay.")
+
+    def __post_init__(self):
+        for name, lowest in (("num_folds", 2), ("num_seeds", 1)):
+            if getattr(self, name) < lowest:
+                raise InputError(f"{name}: must be at least {lowest}, got {getattr(self, name)}")
+
+
+@dataclass
 class SweepArguments:
     """How the layers and poolings of an encoder are searched."""
 
@@ -356,6 +369,9 @@ class ProbeArguments:
 
 ARGUMENT_CLASSES = {
     "classification": (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments),
+    "cross_validation": (
+        ModelArguments, DataArguments, AugmentationArguments, TrainingArguments, CrossValidationArguments,
+    ),
     "mspm": (EncoderArguments, UnlabelledDataArguments, MspmTrainingArguments),
     "asit": (EncoderArguments, UnlabelledDataArguments, AsitTrainingArguments),
     "sweep": (EncoderArguments, DataArguments, SweepArguments),

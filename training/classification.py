@@ -52,24 +52,32 @@ def run(
     data_arguments: DataArguments,
     augmentation: AugmentationArguments,
     arguments: TrainingArguments,
+    *,
+    splits: dict | None = None,
+    label_names: tuple[str, ...] | None = None,
 ):
     """
     Trains, evaluates and writes the output folder.
+
+    Args:
+        splits: split -> examples, instead of those that the recipe names
+        label_names: the classes in their order, instead of those of the training split
 
     Raises:
         InputError: bad input, told before training starts wherever it can be known by then.
     """
     checkpoint = check_output_folder(arguments)
     set_seed(arguments.seed)
-    splits = load_splits(data_arguments)
-    warn_of_repeats(splits)
+    if splits is None:
+        splits = load_splits(data_arguments)
+        warn_of_repeats(splits)
     stored_config = load_config(model_arguments)
     extractor = load_feature_extractor(model_arguments, data_arguments)
     if data_arguments.check_samples:
         check_files(splits, lambda source: read_audio(source, extractor.sampling_rate))
     elif data_arguments.check_files:
         check_files(splits)
-    labels = choose_labels(splits["train"]["label"], data_arguments, stored_config)
+    labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
     is_single = labels.problem_type == "single_label_classification"
     splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
     datasets = {
@@ -120,9 +128,10 @@ def choose_windows(encoder, extractor, data_arguments: DataArguments) -> tuple[i
         raise InputError(str(error)) from error
 
 
-def choose_labels(training_labels: list, data_arguments: DataArguments, stored_config) -> LabelSet:
+def choose_labels(
+    training_labels: list, data_arguments: DataArguments, stored_config, names: tuple[str, ...] | None = None
+) -> LabelSet:
     """The label set, in the order of a label file or of a fine-tuned checkpoint that has the same classes."""
-    names = None
     if data_arguments.label_file:
         names = tuple(read_label_file(Path(data_arguments.label_file)).values())
     labels = find_labels(training_labels, data_arguments.problem_type, names)

@@ -1,0 +1,104 @@
+"""The task cross_validation: every clip is tested once per seed, nothing is repeated, and the table is right."""
+
+import json
+
+import pandas
+import pytest
+from audio_files import error_line, run_program, write_class_folders
+from test_train_hf import TINY
+
+import train_hf
+from training import classification
+
+
+@pytest.fixture
+def recipe(tmp_path, clips):
+    def write(**values):
+        path, output = tmp_path / "recipe.json", tmp_path / "run"
+        settings = {"task": "cross_validation", "dataset_name": str(clips), "num_folds": 3, "num_train_epochs": 1}
+        path.write_text(json.dumps({**TINY, **settings, "output_dir": str(output), **values}))
+        return str(path), output
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return write_class_folders(tmp_path_factory.mktemp("clips"), 9)
+
+
+def test_every_clip_is_tested_once_per_seed(recipe, clips, capsys):
+    path, output = recipe(num_seeds=2)
+    assert train_hf.main([path]) == 0
+    table = pandas.read_csv(output / "cross_validation.csv")
+    assert table[["seed", "fold"]].values.tolist() == [[s, k] for s in (1, 2) for k in (1, 2, 3)]
+    assert table["clips"].tolist() == [6] * 6
+    predictions = pandas.read_csv(output / "predictions.csv")
+    names = sorted(map(str, clips.rglob("*.wav")))
+    for _, own in predictions.groupby("seed"):
+        assert sorted(own["file"]) == names
+    for (seed, fold), own in predictions.groupby(["seed", "fold"]):
+        row = table[(table["seed"] == seed) & (table["fold"] == fold)]
+        assert (own["label"] == own["prediction"]).mean() == pytest.approx(row["accuracy"].item())
+        results = json.loads((output / f"seed-{seed}-fold-{fold}" / "results.json").read_text())
+        assert results["clips"] == {"train": 9, "validation": 3, "test": 6}  # validation clips are no test clips
+        assert not list((output / f"seed-{seed}-fold-{fold}").glob("checkpoint-*"))
+    results = json.loads((output / "results.json").read_text())["metrics"]["accuracy"]
+    assert results["mean"] == pytest.approx(table["accuracy"].mean())
+    assert results["standard_deviation"] == pytest.approx(table["accuracy"].std())
+    assert results["deviation_of_seeds"] == pytest.approx(table.groupby("seed")["accuracy"].mean().std())
+    assert "standard_deviation" in capsys.readouterr().out
+    # The folds of both seeds are the same, another seed divides otherwise.
+    by_seed = [own.groupby("fold")["file"].apply(set).tolist() for _, own in predictions.groupby("seed")]
+    assert by_seed[0] == by_seed[1]
+
+
+def test_what_is_finished_is_not_repeated(recipe, monkeypatch, capsys):
+    path, output = recipe()
+    done = []
+    original = classification.run
+
+    def run(*parts, **options):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(parts[3].output_dir)
+        original(*parts, **options)
+
+    monkeypatch.setattr(classification, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        train_hf.main([path])
+    monkeypatch.undo()
+    assert train_hf.main([path]) == 1 and "holds a cross-validation already" in capsys.readouterr().err
+    times = {
+        folder: (output / folder / "results.json").stat().st_mtime_ns for folder in ("seed-1-fold-1", "seed-1-fold-2")
+    }
+    assert train_hf.main([path, "--resume_from_checkpoint", "true"]) == 0
+    assert all((output / folder / "results.json").stat().st_mtime_ns == time for folder, time in times.items())
+    whole = pandas.read_csv(output / "cross_validation.csv")
+    assert train_hf.main([path, "--overwrite", "true"]) == 0  # an uninterrupted run gives the same table
+    pandas.testing.assert_frame_equal(whole, pandas.read_csv(output / "cross_validation.csv"))
+
+
+def test_own_folds_and_groups(recipe, clips, tmp_path):
+    files = sorted(clips.rglob("*.wav"))
+    rows = [
+        {"file_name": str(file), "label": file.parent.name, "fold": index % 2 + 1, "speaker": index % 6}
+        for index, file in enumerate(files)
+    ]
+    pandas.DataFrame(rows).to_csv(tmp_path / "clips.csv", index=False)
+    path, output = recipe(
+        dataset_name=None, train_file=str(tmp_path / "clips.csv"), fold_column="fold", group_column="speaker",
+        validation_fraction=0.34,
+    )  # fmt: skip
+    assert train_hf.main([path]) == 0
+    predictions = pandas.read_csv(output / "predictions.csv")
+    folds = {str(row["file_name"]): row["fold"] for row in rows}
+    assert all(folds[row["file"]] == row["fold"] for _, row in predictions.iterrows()) and len(predictions) == 18
+    assert len(pandas.read_csv(output / "cross_validation.csv")) == 2
+
+
+def test_bad_settings_are_one_line(recipe):
+    for words, pattern in ((["--num_folds", "1"], "num_folds"), (["--num_seeds", "0"], "num_seeds")):
+        path, _ = recipe()
+        process = run_program("train_hf.py", path, *words)
+        assert process.returncode == 1 and pattern in error_line(process)

@@ -1,0 +1,143 @@
+"""
+The task `cross_validation`: a classification repeated for every fold and seed, and what its figures are on average.
+
+The folds divide all clips that the recipe names. Of the training clips of each fold a part is set aside for validation
+(`validation_fraction`), so that no choice is made by the clips that are tested.
+"""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pandas
+from datasets import concatenate_datasets
+
+from . import classification, reporting
+from .arguments import DataArguments, TrainingArguments
+from .errors import InputError
+from .labels import find_labels
+from .splits import check_files, load_splits, make_folds, warn_of_repeats
+
+RUNS = "seed-*-fold-*"
+
+
+def run(*parts):
+    """
+    Trains in `OUTPUT_DIR/seed-S-fold-K` and writes the summary to the output folder. What is finished is not repeated.
+
+    Args:
+        parts: those of the task `classification`, and `CrossValidationArguments`
+
+    Raises:
+        InputError: bad input, told before training starts wherever it can be known by then.
+    """
+    *parts, settings = parts
+    data_arguments, arguments = find_part(parts, DataArguments), find_part(parts, TrainingArguments)
+    folder = Path(arguments.output_dir or "")
+    with arguments.main_process_first(local=False, desc="looking for earlier runs"):
+        prepare_folder(folder, arguments)
+    clips, labels = load_clips(data_arguments)
+    is_single = labels.problem_type == "single_label_classification"
+    folds = make_folds(clips, settings.num_folds, is_single, arguments.seed)
+    seeds = range(arguments.seed, arguments.seed + settings.num_seeds)
+    folders = {(s, k): folder / f"seed-{s}-fold-{k + 1}" for s in seeds for k in range(len(folds))}
+    for (seed, fold), own_folder in folders.items():
+        if (own_folder / "results.json").exists():
+            continue
+        if arguments.should_log:
+            print(f"seed {seed}, fold {fold + 1} of {len(folds)}", flush=True)
+        training, test = folds[fold]
+        splits = {"train": clips.select(training), "test": clips.select(test)}
+        classification.run(*parts_of_run(parts, own_folder, seed), splits=splits, label_names=labels.names)
+        if arguments.should_save:
+            for checkpoint in own_folder.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+    if arguments.should_save:
+        recipe = {"task": "cross_validation"} | reporting.describe_recipe(
+            *(part for part in (*parts, settings) if part is not arguments)
+        )
+        recipe["TrainingArguments"] = arguments.to_dict()
+        write_summary(folder, folders, recipe)
+
+
+def find_part(parts, kind: type):
+    return next(part for part in parts if isinstance(part, kind))
+
+
+def prepare_folder(folder: Path, arguments: TrainingArguments):
+    """
+    Removes earlier runs if `overwrite` is set.
+
+    Raises:
+        InputError: there are some, and neither `resume_from_checkpoint` nor `overwrite` is set.
+    """
+    if not arguments.output_dir:
+        raise InputError("output_dir: is not set; name the folder that the runs write to")
+    earlier = [path for path in (*folder.glob(RUNS), folder / "results.json") if path.exists()]
+    goes_on = str(arguments.resume_from_checkpoint).lower() == "true"
+    if arguments.overwrite and not goes_on:
+        for path in earlier:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif earlier and not goes_on:
+        raise InputError(
+            f"{folder}: holds a cross-validation already; add --resume_from_checkpoint true to go on with it, "
+            "--overwrite true to begin anew, or choose another output_dir"
+        )
+
+
+def load_clips(data_arguments: DataArguments):
+    """All clips that the recipe names, and their label set."""
+    splits = load_splits(data_arguments)
+    warn_of_repeats(splits)
+    if data_arguments.check_files:
+        check_files(splits)
+    clips = concatenate_datasets(list(splits.values()))
+    return clips, find_labels(clips["label"], data_arguments.problem_type)
+
+
+def parts_of_run(parts, folder: Path, seed: int) -> list:
+    """The recipe of one run: its own folder and seed; it goes on from its own checkpoint, if there is one."""
+    own = [copy.copy(part) for part in parts]
+    find_part(own, DataArguments).check_files = False  # they were
+    arguments = find_part(own, TrainingArguments)
+    arguments.output_dir = arguments.run_name = str(folder)
+    arguments.seed = seed
+    arguments.resume_from_checkpoint = True
+    return own
+
+
+def write_summary(folder: Path, folders: dict[tuple[int, int], Path], recipe: dict):
+    """`cross_validation.csv`, `predictions.csv` of all held-out clips and `results.json`; the summary on the screen."""
+    rows, predictions = [], []
+    for (seed, fold), own_folder in folders.items():
+        results = json.loads((own_folder / "results.json").read_text(encoding="utf-8"))
+        place = {"seed": seed, "fold": fold + 1}
+        rows.append(place | {"clips": results["clips"]["test"]} | results["metrics"]["test"])
+        predictions.append(pandas.read_csv(own_folder / "predictions.csv").assign(**place))
+    table = pandas.DataFrame(rows)
+    summary = summarise(table)
+    staging = folder / reporting.STAGING_NAME
+    staging.mkdir(parents=True, exist_ok=True)
+    table.to_csv(staging / "cross_validation.csv", index=False)
+    pandas.concat(predictions).to_csv(staging / "predictions.csv", index=False)
+    summary_by_metric = summary.to_dict("index")
+    results = {"metrics": summary_by_metric, "runs": rows, "versions": reporting.versions(), "recipe": recipe}
+    reporting.write_results(results, staging)
+    reporting.publish(staging, folder)
+    print(table.to_string(index=False, float_format="%.4f"))
+    print(summary.to_string(float_format="%.4f", na_rep=""))
+    print(f"everything is in {folder}")
+
+
+def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
+    """
+    Per metric the mean and the deviation over all runs, and of several seeds the deviation of their means: what the
+    seed alone changes.
+    """
+    metrics = table.drop(columns=["fold", "clips"]).set_index("seed")
+    summary = pandas.DataFrame({"mean": metrics.mean(), "standard_deviation": metrics.std()})
+    by_seed = metrics.groupby(level="seed").mean()
+    if len(by_seed) > 1:
+        summary["deviation_of_seeds"] = by_seed.std()
+    return summary
