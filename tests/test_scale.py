@@ -46,7 +46,7 @@ def start(words: list, **environment) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_two_machines_are_one_with_the_doubled_batch(tmp_path):
-    """The README's command, once for each machine: here two processes that find each other by the first one's address."""
+    """The README's command, once for each machine; the second one finds the first one by its address."""
     clips = write_class_folders(tmp_path / "clips", 10)
     settings = {
         "dataset_name": str(clips), "max_steps": 6, "validation_fraction": 0, "logging_strategy": "steps",
@@ -81,7 +81,7 @@ def test_two_machines_are_one_with_the_doubled_batch(tmp_path):
 
 @pytest.mark.slow
 def test_fsdp2_trains_saves_and_loads(tmp_path):
-    """Two processes hold half of the weights each; losses and weights are those of one, the folder is like any other."""
+    """Two processes hold half of the weights each; losses and weights are those of one, the folder an ordinary one."""
     model = save_tiny_classifier(tmp_path / "model")
     process = start(
         ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port(), "tests/fsdp2_program.py",
