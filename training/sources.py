@@ -32,6 +32,7 @@ SPLIT_NAMES = {
 }
 AUDIO_COLUMNS = ("audio", "file_name", "file", "path", "filename", "filepath", "file_path", "wav")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
+WEBDATASET_LABELS = ("cls", "txt")  # members of a tar: class index or text
 OTHER_COLUMNS = ("fold", "group", "start", "end")
 TIME_COLUMNS = ("start", "end")
 TABLE_READERS = {
@@ -191,8 +192,12 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
     Raises:
         InputError: they cannot be told, or clips have no label.
     """
+    is_webdataset = "__key__" in data.features
+    if is_webdataset:
+        data = _expand_json(data)
     audio_column = choose_audio_column(source, data.features, columns.audio)
-    label_column = _choose_column(source, data.features, "label", columns.label, LABEL_COLUMNS)
+    usual = (*LABEL_COLUMNS, *WEBDATASET_LABELS) if is_webdataset else LABEL_COLUMNS
+    label_column = _choose_column(source, data.features, "label", columns.label, usual)
     if isinstance(data.features[audio_column], datasets.Audio):
         data = data.cast_column(audio_column, datasets.Audio(decode=False))
     feature = data.features[label_column]
@@ -220,6 +225,17 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
     for name, values in ({"label": labels} | others).items():
         data = data.add_column(name, values)
     return data
+
+
+def _expand_json(data: datasets.Dataset) -> datasets.Dataset:
+    """The entries of a WebDataset's .json members as columns."""
+    if "json" not in data.features:
+        return data
+    rows = data["json"][:]
+    for key in dict.fromkeys(key for row in rows for key in row):
+        if key not in data.features:
+            data = data.add_column(key, [row.get(key) for row in rows])
+    return data.remove_columns("json")
 
 
 def audio_of(example: dict) -> AudioSource:
