@@ -1,4 +1,4 @@
-"""Every snippet of the README runs as it stands, in a folder with small stand-ins for the files that it names."""
+"""Every snippet of the README and of docs/ runs as it stands, in a folder with stand-ins for the files it names."""
 
 import json
 import os
@@ -21,13 +21,14 @@ from transformers import ASTConfig, ASTForAudioClassification
 sys.path.insert(0, str(FIXTURES))
 from make_weights import load_recipe, make_state_dict
 
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 SNIPPET = re.compile(r"(<!-- run: no -->\n)?```(bash|python)\n(.*?)```", re.DOTALL)
 
 
 def snippets() -> list[tuple[str, str]]:
-    """(language, code) of every code block, in the order of the README, but for those marked as not to be run."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """(language, code) of every code block, in the order of the documents, but for those marked as not to be run."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     return [(language, code) for skip, language, code in SNIPPET.findall(text) if not skip]
 
 
@@ -103,16 +104,18 @@ def test_every_snippet_runs(workspace):
         assert process.stdout.strip(), code
     assert json.loads((workspace / "runs" / "sweep" / "results.json").read_text())["candidates"] == 2093
     assert json.loads((workspace / "runs" / "probe" / "results.json").read_text())["metric"] == "accuracy"
-    for run in ("mine", "esc50", "two_processes", "from_my_pretraining", "sweep-fine-tuned"):
+    assert json.loads((workspace / "runs" / "folds" / "results.json").read_text())["metrics"]["accuracy"]
+    for run in ("mine", "esc50", "two_processes", "from_my_pretraining", "sweep-fine-tuned", "weighted"):
         assert json.loads((workspace / "runs" / run / "results.json").read_text())["metrics"]["test"]
     assert np.isfinite(pandas.read_csv(workspace / "scores.csv").iloc[:, 2:].to_numpy()).all()
 
 
-def test_the_readme_names_only_files_that_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_names_only_files_that_exist(path):
+    text = path.read_text(encoding="utf-8")
     assert not re.findall(r"\b[A-Z]{4,}_[A-Z]+\b", text), "a place left to fill in"
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / target).exists(), target
-    for recipe in set(re.findall(r"recipes/\w+\.yaml", text)):
+        assert (path.parent / target).exists(), target
+    for recipe in set(re.findall(r"recipes/(?:\w+/)?\w+\.yaml", text)):
         assert (ROOT / recipe).exists(), recipe
     assert shutil.which("make") is None or "quickstart" in (ROOT / "Makefile").read_text()
