@@ -130,6 +130,8 @@ class ClipStream(torch.utils.data.IterableDataset):
             index, audio = readers[source](source_position)
             name = self.clips[source].name_of(index, audio)
             waveform, reason = try_to_read(audio, name, self.sampling_rate, self.log)
+            if waveform is None:
+                self.on_unreadable(name, reason)
             if is_own:
                 self._count(source, index, waveform is not None)
                 self._check_share(position + 1 - self.start)
@@ -142,8 +144,15 @@ class ClipStream(torch.utils.data.IterableDataset):
             if waveform is not None:
                 for place in waiting:  # copies: an example may be made in place
                     rng = np.random.default_rng((self.seed, EXAMPLE, 0, place))
-                    yield self.make_example(waveform.copy(), rng)
+                    yield self.example(waveform.copy(), rng, audio)
                 waiting = []
+
+    def example(self, waveform: np.ndarray, rng: np.random.Generator, clip: dict) -> dict:
+        """What is made of a clip, of which the source says `clip`."""
+        return self.make_example(waveform, rng)
+
+    def on_unreadable(self, name: str, reason: str):
+        """Clips that cannot be read are replaced; whoever does not want that raises here."""
 
     def _own_positions(self) -> Iterator[int]:
         """The positions that this worker of this process yields, in order."""

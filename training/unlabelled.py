@@ -175,15 +175,24 @@ class StreamedClips:
         data: a `datasets.IterableDataset`
         audio_column: its column of the audio, guessed when `None`
         shuffle_buffer: clips, undecoded, that every worker keeps in memory
+        others: what else a clip has beside `path` and `bytes`: name -> column
     """
 
-    def __init__(self, name: str, data: datasets.IterableDataset, audio_column: str | None, shuffle_buffer: int = 1000):
+    def __init__(
+        self,
+        name: str,
+        data: datasets.IterableDataset,
+        audio_column: str | None,
+        shuffle_buffer: int = 1000,
+        others: dict[str, str] | None = None,
+    ):
         self.name = name
+        self.others = others or {}
         self.shuffle_buffer = shuffle_buffer
         with datasets_without_torchcodec():  # the features of JSON lines are known after the first only
             features = data.features or next(iter(data), {})
         self.column = choose_audio_column(name, features, audio_column)
-        self.data = data.select_columns([self.column])
+        self.data = data.select_columns([self.column, *self.others.values()])
 
     def name_of(self, position: int, audio: dict) -> str:
         return audio.get("path") or f"clip {position} of the stream {self.name}"
@@ -250,7 +259,11 @@ class StreamedClips:
                 ) from error
             if batch is None:
                 return
-            yield from map(_as_stored, batch[self.column])
+            others = [{}] * len(batch[self.column])
+            if self.others:
+                values = zip(*(batch[column] for column in self.others.values()))
+                others = [dict(zip(self.others, row)) for row in values]
+            yield from (_as_stored(audio) | other for audio, other in zip(batch[self.column], others))
 
 
 def parse_sources(name: str, entries: list[str]) -> list[UnlabelledSource]:
