@@ -1,4 +1,4 @@
-"""A run that is killed again and again, also while it writes a checkpoint, ends with the weights of one that was not."""
+"""A run that is killed again and again, also while it writes a checkpoint, ends with the weights of an unhurt one."""
 
 import json
 import os
