@@ -14,12 +14,13 @@ from transformers import ASTConfig, AutoFeatureExtractor, AutoModelForAudioClass
 from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTConfig
+from modeling_dual_ssast.classifier_dual_ssast import WindowedOutput
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.audio import find_audio_files, read_audio
 from training.errors import InputError
 from training.labels import LabelSet
 from training.loading import MODEL_TYPES
-from training.reporting import probabilities, score_table
+from training.reporting import score_table
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -36,6 +37,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--window_s", "--window-s", type=float, help="seconds per window of long clips (default: the model's own)"
     )
+    parser.add_argument("--windows", type=Path, help="CSV for the scores of every window, with its times")
     parser.add_argument("--hop_s", "--hop-s", type=float, help="seconds between windows (default: half a window)")
     arguments = parser.parse_args(argv)
     for name in ("top_k", "batch_size"):
@@ -47,15 +49,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     arguments = parse(argv)
     try:
-        check_output(arguments.output)
+        for path in (arguments.output, arguments.windows):
+            check_output(path)
         model, extractor = load(arguments.model)
         labels = labels_of(arguments.model, model.config)
         files, empty_folders = list_files(arguments.inputs)
-        logits, failures = classify_files(model, extractor, files, arguments)
+        logits, windows, failures = classify_files(model, extractor, files, arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    report(labels, logits, arguments)
+    report(model, labels, logits, arguments)
+    if arguments.windows and windows:
+        write_windows(model, labels, windows, arguments.windows)
     for message in empty_folders + failures:
         print(f"error: {message}", file=sys.stderr)
     if failures:
@@ -66,9 +71,9 @@ def main(argv: list[str]) -> int:
 def check_output(path: Path | None):
     """Before hours of classification, not after them."""
     if path and not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it or correct --output")
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it or name another file")
     if path and path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file in --output")
+        raise InputError(f"{path}: is a folder; name a file in it")
 
 
 def load(name: str):
@@ -140,15 +145,18 @@ def list_files(inputs: list[Path]) -> tuple[list[str], list[str]]:
     return files, empty_folders
 
 
-def classify_files(model, extractor, files: list[str], arguments) -> tuple[dict[str, np.ndarray], list[str]]:
+def classify_files(
+    model, extractor, files: list[str], arguments
+) -> tuple[dict[str, np.ndarray], dict[str, WindowedOutput], list[str]]:
     """
-    Logits (labels,) per readable file, in the given order, and a message per unreadable one.
+    Logits (labels,) per readable file, in the given order, the windows of those that were heard in windows, and a
+    message per unreadable one.
 
-    Clips longer than the model's window are heard in windows.
+    Clips longer than the model's window are heard in windows; all are, where windows are asked for.
     """
     longest, _ = window_and_hop(model.base_model, extractor)
-    windowed = arguments.window_s is not None or arguments.hop_s is not None
-    logits, failures = {}, []
+    windowed = any(value is not None for value in (arguments.window_s, arguments.hop_s, arguments.windows))
+    logits, windows, failures = {}, {}, []
     batches = group_by_length(files, 0.0 if windowed else longest / extractor.sampling_rate, arguments.batch_size)
     progress = tqdm(total=sum(map(len, batches)), desc="classifying", unit="file", disable=None)
     for group in batches:
@@ -162,10 +170,12 @@ def classify_files(model, extractor, files: list[str], arguments) -> tuple[dict[
         if short:
             logits |= dict(zip(short, classify(model, extractor, list(short.values()))))
         for file in batch.keys() - short.keys():
-            logits[file] = classify_long(model, extractor, batch[file], arguments)
+            windows[file] = classify_long(model, extractor, batch[file], arguments)
+            logits[file] = windows[file].logits.mean(dim=0).numpy()
         progress.update(len(group))
     progress.close()
-    return {file: logits[file] for file in files if file in logits}, failures
+    logits, windows = ({file: found[file] for file in files if file in found} for found in (logits, windows))
+    return logits, windows, failures
 
 
 def group_by_length(files: list[str], longest_s: float, batch_size: int) -> list[list[str]]:
@@ -195,8 +205,8 @@ def classify(model, extractor, clips: list[np.ndarray]) -> np.ndarray:
     return model(**features.to(model.device)).logits.float().cpu().numpy()
 
 
-def classify_long(model, extractor, audio: np.ndarray, arguments) -> np.ndarray:
-    """(labels,), averaged over windows"""
+def classify_long(model, extractor, audio: np.ndarray, arguments) -> WindowedOutput:
+    """Logits (windows, labels) and times, on the CPU"""
     try:
         windows = model.classify_windows(
             audio,
@@ -205,24 +215,42 @@ def classify_long(model, extractor, audio: np.ndarray, arguments) -> np.ndarray:
             window_s=arguments.window_s,
             hop_s=arguments.hop_s,
             batch_size=arguments.batch_size,
+            average=False,
         )
     except ValueError as error:  # a window or a hop that the model cannot take
         raise InputError(str(error)) from error
-    return windows.logits.float().cpu().numpy()
+    windows.logits = windows.logits.float().cpu()
+    return windows
 
 
-def report(labels: LabelSet, logits: dict[str, np.ndarray], arguments):
+def report(model, labels: LabelSet, logits: dict[str, np.ndarray], arguments):
     """Prints the likeliest classes of each file, and writes the CSV, which takes its place when it is complete."""
     if not logits:
         return
-    scores = probabilities(np.stack(list(logits.values())), labels.problem_type)  # (files, labels)
+    scores = model.probabilities(torch.from_numpy(np.stack(list(logits.values())))).numpy()  # (files, labels)
     for file, row in zip(logits, scores):
         best = np.argsort(-row)[: arguments.top_k]
         print(f"{file}\t" + ", ".join(f"{labels.names[index]} {row[index]:.3f}" for index in best))
     if arguments.output:
-        unfinished = arguments.output.with_name(f"{arguments.output.name}.unfinished")
-        score_table(list(logits), labels, scores).to_csv(unfinished, index=False)
-        os.replace(unfinished, arguments.output)
+        write_table(score_table(list(logits), labels, scores, model.config.decision_thresholds), arguments.output)
+
+
+def write_windows(model, labels: LabelSet, windows: dict[str, WindowedOutput], path: Path):
+    """A row per window: file, `start_s`, `end_s`, prediction and scores."""
+    scores = model.probabilities(torch.cat([output.logits for output in windows.values()])).numpy()
+    files = [file for file, output in windows.items() for _ in output.start_s]
+    table = score_table(files, labels, scores, model.config.decision_thresholds)
+    for place, name in enumerate(("start_s", "end_s"), start=1):
+        times = torch.cat([getattr(output, name) for output in windows.values()])
+        table.insert(place, name, times.numpy().round(6))
+    write_table(table, path)
+
+
+def write_table(table, path: Path):
+    """A CSV, which takes its place when it is complete."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    table.to_csv(unfinished, index=False)
+    os.replace(unfinished, path)
 
 
 if __name__ == "__main__":

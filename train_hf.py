@@ -1,4 +1,7 @@
-"""Trains and reports: `accelerate launch train_hf.py recipes/quickstart.yaml [--key value ...]`."""
+"""
+Trains and reports: `accelerate launch train_hf.py recipes/quickstart.yaml [--key value ...]`. The `results.json` of a
+run, as the recipe, repeats it.
+"""
 
 import sys
 

@@ -88,9 +88,12 @@ def main():
     report = {"versions": versions(), "data_sets": {}}
     for data_set, found in sweeps.items():
         best = found["best"]
+        settings = {name: value for name, value in best["model"].items() if name != "model_name_or_path"}
         num_clips = results_of(args.output / "finetuned" / Run(data_set, BEST, 0).name)["clips"]["test"]
         print(f"\n{data_set}: test accuracy on {num_clips} clips, mean of {args.seeds} seeds (lowest-highest)")
-        print(f"the best of {found['candidates']} fusions on {found['clips']} clips: {best}\n")
+        print(
+            f"the best of {found['candidates']} fusions on {found['clips']} clips: {settings}, {best['accuracy']:.3f}\n"
+        )
         rows, by_fusion = [], {}
         for fusion in FUSIONS:
             values = [accuracies[Run(data_set, fusion, seed)] for seed in range(args.seeds)]

@@ -88,6 +88,29 @@ def classifier_output(
     )
 
 
+def probabilities_of_logits(logits: torch.Tensor, problem_type: str, temperature: float = 1.0) -> torch.Tensor:
+    """Softmax or sigmoid of `logits / temperature`, or a regression's numbers, in float32: (..., labels)"""
+    logits = logits.float()
+    if problem_type == "single_label_classification":
+        return (logits / temperature).softmax(dim=-1)
+    return (logits / temperature).sigmoid() if problem_type == "multi_label_classification" else logits
+
+
+def labels_of_probabilities(
+    probabilities: torch.Tensor, names: list, problem_type: str, thresholds: Optional[list] = None
+) -> list:
+    """
+    The likeliest name, the names above their thresholds (one half if there are none), or the number, per clip; a list
+    of the numbers where a regression has several. probabilities: (clips, labels)
+    """
+    if problem_type == "single_label_classification":
+        return [names[index] for index in probabilities.argmax(dim=-1).tolist()]
+    if problem_type == "multi_label_classification":
+        thresholds = [0.5] * len(names) if thresholds is None else thresholds
+        return [[name for name, p, t in zip(names, row, thresholds) if p > t] for row in probabilities.tolist()]
+    return (probabilities[:, 0] if probabilities.shape[1] == 1 else probabilities).tolist()
+
+
 @dataclass
 class WindowedOutput(ModelOutput):
     """
@@ -102,8 +125,30 @@ class WindowedOutput(ModelOutput):
     end_s: torch.Tensor = None
 
 
-class WindowsMixin:
-    """`classify_windows` for a classifier whose `base_model` is an encoder of this project."""
+class ClassifierMixin:
+    """Calibrated answers and `classify_windows`, for a classifier whose `base_model` is an encoder of this project."""
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """
+        What the model makes of its logits: softmax or sigmoid after the division by `config.calibration_temperature`,
+        or the numbers of a regression. (..., labels), in float32
+        """
+        return probabilities_of_logits(logits, self._problem_type(), self.config.calibration_temperature)
+
+    def predict_labels(self, logits: torch.Tensor) -> list:
+        """
+        Per clip the likeliest label; of a model for several labels the list of those whose probability is above their
+        `config.decision_thresholds` (one half if it has none); of a regression the number. logits: (clips, labels)
+        """
+        names = [self.config.id2label[index] for index in range(self.config.num_labels)]
+        thresholds = self.config.decision_thresholds
+        return labels_of_probabilities(self.probabilities(logits), names, self._problem_type(), thresholds)
+
+    def _problem_type(self) -> str:
+        """By Transformers' convention, of a model that does not say."""
+        return self.config.problem_type or (
+            "regression" if self.config.num_labels == 1 else "single_label_classification"
+        )
 
     @torch.no_grad()
     def classify_windows(

@@ -49,15 +49,25 @@ class StrictConfig(PretrainedConfig):
     `check` raises for impossible values.
 
     A subclass fills `auto_classes` and calls `check` when all its attributes are set.
+
+    Args:
+        calibration_temperature (`float`, defaults to 1.0):
+            What the classifier's `probabilities` divide the logits by (Guo et al., ICML 2017); the logits stay as they
+            are.
+        decision_thresholds (`list[float]`, *optional*):
+            Of a classifier with several labels per clip, the probability of each above which it is given; `None`: one
+            half for all.
     """
 
     auto_classes = {}
 
-    def __init__(self, **kwargs):
+    def __init__(self, calibration_temperature=1.0, decision_thresholds=None, **kwargs):
         self._reject_unknown(kwargs)
         self._check_problem_type(kwargs.get("problem_type"))  # before Transformers does without naming the choices
         kwargs.setdefault("auto_map", dict(self.auto_classes))
         super().__init__(**kwargs)
+        self.calibration_temperature = calibration_temperature
+        self.decision_thresholds = _as_list(decision_thresholds)
 
     # ---- checks ----
 
@@ -77,7 +87,22 @@ class StrictConfig(PretrainedConfig):
         for size in self.classifier_hidden_sizes:
             self._check_positive_int("classifier_hidden_sizes", size)
         self._check_shares("classifier_dropout", "label_smoothing")
-        self._check_positive_numbers("classifier_layer_norm_eps")
+        self._check_positive_numbers("classifier_layer_norm_eps", "calibration_temperature")
+        self._check_finite("calibration_temperature")
+        self._check_thresholds()
+
+    def _check_thresholds(self):
+        thresholds = self.decision_thresholds
+        if thresholds is None:
+            return
+        if not isinstance(thresholds, list) or len(thresholds) != self.num_labels:
+            raise ValueError(
+                f"decision_thresholds must be None or a list of {self.num_labels} numbers, one per label, got "
+                f"{thresholds!r}"
+            )
+        for threshold in thresholds:
+            if not _is_number(threshold) or not 0 < threshold < 1:
+                raise ValueError(f"decision_thresholds must be numbers above 0 and below 1, got {threshold!r}")
 
     def _check_choice(self, name: str, choices: tuple):
         if getattr(self, name) not in choices:
@@ -148,6 +173,9 @@ class StrictConfig(PretrainedConfig):
         """Reads a stored configuration. Keys that another version or tool stored in the file are kept, not refused."""
         foreign = {key: config_dict[key] for key in cls._unknown_keys(config_dict)}
         known = {key: value for key, value in config_dict.items() if key not in foreign}
+        if cls._has_other_labels(config_dict, kwargs):  # a classifier to be trained, which nobody has calibrated
+            known.pop("calibration_temperature", None)
+            known.pop("decision_thresholds", None)
         # Through the constructor, which takes tuples and single names too, and checks them together.
         known |= {key: kwargs.pop(key) for key in cls._own_keys() & set(kwargs)}
         result = super().from_dict(known, **kwargs)
@@ -155,6 +183,13 @@ class StrictConfig(PretrainedConfig):
         for key, value in foreign.items():
             setattr(config, key, value)
         return result
+
+    @staticmethod
+    def _has_other_labels(config_dict, kwargs) -> bool:
+        names = list((config_dict.get("id2label") or PretrainedConfig().id2label).values())
+        if kwargs.get("id2label") is not None:
+            return list(kwargs["id2label"].values()) != names
+        return kwargs.get("num_labels", len(names)) != len(names)
 
     def to_dict(self):
         # A model loaded from "user/name" refers to that repository; what is saved carries its own code.

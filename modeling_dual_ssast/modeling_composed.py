@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
-from .classifier_dual_ssast import WindowsMixin, classifier_output, init
+from .classifier_dual_ssast import ClassifierMixin, classifier_output, init
 from .configuration_composed import ComposedConfig
 from .fusion_dual_ssast import compose_frames, pool_tokens
 
@@ -101,7 +101,7 @@ class ComposedPreTrainedModel(PreTrainedModel):
         return pool_tokens(frames, mask, self.config.temporal_pooling, "sum")
 
 
-class ComposedForAudioClassification(WindowsMixin, ComposedPreTrainedModel):
+class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
     """
     A network and a classifier on its `pooler_output`: one label, several labels, or numbers per clip. A subclass makes
     both.

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
-from .classifier_dual_ssast import DualSSASTClassifierHead, WindowsMixin, classifier_output, init
+from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, classifier_output, init
 from .configuration_dual_ssast import DualSSASTConfig
 from .embedding_dual_ssast import PatchEmbeddingMixin
 from .fusion_dual_ssast import LayerFusion, pool_tokens, time_frames
@@ -538,7 +538,7 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         return torch.cat((patch_mask.new_ones(patch_mask.shape[0], self.config.num_prefix_tokens), patch_mask), dim=1)
 
 
-class DualSSASTForAudioClassification(WindowsMixin, DualSSASTPreTrainedModel):
+class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel):
     """The encoder, its fused representation and a classifier: one label, several labels, or numbers per clip."""
 
     def __init__(self, config: DualSSASTConfig):

@@ -9,6 +9,8 @@ from test_train_hf import TINY
 
 import train_hf
 from training import classification
+from training.arguments import TrainingArguments
+from training.cross_validation import find_part
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_what_is_finished_is_not_repeated(recipe, monkeypatch, capsys):
     def run(*parts, **options):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(parts[3].output_dir)
+        done.append(find_part(parts, TrainingArguments).output_dir)
         original(*parts, **options)
 
     monkeypatch.setattr(classification, "run", run)

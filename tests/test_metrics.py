@@ -30,7 +30,27 @@ def test_several_labels_per_clip():
     metrics = compute("multi_label_classification", scores, targets)
     assert metrics["mean_average_precision"] == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
     assert metrics["mean_auc"] == pytest.approx((1 / 2 + 1) / 2)
+    assert metrics["d_prime"] == pytest.approx(np.sqrt(2) * 0.6744898, rel=1e-6)  # the upper quartile of a normal
+    assert metrics["micro_f1"] == pytest.approx(2 * 3 / (4 + 4))  # the third class is never given at exactly one half
+    assert metrics["macro_f1"] == pytest.approx((1 / 2 + 1) / 2)
     assert np.isnan(compute("multi_label_classification", scores[:1], [[1, 0, 0]])["mean_auc"])
+
+
+def test_thresholds_decide_on_labels_and_nothing_else():
+    scores, targets = [[0.2, 0.9], [0.1, 0.7], [0.05, 0.8]], [[1, 0], [0, 0], [0, 1]]
+    half = compute("multi_label_classification", scores, targets)
+    metrics = evaluate.load(METRICS, "multi_label_classification").compute(
+        predictions=scores, references=targets, thresholds=[0.15, 0.75]
+    )
+    assert (half["micro_f1"], half["macro_f1"]) == pytest.approx((2 / 5, (0 + 1 / 2) / 2))
+    assert (metrics["micro_f1"], metrics["macro_f1"]) == pytest.approx((4 / 5, (1 + 2 / 3) / 2))
+    for name in ("mean_average_precision", "mean_auc", "d_prime"):
+        assert metrics[name] == half[name]
+
+
+def test_perfect_ranking_is_infinitely_far():
+    metrics = compute("multi_label_classification", [[0.9, 0.1], [0.2, 0.8]], [[1, 0], [0, 1]])
+    assert metrics["mean_auc"] == 1 and metrics["d_prime"] == np.inf
 
 
 def test_numbers():

@@ -96,7 +96,7 @@ def test_given_windows_are_used(model_folder, clips, tmp_path):
         (["nobody/nothing", "a.wav"], "nobody/nothing: not a classifier that can be loaded"),
         (["MODEL", "EMPTY"], "holds no audio files"),
         (["MODEL", "EMPTY", "EMPTY"], "holds no audio files"),
-        (["MODEL", "CLIPS", "--output", "EMPTY/a/b.csv"], "empty/a does not exist; make it or correct --output"),
+        (["MODEL", "CLIPS", "--output", "EMPTY/a/b.csv"], "empty/a does not exist; make it or name another file"),
         (["MODEL", "CLIPS", "--output", "EMPTY"], "empty: is a folder"),
         (["MODEL", "CLIPS", "--window_s", "9"], "window_s must be positive and at most"),
     ],
@@ -247,3 +247,18 @@ def test_a_classifier_on_asits_encoder(clips, tmp_path, capsys):
     DualSSASTFeatureExtractor(max_length=64).save_pretrained(tmp_path / "asit")
     assert predict_hf.main([str(tmp_path / "asit"), str(clips)]) == 0
     assert {"high", "low"} & set(capsys.readouterr().out.split())
+
+
+def test_windows_are_told_with_their_times(model_folder, clips, tmp_path):
+    """A row per window of every file, short ones too; their mean logits are what the file's scores are made of."""
+    output, windows = tmp_path / "scores.csv", tmp_path / "windows.csv"
+    words = ["--output", str(output), "--windows", str(windows), "--window_s", "0.4", "--hop_s", "0.3"]
+    assert predict_hf.main([str(model_folder), str(clips), *words]) == 0
+    table, scores = pandas.read_csv(windows), pandas.read_csv(output).set_index("file")
+    rows = {file.rsplit("/", 1)[1]: own for file, own in table.groupby("file")}
+    assert rows["1.wav"][["start_s", "end_s"]].values.tolist() == [[0.0, 0.1]]
+    assert rows["2.wav"]["start_s"].tolist() == pytest.approx([0.3 * index for index in range(9)] + [2.6])
+    assert rows["2.wav"]["end_s"].iloc[-1] == 3.0 and set(table.columns) == {"start_s", "end_s", *scores.reset_index()}
+    for file, own in table.groupby("file"):
+        mean = np.log(own[SCORES].to_numpy()).mean(axis=0)  # of log-softmax: the logits but for a constant
+        np.testing.assert_allclose(np.exp(mean) / np.exp(mean).sum(), scores.loc[file, SCORES].tolist(), atol=1e-5)

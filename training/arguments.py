@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,17 +15,12 @@ from transformers import HfArgumentParser
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
 
+from . import reproduction
 from .augmentation import AugmentationArguments
 from .errors import InputError
+from .fields import described
 
 TASKS = ("classification", "cross_validation", "mspm", "asit", "sweep", "probe")
-
-
-def described(default, help_text: str):
-    """A field with a default and the help that `train_hf.py --help` shows."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help_text})
-    return field(default=default, metadata={"help": help_text})
 
 
 @dataclass
@@ -126,6 +121,12 @@ class DataArguments(FeatureArguments):
     validation_fraction: float = described(0.1, "Share of the training clips for validation where no split is given.")
     test_fraction: float = described(0.1, "Share of the training clips for the test where no split is given.")
     check_samples: bool = described(False, "Decode every file before training: finds NaN samples too.")
+    on_bad_audio: str = described(
+        "error", "error: stop at unreadable clips; skip: decode every clip before training and leave those out."
+    )
+    max_unreadable_share: float = described(0.05, "Share of unreadable clips above which skip stops, too.")
+    streaming: bool = described(False, "Stream the training split of a Hub data set instead of downloading it.")
+    shuffle_buffer: int = described(1000, "Clips among which a streamed split is shuffled.")
     window_s: float | None = described(
         None, "Seconds per window in which long clips are evaluated; unset, the longest."
     )
@@ -137,6 +138,10 @@ class DataArguments(FeatureArguments):
         for name in ("validation_fraction", "test_fraction"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise InputError(f"{name}: must be from 0 to below 0.5, got {getattr(self, name)}")
+        if self.on_bad_audio not in ("error", "skip"):
+            raise InputError(f"on_bad_audio: must be error or skip, got {self.on_bad_audio!r}")
+        if not 0 <= self.max_unreadable_share <= 1:
+            raise InputError(f"max_unreadable_share: must be from 0 to 1, got {self.max_unreadable_share}")
 
 
 @dataclass
@@ -168,6 +173,8 @@ class UnlabelledDataArguments(FeatureArguments):
 class TrainingArguments(transformers.TrainingArguments):
     """Transformers' TrainingArguments with this project's defaults, and what it adds to them."""
 
+    reproduces: ClassVar[tuple[str, dict] | None] = None  # path and content of the results.json that is the recipe
+
     report_to: None | str | list[str] = described(  # noqa: RUF036  HfArgumentParser needs this order
         "none", "none, tensorboard, trackio, wandb, ..."
     )
@@ -180,10 +187,18 @@ class TrainingArguments(transformers.TrainingArguments):
     remove_unused_columns: bool = described(False, "Leave this off.")
     head_learning_rate: float | None = described(None, "Learning rate of the classifier; as the encoder's when unset.")
     fusion_learning_rate: float = described(1e-2, "Learning rate of the layers' weights where fusion is weighted.")
+    epoch_steps: int | None = described(None, "Steps that count as an epoch, of streamed clips.")
     early_stopping_patience: int | None = described(None, "Stop after so many evaluations without improvement.")
     overwrite: bool = described(False, "Begin anew in an output folder that holds a run.")
+    calibrate: bool = described(True, "Choose temperature and thresholds on the validation split after the training.")
+    html_report: bool = described(True, "Write report.html, a page about the run that holds recordings of the test.")
+    report_clips: int = described(12, "Clips with the highest loss to show and hear in report.html.")
 
     def __post_init__(self):
+        if self.report_clips < 0:
+            raise InputError(f"report_clips: must be 0 or more, got {self.report_clips}")
+        if self.output_dir:  # else trackio calls training and evaluation by two names of its own
+            self.run_name = self.run_name or Path(self.output_dir).name
         if not torch.accelerator.is_available():
             self.use_cpu = True  # without it two CPU processes train independently into one folder
         if "no" in (self.eval_strategy, self.save_strategy):
@@ -199,6 +214,51 @@ class TrainingArguments(transformers.TrainingArguments):
             raise InputError(f"report_to: {name} is unknown or not installed; install its package, or set none")
 
 
+@dataclass
+class TuningArguments:
+    """What of a classifier is trained, with which loss, and how often a class is heard."""
+
+    freeze_layers: int = described(0, "Blocks that stay as they are, counted from the input, with the embedding.")
+    freeze_encoder: bool = described(False, "A linear probe: only the classifier and learned fusion are trained.")
+    layer_decay: float | None = described(None, "Each block's learning rate over that of the next higher one (BEiT).")
+    lora_rank: int | None = described(None, "Trains low-rank updates of this rank instead of the encoder (LoRA; PEFT).")
+    lora_alpha: float = described(16.0, "The updates are scaled by lora_alpha / lora_rank.")
+    lora_dropout: float = described(0.0, "Dropout before the updates.")
+    lora_target_modules: list[str] | None = described(
+        None, "Names of linear or convolutional layers; q_proj and v_proj if unset, of a CNN every convolution."
+    )
+    ema_decay: float | None = described(None, "Evaluate and save a moving average of the weights, such as 0.999.")
+    class_weights: str = described(
+        "none", "none, or balanced: rare classes count as much as frequent ones in the loss."
+    )
+    loss: str = described("cross_entropy", "cross_entropy, or focal (Lin et al., 2017); of several labels, binary.")
+    focal_gamma: float = described(2.0, "How much the focal loss favours clips that are not yet known.")
+    sampler: str = described("uniform", "uniform, or balanced: clips of rare classes are drawn more often.")
+
+    def __post_init__(self):
+        choices = {"class_weights": ("none", "balanced"), "loss": ("cross_entropy", "focal")}
+        choices["sampler"] = ("uniform", "balanced")
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}: must be {' or '.join(known)}, got {getattr(self, name)!r}")
+        limits = {
+            "freeze_layers": (self.freeze_layers >= 0, "0 or more"),
+            "layer_decay": (self.layer_decay is None or 0 < self.layer_decay <= 1, "above 0 and at most 1"),
+            "lora_rank": (self.lora_rank is None or self.lora_rank >= 1, "1 or more"),
+            "lora_alpha": (self.lora_alpha > 0, "above 0"),
+            "lora_dropout": (0 <= self.lora_dropout < 1, "from 0 to below 1"),
+            "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "above 0 and below 1"),
+            "focal_gamma": (self.focal_gamma >= 0, "0 or more"),
+        }
+        for name, (is_possible, wanted) in limits.items():
+            if not is_possible:
+                raise InputError(f"{name}: must be {wanted}, got {getattr(self, name)}")
+        if self.freeze_encoder and self.lora_rank:
+            raise InputError("lora_rank: has nothing to train where freeze_encoder is set; leave one of them out")
+        if self.lora_target_modules and not self.lora_rank:
+            raise InputError("lora_target_modules: has no effect without lora_rank; set it, such as 8")
+
+
 NO_PLATEAU = (
     "lr_scheduler_type: reduce_lr_on_plateau watches the evaluations, of which there are none; evaluate, or choose "
     "another one, such as constant_with_warmup"
@@ -211,7 +271,8 @@ class PretrainingArguments(TrainingArguments):
 
     # The published methods bring their own: what has no effect is refused.
     WITHOUT_EFFECT: ClassVar = (
-        "head_learning_rate", "fusion_learning_rate", "optim", "optim_args", "auto_find_batch_size",
+        "head_learning_rate", "fusion_learning_rate", "optim", "optim_args", "auto_find_batch_size", "html_report",
+        "report_clips", "calibrate",
     )  # fmt: skip
 
     epoch_steps: int | None = described(None, "Steps that count as an epoch; as many as the local clips fill if unset.")
@@ -229,7 +290,7 @@ class PretrainingArguments(TrainingArguments):
         fields = {field.name: field for field in dataclasses.fields(self)}
         for name in self.WITHOUT_EFFECT:
             if getattr(self, name) != fields[name].default:
-                raise InputError(f"{name}: has no effect on this pretraining, which has its own optimiser; remove it")
+                raise InputError(f"{name}: has no effect on this pretraining; remove it")
         for name, lowest in (("per_device_train_batch_size", 1), ("picture_clips", 0)):
             if getattr(self, name) < lowest:
                 raise InputError(f"{name}: must be {lowest} or more, got {getattr(self, name)}")
@@ -368,9 +429,14 @@ class ProbeArguments:
 
 
 ARGUMENT_CLASSES = {
-    "classification": (ModelArguments, DataArguments, AugmentationArguments, TrainingArguments),
+    "classification": (ModelArguments, DataArguments, AugmentationArguments, TuningArguments, TrainingArguments),
     "cross_validation": (
-        ModelArguments, DataArguments, AugmentationArguments, TrainingArguments, CrossValidationArguments,
+        ModelArguments,
+        DataArguments,
+        AugmentationArguments,
+        TuningArguments,
+        TrainingArguments,
+        CrossValidationArguments,
     ),
     "mspm": (EncoderArguments, UnlabelledDataArguments, MspmTrainingArguments),
     "asit": (EncoderArguments, UnlabelledDataArguments, AsitTrainingArguments),
@@ -381,7 +447,8 @@ ARGUMENT_CLASSES = {
 
 def parse(argv: list[str]) -> tuple:
     """
-    `RECIPE.yaml [--key value ...]` -> the task's name and one object per class of its `ARGUMENT_CLASSES`.
+    `RECIPE.yaml [--key value ...]` -> the task's name and one object per class of its `ARGUMENT_CLASSES`. The recipe
+    may be the `results.json` of a run.
 
     Raises:
         InputError: no recipe, an unknown key (with the nearest known one), or a value of the wrong kind.
@@ -390,26 +457,70 @@ def parse(argv: list[str]) -> tuple:
     if not asks_for_help and (not argv or argv[0].startswith("-")):
         raise InputError("usage: train_hf.py RECIPE.yaml [--key value ...]")
     recipe = _read_recipe(Path(argv[0])) if argv and not argv[0].startswith("-") else {}
-    task = _find_task(recipe, argv[1:])
+    results = recipe if reproduction.is_results(recipe) else None
+    task = _find_task(recipe if results is None else results["recipe"], argv[1:])
     classes = (TaskArguments, *ARGUMENT_CLASSES[task])
-    parser = HfArgumentParser(
-        classes, allow_abbrev=False, prog="train_hf.py", usage="%(prog)s RECIPE [--key value ...]"
-    )
+    usage = "train_hf.py RECIPE [--key value ...]"
     if asks_for_help:
-        parser.print_help()
-        print(f"\nThese are the keys of task {task}; --task NAME --help lists those of {', '.join(TASKS)}.")
-        sys.exit(0)
+        show_help(
+            classes, usage, f"These are the keys of task {task}; --task NAME --help lists those of {', '.join(TASKS)}."
+        )
+    if results is None:
+        arguments, *parts = parse_words(classes, argv[1:], usage, argv[0], recipe)
+        return arguments.task, *parts
+    stored = _stored_recipe(argv[0], results, classes)
+    _, *parts = parse_words(classes, argv[1:], usage, argv[0], defaults=stored)
+    reproduction.warn_of_differences(argv[0], results, {"versions": reproduction.versions()})
+    for part in parts:
+        if isinstance(part, TrainingArguments):
+            part.reproduces = (argv[0], results)
+    return task, *parts
+
+
+def _stored_recipe(path: str, results: dict, classes: tuple[type, ...]) -> dict:
+    """What the recipe of a `results.json` sets."""
+    known = {f.name for cls in classes for f in dataclasses.fields(cls) if f.init}
+    training = next((cls for cls in classes if issubclass(cls, TrainingArguments)), None)
+    return reproduction.recipe_of(results, path, known, {} if training is None else training().to_dict())
+
+
+def show_help(classes: tuple[type, ...], usage: str, note: str = ""):
+    """Prints every key of the classes with its help, and ends the program."""
+    HfArgumentParser(classes, usage=usage).print_help()
+    print(f"\n{note}" if note else "")
+    sys.exit(0)
+
+
+def parse_words(
+    classes: tuple[type, ...],
+    words: list[str],
+    usage: str,
+    source: str,
+    recipe: dict | None = None,
+    defaults: dict | None = None,
+) -> tuple:
+    """
+    `--key value ...` -> one object per class.
+
+    Args:
+        source: what to name where a value is wrong
+        recipe: values that the words override
+        defaults: the same, of the types that the fields have
+
+    Raises:
+        InputError: an unknown key (with the nearest known one), or a value of the wrong kind.
+    """
+    parser = HfArgumentParser(classes, allow_abbrev=False, usage=usage)
     parser.error = _raise_input_error
     known = {f.name for cls in classes for f in dataclasses.fields(cls) if f.init}
-    command_line = argv[1:]
-    for flag in (word[2:].split("=")[0].replace("-", "_") for word in command_line if word.startswith("--")):
+    for flag in (word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")):
         _check_known(flag.removeprefix("no_") if flag not in known else flag, known, "command line")
-    words = [*_recipe_words(argv[0], recipe, known), *command_line]
+    parser.set_defaults(**(defaults or {}))
+    words = [*_recipe_words(source, recipe or {}, known), *words]
     try:
-        arguments, *parts = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+        return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{argv[0]}: {' '.join(str(error).split())}") from error
-    return arguments.task, *parts
+        raise InputError(f"{source}: {' '.join(str(error).split())}") from error
 
 
 def check_output_folder(arguments: TrainingArguments) -> str | None:
@@ -475,7 +586,7 @@ def _recipe_words(path: str, recipe: dict, known: set[str]) -> list[str]:
 def _check_known(key: str, known: set[str], where: str):
     if key not in known:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]}?" if nearest else "; train_hf.py --help lists all keys"
+        hint = f"; did you mean {nearest[0]}?" if nearest else "; --help lists all keys"
         raise InputError(f"{where}: unknown key {key}{hint}")
 
 

@@ -10,6 +10,7 @@ from modeling_dual_ssast.modeling_asit import cosine_schedule
 from . import pretraining, throughput
 from .arguments import AsitTrainingArguments, EncoderArguments, UnlabelledDataArguments
 from .augmentation import random_crop
+from .clip_stream import clips_per_step
 from .errors import InputError
 from .mspm import pad_features
 
@@ -156,7 +157,7 @@ class AsitTrainer(pretraining.PretrainingTrainer):
 
     @property
     def highest_learning_rate(self) -> float:
-        return self.args.learning_rate * pretraining.clips_per_step(self.args) / REFERENCE_BATCH
+        return self.args.learning_rate * clips_per_step(self.args) / REFERENCE_BATCH
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """AdamW that spares biases and vectors from weight decay, but not tokens and positions."""

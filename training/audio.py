@@ -44,6 +44,24 @@ def read_audio(source: AudioSource, sampling_rate: int) -> np.ndarray:
         InputError: the file is missing, unreadable, empty, ends before the part begins, or holds NaN or infinite
             samples.
     """
+    samples, rate = decode_audio(source)
+    samples = mix_down(source, samples)
+    if rate != sampling_rate:
+        samples = soxr.resample(samples, rate, sampling_rate)
+    # A single sample at a high rate can resample to nothing.
+    return samples if len(samples) else np.zeros(1, dtype=np.float32)
+
+
+def decode_audio(source: AudioSource) -> tuple[np.ndarray, int]:
+    """
+    Decodes a clip as it is stored.
+
+    Returns:
+        float32 (samples, channels), at least one sample, and the sampling rate in Hz
+
+    Raises:
+        InputError: as `read_audio`, but for the samples' values.
+    """
     name = audio_name(source)
     with _explained(source), soundfile.SoundFile(_open(source)) as file:
         rate = file.samplerate
@@ -53,14 +71,21 @@ def read_audio(source: AudioSource, sampling_rate: int) -> np.ndarray:
         samples = file.read(length, dtype="float32", always_2d=True)  # (samples, channels)
     if not len(samples):
         raise InputError(f"{name}: holds no samples; remove it or record it again")
+    return samples, rate
+
+
+def mix_down(source: AudioSource, samples: np.ndarray) -> np.ndarray:
+    """
+    The mean of the channels: (samples, channels) -> (samples,)
+
+    Raises:
+        InputError: NaN or infinite samples; names `source`.
+    """
     samples = samples.mean(axis=1)
     if not np.isfinite(samples).all():
         count = int((~np.isfinite(samples)).sum())
-        raise InputError(f"{name}: holds {count} NaN or infinite samples; repair or remove it")
-    if rate != sampling_rate:
-        samples = soxr.resample(samples, rate, sampling_rate)
-    # A single sample at a high rate can resample to nothing.
-    return samples if len(samples) else np.zeros(1, dtype=np.float32)
+        raise InputError(f"{audio_name(source)}: holds {count} NaN or infinite samples; repair or remove it")
+    return samples
 
 
 def check_audio(source: AudioSource):
@@ -70,12 +95,24 @@ def check_audio(source: AudioSource):
     Raises:
         InputError: as `read_audio`, as far as the header knows.
     """
+    audio_seconds(source)
+
+
+def audio_seconds(source: AudioSource) -> float:
+    """
+    The length of a clip as its header tells it.
+
+    Raises:
+        InputError: as `check_audio`.
+    """
     name = audio_name(source)
     with _explained(source):
         info = soundfile.info(_open(source))
     if not info.frames:
         raise InputError(f"{name}: holds no samples; remove it or record it again")
-    _segment(source, name, info.samplerate, info.frames)
+    start, length = _segment(source, name, info.samplerate, info.frames)
+    rest = info.frames - start
+    return (rest if length < 0 else min(length, rest)) / info.samplerate
 
 
 def _segment(source: AudioSource, name: str, rate: int, num_samples: int) -> tuple[int, int]:

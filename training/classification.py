@@ -1,24 +1,32 @@
 """The task `classification`: fine-tunes any model, or trains a Dual SSAST from random weights, and reports on it."""
 
+import dataclasses
 import time
 import uuid
 from pathlib import Path
 
 import evaluate
 import numpy as np
-from transformers import AutoModelForAudioClassification, PreTrainedModel, set_seed
+from transformers import (
+    AutoModelForAudioClassification,
+    EvalPrediction,
+    PretrainedConfig,
+    PreTrainedModel,
+    set_seed,
+)
 from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTConfig
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeatureExtractor
 
-from . import reporting
-from .arguments import DataArguments, ModelArguments, TrainingArguments, check_output_folder
-from .audio import read_audio
+from . import reporting, reproduction
+from .arguments import DataArguments, ModelArguments, TrainingArguments, TuningArguments, check_output_folder
 from .augmentation import AugmentationArguments
-from .dataset import ClipDataset, Collator, EpochCallback
+from .calibration import calibrate, probabilities
+from .dataset import ClipDataset, Collator
 from .errors import InputError
+from .labelled_stream import LabelledClipStream, LabelledStream, check_streaming, open_streams
 from .labels import LabelSet, find_labels, read_label_file
 from .loading import (
     check_same_run,
@@ -29,8 +37,12 @@ from .loading import (
     load_feature_extractor,
     mismatched,
 )
-from .splits import check_files, complete_splits, load_splits, warn_of_repeats
-from .trainer import AudioTrainer, early_stopping
+from .losses import training_loss
+from .samplers import make_sampler
+from .screening import screen
+from .splits import complete_splits, load_splits, warn_of_repeats
+from .trainer import ClassificationTrainer, early_stopping
+from .tuning import check_same_tuning, prepare
 
 logger = logging.get_logger(__name__)
 
@@ -42,7 +54,13 @@ METRICS = Path(__file__).parent / "metrics" / "audio_classification"
 # The metrics of each kind of problem and whether more is better; the first one chooses the best checkpoint.
 DIRECTIONS = {
     "single_label_classification": {"accuracy": True, "unweighted_average_recall": True, "macro_f1": True},
-    "multi_label_classification": {"mean_average_precision": True, "mean_auc": True},
+    "multi_label_classification": {
+        "mean_average_precision": True,
+        "mean_auc": True,
+        "d_prime": True,
+        "micro_f1": True,
+        "macro_f1": True,
+    },
     "regression": {"mean_squared_error": False, "mean_absolute_error": False, "r2": True},
 }
 
@@ -51,6 +69,7 @@ def run(
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
     augmentation: AugmentationArguments,
+    tuning: TuningArguments,
     arguments: TrainingArguments,
     *,
     splits: dict | None = None,
@@ -68,28 +87,31 @@ def run(
     """
     checkpoint = check_output_folder(arguments)
     set_seed(arguments.seed)
-    if splits is None:
-        splits = load_splits(data_arguments)
-        warn_of_repeats(splits)
     stored_config = load_config(model_arguments)
     extractor = load_feature_extractor(model_arguments, data_arguments)
-    if data_arguments.check_samples:
-        check_files(splits, lambda source: read_audio(source, extractor.sampling_rate))
-    elif data_arguments.check_files:
-        check_files(splits)
-    labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
-    is_single = labels.problem_type == "single_label_classification"
-    splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
+    if data_arguments.streaming:
+        check_streaming(data_arguments, augmentation, tuning, arguments)
+        splits = open_streams(data_arguments)
+        labels = choose_streamed_labels(splits["train"], data_arguments, stored_config)
+    else:
+        if splits is None:
+            splits = load_splits(data_arguments)
+            warn_of_repeats(splits)
+        splits = screen(splits, data_arguments, arguments.output_dir)
+        labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
+        is_single = labels.problem_type == "single_label_classification"
+        splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
     datasets = {
         split: ClipDataset(data, extractor, labels, augmentation if split == "train" else None, arguments.seed)
         for split, data in splits.items()
     }
+    if data_arguments.streaming:
+        datasets["train"] = LabelledClipStream(splits.pop("train"), datasets["train"], data_arguments, arguments)
     for dataset in datasets.values():  # a label outside the label set is told now, not after the first epoch
         dataset.check_labels()
     model = load_model(model_arguments, stored_config, labels)
     if data_arguments.compute_statistics:
-        waveforms = map(datasets["train"].waveform, range(len(datasets["train"])))
-        extractor = compute_statistics(waveforms, len(datasets["train"]), extractor)
+        extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)
         for dataset in datasets.values():
             dataset.feature_extractor = extractor
     model.config.padding_value = extractor.padding_value
@@ -98,10 +120,12 @@ def run(
         dataset.windows = windows
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
-    trainer = make_trainer(model, extractor, datasets, labels, arguments)
+        check_same_tuning(checkpoint, tuning)
+    circumstances = reproduction.circumstances(splits, arguments)
+    starting_weights = reporting.layer_weights(model)
+    trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)
     if checkpoint is None:
         trainer.remove_checkpoints()
-    starting_weights = reporting.layer_weights(model)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
@@ -110,9 +134,18 @@ def run(
         for split in ("validation", "test")
         if split in datasets
     }
-    recipe = {"task": "classification"} | reporting.describe_recipe(model_arguments, data_arguments, augmentation)
+    calibration = calibrate(model.config, outcomes, labels) if arguments.calibrate else None
+    if calibration is not None:  # the metrics of decisions are others with thresholds
+        for split, outcome in outcomes.items():
+            metrics = trainer.compute_metrics(EvalPrediction(outcome.predictions, outcome.label_ids))
+            outcome.metrics.update({f"{split}_{name}": value for name, value in metrics.items()})
+    recipe = {"task": "classification"} | reporting.describe_recipe(
+        model_arguments, data_arguments, augmentation, tuning
+    )
     recipe["TrainingArguments"] = arguments.to_dict()
-    reporting.write_outputs(trainer, datasets, labels, outcomes, recipe, seconds, starting_weights)
+    reporting.write_outputs(
+        trainer, datasets, labels, outcomes, recipe, seconds, starting_weights, circumstances, calibration
+    )
 
 
 def choose_windows(encoder, extractor, data_arguments: DataArguments) -> tuple[int, int]:
@@ -141,6 +174,28 @@ def choose_labels(
     return labels
 
 
+def choose_streamed_labels(stream: LabelledStream, data_arguments: DataArguments, stored_config) -> LabelSet:
+    """
+    The label set of clips that were not read yet: of a label file, of the data set's own description, or of a
+    checkpoint that was fine-tuned for it.
+
+    Raises:
+        InputError: none of them knows the classes.
+    """
+    names = stream.class_names()
+    if names is None and not data_arguments.label_file and data_arguments.problem_type != "regression":
+        if stored_config is None or stored_config.label2id == PretrainedConfig().label2id:
+            raise InputError(
+                f"label_file: is not set, and the stream {stream.name} does not know its classes before it is read; "
+                "name a file with a class per line"
+            )
+        names = tuple(stored_config.id2label[index] for index in range(stored_config.num_labels))
+    problem_type = data_arguments.problem_type or "single_label_classification"
+    known = list(read_label_file(Path(data_arguments.label_file)).values()) if data_arguments.label_file else names
+    labels = [[name] for name in known or ()]
+    return choose_labels(labels, dataclasses.replace(data_arguments, problem_type=problem_type), stored_config)
+
+
 def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet) -> PreTrainedModel:
     """The classifier: the checkpoint's weights with the recipe's changes, or a Dual SSAST with random weights."""
     config = DualSSASTConfig() if stored_config is None else stored_config
@@ -148,6 +203,8 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
         "id2label": labels.id2label,
         "label2id": labels.label2id,
         "problem_type": labels.problem_type,
+        "calibration_temperature": 1.0,  # what was calibrated before the fine-tuning is not calibrated after it
+        "decision_thresholds": None,
     }
     try:
         if stored_config is None:
@@ -177,21 +234,35 @@ def make_trainer(
     extractor: SpectrogramFeatureExtractor,
     datasets: dict[str, ClipDataset],
     labels: LabelSet,
+    tuning: TuningArguments,
     arguments: TrainingArguments,
-) -> AudioTrainer:
-    """The trainer with metrics, model selection and early stopping."""
+) -> ClassificationTrainer:
+    """
+    The trainer with metrics, model selection and early stopping, of what the recipe trains.
+
+    Raises:
+        InputError: settings that do not fit the model or the labels.
+    """
+    if arguments.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise InputError(
+            f"gradient_checkpointing: a {model.config.model_type} model has none; leave it out, or take smaller "
+            "batches and more gradient_accumulation_steps"
+        )
     if "validation" not in datasets:
         arguments.eval_strategy, arguments.eval_on_start, arguments.load_best_model_at_end = "no", False, False
     choose_metric(arguments, labels.problem_type)
-    return AudioTrainer(
-        model=model,
+    return ClassificationTrainer(
+        model=prepare(model, tuning),
         args=arguments,
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("validation"),
         data_collator=Collator(extractor),
         processing_class=extractor,
-        compute_metrics=metric_function(labels.problem_type),
-        callbacks=[EpochCallback(datasets["train"]), *early_stopping(arguments)],
+        compute_metrics=metric_function(labels.problem_type, model.config),
+        callbacks=[datasets["train"].callback(), *early_stopping(arguments)],
+        tuning=tuning,
+        training_loss=training_loss(tuning, labels, datasets["train"], model.config.label_smoothing),
+        sampler=make_sampler(tuning, labels, datasets["train"], arguments),
     )
 
 
@@ -211,22 +282,23 @@ def choose_metric(arguments: TrainingArguments, problem_type: str):
     arguments.greater_is_better = directions[name] if direction is None else direction
 
 
-def metric_function(problem_type: str):
-    """What Trainer calls with the logits and labels of a whole split."""
+def metric_function(problem_type: str, config):
+    """What Trainer calls with the logits and labels of a whole split, to be decided on as the configuration says."""
     metric = evaluate.load(str(METRICS), problem_type, experiment_id=uuid.uuid4().hex, keep_in_memory=True)
 
     def compute(prediction) -> dict[str, float]:
         return metric.compute(
-            predictions=predictions_from_logits(prediction.predictions, problem_type), references=prediction.label_ids
+            predictions=predictions_from_logits(prediction.predictions, problem_type, config.calibration_temperature),
+            references=prediction.label_ids,
+            thresholds=config.decision_thresholds,
         )
 
     return compute
 
 
-def predictions_from_logits(logits: np.ndarray, problem_type: str) -> np.ndarray:
+def predictions_from_logits(logits: np.ndarray, problem_type: str, temperature: float) -> np.ndarray:
     """(clips, labels) -> what the metric expects: class indices, scores per class, or numbers."""
     if problem_type == "single_label_classification":
         return logits.argmax(axis=-1)
-    return (
-        reporting.probabilities(logits, problem_type) if problem_type == "multi_label_classification" else logits[:, 0]
-    )
+    is_multi = problem_type == "multi_label_classification"
+    return probabilities(logits, problem_type, temperature) if is_multi else logits[:, 0]

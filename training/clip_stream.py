@@ -231,3 +231,8 @@ def try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) 
         reason = reason_of(error, audio)
         log.add(name, reason)
         return None, reason
+
+
+def clips_per_step(arguments) -> int:
+    """Of all processes together."""
+    return arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps

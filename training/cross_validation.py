@@ -17,7 +17,8 @@ from . import classification, reporting
 from .arguments import DataArguments, TrainingArguments
 from .errors import InputError
 from .labels import find_labels
-from .splits import check_files, load_splits, make_folds, warn_of_repeats
+from .screening import screen
+from .splits import load_splits, make_folds, warn_of_repeats
 
 RUNS = "seed-*-fold-*"
 
@@ -37,7 +38,7 @@ def run(*parts):
     folder = Path(arguments.output_dir or "")
     with arguments.main_process_first(local=False, desc="looking for earlier runs"):
         prepare_folder(folder, arguments)
-    clips, labels = load_clips(data_arguments)
+    clips, labels = load_clips(data_arguments, folder)
     is_single = labels.problem_type == "single_label_classification"
     folds = make_folds(clips, settings.num_folds, is_single, arguments.seed)
     seeds = range(arguments.seed, arguments.seed + settings.num_seeds)
@@ -86,12 +87,11 @@ def prepare_folder(folder: Path, arguments: TrainingArguments):
         )
 
 
-def load_clips(data_arguments: DataArguments):
+def load_clips(data_arguments: DataArguments, folder: Path):
     """All clips that the recipe names, and their label set."""
     splits = load_splits(data_arguments)
     warn_of_repeats(splits)
-    if data_arguments.check_files:
-        check_files(splits)
+    splits = screen(splits, data_arguments, folder)
     clips = concatenate_datasets(list(splits.values()))
     return clips, find_labels(clips["label"], data_arguments.problem_type)
 
@@ -99,7 +99,9 @@ def load_clips(data_arguments: DataArguments):
 def parts_of_run(parts, folder: Path, seed: int) -> list:
     """The recipe of one run: its own folder and seed; it goes on from its own checkpoint, if there is one."""
     own = [copy.copy(part) for part in parts]
-    find_part(own, DataArguments).check_files = False  # they were
+    data_arguments = find_part(own, DataArguments)
+    data_arguments.check_files = data_arguments.check_samples = False  # they were
+    data_arguments.on_bad_audio = "error"
     arguments = find_part(own, TrainingArguments)
     arguments.output_dir = arguments.run_name = str(folder)
     arguments.seed = seed

@@ -20,7 +20,7 @@ from modeling_dual_ssast import DualSSASTFeatureExtractor
 from . import pretraining_report, reporting, throughput
 from .arguments import NO_PLATEAU, EncoderArguments, PretrainingArguments, UnlabelledDataArguments, check_output_folder
 from .audio import read_audio
-from .clip_stream import ClipList, ClipStream
+from .clip_stream import ClipList, ClipStream, clips_per_step
 from .errors import InputError
 from .loading import (
     PATCH_MODEL_TYPES,
@@ -260,11 +260,6 @@ def count_steps(arguments: PretrainingArguments, stream: ClipStream) -> int:
     return epoch_steps
 
 
-def clips_per_step(arguments: PretrainingArguments) -> int:
-    """Of all processes together."""
-    return arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
-
-
 def make_trainer(
     task: PretrainingTask,
     model,
@@ -343,19 +338,6 @@ class PretrainingTrainer(AudioTrainer):
         )
         self.add_callback(StreamCallback(self))
 
-    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """Not through Accelerate, which would deal out what the stream has dealt out already."""
-        workers = self.args.dataloader_num_workers
-        return torch.utils.data.DataLoader(
-            self.train_dataset,
-            batch_size=self.args.train_batch_size,
-            collate_fn=self.data_collator,
-            num_workers=workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
-            generator=torch.Generator(),  # or a resumed run, which begins an iterator, would draw once more
-        )
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
         if model.training:
@@ -387,13 +369,6 @@ class PretrainingTrainer(AudioTrainer):
             pretraining_report.draw_reconstructions(self, self.picture_path(self.state.global_step))
         self.meter.paused_s += time.perf_counter() - started
         return metrics
-
-    def _run_epoch(self, *args, **kwargs):
-        """A finished run that is resumed takes no step more."""
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
 
     def remove_checkpoints(self):
         """And the pictures, which would be taken for this run's."""

@@ -28,8 +28,9 @@ from .labels import LabelSet, find_labels
 from .loading import load_feature_extractor
 from .representations import compute, fused
 from .ridge import metric_of
+from .screening import screen
 from .shards import Shards
-from .splits import check_files, complete_splits, load_splits
+from .splits import complete_splits, load_splits
 from .sweep import load_encoder
 
 SPLITS = ("train", "validation", "test")
@@ -49,9 +50,7 @@ def run(model_arguments: ModelArguments, data_arguments: DataArguments, argument
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_encoder(model_arguments, extractor)
-    splits = load_splits(data_arguments)
-    if data_arguments.check_files:
-        check_files(splits)
+    splits = screen(load_splits(data_arguments), data_arguments, folder)
     label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
     is_single = label_set.problem_type == SINGLE
     splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)

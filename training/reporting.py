@@ -5,39 +5,41 @@ import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas
-import sklearn
 import torch
-import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from sklearn.metrics import ConfusionMatrixDisplay, classification_report
 
-import modeling_dual_ssast
+from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
+from .bootstrap import confidence_intervals
+from .calibration import plot_calibration, probabilities
 from .dataset import ClipDataset
+from .html_report import write_report
 from .labels import LabelSet
+from .reproduction import versions
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
 STAGING_NAME = "unfinished-outputs"
-# Only where a split was held out; the last one, where the weights of the layers are learned.
-OPTIONAL_OUTPUTS = ("predictions.csv", "confusion_matrix.png", "reconstruction.png", "layer_weights.png")
+# Only where a split was held out, where the layers' weights are learned, where probabilities were calibrated, and where
+# `html_report` is on.
+OPTIONAL_OUTPUTS = (
+    "predictions.csv",
+    "confusion_matrix.png",
+    "reconstruction.png",
+    "layer_weights.png",
+    "calibration.png",
+    "report.html",
+    "adapter",  # of LoRA
+)
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_cards" / "classifier.md"
-
-
-def probabilities(logits: np.ndarray, problem_type: str) -> np.ndarray:
-    """Softmax, sigmoid, or the numbers themselves: (clips, labels) -> the same shape."""
-    tensor = torch.from_numpy(np.asarray(logits, dtype=np.float32))
-    if problem_type == "single_label_classification":
-        return tensor.softmax(dim=-1).numpy()
-    return tensor.sigmoid().numpy() if problem_type == "multi_label_classification" else tensor.numpy()
 
 
 def write_outputs(
@@ -48,6 +50,8 @@ def write_outputs(
     recipe: dict,
     seconds: float,
     starting_weights: dict[int, float] | None = None,
+    circumstances: dict | None = None,
+    calibration: dict | None = None,
 ):
     """
     Writes the output folder. Every file is complete before it takes its place, and `results.json` comes last: until
@@ -58,6 +62,8 @@ def write_outputs(
         recipe: argument class -> its values
         seconds: of the training
         starting_weights: what `layer_weights` gave before the training
+        circumstances: the entries `versions`, `machine` and `data` of `results.json`
+        calibration: what `calibrate` gave
     """
     folder = Path(trainer.args.output_dir)
     staging = folder / STAGING_NAME
@@ -67,12 +73,13 @@ def write_outputs(
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine; results.json says it
     results = {
         "metrics": {split: clean_metrics(outcome.metrics, split) for split, outcome in outcomes.items()},
-        "clips": {split: len(dataset) for split, dataset in datasets.items()},
+        "clips": {split: dataset.num_clips for split, dataset in datasets.items()},
         "labels": list(labels.names),
         "problem_type": labels.problem_type,
-        "training": {"seconds": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch},
+        "training": {"seconds": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
+        | trainer.num_parameters,
         "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
-        "versions": versions(),
+        **(circumstances or {"versions": versions()}),
         "recipe": recipe,
         "log": trainer.state.log_history,
     }
@@ -81,19 +88,30 @@ def write_outputs(
     if weights is not None:
         results["layer_weights"] = weights
         plot_layer_weights(weights, starting_weights, staging / "layer_weights.png")
+    scores = None
     if outcomes:
         split, outcome = list(outcomes.items())[-1]
-        scores = probabilities(outcome.predictions, labels.problem_type)
-        write_predictions(datasets[split], labels, scores, staging / "predictions.csv")
+        config = trainer.model.config
+        scores = probabilities(outcome.predictions, labels.problem_type, config.calibration_temperature)
+        thresholds = config.decision_thresholds
+        write_predictions(datasets[split], labels, scores, staging / "predictions.csv", thresholds)
+        results["confidence_intervals"] = intervals(datasets[split], labels, scores, outcome.label_ids, thresholds)
         if labels.problem_type == "single_label_classification":
             targets, predictions = outcome.label_ids, scores.argmax(axis=1)
             results["per_class"] = per_class(targets, predictions, labels)
             plot_confusion(targets, predictions, labels, f"{split} split", staging / "confusion_matrix.png")
+    if calibration is not None:
+        results["calibration"] = calibration
+        plot_calibration(calibration, split, labels, staging / "calibration.png")
     write_card(trainer, labels, results, staging / "README.md")
+    if trainer.args.html_report:
+        name = data_name(results["recipe"]["DataArguments"])
+        write_report(staging, trainer, datasets, labels, outcomes, results, scores, name)
     write_results(results, staging)
     publish(staging, folder)
-    for split, metrics in results["metrics"].items():
-        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    for name, metrics in results["metrics"].items():
+        found = results.get("confidence_intervals") if name == split else None
+        print(f"{name}: " + ", ".join(f"{key} {with_interval(key, value, found)}" for key, value in metrics.items()))
     print(f"trained for {seconds:.0f} s; everything is in {folder}")
 
 
@@ -107,10 +125,16 @@ def publish(staging: Path, folder: Path):
     """Moves complete outputs to their place, `results.json` last; optional ones of an earlier run go."""
     for name in OPTIONAL_OUTPUTS:
         if not (staging / name).exists():
-            (folder / name).unlink(missing_ok=True)
+            _remove(folder / name)
     for path in sorted(staging.iterdir(), key=lambda path: path.name == "results.json"):
+        if path.is_dir():  # a folder cannot take the place of another one
+            _remove(folder / path.name)
         os.replace(path, folder / path.name)
     shutil.rmtree(staging)
+
+
+def _remove(path: Path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def fingerprint(names: list[str]) -> str:
@@ -123,10 +147,24 @@ def describe_recipe(*parts) -> dict[str, dict]:
     return {type(part).__name__: dataclasses.asdict(part) for part in parts}
 
 
-def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
-    modules = (modeling_dual_ssast, transformers, torch, np, sklearn)
-    return {"python": platform.python_version()} | {module.__name__: module.__version__ for module in modules}
+def intervals(
+    dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, targets: np.ndarray, thresholds: list[float] | None
+) -> dict | None:
+    """Confidence intervals of the metrics of a split; by group where its clips have one. scores: (clips, labels)"""
+    if labels.problem_type == "single_label_classification":
+        predictions = scores.argmax(axis=1)
+    else:
+        predictions = scores if labels.problem_type == "multi_label_classification" else scores[:, 0]
+    groups = dataset.examples["group"][:] if "group" in dataset.examples.column_names else None
+    return confidence_intervals(predictions, targets, labels.problem_type, thresholds, groups)
+
+
+def with_interval(name: str, value: float, found: dict | None) -> str:
+    """0.9545 (0.909-0.989), or the value alone where there is no interval."""
+    if not found or name not in found["intervals"]:
+        return f"{value:.4f}"
+    lower, upper = found["intervals"][name]
+    return f"{value:.4f} ({lower:.3f}{'-' if lower >= 0 else ' to '}{upper:.3f})"
 
 
 def per_class(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet) -> dict[str, dict[str, float]]:
@@ -149,29 +187,25 @@ def layer_weights(model) -> dict[int, float] | None:
     return dict(zip(config.fused_layers, weights.tolist()))
 
 
-def score_table(files: list[str], labels: LabelSet, scores: np.ndarray) -> pandas.DataFrame:
+def score_table(
+    files: list[str], labels: LabelSet, scores: np.ndarray, thresholds: list[float] | None = None
+) -> pandas.DataFrame:
     """One row per clip: file, prediction, and a probability per class (or the number). scores: (files, labels)"""
     prefix = "" if labels.problem_type == "regression" else "probability_"
     table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])
     table.insert(0, "file", files)
-    table.insert(1, "prediction", [_as_text(prediction) for prediction in predicted_labels(scores, labels)])
+    predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
+    table.insert(1, "prediction", [_as_text(prediction) for prediction in predictions])
     return table
 
 
-def write_predictions(dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, path: Path):
+def write_predictions(
+    dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, path: Path, thresholds: list[float] | None = None
+):
     """The score table of a split as a CSV, with the column `label` beside the prediction."""
-    table = score_table(dataset.names(), labels, scores)
+    table = score_table(dataset.names(), labels, scores, thresholds)
     table.insert(1, "label", [_as_text(label) for label in dataset.examples["label"]])
     table.to_csv(path, index=False)
-
-
-def predicted_labels(scores: np.ndarray, labels: LabelSet) -> list:
-    """The likeliest class, the classes above one half, or the number, per clip."""
-    if labels.problem_type == "single_label_classification":
-        return [labels.names[index] for index in scores.argmax(axis=1)]
-    if labels.problem_type == "multi_label_classification":
-        return [[name for name, score in zip(labels.names, row) if score > 0.5] for row in scores]
-    return scores[:, 0].tolist()
 
 
 def plot_learning_curves(log: list[dict], path: Path):
@@ -232,7 +266,7 @@ def plot_confusion(targets: np.ndarray, predictions: np.ndarray, labels: LabelSe
 def write_card(trainer, labels: LabelSet, results: dict, path: Path):
     """The model card, from the template and the run's own figures."""
     config, data = trainer.model.config, results["recipe"]["DataArguments"]
-    dataset_name = Path(data["dataset_name"] or Path(data["train_file"]).parent).resolve().name
+    dataset_name = data_name(data)
     name = Path(trainer.args.output_dir).resolve().name
     split, metrics = list(results["metrics"].items())[-1] if results["metrics"] else ("", {})
     card_data = ModelCardData(
@@ -266,10 +300,16 @@ def write_card(trainer, labels: LabelSet, results: dict, path: Path):
         results=results,
         split=split,
         metrics=metrics,
+        with_interval=with_interval,
         arguments=trainer.args,
         num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
     )
     path.write_text(str(card), encoding="utf-8")
+
+
+def data_name(data: dict) -> str:
+    """What to call the data set of a recipe's `DataArguments`."""
+    return Path(data["dataset_name"] or Path(data["train_file"]).parent).resolve().name
 
 
 def public_name(name: str | None) -> str | None:

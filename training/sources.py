@@ -8,6 +8,7 @@ Every source gives, per split, a `datasets.Dataset` with the columns `audio` (a 
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,32 +193,19 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
     Raises:
         InputError: they cannot be told, or clips have no label.
     """
-    is_webdataset = "__key__" in data.features
-    if is_webdataset:
-        data = _expand_json(data)
+    data = _expand_json(data)
     audio_column = choose_audio_column(source, data.features, columns.audio)
-    usual = (*LABEL_COLUMNS, *WEBDATASET_LABELS) if is_webdataset else LABEL_COLUMNS
-    label_column = _choose_column(source, data.features, "label", columns.label, usual)
+    label_column = choose_label_column(source, data.features, columns.label)
     if isinstance(data.features[audio_column], datasets.Audio):
         data = data.cast_column(audio_column, datasets.Audio(decode=False))
-    feature = data.features[label_column]
-    class_label = getattr(feature, "feature", feature)  # a list of classes holds its ClassLabel inside
-    is_class = isinstance(class_label, datasets.ClassLabel)
-    labels = data[label_column][:]
-    # -1 is how many data sets of the Hub mark the hidden labels of a test split.
-    unlabelled = [
-        index
-        for index, value in enumerate(labels)
-        if _is_missing(value) or (isinstance(value, int) and value == -1 and is_class)
-    ]
+    read_label = label_reader(source, data.features[label_column], columns.separator)
+    labels = [read_label(value) for value in data[label_column]]
+    unlabelled = [index for index, label in enumerate(labels) if label is None]
     if unlabelled:
         raise InputError(
             f"{source}: {len(unlabelled)} of {len(labels)} clips have no label, first row {unlabelled[0] + 1}; name "
             "another split"
         )
-    if is_class:
-        labels = [class_label.int2str(value) for value in labels]
-    labels = [_as_label(value, columns.separator, source) for value in labels]
     others = _other_columns(source, data, columns)
     data = data.select_columns([audio_column])
     if audio_column != "audio":
@@ -229,13 +217,38 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
 
 def _expand_json(data: datasets.Dataset) -> datasets.Dataset:
     """The entries of a WebDataset's .json members as columns."""
-    if "json" not in data.features:
+    if not {"json", "__key__"} <= set(data.features):
         return data
     rows = data["json"][:]
     for key in dict.fromkeys(key for row in rows for key in row):
         if key not in data.features:
             data = data.add_column(key, [row.get(key) for row in rows])
     return data.remove_columns("json")
+
+
+def choose_label_column(source: str, features: dict, wanted: str | None) -> str:
+    """
+    The column of the labels in a stored data set: the wanted one, or one with a usual name.
+
+    Raises:
+        InputError: it cannot be told.
+    """
+    usual = (*LABEL_COLUMNS, *WEBDATASET_LABELS) if "__key__" in features else LABEL_COLUMNS
+    return _choose_column(source, features, "label", wanted, usual)
+
+
+def label_reader(source: str, feature, separator: str | None) -> Callable:
+    """What makes a text, a list of texts or `None` (there is no label) of a value of a stored column."""
+    class_label = getattr(feature, "feature", feature)  # a list of classes holds its ClassLabel inside
+    is_class = isinstance(class_label, datasets.ClassLabel)
+
+    def read(value):
+        # -1 is how many data sets of the Hub mark the hidden labels of a test split.
+        if _is_missing(value) or (isinstance(value, int) and value == -1 and is_class):
+            return None
+        return _as_label(class_label.int2str(value) if is_class else value, separator, source)
+
+    return read
 
 
 def audio_of(example: dict) -> AudioSource:

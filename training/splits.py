@@ -36,6 +36,8 @@ def load_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
     Raises:
         InputError: a source cannot be read or has no training split.
     """
+    if arguments.streaming:
+        raise InputError("streaming: folds and the features of a frozen encoder need all clips at once; leave it out")
     columns = Columns(
         arguments.audio_column,
         arguments.label_column,

@@ -33,8 +33,9 @@ from .labels import find_labels
 from .loading import config_changes, load_config, load_feature_extractor
 from .representations import COMPOSED, READOUTS, block_features, blocks, compute, layers_of, subsets
 from .ridge import make_targets, metric_of, score_all
+from .screening import screen
 from .shards import Shards
-from .splits import check_files, load_splits, make_folds
+from .splits import load_splits, make_folds
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -184,8 +185,7 @@ def load_clips(data_arguments: DataArguments, arguments: SweepArguments):
     """The training and validation clips; the test split is not looked at. Of very many, a sample of every class."""
     splits = load_splits(data_arguments)
     splits = {name: clips for name, clips in splits.items() if name != "test"}
-    if data_arguments.check_files:
-        check_files(splits)
+    splits = screen(splits, data_arguments, arguments.output_dir)
     clips = concatenate_datasets(list(splits.values()))
     if data_arguments.fold_column and "fold" not in clips.column_names:
         raise InputError(f"fold_column: class folders have no column {data_arguments.fold_column!r}; use a table")
@@ -291,7 +291,7 @@ def write_outputs(folder, table, found, metric, model, num_clips, num_folds, rec
 RECIPE_DATA = (
     "dataset_name", "dataset_config_name", "dataset_revision", "train_split", "validation_split", "test_split",
     "train_file", "validation_file", "test_file", "audio_column", "label_column", "label_separator", "problem_type",
-    "group_column", "start_column", "end_column",
+    "group_column", "start_column", "end_column", "on_bad_audio", "max_unreadable_share",
 )  # fmt: skip
 FINE_TUNING = {
     "num_train_epochs": 25,

@@ -3,6 +3,7 @@
 import datasets
 import evaluate
 import numpy as np
+from scipy.stats import norm
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -15,8 +16,8 @@ from sklearn.metrics import (
 )
 
 _DESCRIPTION = """
-Accuracy, unweighted average recall and macro F1 for one label per clip; mean average precision and mean area under the
-ROC curve for several; errors and R2 for numbers.
+Accuracy, unweighted average recall and macro F1 for one label per clip; mean average precision, mean area under the
+ROC curve, d' and F1 for several; errors and R2 for numbers.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -24,11 +25,14 @@ Args:
     predictions: `single_label_classification`: class indices. `multi_label_classification`: a score per class.
         `regression`: numbers.
     references: class indices, 0 or 1 per class, or numbers.
+    thresholds: of several labels, the score of each above which it is given; one half if there are none.
 
 Returns:
     `accuracy`, `unweighted_average_recall` (mean recall of the classes in the references), `macro_f1`; or
     `mean_average_precision`, `mean_auc` (means over the classes that have both positive and negative clips; NaN if
-    there is none); or `mean_squared_error`, `mean_absolute_error`, `r2`.
+    there is none), `d_prime` (sqrt(2) times the normal quantile of `mean_auc`, as in Hershey et al., ICASSP 2017;
+    infinite at 1), `micro_f1` (over all decisions) and `macro_f1` (mean over the classes that have positive clips); or
+    `mean_squared_error`, `mean_absolute_error`, `r2`.
 """
 
 _FEATURES = {
@@ -38,7 +42,7 @@ _FEATURES = {
 }
 
 
-def _single_label(predictions, references) -> dict[str, float]:
+def _single_label(predictions, references, thresholds=None) -> dict[str, float]:
     classes = sorted(set(references))
     return {
         "accuracy": accuracy_score(references, predictions),
@@ -49,18 +53,25 @@ def _single_label(predictions, references) -> dict[str, float]:
     }
 
 
-def _multi_label(predictions, references) -> dict[str, float]:
+def _multi_label(predictions, references, thresholds=None) -> dict[str, float]:
     scores, targets = np.asarray(predictions), np.asarray(references) > 0.5
     known = targets.any(axis=0) & ~targets.all(axis=0)
-    if not known.any():
-        return {"mean_average_precision": float("nan"), "mean_auc": float("nan")}
+    precision = auc = float("nan")
+    if known.any():
+        precision = average_precision_score(targets[:, known], scores[:, known], average="macro")
+        auc = roc_auc_score(targets[:, known], scores[:, known], average="macro")
+    given, positive = scores > (0.5 if thresholds is None else np.asarray(thresholds)), targets.any(axis=0)
+    macro_f1 = f1_score(targets, given, average=None, zero_division=0)[positive]
     return {
-        "mean_average_precision": average_precision_score(targets[:, known], scores[:, known], average="macro"),
-        "mean_auc": roc_auc_score(targets[:, known], scores[:, known], average="macro"),
+        "mean_average_precision": precision,
+        "mean_auc": auc,
+        "d_prime": np.sqrt(2) * norm.ppf(auc),
+        "micro_f1": f1_score(targets, given, average="micro", zero_division=0),
+        "macro_f1": macro_f1.mean() if positive.any() else float("nan"),
     }
 
 
-def _regression(predictions, references) -> dict[str, float]:
+def _regression(predictions, references, thresholds=None) -> dict[str, float]:
     return {
         "mean_squared_error": mean_squared_error(references, predictions),
         "mean_absolute_error": mean_absolute_error(references, predictions),
@@ -88,5 +99,6 @@ class AudioClassification(evaluate.Metric):
             features=datasets.Features({"predictions": feature, "references": feature}),
         )
 
-    def _compute(self, predictions, references):
-        return {name: float(value) for name, value in _COMPUTE[self.config_name](predictions, references).items()}
+    def _compute(self, predictions, references, thresholds=None):
+        metrics = _COMPUTE[self.config_name](predictions, references, thresholds)
+        return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,85 @@
+"""
+What it costs to adapt a pretrained encoder, and what it brings: a linear probe, LoRA, the upper blocks, all of it with
+one learning rate or one per block; trained parameters, seconds of training, accuracy on the test.
+
+Fine-tunes each with the embedded recordings, the same number of epochs and the same seeds. Writes a table and a JSON.
+Runs that are finished are not repeated: to begin anew, remove the output folder.
+"""
+
+import argparse
+import json
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from report import print_table, versions
+from training_runs import ROOT, results_of, test_accuracy, train
+
+CLIPS = ROOT / "data" / "voice_prompts"
+# Low-rank updates bear larger steps than the weights; the head's rate is the same for all.
+WAYS = {
+    "linear probe": ["--freeze_encoder", "true"],
+    "LoRA, rank 8, q and v": ["--lora_rank", 8, "--learning_rate", 3e-3],
+    "LoRA, rank 8, all layers": [
+        "--lora_rank", 8, "--learning_rate", 3e-3,
+        "--lora_target_modules", "q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2",
+    ],
+    "upper 4 of 12 blocks": ["--freeze_layers", 8],
+    "all": [],
+    "all, layer decay 0.75": ["--layer_decay", 0.75],
+}  # fmt: skip
+
+
+def finetune(way: str, seed: int, args: argparse.Namespace) -> Path:
+    """The folder of a finished run, of its last epoch: nothing is chosen by the validation clips."""
+    words = ["--model_name_or_path", args.model, "--label_column", "language", "--seed", seed]
+    for split in ("train", "validation", "test"):
+        words += [f"--{split}_file", CLIPS / f"{split}.csv"]
+    words += ["--num_train_epochs", args.epochs, "--train_sampling_strategy", "group_by_length"]
+    words += ["--eval_strategy", "no", "--save_strategy", "no", "--html_report", "false"]
+    folder = args.output / f"{list(WAYS).index(way)}-seed{seed}"
+    train(folder, 1, args.finetuning, *words, *WAYS[way])
+    return folder
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "runs" / "fusion_demo" / "pretrained")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "tuning")
+    parser.add_argument("--finetuning", type=Path, default=ROOT / "recipes" / "fusion_demo_finetune.yaml")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="runs at a time, each with one thread")
+    args = parser.parse_args()
+    args.model, args.output, args.finetuning = args.model.resolve(), args.output.resolve(), args.finetuning.resolve()
+    if not (args.model / "config.json").exists():
+        raise SystemExit(
+            f"{args.model} holds no model; benchmarks/fusion_pays.py pretrains one, or name another --model"
+        )
+
+    runs = [(way, seed) for seed in range(args.seeds) for way in WAYS]
+    with ThreadPoolExecutor(args.threads) as pool:
+        folders = dict(zip(runs, pool.map(lambda run: finetune(*run, args), runs)))
+    rows, figures = [], {}
+    for way in WAYS:
+        own = [folders[way, seed] for seed in range(args.seeds)]
+        training = [results_of(folder)["training"] for folder in own]
+        accuracy = [test_accuracy(folder) for folder in own]
+        seconds, counts = [run["seconds"] for run in training], training[0]
+        figures[way] = {"accuracy": accuracy, "seconds": seconds, "trained": counts["trainable_parameters"]}
+        share = counts["trainable_parameters"] / counts["parameters"]
+        rows.append([
+            way, f"{counts['trainable_parameters']:,}", f"{share:.1%}", f"{statistics.median(seconds):.0f}",
+            f"{statistics.mean(accuracy):.3f} ({min(accuracy):.3f}-{max(accuracy):.3f})",
+        ])  # fmt: skip
+    num_clips = results_of(own[0])["clips"]["test"]
+    print(f"{versions()}\n\n{args.epochs} epochs, {args.seeds} seeds, accuracy on {num_clips} test clips\n")
+    print_table(["trained", "parameters", "share", "s, median", "accuracy, mean (range)"], rows)
+    report = {"versions": versions(), "epochs": args.epochs, "test_clips": num_clips, "ways": figures}
+    path = args.output / "tuning.json"
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"\nfigures: {path}")
+
+
+if __name__ == "__main__":
+    main()
