@@ -50,7 +50,7 @@ def clips(data_set: str, *splits: str) -> list:
 
 def sweep(data_set: str, args: argparse.Namespace) -> dict:
     """`results.json` of the sweep. The instruments have folds in which no group of takes is divided."""
-    words = ["--model_name_or_path", args.output / "pretrained", *clips(data_set, "train", "validation")]
+    words = ["--model_name_or_path", args.output / "pretrained", *clips(data_set, "train", "validation", "test")]
     words += ["--fold_column", "fold"] if data_set == "instruments" else []
     folder = args.output / f"sweep-{data_set}"
     train(folder, args.threads, ROOT / "recipes" / "sweep.yaml", *words, "--dataloader_num_workers", 0)

@@ -104,3 +104,32 @@ def test_bad_settings_are_one_line(recipe):
         path, _ = recipe()
         process = run_program("train_hf.py", path, *words)
         assert process.returncode == 1 and pattern in error_line(process)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(["--num_folds", "2"], "clips and folds"), (["--learning_rate", "0.5"], "learning_rate"),
+     (["--readout", "frames"], "readout")],
+)  # fmt: skip
+def test_what_is_resumed_is_the_same(recipe, capsys, words, name):
+    """Or the table would mix folds of several trainings; more seeds are no other training."""
+    path, output = recipe(num_folds=3)
+    assert train_hf.main([path]) == 0
+    before = (output / "cross_validation.csv").read_text()
+    assert train_hf.main([path, "--resume_from_checkpoint", "true", *words]) == 1
+    assert f"the cross-validation began with other {name} (" in capsys.readouterr().err
+    assert (output / "cross_validation.csv").read_text() == before
+    if name == "readout":
+        assert train_hf.main([path, "--resume_from_checkpoint", "true", "--num_seeds", "2"]) == 0
+        assert len(pandas.read_csv(output / "cross_validation.csv")) == 6
+
+
+def test_every_fold_is_of_one_kind(recipe, clips, tmp_path):
+    """The only clip with two labels lies in one fold; the others still are several labels per clip."""
+    files = sorted(clips.rglob("*.wav"))
+    rows = [{"file_name": str(file), "label": [file.parent.name]} for file in files]
+    rows[0]["label"] = ["high", "low"]
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path, output = recipe(dataset_name=None, train_file=str(tmp_path / "clips.jsonl"), num_folds=3)
+    assert train_hf.main([path]) == 0
+    assert "mean_average_precision" in pandas.read_csv(output / "cross_validation.csv").columns

@@ -13,7 +13,7 @@ import datasets
 import pandas
 import pytest
 import torch
-from audio_files import ROOT, run_program, tone
+from audio_files import ROOT, run_program, tone, write_class_folders
 from safetensors.torch import load_file
 from test_train_hf import TINY
 from tiny_models import save_tiny_classifier
@@ -25,7 +25,7 @@ from training.audio import datasets_without_torchcodec
 from training.augmentation import AugmentationArguments
 from training.dataset import ClipDataset
 from training.errors import InputError
-from training.labelled_stream import LabelledClipStream, LabelledStream
+from training.labelled_stream import LabelledClipStream, LabelledStream, read_whole
 from training.labels import LabelSet
 from training.sources import Columns
 
@@ -103,6 +103,27 @@ def test_processes_and_workers_share_without_duplicates_or_gaps(repository, tmp_
 def test_a_resumed_stream_goes_on(repository, tmp_path):
     whole = heard(clip_stream(repository, tmp_path), 40)
     assert heard(clip_stream(repository, tmp_path, start=12), 28) == whole[12:]
+
+
+def test_a_run_resumed_with_another_batch_size_goes_on(recipe):
+    """The clips that were heard are counted, not the steps."""
+    path, output = recipe(num_train_epochs=1, save_strategy="epoch")
+    assert train_hf.main([path]) == 0
+    words = ["--resume_from_checkpoint", "true", "--num_train_epochs", "3", "--per_device_train_batch_size", "2"]
+    assert train_hf.main([path, *words]) == 0
+    log = json.loads((output / "results.json").read_text())["log"]
+    clips = {entry["step"]: entry["clips"] for entry in log if "clips" in entry}
+    assert clips[6] == 24 and clips[18] == 24 + 12 * 2
+
+
+def test_validation_clips_that_are_addresses_are_fetched(tmp_path):
+    folder = write_class_folders(tmp_path / "clips", 2)
+    rows = [{"audio": f"file://{path}", "label": path.parent.name} for path in sorted(folder.rglob("*.wav"))]
+    stream = LabelledStream("files", datasets.Dataset.from_list(rows).to_iterable_dataset(), Columns())
+    clips = ClipDataset(
+        read_whole(stream), DualSSASTFeatureExtractor(max_length=64), LabelSet(CLASSES, "single_label_classification")
+    )
+    assert [len(clips.waveform(index)) for index in range(len(clips))] == [3200, 4000] * 2
 
 
 def test_labels_of_texts_and_missing_ones(tmp_path):

@@ -330,3 +330,21 @@ def test_times_that_are_none_are_told(tmp_path):
     (tmp_path / "a.csv").write_text("file_name,label,start\na.wav,x,0\na.wav,y,7\n")
     with pytest.raises(InputError, match=r"a.wav#t=7: begins after the recording's end at 0.1 s"):
         check_files({"train": load_table(tmp_path / "a.csv", Columns(start="start"))})
+
+
+@pytest.mark.parametrize("name", ["audio", "label", "group", "fold", "start", "end"])
+def test_class_folders_have_no_columns(tmp_path, name):
+    write_class_folders(tmp_path)
+    with pytest.raises(InputError, match=f"{name}_column: .* has class folders and no columns; use a table"):
+        load_folder(tmp_path, Columns(**{name: "speaker"}))
+
+
+def test_one_label_and_several_in_one_table(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"file_name": "a.wav", "label": ["x", "y"]}\n{"file_name": "b.wav", "label": "x"}\n'
+    )
+    assert load_table(tmp_path / "a.jsonl", Columns())["label"][:] == [["x", "y"], ["x"]]
+    (tmp_path / "b.jsonl").write_text(
+        '{"file_name": "a.wav", "label": "x, y"}\n{"file_name": "b.wav", "label": null}\n'
+    )
+    assert load_table(tmp_path / "b.jsonl", Columns(separator=","))["label"][:] == [["x", "y"], []]

@@ -7,17 +7,28 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from audio_files import write_class_folders
+from audio_files import write_class_folders, write_tone
 from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForAudioClassification
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining, DualSSASTModel
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training import arguments, classification, ridge, sweep
+from training.dataset import ClipDataset, Collator
 from training.errors import InputError
 from training.labels import find_labels
-from training.representations import block_features, blocks, compose, name_of, representations, subsets
+from training.representations import (
+    block_features,
+    blocks,
+    compose,
+    compute,
+    fused,
+    name_of,
+    representations,
+    subsets,
+)
 from training.shards import Shards
 from training.splits import make_folds
 
@@ -179,7 +190,7 @@ def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_
     run(path)
     printed = capsys.readouterr().out
     table = pandas.read_csv(output / "sweep.csv", dtype={"layers": str, "pooling": str}, keep_default_na=False)
-    assert len(table) == 10 * 23 and f"{len(table)} candidates, 24 clips" in printed
+    assert len(table) == 10 * 23 and f"{len(table)} candidates, 21 clips" in printed
     assert table["accuracy"].is_monotonic_decreasing and table["accuracy"].max() > 0.6
     assert {"layers_patches.png", "layers_prefix.png", "layers_frames.png", "layers.png"} <= {
         entry.name for entry in output.iterdir()
@@ -188,7 +199,7 @@ def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_
     assert len(compared) == 23 and compared[["last", "middle", "dual"]].notna().all(axis=None)
     best = json.loads((output / "best.json").read_text())["model"]
     results = json.loads((output / "results.json").read_text())
-    assert results["candidates"] == len(table) and results["clips"] == 24 and results["folds"] == 3
+    assert results["candidates"] == len(table) and results["clips"] == 21 and results["folds"] == 3
     with pytest.raises(InputError, match="holds a sweep already"):
         run(path)
     # Its recipe fine-tunes, and so does any other one that names the sweep.
@@ -260,6 +271,50 @@ def test_a_data_set_with_folds_of_its_own(recipe, clips, tmp_path):
     run(path)
     assert json.loads((output / "results.json").read_text())["folds"] == 4
     assert "fold_3" in pandas.read_csv(output / "sweep.csv").columns
+
+
+def test_long_clips_go_through_the_model_in_batches(encoder, tmp_path):
+    """In windows; no more of them at once than clips. A clip is the mean over its windows, as `embed` has it."""
+    model = DualSSASTModel.from_pretrained(encoder).eval()
+    extractor = DualSSASTFeatureExtractor.from_pretrained(encoder)
+    paths = [write_tone(tmp_path / f"{index}.wav", seconds=seconds) for index, seconds in enumerate((3.0, 0.4, 2.0))]
+    examples = datasets.Dataset.from_dict({"audio": list(map(str, paths)), "label": ["a", "b", "a"]})
+    labels = find_labels(examples["label"], None)
+    dataset = ClipDataset(examples, extractor, labels, windows=window_and_hop(model, extractor))
+    sizes = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_values"])), with_kwargs=True
+    )
+    shards = Shards(tmp_path / "shards", 3, 10, {})
+    shards.prepare(False)
+    compute(model, dataset, Collator(extractor), shards, 2, 0, represent=fused)
+    assert max(sizes) <= 2 and sum(sizes) > 10
+    expected = model.embed([dataset.waveform(index) for index in range(3)], 16000, extractor)
+    np.testing.assert_allclose(shards.load()["embedding"], expected, atol=1e-5)
+
+
+def test_the_clips_of_the_later_test_are_not_looked_at(recipe, clips, tmp_path):
+    path, output = recipe(readouts=["prefix"], mean=-7.0, max_length=32, test_fraction=0.25)
+    run(path)
+    tuned = tmp_path / "tuned"
+    words = ["--output_dir", str(tuned), "--max_steps", "1", "--disable_tqdm", "true"]
+    _, *parts = arguments.parse([str(output / "finetune.yaml"), *words])
+    classification.run(*parts)
+    tested = set(pandas.read_csv(tuned / "predictions.csv")["file"])
+    examples = sweep.load_clips(parts[1], arguments.SweepArguments(output_dir=str(tmp_path)))
+    assert tested and not tested & set(examples["audio"]) and len(tested) + len(examples) == 24
+    config = AutoModelForAudioClassification.from_pretrained(tuned).config
+    assert config.max_length == 32 and parts[1].mean == -7.0
+
+
+def test_a_stopped_sweep_goes_on_only_with_its_features(recipe):
+    path, output = recipe(readouts=["prefix"])
+    run(path)
+    (output / "results.json").unlink()
+    with pytest.raises(InputError, match="features"):
+        run(path, "--mean", "-1")
+    with pytest.raises(InputError, match="compute_statistics: a frozen encoder keeps the statistics"):
+        run(path, "--compute_statistics", "true")
 
 
 def test_of_many_clips_a_sample_of_every_class(recipe):

@@ -206,6 +206,16 @@ def test_early_stopping_stops_early(clips, recipe):
     assert json.loads((output / "results.json").read_text())["training"]["epochs"] == 2
 
 
+def test_a_run_that_was_stopped_early_stays_stopped(clips, recipe):
+    path, output = recipe(dataset_name=clips, num_train_epochs=8, early_stopping_patience=1, learning_rate=1e-9)
+    train(path)
+    steps = json.loads((output / "results.json").read_text())["training"]["steps"]
+    weights = load_file(output / "model.safetensors")
+    train(path, "--resume_from_checkpoint", "true")
+    assert json.loads((output / "results.json").read_text())["training"]["steps"] == steps < 8 * 4
+    assert all(torch.equal(value, weights[name]) for name, value in load_file(output / "model.safetensors").items())
+
+
 def test_an_existing_run_is_not_overwritten_unasked(clips, recipe):
     path, output = recipe(dataset_name=clips, max_steps=1, save_strategy="no", load_best_model_at_end=False)
     train(path)

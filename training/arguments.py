@@ -79,7 +79,7 @@ class ModelArguments(EncoderArguments):
             self.pooling = [json.loads(entry) for entry in self.pooling]
         if self.from_sweep:
             for name, value in _read_sweep(Path(self.from_sweep)).items():
-                if getattr(self, name) is None:
+                if getattr(self, name) in (None, {}):
                     setattr(self, name, value)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import soundfile
 import soxr
@@ -142,7 +143,12 @@ def _is_audio(path: Path) -> bool:
 def _open(source: AudioSource):
     if isinstance(source, str):
         return source
-    return io.BytesIO(source["bytes"]) if source.get("bytes") is not None else source["path"]
+    if source.get("bytes") is not None:
+        return io.BytesIO(source["bytes"])
+    if "://" in (source["path"] or ""):  # a streamed data set of audio files gives their addresses
+        with fsspec.open(source["path"], "rb") as file:
+            return io.BytesIO(file.read())
+    return source["path"]
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ from transformers import (
 from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTConfig
-from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeatureExtractor
 
 from . import reporting, reproduction
@@ -31,6 +30,7 @@ from .labels import LabelSet, find_labels, read_label_file
 from .loading import (
     check_same_run,
     check_weights,
+    choose_windows,
     compute_statistics,
     config_changes,
     load_config,
@@ -146,19 +146,6 @@ def run(
     reporting.write_outputs(
         trainer, datasets, labels, outcomes, recipe, seconds, starting_weights, circumstances, calibration
     )
-
-
-def choose_windows(encoder, extractor, data_arguments: DataArguments) -> tuple[int, int]:
-    """
-    Window and hop of the evaluation, in samples.
-
-    Raises:
-        InputError: a window that the model cannot hear at once, or a hop that skips audio.
-    """
-    try:
-        return window_and_hop(encoder, extractor, data_arguments.window_s, data_arguments.hop_s)
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def choose_labels(

@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-import fsspec
 import numpy as np
 import torch
 
@@ -222,10 +221,6 @@ def _weight(source: LocalClips | StreamedClips, weight: float | None, alone: boo
 def try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) -> tuple[np.ndarray | None, str]:
     """The decoded clip; or nothing, and why, which is logged: one damaged clip must not stop a long run."""
     try:
-        path = audio["path"] or ""
-        if audio["bytes"] is None and "://" in path:  # a streamed data set of audio files gives their addresses
-            with fsspec.open(path, "rb") as file:
-                audio = {"path": path, "bytes": file.read()}
         return read_audio(audio, sampling_rate), ""
     except Exception as error:
         reason = reason_of(error, audio)

@@ -18,9 +18,16 @@ from .arguments import DataArguments, TrainingArguments
 from .errors import InputError
 from .labels import find_labels
 from .screening import screen
+from .sources import clip_names
 from .splits import load_splits, make_folds, warn_of_repeats
 
 RUNS = "seed-*-fold-*"
+DESCRIPTION = "cross_validation.json"
+# What changes nothing about the figures.
+NOT_COMPARED = (
+    "output_dir", "run_name", "overwrite", "resume_from_checkpoint", "disable_tqdm", "local_rank", "report_to",
+    "dataloader_num_workers", "dataloader_prefetch_factor", "logging_dir", "html_report", "report_clips",
+)  # fmt: skip
 
 
 def run(*parts):
@@ -42,6 +49,7 @@ def run(*parts):
     is_single = labels.problem_type == "single_label_classification"
     folds = make_folds(clips, settings.num_folds, is_single, arguments.seed)
     seeds = range(arguments.seed, arguments.seed + settings.num_seeds)
+    check_same_recipe(folder / DESCRIPTION, clips, folds, parts, arguments)
     folders = {(s, k): folder / f"seed-{s}-fold-{k + 1}" for s in seeds for k in range(len(folds))}
     for (seed, fold), own_folder in folders.items():
         if (own_folder / "results.json").exists():
@@ -50,7 +58,9 @@ def run(*parts):
             print(f"seed {seed}, fold {fold + 1} of {len(folds)}", flush=True)
         training, test = folds[fold]
         splits = {"train": clips.select(training), "test": clips.select(test)}
-        classification.run(*parts_of_run(parts, own_folder, seed), splits=splits, label_names=labels.names)
+        own_parts = parts_of_run(parts, own_folder, seed)
+        find_part(own_parts, DataArguments).problem_type = labels.problem_type  # a fold may have one kind of label only
+        classification.run(*own_parts, splits=splits, label_names=labels.names)
         if arguments.should_save:
             for checkpoint in own_folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
@@ -58,8 +68,51 @@ def run(*parts):
         recipe = {"task": "cross_validation"} | reporting.describe_recipe(
             *(part for part in (*parts, settings) if part is not arguments)
         )
-        recipe["TrainingArguments"] = arguments.to_dict()
+        recipe["TrainingArguments"] = as_chosen(arguments)
         write_summary(folder, folders, recipe)
+
+
+def as_chosen(arguments: TrainingArguments) -> dict:
+    """The arguments without what Transformers fills in for them, which each run chooses for itself."""
+    chosen = {"metric_for_best_model": arguments.chosen_metric, "greater_is_better": arguments.chosen_direction}
+    return arguments.to_dict() | chosen
+
+
+def check_same_recipe(path: Path, clips, folds: list, parts, arguments: TrainingArguments):
+    """
+    Writes down what the runs have in common, or compares it with what an earlier beginning wrote down.
+
+    Raises:
+        InputError: other clips, folds or settings: the summary would mix them.
+    """
+    found = {"clips and folds": describe_folds(clips, folds)}
+    for part in reporting.describe_recipe(*(part for part in parts if part is not arguments)).values():
+        found |= part
+    found |= {name: value for name, value in as_chosen(arguments).items() if name not in NOT_COMPARED}
+    found = json.loads(json.dumps(found, default=str))
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in found.items():
+            if stored.get(name) != value:
+                raise InputError(
+                    f"{path}: the cross-validation began with other {name} ({_short(stored.get(name))}, now "
+                    f"{_short(value)}); go on with the same, or begin anew with --overwrite true"
+                )
+    elif arguments.should_save:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}")
+        unfinished.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+def describe_folds(clips, folds: list) -> str:
+    labels = [f"{name}: {label}" for name, label in zip(clip_names(clips), clips["label"])]
+    return reporting.fingerprint([*labels, *(str(sorted(map(int, test))) for _, test in folds)])
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
 
 
 def find_part(parts, kind: type):
@@ -75,7 +128,7 @@ def prepare_folder(folder: Path, arguments: TrainingArguments):
     """
     if not arguments.output_dir:
         raise InputError("output_dir: is not set; name the folder that the runs write to")
-    earlier = [path for path in (*folder.glob(RUNS), folder / "results.json") if path.exists()]
+    earlier = [path for path in (*folder.glob(RUNS), folder / DESCRIPTION, folder / "results.json") if path.exists()]
     goes_on = str(arguments.resume_from_checkpoint).lower() == "true"
     if arguments.overwrite and not goes_on:
         for path in earlier:

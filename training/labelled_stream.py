@@ -95,7 +95,12 @@ class LabelledClipStream(ClipStream):
         self.skips_unreadable = data_arguments.on_bad_audio == "skip"
         self.epoch_steps = arguments.epoch_steps
         self.windows = None  # of the evaluations
+        self.first_step = 0  # of this run
         self.num_clips = arguments.max_steps * clips_per_step(arguments)  # that will be heard
+
+    def num_heard(self, step: int, arguments: TrainingArguments) -> int:
+        """Clips that all processes have heard after a step."""
+        return self.start + (step - self.first_step) * clips_per_step(arguments)
 
     @property
     def feature_extractor(self):
@@ -207,7 +212,12 @@ class StreamCallback(TrainerCallback):
         self.stream = stream
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.stream.start = state.global_step * clips_per_step(args)
+        heard = [entry for entry in state.log_history if "clips" in entry and entry["step"] <= state.global_step]
+        # Counted in clips, so that a run can go on with another batch size or number of processes.
+        step, clips = (heard[-1]["step"], heard[-1]["clips"]) if heard else (0, 0)
+        self.stream.start = clips + (state.global_step - step) * clips_per_step(args)
+        self.stream.first_step = state.global_step
 
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = state.global_step / self.stream.epoch_steps
+        control.should_log |= control.should_save  # a checkpoint knows how many clips were heard

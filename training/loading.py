@@ -12,8 +12,9 @@ from modeling_dual_ssast import (
     VGGishConfig,
 )
 from modeling_dual_ssast.configuration_composed import ComposedConfig
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
-from .arguments import EncoderArguments, FeatureArguments
+from .arguments import DataArguments, EncoderArguments, FeatureArguments
 from .errors import InputError
 
 # Encoders of patches, which every task takes, and convolutional networks, which have no pretraining here.
@@ -144,3 +145,28 @@ def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExt
     if std == 0.0:
         raise InputError("compute_statistics: all clips are silent; check the recordings")
     return DualSSASTFeatureExtractor.from_dict(extractor.to_dict() | {"mean": mean, "std": std})
+
+
+def choose_windows(encoder, extractor, data_arguments: DataArguments) -> tuple[int, int]:
+    """
+    Window and hop of the evaluation, in samples.
+
+    Raises:
+        InputError: a window that the model cannot hear at once, or a hop that skips audio.
+    """
+    try:
+        return window_and_hop(encoder, extractor, data_arguments.window_s, data_arguments.hop_s)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def refuse_statistics(data_arguments: DataArguments):
+    """
+    Raises:
+        InputError: statistics are to be computed for an encoder that is not trained.
+    """
+    if data_arguments.compute_statistics:
+        raise InputError(
+            "compute_statistics: a frozen encoder keeps the statistics that it was trained with; leave it out, or give "
+            "mean and std"
+        )

@@ -18,14 +18,13 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from modeling_dual_ssast.classifier_dual_ssast import classification_loss
-from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from . import reporting
 from .arguments import DataArguments, ModelArguments, ProbeArguments
 from .dataset import ClipDataset, Collator
 from .errors import InputError
 from .labels import LabelSet, find_labels
-from .loading import load_feature_extractor
+from .loading import choose_windows, load_feature_extractor, refuse_statistics
 from .representations import compute, fused
 from .ridge import metric_of
 from .screening import screen
@@ -47,6 +46,7 @@ def run(model_arguments: ModelArguments, data_arguments: DataArguments, argument
     folder = Path(arguments.output_dir)
     if (folder / "results.json").exists() and not arguments.overwrite:
         raise InputError(f"{folder}: holds a probe already; set overwrite to begin anew, or choose another output_dir")
+    refuse_statistics(data_arguments)
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_encoder(model_arguments, extractor)
@@ -57,7 +57,7 @@ def run(model_arguments: ModelArguments, data_arguments: DataArguments, argument
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         raise InputError(f"{missing[0]}_split: a probe needs one; name it, or set {missing[0]}_fraction above 0")
-    windows = window_and_hop(model, extractor)
+    windows = choose_windows(model, extractor, data_arguments)
     datasets = {split: ClipDataset(splits[split], extractor, label_set, windows=windows) for split in SPLITS}
     for dataset in datasets.values():
         dataset.check_labels()
@@ -92,6 +92,7 @@ def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArgumen
         {
             "model": str(model_arguments.model_name_or_path),
             "settings": model_arguments.overrides(),
+            "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
             "clips": reporting.fingerprint(dataset.names()),
         },
     )

@@ -118,7 +118,10 @@ def compute(
         for batch in loader:
             progress.update(len(batch.pop("labels")))
             num_windows = batch.pop("num_windows", None)
-            part = represent(model, {name: value.to(model.device) for name, value in batch.items()})
+            # Long clips have many windows: no more of them go through the model at once than clips.
+            pieces = zip(*(value.split(batch_size) for value in batch.values()))
+            found = [represent(model, {name: v.to(model.device) for name, v in zip(batch, piece)}) for piece in pieces]
+            part = {name: torch.cat([one[name] for one in found]) for name in found[0]}
             if num_windows is not None:
                 part = {name: mean_over_windows(value, num_windows) for name, value in part.items()}
             parts.append({name: value.float().cpu().numpy().astype(dtype) for name, value in part.items()})

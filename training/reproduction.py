@@ -20,6 +20,8 @@ from .sources import audio_of
 logger = logging.get_logger(__name__)
 
 ENDS_SIZE = 64 * 1024  # bytes of the beginning and of the end of a file that its fingerprint reads
+# What Transformers fills in where a recipe is silent, with another value than this project's.
+CHOSEN = ("metric_for_best_model", "greater_is_better")
 # What a run has for itself; `from_sweep` has filled in other keys, which are in the recipe.
 NOT_REPEATED = ("logging_dir", "run_name", "overwrite", "resume_from_checkpoint", "from_sweep")
 
@@ -49,7 +51,7 @@ def recipe_of(results: dict, path: str, known: set[str], defaults: dict) -> dict
         if key in known
         and key not in NOT_REPEATED
         and not key.endswith("_token")
-        and not (key in defaults and defaults[key] == value)
+        and not (key in defaults and defaults[key] == value and key not in CHOSEN)
     }
 
 

@@ -106,7 +106,7 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
             f"{path}: row {missing[0] + 1} has no {audio_column} or no {label_column}; fill it in or remove it"
         )
     audio = [_resolve(value, path.parent) for value in table[audio_column]]
-    labels = [_as_label(value, columns.separator, path) for value in table[label_column]]
+    labels = _alike([_as_label(value, columns.separator, path) for value in table[label_column]])
     return datasets.Dataset.from_dict({"audio": audio, "label": labels} | _other_columns(path, table, columns))
 
 
@@ -331,6 +331,7 @@ def _load_split_folder(folder: Path, columns: Columns) -> datasets.Dataset:
     metadata = _find_metadata(folder)
     if metadata is not None:
         return load_table(metadata, columns)
+    _refuse_columns(folder, columns)
     files = find_audio_files(folder)
     if not files:
         raise InputError(f"{folder}: no audio files ({', '.join(sorted(AUDIO_EXTENSIONS))}); name another folder")
@@ -341,6 +342,14 @@ def _load_split_folder(folder: Path, columns: Columns) -> datasets.Dataset:
         )
     labels = [path.relative_to(folder).parts[0] for path in files]
     return datasets.Dataset.from_dict({"audio": [str(path) for path in files], "label": labels})
+
+
+def _refuse_columns(folder: Path, columns: Columns):
+    for name in ("audio", "label", *OTHER_COLUMNS):
+        if getattr(columns, name) is not None:
+            raise InputError(
+                f"{name}_column: {folder} has class folders and no columns; use a table, or a metadata.csv in it"
+            )
 
 
 def _read_json_rows(path: Path) -> list:
@@ -372,8 +381,17 @@ def _resolve(value, folder: Path):
     return dict(value) if isinstance(value, dict) else str(folder / str(value))
 
 
+def _alike(labels: list) -> list:
+    """All as lists, where some are: a column holds one kind."""
+    if not any(isinstance(label, list) for label in labels):
+        return labels
+    return [label if isinstance(label, list) else [label] for label in labels]
+
+
 def _as_label(value, separator: str | None, source):
-    """Text, or a list of texts."""
+    """Text, or a list of texts; where several are told apart by a separator, none at all is a list too."""
+    if separator and _is_missing(value):
+        return []
     if isinstance(value, str):
         return _split(value, separator) if separator else value
     if not hasattr(value, "__iter__"):

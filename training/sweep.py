@@ -23,19 +23,18 @@ from transformers import AutoModel, set_seed
 from transformers.utils import logging
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
-from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from . import reporting
 from .arguments import DataArguments, EncoderArguments, SweepArguments
 from .dataset import ClipDataset, Collator
 from .errors import InputError
 from .labels import find_labels
-from .loading import config_changes, load_config, load_feature_extractor
+from .loading import choose_windows, config_changes, load_config, load_feature_extractor, refuse_statistics
 from .representations import COMPOSED, READOUTS, block_features, blocks, compute, layers_of, subsets
 from .ridge import make_targets, metric_of, score_all
 from .screening import screen
 from .shards import Shards
-from .splits import load_splits, make_folds
+from .splits import complete_splits, load_splits, make_folds
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -99,6 +98,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     folder = Path(arguments.output_dir)
     if (folder / "results.json").exists() and not arguments.overwrite:
         raise InputError(f"{folder}: holds a sweep already; set overwrite to begin anew, or choose another output_dir")
+    refuse_statistics(data_arguments)
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_encoder(model_arguments, extractor, fuse_all=True)
@@ -107,7 +107,8 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     label_set = find_labels(clips["label"], data_arguments.problem_type)
     is_single = label_set.problem_type == "single_label_classification"
     folds = make_folds(clips, arguments.num_folds, is_single, arguments.seed, arguments.num_repeats)
-    dataset = ClipDataset(clips, extractor, label_set, windows=window_and_hop(model, extractor))
+    windows = choose_windows(model, extractor, data_arguments)
+    dataset = ClipDataset(clips, extractor, label_set, windows=windows)
     shards = Shards(
         folder / "representations",
         len(clips),
@@ -115,6 +116,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
         {
             "model": str(model_arguments.model_name_or_path),
             "settings": model_arguments.overrides(),
+            "features": extractor.to_dict() | {"windows": windows},
             "dtype": arguments.storage_dtype,
             "clips": reporting.fingerprint(dataset.names()),
         },
@@ -182,10 +184,16 @@ def load_encoder(model_arguments: EncoderArguments, extractor, fuse_all: bool = 
 
 
 def load_clips(data_arguments: DataArguments, arguments: SweepArguments):
-    """The training and validation clips; the test split is not looked at. Of very many, a sample of every class."""
+    """
+    The training and validation clips, of very many a sample of every class. The test clips are not looked at, be they
+    given or those that the fine-tuning with the sweep's result will set aside.
+    """
     splits = load_splits(data_arguments)
-    splits = {name: clips for name, clips in splits.items() if name != "test"}
     splits = screen(splits, data_arguments, arguments.output_dir)
+    labels = find_labels(splits["train"]["label"], data_arguments.problem_type)
+    is_single = labels.problem_type == "single_label_classification"
+    splits = complete_splits(splits, data_arguments, is_single, FINE_TUNING["seed"])
+    splits.pop("test", None)
     clips = concatenate_datasets(list(splits.values()))
     if data_arguments.fold_column and "fold" not in clips.column_names:
         raise InputError(f"fold_column: class folders have no column {data_arguments.fold_column!r}; use a table")
@@ -255,8 +263,8 @@ def write_outputs(folder, table, found, metric, model, num_clips, num_folds, rec
     compared.to_csv(staging / "comparison.csv", index=False)
     plot_heat_maps(table, found, metric, layers, staging)
     plot_layers(table, found, metric, layers, staging / "layers.png")
-    name = recipe["EncoderArguments"]["model_name_or_path"]
-    settings = {"model_name_or_path": name} | best.settings()
+    encoder = {key: value for key, value in recipe["EncoderArguments"].items() if value not in (None, {})}
+    settings = encoder | best.settings()
     if not hasattr(model.config, "readout"):  # VGGish has only the one
         settings.pop("readout")
     description = {"model": settings, metric: float(row[metric]), "interval": float(row["interval"])}
@@ -291,7 +299,8 @@ def write_outputs(folder, table, found, metric, model, num_clips, num_folds, rec
 RECIPE_DATA = (
     "dataset_name", "dataset_config_name", "dataset_revision", "train_split", "validation_split", "test_split",
     "train_file", "validation_file", "test_file", "audio_column", "label_column", "label_separator", "problem_type",
-    "group_column", "start_column", "end_column", "on_bad_audio", "max_unreadable_share",
+    "group_column", "start_column", "end_column", "on_bad_audio", "max_unreadable_share", "label_file", "window_s",
+    "hop_s", "mean", "std", "validation_fraction", "test_fraction",
 )  # fmt: skip
 FINE_TUNING = {
     "num_train_epochs": 25,

@@ -36,7 +36,24 @@ def early_stopping(arguments) -> list[EarlyStoppingCallback]:
             "early_stopping_patience: needs evaluations, and load_best_model_at_end: name validation clips, and set "
             "eval_strategy and save_strategy"
         )
-    return [EarlyStoppingCallback(arguments.early_stopping_patience)]
+    return [EarlyStopping(arguments.early_stopping_patience)]
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Counts on where a stopped run resumes, and stops at once what was stopped before: Transformers begins at zero."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        name = args.metric_for_best_model
+        name = name if name.startswith("eval_") else f"eval_{name}"
+        best, self.early_stopping_patience_counter = None, 0
+        for value in (entry[name] for entry in state.log_history if name in entry):
+            if best is None or (value > best if args.greater_is_better else value < best):
+                best, self.early_stopping_patience_counter = value, 0
+            else:
+                self.early_stopping_patience_counter += 1
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
 
 
 class AudioTrainer(Trainer):
@@ -89,6 +106,11 @@ class AudioTrainer(Trainer):
         num_windows = inputs.pop("num_windows", None)
         if num_windows is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # every process must make as many passes as the others
+            raise InputError(
+                "window_s: clips longer than the model's input cannot be evaluated with FSDP or DeepSpeed; set "
+                "eval_strategy to no, leave the splits out, and evaluate with predict_hf.py"
+            )
         inputs = self._prepare_inputs(inputs)
         labels, config = inputs.pop("labels"), self.accelerator.unwrap_model(model).config
         batch_size = self.args.per_device_eval_batch_size
@@ -115,8 +137,9 @@ class AudioTrainer(Trainer):
         )
 
     def _run_epoch(self, *args, **kwargs):
-        """A finished run on a stream, which has no end, takes no step more where it is resumed."""
-        if isinstance(self.train_dataset, ClipStream) and self.state.global_step >= self.state.max_steps:
+        """A finished run takes no step more where it is resumed: on a stream, which has no end, or stopped early."""
+        is_finished = isinstance(self.train_dataset, ClipStream) and self.state.global_step >= self.state.max_steps
+        if is_finished or self.control.should_training_stop:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
@@ -232,6 +255,8 @@ class ClassificationTrainer(AudioTrainer):
         if "loss" in logs and self._frames[1]:
             logs = logs | {"padded_share": 1 - float(self._frames[0] / self._frames[1])}
             self._frames.zero_()
+        if "loss" in logs and hasattr(self.train_dataset, "num_heard"):
+            logs = logs | {"clips": self.train_dataset.num_heard(self.state.global_step, self.args)}
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset=None):
