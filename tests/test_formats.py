@@ -17,6 +17,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from training.arguments import DataArguments
 from training.audio import datasets_without_torchcodec
 from training.dataset import ClipDataset, Collator
+from training.labelled_stream import open_streams, read_whole
 from training.labels import find_labels
 from training.splits import check_files, load_splits
 
@@ -111,6 +112,7 @@ FORMATS = {
     "SSAST's JSON": ssast_json,
     "Parquet with audio": parquet_of_the_hub(as_bytes=True),
     "Parquet with paths": parquet_of_the_hub(as_bytes=False),
+    "Parquet with audio, streamed": lambda clips, folder: parquet_of_the_hub(True)(clips, folder) | {"streaming": True},
     "WebDataset with json": webdataset("json"),
     "WebDataset with txt": webdataset("txt"),
 }
@@ -118,9 +120,14 @@ FORMATS = {
 
 def scores(words: dict, model_folder) -> dict[str, list]:
     """Features and logits by the name of the class and the clip's length, which tell these clips apart."""
-    splits = load_splits(DataArguments(**words))
-    check_files(splits)
-    clips = splits["train"]
+    arguments = DataArguments(**words)
+    if arguments.streaming:
+        stream = open_streams(arguments)["train"]
+        assert set(stream.class_names()) == {"high", "low"}
+        clips = read_whole(stream)
+    else:
+        clips = load_splits(arguments)["train"]
+    check_files({"train": clips})
     labels = find_labels(clips["label"], words.get("problem_type"))
     assert labels.names == ("high", "low") and labels.problem_type == "single_label_classification"
     extractor = AutoFeatureExtractor.from_pretrained(model_folder)

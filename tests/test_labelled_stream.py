@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -232,6 +233,33 @@ def test_a_killed_streamed_run_resumes_to_the_same_weights(recipe, tmp_path):
     expected, weights = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_stream_what_one_does_with_the_doubled_batch(recipe, tmp_path):
+    path, _ = recipe(frequency_mask_bins=16, logging_strategy="steps", logging_steps=1, save_strategy="no")
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--num_machines",
+        1,
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["train_hf.py", path, "--load_best_model_at_end", "false", "--output_dir"]
+    first = run_program(*launch, "--num_processes", 1, *words, one)
+    words = [*words, two, "--use_cpu", "true", "--per_device_train_batch_size", 2, "--dataloader_num_workers", 1]
+    second = run_program(*launch, "--multi_gpu", "--num_processes", 2, *words)
+    assert first.returncode == second.returncode == 0, second.stderr[-3000:]
+    losses = [
+        [entry["loss"] for entry in json.loads((folder / "results.json").read_text())["log"] if "loss" in entry]
+        for folder in (one, two)
+    ]
+    assert len(losses[0]) == 12
+    np.testing.assert_allclose(*losses, atol=1e-4)
 
 
 MEMORY = """

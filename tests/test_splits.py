@@ -6,7 +6,7 @@ import pytest
 
 from training.arguments import DataArguments
 from training.errors import InputError
-from training.splits import complete_splits, make_folds
+from training.splits import complete_splits, make_folds, sample_splits
 
 
 def table(num_clips: int = 60, **columns) -> datasets.Dataset:
@@ -61,3 +61,15 @@ def test_clips_are_set_aside_in_whole_groups(stratify):
     few = {"train": table(12, group=["one"] * 6 + ["two"] * 6)}
     with pytest.raises(InputError, match="are of 2 groups, too few to set 25% aside for the test split"):
         complete_splits(few, arguments, stratify, seed=3)
+
+
+def test_a_recipe_is_tried_out_on_a_sample():
+    splits = {"train": table(), "validation": table(12), "test": table(5)}
+    arguments = DataArguments(train_file="x.csv", max_train_clips=20, max_eval_clips=6)
+    sampled = sample_splits(splits, arguments, seed=0)
+    assert {split: len(data) for split, data in sampled.items()} == {"train": 20, "validation": 6, "test": 5}
+    places = [splits["train"]["audio"][:].index(name) for name in sampled["train"]["audio"]]
+    assert places == sorted(set(places)) and places != list(range(20))
+    assert sample_splits(splits, arguments, seed=0)["train"]["audio"][:] == sampled["train"]["audio"][:]
+    with pytest.raises(InputError, match="max_train_clips: must be 1 or more, got 0"):
+        DataArguments(train_file="x.csv", max_train_clips=0)

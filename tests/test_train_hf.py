@@ -445,7 +445,8 @@ def test_a_save_that_dies_leaves_no_checkpoint(clips, recipe, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_the_doubled_batch(clips, recipe, tmp_path):
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_equal_one_with_the_larger_batch(clips, recipe, tmp_path, processes):
     path, _ = recipe(
         dataset_name=clips,
         max_steps=6,
@@ -468,8 +469,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(clips, recipe, tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
     words = ["train_hf.py", path, "--output_dir"]
     first = run_program(*launch, "--num_processes", "1", *words, one)
-    words = [*words, two, "--use_cpu", "true", "--per_device_train_batch_size", "2"]
-    second = run_program(*launch, "--multi_gpu", "--num_processes", "2", *words)
+    words = [*words, two, "--use_cpu", "true", "--per_device_train_batch_size", 4 // processes]
+    second = run_program(*launch, "--multi_gpu", "--num_processes", processes, *words)
     assert first.returncode == second.returncode == 0, second.stderr[-3000:]
     losses = [
         [entry["loss"] for entry in json.loads((folder / "results.json").read_text())["log"] if "loss" in entry]

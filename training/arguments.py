@@ -125,6 +125,8 @@ class DataArguments(FeatureArguments):
         "error", "error: stop at unreadable clips; skip: decode every clip before training and leave those out."
     )
     max_unreadable_share: float = described(0.05, "Share of unreadable clips above which skip stops, too.")
+    max_train_clips: int | None = described(None, "Train with a random sample of so many clips, to try a recipe out.")
+    max_eval_clips: int | None = described(None, "Evaluate on a random sample of so many clips of each split.")
     streaming: bool = described(False, "Stream the training split of a Hub data set instead of downloading it.")
     shuffle_buffer: int = described(1000, "Clips among which a streamed split is shuffled.")
     window_s: float | None = described(
@@ -135,6 +137,9 @@ class DataArguments(FeatureArguments):
     def __post_init__(self):
         if bool(self.dataset_name) == bool(self.train_file):
             raise InputError("data: set either dataset_name or train_file")
+        for name in ("max_train_clips", "max_eval_clips"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name}: must be 1 or more, got {getattr(self, name)}")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise InputError(f"{name}: must be from 0 to below 0.5, got {getattr(self, name)}")

@@ -40,7 +40,7 @@ from .loading import (
 from .losses import training_loss
 from .samplers import make_sampler
 from .screening import screen
-from .splits import complete_splits, load_splits, warn_of_repeats
+from .splits import complete_splits, load_splits, sample_splits, warn_of_repeats
 from .trainer import ClassificationTrainer, early_stopping
 from .tuning import check_same_tuning, prepare
 
@@ -101,6 +101,7 @@ def run(
         labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
         is_single = labels.problem_type == "single_label_classification"
         splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
+        splits = sample_splits(splits, data_arguments, arguments.seed)
     datasets = {
         split: ClipDataset(data, extractor, labels, augmentation if split == "train" else None, arguments.seed)
         for split, data in splits.items()

@@ -186,6 +186,9 @@ def check_streaming(data_arguments: DataArguments, augmentation, tuning, argumen
     """
     if augmentation.mixup_rate:
         raise InputError("mixup_rate: streamed clips cannot be mixed with others that are not there yet; set 0")
+    for name in ("max_train_clips", "max_eval_clips"):
+        if getattr(data_arguments, name) is not None:
+            raise InputError(f"{name}: a stream is heard step by step; set max_steps instead")
     for name, value, plain in (
         ("sampler", tuning.sampler, "uniform"),
         ("class_weights", tuning.class_weights, "none"),

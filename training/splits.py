@@ -153,6 +153,20 @@ def _set_groups_aside(
     return data.select(sorted(kept)), data.select(sorted(set_aside))
 
 
+def sample_splits(
+    splits: dict[str, datasets.Dataset], arguments: DataArguments, seed: int
+) -> dict[str, datasets.Dataset]:
+    """At most `max_train_clips` and `max_eval_clips` of the splits, at random and in their order."""
+    limits = {"train": arguments.max_train_clips}
+    sampled = {}
+    for split, data in splits.items():
+        limit = limits.get(split, arguments.max_eval_clips)
+        if limit is not None and limit < len(data):
+            data = data.select(sorted(np.random.default_rng(seed).choice(len(data), limit, replace=False)))
+        sampled[split] = data
+    return sampled
+
+
 def group_folds(labels: list[str], groups: list[str], num_folds: int, stratify: bool, seed: int) -> list[tuple]:
     """(training clips, held-out clips) of each fold; no group is in both."""
     places = np.zeros(len(labels))
