@@ -175,7 +175,7 @@ def test_parts_of_a_recording_are_clips_of_their_own(tables):
 def test_groups_that_several_splits_share(tables):
     tables.rows[0]["group"] = "test 1"
     assert tables.found() == {"groups_across_splits": [{"group": "test 1", "train": 1, "test": 2}]}
-    with pytest.raises(InputError, match="group_column: class folders have no column 'speaker'; use a table"):
+    with pytest.raises(InputError, match="group_column: .* has class folders and no columns; use a table"):
         folder = write_class_folders(tables.folder / "folders", 3)
         check.check(check.parse([str(folder), "--group_column", "speaker"])[0])
 

@@ -108,11 +108,9 @@ def check(arguments: DataArguments, num_workers: int | None = None) -> dict:
         clips; "thresholds"; "findings": kind -> severity, meaning, count and items; "errors", "warnings": their number
 
     Raises:
-        InputError: the data cannot be loaded, or class folders are to have groups.
+        InputError: the data cannot be loaded.
     """
     splits = load_splits(arguments)
-    if arguments.group_column and any("group" not in data.column_names for data in splits.values()):
-        raise InputError(f"group_column: class folders have no column {arguments.group_column!r}; use a table")
     clips = make_table(splits, num_workers)
     readable = clips[clips["reason"] == ""]
     classes = {} if arguments.problem_type == "regression" else count_classes(splits)

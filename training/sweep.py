@@ -195,8 +195,6 @@ def load_clips(data_arguments: DataArguments, arguments: SweepArguments):
     splits = complete_splits(splits, data_arguments, is_single, FINE_TUNING["seed"])
     splits.pop("test", None)
     clips = concatenate_datasets(list(splits.values()))
-    if data_arguments.fold_column and "fold" not in clips.column_names:
-        raise InputError(f"fold_column: class folders have no column {data_arguments.fold_column!r}; use a table")
     if len(clips) <= arguments.max_clips:
         return clips
     logger.warning(f"{arguments.max_clips} of {len(clips)} clips are scored with; max_clips sets how many")
