@@ -12,9 +12,10 @@ from tiny_models import save_tiny_classifier
 from training import arguments, classification, cross_validation, probe, screening, sweep
 from training.audio import decode_audio, read_audio
 from training.errors import InputError
-from training.screening import UNREADABLE_CLIPS, decode, try_to_decode
+from training.screening import decode, try_to_decode
 from training.sources import Columns, load_table
 from training.splits import load_splits
+from training.unlabelled import UNREADABLE_CLIPS
 
 TINY = {
     "config_overrides": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},

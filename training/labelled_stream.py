@@ -19,9 +19,8 @@ from .clip_stream import ORDER, ClipStream, clips_per_step, try_to_read
 from .dataset import ClipDataset
 from .errors import InputError
 from .labels import read_label_file, rename_labels, sort_key
-from .screening import UNREADABLE_CLIPS
 from .sources import Columns, choose_label_column, choose_split, label_reader, load_stored
-from .unlabelled import StreamedClips, UnreadableLog
+from .unlabelled import UNREADABLE_CLIPS, StreamedClips, UnreadableLog
 
 STATISTICS_CLIPS = 1000  # clips on which `compute_statistics` computes
 MOST_EVALUATED = 100_000  # clips of a validation or test split, which stay in memory, undecoded

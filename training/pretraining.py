@@ -33,6 +33,7 @@ from .loading import (
 )
 from .trainer import AudioTrainer, early_stopping
 from .unlabelled import (
+    UNREADABLE_CLIPS,
     LocalClips,
     StreamedClips,
     UnreadableLog,
@@ -45,7 +46,6 @@ from .unlabelled import (
 
 logger = logging.get_logger(__name__)
 
-UNREADABLE_CLIPS = "unreadable_clips.jsonl"
 DATA = "training_data.json"  # what a resumed run must find again
 PICTURES = "reconstructions"  # one of every evaluation
 LARGEST_HELD_OUT_SHARE = 0.1  # of small collections

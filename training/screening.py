@@ -17,11 +17,10 @@ from .audio import AudioSource, decode_audio, mix_down
 from .errors import InputError
 from .sources import audio_of, clip_names
 from .splits import check_files
-from .unlabelled import UnreadableLog, reason_of
+from .unlabelled import UNREADABLE_CLIPS, UnreadableLog, reason_of
 
 logger = logging.get_logger(__name__)
 
-UNREADABLE_CLIPS = "unreadable_clips.jsonl"
 MOST_WORKERS = 16  # a disk hardly serves more
 
 

@@ -27,6 +27,7 @@ from .audio import audio_name, check_audio, datasets_without_torchcodec, find_au
 from .errors import InputError, one_line
 from .sources import TABLE_READERS, choose_audio_column, load_stored, load_unlabelled_table
 
+UNREADABLE_CLIPS = "unreadable_clips.jsonl"  # in the folder of a run
 STREAM_BATCH = 16  # undecoded clips that are read from a stream at once
 
 # A source's own endless sequence: position -> what tells the clip apart in its source, and the undecoded clip.
