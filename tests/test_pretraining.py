@@ -514,14 +514,14 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(clips, recipe, task, kind, 
     path, whole = recipe(task, "whole", max_steps=12, dataloader_num_workers=2, **values)
     train(path)
     path, resumed = recipe(task, "resumed", max_steps=12, **values)
-    original = pretraining.StreamCallback.on_step_end
+    original = pretraining.PretrainingCallback.on_step_end
 
     def stop(self, args, state, control, **kwargs):
         original(self, args, state, control, **kwargs)
         if state.global_step == 4:
             raise Stopped
 
-    monkeypatch.setattr(pretraining.StreamCallback, "on_step_end", stop)
+    monkeypatch.setattr(pretraining.PretrainingCallback, "on_step_end", stop)
     with pytest.raises(Stopped):
         train(path)
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 
 from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTFeatureExtractor
 from modeling_dual_ssast.corruption_asit import LARGEST_SIDE, corrupt, corruption_rng, replace_from_batch
@@ -114,7 +115,7 @@ def metrics(config: ASiTConfig) -> tuple[str, ...]:
     return "reconstruction_loss", "class_loss", "data_loss"  # these two fall and rise with the teacher's temperature
 
 
-class Schedules(pretraining.TrainerCallback):
+class Schedules(TrainerCallback):
     """What the original sets around every step: weight decay, temperature, gradient clipping, teacher."""
 
     def __init__(self, trainer: "AsitTrainer"):

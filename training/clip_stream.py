@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 
 from .audio import read_audio
 from .errors import InputError
@@ -104,6 +105,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         self.log = log
         self.num_processes, self.process_index = num_processes, process_index
         self.start = start
+        self.first_step = 0  # of this run
         self.max_unreadable_share = max_unreadable_share
         # Shared by the workers: which local clips were counted. A stream has no numbers to tell clips apart by.
         self._counted = [
@@ -145,6 +147,10 @@ class ClipStream(torch.utils.data.IterableDataset):
                     rng = np.random.default_rng((self.seed, EXAMPLE, 0, place))
                     yield self.example(waveform.copy(), rng, audio)
                 waiting = []
+
+    def num_heard(self, step: int, arguments) -> int:
+        """Clips that all processes have heard after a step of this run."""
+        return self.start + (step - self.first_step) * clips_per_step(arguments)
 
     def example(self, waveform: np.ndarray, rng: np.random.Generator, clip: dict) -> dict:
         """What is made of a clip, of which the source says `clip`."""
@@ -226,6 +232,26 @@ def try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) 
         reason = reason_of(error, audio)
         log.add(name, reason)
         return None, reason
+
+
+class StreamCallback(TrainerCallback):
+    """Tells the stream where a resumed run goes on, and the log which epoch it is: one has `epoch_steps` steps."""
+
+    def __init__(self, stream: ClipStream, epoch_steps: int):
+        self.stream = stream
+        self.epoch_steps = epoch_steps
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        heard = [entry for entry in state.log_history if "clips" in entry and entry["step"] <= state.global_step]
+        # Counted in clips, so that a run can go on with another batch size or number of processes.
+        step, clips = (heard[-1]["step"], heard[-1]["clips"]) if heard else (0, 0)
+        self.stream.first_step = state.global_step
+        self.stream.start = clips + (state.global_step - step) * clips_per_step(args)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.epoch = self.stream.num_heard(state.global_step, args) / (self.epoch_steps * clips_per_step(args))
+        # A checkpoint and the end know the figures of all steps before them: a resumed run would begin at zero.
+        control.should_log |= control.should_save or control.should_evaluate or state.global_step >= state.max_steps
 
 
 def clips_per_step(arguments) -> int:

@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from .arguments import DataArguments, TrainingArguments
 from .audio import audio_name, datasets_without_torchcodec
-from .clip_stream import ORDER, ClipStream, clips_per_step, try_to_read
+from .clip_stream import ORDER, ClipStream, StreamCallback, clips_per_step, try_to_read
 from .dataset import ClipDataset
 from .errors import InputError
 from .labels import read_label_file, rename_labels, sort_key
@@ -94,12 +94,7 @@ class LabelledClipStream(ClipStream):
         self.skips_unreadable = data_arguments.on_bad_audio == "skip"
         self.epoch_steps = arguments.epoch_steps
         self.windows = None  # of the evaluations
-        self.first_step = 0  # of this run
         self.num_clips = arguments.max_steps * clips_per_step(arguments)  # that will be heard
-
-    def num_heard(self, step: int, arguments: TrainingArguments) -> int:
-        """Clips that all processes have heard after a step."""
-        return self.start + (step - self.first_step) * clips_per_step(arguments)
 
     @property
     def feature_extractor(self):
@@ -113,7 +108,7 @@ class LabelledClipStream(ClipStream):
         """Of clips that were not read yet nothing is known."""
 
     def callback(self) -> TrainerCallback:
-        return StreamCallback(self)
+        return StreamCallback(self, self.epoch_steps)
 
     def example(self, waveform: np.ndarray, rng: np.random.Generator, clip: dict) -> dict:
         label = self.template.labels.encode(clip["label"], audio_name(clip))
@@ -205,21 +200,3 @@ def check_streaming(data_arguments: DataArguments, augmentation, tuning, argumen
         if getattr(arguments, f"{kind}_strategy") == "epoch":
             setattr(arguments, f"{kind}_strategy", IntervalStrategy.STEPS)
             setattr(arguments, f"{kind}_steps", arguments.epoch_steps)
-
-
-class StreamCallback(TrainerCallback):
-    """Tells the stream where a resumed run goes on, and the log which epoch it is."""
-
-    def __init__(self, stream: LabelledClipStream):
-        self.stream = stream
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        heard = [entry for entry in state.log_history if "clips" in entry and entry["step"] <= state.global_step]
-        # Counted in clips, so that a run can go on with another batch size or number of processes.
-        step, clips = (heard[-1]["step"], heard[-1]["clips"]) if heard else (0, 0)
-        self.stream.start = clips + (state.global_step - step) * clips_per_step(args)
-        self.stream.first_step = state.global_step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        state.epoch = state.global_step / self.stream.epoch_steps
-        control.should_log |= control.should_save  # a checkpoint knows how many clips were heard

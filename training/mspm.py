@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining
 from modeling_dual_ssast.masking_dual_ssast import sample_masked_patches
@@ -111,7 +112,7 @@ def metrics(config: DualSSASTConfig) -> tuple[str, ...]:
     return objectives[config.pretraining_objective]
 
 
-class WarmUp(pretraining.TrainerCallback):
+class WarmUp(TrainerCallback):
     """A linear rise of the learning rate, before the plateau schedule has its say."""
 
     def __init__(self, trainer: "MspmTrainer", num_steps: int):

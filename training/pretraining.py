@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from transformers import AutoModelForPreTraining, TrainerCallback, set_seed
+from transformers import AutoModelForPreTraining, set_seed
 from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -20,7 +20,7 @@ from modeling_dual_ssast import DualSSASTFeatureExtractor
 from . import pretraining_report, reporting, throughput
 from .arguments import NO_PLATEAU, EncoderArguments, PretrainingArguments, UnlabelledDataArguments, check_output_folder
 from .audio import read_audio
-from .clip_stream import ClipList, ClipStream, clips_per_step
+from .clip_stream import ClipList, ClipStream, StreamCallback, clips_per_step
 from .errors import InputError
 from .loading import (
     PATCH_MODEL_TYPES,
@@ -291,29 +291,20 @@ def make_trainer(
     )
 
 
-class StreamCallback(TrainerCallback):
-    """Tells the stream where a resumed run goes on, and the log which epoch it is."""
+class PretrainingCallback(StreamCallback):
+    """And tells the meter what was heard before."""
 
     def __init__(self, trainer: "PretrainingTrainer"):
+        super().__init__(trainer.train_dataset, trainer.epoch_steps)
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        trainer = self.trainer
-        heard = [entry for entry in state.log_history if "clips" in entry and entry["step"] <= state.global_step]
-        # Counted in clips, so that a run can go on with another batch size or number of processes.
-        self.first_step, self.first_clip = state.global_step, heard[-1]["clips"] if heard else 0
-        trainer.train_dataset.start = self.first_clip
+        super().on_train_begin(args, state, control, **kwargs)
         best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
         if state.best_model_checkpoint is None and best.is_dir():  # Trainer forgets it where the folder was renamed
             state.best_model_checkpoint = str(best)
-        trainer.meter.begin(self.first_clip, heard[-1]["audio_hours"] if heard else 0.0)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        per_step = clips_per_step(args)
-        clips = self.first_clip + (state.global_step - self.first_step) * per_step
-        state.epoch = clips / (self.trainer.epoch_steps * per_step)
-        # A checkpoint and the end know the figures of all steps before them: a resumed run would begin at zero.
-        control.should_log |= control.should_save or control.should_evaluate or state.global_step >= state.max_steps
+        hours = [entry["audio_hours"] for entry in state.log_history if "audio_hours" in entry]
+        self.trainer.meter.begin(self.stream.start, hours[-1] if hours else 0.0)
 
 
 class PretrainingTrainer(AudioTrainer):
@@ -336,7 +327,7 @@ class PretrainingTrainer(AudioTrainer):
             task.crops,
             self.args.world_size,
         )
-        self.add_callback(StreamCallback(self))
+        self.add_callback(PretrainingCallback(self))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)

@@ -255,7 +255,7 @@ class ClassificationTrainer(AudioTrainer):
         if "loss" in logs and self._frames[1]:
             logs = logs | {"padded_share": 1 - float(self._frames[0] / self._frames[1])}
             self._frames.zero_()
-        if "loss" in logs and hasattr(self.train_dataset, "num_heard"):
+        if "loss" in logs and isinstance(self.train_dataset, ClipStream):
             logs = logs | {"clips": self.train_dataset.num_heard(self.state.global_step, self.args)}
         super().log(logs, start_time)
 
