@@ -92,6 +92,16 @@ class FeatureArguments:
     mean: float | None = described(None, "Mean of the log-mels, for normalisation.")
     std: float | None = described(None, "Standard deviation of the log-mels, for normalisation.")
     compute_statistics: bool = described(False, "Compute mean and std on the training clips.")
+    shuffle_buffer: int = described(1000, "Clips among which streamed ones are shuffled.")
+    max_unreadable_share: float = described(
+        0.05, "Share of unreadable clips above which a run stops that leaves them out."
+    )
+
+    def __post_init__(self):
+        if self.shuffle_buffer < 1:
+            raise InputError(f"shuffle_buffer: must be positive, got {self.shuffle_buffer}")
+        if not 0 <= self.max_unreadable_share <= 1:
+            raise InputError(f"max_unreadable_share: must be from 0 to 1, got {self.max_unreadable_share}")
 
 
 @dataclass
@@ -124,17 +134,16 @@ class DataArguments(FeatureArguments):
     on_bad_audio: str = described(
         "error", "error: stop at unreadable clips; skip: decode every clip before training and leave those out."
     )
-    max_unreadable_share: float = described(0.05, "Share of unreadable clips above which skip stops, too.")
     max_train_clips: int | None = described(None, "Train with a random sample of so many clips, to try a recipe out.")
     max_eval_clips: int | None = described(None, "Evaluate on a random sample of so many clips of each split.")
     streaming: bool = described(False, "Stream the training split of a Hub data set instead of downloading it.")
-    shuffle_buffer: int = described(1000, "Clips among which a streamed split is shuffled.")
     window_s: float | None = described(
         None, "Seconds per window in which long clips are evaluated; unset, the longest."
     )
     hop_s: float | None = described(None, "Seconds from window to window; half a window if unset.")
 
     def __post_init__(self):
+        super().__post_init__()
         if bool(self.dataset_name) == bool(self.train_file):
             raise InputError("data: set either dataset_name or train_file")
         for name in ("max_train_clips", "max_eval_clips"):
@@ -145,8 +154,6 @@ class DataArguments(FeatureArguments):
                 raise InputError(f"{name}: must be from 0 to below 0.5, got {getattr(self, name)}")
         if self.on_bad_audio not in ("error", "skip"):
             raise InputError(f"on_bad_audio: must be error or skip, got {self.on_bad_audio!r}")
-        if not 0 <= self.max_unreadable_share <= 1:
-            raise InputError(f"max_unreadable_share: must be from 0 to 1, got {self.max_unreadable_share}")
 
 
 @dataclass
@@ -160,18 +167,15 @@ class UnlabelledDataArguments(FeatureArguments):
     validation_clips: int = described(
         256, "Clips for the evaluations: of validation_sources (0: all), else of the local train_sources (0: none)."
     )
-    shuffle_buffer: int = described(1000, "Clips among which a streamed source is shuffled.")
     statistics_clips: int = described(1000, "Clips on which compute_statistics computes.")
-    max_unreadable_share: float = described(0.05, "Share of unreadable clips above which the run stops.")
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.train_sources:
             raise InputError("train_sources: is not set; name folders, manifests or Hub data sets")
-        for name in ("validation_clips", "shuffle_buffer", "statistics_clips"):
-            if getattr(self, name) < (0 if name == "validation_clips" else 1):
-                raise InputError(f"{name}: must be positive, got {getattr(self, name)}")
-        if not 0 <= self.max_unreadable_share <= 1:
-            raise InputError(f"max_unreadable_share: must be from 0 to 1, got {self.max_unreadable_share}")
+        for name, lowest in (("validation_clips", 0), ("statistics_clips", 1)):
+            if getattr(self, name) < lowest:
+                raise InputError(f"{name}: must be {lowest} or more, got {getattr(self, name)}")
 
 
 @dataclass
@@ -202,6 +206,8 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self):
         if self.report_clips < 0:
             raise InputError(f"report_clips: must be 0 or more, got {self.report_clips}")
+        if self.epoch_steps is not None and self.epoch_steps < 1:
+            raise InputError(f"epoch_steps: must be positive, got {self.epoch_steps}")
         if self.output_dir:  # else trackio calls training and evaluation by two names of its own
             self.run_name = self.run_name or Path(self.output_dir).name
         if not torch.accelerator.is_available():
@@ -316,8 +322,6 @@ class PretrainingArguments(TrainingArguments):
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):
             if getattr(self, name) == "epoch":
                 raise InputError(f"{name}: pretraining counts in steps; set steps, and {name.split('_')[0]}_steps")
-        if self.epoch_steps is not None and self.epoch_steps < 1:
-            raise InputError(f"epoch_steps: must be positive, got {self.epoch_steps}")
 
 
 @dataclass
