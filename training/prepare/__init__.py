@@ -38,10 +38,10 @@ def prepare(name: str, folder: Path, output: Path, split: str = "paper", seed: i
     output.mkdir(parents=True, exist_ok=True)
     for file in info.copies:
         shutil.copyfile(folder / file, output / file)
-    for manifest in MANIFESTS:  # those of another split would go with the new ones
-        (output / f"{manifest}.csv").unlink(missing_ok=True)
     for manifest, members in manifests.items():
         write_manifest(output / f"{manifest}.csv", members)
+    for manifest in set(MANIFESTS) - set(manifests):  # those of another split would go with the new ones
+        (output / f"{manifest}.csv").unlink(missing_ok=True)
     return {manifest: len(members) for manifest, members in manifests.items()}
 
 
