@@ -9,7 +9,7 @@ import pytest
 from audio_files import run_program, write_class_folders, write_tone
 from test_train_hf import TINY, train
 
-from training import arguments, reproduction
+from training import arguments, cross_validation, reproduction
 from training.errors import InputError
 from training.sources import Columns, load_folder, load_table
 
@@ -126,6 +126,24 @@ def test_a_value_that_was_none_stays_none(finished, tmp_path):
     results["recipe"]["TrainingArguments"]["save_total_limit"] = None
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert arguments.parse([str(tmp_path / "results.json")])[-1].save_total_limit is None
+
+
+@pytest.mark.parametrize(("metric", "chosen"), [("loss", "loss"), (None, "accuracy")])
+def test_the_metric_that_chose_the_checkpoint_chooses_again(finished, tmp_path, metric, chosen):
+    """Transformers fills in `loss` where a recipe is silent; it is no sign that a recipe was."""
+    recipe = json.loads((finished / "recipe.json").read_text())
+    recipe |= {"output_dir": str(tmp_path / "run"), "max_steps": 1} | (
+        {"metric_for_best_model": metric} if metric else {}
+    )
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    train(str(tmp_path / "recipe.json"))
+    _, *parts = arguments.parse([str(tmp_path / "run" / "results.json"), "--output_dir", str(tmp_path / "again")])
+    repeated = next(part for part in parts if isinstance(part, arguments.TrainingArguments))
+    assert repeated.chosen_metric == chosen and repeated.chosen_direction == (chosen == "accuracy")
+    # A cross-validation leaves the choice to each of its runs.
+    _, *parts = arguments.parse([str(tmp_path / "recipe.json")])
+    given = next(part for part in parts if isinstance(part, arguments.TrainingArguments))
+    assert cross_validation.as_chosen(given)["metric_for_best_model"] == metric
 
 
 def test_what_a_sweep_had_found_is_in_the_recipe(finished, tmp_path):

@@ -94,14 +94,7 @@ def run(
         splits = open_streams(data_arguments)
         labels = choose_streamed_labels(splits["train"], data_arguments, stored_config)
     else:
-        if splits is None:
-            splits = load_splits(data_arguments)
-            warn_of_repeats(splits)
-        splits = screen(splits, data_arguments, arguments.output_dir)
-        labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
-        is_single = labels.problem_type == "single_label_classification"
-        splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
-        splits = sample_splits(splits, data_arguments, arguments.seed)
+        splits, labels = open_splits(splits, label_names, data_arguments, stored_config, arguments)
     datasets = {
         split: ClipDataset(data, extractor, labels, augmentation if split == "train" else None, arguments.seed)
         for split, data in splits.items()
@@ -147,6 +140,20 @@ def run(
     reporting.write_outputs(
         trainer, datasets, labels, outcomes, recipe, seconds, starting_weights, circumstances, calibration
     )
+
+
+def open_splits(
+    splits: dict | None, label_names, data_arguments: DataArguments, stored_config, arguments: TrainingArguments
+) -> tuple[dict, LabelSet]:
+    """Readable clips in all splits that there are to be, and the label set; arguments as of `run`."""
+    if splits is None:
+        splits = load_splits(data_arguments)
+        warn_of_repeats(splits)
+    splits = screen(splits, data_arguments, arguments.output_dir)
+    labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
+    is_single = labels.problem_type == "single_label_classification"
+    splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
+    return sample_splits(splits, data_arguments, arguments.seed), labels
 
 
 def choose_labels(
