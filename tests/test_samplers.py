@@ -38,23 +38,24 @@ def test_clips_of_a_step_are_alike_in_length_and_the_rest_comes_last():
     steps = [lengths[order[first : first + 8]] for first in range(0, len(order), 8)]
     assert len(steps[-1]) == 3
     padding = 1 - lengths.sum() / sum(step.max() * len(step) for step in steps)
-    assert padding < 0.12
+    assert padding < 0.08
     means = np.array([step.mean() for step in steps])
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2  # neither the longest nor the shortest first
 
 
-def test_padding_of_the_voice_prompts_is_below_a_tenth():
+@pytest.mark.parametrize("batch_size", [8, 16])
+def test_padding_of_the_voice_prompts_is_below_a_tenth(batch_size):
     """Of the batches themselves, with the lengths from the headers; and how much it is without groups."""
     data = load_table(ROOT / "data" / "voice_prompts" / "train.csv", Columns(label="language"))
     extractor = DualSSASTFeatureExtractor(max_length=512)
     dataset = ClipDataset(data, extractor, find_labels(data["label"], None))
     arguments = TrainingArguments(
-        output_dir="unused", per_device_train_batch_size=8, train_sampling_strategy="group_by_length"
+        output_dir="unused", per_device_train_batch_size=batch_size, train_sampling_strategy="group_by_length"
     )
     grouped = make_sampler(TuningArguments(), dataset.labels, dataset, arguments)
     shares = []
     for order in (grouped, np.random.default_rng(0).permutation(len(dataset)).tolist()):
-        loader = torch.utils.data.DataLoader(dataset, 8, sampler=order, collate_fn=Collator(extractor))
+        loader = torch.utils.data.DataLoader(dataset, batch_size, sampler=order, collate_fn=Collator(extractor))
         masks = [batch["attention_mask"] for batch in loader]
         shares.append(1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks))
     assert shares[0] < 0.1 and shares[1] > 0.3
@@ -75,7 +76,7 @@ def test_lengths_are_those_the_model_hears(tmp_path):
 
 def test_balanced_classes_are_drawn_alike():
     classes = np.repeat([0, 1, 2], [900, 90, 10])
-    weights = clip_weights(np.eye(3)[classes])
+    weights = clip_weights(np.eye(3, dtype=bool)[classes])
     order = list(sampler(1000, weights=weights))
     assert len(order) == 1000 and order == list(sampler(1000, weights=weights))
     counts = np.bincount(classes[order])

@@ -283,6 +283,41 @@ def test_the_average_is_the_average(train):
     assert evaluated[-1] == pytest.approx(results["metrics"]["validation"]["loss"], abs=1e-6)
 
 
+def test_the_mean_is_of_the_ends_of_epochs(train):
+    """Of the second and third of three epochs of three steps; until then the weights are the trained ones."""
+    output = train(**EVERY_STEP, model="panns_cnn14", average_from_epoch=2)
+    trained, stored = [
+        {step: load_file(output / f"checkpoint-{step}" / name) for step in range(1, 10)}
+        for name in ("trained_weights.safetensors", "model.safetensors")
+    ]
+    for step, weights in trained.items():
+        ends = [trained[end] for end in (6, 9) if end <= step] or [weights]
+        for name, value in weights.items():
+            if value.is_floating_point():
+                expected = torch.stack([end[name] for end in ends]).mean(dim=0)
+                torch.testing.assert_close(stored[step][name], expected, atol=1e-6, rtol=1e-5)
+    final = load_file(output / "model.safetensors")
+    assert all(torch.equal(final[name], value) for name, value in stored[9].items())
+    assert any(not torch.equal(final[name], value) for name, value in trained[9].items())
+
+
+def test_the_rate_is_lowered_epoch_by_epoch(train):
+    """SSAST's schedule: MultiStepLR with the milestones lr_decay_start, lr_decay_start + lr_decay_every, ..."""
+    schedule = {"lr_scheduler_type": "constant_with_warmup", "lr_decay": 0.5, "lr_decay_start": 2, "lr_decay_every": 2}
+    settings = {"num_train_epochs": 7, "warmup_steps": 2, "logging_strategy": "steps", "logging_steps": 1}
+    output = train(**settings, **schedule, save_strategy="no", eval_strategy="no", head_learning_rate=2e-2)
+    log = json.loads((output / "results.json").read_text())["log"]
+    rates = {entry["step"]: entry["learning_rate"] for entry in log if "learning_rate" in entry}
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    reference = torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD([parameter], 1e-2), [2, 4, 6], gamma=0.5)
+    for epoch in range(7):
+        for step in range(3 * epoch + 1, 3 * epoch + 4):
+            warmup = min((step - 1) / 2, 1)
+            assert rates[step] == pytest.approx(reference.get_last_lr()[0] * warmup)
+        reference.optimizer.step()
+        reference.step()
+
+
 def test_the_best_average_is_kept(train):
     output = train(ema_decay=0.5, num_train_epochs=4, learning_rate=0.05, metric_for_best_model="loss")
     state = json.loads((output / "checkpoint-12" / "trainer_state.json").read_text())
@@ -297,6 +332,7 @@ def test_the_best_average_is_kept(train):
 
 RESUMED = {
     "average": {"ema_decay": 0.8},
+    "mean": {"average_from_epoch": 1, "lr_scheduler_type": "constant", "lr_decay": 0.5},
     "lora": {"lora_rank": 2, "lora_dropout": 0.2, "ema_decay": 0.8},
     "probe": {"freeze_encoder": True, "fusion": "weighted"},
     "decay": {"layer_decay": 0.7, "freeze_layers": 1, "head_learning_rate": 2e-2},
@@ -405,6 +441,11 @@ def test_two_processes_equal_one_with_the_doubled_batch(recipe):
         ("dual_ssast", {"freeze_layers": -1}, "freeze_layers: must be 0 or more, got -1"),
         ("dual_ssast", {"layer_decay": 1.5}, "layer_decay: must be above 0 and at most 1, got 1.5"),
         ("dual_ssast", {"ema_decay": 1.0}, "ema_decay: must be above 0 and below 1, got 1.0"),
+        ("dual_ssast", {"ema_decay": 0.9, "average_from_epoch": 2}, "average_from_epoch: ema_decay is another average"),
+        ("dual_ssast", {"average_from_epoch": 0}, "average_from_epoch: must be 1 or more, got 0"),
+        ("dual_ssast", {"lr_decay": 0.85}, "lr_decay: lowers a constant rate, but lr_scheduler_type is linear"),
+        ("dual_ssast", {"lr_decay": 1.5, "lr_scheduler_type": "constant"}, "lr_decay: must be above 0 and at most 1"),
+        ("dual_ssast", {"lr_decay_every": 0}, "lr_decay_every: must be positive, got 0"),
         ("dual_ssast", {"lora_rank": 2, "freeze_encoder": True}, "lora_rank: has nothing to train"),
         ("dual_ssast", {"lora_rank": 2, "lora_target_modules": ["dance"]}, "a layer called .*dance.*; they have .*fc1"),
         ("dual_ssast", {"lora_rank": 2, "model_name_or_path": None}, "lora_rank: an adapter needs the checkpoint"),

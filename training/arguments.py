@@ -196,6 +196,11 @@ class TrainingArguments(transformers.TrainingArguments):
     remove_unused_columns: bool = described(False, "Leave this off.")
     head_learning_rate: float | None = described(None, "Learning rate of the classifier; as the encoder's when unset.")
     fusion_learning_rate: float = described(1e-2, "Learning rate of the layers' weights where fusion is weighted.")
+    lr_decay: float | None = described(
+        None, "Factor of a constant learning rate from the end of epoch lr_decay_start on, as in SSAST and AST."
+    )
+    lr_decay_start: int = described(1, "Epochs with the full learning rate.")
+    lr_decay_every: int = described(1, "Epochs between one lr_decay and the next.")
     epoch_steps: int | None = described(None, "Steps that count as an epoch, of streamed clips.")
     early_stopping_patience: int | None = described(None, "Stop after so many evaluations without improvement.")
     overwrite: bool = described(False, "Begin anew in an output folder that holds a run.")
@@ -206,8 +211,10 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self):
         if self.report_clips < 0:
             raise InputError(f"report_clips: must be 0 or more, got {self.report_clips}")
-        if self.epoch_steps is not None and self.epoch_steps < 1:
-            raise InputError(f"epoch_steps: must be positive, got {self.epoch_steps}")
+        for name in ("epoch_steps", "lr_decay_start", "lr_decay_every"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name}: must be positive, got {getattr(self, name)}")
+        self._check_decay()
         if self.output_dir:  # else trackio calls training and evaluation by two names of its own
             self.run_name = self.run_name or Path(self.output_dir).name
         if not torch.accelerator.is_available():
@@ -224,6 +231,17 @@ class TrainingArguments(transformers.TrainingArguments):
         for name in set(self.report_to) - {"none", *get_available_reporting_integrations()}:
             raise InputError(f"report_to: {name} is unknown or not installed; install its package, or set none")
 
+    def _check_decay(self):
+        if self.lr_decay is None:
+            return
+        if not 0 < self.lr_decay <= 1:
+            raise InputError(f"lr_decay: must be above 0 and at most 1, got {self.lr_decay}")
+        kind = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        if not kind.startswith("constant"):
+            raise InputError(
+                f"lr_decay: lowers a constant rate, but lr_scheduler_type is {kind}; set constant_with_warmup"
+            )
+
 
 @dataclass
 class TuningArguments:
@@ -239,6 +257,9 @@ class TuningArguments:
         None, "Names of linear or convolutional layers; q_proj and v_proj if unset, of a CNN every convolution."
     )
     ema_decay: float | None = described(None, "Evaluate and save a moving average of the weights, such as 0.999.")
+    average_from_epoch: int | None = described(
+        None, "Evaluate and save the mean of the weights at the ends of the epochs from this one on, as in PSLA."
+    )
     class_weights: str = described(
         "none", "none, or balanced: rare classes count as much as frequent ones in the loss."
     )
@@ -259,6 +280,7 @@ class TuningArguments:
             "lora_alpha": (self.lora_alpha > 0, "above 0"),
             "lora_dropout": (0 <= self.lora_dropout < 1, "from 0 to below 1"),
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "above 0 and below 1"),
+            "average_from_epoch": (self.average_from_epoch is None or self.average_from_epoch >= 1, "1 or more"),
             "focal_gamma": (self.focal_gamma >= 0, "0 or more"),
         }
         for name, (is_possible, wanted) in limits.items():
@@ -266,6 +288,8 @@ class TuningArguments:
                 raise InputError(f"{name}: must be {wanted}, got {getattr(self, name)}")
         if self.freeze_encoder and self.lora_rank:
             raise InputError("lora_rank: has nothing to train where freeze_encoder is set; leave one of them out")
+        if self.ema_decay and self.average_from_epoch:
+            raise InputError("average_from_epoch: ema_decay is another average; leave one of them out")
         if self.lora_target_modules and not self.lora_rank:
             raise InputError("lora_target_modules: has no effect without lora_rank; set it, such as 8")
 

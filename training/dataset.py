@@ -74,9 +74,11 @@ class ClipDataset(torch.utils.data.Dataset):
         return self.labels.encode(example["label"], audio_name(audio_of(example)))
 
     def label_matrix(self) -> np.ndarray:
-        """Which labels each clip has, without reading audio: (clips, labels), zeros and ones."""
-        encoded = [self.labels.encode(*pair) for pair in zip(self.examples["label"], self.names())]
-        return np.stack([self._soft(label) for label in encoded])
+        """Which labels each clip has, without reading audio: (clips, labels), boolean: AudioSet's takes 1 GiB."""
+        matrix = np.zeros((len(self), len(self.labels.names)), dtype=bool)
+        for row, *pair in zip(matrix, self.examples["label"], self.names()):
+            row[:] = self._soft(self.labels.encode(*pair)) > 0
+        return matrix
 
     def num_samples(self) -> list[int]:
         """Of every clip as the model hears it, from the headers of the files."""

@@ -190,6 +190,8 @@ def check_streaming(data_arguments: DataArguments, augmentation, tuning, argumen
     ):
         if value != plain:
             raise InputError(f"{name}: {value} needs all clips, which a stream has not; set {plain}")
+    if tuning.average_from_epoch is not None:
+        raise InputError("average_from_epoch: a stream has no epochs that end; set ema_decay instead")
     if arguments.epoch_steps is None and arguments.max_steps <= 0:
         raise InputError("epoch_steps: is not set, and a stream has no known end; say how many steps count as an epoch")
     if arguments.max_steps <= 0:

@@ -17,7 +17,7 @@ from .clip_stream import ClipStream
 from .dataset import mean_over_windows
 from .errors import InputError
 from .reporting import STAGING_NAME as OUTPUT_STAGING_NAME
-from .tuning import ADAPTER, WeightAverage, count_parameters, frozen_modules, rate_scales, save_tuning
+from .tuning import ADAPTER, count_parameters, frozen_modules, rate_scales, save_tuning, weight_average
 
 STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: nothing takes it for one
 
@@ -78,6 +78,27 @@ class AudioTrainer(Trainer):
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(self._parameter_groups(model), **settings)
         return super().create_optimizer(model)
+
+    def set_initial_training_values(self, args, dataloader):
+        values = super().set_initial_training_values(args, dataloader)
+        self._epoch_steps = args.epoch_steps or values[1]  # for `create_scheduler`, which comes next
+        return values
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None) -> torch.optim.lr_scheduler.LRScheduler:
+        """As Trainer's, or with `lr_decay` SSAST's: constant, and lower by that factor every so many epochs."""
+        args = self.args
+        if args.lr_decay is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        num_warmup, epoch_steps = args.get_warmup_steps(num_training_steps), self._epoch_steps
+
+        def factor(step: int) -> float:
+            epochs = step // epoch_steps - args.lr_decay_start  # since the first decay
+            decay = args.lr_decay ** (1 + epochs // args.lr_decay_every) if epochs >= 0 else 1.0
+            return min(step / num_warmup, 1.0) * decay if num_warmup else decay
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _parameter_groups(self, model: torch.nn.Module) -> list[dict]:
         decayed = set(self.get_decay_parameter_names(model))
@@ -198,7 +219,7 @@ class ClassificationTrainer(AudioTrainer):
     def __init__(self, *args, tuning: TuningArguments, training_loss=None, sampler=None, **kwargs):
         super().__init__(*args, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            for name in ("lora_rank", "layer_decay", "ema_decay"):
+            for name in ("lora_rank", "layer_decay", "ema_decay", "average_from_epoch"):
                 if getattr(tuning, name) is not None:
                     raise InputError(
                         f"{name}: needs whole weights in every process; leave it out, or FSDP and DeepSpeed"
@@ -206,7 +227,7 @@ class ClassificationTrainer(AudioTrainer):
         self.tuning = tuning
         self.training_loss = training_loss
         self.sampler = sampler
-        self.average = None if tuning.ema_decay is None else WeightAverage(tuning.ema_decay)
+        self.average = weight_average(tuning)
         if self.average is not None:
             self.add_callback(self.average)
         self.num_parameters = count_parameters(self.model)
