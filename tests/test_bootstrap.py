@@ -83,6 +83,17 @@ def test_intervals_of_groups_cover_the_truth_where_those_of_clips_do_not():
     assert covered["groups"] >= 87 and covered["clips"] <= 80, covered
 
 
+def test_r2_does_not_depend_on_the_unit():
+    rng = np.random.default_rng(0)
+    targets = rng.standard_normal(50)
+    predictions = targets + 0.1 * rng.standard_normal(50)
+    intervals = [
+        confidence_intervals(scale * predictions, scale * targets, "regression")["intervals"]["r2"]
+        for scale in (1.0, 1e-7)
+    ]
+    np.testing.assert_allclose(*intervals, rtol=1e-9)
+
+
 def test_intervals_are_repeatable_and_hold_the_figure():
     for problem_type in (SINGLE, MULTI, NUMBERS):
         predictions, targets = example(problem_type)

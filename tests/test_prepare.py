@@ -1,5 +1,6 @@
 """training/prepare: published layouts become manifests; what the paper splits and what leaks is kept apart."""
 
+import shutil
 from collections import Counter
 
 import dataset_layouts
@@ -200,7 +201,8 @@ def test_speech_commands(prepared, originals):
     for label in ("yes", "_silence_", "_unknown_"):
         dataset_layouts.write_tone(test_set / label / "00000009_nohash_0.wav", seconds=0.1)
     try:
-        assert len(prepared("speech_commands_v1")["test"]) == 3
+        tables = prepared("speech_commands_v1")
+        assert len(tables["test"]) == 3 and {tuple(table) for table in tables.values()} == {tuple(tables["train"])}
     finally:
         for path in sorted(test_set.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
@@ -255,10 +257,61 @@ def test_a_missing_file_is_named(tmp_path):
         prepare("esc50", tmp_path / "esc50", tmp_path / "out")
 
 
-def test_another_seed_is_another_draw_and_another_split_leaves_nothing_behind(prepared):
+def test_manifests_of_another_split_go(originals, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "clips.csv").write_text("file_name,label\n")
+    prepare("tess", originals("tess"), tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"train.csv", "validation.csv", "test.csv"}
+
+
+def test_nothing_of_the_users_is_replaced(originals, tmp_path):
+    folder = tmp_path / "birdcall"
+    shutil.copytree(originals("birdcall"), folder)
+    before = (folder / "train.csv").read_text()
+    with pytest.raises(InputError, match="--output .*birdcall: is the folder of the data set"):
+        prepare("birdcall", folder, folder)
+    assert (folder / "train.csv").read_text() == before
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "test.csv").write_text("row_id,site\n")
+    with pytest.raises(InputError, match="test.csv: is no manifest of this program"):
+        prepare("birdcall", folder, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["test.csv"]
+
+
+def test_damaged_and_missing_recordings_are_told(tmp_path, caplog):
+    """One recording of GTZAN on Kaggle is damaged; a second download beside it does not count twice."""
+    genres = tmp_path / "genres"
+    dataset_layouts.gtzan(tmp_path)
+    (genres / "jazz" / "jazz.00005.wav").write_bytes(b"no audio")
+    (genres / "blues" / "blues.00003.wav").unlink()
+    shutil.copytree(genres, tmp_path / "copy")
+    counts = prepare("gtzan", tmp_path, tmp_path / "out")
+    assert counts == {"train": 8, "validation": 4, "test": 4}
+    told = caplog.text
+    assert "1 recordings of the lists are missing and are left out, such as blues.00003" in told
+    assert "1 recordings cannot be read and are left out, such as" in told and "jazz.00005.wav" in told
+    assert sum(prepare("gtzan", tmp_path, tmp_path / "out", "random").values()) == 18
+
+
+def test_the_list_of_the_emotions_must_fit(originals, tmp_path, caplog):
+    folder = tmp_path / "emotions"
+    shutil.copytree(originals("emotions"), folder)
+    names = [path.stem for path in sorted((folder / "CREMA-D").rglob("*.wav"))[:9]]
+    (folder / "fold1_test.csv").write_text("".join(f"/data/{name}.wav\t3\n" for name in (*names, "DC_a01", "gone")))
+    counts = prepare("emotions", folder, tmp_path / "out")
+    assert counts["test"] == 10  # SAVEE's DC/a01.wav among them
+    assert "1 test clips of the lists are missing and are left out, such as gone" in caplog.text
+    (folder / "fold1_test.csv").write_text("/data/other.wav\t3\n")
+    with pytest.raises(InputError, match="all its clips are train clips by the fold1_test.csv"):
+        prepare("emotions", folder, tmp_path / "out")
+    (folder / "TESS" / "fold1_test.csv").write_text("x\t3\n")
+    with pytest.raises(InputError, match="holds several fold1_test.csv"):
+        prepare("emotions", folder, tmp_path / "out")
+
+
+def test_another_seed_is_another_draw(prepared):
     first, second = prepared("crema_d"), prepared("crema_d", seed=1)
     assert set(first["test"]["file_name"]) != set(second["test"]["file_name"])
-    assert "validation" in prepared("tess") and "validation" in prepared("tess", "random")
 
 
 @pytest.mark.parametrize("count", range(1, 12))

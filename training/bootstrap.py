@@ -178,5 +178,5 @@ def _regression(weights, predictions, targets) -> dict[str, np.ndarray]:
     return {
         "mean_squared_error": squares / num_clips,
         "mean_absolute_error": np.abs(errors) @ weights / num_clips,
-        "r2": np.where(variance > 1e-12 * num_clips, 1 - squares / variance, np.nan),
+        "r2": np.where(variance > 1e-12 * (centred**2).sum(), 1 - squares / variance, np.nan),
     }

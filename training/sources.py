@@ -284,7 +284,7 @@ def clip_names(data: datasets.Dataset) -> list[str]:
 def _other_columns(source, table, columns: Columns) -> dict[str, list]:
     """
     Raises:
-        InputError: a column that there is not, or times that are no numbers.
+        InputError: a column that there is not, times that are no numbers, or clips without fold or group.
     """
     found = {}
     for name in OTHER_COLUMNS:
@@ -292,12 +292,20 @@ def _other_columns(source, table, columns: Columns) -> dict[str, list]:
         if wanted is None:
             continue
         values = list(table[_choose_column(source, _names(table), name, wanted, ())])
-        found[name] = _as_seconds(source, wanted, values) if name in TIME_COLUMNS else [str(value) for value in values]
+        found[name] = _as_seconds(source, wanted, values) if name in TIME_COLUMNS else _as_names(source, wanted, values)
     return found
 
 
 def _names(table) -> list[str]:
     return table.column_names if isinstance(table, datasets.Dataset) else list(table)
+
+
+def _as_names(source, column: str, values: list) -> list[str]:
+    """Folds and groups; clips without one would else be one group of their own."""
+    for row, value in enumerate(values, start=1):
+        if _is_missing(value):
+            raise InputError(f"{source}: row {row} has nothing in {column}; fill it in, or leave the column out")
+    return [str(value) for value in values]
 
 
 def _as_seconds(source, column: str, values: list) -> list[float | None]:

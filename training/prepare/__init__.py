@@ -35,11 +35,14 @@ def prepare(name: str, folder: Path, output: Path, split: str = "paper", seed: i
     except InputError as error:
         raise InputError(f"{error}. {info.title} is expected as {info.layout}; get it from {info.source}") from None
     manifests = info.splits[split](clips, seed)
+    check_output(output, folder)
     output.mkdir(parents=True, exist_ok=True)
     for file in info.copies:
         shutil.copyfile(folder / file, output / file)
+    # The same in every manifest, since a recipe names them once.
+    columns = [column for column in COLUMNS if any(getattr(clip, column) is not None for clip in clips)]
     for manifest, members in manifests.items():
-        write_manifest(output / f"{manifest}.csv", members)
+        write_manifest(output / f"{manifest}.csv", members, columns)
     for manifest in set(MANIFESTS) - set(manifests):  # those of another split would go with the new ones
         (output / f"{manifest}.csv").unlink(missing_ok=True)
     return {manifest: len(members) for manifest, members in manifests.items()}
@@ -52,9 +55,21 @@ def find(name: str) -> DatasetInfo:
     return DATASETS[name]
 
 
-def write_manifest(path: Path, clips: list[Clip]):
-    """A row per clip, with the whole path of its file and the columns that some clip has."""
-    columns = [column for column in COLUMNS if any(getattr(clip, column) is not None for clip in clips)]
+def check_output(output: Path, folder: Path):
+    """
+    Raises:
+        InputError: writing there would replace files of the data set, or tables that are no manifests.
+    """
+    if output.resolve() == folder.resolve():
+        raise InputError(f"--output {output}: is the folder of the data set; name another one")
+    for manifest in MANIFESTS:
+        path = output / f"{manifest}.csv"
+        if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith("file_name,"):
+            raise InputError(f"{path}: is no manifest of this program and would be replaced; name another --output")
+
+
+def write_manifest(path: Path, clips: list[Clip], columns: list[str]):
+    """A row per clip, with the whole path of its file."""
     part = path.with_suffix(".part")
     with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

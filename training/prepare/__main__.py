@@ -26,7 +26,9 @@ def main() -> int:
             output = arguments.output or Path("prepared") / arguments.name
             counts = prepare(arguments.name, arguments.folder, output, arguments.split, arguments.seed)
             print(f"{output}: " + ", ".join(f"{name}.csv with {count} clips" for name, count in counts.items()))
-            print(f"split: {DATASETS[arguments.name].split}\nleaks: {DATASETS[arguments.name].leaks}")
+            paper = f"paper ({DATASETS[arguments.name].split})"
+            print(f"split: {paper if arguments.split == 'paper' else arguments.split}")
+            print(f"leaks: {DATASETS[arguments.name].leaks}")
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1

@@ -1,15 +1,18 @@
 """What the data sets share: the description of one, a clip, how files are found, and how clips are shared out."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from transformers.utils import logging
 
 from ..errors import InputError
 from ..sources import SPLIT_NAMES
+
+logger = logging.get_logger(__name__)
 
 SPLITS = ("train", "validation", "test")
 
@@ -88,6 +91,28 @@ def check_present(clips: list[Clip]) -> list[Clip]:
     if missing:
         raise InputError(f"{missing[0]}: is listed but missing, and {len(missing) - 1} more of {len(clips)}")
     return clips
+
+
+def readable(clips: list[Clip]) -> list[Clip]:
+    """The clips whose files hold audio; a warning tells of the others, which are known of some published data sets."""
+    unreadable = []
+    for clip in clips:
+        try:
+            is_empty = soundfile.info(str(clip.path)).frames == 0
+        except soundfile.LibsndfileError:
+            is_empty = True
+        if is_empty:
+            unreadable.append(clip.path)
+    if unreadable:
+        logger.warning(f"{len(unreadable)} recordings cannot be read and are left out, such as {unreadable[0]}")
+    return [clip for clip in clips if clip.path not in set(unreadable)] if unreadable else clips
+
+
+def warn_of_missing(listed: Iterable[str], found: Iterable[str], what: str):
+    """A warning where a list names what is not there: the split is then smaller than the published one."""
+    missing = sorted(set(listed) - set(found))
+    if missing:
+        logger.warning(f"{len(missing)} {what} of the lists are missing and are left out, such as {missing[0]}")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -7,7 +7,17 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..errors import InputError
-from .common import Clip, DatasetInfo, as_given, audio_below, read_lines, shared_out, tested_on
+from .common import (
+    Clip,
+    DatasetInfo,
+    as_given,
+    audio_below,
+    read_lines,
+    readable,
+    shared_out,
+    tested_on,
+    warn_of_missing,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -83,23 +93,39 @@ def read_emotions(folder: Path) -> list[Clip]:
     for path in audio_below(folder, ".wav"):
         # The collection holds second copies of some RAVDESS clips, with a 1 before the name.
         name = path.stem.removeprefix("1") if path.stem.startswith("103-") else path.stem
-        clip = _clip_of_any(path, name)
+        called, clip = _clip_of_any(path, name)
         if clip is None:
             unknown.append(path)
         elif clip.label != "calm":
-            clips.setdefault((clip.speaker, name), clip)
+            clips.setdefault(called, clip)
     if not clips:
         raise InputError(f"{folder}: holds no files that are called like those of CREMA-D, TESS, RAVDESS or SAVEE")
     if unknown:
         logger.warning(
             f"{len(unknown)} files are called like those of no corpus and are left out, such as {unknown[0]}"
         )
-    listed = next(iter(sorted(folder.rglob("fold1_test.csv"))), None)
-    if listed is not None:
-        names = {line.split("\t")[0].rsplit("/", 1)[-1] for line in read_lines(listed)}
-        for clip in clips.values():
-            clip.split = "test" if clip.path.name in names else "train"
-    return list(clips.values())
+    names = _listed(folder)
+    if names:
+        warn_of_missing(names, clips, "test clips")
+        for called, clip in clips.items():
+            clip.split = "test" if called in names else "train"
+    clips = readable(list(clips.values()))
+    if names and {clip.split for clip in clips} != {"train", "test"}:
+        raise InputError(
+            f"{folder}: all its clips are {clips[0].split} clips by the fold1_test.csv in it; remove the file"
+        )
+    return clips
+
+
+def _listed(folder: Path) -> set[str]:
+    """The names, without extension, of the authors' test clips; nothing where their list is not there."""
+    lists = sorted(folder.rglob("fold1_test.csv"))
+    if len(lists) > 1:
+        raise InputError(
+            f"{folder}: holds several fold1_test.csv, such as {lists[0]} and {lists[1]}; keep that of the emotions"
+        )
+    lines = read_lines(lists[0]) if lists else []
+    return {Path(line.split("\t")[0]).stem for line in lines}
 
 
 def split_emotions(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
@@ -116,7 +142,7 @@ def _read(folder: Path, corpus: Corpus) -> list[Clip]:
     clips = [clip for path in sorted(paths.values()) if (clip := _clip(path, corpus, path.stem))]
     if not clips:
         raise InputError(f"{folder}: holds no files that are called like {corpus.example}.wav")
-    return clips
+    return readable(clips)
 
 
 def _clip(path: Path, corpus: Corpus, name: str) -> Clip | None:
@@ -127,12 +153,13 @@ def _clip(path: Path, corpus: Corpus, name: str) -> Clip | None:
     return Clip(path, label, speaker=match["speaker"], group=match.groupdict().get("group"))
 
 
-def _clip_of_any(path: Path, name: str) -> Clip | None:
+def _clip_of_any(path: Path, name: str) -> tuple[str, Clip | None]:
+    """What the corpus calls the clip, and the clip; nothing for a name that none of them has."""
     names = {CREMA_D: (name,), TESS: (name,), RAVDESS: (name,), SAVEE: (name, f"{path.parent.name}_{name}")}
     for corpus, called in ((corpus, called) for corpus, options in names.items() for called in options):
         if clip := _clip(path, corpus, called):
-            return replace(clip, speaker=f"{corpus.name}_{clip.speaker}", group=None)
-    return None
+            return called, replace(clip, speaker=f"{corpus.name}_{clip.speaker}", group=None)
+    return name, None
 
 
 LEAK = (
@@ -155,7 +182,7 @@ DATASETS = [
         "as many.",
         leaks="A random split has every actor on both sides.",
         read=read_crema_d,
-        splits={"paper": shared_out(), "speaker": shared_out("speaker")},
+        splits={"paper": shared_out(), "speaker": shared_out("speaker", test=0.21)},
     ),
     DatasetInfo(
         name="tess",

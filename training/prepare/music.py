@@ -4,7 +4,18 @@ import json
 from pathlib import Path
 
 from ..errors import InputError
-from .common import Clip, DatasetInfo, as_given, audio_below, check_present, need, read_lines, shared_out
+from .common import (
+    Clip,
+    DatasetInfo,
+    as_given,
+    audio_below,
+    check_present,
+    need,
+    read_lines,
+    readable,
+    shared_out,
+    warn_of_missing,
+)
 
 GTZAN_LISTS = {"train": "train_filtered.txt", "validation": "valid_filtered.txt", "test": "test_filtered.txt"}
 SURGE_LIST = "dataset_surge_tone_splits.csv"
@@ -18,8 +29,12 @@ def read_gtzan(folder: Path) -> list[Clip]:
         found = next(iter(sorted(folder.rglob(name))), None)
         if found is not None:
             listed |= {Path(line).stem: split for line in read_lines(found)}
-    paths = audio_below(genres, ".wav", ".au")
-    return [Clip(path, path.parent.name, listed.get(path.stem)) for path in paths]
+    paths = {
+        path.stem: path for path in audio_below(genres, ".wav", ".au")
+    }  # two downloads side by side hold all twice
+    warn_of_missing(listed, paths, "recordings")
+    # One of the files on Kaggle, jazz.00054.wav, is damaged.
+    return readable([Clip(path, path.parent.name, listed.get(stem)) for stem, path in paths.items()])
 
 
 def split_gtzan(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
@@ -55,6 +70,7 @@ def read_surge(folder: Path) -> list[Clip]:
     found = next(iter(sorted(folder.rglob(SURGE_LIST))), None)
     listed = dict(line.rsplit(",", 1) for line in read_lines(found)[1:]) if found else {}
     paths = audio_below(folder, ".ogg")
+    warn_of_missing(listed, (path.parent.name for path in paths), "presets")
     return [Clip(path, path.stem, listed.get(path.parent.name), group=path.parent.name) for path in paths]
 
 
