@@ -8,18 +8,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from safetensors import SafetensorError
 from tqdm.auto import tqdm
-from transformers import ASTConfig, AutoFeatureExtractor, AutoModelForAudioClassification, PretrainedConfig
-from transformers.utils import logging
 
-from modeling_dual_ssast import DualSSASTConfig
 from modeling_dual_ssast.classifier_dual_ssast import WindowedOutput
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.audio import find_audio_files, read_audio
 from training.errors import InputError
+from training.inference import labels_of, load_classifier
 from training.labels import LabelSet
-from training.loading import MODEL_TYPES
 from training.reporting import score_table
 
 
@@ -51,7 +47,7 @@ def main(argv: list[str]) -> int:
     try:
         for path in (arguments.output, arguments.windows):
             check_output(path)
-        model, extractor = load(arguments.model)
+        model, extractor = load_classifier(arguments.model)
         labels = labels_of(arguments.model, model.config)
         files, empty_folders = list_files(arguments.inputs)
         logits, windows, failures = classify_files(model, extractor, files, arguments)
@@ -74,62 +70,6 @@ def check_output(path: Path | None):
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it or name another file")
     if path and path.is_dir():
         raise InputError(f"{path}: is a folder; name a file in it")
-
-
-def load(name: str):
-    """The classifier, ready for inference on the accelerator if there is one, and its feature extractor."""
-    verbosity = logging.get_verbosity()
-    try:
-        check_folder(name)
-        extractor = AutoFeatureExtractor.from_pretrained(name)
-        logging.set_verbosity_error()  # the missing weights are told here
-        model, loading = AutoModelForAudioClassification.from_pretrained(
-            name, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{name}: not a classifier that can be loaded ({reason}); name a folder or a Hub model"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    untrained = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
-    if untrained:
-        raise InputError(
-            f"{name}: has no trained classifier ({len(untrained)} weights are missing or of another size, such as "
-            f"{untrained[0]}); fine-tune it with train_hf.py"
-        )
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    return model.eval().to(device), extractor
-
-
-def check_folder(name: str):
-    """Tells other kinds of models, and folders without a feature extractor, in words that name the remedy."""
-    model_type = PretrainedConfig.get_config_dict(name)[0].get("model_type")
-    if model_type == ASTConfig.model_type:
-        raise InputError(
-            f"{name}: model_type is {model_type!r}, expected {DualSSASTConfig.model_type!r}; convert the folder with "
-            "python -m conversion hf-ast FOLDER OUT"
-        )
-    if model_type not in MODEL_TYPES:
-        raise InputError(
-            f"{name}: not a classifier that can be loaded (model_type is {model_type!r}, expected one of "
-            f"{', '.join(MODEL_TYPES)}); SSAST and AST models are converted with python -m conversion"
-        )
-    if Path(name).is_dir() and not (Path(name) / "preprocessor_config.json").exists():
-        raise InputError(f"{name}: has no preprocessor_config.json; copy the one that was saved with the model")
-
-
-def labels_of(name: str, config: DualSSASTConfig) -> LabelSet:
-    """The model's classes, and by Transformers' convention what a model that does not say it was trained for."""
-    problem_type = config.problem_type
-    if problem_type is None:
-        problem_type = "regression" if config.num_labels == 1 else "single_label_classification"
-    if problem_type != "regression":
-        return LabelSet(tuple(config.id2label[index] for index in range(config.num_labels)), problem_type)
-    if config.num_labels > 1:
-        raise InputError(f"{name}: gives {config.num_labels} numbers per clip, but one can be told; call the model")
-    return LabelSet(("value",), problem_type)
 
 
 def list_files(inputs: list[Path]) -> tuple[list[str], list[str]]:

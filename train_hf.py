@@ -7,12 +7,13 @@ import sys
 
 import torch
 
-from training import arguments, asit, classification, cross_validation, mspm, probe, sweep
+from training import arguments, asit, classification, cross_validation, evaluation, mspm, probe, sweep
 from training.errors import InputError, one_line
 
 TASKS = {
     "classification": classification.run,
     "cross_validation": cross_validation.run,
+    "evaluation": evaluation.run,
     "mspm": mspm.run,
     "asit": asit.run,
     "sweep": sweep.run,

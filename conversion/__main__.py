@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from model_cards.catalogue import recognise
 from modeling_dual_ssast import (
     ASiTForPreTraining,
     DualSSASTForPreTraining,
@@ -168,7 +169,9 @@ def convert(args: argparse.Namespace) -> Facts:
     names = (field.name for field in dataclasses.fields(Options) if hasattr(args, field.name))
     options = Options(**{name: getattr(args, name) for name in names})
     converted = FAMILIES[args.family](args.source, options)
-    return describe(converted, args.source, args.target, saving.save(converted, args.target, args.verify))
+    origin = recognise(args.family, args.source, converted.model.config, converted.feature_extractor)
+    verified = saving.save(converted, args.target, args.verify, source=args.source, origin=origin)
+    return describe(converted, args.source, args.target, verified)
 
 
 def main(argv: list[str] | None = None) -> int:

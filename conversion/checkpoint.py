@@ -194,9 +194,14 @@ def numbered_blocks(tensors: Tensors, pattern: str) -> int:
     return max(numbers) + 1
 
 
-def open_checkpoint(path: Path, kind: str) -> Tensors:
-    """The tensors of a .pth file; what lies beside its state dict is listed as dropped."""
-    state, beside = find_state_dict(read_checkpoint(path), path)
+def open_checkpoint(path: Path, kind: str, allowed: tuple = ()) -> Tensors:
+    """
+    The tensors of a .pth file; what lies beside its state dict is listed as dropped.
+
+    Args:
+        allowed: as for `read_checkpoint`
+    """
+    state, beside = find_state_dict(read_checkpoint(path, allowed), path)
     tensors = Tensors(state, path, kind)
     if beside:
         tensors.dropped.append((", ".join(beside), "stored beside the weights"))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from modeling_dual_ssast import (
@@ -22,6 +23,13 @@ FRONT_END = ("spectrogram_extractor.", "logmel_extractor.")
 FILTERS = "logmel_extractor.melW"
 TRANSFORMS = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
 HEAD = ("fc1.", "fc_audioset.")
+# The published 16 kHz file holds a sampler's state beside the weights: numpy's arrays, which cannot run code.
+ARRAYS = (
+    *((np.zeros(0).__reduce__()[0], f"{package}.multiarray._reconstruct") for package in ("numpy.core", "numpy._core")),
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.uint32, np.bool_)),
+)
 DROPOUT = 0.5  # before fc1, in the original's training
 
 
@@ -30,7 +38,7 @@ def convert(source: Path, options: Options) -> ComposedConverted:
     Raises:
         ConversionError: in one line, what is wrong with the file or the options.
     """
-    tensors = open_checkpoint(source, "a checkpoint of PANNs' CNN14")
+    tensors = open_checkpoint(source, "a checkpoint of PANNs' CNN14", ARRAYS)
     tensors.require("bn0.weight", *(f"conv_block{block}.conv1.weight" for block in CNN14_BLOCKS))
     sizes = {
         "num_mel_bins": tensors.shape("bn0.weight", 1)[0],

@@ -6,6 +6,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
+
+from model_cards.card import converted_card
+from model_cards.catalogue import Published
 
 from .checkpoint import ConversionError, shorten
 from .result import Converted
@@ -25,10 +29,16 @@ def check_target(source: Path, target: Path, overwrite: bool):
         raise ConversionError(f"{target} exists and is not empty: choose another folder or add --overwrite")
 
 
-def save(converted: Converted, target: Path, verify: bool = False) -> tuple[int, float] | None:
+def save(
+    converted: Converted, target: Path, verify: bool = False, *, source: Path, origin: Published | None = None
+) -> tuple[int, float] | None:
     """
-    Saves the model, its code and its feature extractor beside `target` and moves them there when all is complete. What
-    was at `target` stays until then.
+    Saves the model, its code, its feature extractor and its card beside `target` and moves them there when all is
+    complete. What was at `target` stays until then.
+
+    Args:
+        source: what was converted, for the card
+        origin: the published checkpoint that it is, if it is one
 
     Returns:
         with `verify`, the number of tensors that were read back and compared, and their largest difference
@@ -44,8 +54,31 @@ def save(converted: Converted, target: Path, verify: bool = False) -> tuple[int,
         converted.model.save_pretrained(folder)
         converted.feature_extractor.save_pretrained(folder)
         outcome = compare_saved(converted, folder) if verify else None
+        card = make_card(converted, target.name, source, outcome, origin)
+        (folder / "README.md").write_text(str(card), encoding="utf-8")
         _move(folder, target, Path(stage, "old"))
     return outcome
+
+
+def make_card(
+    converted: Converted, name: str, source: Path, verified: tuple[int, float] | None, origin: Published | None
+) -> ModelCard:
+    model, kind = converted.model, type(converted.model).__name__
+    return converted_card(
+        name,
+        model.config,
+        converted.feature_extractor,
+        title=converted.title,
+        file_name=source.name,
+        is_classifier=kind.endswith("ForAudioClassification"),
+        is_pretraining=kind.endswith("ForPreTraining"),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        notes=converted.notes,
+        dropped=converted.dropped,
+        new=converted.new,
+        verified=verified,
+        origin=origin,
+    )
 
 
 def _move(folder: Path, target: Path, old: Path):

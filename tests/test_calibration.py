@@ -96,6 +96,12 @@ def test_thresholds_beat_one_half_on_skewed_data():
         assert chosen["mean_average_precision"] == half["mean_average_precision"]
 
 
+def test_a_rare_class_with_tiny_scores_is_still_given():
+    scores = np.array([[1e-9], [2e-8], [3e-8], [1e-10]], dtype=np.float32)
+    threshold = choose_thresholds(scores, np.array([[False], [True], [True], [False]]))[0]
+    assert ((scores[:, 0] > threshold) == [False, True, True, False]).all() and 0 < threshold < 1
+
+
 def test_no_threshold_has_a_higher_f1():
     rng = np.random.default_rng(0)
     for _ in range(50):

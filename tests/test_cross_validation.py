@@ -5,12 +5,13 @@ import json
 import pandas
 import pytest
 from audio_files import error_line, run_program, write_class_folders
+from scipy.stats import norm
 from test_train_hf import TINY
 
 import train_hf
 from training import classification
 from training.arguments import TrainingArguments
-from training.cross_validation import find_part
+from training.cross_validation import find_part, summarise
 
 
 @pytest.fixture
@@ -133,3 +134,17 @@ def test_every_fold_is_of_one_kind(recipe, clips, tmp_path):
     path, output = recipe(dataset_name=None, train_file=str(tmp_path / "clips.jsonl"), num_folds=3)
     assert train_hf.main([path]) == 0
     assert "mean_average_precision" in pandas.read_csv(output / "cross_validation.csv").columns
+
+
+def test_a_metric_that_some_runs_lack_says_so_and_a_perfect_fold_counts():
+    """AUC 1 and 0.9: d' is that of their mean, 0.95, and not the 1.81 of the second fold alone."""
+    rows = [
+        {"seed": 0, "fold": 1, "clips": 5, "mean_auc": 1.0, "d_prime": None, "r2": 0.5},
+        {"seed": 0, "fold": 2, "clips": 5, "mean_auc": 0.9, "d_prime": 1.8124, "r2": 0.7},
+    ]
+    summary = summarise(pandas.DataFrame(rows))
+    assert summary["runs"].to_dict() == {"mean_auc": 2, "d_prime": 1, "r2": 2}
+    assert summary.loc["d_prime", "mean"] == pytest.approx(2**0.5 * norm.ppf(0.95))
+    assert pandas.isna(summary.loc["d_prime", "standard_deviation"])
+    assert summary.loc["r2", "mean"] == pytest.approx(0.6)
+    assert "runs" not in summarise(pandas.DataFrame(rows).assign(d_prime=[2.0, 1.8]))

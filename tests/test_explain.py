@@ -42,6 +42,18 @@ def test_attention_and_rollout_are_shares(model):
     np.testing.assert_allclose(found["attention"][0].ravel(), first, rtol=1e-6)
 
 
+@pytest.mark.parametrize("readout", ["patches", "prefix"])
+def test_fused_layers_attend_from_what_is_read_out(tmp_path, readout):
+    model, _ = explain.load(str(save_tiny_classifier(tmp_path, readout=readout, fusion_layers=[0, 1, 2])))
+    found = explain.explain(model, some_input())["attended"]
+    assert set(found) == {1, 2}  # the patch embedding has no attention
+    attentions = model(some_input(), output_attentions=True).attentions
+    tokens = slice(0, 2) if readout == "prefix" else slice(2, None)
+    for layer, values in found.items():
+        expected = attentions[layer - 1][0].mean(dim=0)[tokens, 2:].mean(dim=0).detach().numpy()
+        np.testing.assert_allclose(values.ravel(), expected, rtol=1e-5)
+
+
 def test_relevance_is_that_of_the_class_that_is_asked_for(model):
     """On the last layer, pooled by the mean, it is the positive part of state times gradient, patch by patch."""
     maps = [explain.explain(model, some_input(), label)["relevance"][2] for label in range(3)]
@@ -67,12 +79,12 @@ def test_a_file_becomes_one_picture(folder, tmp_path, capsys):
 def test_bad_input_is_told_in_one_line(folder, tmp_path, capsys):
     write_tone(tmp_path / "clip.wav", seconds=0.5)
     for words, message in (
-        (["nowhere", "clip.wav"], "nowhere: cannot be loaded"),
+        (["nowhere", "clip.wav"], "nowhere: not a classifier that can be loaded"),
         ([str(folder), "nowhere.wav"], "nowhere.wav: no such file"),
         ([str(folder), str(tmp_path / "clip.wav"), "--label", "dog"], "--label: 'dog' is no class of the model"),
     ):
         assert explain.main(words) == 1
         error = capsys.readouterr().err.strip().splitlines()
         assert error[-1].startswith("error: ") and message in error[-1]
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="can be loaded"):
         explain.load("nowhere")

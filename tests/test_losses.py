@@ -52,6 +52,18 @@ def test_several_labels_are_torchs(logits):
     torch.testing.assert_close(TrainingLoss(MULTI, 0.0, WEIGHTS, 0.0)(logits, SEVERAL), expected)
 
 
+@pytest.mark.parametrize("labels", [CLASSES, MIXED], ids=["hard", "soft"])
+def test_one_of_several_classes_as_binary_problems(logits, labels):
+    targets = labels if labels.ndim == 2 else nn.functional.one_hot(labels, 3).float()
+    expected = nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    torch.testing.assert_close(TrainingLoss(SINGLE, 0.0, None, 0.0, is_binary=True)(logits, labels), expected)
+    weighted = TrainingLoss(SINGLE, 0.0, WEIGHTS, 0.0, is_binary=True)(logits, labels)
+    expected = nn.functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=WEIGHTS)
+    torch.testing.assert_close(weighted, expected)
+    names = LabelSet(("a", "b", "c"), SINGLE)
+    assert training_loss(TuningArguments(loss="binary_cross_entropy"), names, None, 0.0).is_binary
+
+
 def test_focal_loss_is_the_papers(logits):
     """FL(p) = -(1 - p) ** gamma log(p), p of the truth (Lin et al., equation 4); one binary problem per label."""
     p = logits.softmax(dim=1)[torch.arange(8), CLASSES]

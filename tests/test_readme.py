@@ -60,7 +60,10 @@ def _hub_repository(folder: Path):
 def workspace(tmp_path_factory):
     """A checkout with the files that the README names."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("conversion", "training", "model_cards", "data", "train_hf.py", "predict_hf.py", "embed_hf.py"):
+    for name in (
+        "conversion", "training", "model_cards", "modeling_dual_ssast", "data", "train_hf.py", "predict_hf.py",
+        "embed_hf.py", "app.py", "app.yaml", "setup.cfg", "LICENSE",
+    ):  # fmt: skip
         (folder / name).symlink_to(ROOT / name)
     (folder / "recipes").mkdir()
     for recipe in (ROOT / "recipes").glob("*.yaml"):  # two epochs instead of twenty-five
@@ -88,11 +91,11 @@ def workspace(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_snippet_runs(workspace):
+def test_every_snippet_runs(workspace, hub):
     """In order: a later one may use what an earlier one made."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    environment = hub.environment(workspace / "hf_home")
+    environment |= {"PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "error"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment["HF_HOME"] = str(workspace / "hf_home")
     ordered = snippets()
     # The recipes come before the conversion in the README, as people read it; here the checkpoint has to exist first.
     ordered.sort(key=lambda snippet: "-m conversion ssast" not in snippet[1])
@@ -105,6 +108,8 @@ def test_every_snippet_runs(workspace):
     assert json.loads((workspace / "runs" / "sweep" / "results.json").read_text())["candidates"] == 2093
     assert json.loads((workspace / "runs" / "probe" / "results.json").read_text())["metric"] == "accuracy"
     assert json.loads((workspace / "runs" / "folds" / "results.json").read_text())["metrics"]["accuracy"]
+    for name, kind in (("name", "models"), ("clips", "models"), ("languages", "models"), ("page", "spaces")):
+        assert "README.md" in hub.files(f"user/{name}", kind)
     for run in ("mine", "esc50", "two_processes", "from_my_pretraining", "sweep-fine-tuned", "weighted"):
         assert json.loads((workspace / "runs" / run / "results.json").read_text())["metrics"]["test"]
     assert np.isfinite(pandas.read_csv(workspace / "scores.csv").iloc[:, 2:].to_numpy()).all()

@@ -353,6 +353,8 @@ def test_one_label_and_several_in_one_table(tmp_path):
 @pytest.mark.parametrize("name", ["fold", "group"])
 def test_clips_without_a_group_are_not_a_group(tmp_path, name):
     paths = [write_tone(tmp_path / f"{index}.wav").name for index in range(3)]
-    pandas.DataFrame({"audio": paths, "label": "a", "who": ["x", None, "y"]}).to_csv(tmp_path / "clips.csv", index=False)
+    pandas.DataFrame({"audio": paths, "label": "a", "who": ["x", None, "y"]}).to_csv(
+        tmp_path / "clips.csv", index=False
+    )
     with pytest.raises(InputError, match="clips.csv: row 2 has nothing in who; fill it in, or leave the column out"):
         load_table(tmp_path / "clips.csv", Columns(**{name: "who"}))

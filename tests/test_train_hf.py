@@ -257,7 +257,7 @@ def test_another_model_type_is_refused(clips, recipe, tmp_path):
         (["--metric_for_best_model", "f1"], "metric_for_best_model: 'f1' is unknown; known are accuracy"),
         (["--early_stopping_patience", "1", "--eval_strategy", "no"], "early_stopping_patience: needs"),
         (["--label_smoothing_factor", "0.1"], "set label_smoothing instead"),
-        (["--push_to_hub", "true"], "upload the finished folder instead"),
+        (["--push_to_hub", "true"], "hub_model_id: must be user/name, the repository to push to, got None"),
         (["--eval_strategy", "steps", "--save_strategy", "epoch"], "recipe.json: "),
     ],
 )

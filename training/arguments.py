@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from .augmentation import AugmentationArguments
 from .errors import InputError
 from .fields import described
 
-TASKS = ("classification", "cross_validation", "mspm", "asit", "sweep", "probe")
+TASKS = ("classification", "cross_validation", "evaluation", "mspm", "asit", "sweep", "probe")
 
 
 @dataclass
@@ -39,6 +40,7 @@ class EncoderArguments:
     """The checkpoint, and what to change in its configuration. Unset fields keep the checkpoint's value."""
 
     model_name_or_path: str | None = described(None, "Folder or Hub name of a checkpoint; none: random weights.")
+    model_revision: str = described("main", "Branch, tag or commit of a checkpoint on the Hub.")
     config_overrides: dict | str | None = described(None, "Any fields of the configuration, such as hidden_size.")
     max_length: int | None = described(None, "Most frames (10 ms) per clip; positions are resized by SSAST's rule.")
     attn_implementation: str | None = described(None, "sdpa, eager, flash_attention_2, flex_attention.")
@@ -48,7 +50,7 @@ class EncoderArguments:
 
     def overrides(self) -> dict:
         """The configuration fields that the recipe sets."""
-        others = ("model_name_or_path", "config_overrides", "from_sweep")
+        others = ("model_name_or_path", "model_revision", "config_overrides", "from_sweep")
         fields = (f.name for f in dataclasses.fields(self) if f.name not in others)
         return {
             **self.config_overrides,
@@ -108,6 +110,8 @@ class FeatureArguments:
 class DataArguments(FeatureArguments):
     """Where the labelled clips come from and how they are read."""
 
+    needed_file: ClassVar[str] = "train_file"  # where there is no data set
+
     dataset_name: str | None = described(None, "A data set on the Hub, or a local folder (class folders or metadata).")
     dataset_config_name: str | None = described(None, "Configuration of the Hub data set.")
     dataset_revision: str | None = described(None, "Branch, tag or commit of the Hub data set.")
@@ -144,8 +148,8 @@ class DataArguments(FeatureArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if bool(self.dataset_name) == bool(self.train_file):
-            raise InputError("data: set either dataset_name or train_file")
+        if bool(self.dataset_name) == bool(getattr(self, self.needed_file)):
+            raise InputError(f"data: set either dataset_name or {self.needed_file}")
         for name in ("max_train_clips", "max_eval_clips"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}: must be 1 or more, got {getattr(self, name)}")
@@ -154,6 +158,13 @@ class DataArguments(FeatureArguments):
                 raise InputError(f"{name}: must be from 0 to below 0.5, got {getattr(self, name)}")
         if self.on_bad_audio not in ("error", "skip"):
             raise InputError(f"on_bad_audio: must be error or skip, got {self.on_bad_audio!r}")
+
+
+@dataclass
+class EvaluationDataArguments(DataArguments):
+    """The same, of the clips that a finished classifier is tested on: the test split, or all where there is one."""
+
+    needed_file: ClassVar[str] = "test_file"
 
 
 @dataclass
@@ -207,6 +218,9 @@ class TrainingArguments(transformers.TrainingArguments):
     calibrate: bool = described(True, "Choose temperature and thresholds on the validation split after the training.")
     html_report: bool = described(True, "Write report.html, a page about the run that holds recordings of the test.")
     report_clips: int = described(12, "Clips with the highest loss to show and hear in report.html.")
+    license: str | None = described(None, "For the model card: the model's licence as the Hub spells it, such as mit.")
+    language: list[str] | None = described(None, "For the model card: languages of the recordings, such as en fr.")
+    hub_strategy: str = described("end", "What push_to_hub pushes: end, or every_save for each checkpoint too.")
 
     def __post_init__(self):
         if self.report_clips < 0:
@@ -223,13 +237,42 @@ class TrainingArguments(transformers.TrainingArguments):
             self.load_best_model_at_end = False
         if self.label_smoothing_factor:
             raise InputError("label_smoothing_factor: set label_smoothing instead, which takes mixed labels too")
-        if self.push_to_hub:
-            raise InputError("push_to_hub: upload the finished folder instead, with hf upload (see the README)")
+        self._check_card()
+        self._check_push()
         # Transformers fills these in; what the recipe said decides.
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
         for name in set(self.report_to) - {"none", *get_available_reporting_integrations()}:
             raise InputError(f"report_to: {name} is unknown or not installed; install its package, or set none")
+
+    def _check_card(self):
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            raise InputError(
+                f"license: must be a name of the Hub's list, such as apache-2.0 or cc-by-4.0, or other, got "
+                f"{self.license!r}"
+            )
+        for name in self.language or ():
+            if name != "multilingual" and not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*", name):
+                raise InputError(
+                    f"language: must be codes such as en or swa (ISO 639), or multilingual, got {name!r}; in YAML, "
+                    'Norwegian is "no" in quotes'
+                )
+
+    def _check_push(self):
+        if self.hub_token:  # it would be in the shell's history and in every checkpoint
+            raise InputError("hub_token: does not belong in a recipe; run hf auth login, or set HF_TOKEN")
+        for name in ("hub_revision", "hub_always_push"):
+            if getattr(self, name):
+                raise InputError(f"{name}: has no effect here; leave it out")
+        if not self.push_to_hub:
+            return
+        if (self.hub_model_id or "").count("/") != 1:
+            raise InputError(f"hub_model_id: must be user/name, the repository to push to, got {self.hub_model_id!r}")
+        strategy = getattr(self.hub_strategy, "value", self.hub_strategy)
+        if strategy not in ("end", "every_save"):
+            raise InputError(
+                f"hub_strategy: must be end or every_save, got {strategy!r}; optimiser states are not pushed"
+            )
 
     def _check_decay(self):
         if self.lr_decay is None:
@@ -263,12 +306,14 @@ class TuningArguments:
     class_weights: str = described(
         "none", "none, or balanced: rare classes count as much as frequent ones in the loss."
     )
-    loss: str = described("cross_entropy", "cross_entropy, or focal (Lin et al., 2017); of several labels, binary.")
+    loss: str = described(
+        "cross_entropy", "cross_entropy, binary_cross_entropy (per class), or focal (Lin et al., 2017)."
+    )
     focal_gamma: float = described(2.0, "How much the focal loss favours clips that are not yet known.")
     sampler: str = described("uniform", "uniform, or balanced: clips of rare classes are drawn more often.")
 
     def __post_init__(self):
-        choices = {"class_weights": ("none", "balanced"), "loss": ("cross_entropy", "focal")}
+        choices = {"class_weights": ("none", "balanced"), "loss": ("cross_entropy", "binary_cross_entropy", "focal")}
         choices["sampler"] = ("uniform", "balanced")
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -429,6 +474,29 @@ class SweepArguments:
 
 
 @dataclass
+class EvaluationArguments:
+    """How a finished classifier is evaluated. Features, classes and calibration are the model's."""
+
+    model_name_or_path: str | None = described(None, "Folder or Hub name of a classifier.")
+    model_revision: str = described("main", "Branch, tag or commit of a classifier on the Hub.")
+    output_dir: str | None = described(None, "Folder to write to.")
+    overwrite: bool = described(False, "Begin anew in an output folder that holds results.")
+    per_device_eval_batch_size: int = described(16, "Clips per pass.")
+    dataloader_num_workers: int = described(0, "Processes that decode.")
+    html_report: bool = described(True, "Write report.html, a page that holds recordings of the test.")
+    report_clips: int = described(12, "Clips with the highest loss to show and hear in report.html.")
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise InputError("output_dir: is not set; name the folder to write to")
+        for name in ("per_device_eval_batch_size", "dataloader_num_workers", "report_clips"):
+            lowest = 1 if name == "per_device_eval_batch_size" else 0
+            if getattr(self, name) < lowest:
+                kind = "positive" if lowest else "0 or more"
+                raise InputError(f"{name}: must be {kind}, got {getattr(self, name)}")
+
+
+@dataclass
 class ProbeArguments:
     """How a frozen encoder is evaluated: a linear layer as in EVAR (Niizumi et al.), neighbours, a few labels."""
 
@@ -471,6 +539,7 @@ ARGUMENT_CLASSES = {
         TrainingArguments,
         CrossValidationArguments,
     ),
+    "evaluation": (EvaluationDataArguments, EvaluationArguments),
     "mspm": (EncoderArguments, UnlabelledDataArguments, MspmTrainingArguments),
     "asit": (EncoderArguments, UnlabelledDataArguments, AsitTrainingArguments),
     "sweep": (EncoderArguments, DataArguments, SweepArguments),

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import datasets
 import fsspec
 import numpy as np
 import soundfile
@@ -175,6 +174,8 @@ def datasets_without_torchcodec():
     `datasets` 4 and 5 call torchcodec even where nothing has to be decoded. Within this context its `Audio` feature
     keeps paths and bytes as they are; decoding is `read_audio`'s.
     """
+    import datasets  # here, since whoever only decodes need not have it
+
     original = datasets.Audio.encode_example, datasets.Audio.decode_example
     datasets.Audio.encode_example = lambda self, value: _as_stored(value)
     datasets.Audio.decode_example = lambda self, value, token_per_repo_id=None: value

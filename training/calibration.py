@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 MIN_CLIPS = 30  # of fewer, a temperature says more about the draw than about the model
 NUM_BINS = 15  # of equal width, as in Guo et al.
 TEMPERATURES = (0.05, 20.0)  # an optimum at a bound is none: all clips are right, or the model knows nothing
-THRESHOLDS = (1e-6, 1 - 1e-6)
+THRESHOLDS = (np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).eps)
 
 
 def probabilities(logits: np.ndarray, problem_type: str, temperature: float = 1.0) -> np.ndarray:
@@ -53,6 +53,11 @@ def calibrate(config: PretrainedConfig, outcomes: dict, labels: LabelSet) -> dic
     if labels.problem_type == "multi_label_classification":
         scores = probabilities(logits, labels.problem_type, config.calibration_temperature)
         config.decision_thresholds = choose_thresholds(scores, targets > 0.5)
+    return describe_calibration(config, outcomes, labels)
+
+
+def describe_calibration(config: PretrainedConfig, outcomes: dict, labels: LabelSet) -> dict:
+    """What `results.json` says of the configuration's temperature and thresholds, arguments as of `calibrate`."""
     report = {"temperature": config.calibration_temperature, "decision_thresholds": config.decision_thresholds}
     for split, outcome in outcomes.items():
         report[split] = {

@@ -25,6 +25,7 @@ from .augmentation import AugmentationArguments
 from .calibration import calibrate, probabilities
 from .dataset import ClipDataset, Collator
 from .errors import InputError
+from .hub import check_hub
 from .labelled_stream import LabelledClipStream, LabelledStream, check_streaming, open_streams
 from .labels import LabelSet, find_labels, read_label_file
 from .loading import (
@@ -86,6 +87,7 @@ def run(
         InputError: bad input, told before training starts wherever it can be known by then.
     """
     checkpoint = check_output_folder(arguments)
+    check_hub(arguments)
     set_seed(arguments.seed)
     stored_config = load_config(model_arguments)
     extractor = load_feature_extractor(model_arguments, data_arguments)
@@ -140,6 +142,7 @@ def run(
     reporting.write_outputs(
         trainer, datasets, labels, outcomes, recipe, seconds, starting_weights, circumstances, calibration
     )
+    trainer.push_to_hub()
 
 
 def open_splits(
@@ -208,7 +211,11 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
                 DualSSASTConfig(**overrides), **({"attn_implementation": attention} if attention else {})
             )
         model, report = AutoModelForAudioClassification.from_pretrained(
-            model_arguments.model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **overrides
+            model_arguments.model_name_or_path,
+            revision=model_arguments.model_revision,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **overrides,
         )
     except (ValueError, TypeError) as error:
         raise InputError(f"model: {error}") from error

@@ -7,6 +7,7 @@ The folds divide all clips that the recipe names. Of the training clips of each 
 
 import copy
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from datasets import concatenate_datasets
 
 from . import classification, reporting
 from .arguments import DataArguments, TrainingArguments
+from .bootstrap import d_prime
 from .errors import InputError
 from .labels import find_labels
 from .screening import screen
@@ -27,6 +29,7 @@ DESCRIPTION = "cross_validation.json"
 NOT_COMPARED = (
     "output_dir", "run_name", "overwrite", "resume_from_checkpoint", "disable_tqdm", "local_rank", "report_to",
     "dataloader_num_workers", "dataloader_prefetch_factor", "logging_dir", "html_report", "report_clips",
+    "license", "language",
 )  # fmt: skip
 
 
@@ -43,6 +46,11 @@ def run(*parts):
     *parts, settings = parts
     data_arguments, arguments = find_part(parts, DataArguments), find_part(parts, TrainingArguments)
     folder = Path(arguments.output_dir or "")
+    if arguments.push_to_hub:
+        raise InputError(
+            "push_to_hub: a cross-validation has no model of its own; push one of its runs with python -m model_cards "
+            "push FOLDER user/name"
+        )
     with arguments.main_process_first(local=False, desc="looking for earlier runs"):
         prepare_folder(folder, arguments)
     clips, labels = load_clips(data_arguments, folder)
@@ -188,10 +196,15 @@ def write_summary(folder: Path, folders: dict[tuple[int, int], Path], recipe: di
 def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
     """
     Per metric the mean and the deviation over all runs, and of several seeds the deviation of their means: what the
-    seed alone changes.
+    seed alone changes. Where a metric is not defined, or infinite, in some runs, `runs` says of how many the mean is.
     """
     metrics = table.drop(columns=["fold", "clips"]).set_index("seed")
     summary = pandas.DataFrame({"mean": metrics.mean(), "standard_deviation": metrics.std()})
+    counts = metrics.notna().sum()
+    if (counts < len(metrics)).any():
+        summary["runs"] = counts
+    if "d_prime" in summary.index and counts["d_prime"] < len(metrics):  # an infinite one is the best, not none
+        summary.loc["d_prime", ["mean", "standard_deviation"]] = d_prime(summary.loc["mean_auc", "mean"]), math.nan
     by_seed = metrics.groupby(level="seed").mean()
     if len(by_seed) > 1:
         summary["deviation_of_seeds"] = by_seed.std()

@@ -13,13 +13,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from transformers.utils import logging
-
-import modeling_dual_ssast  # noqa: F401  registers the Auto classes
 
 from .audio import read_audio
 from .errors import InputError, one_line
+from .inference import load_classifier
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -34,7 +32,8 @@ def explain(model, input_values: torch.Tensor, label: int | None = None) -> dict
 
     Returns:
         `label` and `logits` (labels,); `attention` (layers, rows, columns), from the prefix tokens to the patches, the
-        mean over heads; `rollout` (rows, columns); `relevance`, fused layer -> (rows, columns), at least 0
+        mean over heads; `rollout` (rows, columns); `relevance`, fused layer -> (rows, columns), at least 0; `attended`,
+        fused layer -> (rows, columns), from the tokens that are read out; the patch embedding, layer 0, attends to none
     """
     config = model.config
     num_prefix, rows = config.num_prefix_tokens, config.grid_shape[0]
@@ -56,12 +55,18 @@ def explain(model, input_values: torch.Tensor, label: int | None = None) -> dict
         layer: on_grid((state[0] * gradient[0]).sum(dim=-1)[num_prefix:].clamp(min=0))
         for layer, state, gradient in zip(config.fused_layers, states, gradients)
     }
+    read_out = slice(0, num_prefix) if config.readout == "prefix" else slice(num_prefix, None)
     return {
         "label": label,
         "logits": logits.detach(),
         "attention": on_grid(attentions[:, :num_prefix, num_prefix:].mean(dim=1)),
         "rollout": on_grid(rollout[:num_prefix, num_prefix:].mean(dim=0)),
         "relevance": relevance,
+        "attended": {
+            layer: on_grid(attentions[layer - 1, read_out, num_prefix:].mean(dim=0))
+            for layer in config.fused_layers
+            if layer > 0
+        },
     }
 
 
@@ -76,21 +81,21 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
     rows = 1 + len(maps) + -(-len(small) // columns)
     figure = pyplot.figure(figsize=(12, 2.1 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, columns)
-    seconds = spectrogram.shape[1] * extractor.frame_shift_ms / 1000
+    seconds = spectrogram.shape[1] * extractor.hop_s
     first = figure.add_subplot(grid[0, :])
-    _spectrogram(first, spectrogram, seconds)
-    _patch_grid(first, config, seconds, extractor.frame_shift_ms / 1000)
+    draw_spectrogram(first, spectrogram, seconds)
+    draw_patch_grid(first, config, seconds, extractor.hop_s)
     first.set_title(title)
     for row, (name, values) in enumerate(maps, start=1):
         axes = figure.add_subplot(grid[row, :])
-        _spectrogram(axes, spectrogram, seconds)
-        _overlay(axes, values, config, extractor, alpha=0.55)
+        draw_spectrogram(axes, spectrogram, seconds)
+        draw_overlay(axes, values, config, extractor)
         axes.set_title(name)
     for place, (name, values) in enumerate(small):
         axes = figure.add_subplot(grid[1 + len(maps) + place // columns, place % columns])
         axes.set_xlim(0, seconds)
         axes.set_ylim(0, config.num_mel_bins)
-        _overlay(axes, values, config, extractor, alpha=1.0)
+        draw_overlay(axes, values, config, extractor, opaque=True)
         axes.set_title(name, fontsize="small")
     unfinished = path.with_name(f".{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,14 +104,15 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
     os.replace(unfinished, path)
 
 
-def _spectrogram(axes, spectrogram: np.ndarray, seconds: float):
+def draw_spectrogram(axes, spectrogram: np.ndarray, seconds: float):
+    """spectrogram: (mel, frames)"""
     low, high = np.quantile(spectrogram, (0.01, 0.99))
     extent = (0, seconds, 0, len(spectrogram))
     axes.imshow(spectrogram, origin="lower", aspect="auto", cmap="gray", vmin=low, vmax=high, extent=extent)
     axes.set(xlabel="seconds", ylabel="mel bin")
 
 
-def _patch_grid(axes, config, seconds: float, frame_s: float):
+def draw_patch_grid(axes, config, seconds: float, frame_s: float):
     """Where patches begin; of very many, every few."""
     rows, columns = config.grid_shape
     columns = min(columns, int(seconds / frame_s / config.time_stride) + 1)
@@ -118,9 +124,14 @@ def _patch_grid(axes, config, seconds: float, frame_s: float):
     axes.set_ylim(0, config.num_mel_bins)
 
 
-def _overlay(axes, values: np.ndarray, config, extractor, alpha: float):
-    """A map over the patches, each drawn as wide as the stride, in the middle of its patch."""
-    frame_s = extractor.frame_shift_ms / 1000
+def draw_overlay(axes, values: np.ndarray, config, extractor, opaque: bool = False):
+    """
+    A map over the patches (rows, columns), each drawn as wide as the stride, in the middle of its patch. What is low
+    lets the spectrogram through, unless the map is opaque.
+    """
+    low, high = values.min(), values.max()
+    alpha = None if opaque or high == low else 0.8 * (values - low) / (high - low)
+    frame_s = extractor.hop_s
     rows, columns = values.shape
     left = (config.patch_shape[1] - config.time_stride) / 2 * frame_s
     bottom = (config.patch_shape[0] - config.frequency_stride) / 2
@@ -132,18 +143,23 @@ def _overlay(axes, values: np.ndarray, config, extractor, alpha: float):
 
 
 def load(name: str):
-    """The classifier with attention written out, and its feature extractor."""
-    try:
-        model = AutoModelForAudioClassification.from_pretrained(name, attn_implementation="eager")
-        extractor = AutoFeatureExtractor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{name}: cannot be loaded ({reason}); name the folder of a classifier") from error
-    if not hasattr(model, "dual_ssast"):
+    """
+    The classifier with attention written out, and its feature extractor.
+
+    Raises:
+        InputError: it cannot be loaded, or has no patches.
+    """
+    model, extractor = load_classifier(name, attn_implementation="eager")
+    if not has_patches(model):
         raise InputError(
             f"{name}: is a {type(model).__name__}, which has no patches; name a Dual SSAST or ASiT classifier"
         )
-    return model.eval(), extractor
+    return model, extractor
+
+
+def has_patches(model) -> bool:
+    """Of a classifier: whether `explain` can look into it."""
+    return hasattr(model, "dual_ssast")
 
 
 def choose_label(model, name: str | None) -> int | None:
@@ -168,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         label = choose_label(model, arguments.label)
         waveform = read_audio(arguments.file, extractor.sampling_rate)[: extractor.max_samples]
         batch = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
-        found = explain(model, batch["input_values"], label)
+        found = explain(model, batch["input_values"].to(model.device), label)
         name = model.config.id2label[found["label"]]
         output = arguments.output or Path(Path(arguments.file).stem + ".png")
         title = f"{Path(arguments.file).name}: {name} (logit {float(found['logits'][found['label']]):.2f})"

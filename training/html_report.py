@@ -70,7 +70,7 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    model_name = results["recipe"]["ModelArguments"]["model_name_or_path"]
+    model_name = next(part["model_name_or_path"] for part in results["recipe"].values() if "model_name_or_path" in part)
     page = environment.get_template(TEMPLATE.name).render(
         name=Path(trainer.args.output_dir).resolve().name,
         model_name=Path(model_name).name if model_name and Path(model_name).exists() else model_name,
@@ -113,8 +113,8 @@ def _hardest_clips(
 ) -> list[dict]:
     """What the page shows of the clips with the highest loss, the hardest first."""
     losses = clip_losses(outcome.predictions, outcome.label_ids, labels.problem_type)
-    names, data = dataset.names(), results["recipe"]["DataArguments"]
-    folder = data["dataset_name"] or os.path.dirname(data["train_file"]) or "."
+    names, data = dataset.names(), next(part for part in results["recipe"].values() if "dataset_name" in part)
+    folder = data["dataset_name"] or os.path.dirname(data["train_file"] or data["test_file"]) or "."
     thresholds = trainer.model.config.decision_thresholds
     predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
     clips = []

@@ -4,22 +4,14 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoFeatureExtractor
 
-from modeling_dual_ssast import (
-    ASiTConfig,
-    DualSSASTConfig,
-    DualSSASTFeatureExtractor,
-    PannsCnn14Config,
-    VGGishConfig,
-)
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from .arguments import DataArguments, EncoderArguments, FeatureArguments
 from .errors import InputError
+from .inference import MODEL_TYPES
 
-# Encoders of patches, which every task takes, and convolutional networks, which have no pretraining here.
-PATCH_MODEL_TYPES = (DualSSASTConfig.model_type, ASiTConfig.model_type)
-MODEL_TYPES = (*PATCH_MODEL_TYPES, VGGishConfig.model_type, PannsCnn14Config.model_type)
 # What a saved configuration need not share with the one that it was saved from.
 VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
@@ -30,7 +22,7 @@ def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] 
     if name is None:
         return None
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, revision=model_arguments.model_revision)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -79,7 +71,7 @@ def load_feature_extractor(
         except ValueError as error:
             raise InputError(f"features: {error}") from error
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(name, **wanted)
+        extractor = AutoFeatureExtractor.from_pretrained(name, revision=model_arguments.model_revision, **wanted)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

@@ -14,6 +14,8 @@ class TrainingLoss:
     Cross-entropy with class weights, or the focal loss (Lin et al., ICCV 2017, equations 4 and 5): a clip counts
     (1 - p) ** gamma, p being the probability of what is true. Of several labels each is a binary problem.
 
+    With `is_binary` the classes of one label per clip are binary problems too, as SSAST trains Speech Commands.
+
     Soft labels are mixtures of the losses of hard ones. The mean is over clips and not over weights, so that batches,
     accumulated steps and processes count alike.
 
@@ -23,8 +25,16 @@ class TrainingLoss:
         gamma: 0 for the cross-entropy
     """
 
-    def __init__(self, problem_type: str, label_smoothing: float, weights: torch.Tensor | None, gamma: float):
+    def __init__(
+        self,
+        problem_type: str,
+        label_smoothing: float,
+        weights: torch.Tensor | None,
+        gamma: float,
+        is_binary: bool = False,
+    ):
         self.is_single = problem_type == "single_label_classification"
+        self.is_binary = is_binary or not self.is_single
         self.label_smoothing = label_smoothing
         self.weights = weights
         self.gamma = gamma
@@ -33,13 +43,13 @@ class TrainingLoss:
         """logits: (batch, labels); labels: classes (batch,), or (batch, labels) -> scalar, in float32"""
         logits, labels = logits.float(), labels.to(logits.device)
         weights = 1.0 if self.weights is None else self.weights.to(logits.device)
-        if not self.is_single:
+        if self.is_single:
+            labels = nn.functional.one_hot(labels.long(), logits.shape[1]) if labels.ndim == 1 else labels
+            labels = (1 - self.label_smoothing) * labels.float() + self.label_smoothing / logits.shape[1]
+        if self.is_binary:
             labels, log_odds = labels.float(), nn.functional.logsigmoid
             positive = weights * labels * self._focus(1 - logits.sigmoid()) * log_odds(logits)
             return -(positive + (1 - labels) * self._focus(logits.sigmoid()) * log_odds(-logits)).mean()
-        if labels.ndim == 1:
-            labels = nn.functional.one_hot(labels.long(), logits.shape[1])
-        labels = (1 - self.label_smoothing) * labels.float() + self.label_smoothing / logits.shape[1]
         log_probabilities = logits.log_softmax(dim=-1)
         focus = self._focus(1 - log_probabilities.exp())
         return -(weights * labels * focus * log_probabilities).sum(dim=-1).mean()
@@ -60,10 +70,10 @@ def training_loss(tuning: TuningArguments, labels: LabelSet, dataset, label_smoo
     if tuning.loss == "cross_entropy" and tuning.class_weights == "none":
         return None
     if labels.problem_type == "regression":
-        name = "loss" if tuning.loss == "focal" else "class_weights"
+        name = "class_weights" if tuning.loss == "cross_entropy" else "loss"
         raise InputError(f"{name}: {getattr(tuning, name)} needs classes, which a regression has not; leave it out")
     weights = None
     if tuning.class_weights == "balanced":
         compute = class_weights if labels.problem_type == "single_label_classification" else positive_weights
         weights = torch.from_numpy(compute(dataset.label_matrix()))
-    return TrainingLoss(labels.problem_type, label_smoothing, weights, gamma)
+    return TrainingLoss(labels.problem_type, label_smoothing, weights, gamma, tuning.loss == "binary_cross_entropy")

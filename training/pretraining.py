@@ -22,8 +22,9 @@ from .arguments import NO_PLATEAU, EncoderArguments, PretrainingArguments, Unlab
 from .audio import read_audio
 from .clip_stream import ClipList, ClipStream, StreamCallback, clips_per_step
 from .errors import InputError
+from .hub import check_hub
+from .inference import PATCH_MODEL_TYPES
 from .loading import (
-    PATCH_MODEL_TYPES,
     check_same_run,
     check_weights,
     compute_statistics,
@@ -95,6 +96,7 @@ def run(
         InputError: bad input, told before training starts wherever it can be known by then.
     """
     checkpoint = check_output_folder(arguments)
+    check_hub(arguments)
     set_seed(arguments.seed)
     stored_config = load_config(model_arguments, PATCH_MODEL_TYPES)
     extractor = load_feature_extractor(model_arguments, data_arguments, task.config_class)
@@ -140,6 +142,7 @@ def run(
     recipe["TrainingArguments"] = arguments.to_dict()
     trainer.accelerator.wait_for_everyone()  # all clips are logged
     pretraining_report.write_outputs(trainer, task, sources, clips, log, metrics, recipe, seconds)
+    trainer.push_to_hub()
 
 
 def open_clips(data_arguments: UnlabelledDataArguments, arguments: PretrainingArguments, log: UnreadableLog):
@@ -234,7 +237,11 @@ def load_model(task: PretrainingTask, model_arguments: EncoderArguments, stored_
                 task.config_class(**overrides), **({"attn_implementation": attention} if attention else {})
             )
         model, report = task.model_class.from_pretrained(
-            model_arguments.model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True, **overrides
+            model_arguments.model_name_or_path,
+            revision=model_arguments.model_revision,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **overrides,
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"model: {error}") from error

@@ -5,15 +5,14 @@ import shutil
 from pathlib import Path
 
 import matplotlib
-from huggingface_hub import ModelCard, ModelCardData
+
+from model_cards.card import pretraining_card
 
 from . import reporting
 from .unlabelled import UnreadableLog
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-
-CARD_TEMPLATE = Path(__file__).parent.parent / "model_cards" / "pretraining.md"
 
 
 def draw_reconstructions(trainer, path: Path):
@@ -159,23 +158,12 @@ def summary(results: dict, folder: Path) -> str:
 
 def write_card(trainer, task, results: dict, path: Path):
     """The model card, from the template and the run's own figures."""
-    name = Path(trainer.args.output_dir).resolve().name
-    card_data = ModelCardData(
-        model_name=name,
-        library_name="transformers",
-        tags=["audio", "self-supervised", "dual-ssast", "audio-spectrogram-transformer"],
-        datasets=[source["name"] for source in results["sources"] if source["kind"] == "data set"] or None,
-        base_model=reporting.public_name(results["recipe"]["EncoderArguments"]["model_name_or_path"]),
-    )
-    card = ModelCard.from_template(
-        card_data,
-        template_path=str(CARD_TEMPLATE),
-        name=name,
+    card = pretraining_card(
+        Path(trainer.args.output_dir).resolve().name,
+        trainer.model.config,
+        trainer.processing_class,
+        results,
         title=task.title,
-        config=trainer.model.config,
-        extractor=trainer.processing_class,
-        results=results,
-        arguments=trainer.args,
         num_parameters=sum(parameter.numel() for parameter in trainer.model.base_model.parameters()),
         has_picture=(path.parent / "reconstruction.png").exists(),
     )

@@ -1,28 +1,35 @@
 """What a finished run leaves in its folder: model, results, predictions, pictures and a model card."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas
 import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from sklearn.metrics import ConfusionMatrixDisplay, classification_report
 
+from model_cards.card import classifier_card, with_interval
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
+from .arguments import ModelArguments, TuningArguments
+from .audio import audio_seconds
+from .augmentation import AugmentationArguments
 from .bootstrap import confidence_intervals
-from .calibration import plot_calibration, probabilities
+from .calibration import describe_calibration, plot_calibration, probabilities
 from .dataset import ClipDataset
+from .errors import InputError
 from .html_report import write_report
 from .labels import LabelSet
 from .reproduction import versions
+from .sources import audio_of
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -39,7 +46,10 @@ OPTIONAL_OUTPUTS = (
     "report.html",
     "adapter",  # of LoRA
 )
-CARD_TEMPLATE = Path(__file__).parent.parent / "model_cards" / "classifier.md"
+MEASURED_CLIPS = 1000  # whose lengths are looked up for the card
+# Of a recipe, what the model card shows where it is not the default: names of their own would tell nothing to others.
+SHOWN = (ModelArguments, TuningArguments, AugmentationArguments)
+NOT_SHOWN = ("model_name_or_path", "from_sweep", "config_overrides", "background_folder", "attn_implementation")
 
 
 def write_outputs(
@@ -80,6 +90,7 @@ def write_outputs(
         | trainer.num_parameters,
         "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
         **(circumstances or {"versions": versions()}),
+        **describe_clips(datasets, labels, recipe["DataArguments"]),
         "recipe": recipe,
         "log": trainer.state.log_history,
     }
@@ -91,28 +102,78 @@ def write_outputs(
     scores = None
     if outcomes:
         split, outcome = list(outcomes.items())[-1]
-        config = trainer.model.config
-        scores = probabilities(outcome.predictions, labels.problem_type, config.calibration_temperature)
-        thresholds = config.decision_thresholds
-        write_predictions(datasets[split], labels, scores, staging / "predictions.csv", thresholds)
-        results["confidence_intervals"] = intervals(datasets[split], labels, scores, outcome.label_ids, thresholds)
-        if labels.problem_type == "single_label_classification":
-            targets, predictions = outcome.label_ids, scores.argmax(axis=1)
-            results["per_class"] = per_class(targets, predictions, labels)
-            plot_confusion(targets, predictions, labels, f"{split} split", staging / "confusion_matrix.png")
+        found, scores = describe_split(split, datasets[split], labels, outcome, trainer.model.config, staging)
+        results |= found
     if calibration is not None:
         results["calibration"] = calibration
         plot_calibration(calibration, split, labels, staging / "calibration.png")
-    write_card(trainer, labels, results, staging / "README.md")
+    write_card(trainer, results, staging / "README.md")
     if trainer.args.html_report:
         name = data_name(results["recipe"]["DataArguments"])
         write_report(staging, trainer, datasets, labels, outcomes, results, scores, name)
     write_results(results, staging)
     publish(staging, folder)
-    for name, metrics in results["metrics"].items():
-        found = results.get("confidence_intervals") if name == split else None
-        print(f"{name}: " + ", ".join(f"{key} {with_interval(key, value, found)}" for key, value in metrics.items()))
+    print_metrics(results)
     print(f"trained for {seconds:.0f} s; everything is in {folder}")
+
+
+def write_evaluation(trainer, dataset: ClipDataset, labels: LabelSet, outcome, recipe: dict, circumstances: dict):
+    """Writes what is known of a finished model on the clips of a test, as `write_outputs` does after a training."""
+    folder = Path(trainer.args.output_dir)
+    staging = folder / STAGING_NAME
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    config, outcomes = trainer.model.config, {"test": outcome}
+    results = {
+        "metrics": {"test": clean_metrics(outcome.metrics, "test")},
+        "clips": {"test": dataset.num_clips},
+        "labels": list(labels.names),
+        "problem_type": labels.problem_type,
+        **circumstances,
+        "recipe": recipe,
+    }
+    found, scores = describe_split("test", dataset, labels, outcome, config, staging)
+    results |= found
+    if labels.problem_type != "regression":
+        results["calibration"] = describe_calibration(config, outcomes, labels)
+        plot_calibration(results["calibration"], "test", labels, staging / "calibration.png")
+    if trainer.args.html_report:
+        name = data_name(recipe["EvaluationDataArguments"])
+        write_report(staging, trainer, {"test": dataset}, labels, outcomes, results, scores, name)
+    write_results(results, staging)
+    publish(staging, folder)
+    print_metrics(results)
+    print(f"everything is in {folder}")
+
+
+def describe_split(
+    split: str, dataset: ClipDataset, labels: LabelSet, outcome, config, staging: Path
+) -> tuple[dict, np.ndarray]:
+    """
+    Writes the predictions and the pictures of a split, from Trainer's PredictionOutput.
+
+    Returns:
+        entries of `results.json`; and the probabilities, or numbers (clips, labels)
+    """
+    scores = probabilities(outcome.predictions, labels.problem_type, config.calibration_temperature)
+    targets, thresholds = outcome.label_ids, config.decision_thresholds
+    write_predictions(dataset, labels, scores, staging / "predictions.csv", thresholds)
+    found = {"confidence_intervals": intervals(dataset, labels, scores, targets, thresholds)}
+    if labels.problem_type == "single_label_classification":
+        predictions = scores.argmax(axis=1)
+        found["per_class"] = per_class(targets, predictions, labels)
+        plot_confusion(targets, predictions, labels, f"{split} split", staging / "confusion_matrix.png")
+    elif labels.problem_type == "multi_label_classification":
+        found["per_class"] = per_class(targets > 0.5, scores > (0.5 if thresholds is None else thresholds), labels)
+    return found, scores
+
+
+def print_metrics(results: dict):
+    """A line per split; with intervals where they are known."""
+    last = list(results["metrics"])[-1:]
+    for name, metrics in results["metrics"].items():
+        found = results.get("confidence_intervals") if name in last else None
+        print(f"{name}: " + ", ".join(f"{key} {with_interval(key, value, found)}" for key, value in metrics.items()))
 
 
 def write_results(results: dict, folder: Path):
@@ -159,16 +220,8 @@ def intervals(
     return confidence_intervals(predictions, targets, labels.problem_type, thresholds, groups)
 
 
-def with_interval(name: str, value: float, found: dict | None) -> str:
-    """0.9545 (0.909-0.989), or the value alone where there is no interval."""
-    if not found or name not in found["intervals"]:
-        return f"{value:.4f}"
-    lower, upper = found["intervals"][name]
-    return f"{value:.4f} ({lower:.3f}{'-' if lower >= 0 else ' to '}{upper:.3f})"
-
-
 def per_class(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and number of clips of every class."""
+    """Precision, recall, F1 and number of clips of every class, of indices (clips,) or booleans (clips, labels)."""
     indices = list(range(len(labels.names)))
     report = classification_report(
         targets, predictions, labels=indices, target_names=labels.names, output_dict=True, zero_division=0
@@ -263,58 +316,84 @@ def plot_confusion(targets: np.ndarray, predictions: np.ndarray, labels: LabelSe
     pyplot.close(figure)
 
 
-def write_card(trainer, labels: LabelSet, results: dict, path: Path):
+def write_card(trainer, results: dict, path: Path):
     """The model card, from the template and the run's own figures."""
-    config, data = trainer.model.config, results["recipe"]["DataArguments"]
-    dataset_name = data_name(data)
-    name = Path(trainer.args.output_dir).resolve().name
-    split, metrics = list(results["metrics"].items())[-1] if results["metrics"] else ("", {})
-    card_data = ModelCardData(
-        model_name=name,
-        library_name="transformers",
-        pipeline_tag="audio-classification",
-        tags=["audio-classification", "dual-ssast", "audio-spectrogram-transformer"],
-        base_model=public_name(results["recipe"]["ModelArguments"]["model_name_or_path"]),
-        metrics=[key for key in metrics if key != "loss"],
-        eval_results=[
-            EvalResult(
-                task_type="audio-classification",
-                dataset_type=public_name(data["dataset_name"]) or dataset_name,
-                dataset_name=dataset_name,
-                dataset_split=split,
-                metric_type=key,
-                metric_value=round(value, 4),
-            )
-            for key, value in metrics.items()
-            if key != "loss" and math.isfinite(value)
-        ],
-    )
-    card = ModelCard.from_template(
-        card_data,
-        template_path=str(CARD_TEMPLATE),
-        name=name,
-        config=config,
-        extractor=trainer.processing_class,
-        dataset_name=dataset_name,
-        labels=labels,
-        results=results,
-        split=split,
-        metrics=metrics,
-        with_interval=with_interval,
-        arguments=trainer.args,
+    recipe = results["recipe"]
+    card = classifier_card(
+        Path(trainer.args.output_dir).resolve().name,
+        trainer.model.config,
+        trainer.processing_class,
+        results,
+        dataset_name=data_name(recipe["DataArguments"]),
         num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+        settings=chosen_settings(recipe),
     )
     path.write_text(str(card), encoding="utf-8")
 
 
+def chosen_settings(recipe: dict) -> dict:
+    """What a recipe sets of model, tuning and augmentation, without what is the default anyway."""
+    chosen = {}
+    for part in SHOWN:
+        for field in dataclasses.fields(part):
+            value = recipe[part.__name__][field.name]
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if field.name not in NOT_SHOWN and value not in (None, default):
+                chosen[field.name] = value
+    return chosen
+
+
+def describe_clips(datasets: dict[str, ClipDataset], labels: LabelSet, data: dict) -> dict:
+    """
+    Entries of `results.json` on what was heard: `clip_seconds` and `clips_per_class` by split (or `label_range` of the
+    training labels), and `groups` of the split that is reported. What a stream does not tell beforehand is left out.
+
+    Args:
+        data: the recipe's `DataArguments`
+    """
+    splits = {split: dataset for split, dataset in datasets.items() if isinstance(dataset, ClipDataset)}
+    found = {"clip_seconds": {split: clip_seconds(dataset) for split, dataset in splits.items()}}
+    if labels.problem_type != "regression":
+        found["clips_per_class"] = {split: clips_per_class(dataset, labels) for split, dataset in splits.items()}
+    elif "train" in splits:
+        values = [float(value) for value in splits["train"].examples["label"]]
+        found["label_range"] = [min(values), max(values)]
+    tested = "test" if "test" in datasets else "validation"
+    sides = [set(splits[name].examples["group"]) for name in ("train", tested) if has_groups(splits.get(name))]
+    if len(sides) == 2:
+        found["groups"] = {
+            "column": data["group_column"] or "group",
+            "count": len(sides[1]),
+            "shared": len(sides[0] & sides[1]),
+        }
+    return found
+
+
+def has_groups(dataset: ClipDataset | None) -> bool:
+    return dataset is not None and "group" in dataset.examples.column_names
+
+
+def clip_seconds(dataset: ClipDataset) -> dict[str, float]:
+    """Of the shortest, the median and the longest clip, from the headers of at most `MEASURED_CLIPS` of them."""
+    seconds = []
+    for index in np.unique(np.linspace(0, len(dataset) - 1, MEASURED_CLIPS).astype(int)):
+        with contextlib.suppress(InputError):  # a card is no reason to lose a finished training
+            seconds.append(audio_seconds(audio_of(dataset.examples[int(index)])))
+    if not seconds:
+        return {}
+    return {"shortest": min(seconds), "median": float(np.median(seconds)), "longest": max(seconds)}
+
+
+def clips_per_class(dataset: ClipDataset, labels: LabelSet) -> dict[str, int]:
+    counts = Counter()
+    for label in dataset.examples["label"]:
+        counts.update(label if isinstance(label, (list, tuple)) else [str(label)])
+    return {name: counts[name] for name in labels.names}
+
+
 def data_name(data: dict) -> str:
     """What to call the data set of a recipe's `DataArguments`."""
-    return Path(data["dataset_name"] or Path(data["train_file"]).parent).resolve().name
-
-
-def public_name(name: str | None) -> str | None:
-    """A Hub name; nothing for a local path, which nobody else could follow."""
-    return name if name and not Path(name).exists() else None
+    return Path(data["dataset_name"] or Path(data["train_file"] or data["test_file"]).parent).resolve().name
 
 
 def clean_metrics(metrics: dict, split: str) -> dict[str, float]:

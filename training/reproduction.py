@@ -23,7 +23,10 @@ ENDS_SIZE = 64 * 1024  # bytes of the beginning and of the end of a file that it
 # What Transformers fills in where a recipe is silent, with another value than this project's.
 CHOSEN = ("metric_for_best_model", "greater_is_better")
 # What a run has for itself; `from_sweep` has filled in other keys, which are in the recipe.
-NOT_REPEATED = ("logging_dir", "run_name", "overwrite", "resume_from_checkpoint", "from_sweep")
+NOT_REPEATED = (
+    "logging_dir", "run_name", "overwrite", "resume_from_checkpoint", "from_sweep", "push_to_hub", "hub_model_id",
+    "hub_private_repo", "hub_strategy",
+)  # fmt: skip
 
 
 def is_results(recipe: dict) -> bool:

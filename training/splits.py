@@ -38,7 +38,42 @@ def load_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
     """
     if arguments.streaming:
         raise InputError("streaming: folds and the features of a frozen encoder need all clips at once; leave it out")
-    columns = Columns(
+    columns = columns_of(arguments)
+    if arguments.train_file:
+        files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
+        splits = {split: load_table(Path(file), columns) for split, file in files.items() if file}
+    else:
+        name, available = arguments.dataset_name, _load_named(arguments, columns)
+        wanted = {kind: getattr(arguments, f"{kind}_split") for kind in ("train", "validation", "test")}
+        chosen = {kind: choose_split(name, available, kind, split) for kind, split in wanted.items()}
+        if chosen["train"] is None:
+            raise InputError(f"{name}: no split 'train'; set train_split to one of {', '.join(available)}")
+        splits = {
+            kind: _standardised(name, split, available, columns) for kind, split in chosen.items() if split is not None
+        }
+    return {split: _with_label_names(data, arguments) for split, data in splits.items()}
+
+
+def load_test_split(arguments: DataArguments) -> datasets.Dataset:
+    """
+    The clips that the recipe names for a test; of a source without splits all.
+
+    Raises:
+        InputError: a source cannot be read, or has several splits and none for the test.
+    """
+    columns = columns_of(arguments)
+    if arguments.test_file:
+        return _with_label_names(load_table(Path(arguments.test_file), columns), arguments)
+    name, available = arguments.dataset_name, _load_named(arguments, columns)
+    chosen = choose_split(name, available, "test", arguments.test_split)
+    if chosen is None and len(available) > 1:
+        raise InputError(f"{name}: no split 'test'; set test_split to one of {', '.join(available)}")
+    return _with_label_names(_standardised(name, chosen or next(iter(available)), available, columns), arguments)
+
+
+def columns_of(arguments: DataArguments) -> Columns:
+    """The columns that the recipe names."""
+    return Columns(
         arguments.audio_column,
         arguments.label_column,
         arguments.label_separator,
@@ -47,37 +82,27 @@ def load_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
         arguments.start_column,
         arguments.end_column,
     )
-    if arguments.train_file:
-        files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
-        splits = {split: load_table(Path(file), columns) for split, file in files.items() if file}
-    else:
-        splits = _load_named(arguments, columns)
-    if arguments.label_file:
-        names = read_label_file(Path(arguments.label_file))
-        splits = {
-            split: data.remove_columns("label").add_column(
-                "label", [rename_labels(value, names) for value in data["label"]]
-            )
-            for split, data in splits.items()
-        }
-    return splits
 
 
 def _load_named(arguments: DataArguments, columns: Columns) -> dict[str, datasets.Dataset]:
+    """All splits of a folder, of the Hub, or of a local folder of Parquet files."""
     name = arguments.dataset_name
-    from_folder = is_audio_folder(Path(name))
-    if from_folder:
-        available = load_folder(Path(name), columns)
-    else:  # the Hub, or a local folder of Parquet files
-        available = load_hub(name, arguments.dataset_config_name, arguments.dataset_revision)
-    wanted = {"train": arguments.train_split, "validation": arguments.validation_split, "test": arguments.test_split}
-    chosen = {kind: choose_split(name, available, kind, split) for kind, split in wanted.items()}
-    if chosen["train"] is None:
-        raise InputError(f"{name}: no split 'train'; set train_split to one of {', '.join(available)}")
-    splits = {kind: available[split] for kind, split in chosen.items() if split is not None}
-    if from_folder:
-        return splits
-    return {kind: standardise(f"{name}[{chosen[kind]}]", data, columns) for kind, data in splits.items()}
+    if is_audio_folder(Path(name)):
+        return load_folder(Path(name), columns)
+    return load_hub(name, arguments.dataset_config_name, arguments.dataset_revision)
+
+
+def _standardised(name: str, split: str, available: dict, columns: Columns) -> datasets.Dataset:
+    data = available[split]
+    return data if is_audio_folder(Path(name)) else standardise(f"{name}[{split}]", data, columns)
+
+
+def _with_label_names(data: datasets.Dataset, arguments: DataArguments) -> datasets.Dataset:
+    """The labels as the label file calls them."""
+    if not arguments.label_file:
+        return data
+    names = read_label_file(Path(arguments.label_file))
+    return data.remove_columns("label").add_column("label", [rename_labels(value, names) for value in data["label"]])
 
 
 def warn_of_repeats(splits: dict[str, datasets.Dataset]):
@@ -172,9 +197,7 @@ def group_folds(labels: list[str], groups: list[str], num_folds: int, stratify: 
     places = np.zeros(len(labels))
     if stratify:
         splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-        with (
-            warnings.catch_warnings()
-        ):  # a class with fewer clips than folds: some folds lack it, which groups may force
+        with warnings.catch_warnings():  # a class with fewer clips than folds: some lack it, which groups may force
             warnings.simplefilter("ignore", UserWarning)
             return list(splitter.split(places, labels, groups))
     return list(GroupKFold(num_folds, shuffle=True, random_state=seed).split(places, labels, groups))
@@ -188,7 +211,8 @@ def make_folds(
     drawn, in whole groups where there is a column `group`.
 
     Raises:
-        InputError: a class has fewer clips than there are folds, there are fewer groups, or all clips are in one fold.
+        InputError: every class has fewer clips than there are folds, there are fewer groups, or all clips are in one
+            fold.
     """
     if "fold" in data.column_names:
         own = np.asarray(data["fold"])

@@ -176,7 +176,9 @@ def load_encoder(model_arguments: EncoderArguments, extractor, fuse_all: bool = 
         changes |= {"fusion_layers": layers_of(config)}
         changes |= {"readout": COMPOSED} if hasattr(config, "readout") else {}
     try:
-        model = AutoModel.from_pretrained(model_arguments.model_name_or_path, **changes)
+        model = AutoModel.from_pretrained(
+            model_arguments.model_name_or_path, revision=model_arguments.model_revision, **changes
+        )
     except (ValueError, TypeError) as error:
         raise InputError(f"model: {error}") from error
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 from transformers import EarlyStoppingCallback, Trainer
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 
 from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 
@@ -16,6 +16,7 @@ from .arguments import TuningArguments
 from .clip_stream import ClipStream
 from .dataset import mean_over_windows
 from .errors import InputError
+from .hub import CheckpointPushes, push_run
 from .reporting import STAGING_NAME as OUTPUT_STAGING_NAME
 from .tuning import ADAPTER, count_parameters, frozen_modules, rate_scales, save_tuning, weight_average
 
@@ -61,10 +62,11 @@ class AudioTrainer(Trainer):
     Trainer for the tasks of this project.
 
     Checkpoints are written under a staging name and renamed when every process has finished its part, so that a run
-    killed at any moment leaves only whole ones.
+    killed at any moment leaves only whole ones. What goes to the Hub is chosen by `model_cards.push`.
     """
 
     _staging: str | None = None
+    _pushes: CheckpointPushes | None = None
     rate_scales: ClassVar[dict[int, float]] = {}  # id of a parameter -> factor of its learning rate
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -172,6 +174,28 @@ class AudioTrainer(Trainer):
                 shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
 
+    def init_hf_repo(self, token=None, private=None):
+        """The repository was made by `check_hub`."""
+        if self.is_world_process_zero() and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
+            self._pushes = CheckpointPushes(self.args)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str):
+        """Not from the staging name; `_save_checkpoint` pushes what is whole."""
+
+    def _finish_current_push(self):
+        if self._pushes is not None:
+            self._pushes.finish()
+
+    def push_to_hub(self):
+        """
+        Pushes the finished run where `push_to_hub` is set. Called by every process.
+
+        Raises:
+            InputError: the Hub did not take it.
+        """
+        if self.args.push_to_hub and self.is_world_process_zero():
+            push_run(self.args)
+
     def _get_output_dir(self, trial) -> str:
         return self._staging or super()._get_output_dir(trial)
 
@@ -195,6 +219,8 @@ class AudioTrainer(Trainer):
             shutil.rmtree(final, ignore_errors=True)
             os.replace(staging / final.name, final)
             staging.rmdir()
+            if self._pushes is not None:
+                self._pushes.push(final)
             rotate_checkpoints(
                 output_dir=str(run_folder),
                 save_total_limit=self.args.save_total_limit,
@@ -224,6 +250,8 @@ class ClassificationTrainer(AudioTrainer):
                     raise InputError(
                         f"{name}: needs whole weights in every process; leave it out, or FSDP and DeepSpeed"
                     )
+        if self._pushes is not None and tuning.lora_rank:
+            raise InputError("hub_strategy: checkpoints of lora_rank hold only an adapter; set end")
         self.tuning = tuning
         self.training_loss = training_loss
         self.sampler = sampler

@@ -1,0 +1,377 @@
+"""
+A page that classifies recordings and shows why: `python app.py MODEL [MODEL ...]`, folders or Hub names.
+
+As a Space of the Hub it takes the models from the variable MODELS (names with spaces between them), or from app.yaml.
+`python -m model_cards push-space` publishes it.
+"""
+
+import argparse
+import html
+import io
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio
+import matplotlib
+import numpy as np
+import soundfile
+import torch
+import yaml
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
+from training.audio import audio_seconds, read_audio
+from training.errors import InputError, one_line
+from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
+from training.inference import load_classifier
+
+HERE = Path(__file__).parent
+SETTINGS = HERE / "app.yaml"
+TOP = 5  # classes
+MAX_S = 120.0  # of a recording are heard
+MAX_SAMPLES = 60_000_000  # are decoded, of all channels: 240 MB
+MAX_FILE = "100mb"
+SILENCE = 1e-4  # -80 dB of full scale
+KEPT_S = 3600  # recordings stay on the server's disk, and up to as long again
+# Colours of the pictures, which the page replaces by those of its theme.
+TEXT, ACCENT = "#010203", "#040506"
+STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "font.size": 10,
+    **{f"{name}.color": TEXT for name in ("text", "xtick", "ytick")},
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": TEXT,
+    "axes.linewidth": 0.5,
+}
+CSS = """
+.results { display: grid; gap: 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
+.results section { min-width: 0; }
+.results h2 { font-size: 1rem; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
+.results h3 { font-size: 1rem; font-weight: 600; margin: 1.5rem 0 0; }
+.results p, .results figcaption { color: var(--body-text-color-subdued); margin: 0.25rem 0; }
+.results p.answer { color: var(--body-text-color); font-size: 2rem; font-weight: 600; line-height: 1.3;
+  overflow-wrap: anywhere; }
+.results ol { align-items: center; display: grid; gap: 0.4rem 0.75rem; grid-template-columns: fit-content(45%) 1fr auto;
+  list-style: none; margin: 0.5rem 0; max-width: 44rem; padding: 0; }
+.results li { display: contents; }
+.results li span { overflow-wrap: anywhere; }
+.results li span:last-child { font-variant-numeric: tabular-nums; text-align: right; }
+.results li.chosen { font-weight: 600; }
+.results .bar { background: var(--border-color-primary); border-radius: 0.3rem; height: 0.8rem; position: relative; }
+.results .bar i { background: var(--color-accent); border-radius: 0.3rem; display: block; height: 100%; }
+.results .bar b { background: var(--body-text-color); height: 1.2rem; position: absolute; top: -0.2rem; width: 2px; }
+.results .pictures { display: grid; gap: 0.5rem 1.5rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); max-width: 72rem; }
+.results .pictures > * { margin: 0.5rem 0 0; }
+.results figure { margin: 0; max-width: 44rem; }
+.results svg { color: var(--body-text-color); display: block; height: auto; max-width: 100%; width: 100%; }
+.results svg text { font-family: inherit !important; }
+"""
+
+
+LEGEND = (
+    "The answer is made of what the layers below hold. The brighter a patch, the more it speaks for {name} (Grad-CAM), "
+    "or the more attention the layer pays to it."
+)
+
+
+@dataclass
+class Classifier:
+    title: str
+    model: torch.nn.Module
+    extractor: object
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="app.py", description="A page that classifies recordings.")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="folder or Hub name of a classifier")
+    names = parser.parse_args(argv).models
+    try:
+        settings = read_settings(SETTINGS)
+        names = names or os.environ.get("MODELS", "").split() or settings.get("models", [])
+        if not names:
+            raise InputError("no model: name folders or Hub models, as in python app.py runs/quickstart")
+        # The attention has to be written out, or there is none to show.
+        classifiers = [
+            Classifier(title, *load_classifier(n, attn_implementation="eager")) for n, title in titles(names)
+        ]
+        page = build(classifiers, settings.get("examples", []))
+    except InputError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
+    page.launch(**launch_settings())
+    return 0
+
+
+def read_settings(path: Path) -> dict:
+    """`models` and `examples` of a Space, lists of names and of files beside it; nothing without the file."""
+    if not path.exists():
+        return {}
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is no YAML ({one_line(error)}); correct it") from error
+    for name, values in (settings if isinstance(settings, dict) else {"": settings}).items():
+        if (
+            name not in ("models", "examples")
+            or not isinstance(values, list)
+            or not all(isinstance(v, str) for v in values)
+        ):
+            raise InputError(f"{path}: {name!r} is {values!r}; it holds the lists models and examples")
+    return settings
+
+
+def titles(names: list[str]) -> list[tuple[str, str]]:
+    """What to call models: a folder by its last part, unless two have the same."""
+    short = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]
+    return [(name, title if short.count(title) == 1 else name) for name, title in zip(names, short)]
+
+
+def build(classifiers: list[Classifier], examples: list[str]) -> gradio.Blocks:
+    """The page."""
+    by_title = {classifier.title: classifier for classifier in classifiers}
+    examples = [HERE / name for name in examples if (HERE / name).is_file()]
+    # Else a copy of them is used, which is deleted together with the recordings.
+    gradio.set_static_paths(sorted({str(path) for path in examples}))
+
+    def show(path: str | None, chosen: list[str]) -> str:
+        return results(path, [by_title[title] for title in chosen])
+
+    with gradio.Blocks(title="Audio classification", delete_cache=(KEPT_S, KEPT_S)) as page:
+        gradio.Markdown(introduction(classifiers))
+        with gradio.Row():
+            with gradio.Column():
+                # As a path: any other type would want ffmpeg. The browser makes wav files of what it records.
+                clip = gradio.Audio(label="Clip", sources=["upload", "microphone"], type="filepath", buttons=[])
+            with gradio.Column():
+                if examples:
+                    labels = [path.stem.replace("_", " ") for path in examples]
+                    gradio.Examples([[str(path)] for path in examples], clip, example_labels=labels)
+                chosen = gradio.CheckboxGroup(
+                    list(by_title), value=list(by_title), label="Models", visible=len(classifiers) > 1
+                )
+        answer = gradio.HTML()
+        gradio.on(
+            [clip.change, chosen.change],
+            show,
+            [clip, chosen],
+            answer,
+            api_name="classify",
+            trigger_mode="always_last",
+            show_progress="full",
+        )
+    return page
+
+
+def launch_settings() -> dict:
+    """What the page looks like, and how it is served: nothing is fetched from anywhere else."""
+    theme = gradio.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
+    ).set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400")
+    return {
+        "theme": theme,
+        "css": CSS,
+        "footer_links": ["gradio"],
+        "max_file_size": MAX_FILE,
+        "run_history": False,
+        "ssr_mode": False,
+    }
+
+
+def introduction(classifiers: list[Classifier]) -> str:
+    names = ", ".join(
+        f"`{c.title}`"
+        if Path(c.title).exists() or "/" not in c.title
+        else f"[{c.title}](https://huggingface.co/{c.title})"
+        for c in classifiers
+    )
+    return (
+        "# What is in this recording?\n\n"
+        f"Record, upload or pick a clip. {names} will say, and show what the answer rests on. "
+        f"WAV, FLAC, MP3, Ogg and Opus, up to {MAX_FILE.upper().replace('MB', ' MB')}; of longer recordings the first "
+        f"{MAX_S:g} seconds are heard. Clips are deleted within two hours."
+    )
+
+
+def results(path: str | None, classifiers: list[Classifier]) -> str:
+    """
+    What the classifiers say of a file, as HTML; nothing without a file.
+
+    Raises:
+        gradio.Error: no model, or nothing to hear in the file; the message is HTML.
+    """
+    if path is None:
+        return ""
+    if not classifiers:
+        raise gradio.Error("Choose at least one model.")
+    try:
+        with matplotlib.rc_context(STYLE):
+            parts = [section(c, *read_clip(path, c.extractor.sampling_rate)) for c in classifiers]
+    except InputError as error:
+        message = one_line(error).replace(path, Path(path).name)
+        raise gradio.Error(html.escape(message), duration=None, print_exception=False) from None
+    return f'<div class="results">{"".join(parts)}</div>'
+
+
+def read_clip(path: str, rate: int) -> tuple[np.ndarray, float]:
+    """
+    The beginning of a file as the model hears it, float32 (samples,) at `rate` Hz, and the seconds of all of it.
+
+    Raises:
+        InputError: it cannot be decoded, or is silent.
+    """
+    seconds = audio_seconds(path)
+    info = soundfile.info(path)
+    limit_s = min(MAX_S, MAX_SAMPLES / (info.samplerate * info.channels))
+    source = path if seconds <= limit_s else {"path": path, "start": 0.0, "end": limit_s}
+    waveform = read_audio(source, rate)
+    if np.abs(waveform).max() < SILENCE:
+        raise InputError(f"{path}: holds only silence; check the microphone, or choose another clip")
+    return waveform, seconds
+
+
+def section(classifier: Classifier, waveform: np.ndarray, seconds: float) -> str:
+    """The part of the page about one model. waveform: (samples,); seconds: of the file"""
+    model, extractor = classifier.model, classifier.extractor
+    rate = extractor.sampling_rate
+    windows = model.classify_windows(waveform, extractor, sampling_rate=rate, average=False)
+    logits = windows.logits.float().cpu()  # (windows, labels)
+    scores = model.probabilities(logits.mean(dim=0)).numpy()
+    answer = model.predict_labels(logits.mean(dim=0, keepdim=True))[0]
+    best = np.argsort(-scores, kind="stable")[:TOP]
+    names = [model.config.id2label[index] for index in best]
+    is_number = any(isinstance(part, float) for part in (answer if isinstance(answer, list) else [answer]))
+    parts = [f"<h2>{html.escape(classifier.title)}</h2>", answer_html(answer, is_number)]
+    if not is_number:
+        parts.append(bars(names, scores[best], answer, thresholds(model.config, best)))
+    heard_s = len(waveform) / rate
+    parts.append(f"<p>{length_text(heard_s, seconds, windows)}</p>")
+    if len(logits) > 1:
+        over_time = model.probabilities(logits).numpy()[:, best]
+        times = ((windows.start_s + windows.end_s) / 2).numpy()
+        parts.append("<h3>Over time</h3>")
+        parts.append(
+            picture(timeline(times, over_time, names, heard_s, is_number), "What each window says, at its middle")
+        )
+    strongest = int(logits[:, best[0]].argmax())
+    window, _ = window_and_hop(model.base_model, extractor)
+    start = round(float(windows.start_s[strongest]) * rate)
+    parts.append(looked_at(classifier, waveform[start : start + window], int(best[0]), start / rate, len(logits) > 1))
+    return f"<section>{''.join(parts)}</section>"
+
+
+def answer_html(answer, is_number: bool) -> str:
+    """A class, several, or numbers."""
+    parts = answer if isinstance(answer, list) else [answer]
+    text = ", ".join(f"{part:.4g}" if is_number else part for part in parts) or "none of the classes"
+    return f'<p class="answer" role="status">{html.escape(text)}</p>'
+
+
+def thresholds(config, labels: np.ndarray) -> list[float] | None:
+    """Above which a model for several labels names each; `None` of other models."""
+    if config.problem_type != "multi_label_classification":
+        return None
+    return [0.5 if config.decision_thresholds is None else config.decision_thresholds[label] for label in labels]
+
+
+def bars(names: list[str], scores: np.ndarray, answer, limits: list[float] | None) -> str:
+    """The likeliest classes, with a line where a model for several labels decides. scores: (names,)"""
+    chosen = answer if isinstance(answer, list) else [answer]
+    rows = []
+    for place, (name, score) in enumerate(zip(names, scores)):
+        limit = "" if limits is None else f'<b style="left: {100 * limits[place]:.1f}%"></b>'
+        rows.append(
+            f"<li{' class=chosen' if name in chosen else ''}><span>{html.escape(name)}</span>"
+            f'<span class="bar" aria-hidden="true"><i style="width: {100 * score:.1f}%"></i>{limit}</span>'
+            f"<span>{100 * score:.1f} %</span></li>"
+        )
+    note = "" if limits is None else "<p>Named is what lies above its line.</p>"
+    return f"<ol>{''.join(rows)}</ol>{note}"
+
+
+def length_text(heard_s: float, seconds: float, windows) -> str:
+    text = f"{heard_s:.2f} s were heard" if heard_s < 10 else f"{heard_s:.1f} s were heard"
+    if seconds - heard_s > 0.1:
+        text = f"Of {seconds:.1f} s the first {text}"
+    if len(windows.start_s) > 1:
+        window_s = float(windows.end_s[0] - windows.start_s[0])
+        text += f", in {len(windows.start_s)} windows of {window_s:.1f} s; the answer is their mean"
+    return f"{text}."
+
+
+def looked_at(classifier: Classifier, waveform: np.ndarray, label: int, start_s: float, is_part: bool) -> str:
+    """The pictures of what the model heard at once, and of where it looked. waveform: (samples,)"""
+    model, extractor = classifier.model, classifier.extractor
+    features = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
+    spectrogram = features["input_values"][0].mT.numpy()  # (mel, frames)
+    where = f", {start_s:.1f} to {start_s + len(waveform) / extractor.sampling_rate:.1f} s" if is_part else ""
+    heard = picture(heat_map(spectrogram, classifier, start_s), f"Spectrogram{where}")
+    if not has_patches(model):
+        return (
+            f'<h3>What was heard</h3><div class="pictures">{heard}</div>'
+            "<p>This network is convolutional: it has no patches, and so no map of what the answer rests on.</p>"
+        )
+    found = explain(model, features["input_values"].to(model.device), label)
+    name = html.escape(model.config.id2label[label])
+    pictures = [heard, f"<div><p>{LEGEND.format(name=f'<b>{name}</b>')}</p></div>"]
+    for layer, relevance in found["relevance"].items():
+        layer_name = f"layer {layer}" if layer else "the patch embedding"
+        maps = {f"What speaks for {name} in {layer_name}": relevance}
+        if layer:
+            maps[f"What {layer_name} attends to"] = found["attended"][layer]
+        pictures += [picture(heat_map(spectrogram, classifier, start_s, maps[title]), title) for title in maps]
+    return f'<h3>What the answer rests on</h3><div class="pictures">{"".join(pictures)}</div>'
+
+
+def heat_map(
+    spectrogram: np.ndarray, classifier: Classifier, start_s: float, values: np.ndarray | None = None
+) -> Figure:
+    """A spectrogram (mel, frames), under a map over its patches (rows, columns) if there is one."""
+    figure = Figure(figsize=(5, 1.9), layout="constrained")
+    axes = figure.add_subplot()
+    seconds = spectrogram.shape[1] * classifier.extractor.hop_s
+    draw_spectrogram(axes, spectrogram, seconds)
+    if values is not None:
+        draw_overlay(axes, values, classifier.model.config, classifier.extractor)
+    ticks = [tick for tick in MaxNLocator(6).tick_values(start_s, start_s + seconds) if 0 <= tick - start_s <= seconds]
+    axes.set_xticks([tick - start_s for tick in ticks], [f"{tick:.6g}" for tick in ticks])
+    return figure
+
+
+def timeline(times: np.ndarray, scores: np.ndarray, names: list[str], seconds: float, is_number: bool) -> Figure:
+    """A plot per class. times: (windows,), their middles in seconds; scores: (windows, names)"""
+    figure = Figure(figsize=(5, 0.5 + 0.6 * len(names)), layout="constrained")
+    all_axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    # The first and the last window are all that is known of the ends.
+    times, scores = np.concatenate([[0.0], times, [seconds]]), np.concatenate([scores[:1], scores, scores[-1:]])
+    for axes, name, line in zip(all_axes, names, scores.T):
+        axes.plot(times, line, color=ACCENT, linewidth=1.5)
+        axes.set_title(name, loc="left", fontsize=10, pad=3, parse_math=False)
+        axes.set_xlim(0, seconds)
+        if not is_number:
+            axes.fill_between(times, line, color=ACCENT, alpha=0.3, linewidth=0)
+            axes.set_ylim(0, 1)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[-1].set_xlabel("seconds")
+    return figure
+
+
+def picture(figure: Figure, caption: str) -> str:
+    """A drawing that takes its colours from the page. caption: HTML"""
+    content = io.StringIO()
+    figure.savefig(content, format="svg", dpi=120, transparent=True, metadata={"Date": None, "Creator": None})
+    text = content.getvalue()
+    svg = text[text.index("<svg") :].replace(TEXT, "currentColor").replace(ACCENT, "var(--color-accent)")
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several drawings share a page
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)
+    return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

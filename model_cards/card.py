@@ -1,0 +1,289 @@
+"""
+Model cards: the metadata that the Hub reads and the text that people read, from the templates beside this file.
+
+Knows only public libraries: a configuration and a feature extractor are here whatever has their fields.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from . import limits
+
+TEMPLATES = Path(__file__).parent
+TAGS = {
+    "dual_ssast": ["dual-ssast", "audio-spectrogram-transformer"],
+    "asit": ["dual-ssast", "asit", "audio-spectrogram-transformer"],
+    "vggish_composed": ["vggish", "composed-features"],
+    "panns_cnn14": ["panns", "cnn14", "composed-features"],
+}
+TITLES = {"vggish_composed": "VGGish", "panns_cnn14": "PANNs' CNN14"}
+# Keys of papers.bib. Every card names the four systems that the project is made of, but first what the model itself is.
+SYSTEMS = ("gong2022ssast", "choi2025dual", "atito2024asit", "niizumi2022composing")
+PAPERS = {
+    "asit": ("atito2024asit",),
+    "vggish_composed": ("hershey2017cnn", "niizumi2022composing"),
+    "panns_cnn14": ("kong2020panns", "niizumi2022composing"),
+}
+
+
+def classifier_card(
+    name: str, config, extractor, results: Mapping, *, dataset_name: str, num_parameters: int, settings: Mapping
+) -> ModelCard:
+    """
+    The card of a fine-tuned classifier.
+
+    Args:
+        name: of its folder
+        results: what `results.json` holds
+        dataset_name: what to call the data set
+        settings: what the recipe sets of model, tuning and augmentation
+    """
+    recipe = results["recipe"]
+    split, metrics = list(results["metrics"].items())[-1] if results["metrics"] else ("", {})
+    dataset = hub_name(recipe["DataArguments"]["dataset_name"])
+    evaluations = [
+        EvalResult(
+            task_type="audio-classification",
+            task_name="audio classification",
+            dataset_type=dataset or dataset_name,
+            dataset_name=dataset_name,
+            dataset_config=recipe["DataArguments"]["dataset_config_name"] if dataset else None,
+            dataset_split=split,
+            metric_type=key,
+            metric_name=key.replace("_", " "),
+            metric_value=round(value, 4),
+        )
+        for key, value in metrics.items()
+        if key != "loss" and value is not None and math.isfinite(value)
+    ]
+    data = metadata(
+        name,
+        config,
+        pipeline_tag="audio-classification",
+        base_model=hub_name(recipe["ModelArguments"]["model_name_or_path"]),
+        datasets=[dataset] if dataset else [],
+        license=recipe["TrainingArguments"].get("license"),
+        language=recipe["TrainingArguments"].get("language"),
+        evaluations=evaluations,
+    )
+    return render(
+        "classifier.md",
+        data,
+        name=name,
+        config=config,
+        extractor=extractor,
+        results=results,
+        dataset_name=dataset_name,
+        num_parameters=num_parameters,
+        settings=settings,
+        split=split,
+        metrics={key: value for key, value in metrics.items() if value is not None},
+        training=recipe["TrainingArguments"],
+        limits=limits.of_classifier(config, extractor, results, split),
+        citations=citations(config),
+        is_regression=results["problem_type"] == "regression",
+    )
+
+
+def pretraining_card(
+    name: str, config, extractor, results: Mapping, *, title: str, num_parameters: int, has_picture: bool
+) -> ModelCard:
+    """
+    The card of a pretraining.
+
+    Args:
+        title: of the method
+        num_parameters: of the encoder
+        has_picture: whether `reconstruction.png` lies beside the card
+    """
+    recipe = results["recipe"]
+    datasets = [hub_name(source["name"]) for source in results["sources"] if source["kind"] == "data set"]
+    data = metadata(
+        name,
+        config,
+        pipeline_tag="feature-extraction",
+        tags=["self-supervised"],
+        base_model=hub_name(recipe["EncoderArguments"]["model_name_or_path"]),
+        datasets=[dataset for dataset in datasets if dataset],
+        license=recipe["TrainingArguments"].get("license"),
+        language=recipe["TrainingArguments"].get("language"),
+    )
+    return render(
+        "pretraining.md",
+        data,
+        name=name,
+        title=title,
+        config=config,
+        extractor=extractor,
+        results=results,
+        num_parameters=num_parameters,
+        has_picture=has_picture,
+        training=recipe["TrainingArguments"],
+        limits=limits.of_pretraining(config, extractor, results),
+        citations=citations(config),
+    )
+
+
+def converted_card(
+    name: str,
+    config,
+    extractor,
+    *,
+    title: str,
+    file_name: str,
+    is_classifier: bool,
+    is_pretraining: bool,
+    num_parameters: int,
+    notes: Sequence[str] = (),
+    dropped: Sequence[tuple[str, str]] = (),
+    new: Sequence[str] = (),
+    verified: tuple[int, float] | None = None,
+    origin=None,
+) -> ModelCard:
+    """
+    The card of a converted checkpoint.
+
+    Args:
+        title: what the file holds
+        file_name: of the original, without its folder
+        notes, dropped, new: what the conversion says
+        verified: tensors that were read back, and their largest difference
+        origin: what the catalogue knows of the file, a `catalogue.Published`; `None` of any other file
+    """
+    data = metadata(
+        name,
+        config,
+        pipeline_tag="audio-classification" if is_classifier else "feature-extraction",
+        tags=["self-supervised"] if is_pretraining else [],
+        datasets=origin.datasets if origin else [],
+        license=origin.license if origin else None,
+        language=origin.language if origin else None,
+        evaluations=[
+            EvalResult(
+                task_type="audio-classification",
+                task_name="audio classification",
+                dataset_type=figure["dataset_id"],
+                dataset_name=figure["dataset"],
+                dataset_split=figure["split"],
+                metric_type=figure["type"],
+                metric_name=figure["name"],
+                metric_value=figure["value"],
+                source_name=f"{origin.family_title}: {figure['source']}",
+                source_url=origin.repository,
+            )
+            for figure in (origin.figures if origin else ())
+            if "type" in figure
+        ],
+    )
+    return render(
+        "converted.md",
+        data,
+        name=name,
+        config=config,
+        extractor=extractor,
+        title=title,
+        file_name=origin.file if origin else file_name,
+        is_classifier=is_classifier,
+        is_pretraining=is_pretraining,
+        num_parameters=num_parameters,
+        notes=notes,
+        dropped=dropped,
+        new=new,
+        verified=verified,
+        origin=origin,
+        limits=limits.of_converted(config, extractor, is_classifier, bool(new), origin),
+        citations=citations(config, first=origin.papers if origin else ()),
+        is_regression=is_classifier and config.num_labels == 1,
+    )
+
+
+def metadata(
+    name: str,
+    config,
+    *,
+    pipeline_tag: str,
+    tags: Sequence[str] = (),
+    base_model: str | None = None,
+    datasets: Sequence[str] = (),
+    license: str | None = None,
+    language: Sequence[str] | None = None,
+    evaluations: Sequence[EvalResult] = (),
+) -> ModelCardData:
+    """What the Hub reads. What is not known is not there."""
+    found = {"model_name": name, "eval_results": list(evaluations)} if evaluations else {}
+    return ModelCardData(
+        license=license,
+        language=list(language) if language else None,
+        library_name="transformers",
+        pipeline_tag=pipeline_tag,
+        tags=[
+            "audio",
+            *([pipeline_tag] if pipeline_tag == "audio-classification" else []),
+            *tags,
+            *TAGS[config.model_type],
+        ],
+        base_model=base_model,
+        datasets=list(dict.fromkeys(datasets)) or None,
+        metrics=[result.metric_type for result in evaluations] or None,
+        **found,
+    )
+
+
+def render(template: str, data: ModelCardData, **facts) -> ModelCard:
+    """A template of this folder, filled in; a fact that it lacks is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = cell
+    environment.globals |= {"with_interval": with_interval, "titles": TITLES, "duration": limits.duration}
+    text = environment.get_template(template).render(card_data=data.to_yaml(), card=data, **facts)
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", text))
+
+
+def citations(config, first: Sequence[str] = ()) -> str:
+    """BibTeX of the papers: `first`, what the model is, then the four systems of the project, and AST."""
+    keys = dict.fromkeys((*first, *PAPERS.get(config.model_type, ()), *SYSTEMS, "gong2021ast"))
+    entries = bibliography()
+    return "\n\n".join(entries[key] for key in keys)
+
+
+@functools.cache
+def bibliography() -> dict[str, str]:
+    """Key -> entry of `papers.bib`."""
+    text = (TEMPLATES / "papers.bib").read_text(encoding="utf-8")
+    return {found[2]: found[1] for found in re.finditer(r"^(@\w+\{(\w+),.*?^\})", text, re.DOTALL | re.MULTILINE)}
+
+
+def hub_name(name: str | None) -> str | None:
+    """A name on the Hub; nothing for a local path, which nobody else could follow."""
+    if not name or Path(name).exists():
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def cell(value) -> str:
+    """A text that stays in its cell of a Markdown table."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def with_interval(name: str, value: float, found: Mapping | None) -> str:
+    """0.9545 (0.909-0.989), or the value alone where there is no interval."""
+    if not found or name not in found["intervals"]:
+        return f"{value:.4f}"
+    lower, upper = found["intervals"][name]
+    return f"{value:.4f} ({lower:.3f}{'-' if lower >= 0 else ' to '}{upper:.3f})"

@@ -1,0 +1,220 @@
+"""training/evaluation.py: the figures that a training gave of its test, on other data, and what is refused."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+from audio_files import run_program, write_class_folders, write_tone
+from huggingface_hub import HfApi
+from tiny_models import save_tiny_classifier, save_tiny_cnn
+
+import train_hf
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SAME = ("metrics", "clips", "confidence_intervals", "per_class")
+
+
+def program(path, **values) -> int:
+    path.write_text(json.dumps(values))
+    return train_hf.main([str(path)])
+
+
+def table(folder, label):
+    """Twenty clips of which the last eight are a test, as two manifests; some are longer than the model's input."""
+    rows = []
+    for index in range(20):
+        seconds = 0.4 + 0.4 * (index % 3 == 0)
+        path = write_tone(folder / f"{index}.wav", seconds=seconds, hz=300 + 900 * (index % 2), seed=index)
+        rows.append({"audio": str(path), "label": label(index)})
+    for name, part in (("train", rows[:12]), ("test", rows[12:])):
+        pandas.DataFrame(part).to_csv(folder / f"{name}.csv", index=False)
+    return {"train_file": str(folder / "train.csv"), "test_file": str(folder / "test.csv")}
+
+
+@pytest.mark.parametrize(
+    "kind, label",
+    [
+        ("single", lambda index: "ab"[index % 2]),
+        ("several", lambda index: ["a", "b", "a,b"][index % 3]),
+        ("regression", lambda index: round(0.1 * index, 1)),
+    ],
+)
+def test_the_test_of_a_training_is_repeated(tmp_path, kind, label):
+    """Metrics, intervals, table of classes and predictions, to the digit; and a page of its own."""
+    files = table(tmp_path, label)
+    separator = {"label_separator": ","} if kind == "several" else {}
+    problem = {"problem_type": "regression"} if kind == "regression" else {}
+    trained, evaluated = tmp_path / "run", tmp_path / "evaluation"
+    assert not program(
+        tmp_path / "recipe.json", **files, **separator, **problem, validation_fraction=0.2, config_overrides=TINY,
+        max_length=50,
+        mean=-6, std=4, output_dir=str(trained), num_train_epochs=1, disable_tqdm=True, html_report=False,
+    )  # fmt: skip
+    assert not program(
+        tmp_path / "evaluation.json", task="evaluation", test_file=files["test_file"], **separator,
+        model_name_or_path=str(trained), output_dir=str(evaluated), per_device_eval_batch_size=8,
+    )  # fmt: skip
+    before, after = (json.loads((folder / "results.json").read_text()) for folder in (trained, evaluated))
+    for key in SAME:
+        if key in before:
+            expected = before[key]["test"] if key in ("metrics", "clips") else before[key]
+            found = after[key]["test"] if key in ("metrics", "clips") else after[key]
+            assert json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    first, second = (pandas.read_csv(folder / "predictions.csv") for folder in (trained, evaluated))
+    pandas.testing.assert_frame_equal(first, second)
+    page = (evaluated / "report.html").read_text()
+    assert "tested on" in page and page.count("<audio") == 8 and str(tmp_path) not in page
+    written = {path.name for path in evaluated.iterdir()}
+    pictures = {
+        "single": {"confusion_matrix.png", "calibration.png"},
+        "several": {"calibration.png"},
+        "regression": set(),
+    }
+    assert written == {"results.json", "predictions.csv", "report.html"} | pictures[kind]
+
+
+def test_what_was_calibrated_is_applied(tmp_path):
+    folder = save_tiny_classifier(tmp_path / "model", labels=("a", "b"), calibration_temperature=3.0)
+    files = table(tmp_path, lambda index: "ab"[index % 2])
+    assert not program(
+        tmp_path / "evaluation.json", task="evaluation", test_file=files["test_file"], html_report=False,
+        model_name_or_path=str(folder), output_dir=str(tmp_path / "evaluation"),
+    )  # fmt: skip
+    results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert results["calibration"]["temperature"] == 3.0
+    assert results["calibration"]["test"]["before"] != results["calibration"]["test"]["after"]
+    scores = pandas.read_csv(tmp_path / "evaluation" / "predictions.csv")[["probability_a", "probability_b"]].to_numpy()
+    assert np.abs(scores.sum(axis=1) - 1).max() < 1e-5
+    log_odds = np.log(scores[:, 0] / scores[:, 1])
+    folder = save_tiny_classifier(tmp_path / "plain", labels=("a", "b"))
+    (tmp_path / "plain" / "model.safetensors").write_bytes((tmp_path / "model" / "model.safetensors").read_bytes())
+    assert not program(
+        tmp_path / "evaluation.json", task="evaluation", test_file=files["test_file"], html_report=False,
+        model_name_or_path=str(folder), output_dir=str(tmp_path / "evaluation"), overwrite=True,
+    )  # fmt: skip
+    scores = pandas.read_csv(tmp_path / "evaluation" / "predictions.csv")[["probability_a", "probability_b"]].to_numpy()
+    np.testing.assert_allclose(np.log(scores[:, 0] / scores[:, 1]), 3 * log_odds, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["dual_ssast", "panns_cnn14"])
+def test_folders_with_and_without_splits(tmp_path, family):
+    """All clips of plain class folders; the test split where there is one."""
+    names = {"id2label": {0: "high", 1: "low"}, "label2id": {"high": 0, "low": 1}}
+    save = {"dual_ssast": lambda path: save_tiny_classifier(path, ("high", "low"))}
+    model = save.get(family, lambda path: save_tiny_cnn(path, family, **names))(tmp_path / "model")
+    plain = write_class_folders(tmp_path / "plain", 4)
+    for split, count in (("train", 3), ("test", 2)):
+        write_class_folders(tmp_path / "splits" / split, count)
+    for folder, clips in ((plain, 8), (tmp_path / "splits", 4)):
+        output = tmp_path / f"{folder.name}_evaluation"
+        assert not program(
+            tmp_path / "evaluation.json", task="evaluation", model_name_or_path=str(model), html_report=False,
+            dataset_name=str(folder), output_dir=str(output),
+        )  # fmt: skip
+        results = json.loads((output / "results.json").read_text())
+        assert results["clips"] == {"test": clips} and results["labels"] == ["high", "low"]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    return {
+        "task": "evaluation",
+        "model_name_or_path": str(save_tiny_classifier(folder / "model", ("high", "low"))),
+        "dataset_name": str(write_class_folders(folder / "clips", 2)),
+        "output_dir": str(folder / "output"),
+        "html_report": False,
+    }
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"model_name_or_path": None}, "model_name_or_path: is not set; name the classifier"),
+        ({"dataset_name": None}, "data: set either dataset_name or test_file"),
+        ({"test_file": "x.csv"}, "data: set either dataset_name or test_file"),
+        ({"mean": -4.0}, "mean: has no place in an evaluation"),
+        ({"compute_statistics": True}, "compute_statistics: has no place in an evaluation"),
+        ({"learning_rate": 1e-3}, "unknown key learning_rate"),
+        ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size: must be positive, got 0"),
+        ({"report_clips": -1}, "report_clips: must be 0 or more, got -1"),
+    ],
+)
+def test_what_is_refused(settings, tmp_path, capsys, changes, told):
+    assert program(tmp_path / "recipe.json", **{**settings, **changes}) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_classes_that_the_model_does_not_know(settings, tmp_path, capsys):
+    other = write_class_folders(tmp_path / "clips", 2, classes=("high", "hum"))
+    assert program(tmp_path / "recipe.json", **settings | {"dataset_name": str(other)}) == 1
+    assert "label 'hum' is not in the label set" in capsys.readouterr().err
+
+
+def test_a_finished_evaluation_is_kept_and_can_be_repeated(settings, tmp_path, capsys):
+    """Its `results.json` is a recipe like any other."""
+    recipe, output = tmp_path / "recipe.json", tmp_path / "output"
+    assert program(recipe, **settings | {"output_dir": str(output)}) == 0
+    assert program(recipe, **settings | {"output_dir": str(output)}) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert train_hf.main([str(output / "results.json"), "--output_dir", str(tmp_path / "again")]) == 0
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in (output, tmp_path / "again"))
+    assert first["metrics"] == second["metrics"]
+
+
+def test_damaged_clips_are_told_or_left_out(settings, tmp_path, capsys):
+    clips = write_class_folders(tmp_path / "clips", 3)
+    (clips / "high" / "high_1.wav").write_bytes(b"RIFF no audio")
+    changed = settings | {"dataset_name": str(clips), "output_dir": str(tmp_path / "output")}
+    assert program(tmp_path / "recipe.json", **changed) == 1
+    assert "high_1.wav" in capsys.readouterr().err
+    assert program(tmp_path / "recipe.json", **changed, on_bad_audio="skip", max_unreadable_share=0.5) == 0
+    assert json.loads((tmp_path / "output" / "results.json").read_text())["clips"] == {"test": 5}
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(settings, tmp_path):
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--quiet",
+        "--multi_gpu",
+        "--num_processes",
+        2,
+        "--main_process_port",
+        0,
+    ]
+    words = ["train_hf.py", tmp_path / "recipe.json", "--output_dir"]
+    (tmp_path / "recipe.json").write_text(json.dumps(settings))
+    for name, before in (("one", []), ("two", launch)):
+        process = run_program(*before, *words, tmp_path / name)
+        assert process.returncode == 0, process.stderr[-2000:]
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    for key in ("accuracy", "macro_f1"):
+        assert one["metrics"]["test"][key] == two["metrics"]["test"][key]
+
+
+def test_a_revision_of_the_hub_is_what_it_was(hub, settings, tmp_path):
+    """The first commit's classifier, and not the one that has taken its place."""
+    api, model = HfApi(), settings["model_name_or_path"]
+    api.create_repo("user/model")
+    first = api.upload_folder(repo_id="user/model", folder_path=model).oid
+    other = save_tiny_classifier(tmp_path / "other", ("high", "low"), calibration_temperature=5.0)
+    api.upload_folder(repo_id="user/model", folder_path=other)
+    for revision, temperature in (("main", 5.0), (first, 1.0)):
+        changed = {"model_name_or_path": "user/model", "model_revision": revision}
+        output = tmp_path / revision
+        assert not program(tmp_path / "recipe.json", **settings | changed | {"output_dir": str(output)})
+        results = json.loads((output / "results.json").read_text())
+        assert results["calibration"]["temperature"] == temperature
+    train = {"task": "classification", "model_name_or_path": "user/model", "model_revision": first}
+    train |= {"num_train_epochs": 0.1, "disable_tqdm": True, "output_dir": str(tmp_path / "run"), "save_strategy": "no"}
+    kept = {name: settings[name] for name in ("dataset_name", "html_report")}
+    assert not program(tmp_path / "recipe.json", **kept, **train, validation_fraction=0, test_fraction=0)
+    changed = settings | {
+        "model_name_or_path": "user/model",
+        "model_revision": "v9",
+        "output_dir": str(tmp_path / "no"),
+    }
+    assert program(tmp_path / "recipe.json", **changed) == 1

@@ -1,0 +1,75 @@
+"""The task `evaluation`: how good a finished classifier is on labelled clips, without training."""
+
+from . import reporting, reproduction
+from .arguments import (
+    EvaluationArguments,
+    EvaluationDataArguments,
+    TrainingArguments,
+    TuningArguments,
+    check_output_folder,
+)
+from .classification import metric_function
+from .dataset import ClipDataset, Collator
+from .errors import InputError
+from .inference import labels_of, load_classifier
+from .loading import choose_windows
+from .screening import screen
+from .splits import load_test_split, sample_splits
+from .trainer import ClassificationTrainer
+
+FOREIGN = ("mean", "std", "problem_type")  # the model's own
+
+
+def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments):
+    """
+    Scores the clips and writes the output folder.
+
+    Raises:
+        InputError: bad input, told before the clips are heard wherever it can be known by then.
+    """
+    refuse(data_arguments)
+    name = arguments.model_name_or_path
+    if name is None:
+        raise InputError("model_name_or_path: is not set; name the classifier")
+    settings = TrainingArguments(
+        output_dir=arguments.output_dir,
+        eval_strategy="no",
+        save_strategy="no",
+        overwrite=arguments.overwrite,
+        per_device_eval_batch_size=arguments.per_device_eval_batch_size,
+        dataloader_num_workers=arguments.dataloader_num_workers,
+        html_report=arguments.html_report,
+        report_clips=arguments.report_clips,
+    )
+    check_output_folder(settings)
+    model, extractor = load_classifier(name, arguments.model_revision)
+    labels = labels_of(name, model.config)
+    model.config.problem_type = labels.problem_type  # of a model that does not say it
+    splits = screen({"test": load_test_split(data_arguments)}, data_arguments, arguments.output_dir)
+    splits = sample_splits(splits, data_arguments, seed=0)
+    windows = choose_windows(model.base_model, extractor, data_arguments)
+    dataset = ClipDataset(splits["test"], extractor, labels, windows=windows)
+    dataset.check_labels()
+    circumstances = reproduction.circumstances(splits, settings)
+    trainer = ClassificationTrainer(
+        model=model,
+        args=settings,
+        data_collator=Collator(extractor),
+        processing_class=extractor,
+        compute_metrics=metric_function(labels.problem_type, model.config),
+        tuning=TuningArguments(),
+    )
+    outcome = trainer.predict(dataset, metric_key_prefix="test")
+    if trainer.is_world_process_zero():
+        recipe = {"task": "evaluation"} | reporting.describe_recipe(data_arguments, arguments)
+        reporting.write_evaluation(trainer, dataset, labels, outcome, recipe, circumstances)
+
+
+def refuse(data_arguments: EvaluationDataArguments):
+    """
+    Raises:
+        InputError: a setting that belongs to a training.
+    """
+    for key in (*FOREIGN, "compute_statistics", "streaming", "train_file", "validation_file", "max_train_clips"):
+        if getattr(data_arguments, key):
+            raise InputError(f"{key}: has no place in an evaluation, where the model is finished; leave it out")
