@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart pretrain-demo test test-slow lint bench clean
+.PHONY: quickstart pretrain-demo test test-slow test-versions lint bench clean
 
 # The main job on the embedded recordings: train, evaluate, then load the result in a fresh process and name a file.
 quickstart: .venv/ready
@@ -24,6 +24,11 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
+# Saved folders in every supported version of Transformers and torch: builds an environment for each, or for those
+# that VERSIONS="4.48 5.0" names, in .venvs.
+test-versions: .venv/ready
+	$(BIN)/python tests/versions/run.py $(VERSIONS) --python $(PYTHON)
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,4 +46,4 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venvs build *.egg-info
