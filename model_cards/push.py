@@ -89,6 +89,8 @@ def push_folder(folder: Path, repo_id: str, *, private: bool | None = None, mess
         print(f"  {name} ({size:,} bytes)")
     for name, reason in left.items():
         print(f"  not {name}: {reason}")
+    if ModelCard(files["README.md"].decode()).data.license is None:
+        print("warning: README.md names no license, so nobody may use the model; name one at its top", file=sys.stderr)
     url = push_files(
         files,
         repo_id,

@@ -87,8 +87,9 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         examples, valid = self.split_examples(input_values, attention_mask)
-        # Padding is not computed. Without any, shapes do not depend on values, and the network compiles as one graph.
-        flat = examples.flatten(0, 1) if attention_mask is None else examples[valid]  # (true examples, time, mel)
+        # Padding is not computed, but where shapes must not depend on values: in compiled and exported graphs.
+        computes_all = attention_mask is None or torch.compiler.is_compiling()
+        flat = examples.flatten(0, 1) if computes_all else examples[valid]  # (true examples, time, mel)
         kept = config.layers if output_hidden_states else config.fused_layers  # long clips have large maps
         maps = {layer: layer_map for layer, layer_map in self.run_layers(flat, kept[-1]) if layer in kept}
         frames = self.compose({layer: self.to_frames(maps[layer]) for layer in config.fused_layers}, VGGISH_TIME_STRIDE)
@@ -148,9 +149,10 @@ class VGGishForAudioClassification(ComposedForAudioClassification):
 
 
 def by_clip(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Undoes `examples[valid]`: (true examples, ...) -> (batch, examples, ...), zeros where `valid` is false."""
-    if len(values) == valid.numel():
-        return values.unflatten(0, tuple(valid.shape))
+    """(examples, ...), all or the true ones -> (batch, examples, ...), zeros where `valid` is false."""
+    if values.shape[0] == valid.numel():
+        values = values.unflatten(0, tuple(valid.shape))
+        return values.masked_fill(~valid.view(*valid.shape, *[1] * (values.ndim - 2)), 0)
     restored = values.new_zeros(*valid.shape, *values.shape[1:])
     restored[valid] = values
     return restored

@@ -118,6 +118,14 @@ def test_an_absolute_path_becomes_its_last_part(text, expected):
     assert push.without_paths({"a": [text], text: 1}) == {"a": [expected], expected: 1}
 
 
+@pytest.mark.parametrize("license", [None, "mit"])
+def test_a_model_without_a_licence_is_told(hub, tmp_path, capsys, license):
+    folder = save_tiny_classifier(tmp_path / "model")
+    (folder / "README.md").write_text(f"---\nlicense: {license}\n---\n" if license else "---\ntags: [audio]\n---\n")
+    push_folder(folder, "user/name")
+    assert ("names no license" in capsys.readouterr().err) == (license is None)
+
+
 def test_names_of_classes_are_no_paths(hub, tmp_path):
     folder = save_tiny_classifier(tmp_path / "model", labels=("/a/b", "/m/0x", "c"))
     (folder / "README.md").write_text(CARD)
