@@ -41,7 +41,7 @@ tags: [audio]
 ```python
 repository = "run"  # this model's folder, or its name on the Hub
 ```
-Trained on `/home/somebody/clips` and ~/more/clips, see https://example.org/a/b.
+Trained on `/srv/somebody/clips` and ~/more/clips, see https://example.org/a/b.
 """
 TOKEN = "hf_" + "aB3" * 8
 LEFT = {
@@ -66,7 +66,7 @@ def run(tmp_path):
     (folder / "README.md").write_text(CARD)
     results = {
         "metrics": {"test": {"accuracy": 0.5}},
-        "recipe": {"DataArguments": {"dataset_name": "/home/me/My clips"}},
+        "recipe": {"DataArguments": {"dataset_name": "/srv/me/My clips"}},
     }
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "learning_curves.png").write_bytes(b"\x89PNG")
@@ -91,7 +91,7 @@ def test_one_commit_holds_what_a_model_needs(hub, run, capsys):
     assert not any(TOKEN.encode() in content or b"/home/" in content for content in files.values())
     assert json.loads(files["results.json"])["recipe"] == {"DataArguments": {"dataset_name": "My clips"}}
     assert (
-        json.loads((run / "results.json").read_text())["recipe"]["DataArguments"]["dataset_name"] == "/home/me/My clips"
+        json.loads((run / "results.json").read_text())["recipe"]["DataArguments"]["dataset_name"] == "/srv/me/My clips"
     )
     card = files["README.md"].decode()
     assert 'repository = "user/name"  # this' in card and "\n# run\n" in card
@@ -103,10 +103,10 @@ def test_one_commit_holds_what_a_model_needs(hub, run, capsys):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("/home/me/a b/c.wav", "c.wav"),
+        ("/srv/me/a b/c.wav", "c.wav"),
         ("/scratch", "scratch"),
         ("/m/09x0r", "/m/09x0r"),
-        ("/home/me/c.wav: not readable", "c.wav: not readable"),
+        ("/srv/me/c.wav: not readable", "c.wav: not readable"),
         ('{"path": "/data/birds/", "weight": 2}', '{"path": "birds", "weight": 2}'),
         ("C:\\Users\\me\\clips", "clips"),
         ("~/clips/a.wav", "a.wav"),
