@@ -110,6 +110,8 @@ def test_every_snippet_runs(workspace, hub):
     assert json.loads((workspace / "runs" / "folds" / "results.json").read_text())["metrics"]["accuracy"]
     for name, kind in (("name", "models"), ("clips", "models"), ("languages", "models"), ("page", "spaces")):
         assert "README.md" in hub.files(f"user/{name}", kind)
+    for name in ("exported/model.onnx", "exported-int8/model_int8.onnx", "exported-pt2/model.pt2"):
+        assert (workspace / name).stat().st_size
     for run in ("mine", "esc50", "two_processes", "from_my_pretraining", "sweep-fine-tuned", "weighted"):
         assert json.loads((workspace / "runs" / run / "results.json").read_text())["metrics"]["test"]
     assert np.isfinite(pandas.read_csv(workspace / "scores.csv").iloc[:, 2:].to_numpy()).all()

@@ -1,0 +1,229 @@
+"""
+What `training.export` traces: a model with its feature extraction written as tensors, for any number of clips of any
+length.
+
+Sizes that depend on the input are those of the longest clip, in whole columns of patches or what takes their place in
+a network. So a graph compares no lengths, which `torch.export` would settle once and for all, and padding costs little.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from modeling_dual_ssast import DualSSASTFeatureExtractor, PannsCnn14FeatureExtractor, VGGishFeatureExtractor
+from modeling_dual_ssast import feature_extraction_panns_cnn14 as panns
+from modeling_dual_ssast import feature_extraction_vggish as vggish
+from modeling_dual_ssast.feature_extraction_dual_ssast import (
+    LOG_FLOOR,
+    PREEMPHASIS,
+    SpectrogramFeatureExtractor,
+    frame_sizes,
+    hann_window,
+    kaldi_mel_filters,
+)
+
+CPU = torch.device("cpu")
+
+
+class WholeFrames:
+    """How many spectrogram frames a network wants to see, so that nothing but whole columns leaves the graph."""
+
+    def __init__(self, config):
+        self.config = config
+        if hasattr(config, "patch_shape"):
+            self.limit = config.max_length
+            self.beyond = config.max_length if config.attention_over_padding else config.patch_shape[1]
+        else:  # whole examples of VGGish, or time frames of CNN14; neither has a limit
+            self.limit, self.beyond = None, config.min_frames
+
+    def __call__(self, lengths: torch.Tensor) -> int:
+        """Frames that the longest clip needs, at most `beyond` more than it has: (batch,) -> a symbolic integer"""
+        config = self.config
+        if self.limit is None:
+            size = config.min_frames
+            columns = config.num_examples(lengths) if hasattr(config, "num_examples") else -(-lengths // size)
+            return self._largest(columns.clamp(min=1), None) * size
+        if config.attention_over_padding:
+            return config.max_length
+        return config.num_covered_frames(self._largest(config.num_columns(lengths), config.grid_shape[1]))
+
+    @staticmethod
+    def _largest(columns: torch.Tensor, limit: int | None) -> int:
+        largest = columns.amax(0).item()
+        torch._check(largest >= 1)
+        if limit is not None:
+            torch._check(largest <= limit)
+        return largest
+
+
+class LengthCheck(nn.Module):
+    """Clips longer than the model hears are an error in every runtime: a look-up that has no such entry."""
+
+    def __init__(self, limit: int | None):
+        super().__init__()
+        self.has_limit = limit is not None
+        self.register_buffer("longest_clip", torch.zeros((limit or 0) + 1, dtype=torch.long))
+
+    def forward(self, lengths: torch.Tensor) -> torch.Tensor:
+        return lengths + self.longest_clip[lengths] if self.has_limit else lengths
+
+
+class FeatureGraph(nn.Module):
+    """`input_values` (batch, frames, mel) and `attention_mask` (batch, frames) -> logits, or a clip's vector."""
+
+    inputs = ("input_values", "attention_mask")
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+        self.whole_frames = WholeFrames(model.config)
+        self.check = LengthCheck(self.whole_frames.limit)
+        self.is_classifier = hasattr(model, "classifier")
+
+    def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        lengths = self.check(attention_mask.long().sum(dim=1))
+        num_frames, beyond = self.whole_frames(lengths), self.whole_frames.beyond
+        values = nn.functional.pad(input_values, (0, 0, 0, beyond))
+        mask = nn.functional.pad(attention_mask, (0, beyond))
+        torch._check(num_frames <= values.shape[1])
+        return self.read(values.narrow(1, 0, num_frames), mask.narrow(1, 0, num_frames))
+
+    def read(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        outputs = self.model(values, mask, return_dict=True)
+        return outputs.logits if self.is_classifier else outputs.pooler_output
+
+
+class WaveformGraph(FeatureGraph):
+    """`waveform` (batch, samples), anything behind a clip's end, and `lengths` (batch,) in samples -> as above."""
+
+    inputs = ("waveform", "lengths")
+
+    def __init__(self, model: PreTrainedModel, extractor: SpectrogramFeatureExtractor):
+        super().__init__(model)
+        self.spectrogram = spectrogram_of(extractor)
+
+    def forward(self, waveform: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        frame_lengths = self.check(self.spectrogram.num_frames(lengths))
+        num_frames = self.whole_frames(frame_lengths)
+        values = self.spectrogram(waveform, lengths, num_frames, self.whole_frames.beyond)  # (batch, num_frames, mel)
+        mask = torch.arange(num_frames) < frame_lengths.unsqueeze(1)
+        return self.read(values, mask)
+
+
+class Spectrogram(nn.Module):
+    """
+    A feature extractor as one graph: the same steps, rounded to float32 in the same places, but the Fourier transform
+    and what follows it in float64, where a sum of products is as good as the extractor's fast transform.
+    """
+
+    def __init__(self, window: torch.Tensor, shift: int, num_fft: int, filters: torch.Tensor):
+        super().__init__()
+        self.size, self.shift = len(window), shift
+        self.register_buffer("window", window)
+        angles = torch.arange(self.size, dtype=torch.float64)[:, None] * torch.arange(num_fft // 2 + 1)
+        angles = angles.remainder(num_fft) * (2 * math.pi / num_fft)
+        self.register_buffer("cosines", angles.cos())  # (window, fft / 2 + 1)
+        self.register_buffer("sines", angles.sin())
+        self.register_buffer("filters", filters.double())  # (fft / 2 + 1, mel)
+
+    def num_frames(self, lengths: torch.Tensor) -> torch.Tensor:
+        return 1 + (lengths.clamp(min=self.size) - self.size) // self.shift
+
+    def forward(self, waveform: torch.Tensor, lengths: torch.Tensor, num_frames: int, beyond: int) -> torch.Tensor:
+        """
+        (batch, samples), (batch,) -> float32 (batch, num_frames, mel), of which what lies behind a clip's end is
+        undefined; `beyond`: frames that may lie behind the end of the longest clip
+        """
+        is_audio = torch.arange(waveform.shape[1]) < lengths.unsqueeze(1)  # (batch, samples)
+        waveform = self.prepare(waveform, is_audio, lengths)
+        waveform = nn.functional.pad(waveform, (0, beyond * self.shift + 2 * self.size))
+        frames = self.shape(self.cut(waveform, lengths, num_frames)).double()  # (batch, num_frames, window)
+        power = (frames @ self.cosines).square() + (frames @ self.sines).square()  # (batch, num_frames, fft / 2 + 1)
+        return self.to_log_mel(power).float()
+
+    def prepare(self, waveform: torch.Tensor, is_audio: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Silence behind the end."""
+        return waveform.masked_fill(~is_audio, 0)
+
+    def cut(self, waveform: torch.Tensor, lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """(batch, samples) -> (batch, num_frames, window)"""
+        return waveform[:, torch.arange(num_frames)[:, None] * self.shift + torch.arange(self.size)]
+
+    def shape(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames * self.window
+
+    def to_log_mel(self, power: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class KaldiSpectrogram(Spectrogram):
+    """`kaldi_log_mel`, normalised."""
+
+    def __init__(self, extractor: DualSSASTFeatureExtractor):
+        rate, bins = extractor.sampling_rate, extractor.num_mel_bins
+        size, shift, num_fft = frame_sizes(rate, extractor.frame_length_ms, extractor.frame_shift_ms)
+        super().__init__(hann_window(size, CPU), shift, num_fft, kaldi_mel_filters(bins, num_fft, rate, CPU))
+        self.normalize = extractor._normalize
+
+    def prepare(self, waveform: torch.Tensor, is_audio: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Without the clip's mean, and with silence behind its end."""
+        total = waveform.masked_fill(~is_audio, 0).double().sum(dim=1)
+        mean = (total / lengths.clamp(min=1)).float()
+        return (waveform - mean.unsqueeze(1)).masked_fill(~is_audio, 0)
+
+    def shape(self, frames: torch.Tensor) -> torch.Tensor:
+        frames = frames - frames.double().mean(dim=2, keepdim=True).float()
+        # The window begins with a zero, so the first sample needs no pre-emphasis.
+        emphasised = frames[:, :, 1:] - PREEMPHASIS * frames[:, :, :-1]
+        return nn.functional.pad(emphasised, (1, 0)) * self.window
+
+    def to_log_mel(self, power: torch.Tensor) -> torch.Tensor:
+        return self.normalize((power @ self.filters).clamp(min=LOG_FLOOR).log().float())
+
+
+class VGGishSpectrogram(Spectrogram):
+    """`vggish_log_mel`."""
+
+    def __init__(self, extractor: VGGishFeatureExtractor):
+        window = torch.hann_window(vggish.WINDOW, periodic=True, dtype=torch.float64)
+        filters = vggish.vggish_mel_filters(extractor.num_mel_bins, CPU, torch.float64)
+        super().__init__(window, vggish.HOP, vggish.NUM_FFT, filters)
+
+    def to_log_mel(self, power: torch.Tensor) -> torch.Tensor:
+        return (power.sqrt() @ self.filters + vggish.LOG_OFFSET).log()
+
+
+class PannsSpectrogram(Spectrogram):
+    """`panns_log_mel`: windows centred on multiples of the hop, each clip mirrored at its own ends."""
+
+    def __init__(self, extractor: PannsCnn14FeatureExtractor):
+        size = extractor.window_size
+        settings = (extractor.num_mel_bins, size, extractor.sampling_rate, extractor.fmin, extractor.fmax)
+        filters = panns.slaney_mel_filters(*settings, CPU)
+        super().__init__(torch.hann_window(size, periodic=True), extractor.hop_size, size, filters)
+
+    def num_frames(self, lengths: torch.Tensor) -> torch.Tensor:
+        return 1 + lengths.clamp(min=self.size) // self.shift
+
+    def cut(self, waveform: torch.Tensor, lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
+        last = lengths.clamp(min=self.size).view(-1, 1, 1) - 1
+        index = torch.arange(num_frames)[:, None] * self.shift + torch.arange(self.size) - self.size // 2
+        index = index.abs()  # mirrored at the beginning; (num_frames, window)
+        index = torch.minimum(index, 2 * last - index).clamp(min=0)  # and at the end; (batch, num_frames, window)
+        return waveform.gather(1, index.flatten(1)).unflatten(1, (-1, self.size))
+
+    def to_log_mel(self, power: torch.Tensor) -> torch.Tensor:
+        return 10.0 * (power @ self.filters).clamp(min=panns.POWER_FLOOR).log10()
+
+
+SPECTROGRAMS = {
+    DualSSASTFeatureExtractor: KaldiSpectrogram,
+    VGGishFeatureExtractor: VGGishSpectrogram,
+    PannsCnn14FeatureExtractor: PannsSpectrogram,
+}
+
+
+def spectrogram_of(extractor: SpectrogramFeatureExtractor) -> Spectrogram:
+    return next(made for kind, made in SPECTROGRAMS.items() if isinstance(extractor, kind))(extractor)
