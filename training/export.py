@@ -596,6 +596,11 @@ def write_half(name: str, model, extractor, staging: Path, clips: list[np.ndarra
         found = describe_difference(model, extractor, exact, torch_runner(loaded, extractor), heard, labelled)
         computed = str(dtype).removeprefix("torch.")
         report |= {f"{key}, computed in {computed}": value for key, value in found.items()}
+    card = staging / "README.md"
+    if card.is_file():
+        lines = [f"- {key}: {value}" for key, value in report.items() if "difference" in key]
+        note = "\n## In float16\n\nThe weights of this copy are in float16. The logits beside those in float32:\n\n"
+        card.write_text(card.read_text(encoding="utf-8") + note + "\n".join(lines) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in staging.glob("*.safetensors"))
     return report | {"size": f"{size / 1e6:.1f} MB", "torch": torch.__version__}
 
