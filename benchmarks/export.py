@@ -44,10 +44,8 @@ def test_clips(rate: int) -> list[tuple[np.ndarray, str]]:
 
 
 def export(model: Path, output: Path, kind: str, threads: int):
-    if (output / "export.json").exists():
-        return
     output.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "training.export", model, output, "--format", kind]
+    command = [sys.executable, "-m", "training.export", model, output, "--format", kind, "--overwrite"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     code = subprocess.run([str(word) for word in command], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     if code.returncode:

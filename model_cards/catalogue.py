@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 PATH = Path(__file__).with_name("catalogue.yaml")
+CHOSEN_SHAPES = ("grid_shape", "num_labels")  # by the options of a conversion, and not by the file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,15 @@ class Published:
     language: list[str] = dataclasses.field(default_factory=list)
     pretraining: str = ""
     figures: list[dict] = dataclasses.field(default_factory=list)
+
+    @property
+    def is_hashed(self) -> bool:
+        return bool(self.md5 or self.sha256)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether there is such a file: of some only the name is known, which others have too."""
+        return self.url is not None or self.is_hashed
 
     def is_named(self, path: Path) -> bool:
         """Whether a file has the published name, as browsers or wget save it."""
@@ -84,11 +94,21 @@ def read_catalogue(path: Path = PATH) -> dict[str, Published]:
 
 
 def recognise(family: str, path: Path, config, extractor) -> Published | None:
-    """The published checkpoint that a converted file is, by its name, its shapes and what is published of its bytes."""
+    """
+    The published checkpoint that a converted file is, by its name and what is published of its bytes, or else by its
+    shapes. Of one with another grid or other outputs the figures of the original as it was are left out.
+    """
     for published in read_catalogue().values():
-        if published.family == family and published.is_named(path):
-            fits = not published.wrong_shapes(config, extractor) and published.wrong_content(path) is None
-            return published if fits else None
+        if published.family != family or not published.is_published or not published.is_named(path):
+            continue
+        wrong = published.wrong_shapes(config, extractor)
+        foreign = [text for text in wrong if not text.startswith(CHOSEN_SHAPES)]
+        if published.wrong_content(path) is not None or (foreign and not published.is_hashed):
+            return None
+        if wrong:
+            figures = [figure for figure in published.figures if "type" not in figure]
+            return dataclasses.replace(published, figures=figures)
+        return published
     return None
 
 

@@ -98,7 +98,12 @@ def build(
             raise PushError(f"--only: {name} is not in the catalogue; {hint}")
     outcomes = []
     for name in only or catalogue:
-        outcome = build_one(catalogue[name], download_dir, output_dir / name, overwrite, catalogue)
+        published = catalogue[name]
+        if only is None and not published.is_published and find_file(published, download_dir, catalogue):
+            text = f"{published.file} may be anybody's: --only {name} takes it for the original"
+            outcome = Outcome(published, "left out", output_dir / name, text)
+        else:
+            outcome = build_one(published, download_dir, output_dir / name, overwrite, catalogue)
         if user and outcome.status in ("converted", "kept"):
             push(outcome, f"{user}/{name}", private)
         if outcome.status != "missing":
@@ -152,7 +157,7 @@ def find_file(published: Published, download_dir: Path, catalogue: Mapping[str, 
     """The file by its published name, else by what is published of its bytes, among those of no published name."""
     files = sorted(path for path in download_dir.iterdir() if path.is_file())
     named = next((path for path in files if published.is_named(path)), None)
-    if named is not None or not (published.md5 or published.sha256):
+    if named is not None or not published.is_hashed:
         return named
     names = {other.file for other in catalogue.values()}
     candidates = [path for path in files if path.suffix == ".pth" and published_name(path) not in names]
@@ -189,7 +194,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """A line per checkpoint: name, status, parameters, folder."""
     rows = [("name", "status", "parameters", "folder")]
     for outcome in outcomes:
-        is_there = outcome.status not in ("missing", "failed")
+        is_there = outcome.status not in ("missing", "left out", "failed")
         count = f"{num_parameters(outcome.folder):,}" if is_there else ""
         rows.append((outcome.published.name, outcome.status, count, str(outcome.folder) if is_there else ""))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -207,7 +212,7 @@ def tell_missing(outcomes: Sequence[Outcome], download_dir: Path):
         if outcome.status == "missing":
             place = published.url or f"{published.repository} ({published.url_note})"
             print(f"missing: {download_dir / published.file}, from {place}")
-    wanted = {outcome.published.options.get("labels") for outcome in outcomes if outcome.status != "missing"} - {None}
+    wanted = {o.published.options.get("labels") for o in outcomes if o.status not in ("missing", "left out")} - {None}
     for name in sorted(wanted):
         if not (download_dir / name).is_file():
             print(f"missing: {download_dir / name}, which names the outputs, from {LABEL_LINKS[name]}")

@@ -4,18 +4,22 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import soundfile
 import torch
 from audio_files import ROOT
-from tiny_models import save_tiny_classifier, save_tiny_cnn
+from tiny_models import TINY, save_tiny_classifier, save_tiny_cnn
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining
 from training import export
 from training.audio import read_audio
+from training.errors import InputError
 from training.export_graph import FeatureGraph, WaveformGraph, spectrogram_of
 
 RATE = 16000
@@ -58,9 +62,15 @@ def run(model, output, kind, *options) -> int:
 
 
 def save_family(folder, family):
-    if family in ("vggish", "cnn14", "panns"):
-        return save_tiny_cnn(folder, "vggish" if family == "vggish" else "cnn14", **FAMILIES[family])
-    return save_tiny_classifier(folder, **FAMILIES[family])
+    if family not in ("vggish", "cnn14", "panns"):
+        return save_tiny_classifier(folder, **FAMILIES[family])
+    save_tiny_cnn(folder, "vggish" if family == "vggish" else "cnn14", **FAMILIES[family])
+    if family == "panns":  # with its small random weights all clips would have the same logits
+        model = AutoModelForAudioClassification.from_pretrained(folder)
+        for weight in (model.panns_cnn14.embedding.fc1.weight, model.audioset_classifier.weight):
+            torch.nn.init.normal_(weight, std=30.0, generator=torch.Generator().manual_seed(1))
+        model.save_pretrained(folder)
+    return folder
 
 
 def alone(model, extractor, clips) -> np.ndarray:
@@ -169,7 +179,9 @@ def test_traced_graph_is_the_model(family, kind, recordings, tmp_path):
     clips = [recordings[:length] for length in (200, 2000, 4800, longest // 2, longest)]
     for size in (1, 2, 5):
         got = module(*export.inputs_of(kind, clips[-size:], extractor)).numpy()
-        assert np.abs(got - alone(model, extractor, clips[-size:])).max() < 1e-4
+        expected = alone(model, extractor, clips[-size:])
+        assert np.abs(got - expected).max() < 1e-4
+    assert np.ptp(expected, axis=0).max() > 0.01  # the clips do differ
 
 
 def test_program_needs_only_torch(exported, recordings, tmp_path):
@@ -219,7 +231,66 @@ def test_encoder_gives_embeddings(recordings, tmp_path):
     assert torch.allclose(got, model.embed(clip, RATE, extractor), atol=1e-4)
 
 
+def test_an_encoder_in_float16_is_called_an_encoder(tmp_path, capsys):
+    AutoModel.from_pretrained(save_tiny_classifier(tmp_path / "classifier")).save_pretrained(tmp_path / "encoder")
+    shutil.copy(tmp_path / "classifier" / "preprocessor_config.json", tmp_path / "encoder")
+    assert run(tmp_path / "encoder", tmp_path / "out", "safetensors-fp16") == 0
+    assert "model = AutoModel.from_pretrained(" in capsys.readouterr().out
+
+
+def test_the_accuracy_is_of_the_parts_that_the_run_tested(tmp_path):
+    """The columns of the recipe, its times among them."""
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).standard_normal(4 * RATE) * 0.1, RATE)
+    rows = ["sound,what,begin,stop", *(f"long.wav,low,{first},{first + 0.5}" for first in (0, 1, 2))]
+    (tmp_path / "test.csv").write_text("\n".join(rows) + "\n")
+    columns = {"audio_column": "sound", "label_column": "what", "start_column": "begin", "end_column": "stop"}
+    data = {"test_file": str(tmp_path / "test.csv"), **columns}
+    results = {"recipe": {"DataArguments": data}, "problem_type": "single_label_classification"}
+    model = save_tiny_classifier(tmp_path / "model")
+    (model / "results.json").write_text(json.dumps(results))
+    arguments = export.parse([str(model), str(tmp_path / "out"), "--format", "safetensors-fp16"])
+    labelled = export.labelled_clips(arguments, export.load(str(model))[0], RATE)
+    assert [(len(clip), label) for clip, label in labelled] == [(RATE // 2, 1)] * 3
+
+
 # ---- refusals ----
+
+
+def test_what_is_read_is_not_replaced(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    model = save_tiny_classifier(out / "mine")
+    (out / export.REPORT).write_text("{}")
+    assert "is or holds" in refused(capsys, model, out, "safetensors-fp16", "--overwrite")
+    assert (model / "model.safetensors").exists()
+    other = save_tiny_classifier(tmp_path / "other")
+    monkeypatch.chdir(tmp_path / "other")
+    assert "is or holds" in refused(capsys, other, ".", "safetensors-fp16", "--overwrite")
+
+
+def test_an_earlier_export_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    staging, folder = tmp_path / ".out.unfinished", tmp_path / "out"
+    for path, text in ((staging, "new"), (folder, "old")):
+        path.mkdir()
+        (path / "file").write_text(text)
+    rename = Path.rename
+
+    def fail(path, target):
+        if path == staging:
+            raise OSError("disk on fire")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(InputError, match="out: cannot be written"):
+        export.replace_folder(staging, folder)
+    assert (folder / "file").read_text() == "old"
+
+
+def test_heads_of_a_pretraining_are_not_left_out_in_silence(tmp_path, capsys):
+    config = DualSSASTConfig(**TINY | {"max_length": 64})
+    DualSSASTForPreTraining(config).save_pretrained(tmp_path / "model")
+    DualSSASTFeatureExtractor(max_length=64).save_pretrained(tmp_path / "model")
+    message = refused(capsys, tmp_path / "model", tmp_path / "out", "safetensors-fp16")
+    assert "the heads of the pretraining would be left out" in message and not (tmp_path / "out").exists()
 
 
 def refused(capsys, *words) -> str:
@@ -235,7 +306,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert "'onxx' is unknown" in refused(capsys, model, out, "onxx")
     assert "does not exist" in refused(capsys, model, tmp_path / "no" / "out", "onnx")
-    assert "is the model itself" in refused(capsys, model, model, "onnx", "--overwrite")
+    assert "is or holds" in refused(capsys, model, model, "onnx", "--overwrite")
     assert "--opset: 12" in refused(capsys, model, out, "onnx", "--opset", "12")
     assert "--opset: 23" in refused(capsys, model, out, "onnx", "--opset", "23")
     assert "no model that can be loaded" in refused(capsys, tmp_path / "nothing", out, "onnx")
@@ -283,7 +354,9 @@ def test_every_family_in_onnxruntime(family, kind, recordings, tmp_path):
     runner = export.onnx_runner(tmp_path / "out" / "model.onnx", kind, extractor)
     longest = export.longest_samples(model, extractor) or 15 * RATE
     clips = [recordings[: max(longest * part // 8, 1)] for part in range(9)][1:]
-    assert np.abs(runner(clips) - alone(model, extractor, clips)).max() < 1e-4
+    expected = alone(model, extractor, clips)
+    assert np.abs(runner(clips) - expected).max() < 1e-4
+    assert np.ptp(expected, axis=0).max() > 0.01  # the clips do differ
 
 
 @pytest.mark.slow

@@ -12,9 +12,11 @@ Each is compared with the model on recordings before it takes its place.
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import logging as python_logging
+import re
 import shutil
 import statistics
 import sys
@@ -114,14 +116,14 @@ def export(arguments: argparse.Namespace):
     rate = extractor.sampling_rate
     clips = read_recordings(arguments.verify_with, rate)
     labelled = labelled_clips(arguments, model, rate)
-    output = arguments.output
+    output = arguments.output.resolve()
     staging = output.with_name(f".{output.name}.unfinished")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
         with torch.no_grad():
             if arguments.format == "safetensors-fp16":
-                report = write_half(arguments.model, model, extractor, staging, clips, labelled)
+                report = write_half(arguments.model, model, extractor, staging, clips, labelled, output.name)
             else:
                 report = write_graph(arguments, model, extractor, staging, clips, labelled)
         (staging / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -148,11 +150,12 @@ def check(arguments: argparse.Namespace):
         )
     if arguments.opset is not None:
         check_opset(arguments)
-    output = arguments.output
+    output = arguments.output.resolve()
     if not output.parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist; make it or name another")
-    if Path(arguments.model).exists() and output.resolve() == Path(arguments.model).resolve():
-        raise InputError(f"{output}: is the model itself; name another folder")
+    for path in (Path(arguments.model), arguments.data, *(arguments.verify_with or ())):
+        if path is not None and path.exists() and output in (path.resolve(), *path.resolve().parents):
+            raise InputError(f"{output}: is or holds {path}, which is read; name another folder")
     if not output.exists():
         return
     if not arguments.overwrite:
@@ -196,6 +199,12 @@ def load_encoder(name: str):
 
 
 def check_model(arguments: argparse.Namespace, model):
+    architecture = (model.config.architectures or [""])[0]
+    if arguments.format == "safetensors-fp16" and architecture.endswith("ForPreTraining"):
+        raise InputError(
+            f"{arguments.model}: the heads of the pretraining would be left out; export a fine-tuned model, or load it "
+            "with dtype=torch.float16"
+        )
     if arguments.format == "int8" and isinstance(model.config, ComposedConfig):
         raise InputError(
             f"{arguments.model}: a {model.config.model_type} is made of convolutions, and int8 is for Linear layers; "
@@ -222,9 +231,9 @@ def read_recordings(inputs: list[Path] | None, rate: int) -> list[np.ndarray]:
 
 def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tuple[np.ndarray, object]] | None:
     """Clips and what they are, indices or texts as the model's label set has them; `None` where none are known."""
-    path, column = arguments.data, arguments.label_column
+    path, columns = arguments.data, Columns(label=arguments.label_column)
     if path is None and arguments.format in ("int8", "safetensors-fp16"):
-        path, column = test_clips_of(Path(arguments.model))
+        path, columns = test_clips_of(Path(arguments.model))
     if path is None:
         return None
     if not hasattr(model, "classifier"):
@@ -232,7 +241,7 @@ def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tupl
     labels = labels_of(arguments.model, model.config)
     if labels.problem_type != "single_label_classification":
         raise InputError(f"--data: accuracy is for one label per clip, not {labels.problem_type}; leave it out")
-    data = read_labelled(path, Columns(label=column))
+    data = read_labelled(path, columns)
     clips = []
     for example in data:
         source = audio_of(example)
@@ -240,8 +249,8 @@ def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tupl
     return clips
 
 
-def test_clips_of(folder: Path) -> tuple[Path | None, str | None]:
-    """The table of the test clips that a run was told of, if it is still there, and its column of labels."""
+def test_clips_of(folder: Path) -> tuple[Path | None, Columns | None]:
+    """The table of the test clips that a run was told of, if it is still there, and its columns."""
     if not (folder / "results.json").is_file():
         return None, None
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -249,7 +258,8 @@ def test_clips_of(folder: Path) -> tuple[Path | None, str | None]:
     found = Path(settings["test_file"]) if settings.get("test_file") else None
     if results.get("problem_type") != "single_label_classification" or found is None or not found.is_file():
         return None, None
-    return found, settings.get("label_column")
+    names = {field.name: settings.get(f"{field.name}_column") for field in dataclasses.fields(Columns)}
+    return found, Columns(**names | {"separator": settings.get("label_separator")})
 
 
 def read_labelled(path: Path, columns: Columns) -> datasets.Dataset:
@@ -577,7 +587,7 @@ def time_sides(sides: dict[str, Runner], clips: list[np.ndarray]) -> dict[str, f
 # ---- half precision ----
 
 
-def write_half(name: str, model, extractor, staging: Path, clips: list[np.ndarray], labelled) -> dict:
+def write_half(name: str, model, extractor, staging: Path, clips: list[np.ndarray], labelled, folder_name: str) -> dict:
     """The folder with weights in float16, loaded again and compared, computing in float16 and in float32."""
     exact = torch_runner(model, extractor)
     kind = type(model)
@@ -598,9 +608,12 @@ def write_half(name: str, model, extractor, staging: Path, clips: list[np.ndarra
         report |= {f"{key}, computed in {computed}": value for key, value in found.items()}
     card = staging / "README.md"
     if card.is_file():
+        text = re.sub(
+            r'(?m)^(repository = )"[^"\n]*"', lambda line: f'{line[1]}"{folder_name}"', card.read_text("utf-8")
+        )
         lines = [f"- {key}: {value}" for key, value in report.items() if "difference" in key]
         note = "\n## In float16\n\nThe weights of this copy are in float16. The logits beside those in float32:\n\n"
-        card.write_text(card.read_text(encoding="utf-8") + note + "\n".join(lines) + "\n", encoding="utf-8")
+        card.write_text(text + note + "\n".join(lines) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in staging.glob("*.safetensors"))
     return report | {"size": f"{size / 1e6:.1f} MB", "torch": torch.__version__}
 
@@ -612,9 +625,14 @@ def replace_folder(staging: Path, folder: Path):
     """Moves the complete folder to its place; an earlier export goes when the new one is there."""
     earlier = folder.with_name(f".{folder.name}.earlier")
     shutil.rmtree(earlier, ignore_errors=True)
-    if folder.exists():
-        folder.rename(earlier)
-    staging.rename(folder)
+    try:
+        if folder.exists():
+            folder.rename(earlier)
+        staging.rename(folder)
+    except OSError as error:
+        if earlier.exists() and not folder.exists():
+            earlier.rename(folder)
+        raise InputError(f"{folder}: cannot be written ({error}); name another folder") from error
     shutil.rmtree(earlier, ignore_errors=True)
 
 
@@ -622,7 +640,8 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
     """How to call what was written."""
     output, rate = arguments.output, extractor.sampling_rate
     if arguments.format == "safetensors-fp16":
-        return f"\nmodel = AutoModelForAudioClassification.from_pretrained({str(output)!r}, trust_remote_code=True)"
+        auto_class = "AutoModelForAudioClassification" if hasattr(model, "classifier") else "AutoModel"
+        return f"\nmodel = {auto_class}.from_pretrained({str(output)!r}, trust_remote_code=True)"
     path = str(output / FILES[arguments.format])
     is_waveform = arguments.input == "waveform"
     made = (
