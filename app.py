@@ -38,6 +38,7 @@ MAX_S = 120.0  # of a recording are heard
 MAX_SAMPLES = 60_000_000  # are decoded, of all channels: 240 MB
 MAX_FILE = "100mb"
 SILENCE = 1e-4  # -80 dB of full scale
+QUEUE = 32  # visitors who wait; one is served at a time
 KEPT_S = 3600  # recordings stay on the server's disk, and up to as long again
 # Colours of the pictures, which the page replaces by those of its theme.
 TEXT, ACCENT = "#010203", "#040506"
@@ -141,9 +142,9 @@ def build(classifiers: list[Classifier], examples: list[str]) -> gradio.Blocks:
     gradio.set_static_paths(sorted({str(path) for path in examples}))
 
     def show(path: str | None, chosen: list[str]) -> str:
-        return results(path, [by_title[title] for title in chosen])
+        return results(path, [by_title[title] for title in dict.fromkeys(chosen)])
 
-    with gradio.Blocks(title="Audio classification", delete_cache=(KEPT_S, KEPT_S)) as page:
+    with gradio.Blocks(title="Audio classification", delete_cache=(KEPT_S, KEPT_S)).queue(max_size=QUEUE) as page:
         gradio.Markdown(introduction(classifiers))
         with gradio.Row():
             with gradio.Column():
@@ -214,7 +215,7 @@ def results(path: str | None, classifiers: list[Classifier]) -> str:
         with matplotlib.rc_context(STYLE):
             parts = [section(c, *read_clip(path, c.extractor.sampling_rate)) for c in classifiers]
     except InputError as error:
-        message = one_line(error).replace(path, Path(path).name)
+        message = one_line(str(error).replace(path, Path(path).name))
         raise gradio.Error(html.escape(message), duration=None, print_exception=False) from None
     return f'<div class="results">{"".join(parts)}</div>'
 

@@ -23,7 +23,11 @@ PICTURES = (
 )  # fmt: skip
 CODE = sorted(path.name for path in (Path(__file__).parent.parent / "modeling_dual_ssast").glob("*_*.py"))
 # What an earlier push may have left in the repository, and what of it is not in the folder goes with the next one.
-PUBLISHED = (*SETTINGS, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", "results.json", *PICTURES, *CODE)
+# Beside the files of an adapter Transformers would load the adapter's own model.
+ADAPTER = ("adapter_config.json", "adapter_model.*")
+PUBLISHED = (
+    *SETTINGS, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", "results.json", *PICTURES, *CODE, *ADAPTER,
+)  # fmt: skip
 CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
 
 # Why a file or folder of a run stays at home; patterns of names.
@@ -42,11 +46,17 @@ LEFT = {
     "runs": "logs",
 }
 # Tokens of the Hub, GitHub and OpenAI; module names such as hf_ast are not.
-TOKEN = re.compile(r"\b(?:hf_|api_org_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9]{16,}")
+TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:(?:hf_|api_org_|gh[pousr]_|github_pat_)[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,})")
 AUDIOSET_LABEL = re.compile(r"/[mgt]/\w+")  # such as /m/09x0r
-# An absolute path inside a text. AudioSet's labels and what follows a word or a URL's colon are none.
 ABSOLUTE_PATH = re.compile(
-    r"""(?<![\w/:.~<])(?!/[mgt]/\w+(?![\w/]))(?:~|[A-Za-z]:)?(?:[/\\][^/\\\s"'`<>|()]+){2,}[/\\]?"""
+    r"""
+    (?<![\w/.<])                 # not in the middle of a relative one
+    (?!/[mgt]/\w+(?![\w/]))      # a label of AudioSet, /m/09x0r
+    (?!(?<=:)//\w)               # the host of an address
+    (?:file:|~\w*|[A-Za-z]:)?    # a home folder, a drive
+    (?:[/\\]+[^/\\\s"'`<>|():]+){2,}[/\\]?
+    """,
+    re.VERBOSE,
 )
 USAGE_LINE = re.compile(r'^(\s*repository = )"[^"\n]*"', re.MULTILINE)
 
@@ -141,13 +151,17 @@ def push_files(
         open_repository(api, repo_id, repo_type, private, space_sdk)
         info = api.repo_info(repo_id, repo_type=repo_type, files_metadata=False)
         existing = [sibling.rfilename for sibling in info.siblings or ()]
-        stale = [
-            name for name in existing if name not in files and any(fnmatch.fnmatch(name, pattern) for pattern in delete)
-        ]
-        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-        operations += [CommitOperationDelete(name) for name in stale]
+        stale = [name for name in existing if name not in files and any(_matches(name, pattern) for pattern in delete)]
+        additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+        api.preupload_lfs_files(repo_id, additions, repo_type=repo_type)
+        if ignored := [addition.path_in_repo for addition in additions if getattr(addition, "_should_ignore", False)]:
+            raise PushError(f"its .gitignore there leaves out {', '.join(ignored)}: remove it from the repository")
         commit = api.create_commit(
-            repo_id, operations, commit_message=message, repo_type=repo_type, parent_commit=info.sha
+            repo_id,
+            [*additions, *map(CommitOperationDelete, stale)],
+            commit_message=message,
+            repo_type=repo_type,
+            parent_commit=info.sha,
         )
     except Exception as error:
         print(file=sys.stderr)  # ends the line of a progress bar
@@ -180,7 +194,7 @@ def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | No
     Makes the repository where it does not exist.
 
     Raises:
-        PushError: the name has no user, or there is no token.
+        PushError: the name has no user, there is no token, or what is to be private is public already.
     """
     validate_repo_id(repo_id)
     if "/" not in repo_id:
@@ -188,6 +202,13 @@ def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | No
     if get_token() is None:
         raise PushError("no token: run `hf auth login`, or set HF_TOKEN, with a token that may write")
     api.create_repo(repo_id, repo_type=repo_type, private=private, space_sdk=space_sdk, exist_ok=True)
+    if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+        raise PushError("the repository is there already, and public: make it private on the Hub, or take another name")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """A pattern without a folder means names without one."""
+    return fnmatch.fnmatch(name, pattern) and ("/" in pattern or "/" not in name)
 
 
 def explain(error: Exception) -> str:
@@ -203,15 +224,17 @@ def explain(error: Exception) -> str:
         if isinstance(cause, HFValidationError):
             return f"is no name of a repository ({_one_line(cause)})"
         if isinstance(cause, HfHubHTTPError):
-            return _explain_status(cause)
-        if type(cause).__module__.startswith(("httpx", "httpcore")):  # httpx of huggingface_hub 1, httpx2 of 2
+            return _explain_status(cause.response.status_code, cause.server_message)
+        if found := re.search(r"\(([45]\d\d) [A-Z]", str(cause)):  # the storage's client has no class for it
+            return _explain_status(int(found[1]), "")
+        # httpx of huggingface_hub 1, httpx2 of 2
+        if isinstance(cause, ConnectionError) or type(cause).__module__.startswith(("httpx", "httpcore")):
             return f"the connection to the Hub failed ({_one_line(cause) or type(cause).__name__}): check the network"
     return f"{type(error).__name__}: {_one_line(error)}"
 
 
-def _explain_status(error: HfHubHTTPError) -> str:
-    status = error.response.status_code
-    said = f" ({_one_line(error.server_message)})" if error.server_message else ""
+def _explain_status(status: int, message: str | None) -> str:
+    said = f" ({_one_line(message)})" if message else ""
     known = {
         400: "the Hub finds the content wrong",
         401: "the Hub does not know the token (401): run `hf auth login`, or set HF_TOKEN, with a valid one",
@@ -248,11 +271,14 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
     weights = weight_files(folder)
     settings = {name: _read_json(folder / name, "is the run finished?") for name in SETTINGS}
     names = {*code_files(folder, settings), *(name for name in PICTURES if (folder / name).is_file())}
-    files: dict[str, Path | bytes] = {name: _clean_json(folder / name, content) for name, content in settings.items()}
+    labels = frozenset((settings["config.json"].get("id2label") or {}).values())
+    files: dict[str, Path | bytes] = {
+        name: _clean_json(folder / name, content, labels) for name, content in settings.items()
+    }
     files |= {name: folder / name for name in (*sorted(names), *weights)}
     if (folder / "results.json").is_file():
-        files["results.json"] = _clean_json(folder / "results.json", _read_json(folder / "results.json"))
-    files["README.md"] = _card(folder, repo_id, settings["config.json"])
+        files["results.json"] = _clean_json(folder / "results.json", _read_json(folder / "results.json"), labels)
+    files["README.md"] = _card(folder, repo_id, settings["config.json"], labels)
     for name, content in files.items():
         if not name.endswith((".safetensors", ".png")):
             _refuse_tokens(folder / name, content if isinstance(content, bytes) else content.read_bytes())
@@ -285,9 +311,13 @@ def weight_files(folder: Path) -> list[str]:
             raise PushError(f"{folder / INDEX}: names {name!r}, which is no safetensors file beside it; save again")
         try:
             with safe_open(folder / name, framework="np") as file:
-                held = set(file.keys())
+                held, about = set(file.keys()), str(file.metadata() or "")
         except (SafetensorError, OSError) as error:
             raise PushError(f"{folder / name}: cannot be read ({_one_line(error)}); save the model again") from error
+        if TOKEN.search(about) or ABSOLUTE_PATH.search(about):
+            raise PushError(
+                f"{folder / name}: its metadata holds a token or a path of this machine; save the model again"
+            )
         missing = {key for key, place in weight_map.items() if place == name} - held
         if missing:
             raise PushError(f"{folder / name}: lacks {min(missing)}, which {INDEX} names; save the model again")
@@ -303,7 +333,7 @@ def code_files(folder: Path, settings: dict[str, dict]) -> list[str]:
     """
     waiting = []
     for name, content in settings.items():
-        entries = [entry for value in content.get("auto_map", {}).values() for entry in _as_list(value) if entry]
+        entries = [entry for value in (content.get("auto_map") or {}).values() for entry in _as_list(value) if entry]
         if not entries:
             raise PushError(
                 f"{folder / name}: has no auto_map, so nobody could load the model; save it with save_pretrained of "
@@ -336,11 +366,14 @@ def code_files(folder: Path, settings: dict[str, dict]) -> list[str]:
     return found
 
 
-def _card(folder: Path, repo_id: str, config: dict) -> bytes:
+def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str]) -> bytes:
     """The model card, with the name on the Hub where it shows how to load the model."""
     path = folder / "README.md"
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise PushError(f"{path}: is no UTF-8 ({error}); save it in that encoding") from error
     elif (folder / "trainer_state.json").is_file():
         state = _read_json(folder / "trainer_state.json")
         saved = (config.get("architectures") or ["?"])[0]
@@ -359,7 +392,7 @@ def _card(folder: Path, repo_id: str, config: dict) -> bytes:
     else:
         raise PushError(f"{path}: is not there; a model needs its card: write one, or let the run finish")
     text = USAGE_LINE.sub(lambda found: f'{found[1]}"{repo_id}"', text)
-    return ABSOLUTE_PATH.sub(lambda found: _last_part(found[0]), text).encode()
+    return _clean_text(text, labels).encode()
 
 
 def _read_json(path: Path, remedy: str = "save the model again") -> dict:
@@ -374,26 +407,35 @@ def _read_json(path: Path, remedy: str = "save the model again") -> dict:
     return content
 
 
-def _clean_json(path: Path, content: dict) -> Path | bytes:
+def _clean_json(path: Path, content: dict, labels: frozenset[str]) -> Path | bytes:
     """The file itself where it names no absolute path; else its content with the last part of each."""
-    cleaned = without_paths(content)
+    cleaned = without_paths(content, labels)
     return path if cleaned == content else (json.dumps(cleaned, indent=2) + "\n").encode()
 
 
-def without_paths(value, key: str = ""):
-    """Every absolute path in a JSON value becomes its last part; names of classes stay as they are."""
+def without_paths(value, labels: frozenset[str] = frozenset()):
+    """Every absolute path in a JSON value becomes its last part; the names of classes stay as they are."""
     if isinstance(value, dict):
-        if key in ("id2label", "label2id"):
-            return value
-        return {without_paths(name): without_paths(item, name) for name, item in value.items()}
+        cleaned = {}
+        for name, item in value.items():
+            short = without_paths(name, labels)
+            cleaned[name if short in cleaned else short] = without_paths(item, labels)
+        return cleaned
     if isinstance(value, list):
-        return [without_paths(item, key) for item in value]
-    if not isinstance(value, str):
+        return [without_paths(item, labels) for item in value]
+    if not isinstance(value, str) or value in labels:
         return value
     is_path = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
     if is_path and not AUDIOSET_LABEL.fullmatch(value) and ":" not in value[2:]:  # all of it, with its spaces
         return _last_part(value) or value
-    return ABSOLUTE_PATH.sub(lambda found: _last_part(found[0]), value)
+    return _clean_text(value, labels)
+
+
+def _clean_text(text: str, labels: frozenset[str]) -> str:
+    home = str(Path.home())
+    if len(home) > 1:  # with the user's name, which may have a space in it
+        text = text.replace(home, "~")
+    return ABSOLUTE_PATH.sub(lambda found: found[0] if found[0] in labels else _last_part(found[0]), text)
 
 
 def _last_part(path: str) -> str:

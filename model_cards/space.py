@@ -94,9 +94,11 @@ def space_files(models: list[str], examples: list[Path] | None = None) -> dict[s
     else:
         note = ""
     clips = {f"examples/{path.name}": path for path in examples}
-    for path in clips.values():
+    for path in examples:
         if not path.is_file():
             raise PushError(f"{path}: no such file; correct --examples")
+        if clips[f"examples/{path.name}"] != path:
+            raise PushError(f"{path}: another example has the same name; rename one of them")
     settings = {"models": models, "examples": list(clips)}
     links = ", ".join(f"[{model}](https://huggingface.co/{model})" for model in models)
     header = {

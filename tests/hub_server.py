@@ -6,6 +6,7 @@ and kept in `unknown`; what was asked is kept in `requests`.
 
 import base64
 import contextlib
+import fnmatch
 import hashlib
 import json
 import os
@@ -354,12 +355,15 @@ class _Handler(BaseHTTPRequestHandler):
     def preupload(self, kind: str, repo: str, revision: str):
         commit = self._find_commit(kind, repo, revision)
         self._check_writer(repo)
+        ignoring = commit.files.get(".gitignore")
+        ignored = ignoring.content.decode().split() if ignoring else []
         answers = []
         for wanted in json.loads(self.body)["files"]:
             path, sample = wanted["path"], base64.b64decode(wanted["sample"])
             is_large = path.endswith(LARGE) or wanted["size"] > 10 * 1024 * 1024 or b"\0" in sample
             known = commit.files.get(path)
-            answer = {"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False}
+            answer = {"path": path, "uploadMode": "lfs" if is_large else "regular"}
+            answer["shouldIgnore"] = any(fnmatch.fnmatch(path, pattern) for pattern in ignored)
             if known:
                 answer["oid"] = known.sha256 if known.is_large else known.git_id
             answers.append(answer)

@@ -127,6 +127,12 @@ def test_numbers_have_no_bars(classifier, clip):
     assert answer_of(page) == ", ".join(f"{number:.4g}" for number in logits) and not bars_of(page)
 
 
+def test_a_model_that_is_named_twice_answers_once(classifier, clip):
+    page = app.build([classifier()], [])
+    show = next(function.fn for function in page.fns.values() if function.api_name == "classify")
+    assert show(str(clip), ["tiny"] * 50).count("<section>") == 1
+
+
 def test_long_clips_have_a_line_per_class(classifier, tmp_path):
     tiny = classifier()
     samples = np.concatenate([tone(2.0, hz=3000), 0.001 * tone(1.0, hz=100)])
@@ -630,3 +636,9 @@ def test_the_page_works_with_the_keyboard(browser, address):
             break
     browser.switch_to.active_element.send_keys(Keys.ENTER)
     assert answers(browser)
+
+
+def test_examples_of_one_name_are_told(tmp_path):
+    paths = [write_tone(tmp_path / folder / "x.wav") for folder in "ab"]
+    with pytest.raises(PushError, match="another example has the same name"):
+        space.space_files(["user/a"], paths)

@@ -9,7 +9,13 @@ import pytest
 import soundfile
 from audio_files import tone, write_tone
 
-from training.audio import audio_name, check_audio, datasets_without_torchcodec, find_audio_files, read_audio
+from training.audio import (
+    audio_name,
+    check_audio,
+    datasets_without_torchcodec,
+    find_audio_files,
+    read_audio,
+)
 from training.errors import InputError
 
 RATE = 16000
@@ -153,3 +159,20 @@ def test_parts_that_are_none_are_told(tmp_path, times, pattern):
     for read in (lambda source: read_audio(source, 16000), check_audio):
         with pytest.raises(InputError, match=pattern):
             read({"path": str(path), **times})
+
+
+@pytest.mark.parametrize("read", [check_audio, lambda path: read_audio(path, 16000)])
+def test_lengths_that_are_unknown_or_impossible_are_one_line(tmp_path, read):
+    """Of a FLAC file: zeros, or ones, in the 36 bits of total samples (STREAMINFO)."""
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(1.5), 16000)
+    content = bytearray(path.read_bytes())
+    content[21], content[22:26] = content[21] & 0xF0, bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="a.flac: does not tell its length, as if it was written to a pipe"):
+        read(str(path))
+    content[21], content[22:26] = content[21] | 0x0F, b"\xff" * 4
+    path.write_bytes(content)
+    if read is not check_audio:  # a header can say that
+        with pytest.raises(InputError, match="a.flac: not readable as audio"):
+            read(str(path))

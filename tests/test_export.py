@@ -184,6 +184,7 @@ def test_traced_graph_is_the_model(family, kind, recordings, tmp_path):
     assert np.ptp(expected, axis=0).max() > 0.01  # the clips do differ
 
 
+@pytest.mark.slow
 def test_program_needs_only_torch(exported, recordings, tmp_path):
     folder, model, extractor, _ = exported
     assert run(folder / "model", tmp_path / "out", "torchscript-free") == 0

@@ -63,6 +63,7 @@ def test_every_place_is_masked_as_often_as_in_the_reference(hundred_thousand):
     assert (places - reference).abs().max() < 0.02
 
 
+@pytest.mark.slow
 def test_it_differs_from_the_published_sampler_only_where_that_is_biased(hundred_thousand):
     _, places = hundred_thousand
     rng = random.Random(0)

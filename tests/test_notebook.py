@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 import zipfile
 
 import nbformat
@@ -87,6 +88,11 @@ def test_zips_are_taken_as_file_managers_make_them(monkeypatch, tmp_path):
             archive.writestr(f"{prefix}high/.DS_Store", b"no audio")
         table = unpack(path, monkeypatch, tmp_path)["table"]
         assert table.groupby("class").size().to_dict() == {"high": 2, "low": 2}
+    days = tmp_path / "days"  # the first folder is the class, as for train_hf.py
+    for name in ("high", "low"):
+        shutil.copytree(source / name, days / name / "day1")
+    table = unpack(write_zip(tmp_path / "days.zip", days), monkeypatch, tmp_path)["table"]
+    assert table.groupby("class").size().to_dict() == {"high": 2, "low": 2}
     splits = write_zip(tmp_path / "splits.zip", source, "train/")
     with zipfile.ZipFile(splits, "a") as archive:
         for name in ("high", "low"):

@@ -18,7 +18,9 @@ from conversion.options import Options
 from model_cards import card as cards
 from model_cards import catalogue, official
 from model_cards.__main__ import main
+from model_cards.catalogue import recognise
 from model_cards.push import PushError
+from modeling_dual_ssast import ASiTConfig, PannsCnn14Config, PannsCnn14FeatureExtractor
 
 ALL = catalogue.read_catalogue()
 TINY_SHAPES = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_shape": [16, 16]}
@@ -134,9 +136,15 @@ def statuses(outcomes) -> dict[str, str]:
 def test_what_is_there_is_converted_verified_and_described(downloads, small, tmp_path, capsys):
     output = tmp_path / "checkpoints"
     outcomes = official.build(downloads, output, catalogue=small)
-    assert statuses(outcomes) == {**dict.fromkeys(small, "converted"), "cnn14-32k": "missing"}
-    assert sorted(path.name for path in output.iterdir()) == sorted({*small} - {"cnn14-32k"})  # no leftovers
+    expected = {**dict.fromkeys(small, "converted"), "cnn14-32k": "missing", "asit-base": "left out"}
+    assert statuses(outcomes) == expected
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        {*small} - {"cnn14-32k", "asit-base"}
+    )  # no leftovers
     printed = capsys.readouterr().out
+    assert "asit-base: left out; checkpoint.pth may be anybody's: --only asit-base takes it for the original" in printed
+    assert statuses(official.build(downloads, output, ["asit-base"], catalogue=small)) == {"asit-base": "converted"}
+    capsys.readouterr()
     assert "tensors verified" in printed and "class_labels_indices.csv is not there" in printed
     table = official.table(outcomes)
     model = AutoModelForPreTraining.from_pretrained(output / "ssast-tiny-patch-400")
@@ -161,7 +169,7 @@ def test_what_is_there_is_converted_verified_and_described(downloads, small, tmp
         card.data.eval_results is None and "| average over the audio tasks | 53.3 | table of README.md |" in card.text
     )
     assert "AudioSet-2M and LibriSpeech-960" in card.text and "`SSAST-Tiny-Patch-400.pth`" in card.text
-    assert "the largest difference to the original's is 0" in card.text
+    assert "the largest difference to what was converted is 0" in card.text
     card = ModelCard.load(output / "asit-base" / "README.md")
     assert card.data.license is None and "none is stated" in card.text and "no licence" in card.text
     for name in {*small} - {"cnn14-32k"}:
@@ -189,7 +197,7 @@ def test_a_broken_file_stops_no_other(downloads, small, tmp_path, capsys):
     (tmp_path / "checkpoints" / "vggish" / "mine.txt").write_text("mine")
     outcomes = official.build(downloads, tmp_path / "checkpoints", catalogue=small)
     found = statuses(outcomes)
-    assert found["ssast-tiny-patch-400"] == found["vggish"] == "failed" and found["asit-base"] == "converted"
+    assert found["ssast-tiny-patch-400"] == found["vggish"] == "failed" and found["cnn14-16k"] == "converted"
     messages = {outcome.published.name: outcome.message for outcome in outcomes}
     assert "truncated: download it again" in messages["ssast-tiny-patch-400"]
     assert "exists and is not empty" in messages["vggish"] and "\n" not in "".join(messages.values())
@@ -281,6 +289,11 @@ def test_the_command_on_a_checkpoint_of_the_published_size(tmp_path, capsys):
     source, other = str(downloads / "SSAST-Tiny-Patch-400.pth"), tmp_path / "other" / "ssast-tiny-patch-400"
     assert convert_command(["ssast", source, str(other), "--verify"]) == 0
     assert (other / "README.md").read_text() == (output / "ssast-tiny-patch-400" / "README.md").read_text()
+    # On another grid it is still that file; the figures are of models that were trained from it.
+    words = ["ssast", source, str(tmp_path / "short"), "--max-length", "512"]
+    assert convert_command(words) == 0
+    card = ModelCard.load(tmp_path / "short" / "README.md")
+    assert card.data.license == "bsd-3-clause" and "53.3" in card.text
     # A file of that name with other sizes is not taken for it.
     source = str(downloads / "SSAST-Small-Patch-400.pth")
     assert convert_command(["ssast", source, str(tmp_path / "small")]) == 0
@@ -297,3 +310,26 @@ def test_bad_commands(tmp_path, capsys):
     )
     with pytest.raises(PushError, match="not in the catalogue"):
         official.build(tmp_path, tmp_path / "out", ["nothing"])
+
+
+def test_a_name_alone_makes_no_origin(tmp_path):
+    """What everybody's training writes; and of a file whose bytes are known neither grid nor outputs matter."""
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(b"anybody's")
+    assert recognise("asit", path, ASiTConfig(max_length=592), None) is None
+    cnn = ALL["cnn14-16k"]
+    path = tmp_path / cnn.file
+    path.write_bytes(b"other bytes")
+    config, extractor = PannsCnn14Config(), PannsCnn14FeatureExtractor()
+    assert recognise("panns-cnn14", path, config, extractor) is None
+
+
+def test_of_other_outputs_the_figures_are_left_out(tmp_path, monkeypatch):
+    cnn = dataclasses.replace(ALL["cnn14-16k"], md5=hashlib.md5(b"weights").hexdigest(), size=None)
+    monkeypatch.setattr(catalogue, "read_catalogue", lambda: {cnn.name: cnn})
+    path = tmp_path / cnn.file
+    path.write_bytes(b"weights")
+    extractor = PannsCnn14FeatureExtractor()
+    encoder = recognise("panns-cnn14", path, PannsCnn14Config(num_labels=2), extractor)
+    whole = recognise("panns-cnn14", path, PannsCnn14Config(num_labels=527), extractor)
+    assert encoder.license == whole.license == "cc-by-4.0" and whole.figures and not encoder.figures

@@ -505,7 +505,7 @@ class Stopped(Exception):
     """What stands for a machine that goes down."""
 
 
-@pytest.mark.parametrize("kind", ["local", "streamed"])
+@pytest.mark.parametrize("kind", ["local", pytest.param("streamed", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("task", TASKS)
 def test_a_resumed_run_repeats_the_uninterrupted_one(clips, recipe, task, kind, monkeypatch):
     """Stopped a step after its checkpoint, in the middle of a pass over the data, and resumed without workers."""

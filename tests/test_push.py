@@ -20,7 +20,7 @@ from transformers import AutoModelForAudioClassification, pipeline
 
 import train_hf
 from model_cards import __main__, push
-from model_cards.push import PushError, push_files, push_folder
+from model_cards.push import PushError, check_repository, explain, push_files, push_folder
 
 CODE = {
     "classifier_dual_ssast.py",
@@ -103,6 +103,11 @@ def test_one_commit_holds_what_a_model_needs(hub, run, capsys):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("file:///srv/me/clips/a.wav", "a.wav"),
+        ("zip://*.wav::/srv/me/secret/clips.zip", "zip://*.wav::clips.zip"),
+        ("path:/srv/me/secret/x", "path:x"),
+        ("~me/clips/x", "x"),
+        ("s3://bucket/a/b", "s3://bucket/a/b"),
         ("/srv/me/a b/c.wav", "c.wav"),
         ("/scratch", "scratch"),
         ("/m/09x0r", "/m/09x0r"),
@@ -327,6 +332,75 @@ def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(hub, run, monkey
     with pytest.raises(PushError, match=r"somebody else has changed the repository meanwhile \(412\)"):
         push_folder(run, "user/name")
     assert hub.files("user/name")["README.md"].endswith(b"Theirs.")
+
+
+def test_what_is_to_be_private_is_not_pushed_openly(hub, run):
+    hub.create("user/name", {})
+    for call in (
+        lambda: push_folder(run, "user/name", private=True),
+        lambda: check_repository("user/name", private=True),
+    ):
+        with pytest.raises(PushError, match="is there already, and public: make it private on the Hub"):
+            call()
+    assert not hub.files("user/name")
+
+
+def test_a_file_that_the_repository_ignores_is_not_left_out_in_silence(hub, run):
+    hub.create("user/name", {".gitignore": b"*.safetensors\n"})
+    with pytest.raises(PushError, match=r"its .gitignore there leaves out model.safetensors"):
+        push_folder(run, "user/name")
+    assert set(hub.files("user/name")) == {".gitignore"}
+
+
+def test_files_of_an_adapter_go_and_folders_of_others_stay(hub, run):
+    others = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"", "model-old/a-of-b.safetensors": b"theirs"}
+    hub.create("user/name", others)
+    push_folder(run, "user/name")
+    assert set(hub.files("user/name")) & set(others) == {"model-old/a-of-b.safetensors"}
+
+
+def test_labels_that_look_like_paths_keep_their_figures(hub, tmp_path):
+    folder = save_tiny_classifier(tmp_path / "model", labels=("/a/b", "/x/b", "/t/"))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n| /a/b | 0.5 |\n| /x/b | 0.7 |\n/srv/me/b\n")
+    results = {"labels": ["/a/b", "/x/b", "/t/"], "per_class": {"/a/b": 0.5, "/x/b": 0.7}, "path": "/srv/me/b"}
+    (folder / "results.json").write_text(json.dumps(results | {"other": {"/srv/x/c": 1, "/srv/y/c": 2}}))
+    push_folder(folder, "user/name")
+    files = hub.files("user/name")
+    assert json.loads(files["results.json"]) == results | {"path": "b", "other": {"c": 1, "/srv/y/c": 2}}
+    assert files["README.md"].decode().endswith("| /a/b | 0.5 |\n| /x/b | 0.7 |\nb\n")
+
+
+def test_the_weights_own_metadata_are_looked_at(hub, run):
+    weights = load_file(run / "model.safetensors")
+    save_file(weights, run / "model.safetensors", metadata={"format": "pt", "from": "/srv/me/clips"})
+    with pytest.raises(PushError, match="its metadata holds a token or a path"):
+        push_folder(run, "user/name")
+
+
+def test_what_is_no_card_and_no_auto_map_is_one_line(hub, run):
+    card = (run / "README.md").read_bytes()
+    (run / "README.md").write_bytes("Bär".encode("latin-1"))
+    with pytest.raises(PushError, match="README.md: is no UTF-8"):
+        push_folder(run, "user/name")
+    (run / "README.md").write_bytes(card)
+    _rewrite(run / "config.json", auto_map=None)
+    with pytest.raises(PushError, match="config.json: has no auto_map"):
+        push_folder(run, "user/name")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            ConnectionError("Network error: HTTP status client error (403 Forbidden)"),
+            "the token may not write there (403)",
+        ),
+        (RuntimeError("Request error: (503 Service Unavailable)"), "the Hub has a fault (503)"),
+        (ConnectionError("refused"), "the connection to the Hub failed (refused): check the network"),
+    ],
+)
+def test_errors_of_the_storage_are_explained(error, told):
+    assert explain(error).startswith(told)
 
 
 def test_private_stays_private(hub, run):

@@ -41,6 +41,7 @@ def test_tensorboard_shows_the_curves(recipe, tmp_path, monkeypatch):
         assert [event.value for event in scalars] == pytest.approx(logged(tmp_path / "my_run", key), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_trackio_shows_training_and_test_as_one_run(recipe, tmp_path, monkeypatch):
     """In processes of their own: trackio asks for TRACKIO_DIR when it is imported."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))

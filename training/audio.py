@@ -15,6 +15,8 @@ from .errors import InputError
 
 AUDIO_EXTENSIONS = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
 
+UNKNOWN_FRAMES = 2**48  # libsndfile has 2 ** 63 - 1 where a header does not tell
+
 # A clip as it stands in a table: a path, or what `datasets` stores, {"path": ..., "bytes": ...}. A part of a recording
 # has `start` or `end` too, in seconds, `None` for the recording's own.
 AudioSource = str | Mapping
@@ -117,6 +119,8 @@ def audio_seconds(source: AudioSource) -> float:
 
 def _segment(source: AudioSource, name: str, rate: int, num_samples: int) -> tuple[int, int]:
     """The first sample and the number of samples (-1: to the end) of the part of a recording that a clip is."""
+    if num_samples >= UNKNOWN_FRAMES:  # and libsndfile cannot read it
+        raise InputError(f"{name}: does not tell its length, as if it was written to a pipe; write it to a file again")
     start, end = (None, None) if isinstance(source, str) else (source.get("start"), source.get("end"))
     start_s = start or 0.0
     if start_s < 0 or (end is not None and end <= start_s):
@@ -155,7 +159,7 @@ def _explained(source: AudioSource):
     name = source if isinstance(source, str) else audio_name({"path": source.get("path")})
     try:
         yield
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:
+    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
         if not name.startswith("(") and not os.path.exists(name) and not isinstance(error, TypeError):
             raise InputError(f"{name}: no such file; correct the path or remove the entry") from None
         if os.path.isfile(name) and os.path.getsize(name) == 0:

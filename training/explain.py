@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.explain", description="What a classifier looked at.")
     parser.add_argument("model", help="folder or Hub name of a classifier")
     parser.add_argument("file", help="audio file; what the model can hear of it is explained")
-    parser.add_argument("--output", type=Path, help="the picture; default: FILE's name with .png, in this folder")
+    parser.add_argument("--output", type=Path, help="the picture; default: FILE-looked-at.png, in this folder")
     parser.add_argument("--label", help="the class to explain; default: the likeliest")
     arguments = parser.parse_args(argv)
     logging.set_verbosity_error()
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         batch = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
         found = explain(model, batch["input_values"].to(model.device), label)
         name = model.config.id2label[found["label"]]
-        output = arguments.output or Path(Path(arguments.file).stem + ".png")
+        output = arguments.output or Path(f"{Path(arguments.file).stem}-looked-at.png")
         title = f"{Path(arguments.file).name}: {name} (logit {float(found['logits'][found['label']]):.2f})"
         draw(model, extractor, batch["input_values"], found, title, output)
     except InputError as error:

@@ -58,7 +58,7 @@ class CheckpointPushes:
             files = {
                 name: content if isinstance(content, bytes) else content.read_bytes() for name, content in files.items()
             }
-        except PushError as error:
+        except (PushError, OSError, ValueError) as error:
             logger.warning(f"{folder.name} is not pushed: {error}")
             return
         self._current = self._thread.submit(self._push, files, folder.name)

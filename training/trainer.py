@@ -183,8 +183,7 @@ class AudioTrainer(Trainer):
         """Not from the staging name; `_save_checkpoint` pushes what is whole."""
 
     def _finish_current_push(self):
-        if self._pushes is not None:
-            self._pushes.finish()
+        """Not before the outputs are written: the other processes would wait for it."""
 
     def push_to_hub(self):
         """
@@ -193,6 +192,8 @@ class AudioTrainer(Trainer):
         Raises:
             InputError: the Hub did not take it.
         """
+        if self._pushes is not None:
+            self._pushes.finish()
         if self.args.push_to_hub and self.is_world_process_zero():
             push_run(self.args)
 
