@@ -72,7 +72,8 @@ def workspace(tmp_path_factory):
             short = re.sub(r"(?m)^(per_device_\w+): .*$", r"\1: 4", short)
             short = re.sub(r"(?m)^(eval|save|logging)_steps: .*$", r"\1_steps: 2", short) + "max_steps: 4\n"
         (folder / "recipes" / recipe.name).write_text(short)
-    save_tiny_classifier(folder / "runs" / "quickstart", labels=LANGUAGES, max_length=256)
+    quickstart = save_tiny_classifier(folder / "runs" / "quickstart", labels=LANGUAGES, max_length=256)
+    (quickstart / "README.md").write_text("---\nlicense: mit\n---\n# quickstart\n")
     write_class_folders(folder / "my_clips", 12)
     soundfile.write(folder / "long_recording.wav", tone(5.0), 16000)
     _ssast_checkpoint(folder / "SSAST-Base-Patch-400.pth")
