@@ -6,7 +6,6 @@ import io
 import json
 import math
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,6 @@ AUDIO = re.compile(r'src="data:audio/mpeg;base64,([^"]+)"')
 NAME = re.compile(r'<div class="name soft">(.*?)</div>')
 LOSS = re.compile(r'<div class="soft">loss (.*?)</div>')
 ODD_LABELS = ('<b>&"low"</b>', "it's 100%")
-HEADLESS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -230,22 +223,6 @@ def test_what_the_arguments_refuse(tmp_path):
         arguments.TrainingArguments(output_dir=str(tmp_path), report_clips=-1)
     with pytest.raises(InputError, match="html_report: has no effect on this pretraining"):
         arguments.MspmTrainingArguments(output_dir=str(tmp_path), html_report=False)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not (CHROMIUM and CHROMEDRIVER):
-        pytest.skip("no Chromium with its driver on this machine (Debian: apt-get install chromium chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*HEADLESS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    yield driver
-    driver.quit()
 
 
 PLAY_ALL = """
