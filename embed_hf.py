@@ -28,6 +28,7 @@ from training.embedding import (
     write,
 )
 from training.errors import InputError, one_line
+from training.inference import check_encoder_weights
 from training.shards import Shards
 from training.unlabelled import UnreadableLog
 
@@ -185,14 +186,7 @@ def load(arguments: argparse.Namespace):
         raise InputError(f"{name}: cannot embed ({reason}); correct the options or name another model") from error
     finally:
         logging.set_verbosity(verbosity)
-    # What fuses layers begins with equal weights and norms that change nothing; all else would begin with random ones.
-    missing = [key for key in loading["missing_keys"] if not key.startswith("fusion.")]
-    missing = sorted({*missing, *(key for key, *_ in loading["mismatched_keys"])})
-    if missing:
-        raise InputError(
-            f"{name}: {len(missing)} weights are missing or of another size, such as {missing[0]}; convert or train it "
-            "anew"
-        )
+    check_encoder_weights(name, loading)
     return model, extractor, overrides
 
 

@@ -15,6 +15,7 @@ from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard, constants, hf_hub_download
 from safetensors.torch import load_file, save_file
 from test_hub_server import run_elsewhere, tones
+from test_remote_code import SHIPPED
 from tiny_models import save_tiny_classifier
 from transformers import AutoModelForAudioClassification, pipeline
 
@@ -22,16 +23,7 @@ import train_hf
 from model_cards import __main__, push
 from model_cards.push import PushError, check_repository, explain, push_files, push_folder
 
-CODE = {
-    "classifier_dual_ssast.py",
-    "configuration_dual_ssast.py",
-    "embedding_dual_ssast.py",
-    "feature_extraction_dual_ssast.py",
-    "fusion_dual_ssast.py",
-    "masking_dual_ssast.py",
-    "modeling_dual_ssast.py",
-}
-MODEL = CODE | {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+MODEL = SHIPPED | {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 CARD = """---
 tags: [audio]
 ---
@@ -474,7 +466,7 @@ def test_a_model_goes_on_without_this_repository(hub, run, tmp_path):
     push_folder(run, "user/name")
     total = float(run_elsewhere(FINETUNING, hub, tmp_path, "x").splitlines()[-1])
     files = hub.files("user/tuned")
-    assert set(files) >= CODE | {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert set(files) >= SHIPPED | {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
     (tmp_path / "another").mkdir()
     scores = json.loads(run_elsewhere(SCORES, hub, tmp_path / "another", "user/tuned", json.dumps(clips_of_noise())))
     assert [len(entry) for entry in scores] == [2, 2, 2]

@@ -17,7 +17,11 @@ from .screening import screen
 from .splits import load_test_split, sample_splits
 from .trainer import ClassificationTrainer
 
-FOREIGN = ("mean", "std", "problem_type")  # the model's own
+# Of the data: what the model has itself, and what only a training has.
+FOREIGN = (
+    "mean", "std", "problem_type", "compute_statistics", "streaming", "train_file", "validation_file",
+    "max_train_clips",
+)  # fmt: skip
 
 
 def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments):
@@ -70,6 +74,6 @@ def refuse(data_arguments: EvaluationDataArguments):
     Raises:
         InputError: a setting that belongs to a training.
     """
-    for key in (*FOREIGN, "compute_statistics", "streaming", "train_file", "validation_file", "max_train_clips"):
+    for key in FOREIGN:
         if getattr(data_arguments, key):
             raise InputError(f"{key}: has no place in an evaluation, where the model is finished; leave it out")

@@ -39,7 +39,7 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_star
 from .audio import audio_name, find_audio_files, read_audio
 from .errors import InputError, one_line
 from .export_graph import FeatureGraph, WaveformGraph
-from .inference import check_folder, labels_of, load_classifier
+from .inference import check_encoder_weights, check_folder, labels_of, load_classifier
 from .sources import Columns, audio_of, load_folder, load_table
 
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "int8": ("onnx", "onnxscript", "onnxruntime")}
@@ -191,10 +191,7 @@ def load_encoder(name: str):
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{name}: not a model that can be loaded ({reason}); name a folder or a Hub model") from error
-    # What fuses layers begins with equal weights and norms that change nothing; all else would be random.
-    missing = sorted(key for key in loading["missing_keys"] if not key.startswith("fusion."))
-    if missing:
-        raise InputError(f"{name}: {len(missing)} weights are missing, such as {missing[0]}; train or convert it anew")
+    check_encoder_weights(name, loading)
     return model, extractor
 
 

@@ -77,6 +77,21 @@ def check_folder(name: str, revision: str = "main"):
         raise InputError(f"{name}: has no preprocessor_config.json; copy the one that was saved with the model")
 
 
+def check_encoder_weights(name: str, loading: dict):
+    """
+    Raises:
+        InputError: by its loading report an encoder lacks weights, which would be random. What fuses layers may be
+            missing: it begins with equal weights and norms that change nothing.
+    """
+    missing = {key for key in loading["missing_keys"] if not key.startswith("fusion.")}
+    missing = sorted(missing | {key for key, *_ in loading["mismatched_keys"]})
+    if missing:
+        raise InputError(
+            f"{name}: {len(missing)} weights are missing or of another size, such as {missing[0]}; convert or train it "
+            "anew"
+        )
+
+
 def labels_of(name: str, config: DualSSASTConfig) -> LabelSet:
     """
     The model's classes, and by Transformers' convention what a model that does not say it was trained for.

@@ -82,10 +82,7 @@ def write_outputs(
         return
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine; results.json says it
     results = {
-        "metrics": {split: clean_metrics(outcome.metrics, split) for split, outcome in outcomes.items()},
-        "clips": {split: dataset.num_clips for split, dataset in datasets.items()},
-        "labels": list(labels.names),
-        "problem_type": labels.problem_type,
+        **describe_outcomes(datasets, labels, outcomes),
         "training": {"seconds": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
         | trainer.num_parameters,
         "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
@@ -123,15 +120,8 @@ def write_evaluation(trainer, dataset: ClipDataset, labels: LabelSet, outcome, r
     staging = folder / STAGING_NAME
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    config, outcomes = trainer.model.config, {"test": outcome}
-    results = {
-        "metrics": {"test": clean_metrics(outcome.metrics, "test")},
-        "clips": {"test": dataset.num_clips},
-        "labels": list(labels.names),
-        "problem_type": labels.problem_type,
-        **circumstances,
-        "recipe": recipe,
-    }
+    config, outcomes, datasets = trainer.model.config, {"test": outcome}, {"test": dataset}
+    results = {**describe_outcomes(datasets, labels, outcomes), **circumstances, "recipe": recipe}
     found, scores = describe_split("test", dataset, labels, outcome, config, staging)
     results |= found
     if labels.problem_type != "regression":
@@ -139,11 +129,21 @@ def write_evaluation(trainer, dataset: ClipDataset, labels: LabelSet, outcome, r
         plot_calibration(results["calibration"], "test", labels, staging / "calibration.png")
     if trainer.args.html_report:
         name = data_name(recipe["EvaluationDataArguments"])
-        write_report(staging, trainer, {"test": dataset}, labels, outcomes, results, scores, name)
+        write_report(staging, trainer, datasets, labels, outcomes, results, scores, name)
     write_results(results, staging)
     publish(staging, folder)
     print_metrics(results)
     print(f"everything is in {folder}")
+
+
+def describe_outcomes(datasets: dict[str, ClipDataset], labels: LabelSet, outcomes: dict) -> dict:
+    """The first entries of `results.json`, arguments as of `write_outputs`."""
+    return {
+        "metrics": {split: clean_metrics(outcome.metrics, split) for split, outcome in outcomes.items()},
+        "clips": {split: dataset.num_clips for split, dataset in datasets.items()},
+        "labels": list(labels.names),
+        "problem_type": labels.problem_type,
+    }
 
 
 def describe_split(
