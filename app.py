@@ -26,10 +26,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
-from training.audio import audio_seconds, read_audio
+from training.base.inference import load_classifier
+from training.data.audio import audio_seconds, read_audio
 from training.errors import InputError, one_line
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
-from training.inference import load_classifier
 
 HERE = Path(__file__).parent
 SETTINGS = HERE / "app.yaml"

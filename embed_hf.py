@@ -16,7 +16,9 @@ from transformers.utils import logging
 
 import modeling_dual_ssast  # noqa: F401  registers the Auto classes
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
-from training.embedding import (
+from training.base.inference import check_encoder_weights
+from training.data.unlabelled_sources import UnreadableLog
+from training.embeddings.embed import (
     EXTENSIONS,
     LEVELS,
     ClipSequence,
@@ -27,10 +29,8 @@ from training.embedding import (
     weights_fingerprint,
     write,
 )
+from training.embeddings.shards import Shards
 from training.errors import InputError, one_line
-from training.inference import check_encoder_weights
-from training.shards import Shards
-from training.unlabelled import UnreadableLog
 
 LONGEST_WAIT = datetime.timedelta(days=7)  # for the other processes, whose clips may be longer
 PRINTED_FAILURES = 20

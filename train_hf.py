@@ -7,11 +7,14 @@ import sys
 
 import torch
 
-from training import arguments, asit, classification, cross_validation, evaluation, mspm, probe, sweep
+from training import recipe
+from training.classification import cross_validation, evaluation, train
+from training.embeddings import probe, sweep
 from training.errors import InputError, one_line
+from training.pretraining import asit, mspm
 
 TASKS = {
-    "classification": classification.run,
+    "classification": train.run,
     "cross_validation": cross_validation.run,
     "evaluation": evaluation.run,
     "mspm": mspm.run,
@@ -23,7 +26,7 @@ TASKS = {
 
 def main(argv: list[str]) -> int:
     try:
-        task, *parts = arguments.parse(argv)
+        task, *parts = recipe.parse(argv)
         TASKS[task](*parts)
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from model_cards.catalogue import recognise
 from modeling_dual_ssast import (
     ASiTForPreTraining,
     DualSSASTForPreTraining,
@@ -19,6 +18,7 @@ from modeling_dual_ssast import (
 from modeling_dual_ssast.feature_extraction_panns_cnn14 import VARIANTS
 
 from . import asit, ast_original, export_ssast, hf_ast, panns_cnn14, saving, ssast, vggish
+from .catalogue import recognise
 from .options import Options
 from .result import Converted
 

@@ -9,8 +9,8 @@ import torch
 from huggingface_hub import ModelCard
 
 from model_cards.card import converted_card
-from model_cards.catalogue import Published
 
+from .catalogue import Published
 from .checkpoint import ConversionError, shorten
 from .result import Converted
 

@@ -1,1 +1,1 @@
-"""What leaves this project: model cards, pushes to the Hub, converted official checkpoints, the demo page."""
+"""Model cards of classifiers, pretrained encoders and converted checkpoints."""

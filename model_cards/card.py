@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from . import limits
 
-TEMPLATES = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 TAGS = {
     "dual_ssast": ["dual-ssast", "audio-spectrogram-transformer"],
     "asit": ["dual-ssast", "asit", "audio-spectrogram-transformer"],

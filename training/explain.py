@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from .audio import read_audio
+from .base.inference import load_classifier
+from .data.audio import read_audio
 from .errors import InputError, one_line
-from .inference import load_classifier
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -38,6 +38,7 @@ from modeling_dual_ssast import (
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from hub_server import USER, HubServer
 from versions import suite

@@ -9,8 +9,8 @@ import numpy as np
 import soundfile
 from transformers.utils import logging
 
+from ..data.sources import SPLIT_NAMES
 from ..errors import InputError
-from ..sources import SPLIT_NAMES
 
 logger = logging.get_logger(__name__)
 

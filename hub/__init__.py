@@ -1,0 +1,1 @@
+"""Pushes of models and demo pages to the Hub: `python -m hub`."""

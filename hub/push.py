@@ -1,0 +1,482 @@
+"""Pushing to the Hub: one commit that holds all that a model needs, and nothing that stays at home."""
+
+import ast
+import fnmatch
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelCardData, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files
+UNFINISHED = "unfinished-outputs"  # of training.reporting
+SETTINGS = ("config.json", "preprocessor_config.json")
+PICTURES = (
+    "calibration.png", "confusion_matrix.png", "layer_weights.png", "learning_curves.png", "reconstruction.png",
+)  # fmt: skip
+CODE = sorted(path.name for path in (Path(__file__).parent.parent / "modeling_dual_ssast").glob("*_*.py"))
+# What an earlier push may have left in the repository, and what of it is not in the folder goes with the next one.
+# Beside the files of an adapter Transformers would load the adapter's own model.
+ADAPTER = ("adapter_config.json", "adapter_model.*")
+PUBLISHED = (
+    *SETTINGS, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", "results.json", *PICTURES, *CODE, *ADAPTER,
+)  # fmt: skip
+CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
+
+# Why a file or folder of a run stays at home; patterns of names.
+LEFT = {
+    "checkpoint-*": "a checkpoint, with optimiser states; push its folder by itself",
+    "optimizer*": "optimiser states",
+    "scheduler.pt": "optimiser states",
+    "scaler.pt": "optimiser states",
+    "rng_state*": "states of the random generators",
+    "training_args.bin": "a pickle, with paths of this machine",
+    "trainer_state.json": "the state of the training",
+    "predictions.csv": "names of clips",
+    "report.html": "holds recordings",
+    "adapter": "merged into the weights",
+    "adapter_*": "merged into the weights",
+    "runs": "logs",
+}
+# Tokens of the Hub, GitHub and OpenAI; module names such as hf_ast are not.
+TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:(?:hf_|api_org_|gh[pousr]_|github_pat_)[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,})")
+AUDIOSET_LABEL = re.compile(r"/[mgt]/\w+")  # such as /m/09x0r
+ABSOLUTE_PATH = re.compile(
+    r"""
+    (?<![\w/.<])                 # not in the middle of a relative one
+    (?!/[mgt]/\w+(?![\w/]))      # a label of AudioSet, /m/09x0r
+    (?!(?<=:)//\w)               # the host of an address
+    (?:file:|~\w*|[A-Za-z]:)?    # a home folder, a drive
+    (?:[/\\]+[^/\\\s"'`<>|():]+){2,}[/\\]?
+    """,
+    re.VERBOSE,
+)
+USAGE_LINE = re.compile(r'^(\s*repository = )"[^"\n]*"', re.MULTILINE)
+
+
+class PushError(ValueError):
+    """What was to be pushed cannot be, or the Hub did not take it. One line that names what is wrong and the remedy."""
+
+
+def add_parser(subparsers):
+    parser = subparsers.add_parser(
+        "push",
+        help="a finished folder to the Hub",
+        description="Pushes the folder of a model to the Hub, in one commit.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a run, a checkpoint, or a converted model")
+    parser.add_argument("repo", metavar="REPO", help="user/name on the Hub; made where it does not exist")
+    parser.add_argument("--private", action="store_true", default=None, help="a new repository is private")
+    parser.add_argument("--message", help="of the commit")
+    parser.set_defaults(run=run)
+
+
+def run(args):
+    push_folder(args.folder, args.repo, private=args.private, message=args.message)
+
+
+def push_folder(folder: Path, repo_id: str, *, private: bool | None = None, message: str | None = None) -> str:
+    """
+    Pushes the folder of a model: of a run of train_hf.py, of one of its checkpoints, or of a conversion. Prints what
+    goes and what stays.
+
+    Returns:
+        URL of the commit
+
+    Raises:
+        PushError: the folder is not complete or holds a token, or the Hub did not take it.
+    """
+    files, left = choose_files(Path(folder), repo_id)
+    for name, content in files.items():
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        print(f"  {name} ({size:,} bytes)")
+    for name, reason in left.items():
+        print(f"  not {name}: {reason}")
+    if ModelCard(files["README.md"].decode()).data.license is None:
+        print("warning: README.md names no license, so nobody may use the model; name one at its top", file=sys.stderr)
+    url = push_files(
+        files,
+        repo_id,
+        message=message or f"Push {Path(folder).resolve().name}",
+        private=private,
+        delete=PUBLISHED,
+        repeat=repeat_command(folder, repo_id, private, message),
+    )
+    print(f"pushed to {url}")
+    return url
+
+
+def repeat_command(folder: Path, repo_id: str, private: bool | None = None, message: str | None = None) -> str:
+    """The command that pushes a folder."""
+    options = [*(["--private"] if private else []), *(["--message", message] if message else [])]
+    return shlex.join(["python", "-m", "hub", "push", str(folder), repo_id, *options])
+
+
+def push_files(
+    files: dict[str, Path | bytes],
+    repo_id: str,
+    *,
+    message: str,
+    repo_type: str = "model",
+    private: bool | None = None,
+    space_sdk: str | None = None,
+    delete: Sequence[str] = (),
+    repeat: str | None = None,
+) -> str:
+    """
+    Puts files into a repository in one commit, which makes the repository where it does not exist. The Hub has all of
+    a commit or nothing of it, and refuses it where somebody else committed meanwhile.
+
+    Args:
+        files: name in the repository -> file or its content
+        private: of a new repository
+        delete: patterns of names; what matches on the Hub and is not among the files goes in the same commit
+        repeat: the command that does this again, for the error's message
+
+    Returns:
+        URL of the commit
+
+    Raises:
+        PushError: no token, no permission, no network, or the Hub did not take it.
+    """
+    api = HfApi()
+    try:
+        open_repository(api, repo_id, repo_type, private, space_sdk)
+        info = api.repo_info(repo_id, repo_type=repo_type, files_metadata=False)
+        existing = [sibling.rfilename for sibling in info.siblings or ()]
+        stale = [name for name in existing if name not in files and any(_matches(name, pattern) for pattern in delete)]
+        additions = [CommitOperationAdd(name, content) for name, content in files.items()]
+        api.preupload_lfs_files(repo_id, additions, repo_type=repo_type)
+        if ignored := [addition.path_in_repo for addition in additions if getattr(addition, "_should_ignore", False)]:
+            raise PushError(f"its .gitignore there leaves out {', '.join(ignored)}: remove it from the repository")
+        commit = api.create_commit(
+            repo_id,
+            [*additions, *map(CommitOperationDelete, stale)],
+            commit_message=message,
+            repo_type=repo_type,
+            parent_commit=info.sha,
+        )
+    except Exception as error:
+        print(file=sys.stderr)  # ends the line of a progress bar
+        again = f"; to repeat: {repeat}" if repeat else ""
+        raise PushError(
+            f"{repo_id}: {explain(error)}; nothing half-written is on the Hub, which takes a commit whole or not "
+            f"at all{again}"
+        ) from error
+    return commit.commit_url
+
+
+def check_repository(repo_id: str, *, private: bool | None = None):
+    """
+    Makes the repository of a model where it does not exist, and asks the Hub whether it could be written to.
+
+    Raises:
+        PushError: it could not.
+    """
+    api = HfApi()
+    try:
+        open_repository(api, repo_id, "model", private, None)
+        # Asks how a card would have to be uploaded, which needs the permission to write, and uploads nothing.
+        api.preupload_lfs_files(repo_id, [CommitOperationAdd("README.md", b"-")])
+    except Exception as error:
+        raise PushError(f"{repo_id}: {explain(error)}") from error
+
+
+def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | None, space_sdk: str | None):
+    """
+    Makes the repository where it does not exist.
+
+    Raises:
+        PushError: the name has no user, there is no token, or what is to be private is public already.
+    """
+    validate_repo_id(repo_id)
+    if "/" not in repo_id:
+        raise PushError("name the repository with its owner, as in user/name")
+    if get_token() is None:
+        raise PushError("no token: run `hf auth login`, or set HF_TOKEN, with a token that may write")
+    api.create_repo(repo_id, repo_type=repo_type, private=private, space_sdk=space_sdk, exist_ok=True)
+    if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+        raise PushError("the repository is there already, and public: make it private on the Hub, or take another name")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """A pattern without a folder means names without one."""
+    return fnmatch.fnmatch(name, pattern) and ("/" in pattern or "/" not in name)
+
+
+def explain(error: Exception) -> str:
+    """One line on what went wrong between here and the Hub, and what to do about it."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    for cause in chain:
+        if isinstance(cause, PushError):
+            return str(cause)
+        if isinstance(cause, OfflineModeIsEnabled):
+            return "HF_HUB_OFFLINE is set: unset it"
+        if isinstance(cause, HFValidationError):
+            return f"is no name of a repository ({_one_line(cause)})"
+        if isinstance(cause, HfHubHTTPError):
+            return _explain_status(cause.response.status_code, cause.server_message)
+        if found := re.search(r"\(([45]\d\d) [A-Z]", str(cause)):  # the storage's client has no class for it
+            return _explain_status(int(found[1]), "")
+        # httpx of huggingface_hub 1, httpx2 of 2
+        if isinstance(cause, ConnectionError) or type(cause).__module__.startswith(("httpx", "httpcore")):
+            return f"the connection to the Hub failed ({_one_line(cause) or type(cause).__name__}): check the network"
+    return f"{type(error).__name__}: {_one_line(error)}"
+
+
+def _explain_status(status: int, message: str | None) -> str:
+    said = f" ({_one_line(message)})" if message else ""
+    known = {
+        400: "the Hub finds the content wrong",
+        401: "the Hub does not know the token (401): run `hf auth login`, or set HF_TOKEN, with a valid one",
+        403: "the token may not write there (403): use one with write access, or a name of your own",
+        404: "the repository is not there, or the token may not see it (404)",
+        409: "the Hub is at work on another change (409): wait a little",
+        412: "somebody else has changed the repository meanwhile (412)",
+        429: "the Hub has had too many requests (429): wait some minutes",
+    }
+    if status in known:
+        return known[status] + said
+    return (
+        f"the Hub has a fault ({status}): try again later" if status >= 500 else f"the Hub answered {status}"
+    ) + said
+
+
+def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], dict[str, str]]:
+    """
+    What of a model's folder goes to the Hub, checked and without paths of this machine.
+
+    Returns:
+        name -> file or content; name -> why it stays here
+
+    Raises:
+        PushError: the folder is not complete, or a file holds a token.
+    """
+    if not folder.is_dir():
+        raise PushError(f"{folder}: is no folder; name the folder of a model")
+    if (folder / UNFINISHED).exists():
+        raise PushError(
+            f"{folder}: a run writes its outputs there, or was stopped while it did; wait for its end, or go on with "
+            "--resume_from_checkpoint true"
+        )
+    weights = weight_files(folder)
+    settings = {name: _read_json(folder / name, "is the run finished?") for name in SETTINGS}
+    names = {*code_files(folder, settings), *(name for name in PICTURES if (folder / name).is_file())}
+    labels = frozenset((settings["config.json"].get("id2label") or {}).values())
+    files: dict[str, Path | bytes] = {
+        name: _clean_json(folder / name, content, labels) for name, content in settings.items()
+    }
+    files |= {name: folder / name for name in (*sorted(names), *weights)}
+    if (folder / "results.json").is_file():
+        files["results.json"] = _clean_json(folder / "results.json", _read_json(folder / "results.json"), labels)
+    files["README.md"] = _card(folder, repo_id, settings["config.json"], labels)
+    for name, content in files.items():
+        if not name.endswith((".safetensors", ".png")):
+            _refuse_tokens(folder / name, content if isinstance(content, bytes) else content.read_bytes())
+    left = {path.name: _why_left(path) for path in sorted(folder.iterdir()) if path.name not in files}
+    return files, left
+
+
+def weight_files(folder: Path) -> list[str]:
+    """
+    Names of the files that hold the weights, each of which can be read.
+
+    Raises:
+        PushError: some are missing or broken.
+    """
+    if (folder / INDEX).is_file():
+        weight_map = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise PushError(f"{folder / INDEX}: has no weight_map; save the model again")
+        names = [INDEX, *sorted(set(weight_map.values()))]
+    elif (folder / WEIGHTS).is_file():
+        weight_map, names = {}, [WEIGHTS]
+    elif list(folder.glob("adapter_model.*")):
+        raise PushError(f"{folder}: holds an adapter without its model; push the finished run, which merges them")
+    else:
+        raise PushError(f"{folder}: has no {WEIGHTS}; let the run finish, or save the model with save_pretrained")
+    for name in names:
+        if name == INDEX:
+            continue
+        if not re.fullmatch(r"[\w.-]+\.safetensors", name):
+            raise PushError(f"{folder / INDEX}: names {name!r}, which is no safetensors file beside it; save again")
+        try:
+            with safe_open(folder / name, framework="np") as file:
+                held, about = set(file.keys()), str(file.metadata() or "")
+        except (SafetensorError, OSError) as error:
+            raise PushError(f"{folder / name}: cannot be read ({_one_line(error)}); save the model again") from error
+        if TOKEN.search(about) or ABSOLUTE_PATH.search(about):
+            raise PushError(
+                f"{folder / name}: its metadata holds a token or a path of this machine; save the model again"
+            )
+        missing = {key for key, place in weight_map.items() if place == name} - held
+        if missing:
+            raise PushError(f"{folder / name}: lacks {min(missing)}, which {INDEX} names; save the model again")
+    return names
+
+
+def code_files(folder: Path, settings: dict[str, dict]) -> list[str]:
+    """
+    Names of the Python files that the auto_map of the settings names, and of those that they import.
+
+    Raises:
+        PushError: no auto_map, or a file is missing.
+    """
+    waiting = []
+    for name, content in settings.items():
+        entries = [entry for value in (content.get("auto_map") or {}).values() for entry in _as_list(value) if entry]
+        if not entries:
+            raise PushError(
+                f"{folder / name}: has no auto_map, so nobody could load the model; save it with save_pretrained of "
+                "modeling_dual_ssast"
+            )
+        if elsewhere := next((entry for entry in entries if "--" in entry), None):
+            raise PushError(
+                f"{folder / name}: auto_map leaves the code in another repository ({elsewhere}); save the model with "
+                "save_pretrained of modeling_dual_ssast"
+            )
+        waiting += [f"{entry.split('.')[0]}.py" for entry in entries]
+    found = []
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        if not (folder / name).is_file():
+            raise PushError(
+                f"{folder}: lacks {name}, which the model's code needs; save it with save_pretrained of "
+                "modeling_dual_ssast"
+            )
+        found.append(name)
+        try:
+            tree = ast.parse((folder / name).read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError) as error:
+            raise PushError(f"{folder / name}: is no Python ({_one_line(error)}); save the model again") from error
+        waiting += [
+            f"{node.module}.py" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1
+        ]
+    return found
+
+
+def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str]) -> bytes:
+    """The model card, with the name on the Hub where it shows how to load the model."""
+    path = folder / "README.md"
+    if path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise PushError(f"{path}: is no UTF-8 ({error}); save it in that encoding") from error
+    elif (folder / "trainer_state.json").is_file():
+        state = _read_json(folder / "trainer_state.json")
+        saved = (config.get("architectures") or ["?"])[0]
+        names = (auto for auto, place in config["auto_map"].items() if str(place).endswith(f".{saved}"))
+        auto_class = next(names, "AutoModel")
+        card_data = ModelCardData(
+            library_name="transformers",
+            pipeline_tag="audio-classification" if auto_class == "AutoModelForAudioClassification" else None,
+            tags=["audio", "dual-ssast"],
+        )
+        text = str(
+            ModelCard.from_template(
+                card_data, template_path=str(CHECKPOINT_CARD), repository=repo_id, state=state, auto_class=auto_class
+            )
+        )
+    else:
+        raise PushError(f"{path}: is not there; a model needs its card: write one, or let the run finish")
+    text = USAGE_LINE.sub(lambda found: f'{found[1]}"{repo_id}"', text)
+    return _clean_text(text, labels).encode()
+
+
+def _read_json(path: Path, remedy: str = "save the model again") -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PushError(f"{path}: is not there; {remedy}") from None
+    except (OSError, ValueError) as error:
+        raise PushError(f"{path}: cannot be read ({_one_line(error)}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise PushError(f"{path}: holds no JSON object; {remedy}")
+    return content
+
+
+def _clean_json(path: Path, content: dict, labels: frozenset[str]) -> Path | bytes:
+    """The file itself where it names no absolute path; else its content with the last part of each."""
+    cleaned = without_paths(content, labels)
+    return path if cleaned == content else (json.dumps(cleaned, indent=2) + "\n").encode()
+
+
+def without_paths(value, labels: frozenset[str] = frozenset()):
+    """Every absolute path in a JSON value becomes its last part; the names of classes stay as they are."""
+    if isinstance(value, dict):
+        cleaned = {}
+        for name, item in value.items():
+            short = without_paths(name, labels)
+            cleaned[name if short in cleaned else short] = without_paths(item, labels)
+        return cleaned
+    if isinstance(value, list):
+        return [without_paths(item, labels) for item in value]
+    if not isinstance(value, str) or value in labels:
+        return value
+    is_path = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
+    if is_path and not AUDIOSET_LABEL.fullmatch(value) and ":" not in value[2:]:  # all of it, with its spaces
+        return _last_part(value) or value
+    return _clean_text(value, labels)
+
+
+def _clean_text(text: str, labels: frozenset[str]) -> str:
+    home = str(Path.home())
+    if len(home) > 1:  # with the user's name, which may have a space in it
+        text = text.replace(home, "~")
+    return ABSOLUTE_PATH.sub(lambda found: found[0] if found[0] in labels else _last_part(found[0]), text)
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def _refuse_tokens(path: Path, content: bytes):
+    """
+    Raises:
+        PushError: a text or a name looks like an access token; names the file and the key or line.
+    """
+    text = content.decode("utf-8", errors="replace")
+    if not TOKEN.search(text):
+        return
+    place = f"line {text[: TOKEN.search(text).start()].count(chr(10)) + 1}"
+    if path.suffix == ".json":
+        place = next((key for key, value in _strings(json.loads(text)) if TOKEN.search(value)), place)
+    raise PushError(f"{path}: {place} holds what looks like an access token; remove it, and revoke the token")
+
+
+def _strings(value, key: str = "") -> Iterator[tuple[str, str]]:
+    """(key, text) of every text in a JSON value; names of keys too, without saying what they are."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield f"a key of {key or 'the file'}", name
+            yield from _strings(item, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def _why_left(path: Path) -> str:
+    reasons = (reason for pattern, reason in LEFT.items() if fnmatch.fnmatch(path.name, pattern))
+    return next(reasons, "not part of a model")
+
+
+def _as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _one_line(error) -> str:
+    return " ".join(str(error).split())

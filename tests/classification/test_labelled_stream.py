@@ -1,0 +1,287 @@
+"""training/labelled_stream.py, streamed classification: no duplicates, no gaps, resumed where it was, flat memory."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas
+import pytest
+import torch
+from audio_files import ROOT, run_program, tone, write_class_folders
+from safetensors.torch import load_file
+from tiny_models import save_tiny_classifier
+from tiny_runs import TINY
+
+import train_hf
+from modeling_dual_ssast import DualSSASTFeatureExtractor
+from training.classification.labelled_stream import LabelledClipStream, LabelledStream, read_whole
+from training.data.audio import datasets_without_torchcodec
+from training.data.augmentation import AugmentationArguments
+from training.data.dataset import ClipDataset
+from training.data.labels import LabelSet
+from training.data.sources import Columns
+from training.errors import InputError
+from training.recipe import DataArguments, TrainingArguments
+
+CLASSES = ("high", "low")
+
+
+def write_shards(folder, num_clips: int = 24, num_shards: int = 3, split: str = "train", class_label: bool = True):
+    """Parquet files as on the Hub, with the audio as bytes; a clip's length tells it apart."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    label = datasets.ClassLabel(names=["low", "high"]) if class_label else datasets.Value("string")
+    features = datasets.Features({"audio": datasets.Audio(), "label": label})
+    for shard in range(num_shards):
+        numbers = range(shard, num_clips, num_shards)
+        rows = {
+            "audio": [
+                {"array": tone(0.1 + 0.002 * n, hz=(900, 300)[n % 2], seed=n), "sampling_rate": 16000} for n in numbers
+            ],
+            "label": [CLASSES[n % 2] for n in numbers],
+        }
+        with datasets_without_torchcodec():
+            data = datasets.Dataset.from_dict(rows, features)
+        data.to_parquet(folder / "data" / f"{split}-{shard:05d}-of-{num_shards:05d}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    folder = write_shards(tmp_path_factory.mktemp("repository"))
+    return write_shards(folder, 6, 1, "validation")
+
+
+def open_stream(folder, **columns) -> LabelledStream:
+    data = datasets.load_dataset(str(folder), split="train", streaming=True)
+    return LabelledStream(str(folder), data, Columns(**columns), shuffle_buffer=5)
+
+
+def clip_stream(folder, tmp_path, index: int = 0, processes: int = 1, start: int = 0, seed: int = 3):
+    labels = LabelSet(CLASSES, "single_label_classification")
+    template = ClipDataset(None, DualSSASTFeatureExtractor(max_length=64), labels, AugmentationArguments(), seed)
+    arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=4, seed=seed, max_steps=10)
+    stream = LabelledClipStream(open_stream(folder), template, DataArguments(dataset_name=str(folder)), arguments)
+    stream.num_processes, stream.process_index, stream.start = processes, index, start
+    return stream
+
+
+def heard(stream, count: int, workers: int = 0) -> list[tuple[int, int]]:
+    """Number of frames and label of examples: enough to tell the clips of `write_shards` apart."""
+    loader = torch.utils.data.DataLoader(stream, batch_size=4, num_workers=workers, collate_fn=list)
+    found = []
+    for batch in loader:
+        found += [(example["input_values"].sum().item(), example["labels"]) for example in batch]
+        if len(found) >= count:
+            return found[:count]
+    raise AssertionError("the stream has no end")
+
+
+def test_a_pass_hears_every_clip_once_with_its_label(repository, tmp_path):
+    one = heard(clip_stream(repository, tmp_path), 48)
+    assert len(set(one[:24])) == 24 and set(one[:24]) == set(one[24:]) and one[:24] != one[24:]
+    assert [label for _, label in one[:24]].count(0) == 12
+    assert open_stream(repository).class_names() == ("high", "low")
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 0), (2, 2), (4, 1)])
+def test_processes_and_workers_share_without_duplicates_or_gaps(repository, tmp_path, processes, workers):
+    alone = heard(clip_stream(repository, tmp_path), 32)
+    parts = [
+        heard(clip_stream(repository, tmp_path, index, processes), 32 // processes, workers)
+        for index in range(processes)
+    ]
+    together = [example for step in range(32 // (4 * processes)) for part in parts for example in part[4 * step :][:4]]
+    assert together == alone
+
+
+def test_a_resumed_stream_goes_on(repository, tmp_path):
+    whole = heard(clip_stream(repository, tmp_path), 40)
+    assert heard(clip_stream(repository, tmp_path, start=12), 28) == whole[12:]
+
+
+def test_a_run_resumed_with_another_batch_size_goes_on(recipe):
+    """The clips that were heard are counted, not the steps."""
+    path, output = recipe(num_train_epochs=1, save_strategy="epoch")
+    assert train_hf.main([path]) == 0
+    words = ["--resume_from_checkpoint", "true", "--num_train_epochs", "3", "--per_device_train_batch_size", "2"]
+    assert train_hf.main([path, *words]) == 0
+    log = json.loads((output / "results.json").read_text())["log"]
+    clips = {entry["step"]: entry["clips"] for entry in log if "clips" in entry}
+    assert clips[6] == 24 and clips[18] == 24 + 12 * 2
+
+
+def test_validation_clips_that_are_addresses_are_fetched(tmp_path):
+    folder = write_class_folders(tmp_path / "clips", 2)
+    rows = [{"audio": f"file://{path}", "label": path.parent.name} for path in sorted(folder.rglob("*.wav"))]
+    stream = LabelledStream("files", datasets.Dataset.from_list(rows).to_iterable_dataset(), Columns())
+    clips = ClipDataset(
+        read_whole(stream), DualSSASTFeatureExtractor(max_length=64), LabelSet(CLASSES, "single_label_classification")
+    )
+    assert [len(clips.waveform(index)) for index in range(len(clips))] == [3200, 4000] * 2
+
+
+def test_labels_of_texts_and_missing_ones(tmp_path):
+    folder = write_shards(tmp_path / "texts", 4, 1, class_label=False)
+    stream = open_stream(folder)
+    assert stream.class_names() is None and [clip["label"] for clip in stream.in_order()] == ["high", "low"] * 2
+    table = pandas.read_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    table["label"] = [None, "a", "b", "c"]
+    table.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    with pytest.raises(InputError, match="has no label; name another split"):
+        list(open_stream(folder).in_order())
+
+
+@pytest.fixture
+def recipe(tmp_path, repository):
+    def write(**values):
+        path, output = tmp_path / "recipe.json", tmp_path / "run"
+        settings = {
+            "dataset_name": str(repository), "streaming": True, "epoch_steps": 6, "num_train_epochs": 2,
+            "shuffle_buffer": 5, "validation_fraction": 0, "test_fraction": 0,
+        }  # fmt: skip
+        path.write_text(json.dumps({**TINY, **settings, "output_dir": str(output), **values}))
+        return str(path), output
+
+    return write
+
+
+def test_a_streamed_run_leaves_what_others_leave(recipe):
+    path, output = recipe(compute_statistics=True)
+    assert train_hf.main([path]) == 0
+    results = json.loads((output / "results.json").read_text())
+    assert results["labels"] == ["high", "low"] and results["clips"] == {"train": 48, "validation": 6}
+    assert results["training"]["steps"] == 12 and results["training"]["epochs"] == pytest.approx(2)
+    assert [entry["epoch"] for entry in results["log"] if "eval_accuracy" in entry] == pytest.approx([1, 2])
+    assert results["normalisation"]["std"] != pytest.approx(4.0)
+    assert len(pandas.read_csv(output / "predictions.csv")) == 6
+
+
+@pytest.mark.parametrize(
+    ("values", "pattern"),
+    [
+        ({"epoch_steps": None}, "epoch_steps: is not set, and a stream has no known end"),
+        ({"mixup_rate": 0.5}, "mixup_rate: streamed clips cannot be mixed"),
+        ({"sampler": "balanced"}, "sampler: .*stream"),
+        ({"train_file": "clips.csv", "dataset_name": None}, "streaming: tables name files that are here already"),
+        ({"task": "cross_validation"}, "streaming: folds"),
+        ({"task": "probe"}, "streaming: folds"),
+    ],
+)
+def test_what_streams_cannot_do_is_told(recipe, values, pattern, capsys, tmp_path):
+    if values.get("task") == "probe":
+        values = {**values, "model_name_or_path": str(save_tiny_classifier(tmp_path / "model"))}
+    path, _ = recipe(**values)
+    if values.get("task") == "probe":  # knows fewer keys
+        recipe_values = json.loads(Path(path).read_text())
+        kept = ("task", "dataset_name", "streaming", "output_dir", "model_name_or_path")
+        Path(path).write_text(json.dumps({key: recipe_values[key] for key in kept}))
+    assert train_hf.main([path]) == 1
+    assert re.search(pattern, capsys.readouterr().err)
+
+
+def damage(folder):
+    """The audio of one clip is no audio."""
+    path = sorted((folder / "data").glob("train-*"))[0]
+    table = pandas.read_parquet(path)
+    table.at[0, "audio"] = {"bytes": b"no audio at all", "path": "bad.wav"}
+    table.to_parquet(path)
+
+
+def test_unreadable_clips_stop_or_are_replaced(recipe, tmp_path, capsys):
+    folder = write_shards(tmp_path / "damaged", class_label=False)
+    damage(folder)
+    (tmp_path / "labels.txt").write_text("high\nlow\n")
+    labels = {"label_file": str(tmp_path / "labels.txt"), "problem_type": "single_label_classification"}
+    path, output = recipe(dataset_name=str(folder), eval_strategy="no", load_best_model_at_end=False)
+    assert train_hf.main([path]) == 1
+    assert "does not know its classes before it is read; name a file" in capsys.readouterr().err
+    path, output = recipe(dataset_name=str(folder), eval_strategy="no", load_best_model_at_end=False, **labels)
+    assert train_hf.main([path]) == 1
+    assert "bad.wav" in capsys.readouterr().err
+    words = ["--on_bad_audio", "skip", "--max_unreadable_share", "0.1", "--overwrite", "true"]
+    assert train_hf.main([path, *words]) == 0
+    (line,) = (output / "unreadable_clips.jsonl").read_text().splitlines()
+    assert json.loads(line)["clip"] == "bad.wav"
+
+
+@pytest.mark.slow
+def test_a_killed_streamed_run_resumes_to_the_same_weights(recipe, tmp_path):
+    path, whole = recipe(
+        save_strategy="steps", save_steps=2, num_train_epochs=20, frequency_mask_bins=16, load_best_model_at_end=False
+    )
+    process = run_program("train_hf.py", path)  # with as many threads as the other: sums depend on them
+    assert process.returncode == 0, process.stderr[-2000:]
+    killed = tmp_path / "killed"
+    command = [sys.executable, "train_hf.py", path, "--output_dir", str(killed), "--dataloader_num_workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoint-10").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "results.json").exists()
+    resumed = run_program("train_hf.py", path, "--output_dir", killed, "--resume_from_checkpoint", "true")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    expected, weights = (load_file(folder / "model.safetensors") for folder in (whole, killed))
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_stream_what_one_does_with_the_doubled_batch(recipe, tmp_path):
+    path, _ = recipe(frequency_mask_bins=16, logging_strategy="steps", logging_steps=1, save_strategy="no")
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--num_machines",
+        1,
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    one, two = tmp_path / "one", tmp_path / "two"
+    words = ["train_hf.py", path, "--load_best_model_at_end", "false", "--output_dir"]
+    first = run_program(*launch, "--num_processes", 1, *words, one)
+    words = [*words, two, "--use_cpu", "true", "--per_device_train_batch_size", 2, "--dataloader_num_workers", 1]
+    second = run_program(*launch, "--multi_gpu", "--num_processes", 2, *words)
+    assert first.returncode == second.returncode == 0, second.stderr[-3000:]
+    losses = [
+        [entry["loss"] for entry in json.loads((folder / "results.json").read_text())["log"] if "loss" in entry]
+        for folder in (one, two)
+    ]
+    assert len(losses[0]) == 12
+    np.testing.assert_allclose(*losses, atol=1e-4)
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+sys.path[:0] = ["tests/classification", "tests/helpers", "."]
+import test_labelled_stream as t
+stream = t.clip_stream(Path(sys.argv[1]), Path(sys.argv[2]))
+peaks = []
+for index, _ in enumerate(stream, start=1):
+    if index in (1000, 10000):
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if index == 10000:
+        break
+print(*peaks)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_ten_thousand_clips(tmp_path):
+    folder = write_shards(tmp_path / "many", 2000, 8)
+    process = run_program("-c", MEMORY, folder, tmp_path)
+    assert process.returncode == 0, process.stderr[-2000:]
+    after_1000, after_10000 = map(float, process.stdout.split())
+    assert after_10000 - after_1000 < 40, f"{after_1000:.0f} MiB, then {after_10000:.0f} MiB"

@@ -1,0 +1,75 @@
+"""training/splits.py: folds and held-out clips, by class and by group."""
+
+import datasets
+import numpy as np
+import pytest
+
+from training.data.splits import complete_splits, make_folds, sample_splits
+from training.errors import InputError
+from training.recipe import DataArguments
+
+
+def table(num_clips: int = 60, **columns) -> datasets.Dataset:
+    """Three classes; the audio is never read."""
+    labels = [("a", "b", "c")[index % 3] for index in range(num_clips)]
+    return datasets.Dataset.from_dict({"audio": [f"{i}.wav" for i in range(num_clips)], "label": labels, **columns})
+
+
+def speakers(num_clips: int = 60, num_speakers: int = 12) -> list[str]:
+    return [f"speaker {index // 3 % num_speakers}" for index in range(num_clips)]
+
+
+def test_own_folds_are_used_in_their_order():
+    clips = table(12, fold=["10", "9", "2"] * 4)
+    assert [test.tolist()[0] for _, test in make_folds(clips, 5, True, 0)] == [2, 1, 0]
+    with pytest.raises(InputError, match="all clips are in fold x"):
+        make_folds(table(6, fold=["x"] * 6), 5, True, 0)
+
+
+def test_folds_keep_the_share_of_every_class():
+    clips = table()
+    folds = make_folds(clips, 4, True, 0)
+    for training, test in folds:
+        assert sorted([*training, *test]) == list(range(60))
+        assert [clips["label"][index] for index in test].count("a") == 5
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(60))
+    again, other = make_folds(clips, 4, True, 0), make_folds(clips, 4, True, 1)
+    assert all((one[1] == two[1]).all() for one, two in zip(folds, again))
+    assert any((one[1] != two[1]).any() for one, two in zip(folds, other))
+    with pytest.raises(InputError, match="num_folds: 30 do not fit the data"):
+        make_folds(clips, 30, True, 0)
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+def test_folds_do_not_divide_groups(stratify):
+    clips = table(group=speakers())
+    folds = make_folds(clips, 4, stratify, 0)
+    for training, test in folds:
+        assert not {clips["group"][index] for index in training} & {clips["group"][index] for index in test}
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(60))
+    with pytest.raises(InputError, match="num_folds: 13 do not fit the data"):
+        make_folds(clips, 13, stratify, 0)
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+def test_clips_are_set_aside_in_whole_groups(stratify):
+    arguments = DataArguments(train_file="x.csv", validation_fraction=0.2, test_fraction=0.25)
+    splits = complete_splits({"train": table(group=speakers())}, arguments, stratify, seed=3)
+    groups = {split: set(data["group"]) for split, data in splits.items()}
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == 12
+    assert {split: len(data) for split, data in splits.items()} == {"train": 36, "validation": 9, "test": 15}
+    few = {"train": table(12, group=["one"] * 6 + ["two"] * 6)}
+    with pytest.raises(InputError, match="are of 2 groups, too few to set 25% aside for the test split"):
+        complete_splits(few, arguments, stratify, seed=3)
+
+
+def test_a_recipe_is_tried_out_on_a_sample():
+    splits = {"train": table(), "validation": table(12), "test": table(5)}
+    arguments = DataArguments(train_file="x.csv", max_train_clips=20, max_eval_clips=6)
+    sampled = sample_splits(splits, arguments, seed=0)
+    assert {split: len(data) for split, data in sampled.items()} == {"train": 20, "validation": 6, "test": 5}
+    places = [splits["train"]["audio"][:].index(name) for name in sampled["train"]["audio"]]
+    assert places == sorted(set(places)) and places != list(range(20))
+    assert sample_splits(splits, arguments, seed=0)["train"]["audio"][:] == sampled["train"]["audio"][:]
+    with pytest.raises(InputError, match="max_train_clips: must be 1 or more, got 0"):
+        DataArguments(train_file="x.csv", max_train_clips=0)

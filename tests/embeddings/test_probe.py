@@ -1,0 +1,163 @@
+"""The task probe: linear layers, neighbours and few labels on frozen embeddings."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from audio_files import write_class_folders
+from tiny_models import save_tiny_classifier
+
+from training import recipe as arguments
+from training.data.labels import find_labels
+from training.embeddings import probe
+from training.errors import InputError
+
+PROBE = {
+    "num_epochs": 30,
+    "learning_rates": [0.01, 0.1],
+    "few_shot": [1, 2, 100],
+    "neighbours": [1, 3, 1000],
+    "num_seeds": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return save_tiny_classifier(tmp_path_factory.mktemp("model"), initializer_range=0.2)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return write_class_folders(tmp_path_factory.mktemp("clips"), 20)
+
+
+@pytest.fixture
+def recipe(tmp_path, encoder, clips):
+    def write(**values):
+        path, output = tmp_path / "probe.json", tmp_path / "probe"
+        fractions = {"validation_fraction": 0.2, "test_fraction": 0.2}
+        names = {"model_name_or_path": str(encoder), "dataset_name": str(clips), "output_dir": str(output)}
+        path.write_text(json.dumps({"task": "probe", **PROBE, **fractions, **names, **values}))
+        return str(path), output
+
+    return write
+
+
+def run(path: str, *words: str):
+    _, *parts = arguments.parse([path, *words])
+    probe.run(*parts)
+
+
+def test_a_probe_leaves_its_table(recipe, capsys):
+    path, output = recipe(fusion_layers=[1, 2], pooling=["mean", "max"])
+    run(path)
+    table = pandas.read_csv(output / "probe.csv")
+    assert table.groupby("method")["test"].count().to_dict() == {"few_shot": 4, "linear": 2, "neighbours": 1}
+    results = json.loads((output / "results.json").read_text())
+    assert results["metric"] == "accuracy" and results["embedding_size"] == 32
+    assert results["clips"] == {"train": 25, "validation": 7, "test": 8}
+    means = {row["method"]: row["test"] for row in results["summary"]}
+    assert means["linear"] == pytest.approx(table[table["method"] == "linear"]["test"].mean()) and means["linear"] > 0.6
+    assert set(means) == {"linear", "neighbours", "few_shot, 1 per class", "few_shot, 2 per class"}
+    assert "accuracy on 8 test clips, embeddings of 32 numbers" in capsys.readouterr().out
+    with pytest.raises(InputError, match="holds a probe already"):
+        run(path)
+    run(path, "--overwrite", "true")
+    pandas.testing.assert_frame_equal(table, pandas.read_csv(output / "probe.csv"))
+
+
+def blobs(kind: str):
+    """Two well separated classes in three splits; the labels of the kind of problem."""
+    rng = np.random.default_rng(0)
+    features, labels = {}, {}
+    for split, count in (("train", 40), ("validation", 20), ("test", 20)):
+        classes = np.arange(count) % 2
+        features[split] = (rng.normal(size=(count, 5)) + 4 * classes[:, None]).astype(np.float32)
+        labels[split] = {
+            "single": classes,
+            "multi": np.stack((classes, 1 - classes, np.ones(count)), axis=1).astype(np.float32),
+            "regression": features[split].sum(axis=1, keepdims=True),
+        }[kind]
+    texts = {"single": ["a", "b"], "multi": [["a", "c"], ["b", "c"]], "regression": ["0.5", "1.5"]}[kind]
+    return features, labels, find_labels(texts, "regression" if kind == "regression" else None)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi", "regression"])
+def test_a_linear_layer_learns_what_is_linear(kind):
+    features, labels, label_set = blobs(kind)
+    settings = arguments.ProbeArguments(
+        output_dir="x", learning_rates=[1e-6, 0.1], num_epochs=100, num_seeds=2, batch_size=16
+    )
+    rows = probe.linear_rows(features, labels, label_set, settings)
+    assert [row["seed"] for row in rows] == [0, 1]
+    if kind != "multi":  # a random direction can rank two far classes right
+        assert [row["setting"] for row in rows] == ["learning rate 0.1"] * 2
+    assert min(row["test"] for row in rows) > 0.95
+    assert rows == probe.linear_rows(features, labels, label_set, settings)
+
+
+def test_the_best_epoch_counts_and_patience_ends_the_training(monkeypatch):
+    features, labels, label_set = blobs("single")
+    scores = iter([0.5, 0.1, 0.9, 0.2, 0.3, 0.3, 0.3])  # validation, with a test score after each better one
+    monkeypatch.setattr(probe, "score_function", lambda label_set: lambda outputs, labels: next(scores))
+    settings = arguments.ProbeArguments(output_dir="x", patience=2, num_epochs=50)
+    row = probe.fit_linear(features, labels, label_set, 0.1, 0, settings)
+    assert (row["validation"], row["test"], row["epoch"]) == (0.9, 0.2, 2) and list(scores) == [0.3]
+
+
+def test_few_labels_are_drawn_anew_per_seed_and_only_from_the_training_clips():
+    features, labels, _ = blobs("single")
+    settings = arguments.ProbeArguments(output_dir="x", few_shot=[1, 3, 21], num_seeds=2)
+    rows = probe.few_shot_rows(features, labels, settings)
+    assert [(row["setting"], row["seed"]) for row in rows] == [
+        ("1 per class", 0), ("1 per class", 1), ("3 per class", 0), ("3 per class", 1)
+    ]  # fmt: skip
+    assert all(row["test"] > 0.9 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "pattern"),
+    [
+        ({"model_name_or_path": None}, "model_name_or_path: is not set"),
+        ({"methods": ["guess"]}, r"methods: \['guess'\] must name some of linear, neighbours, few_shot"),
+        ({"learning_rates": [-1.0]}, "learning_rates: must be positive numbers"),
+        ({"patience": 0}, "patience: must be positive, got 0"),
+        ({"test_fraction": 0.0}, "test_split: a probe needs one"),
+        ({"fusion_layers": [9]}, "fusion_layers must be integers from -3 to 2, got 9"),
+        ({"neighbours": [500]}, r"neighbours: \[500\] are more than the 25 clips"),
+    ],
+)
+def test_bad_recipes_stop_with_one_line(recipe, values, pattern):
+    path, output = recipe(**values)
+    with pytest.raises(InputError, match=pattern):
+        run(path)
+    assert not (output / "results.json").exists()
+
+
+def test_a_stopped_probe_goes_on(recipe, monkeypatch):
+    path, _ = recipe(methods=["neighbours"])
+    original = probe.compute
+
+    def compute(model, dataset, *rest, **options):
+        if len(dataset) == 8:  # the test clips
+            raise KeyboardInterrupt
+        original(model, dataset, *rest, **options)
+
+    monkeypatch.setattr(probe, "compute", compute)
+    with pytest.raises(KeyboardInterrupt):
+        run(path)
+    monkeypatch.undo()
+    calls = []
+    monkeypatch.setattr(torch.nn.Module, "__call__", _counted(torch.nn.Module.__call__, calls))
+    run(path)
+    assert sum(name == "DualSSASTModel" for name in calls) == 1
+
+
+def _counted(original, calls: list):
+    def call(self, *args, **kwargs):
+        calls.append(type(self).__name__)
+        return original(self, *args, **kwargs)
+
+    return call

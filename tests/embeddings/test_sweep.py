@@ -1,0 +1,325 @@
+"""The task sweep: representations, linear scores, folds, shards and what the run leaves."""
+
+import json
+
+import datasets
+import numpy as np
+import pandas
+import pytest
+import torch
+from audio_files import write_class_folders, write_tone
+from sklearn.linear_model import Ridge, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoModelForAudioClassification
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining, DualSSASTModel
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
+from training import recipe as arguments
+from training.classification import train
+from training.data.dataset import ClipDataset, Collator
+from training.data.labels import find_labels
+from training.data.splits import make_folds
+from training.embeddings import ridge, sweep
+from training.embeddings.representations import (
+    block_features,
+    blocks,
+    compose,
+    compute,
+    fused,
+    name_of,
+    representations,
+    subsets,
+)
+from training.embeddings.shards import Shards
+from training.errors import InputError
+
+SIZES = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, max_length=64)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A pretrained folder, with weights large enough for layers to differ."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    extractor = DualSSASTFeatureExtractor(max_length=64, mean=-6.0, std=4.0)
+    config = DualSSASTConfig(**SIZES, initializer_range=0.2, padding_value=extractor.padding_value)
+    DualSSASTForPreTraining(config).save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return write_class_folders(tmp_path_factory.mktemp("clips"), 12)
+
+
+@pytest.fixture
+def recipe(tmp_path, encoder, clips):
+    def write(**values):
+        path, output = tmp_path / "sweep.json", tmp_path / "sweep"
+        values = {
+            "task": "sweep", "model_name_or_path": str(encoder), "dataset_name": str(clips), "num_folds": 3,
+            "shard_clips": 5, "output_dir": str(output), **values,
+        }  # fmt: skip
+        path.write_text(json.dumps(values))
+        return str(path), output
+
+    return write
+
+
+def table(labels: list) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"label": labels})
+
+
+def run(path: str, *words: str):
+    _, *parts = arguments.parse([path, *words])
+    sweep.run(*parts)
+
+
+def some_batch() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    mask = torch.ones(5, 64, dtype=torch.long)
+    mask[1, 30:] = 0
+    return {"input_values": torch.randn(5, 64, 128), "attention_mask": mask}
+
+
+def test_candidates_are_all_of_them_once():
+    found = sweep.candidates(list(range(13)), ["patches", "prefix", "frames"])
+    assert len(found) == len(set(found)) == 91 * (11 + 1 + 11)
+    assert len(sweep.candidates(list(range(13)), ["patches"])) > 900 and len(subsets()) == 7
+
+
+@pytest.mark.parametrize("fusion_norm", ["shared", "none"])
+def test_composed_features_are_those_of_the_model(encoder, fusion_norm):
+    """Every readout, pooling and combination: what the sweep composes is the `pooler_output` of that configuration."""
+    model = DualSSASTModel.from_pretrained(encoder, fusion_norm=fusion_norm).eval()
+    arrays = {name: value.numpy() for name, value in representations(model, some_batch()).items()}
+    layers = [(0,), (3,), (0, 2), (1, 3)]
+    for candidate in sweep.candidates(list(range(4)), ["patches", "prefix", "frames"]):
+        if candidate.layers in layers:
+            same = DualSSASTModel.from_pretrained(encoder, fusion_norm=fusion_norm, **candidate.settings()).eval()
+            with torch.no_grad():
+                expected = same(**some_batch()).pooler_output
+            composed = compose(arrays, candidate.readout, candidate.layers, candidate.pooling, candidate.combination)
+            np.testing.assert_allclose(composed, expected.numpy(), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi", "regression"])
+def test_scores_are_those_of_scikit_learn(kind):
+    """Standardised on the training clips, a ridge with intercept: predictions and scores, class by class."""
+    rng = np.random.default_rng(0)
+    names = [name_of("patches", layer, pooling) for layer in range(4) for pooling in ("mean", "max", "min")]
+    arrays = {name: rng.normal(size=(40, 10)) for name in names}
+    arrays["patches.1.max"][:, 3] = 0.25  # a feature that never changes
+    labels = {
+        "single": [f"class {number}" for number in rng.integers(3, size=40)],
+        "multi": [[f"class {c}" for c in range(4) if rng.random() < 0.6] or ["class 0"] for _ in range(40)],
+        "regression": [str(value) for value in rng.normal(size=40)],
+    }[kind]
+    label_set = find_labels(labels, "regression" if kind == "regression" else None)
+    targets = ridge.make_targets(labels, label_set)
+    folds = make_folds(table(labels), 4, kind == "single", seed=0)
+    chosen = [("patches", (1,), ("mean",), "sum"), ("patches", (0, 3), ("mean", "max"), "concat"),
+              ("patches", (1, 2), ("mean", "max", "min"), "sum")]  # fmt: skip
+    configurations = [blocks(*candidate) for candidate in chosen]
+    metric = ridge.metric_of(label_set.problem_type)[1]
+    scores = ridge.score_all(lambda b: block_features(arrays, *b), configurations, targets, folds, [0.1, 1.0], metric)
+    for candidate, blocks_, score in zip(chosen, configurations, scores):
+        features = compose(arrays, *candidate)
+        assert score.alpha == pytest.approx(score.ridge * features.shape[1])
+        for number, (training, test) in enumerate(folds):
+            ours = next(
+                prediction
+                for _, _, prediction in ridge.held_out_predictions(
+                    lambda b: block_features(arrays, *b), [blocks_], targets, (training, test), [score.ridge]
+                )
+            )
+            if kind == "single":
+                classifier = make_pipeline(StandardScaler(), RidgeClassifier(alpha=score.alpha))
+                classifier.fit(features[training], targets[training].argmax(axis=1))
+                np.testing.assert_array_equal(ours.argmax(axis=1), classifier.predict(features[test]))
+                assert score.folds[number] == classifier.score(features[test], targets[test].argmax(axis=1))
+            regression = make_pipeline(StandardScaler(), Ridge(alpha=score.alpha))
+            theirs = regression.fit(features[training], targets[training]).predict(features[test])
+            np.testing.assert_allclose(ours, theirs.reshape(ours.shape), atol=1e-9)
+            assert score.folds[number] == pytest.approx(metric(targets[test], theirs.reshape(ours.shape)))
+
+
+def test_the_better_penalty_is_chosen():
+    rng = np.random.default_rng(0)
+    arrays = {name_of("prefix", 0): rng.normal(size=(30, 60))}
+    labels = [str(number) for number in rng.integers(2, size=30)]
+    targets = ridge.make_targets(labels, find_labels(labels, None))
+    folds = make_folds(table(labels), 3, True, seed=0, num_repeats=2)
+    assert len(folds) == 6
+    alone = [
+        ridge.score_all(lambda b: block_features(arrays, *b), [[("prefix", 0, ())]], targets, folds, [r], accuracy)[0]
+        for r in (0.001, 10.0)
+    ]
+    both = ridge.score_all(
+        lambda b: block_features(arrays, *b), [[("prefix", 0, ())]], targets, folds, [0.001, 10.0], accuracy
+    )[0]
+    assert both.folds.mean() == max(score.folds.mean() for score in alone)
+
+
+def accuracy(targets, predictions):
+    return ridge.metric_of("single_label_classification")[1](targets, predictions)
+
+
+def test_shards_continue_and_refuse_other_settings(tmp_path):
+    shards = Shards(tmp_path / "s", 10, 4, {"model": "a"})
+    shards.prepare()
+    assert [list(clips) for clips in shards.missing()] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [list(clips) for clips in shards.missing(1, 2)] == [[4, 5, 6, 7]]
+    values = np.arange(10)[:, None]
+    shards.save(range(4, 8), {"x": values[4:8]})
+    again = Shards(tmp_path / "s", 10, 4, {"model": "a"})
+    again.prepare()
+    assert [clips.start for clips in again.missing()] == [0, 8]
+    for clips in again.missing():
+        again.save(clips, {"x": values[clips.start : clips.stop]})
+    np.testing.assert_array_equal(again.load()["x"], values)
+    with pytest.raises(InputError, match="holds numbers for model = 'a', but 'b' is asked for"):
+        Shards(tmp_path / "s", 10, 4, {"model": "b"}).prepare()
+    with pytest.raises(ValueError, match="expected arrays of 4 clips"):
+        shards.save(range(4), {"x": values})
+    assert not list((tmp_path / "s").glob(".*"))
+
+
+def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_path):
+    path, output = recipe()
+    run(path)
+    printed = capsys.readouterr().out
+    table = pandas.read_csv(output / "sweep.csv", dtype={"layers": str, "pooling": str}, keep_default_na=False)
+    assert len(table) == 10 * 23 and f"{len(table)} candidates, 21 clips" in printed
+    assert table["accuracy"].is_monotonic_decreasing and table["accuracy"].max() > 0.6
+    assert {"layers_patches.png", "layers_prefix.png", "layers_frames.png", "layers.png"} <= {
+        entry.name for entry in output.iterdir()
+    }
+    compared = pandas.read_csv(output / "comparison.csv")
+    assert len(compared) == 23 and compared[["last", "middle", "dual"]].notna().all(axis=None)
+    best = json.loads((output / "best.json").read_text())["model"]
+    results = json.loads((output / "results.json").read_text())
+    assert results["candidates"] == len(table) and results["clips"] == 21 and results["folds"] == 3
+    with pytest.raises(InputError, match="holds a sweep already"):
+        run(path)
+    # Its recipe fine-tunes, and so does any other one that names the sweep.
+    tuned = tmp_path / "tuned"
+    words = ["--output_dir", str(tuned), "--num_train_epochs", "1", "--disable_tqdm", "true"]
+    _, *parts = arguments.parse([str(output / "finetune.yaml"), *words])
+    train.run(*parts)
+    config = AutoModelForAudioClassification.from_pretrained(tuned).config
+    assert config.readout == best["readout"] and config.fusion_layers == best["fusion_layers"]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"dataset_name": str(clips), "output_dir": "x", "from_sweep": str(output)}))
+    _, model, *_ = arguments.parse([str(other)])
+    assert model.model_name_or_path == best["model_name_or_path"]
+    assert model.overrides()["fusion_layers"] == best["fusion_layers"]
+    _, model, *_ = arguments.parse([str(other), "--fusion_layers", "0"])
+    assert model.overrides()["fusion_layers"] == [0]  # what is said by hand wins
+
+
+def test_a_stopped_sweep_goes_on(recipe, monkeypatch):
+    path, output = recipe(readouts=["prefix"], storage_dtype="float16")
+    saved = []
+    original = Shards.save
+
+    def save(self, clips, arrays):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(clips.start)
+        original(self, clips, arrays)
+
+    monkeypatch.setattr(Shards, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        run(path)
+    monkeypatch.undo()
+    modified = {entry.name: entry.stat().st_mtime_ns for entry in (output / "representations").iterdir()}
+    run(path)
+    kept = {entry.name: entry.stat().st_mtime_ns for entry in (output / "representations").iterdir()}
+    assert all(kept[name] == time for name, time in modified.items()) and len(kept) == 6
+    table = pandas.read_csv(output / "sweep.csv")
+    run(path, "--overwrite", "true")
+    pandas.testing.assert_frame_equal(table, pandas.read_csv(output / "sweep.csv"))
+
+
+@pytest.mark.parametrize(
+    ("values", "pattern"),
+    [
+        ({"model_name_or_path": None}, "model_name_or_path: is not set"),
+        ({"readouts": ["patchs"]}, r"readouts: a dual_ssast model has no 'patchs', only patches, prefix, frames"),
+        ({"ridge": [0.0]}, r"ridge: must be positive numbers, got \[0.0\]"),
+        ({"num_folds": 1}, "num_folds: must be at least 2, got 1"),
+        ({"storage_dtype": "int8"}, "storage_dtype: must be float32 or float16"),
+        ({"fold_column": "fold"}, "fold"),
+        ({"learning_rate": 1.0}, "unknown key learning_rate"),
+    ],
+)
+def test_bad_recipes_stop_with_one_line(recipe, values, pattern):
+    path, output = recipe(**values)
+    with pytest.raises(InputError, match=pattern):
+        run(path)
+    assert not (output / "results.json").exists()
+
+
+def test_a_data_set_with_folds_of_its_own(recipe, clips, tmp_path):
+    files = sorted(clips.rglob("*.wav"))
+    rows = [{"file_name": str(file), "label": file.parent.name, "fold": index % 4} for index, file in enumerate(files)]
+    pandas.DataFrame(rows).to_csv(tmp_path / "folds.csv", index=False)
+    path, output = recipe(
+        dataset_name=None, train_file=str(tmp_path / "folds.csv"), fold_column="fold", readouts=["prefix"]
+    )
+    run(path)
+    assert json.loads((output / "results.json").read_text())["folds"] == 4
+    assert "fold_3" in pandas.read_csv(output / "sweep.csv").columns
+
+
+def test_long_clips_go_through_the_model_in_batches(encoder, tmp_path):
+    """In windows; no more of them at once than clips. A clip is the mean over its windows, as `embed` has it."""
+    model = DualSSASTModel.from_pretrained(encoder).eval()
+    extractor = DualSSASTFeatureExtractor.from_pretrained(encoder)
+    paths = [write_tone(tmp_path / f"{index}.wav", seconds=seconds) for index, seconds in enumerate((3.0, 0.4, 2.0))]
+    examples = datasets.Dataset.from_dict({"audio": list(map(str, paths)), "label": ["a", "b", "a"]})
+    labels = find_labels(examples["label"], None)
+    dataset = ClipDataset(examples, extractor, labels, windows=window_and_hop(model, extractor))
+    sizes = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_values"])), with_kwargs=True
+    )
+    shards = Shards(tmp_path / "shards", 3, 10, {})
+    shards.prepare(False)
+    compute(model, dataset, Collator(extractor), shards, 2, 0, represent=fused)
+    assert max(sizes) <= 2 and sum(sizes) > 10
+    expected = model.embed([dataset.waveform(index) for index in range(3)], 16000, extractor)
+    np.testing.assert_allclose(shards.load()["embedding"], expected, atol=1e-5)
+
+
+def test_the_clips_of_the_later_test_are_not_looked_at(recipe, clips, tmp_path):
+    path, output = recipe(readouts=["prefix"], mean=-7.0, max_length=32, test_fraction=0.25)
+    run(path)
+    tuned = tmp_path / "tuned"
+    words = ["--output_dir", str(tuned), "--max_steps", "1", "--disable_tqdm", "true"]
+    _, *parts = arguments.parse([str(output / "finetune.yaml"), *words])
+    train.run(*parts)
+    tested = set(pandas.read_csv(tuned / "predictions.csv")["file"])
+    examples = sweep.load_clips(parts[1], arguments.SweepArguments(output_dir=str(tmp_path)))
+    assert tested and not tested & set(examples["audio"]) and len(tested) + len(examples) == 24
+    config = AutoModelForAudioClassification.from_pretrained(tuned).config
+    assert config.max_length == 32 and parts[1].mean == -7.0
+
+
+def test_a_stopped_sweep_goes_on_only_with_its_features(recipe):
+    path, output = recipe(readouts=["prefix"])
+    run(path)
+    (output / "results.json").unlink()
+    with pytest.raises(InputError, match="features"):
+        run(path, "--mean", "-1")
+    with pytest.raises(InputError, match="compute_statistics: a frozen encoder keeps the statistics"):
+        run(path, "--compute_statistics", "true")
+
+
+def test_of_many_clips_a_sample_of_every_class(recipe):
+    path, output = recipe(max_clips=12, readouts=["prefix"], num_folds=2)
+    run(path)
+    assert json.loads((output / "results.json").read_text())["clips"] == 12

@@ -1,0 +1,383 @@
+"""python -m training.export: every form gives what the model gives, alone and in batches, or nothing is written."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import soundfile
+import torch
+from audio_files import ROOT
+from tiny_models import TINY, save_tiny_classifier, save_tiny_cnn
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining
+from training.data.audio import read_audio
+from training.errors import InputError
+from training.export import __main__
+from training.export.graph import FeatureGraph, WaveformGraph, spectrogram_of
+
+RATE = 16000
+CLIPS = ROOT / "data" / "voice_prompts" / "audio"
+FILES = sorted(CLIPS.glob("*.flac"))[::40]
+LENGTHS_S = (0.02, 0.3, 1.0, 2.0, 5.0, 9.99, 15.0)
+FAMILIES = {
+    "patches": {"frequency_stride": 10, "time_stride": 10},
+    "frames": {"patch_size": [128, 2], "frequency_stride": 128, "time_stride": 1},
+    "prefix": {"readout": "prefix", "fusion_layers": [-1]},
+    "composed": {"readout": "frames", "time_stride": 10},
+    "weighted": {"fusion": "weighted", "fusion_norm": "separate"},
+    "like AST": {"attention_over_padding": True, "time_stride": 10},
+    "vggish": {"drop_partial_example": False},
+    "cnn14": {},
+    "panns": {"readout": "panns"},
+}
+
+
+@pytest.fixture(scope="module")
+def recordings() -> np.ndarray:
+    """Real clips end to end: (samples,), 20 s or more."""
+    joined = np.concatenate([read_audio(str(file), RATE) for file in FILES])
+    return np.tile(joined, -(-20 * RATE // len(joined)))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A tiny classifier that hears 15 s, its folder, and its ONNX export of waveforms."""
+    folder = tmp_path_factory.mktemp("export")
+    save_tiny_classifier(folder / "model", max_length=1504, calibration_temperature=1.5)
+    assert run(folder / "model", folder / "onnx", "onnx") == 0
+    model, extractor = __main__.load(str(folder / "model"))
+    return folder, model, extractor, onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
+
+
+def run(model, output, kind, *options) -> int:
+    words = [model, output, "--format", kind, "--verify-with", *FILES[:4], *options]
+    return __main__.main([str(word) for word in words])
+
+
+def save_family(folder, family):
+    if family not in ("vggish", "cnn14", "panns"):
+        return save_tiny_classifier(folder, **FAMILIES[family])
+    save_tiny_cnn(folder, "vggish" if family == "vggish" else "cnn14", **FAMILIES[family])
+    if family == "panns":  # with its small random weights all clips would have the same logits
+        model = AutoModelForAudioClassification.from_pretrained(folder)
+        for weight in (model.panns_cnn14.embedding.fc1.weight, model.audioset_classifier.weight):
+            torch.nn.init.normal_(weight, std=30.0, generator=torch.Generator().manual_seed(1))
+        model.save_pretrained(folder)
+    return folder
+
+
+def alone(model, extractor, clips) -> np.ndarray:
+    """Logits of clips that the model hears one by one."""
+    return np.concatenate([__main__.torch_runner(model, extractor)([clip]) for clip in clips])
+
+
+def padded(clips, value=0.0) -> dict[str, np.ndarray]:
+    lengths = np.array([len(clip) for clip in clips])
+    waveform = np.full((len(clips), max(lengths)), value, dtype=np.float32)
+    for row, clip in zip(waveform, clips):
+        row[: len(clip)] = clip
+    return {"waveform": waveform, "lengths": lengths}
+
+
+def test_onnx_is_the_model_at_any_length_and_batch(exported, recordings):
+    _, model, extractor, session = exported
+    clips = [recordings[: round(seconds * RATE)] for seconds in LENGTHS_S]
+    expected = alone(model, extractor, clips)
+    assert np.ptp(expected, axis=0).max() > 0.01  # the clips do differ
+    for size in (1, 2, 4, len(clips)):
+        for first in range(0, len(clips), size):
+            batch = clips[first : first + size]
+            (logits,) = session.run(None, padded(batch))
+            assert np.abs(logits - expected[first : first + size]).max() < 1e-4
+
+
+def test_onnx_ignores_neighbours_and_padding(exported, recordings):
+    _, _, _, session = exported
+    clip, other = recordings[: 2 * RATE], recordings[3 * RATE : 10 * RATE]
+    (single,) = session.run(None, padded([clip]))
+    for value in (0.0, 7.0):
+        batch = padded([other, clip, other[: RATE // 2]], value)
+        assert np.abs(session.run(None, batch)[0][1] - single[0]).max() < 1e-5
+        batch["waveform"] = np.pad(batch["waveform"], ((0, 0), (0, 9 * RATE)), constant_values=value)
+        assert np.abs(session.run(None, batch)[0][1] - single[0]).max() < 1e-5
+
+
+def test_onnx_refuses_what_the_model_cannot_hear(exported):
+    _, model, extractor, session = exported
+    longest = extractor.num_samples(model.config.max_length)
+    session.run(None, padded([np.zeros(longest, dtype=np.float32)]))
+    with pytest.raises(Exception, match=str(model.config.max_length + 1)):
+        session.run(None, padded([np.zeros(longest + 160, dtype=np.float32)]))
+
+
+def test_onnx_folder_says_what_a_program_needs(exported):
+    folder, _, _, session = exported
+    stored = onnx.load(folder / "onnx" / "model.onnx")
+    described = {entry.key: json.loads(entry.value) for entry in stored.metadata_props}
+    assert described["labels"] == ["high", "low", "mid"]
+    assert described["sampling_rate"] == RATE
+    assert described["calibration_temperature"] == 1.5
+    assert described["normalization"]["mean"] == -4.2677393
+    assert described["max_samples"] == 1503 * 160 + 400
+    assert [value.shape for value in session.get_inputs()] == [["batch", "samples"], ["batch"]]
+    assert [(value.name, value.shape) for value in session.get_outputs()] == [("logits", ["batch", 3])]
+    assert json.loads((folder / "onnx" / "config.json").read_text())["model_type"] == "dual_ssast"
+    assert AutoFeatureExtractor.from_pretrained(folder / "onnx").max_length == 1504
+
+
+def test_int8_is_near_the_model(exported, recordings, tmp_path):
+    folder, model, extractor, _ = exported
+    source = folder / "onnx" / "model.onnx"
+    __main__.quantise(source, tmp_path / "int8.onnx", {"labels": ["a"]})
+    stored = onnx.load(tmp_path / "int8.onnx")
+    kinds = [node.op_type for node in stored.graph.node]
+    assert kinds.count("MatMulInteger") == 2 * 6 + 1  # of the blocks and of the classifier
+    assert {entry.key for entry in stored.metadata_props} >= {"labels", "sampling_rate"}
+    clips = [recordings[first : first + 2 * RATE] for first in range(0, 16 * RATE, 2 * RATE)]
+    got = np.concatenate(
+        [__main__.onnx_runner(tmp_path / "int8.onnx", "waveform", extractor)([clip]) for clip in clips]
+    )
+    expected = alone(model, extractor, clips)
+    assert 0 < np.abs(got - expected).max() < 0.1 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("family", ["patches", "vggish", "cnn14"])
+def test_the_spectrogram_in_the_graph_is_the_extractors(family, recordings, tmp_path):
+    extractor = AutoFeatureExtractor.from_pretrained(save_family(tmp_path, family))
+    spectrogram = spectrogram_of(extractor)
+    clips = [recordings[:length] for length in (1, 399, 400, 559, 560, 4799, 10000)]
+    features = __main__.extract(extractor, clips)
+    waveform, lengths = __main__.inputs_of("waveform", clips, extractor)
+    mask = features["attention_mask"]
+    assert torch.equal(spectrogram.num_frames(lengths), mask.sum(dim=1))
+    got = spectrogram(waveform, lengths, mask.shape[1], 96)
+    # The extractors of SSAST and CNN14 round in float32; CNN14's are decibels, not normalised.
+    tolerance = {"patches": 1e-4, "vggish": 1e-6, "cnn14": 5e-2}[family]
+    assert ((got - features["input_values"]).abs() * mask.unsqueeze(2)).max() < tolerance
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("patches", "waveform"),
+        ("frames", "features"),
+        ("like AST", "features"),
+        ("vggish", "waveform"),
+        ("cnn14", "features"),
+    ],
+)
+def test_traced_graph_is_the_model(family, kind, recordings, tmp_path):
+    model, extractor = __main__.load(str(save_family(tmp_path, family)))
+    graph = WaveformGraph(model, extractor) if kind == "waveform" else FeatureGraph(model)
+    module = __main__.trace(graph, extractor).module()
+    longest = __main__.longest_samples(model, extractor) or 15 * RATE
+    clips = [recordings[:length] for length in (200, 2000, 4800, longest // 2, longest)]
+    for size in (1, 2, 5):
+        got = module(*__main__.inputs_of(kind, clips[-size:], extractor)).numpy()
+        expected = alone(model, extractor, clips[-size:])
+        assert np.abs(got - expected).max() < 1e-4
+    assert np.ptp(expected, axis=0).max() > 0.01  # the clips do differ
+
+
+@pytest.mark.slow
+def test_program_needs_only_torch(exported, recordings, tmp_path):
+    folder, model, extractor, _ = exported
+    assert run(folder / "model", tmp_path / "out", "torchscript-free") == 0
+    clips = [recordings[: 4 * RATE], recordings[RATE : 2 * RATE]]
+    torch.save(__main__.inputs_of("waveform", clips, extractor), tmp_path / "inputs.pt")
+    code = """
+import json, sys, torch
+files = {"labels": ""}
+module = torch.export.load("out/model.pt2", extra_files=files).module()
+torch.save(module(*torch.load("inputs.pt")), "logits.pt")
+assert json.loads(files["labels"]) == ["high", "low", "mid"]
+assert not {"transformers", "modeling_dual_ssast", "training"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-I", "-c", code], cwd=tmp_path, check=True)
+    assert np.abs(torch.load(tmp_path / "logits.pt").numpy() - alone(model, extractor, clips)).max() < 1e-4
+
+
+def test_half_precision_folder_loads(exported, recordings, tmp_path, capsys):
+    folder, model, extractor, _ = exported
+    shutil.copytree(folder / "model", tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("a card")
+    assert run(tmp_path / "model", tmp_path / "half", "safetensors-fp16") == 0
+    assert "largest difference, computed in float16" in capsys.readouterr().out
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("model", "half")]
+    assert sizes[0] / sizes[1] > 1.8
+    card = (tmp_path / "half" / "README.md").read_text()
+    assert card.startswith("a card\n## In float16") and "- largest difference, computed in float32: " in card
+    assert (tmp_path / "half" / "modeling_dual_ssast.py").exists()
+    clip = [recordings[: 2 * RATE]]
+    for dtype in ("auto", torch.float32):
+        loaded = AutoModelForAudioClassification.from_pretrained(tmp_path / "half", dtype=dtype).eval()
+        assert loaded.dtype == (torch.float16 if dtype == "auto" else dtype)
+        assert np.abs(alone(loaded, extractor, clip) - alone(model, extractor, clip)).max() < 0.05
+
+
+def test_encoder_gives_embeddings(recordings, tmp_path):
+    AutoModel.from_pretrained(save_tiny_classifier(tmp_path / "classifier")).save_pretrained(tmp_path / "encoder")
+    shutil.copy(tmp_path / "classifier" / "preprocessor_config.json", tmp_path / "encoder")
+    assert run(tmp_path / "encoder", tmp_path / "out", "torchscript-free", "--input", "features") == 0
+    model, extractor = __main__.load(str(tmp_path / "encoder"))
+    module = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    clip = recordings[:6000]
+    got = module(*__main__.inputs_of("features", [clip], extractor))
+    assert got.shape == (1, model.config.fused_size)
+    assert torch.allclose(got, model.embed(clip, RATE, extractor), atol=1e-4)
+
+
+def test_an_encoder_in_float16_is_called_an_encoder(tmp_path, capsys):
+    AutoModel.from_pretrained(save_tiny_classifier(tmp_path / "classifier")).save_pretrained(tmp_path / "encoder")
+    shutil.copy(tmp_path / "classifier" / "preprocessor_config.json", tmp_path / "encoder")
+    assert run(tmp_path / "encoder", tmp_path / "out", "safetensors-fp16") == 0
+    assert "model = AutoModel.from_pretrained(" in capsys.readouterr().out
+
+
+def test_the_accuracy_is_of_the_parts_that_the_run_tested(tmp_path):
+    """The columns of the recipe, its times among them."""
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).standard_normal(4 * RATE) * 0.1, RATE)
+    rows = ["sound,what,begin,stop", *(f"long.wav,low,{first},{first + 0.5}" for first in (0, 1, 2))]
+    (tmp_path / "test.csv").write_text("\n".join(rows) + "\n")
+    columns = {"audio_column": "sound", "label_column": "what", "start_column": "begin", "end_column": "stop"}
+    data = {"test_file": str(tmp_path / "test.csv"), **columns}
+    results = {"recipe": {"DataArguments": data}, "problem_type": "single_label_classification"}
+    model = save_tiny_classifier(tmp_path / "model")
+    (model / "results.json").write_text(json.dumps(results))
+    arguments = __main__.parse([str(model), str(tmp_path / "out"), "--format", "safetensors-fp16"])
+    labelled = __main__.labelled_clips(arguments, __main__.load(str(model))[0], RATE)
+    assert [(len(clip), label) for clip, label in labelled] == [(RATE // 2, 1)] * 3
+
+
+# ---- refusals ----
+
+
+def test_what_is_read_is_not_replaced(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    model = save_tiny_classifier(out / "mine")
+    (out / __main__.REPORT).write_text("{}")
+    assert "is or holds" in refused(capsys, model, out, "safetensors-fp16", "--overwrite")
+    assert (model / "model.safetensors").exists()
+    other = save_tiny_classifier(tmp_path / "other")
+    monkeypatch.chdir(tmp_path / "other")
+    assert "is or holds" in refused(capsys, other, ".", "safetensors-fp16", "--overwrite")
+
+
+def test_an_earlier_export_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    staging, folder = tmp_path / ".out.unfinished", tmp_path / "out"
+    for path, text in ((staging, "new"), (folder, "old")):
+        path.mkdir()
+        (path / "file").write_text(text)
+    rename = Path.rename
+
+    def fail(path, target):
+        if path == staging:
+            raise OSError("disk on fire")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(InputError, match="out: cannot be written"):
+        __main__.replace_folder(staging, folder)
+    assert (folder / "file").read_text() == "old"
+
+
+def test_heads_of_a_pretraining_are_not_left_out_in_silence(tmp_path, capsys):
+    config = DualSSASTConfig(**TINY | {"max_length": 64})
+    DualSSASTForPreTraining(config).save_pretrained(tmp_path / "model")
+    DualSSASTFeatureExtractor(max_length=64).save_pretrained(tmp_path / "model")
+    message = refused(capsys, tmp_path / "model", tmp_path / "out", "safetensors-fp16")
+    assert "the heads of the pretraining would be left out" in message and not (tmp_path / "out").exists()
+
+
+def refused(capsys, *words) -> str:
+    """The one line that refuses."""
+    assert run(*words) == 1
+    *earlier, message = capsys.readouterr().err.splitlines()  # the tiny models tell that they are written
+    assert message.startswith("error: ") and "Traceback" not in "".join(earlier)
+    return message
+
+
+def test_what_cannot_be_exported_is_told(tmp_path, capsys, monkeypatch):
+    model = save_tiny_classifier(tmp_path / "model")
+    out = tmp_path / "out"
+    assert "'onxx' is unknown" in refused(capsys, model, out, "onxx")
+    assert "does not exist" in refused(capsys, model, tmp_path / "no" / "out", "onnx")
+    assert "is or holds" in refused(capsys, model, model, "onnx", "--overwrite")
+    assert "--opset: 12" in refused(capsys, model, out, "onnx", "--opset", "12")
+    assert "--opset: 23" in refused(capsys, model, out, "onnx", "--opset", "23")
+    assert "no model that can be loaded" in refused(capsys, tmp_path / "nothing", out, "onnx")
+    cnn = save_tiny_cnn(tmp_path / "cnn", "cnn14")
+    assert "choose --format onnx" in refused(capsys, cnn, out, "int8")
+    monkeypatch.setitem(__main__.PACKAGES, "onnx", ("onnx", "no_such_package"))
+    assert "pip install onnx no_such_package" in refused(capsys, model, out, "onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cnn", "model"]
+
+
+def test_an_existing_folder_is_kept_unless_it_is_an_export(tmp_path, capsys):
+    model = save_tiny_classifier(tmp_path / "model")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "letter.txt").write_text("dear")
+    assert "exists already" in refused(capsys, model, out, "safetensors-fp16")
+    assert "is no export" in refused(capsys, model, out, "safetensors-fp16", "--overwrite")
+    assert (out / "letter.txt").read_text() == "dear"
+    (out / "letter.txt").rename(out / __main__.REPORT)
+    assert run(model, out, "safetensors-fp16", "--overwrite") == 0
+    assert json.loads((out / __main__.REPORT).read_text())["format"] == "safetensors-fp16"
+
+
+def test_an_export_that_differs_leaves_nothing(tmp_path, capsys, monkeypatch):
+    model = save_tiny_classifier(tmp_path / "model")
+    out = tmp_path / "out"
+    assert run(model, out, "safetensors-fp16") == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr(__main__, "program_runner", lambda *_: lambda clips: np.full((len(clips), 3), np.nan))
+    assert "not kept" in refused(capsys, model, out, "torchscript-free", "--input", "features", "--overwrite")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+
+# ---- the whole way ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["waveform", "features"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_in_onnxruntime(family, kind, recordings, tmp_path):
+    model = save_family(tmp_path / "model", family)
+    assert run(model, tmp_path / "out", "onnx", "--input", kind) == 0
+    model, extractor = __main__.load(str(model))
+    runner = __main__.onnx_runner(tmp_path / "out" / "model.onnx", kind, extractor)
+    longest = __main__.longest_samples(model, extractor) or 15 * RATE
+    clips = [recordings[: max(longest * part // 8, 1)] for part in range(9)][1:]
+    expected = alone(model, extractor, clips)
+    assert np.abs(runner(clips) - expected).max() < 1e-4
+    assert np.ptp(expected, axis=0).max() > 0.01  # the clips do differ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 22])
+def test_other_opsets(opset, exported, tmp_path):
+    assert run(exported[0] / "model", tmp_path / "out", "onnx", "--opset", opset) == 0
+    assert onnx.load(tmp_path / "out" / "model.onnx").opset_import[0].version == opset
+
+
+@pytest.mark.slow
+def test_int8_reports_accuracy_and_speed(exported, tmp_path, capsys):
+    table = tmp_path / "clips.csv"
+    rows = [f"{file},{label}" for file, label in zip(FILES, ["high", "low", "mid"] * len(FILES))]
+    table.write_text("\n".join(["file_name,label", *rows]) + "\n")
+    assert run(exported[0] / "model", tmp_path / "out", "int8", "--data", table) == 0
+    report = json.loads((tmp_path / "out" / __main__.REPORT).read_text())
+    assert 0 <= report["accuracy after"] <= 1
+    assert report["same answer"].endswith(f"of {len(FILES)} clips")
+    assert report["speed, torch float32 / int8"] > 0
+    assert "int8 shares one scale" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.onnx")) == ["model_int8.onnx"]

@@ -1,0 +1,55 @@
+"""Small audio files for the tests, and the programs of the repository in fresh processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+ROOT = Path(__file__).parents[2]
+
+
+def tone(seconds: float = 0.5, rate: int = 16000, hz: float = 440.0, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """A tone in a little noise: float32 (samples, channels), or (samples,) for one channel."""
+    time_s = np.arange(max(1, round(seconds * rate))) / rate
+    noise = np.random.default_rng(seed).standard_normal((len(time_s), channels))
+    samples = (0.3 * np.sin(2 * np.pi * hz * time_s)[:, None] + 0.01 * noise).astype(np.float32)
+    return samples[:, 0] if channels == 1 else samples
+
+
+def write_tone(path: Path, subtype: str | None = None, **kwargs) -> Path:
+    """Writes a tone in the format of the path's extension."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(**kwargs), kwargs.get("rate", 16000), subtype=subtype)
+    return path
+
+
+def write_class_folders(
+    folder: Path, clips_per_class: int = 8, classes: tuple[str, ...] = ("high", "low"), seconds: float = 0.2
+) -> Path:
+    """One folder per class with short tones, each class at its own pitch."""
+    for index, name in enumerate(classes):
+        for clip in range(clips_per_class):
+            hz = 300.0 * 3**index + 10 * clip
+            write_tone(folder / name / f"{name}_{clip}.wav", seconds=seconds + 0.05 * (clip % 4), hz=hz, seed=clip)
+    return folder
+
+
+def run_program(*words, cwd: Path = ROOT, timeout: int = 300, threads: int = 1) -> subprocess.CompletedProcess:
+    """A program of the repository in a fresh, offline process."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    environment["OMP_NUM_THREADS"] = str(threads)
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def error_line(process: subprocess.CompletedProcess) -> str:
+    """The one line that a program stopped with; fails on a traceback or on success."""
+    assert process.returncode == 1, process.stderr[-2000:]
+    assert "Traceback" not in process.stderr, process.stderr[-2000:]
+    lines = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, process.stderr[-2000:]
+    return lines[0]

@@ -1,0 +1,1 @@
+"""What every run shares: loading, inference, the trainer, outputs, pushes and reproduction."""

@@ -1,0 +1,164 @@
+"""What every task loads: a checkpoint's configuration, its feature extractor, and the statistics of the clips."""
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoFeatureExtractor
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
+from modeling_dual_ssast.configuration_composed import ComposedConfig
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
+
+from ..errors import InputError
+from ..recipe import DataArguments, EncoderArguments, FeatureArguments
+from .inference import MODEL_TYPES
+
+# What a saved configuration need not share with the one that it was saved from.
+VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+
+
+def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] = MODEL_TYPES):
+    """The checkpoint's configuration, or `None` for random weights."""
+    name = model_arguments.model_name_or_path
+    if name is None:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(name, revision=model_arguments.model_revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model_name_or_path: {name} cannot be loaded ({reason}); name a folder or a Hub model"
+        ) from error
+    if config.model_type not in model_types:
+        raise InputError(
+            f"model_name_or_path: {name} is a {config.model_type} model, not one of {', '.join(model_types)}; convert "
+            "original checkpoints with python -m conversion"
+        )
+    return config
+
+
+def config_changes(model_arguments: EncoderArguments, config) -> dict:
+    """
+    The fields of the checkpoint's configuration that the recipe sets, as its kind of model calls them.
+
+    Raises:
+        InputError: a field that this kind of model has not.
+    """
+    changes = model_arguments.overrides()
+    if not isinstance(config, ComposedConfig):
+        return changes
+    changes.pop("max_length", None)  # the network has no limit; the feature extractor keeps it
+    if "pooling" in changes:
+        changes["temporal_pooling"] = changes.pop("pooling")
+    unknown = changes.keys() - config.to_dict().keys()
+    if unknown:
+        raise InputError(f"{min(unknown)}: a {config.model_type} model has no such setting; leave it out")
+    return changes
+
+
+def load_feature_extractor(
+    model_arguments: EncoderArguments, data_arguments: FeatureArguments, config_class=DualSSASTConfig
+) -> DualSSASTFeatureExtractor:
+    """The checkpoint's feature extractor, or a new one, with the recipe's length and statistics."""
+    wanted = {"max_length": model_arguments.overrides().get("max_length")}
+    wanted |= {"mean": data_arguments.mean, "std": data_arguments.std}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    name = model_arguments.model_name_or_path
+    if name is None:
+        bins = model_arguments.overrides().get("num_mel_bins", config_class().num_mel_bins)
+        wanted.setdefault("max_length", config_class().max_length)
+        try:
+            return DualSSASTFeatureExtractor(sampling_rate=data_arguments.sampling_rate, num_mel_bins=bins, **wanted)
+        except ValueError as error:
+            raise InputError(f"features: {error}") from error
+    try:
+        extractor = AutoFeatureExtractor.from_pretrained(name, revision=model_arguments.model_revision, **wanted)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model_name_or_path: {name} has no feature extractor that can be loaded ({reason})"
+        ) from error
+    given = [name for name in ("mean", "std") if name in wanted]
+    if given and not isinstance(extractor, DualSSASTFeatureExtractor):
+        raise InputError(f"{given[0]}: {type(extractor).__name__} does not normalise; leave it out")
+    return extractor
+
+
+def mismatched(report: dict) -> set[str]:
+    """Names of the weights whose shapes differ, of a loading report."""
+    return {str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]}
+
+
+def check_weights(model_arguments: EncoderArguments, foreign: set[str]):
+    """
+    Raises:
+        InputError: the checkpoint lacks weights, `foreign`, that would otherwise be random in silence.
+    """
+    if foreign:
+        raise InputError(
+            f"model_name_or_path: {model_arguments.model_name_or_path} has no weights that fit {min(foreign)}; check "
+            "config_overrides against the checkpoint's configuration"
+        )
+
+
+def check_same_run(checkpoint: str, config):
+    """
+    Raises:
+        InputError: the checkpoint to resume from belongs to another model than the recipe's.
+    """
+    stored, wanted = AutoConfig.from_pretrained(checkpoint).to_dict(), config.to_dict()
+    different = [key for key in ("model_type", *wanted) if key not in VOLATILE_KEYS and stored.get(key) != wanted[key]]
+    if different:
+        key = different[0]
+        raise InputError(
+            f"{checkpoint}: was saved with {key} {stored.get(key)!r}, but the recipe and its data give "
+            f"{wanted[key]!r}; resume with the same ones, or begin anew with --overwrite true"
+        )
+
+
+def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExtractor) -> DualSSASTFeatureExtractor:
+    """
+    The feature extractor with the mean and standard deviation of the log-mels of `waveforms`, each (samples,).
+
+    Raises:
+        InputError: no clip, silence, or a model that takes its features as they are.
+    """
+    if not isinstance(extractor, DualSSASTFeatureExtractor):
+        raise InputError(f"compute_statistics: {type(extractor).__name__} does not normalise; leave it out")
+    count, total, squares = 0, 0.0, 0.0
+    for waveform in tqdm(waveforms, total=num_clips, desc="computing statistics", leave=False):
+        log_mel = extractor.log_mel([torch.from_numpy(waveform)])[0].double()
+        count += log_mel.numel()
+        total += float(log_mel.sum())
+        squares += float(log_mel.square().sum())
+    if not count:
+        raise InputError("compute_statistics: no clip could be read; check the recordings")
+    mean = total / count
+    std = max(squares / count - mean**2, 0.0) ** 0.5
+    if std == 0.0:
+        raise InputError("compute_statistics: all clips are silent; check the recordings")
+    return DualSSASTFeatureExtractor.from_dict(extractor.to_dict() | {"mean": mean, "std": std})
+
+
+def choose_windows(encoder, extractor, data_arguments: DataArguments) -> tuple[int, int]:
+    """
+    Window and hop of the evaluation, in samples.
+
+    Raises:
+        InputError: a window that the model cannot hear at once, or a hop that skips audio.
+    """
+    try:
+        return window_and_hop(encoder, extractor, data_arguments.window_s, data_arguments.hop_s)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def refuse_statistics(data_arguments: DataArguments):
+    """
+    Raises:
+        InputError: statistics are to be computed for an encoder that is not trained.
+    """
+    if data_arguments.compute_statistics:
+        raise InputError(
+            "compute_statistics: a frozen encoder keeps the statistics that it was trained with; leave it out, or give "
+            "mean and std"
+        )

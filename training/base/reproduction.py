@@ -1,0 +1,154 @@
+"""Repeating a run from its `results.json`: the recipe in it, and what must be the same for the same weights."""
+
+import hashlib
+import json
+import os
+import platform
+
+import datasets as huggingface_datasets
+import numpy as np
+import sklearn
+import torch
+import transformers
+from transformers.utils import logging
+
+import modeling_dual_ssast
+
+from ..data.audio import audio_name
+from ..data.sources import audio_of
+
+logger = logging.get_logger(__name__)
+
+ENDS_SIZE = 64 * 1024  # bytes of the beginning and of the end of a file that its fingerprint reads
+# What Transformers fills in where a recipe is silent, with another value than this project's.
+CHOSEN = ("metric_for_best_model", "greater_is_better")
+# What a run has for itself; `from_sweep` has filled in other keys, which are in the recipe.
+NOT_REPEATED = (
+    "logging_dir", "run_name", "overwrite", "resume_from_checkpoint", "from_sweep", "push_to_hub", "hub_model_id",
+    "hub_private_repo", "hub_strategy",
+)  # fmt: skip
+
+
+def is_results(recipe: dict) -> bool:
+    """Whether what was read as a recipe is the `results.json` of a run."""
+    return isinstance(recipe.get("recipe"), dict) and "versions" in recipe
+
+
+def recipe_of(results: dict, path: str, known: set[str], defaults: dict) -> dict:
+    """
+    The keys of a run's recipe with their values, `None` included.
+
+    Args:
+        known: keys of this version; a warning tells of others
+        defaults: what keys are by themselves on this machine; values that are the same are left out
+    """
+    recipe = {}
+    for part in results["recipe"].values():
+        recipe |= part if isinstance(part, dict) else {}
+    for key in sorted(recipe.keys() - known):
+        if recipe[key] not in (None, False):
+            _warn(f"{path}: {key} is unknown to this version, where it was {recipe[key]!r}")
+    return {
+        key: _as_words(value)
+        for key, value in recipe.items()
+        if key in known
+        and key not in NOT_REPEATED
+        and not key.endswith("_token")
+        and not (key in defaults and defaults[key] == value and key not in CHOSEN)
+    }
+
+
+def circumstances(splits: dict[str, huggingface_datasets.Dataset], arguments) -> dict:
+    """
+    Versions, machine and data, for `results.json`. Where the recipe is a `results.json`, a warning tells where the
+    last two differ. Called by every process; the main one looks at the data.
+    """
+    if arguments.process_index:
+        return {}
+    now = {"machine": machine(arguments), "data": describe_data(splits)}
+    if arguments.reproduces is not None:
+        warn_of_differences(*arguments.reproduces, now)
+    return {"versions": versions(), **now}
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on."""
+    modules = (modeling_dual_ssast, transformers, torch, np, sklearn)
+    return {"python": platform.python_version()} | {module.__name__: module.__version__ for module in modules}
+
+
+def machine(arguments) -> dict[str, str | int]:
+    """What sums in another order depend on: the device, its threads and the number of processes."""
+    is_gpu = arguments.device.type == "cuda"
+    device = torch.cuda.get_device_name(arguments.device) if is_gpu else arguments.device.type
+    return {"device": device, "threads": torch.get_num_threads(), "processes": arguments.world_size}
+
+
+def describe_data(splits: dict[str, huggingface_datasets.Dataset]) -> dict[str, dict]:
+    """
+    Split -> number of clips and their fingerprint: of file names without their folders, labels, sizes, and the first
+    and the last 64 KiB of each file. Another clip, order, label or recording changes it; another place does not.
+    """
+    files = {}  # many clips can be parts of one recording
+    described = {}
+    for split, data in splits.items():
+        digest = hashlib.sha256()
+        for example in data:
+            audio = audio_of(example)
+            source = audio["path"] if isinstance(audio, dict) and audio.get("bytes") is None else audio
+            if isinstance(source, str):
+                content = files.get(source) or files.setdefault(source, _file_fingerprint(source))
+            else:
+                content = _bytes_fingerprint(source["bytes"])
+            name = os.path.basename(audio_name(audio))
+            digest.update(json.dumps([name, example["label"], content], ensure_ascii=False).encode() + b"\n")
+        described[split] = {"clips": len(data), "sha256": digest.hexdigest()}
+    return described
+
+
+def warn_of_differences(path: str, then: dict, now: dict):
+    """One line per version, split or property of the machine that differs. then, now: entries of `results.json`"""
+    for section in now:
+        there, here = then.get(section) or {}, now[section]
+        for key in [*there, *(key for key in here if key not in there)] if there and here else ():
+            if there.get(key) == here.get(key):
+                continue
+            if section == "data":
+                clips = [side.get(key, {}).get("clips", 0) for side in (there, here)]
+                remark = f"of {clips[0]} clips, here of {clips[1]}" if clips[0] != clips[1] else "of other clips"
+                _warn(f"{path}: the {key} split was {remark}; the weights will differ")
+            else:
+                change = f"was {there.get(key)}, here it is {here.get(key)}"
+                _warn(f"{path}: {key} {change}; the weights may differ")
+
+
+def _warn(message: str):
+    """Once, also where several processes read the recipe."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(message)
+
+
+def _file_fingerprint(path: str) -> list | None:
+    """Size, and a hash of both ends; `None` of a file that cannot be read, which the training tells."""
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(ENDS_SIZE)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(len(beginning), size - ENDS_SIZE))
+            return [size, hashlib.sha256(beginning + file.read()).hexdigest()]
+    except OSError:
+        return None
+
+
+def _as_words(value):
+    """Lists in a list as JSON, as a command line would have them."""
+    if not isinstance(value, list):
+        return value
+    return [json.dumps(item) if isinstance(item, (list, dict)) else item for item in value]
+
+
+def _bytes_fingerprint(content: bytes) -> list:
+    """As `_file_fingerprint`, of a file that is in memory."""
+    beginning = content[:ENDS_SIZE]
+    end = content[max(len(beginning), len(content) - ENDS_SIZE) :]
+    return [len(content), hashlib.sha256(beginning + end).hexdigest()]

@@ -1,0 +1,1 @@
+"""The tasks classification, cross_validation and evaluation. `train.py` is where to begin."""

@@ -1,0 +1,184 @@
+"""
+Probabilities that are right as often as they say, and decisions on several labels: a temperature (Guo et al., *On
+Calibration of Modern Neural Networks*, ICML 2017) and a threshold per class, both chosen on the validation split.
+"""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from transformers import PretrainedConfig
+from transformers.utils import logging
+
+from modeling_dual_ssast.classifier_dual_ssast import probabilities_of_logits
+
+from ..data.labels import LabelSet
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+logger = logging.get_logger(__name__)
+
+MIN_CLIPS = 30  # of fewer, a temperature says more about the draw than about the model
+NUM_BINS = 15  # of equal width, as in Guo et al.
+TEMPERATURES = (0.05, 20.0)  # an optimum at a bound is none: all clips are right, or the model knows nothing
+THRESHOLDS = (np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).eps)
+
+
+def probabilities(logits: np.ndarray, problem_type: str, temperature: float = 1.0) -> np.ndarray:
+    """Softmax or sigmoid after the temperature, or the numbers themselves: (clips, labels) -> the same shape."""
+    tensor = torch.from_numpy(np.asarray(logits, dtype=np.float32))
+    return probabilities_of_logits(tensor, problem_type, temperature).numpy()
+
+
+def calibrate(config: PretrainedConfig, outcomes: dict, labels: LabelSet) -> dict | None:
+    """
+    Sets `temperature` and `decision_thresholds` of the configuration by the validation split.
+
+    Args:
+        outcomes: split -> Trainer's PredictionOutput, whose predictions are logits (clips, labels)
+
+    Returns:
+        what `results.json` says of it; `None` where there is nothing to calibrate, or not enough validation clips
+    """
+    if labels.problem_type == "regression" or "validation" not in outcomes:
+        return None
+    logits, targets = outcomes["validation"].predictions, outcomes["validation"].label_ids
+    if len(targets) < MIN_CLIPS:
+        logger.warning(f"{len(targets)} validation clips are too few to calibrate by; {MIN_CLIPS} are needed")
+        return None
+    config.calibration_temperature = fit_temperature(logits, targets, labels.problem_type)
+    if labels.problem_type == "multi_label_classification":
+        scores = probabilities(logits, labels.problem_type, config.calibration_temperature)
+        config.decision_thresholds = choose_thresholds(scores, targets > 0.5)
+    return describe_calibration(config, outcomes, labels)
+
+
+def describe_calibration(config: PretrainedConfig, outcomes: dict, labels: LabelSet) -> dict:
+    """What `results.json` says of the configuration's temperature and thresholds, arguments as of `calibrate`."""
+    report = {"temperature": config.calibration_temperature, "decision_thresholds": config.decision_thresholds}
+    for split, outcome in outcomes.items():
+        report[split] = {
+            name: calibration_scores(outcome.predictions, outcome.label_ids, labels.problem_type, temperature)
+            for name, temperature in (("before", 1.0), ("after", config.calibration_temperature))
+        }
+    return report
+
+
+def fit_temperature(logits: np.ndarray, targets: np.ndarray, problem_type: str) -> float:
+    """
+    The temperature with the lowest negative log-likelihood; 1.0 where none is lower, or the lowest is at a bound.
+
+    logits: (clips, labels); targets: (clips,) indices, or (clips, labels) of 0 and 1
+    """
+
+    def loss(log_temperature: float) -> float:
+        return negative_log_likelihood(logits, targets, problem_type, float(np.exp(log_temperature)))
+
+    # Convex in the inverse of the temperature, so that there is one minimum.
+    low, high = np.log(TEMPERATURES)
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    if found.x - low < 1e-3 or high - found.x < 1e-3:
+        logger.warning(
+            "No temperature suits the validation split: all clips are right or the model is no better than chance; "
+            "it stays 1"
+        )
+        return 1.0
+    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
+
+
+def choose_thresholds(scores: np.ndarray, targets: np.ndarray) -> list[float]:
+    """
+    Per class the threshold with the highest F1; of several the nearest to one half, which a class without positive
+    clips keeps. scores, targets (bool): (clips, labels)
+    """
+    return [
+        _best_threshold(scores[:, index].astype(np.float64), targets[:, index]) if targets[:, index].any() else 0.5
+        for index in range(scores.shape[1])
+    ]
+
+
+def _best_threshold(scores: np.ndarray, targets: np.ndarray) -> float:
+    """(clips,) each"""
+    edges = np.concatenate([[0.0], np.unique(scores)])  # what lies between two edges decides alike
+    below, above = edges[:-1], edges[1:]
+    candidates = np.where((below <= 0.5) & (above > 0.5), 0.5, (below + above) / 2).clip(*THRESHOLDS)
+
+    def count_above(values: np.ndarray) -> np.ndarray:
+        return len(values) - np.searchsorted(np.sort(values), candidates, side="right")
+
+    f1 = 2 * count_above(scores[targets]) / (count_above(scores) + targets.sum())
+    best = candidates[f1 == f1.max()]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
+def calibration_scores(logits: np.ndarray, targets: np.ndarray, problem_type: str, temperature: float) -> dict:
+    """
+    Expected calibration error, negative log-likelihood and Brier score at a temperature, and the bins of the
+    reliability diagram. With several labels per clip every label of every clip counts as one decision.
+    """
+    scores = probabilities(logits, problem_type, temperature)
+    if problem_type == "single_label_classification":
+        confidences, hits = scores.max(axis=1), scores.argmax(axis=1) == targets
+        brier = np.square(scores - np.eye(scores.shape[1])[targets]).sum(axis=1).mean()
+    else:
+        confidences, hits = scores.ravel(), targets.ravel() > 0.5
+        brier = np.square(confidences - hits).mean()
+    bins = reliability_bins(confidences, hits)
+    return {
+        "expected_calibration_error": expected_calibration_error(bins),
+        "negative_log_likelihood": negative_log_likelihood(logits, targets, problem_type, temperature),
+        "brier_score": float(brier),
+        "bins": bins,
+    }
+
+
+def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray, problem_type: str, temperature: float) -> float:
+    """Mean over the clips, and over the labels where a clip has several."""
+    logits = torch.from_numpy(np.asarray(logits, dtype=np.float64)) / temperature
+    if problem_type == "single_label_classification":
+        return float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(np.asarray(targets, dtype=np.int64))))
+    targets = torch.from_numpy(np.asarray(targets, dtype=np.float64))
+    return float(torch.nn.functional.binary_cross_entropy_with_logits(logits, targets))
+
+
+def reliability_bins(confidences: np.ndarray, hits: np.ndarray) -> dict[str, list]:
+    """Per bin of confidence: how many decisions are in it, their mean confidence, and the share that is right."""
+    index = np.clip(np.ceil(confidences * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    counts = np.bincount(index, minlength=NUM_BINS)
+    sums = (np.bincount(index, weights=values, minlength=NUM_BINS) for values in (confidences, hits))
+    confidence, accuracy = (total / np.maximum(counts, 1) for total in sums)
+    return {"count": counts.tolist(), "confidence": confidence.tolist(), "accuracy": accuracy.tolist()}
+
+
+def expected_calibration_error(bins: dict[str, list]) -> float:
+    """Mean distance of confidence and accuracy, weighted by the bins' decisions."""
+    distances = np.abs(np.subtract(bins["confidence"], bins["accuracy"]))
+    return float(np.average(distances, weights=bins["count"]))
+
+
+def plot_calibration(report: dict, split: str, labels: LabelSet, path: Path):
+    """The reliability diagram of a split before and after, and below how many decisions have each confidence."""
+    is_single = labels.problem_type == "single_label_classification"
+    figure, axes = pyplot.subplots(
+        2, 2, figsize=(9, 5.5), height_ratios=(3, 1), sharex=True, sharey="row", layout="constrained"
+    )
+    edges = np.linspace(0, 1, NUM_BINS + 1)
+    temperatures = {"before": 1.0, "after": report["temperature"]}
+    for (diagram, histogram), (name, temperature) in zip(axes.T, temperatures.items()):
+        scores = report[split][name]
+        bins = {key: np.asarray(values) for key, values in scores["bins"].items()}
+        filled = bins["count"] > 0
+        diagram.bar(edges[:-1][filled], bins["accuracy"][filled], width=1 / NUM_BINS, align="edge", edgecolor="white")
+        diagram.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1)
+        diagram.plot(bins["confidence"][filled], bins["accuracy"][filled], "o", color="tab:orange", markersize=4)
+        diagram.set_title(f"{name}: temperature {temperature:.3g}, ECE {scores['expected_calibration_error']:.3f}")
+        histogram.bar(edges[:-1], bins["count"], width=1 / NUM_BINS, align="edge", edgecolor="white")
+        histogram.set(xlim=(0, 1), xlabel="confidence" if is_single else "probability of a label")
+    axes[0, 0].set(ylim=(0, 1), ylabel="share that is right" if is_single else "share that has the label")
+    axes[1, 0].set_ylabel("clips" if is_single else "decisions")
+    figure.suptitle(f"reliability on the {split} split")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,80 @@
+"""The task `evaluation`: how good a finished classifier is on labelled clips, without training."""
+
+from ..base import reproduction
+from ..base.inference import labels_of, load_classifier
+from ..base.loading import choose_windows
+from ..base.trainer import ClassificationTrainer
+from ..data.dataset import ClipDataset, Collator
+from ..data.screening import screen
+from ..data.splits import load_test_split, sample_splits
+from ..errors import InputError
+from ..recipe import (
+    EvaluationArguments,
+    EvaluationDataArguments,
+    TrainingArguments,
+    TuningArguments,
+    check_output_folder,
+)
+from . import report
+from .train import metric_function
+
+# Of the data: what the model has itself, and what only a training has.
+FOREIGN = (
+    "mean", "std", "problem_type", "compute_statistics", "streaming", "train_file", "validation_file",
+    "max_train_clips",
+)  # fmt: skip
+
+
+def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments):
+    """
+    Scores the clips and writes the output folder.
+
+    Raises:
+        InputError: bad input, told before the clips are heard wherever it can be known by then.
+    """
+    refuse(data_arguments)
+    name = arguments.model_name_or_path
+    if name is None:
+        raise InputError("model_name_or_path: is not set; name the classifier")
+    settings = TrainingArguments(
+        output_dir=arguments.output_dir,
+        eval_strategy="no",
+        save_strategy="no",
+        overwrite=arguments.overwrite,
+        per_device_eval_batch_size=arguments.per_device_eval_batch_size,
+        dataloader_num_workers=arguments.dataloader_num_workers,
+        html_report=arguments.html_report,
+        report_clips=arguments.report_clips,
+    )
+    check_output_folder(settings)
+    model, extractor = load_classifier(name, arguments.model_revision)
+    labels = labels_of(name, model.config)
+    model.config.problem_type = labels.problem_type  # of a model that does not say it
+    splits = screen({"test": load_test_split(data_arguments)}, data_arguments, arguments.output_dir)
+    splits = sample_splits(splits, data_arguments, seed=0)
+    windows = choose_windows(model.base_model, extractor, data_arguments)
+    dataset = ClipDataset(splits["test"], extractor, labels, windows=windows)
+    dataset.check_labels()
+    circumstances = reproduction.circumstances(splits, settings)
+    trainer = ClassificationTrainer(
+        model=model,
+        args=settings,
+        data_collator=Collator(extractor),
+        processing_class=extractor,
+        compute_metrics=metric_function(labels.problem_type, model.config),
+        tuning=TuningArguments(),
+    )
+    outcome = trainer.predict(dataset, metric_key_prefix="test")
+    if trainer.is_world_process_zero():
+        recipe = {"task": "evaluation"} | report.describe_recipe(data_arguments, arguments)
+        report.write_evaluation(trainer, dataset, labels, outcome, recipe, circumstances)
+
+
+def refuse(data_arguments: EvaluationDataArguments):
+    """
+    Raises:
+        InputError: a setting that belongs to a training.
+    """
+    for key in FOREIGN:
+        if getattr(data_arguments, key):
+            raise InputError(f"{key}: has no place in an evaluation, where the model is finished; leave it out")

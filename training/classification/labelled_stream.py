@@ -1,0 +1,204 @@
+"""
+Labelled clips of streamed data sets, which train without a download: shuffled through a buffer, dealt out to processes
+and data-loader workers without duplicates or gaps, and taken up where a stopped run was.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
+
+from ..data.audio import audio_name, datasets_without_torchcodec
+from ..data.clip_stream import ORDER, ClipStream, StreamCallback, clips_per_step, try_to_read
+from ..data.dataset import ClipDataset
+from ..data.labels import read_label_file, rename_labels, sort_key
+from ..data.sources import Columns, choose_label_column, choose_split, label_reader, load_stored
+from ..data.unlabelled_sources import UNREADABLE_CLIPS, StreamedClips, UnreadableLog
+from ..errors import InputError
+from ..recipe import DataArguments, TrainingArguments
+
+STATISTICS_CLIPS = 1000  # clips on which `compute_statistics` computes
+MOST_EVALUATED = 100_000  # clips of a validation or test split, which stay in memory, undecoded
+
+
+class LabelledStream(StreamedClips):
+    """
+    A streamed split. Its clips have `label` (a text, or a list of texts) beside `path` and `bytes`, and `start` and
+    `end` where they are parts of recordings.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: datasets.IterableDataset,
+        columns: Columns,
+        names: dict[str, str] | None = None,
+        shuffle_buffer: int = 1000,
+    ):
+        with datasets_without_torchcodec():  # the features of JSON lines are known after the first only
+            features = data.features or dict.fromkeys(next(iter(data), {}))
+        column = choose_label_column(name, features, columns.label)
+        times = {"start": columns.start, "end": columns.end}
+        others = {"label": column} | {key: value for key, value in times.items() if value is not None}
+        super().__init__(name, data, columns.audio, shuffle_buffer, others)
+        self._feature = features[column]
+        self._read_label = label_reader(name, self._feature, columns.separator)
+        self._names = names or {}
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes, where the data set knows them before it is read."""
+        names = getattr(getattr(self._feature, "feature", self._feature), "names", None)
+        return None if names is None else tuple(sorted(names, key=sort_key))
+
+    def _read(self, shard: datasets.IterableDataset) -> Iterator[dict]:
+        for clip in super()._read(shard):
+            label = self._read_label(clip["label"])
+            if label is None:
+                raise InputError(f"{self.name}: {audio_name(clip)} has no label; name another split or label column")
+            yield clip | {"label": rename_labels(label, self._names)}
+
+
+class LabelledClipStream(ClipStream):
+    """
+    The endless sequence of training examples, or one process's share of it.
+
+    Args:
+        stream: the clips
+        template: makes an example of a clip; its own clips are not looked at
+
+    Raises:
+        InputError: while iterating, a label outside the label set, or unreadable clips: the first, or too many.
+    """
+
+    def __init__(
+        self, stream: LabelledStream, template: ClipDataset, data_arguments: DataArguments, arguments: TrainingArguments
+    ):
+        super().__init__(
+            [stream],
+            None,
+            None,
+            template.feature_extractor.sampling_rate,
+            arguments.seed,
+            arguments.train_batch_size,
+            UnreadableLog(Path(arguments.output_dir) / UNREADABLE_CLIPS),
+            num_processes=arguments.world_size,
+            process_index=arguments.process_index,
+            max_unreadable_share=data_arguments.max_unreadable_share,
+        )
+        self.template = template
+        self.skips_unreadable = data_arguments.on_bad_audio == "skip"
+        self.epoch_steps = arguments.epoch_steps
+        self.windows = None  # of the evaluations
+        self.num_clips = arguments.max_steps * clips_per_step(arguments)  # that will be heard
+
+    @property
+    def feature_extractor(self):
+        return self.template.feature_extractor
+
+    @feature_extractor.setter
+    def feature_extractor(self, extractor):
+        self.template.feature_extractor = extractor
+
+    def check_labels(self):
+        """Of clips that were not read yet nothing is known."""
+
+    def callback(self) -> TrainerCallback:
+        return StreamCallback(self, self.epoch_steps)
+
+    def example(self, waveform: np.ndarray, rng: np.random.Generator, clip: dict) -> dict:
+        label = self.template.labels.encode(clip["label"], audio_name(clip))
+        return self.template.training_example(waveform, label, rng)
+
+    def on_unreadable(self, name: str, reason: str):
+        if not self.skips_unreadable:
+            raise InputError(f"{name}: {reason}; or set on_bad_audio to skip")
+
+    def waveforms(self) -> Iterator[np.ndarray]:
+        """Of some clips, for the statistics of their features."""
+        (stream,) = self.clips
+        clips = itertools.islice(stream.shuffled(np.random.default_rng((self.seed, ORDER, 0, 0))), STATISTICS_CLIPS)
+        for index, clip in enumerate(clips):
+            waveform, _ = try_to_read(clip, stream.name_of(index, clip), self.sampling_rate, self.log)
+            if waveform is not None:
+                yield waveform
+
+
+def open_streams(arguments: DataArguments) -> dict[str, LabelledStream | datasets.Dataset]:
+    """
+    The splits that the recipe names: `train` as a stream; `validation` and `test`, if they are given, read at once and
+    kept undecoded.
+
+    Raises:
+        InputError: the data set cannot be had, or is a table or a folder, which need no streaming.
+    """
+    if arguments.train_file:
+        raise InputError("streaming: tables name files that are here already; leave it out")
+    name = arguments.dataset_name
+    available = load_stored(name, arguments.dataset_config_name, arguments.dataset_revision, streaming=True)
+    columns = Columns(
+        arguments.audio_column,
+        arguments.label_column,
+        arguments.label_separator,
+        start=arguments.start_column,
+        end=arguments.end_column,
+    )
+    names = read_label_file(Path(arguments.label_file)) if arguments.label_file else {}
+    wanted = {"train": arguments.train_split, "validation": arguments.validation_split, "test": arguments.test_split}
+    chosen = {kind: choose_split(name, available, kind, split) for kind, split in wanted.items()}
+    if chosen["train"] is None:
+        raise InputError(f"{name}: no split 'train'; set train_split to one of {', '.join(available)}")
+    streams = {
+        kind: LabelledStream(f"{name}[{split}]", available[split], columns, names, arguments.shuffle_buffer)
+        for kind, split in chosen.items()
+        if split is not None
+    }
+    return {kind: stream if kind == "train" else read_whole(stream) for kind, stream in streams.items()}
+
+
+def read_whole(stream: LabelledStream) -> datasets.Dataset:
+    """A split with the columns of `sources`, in its own order."""
+    rows = list(itertools.islice(stream.in_order(), MOST_EVALUATED + 1))
+    if not rows or len(rows) > MOST_EVALUATED:
+        number = "no" if not rows else f"more than {MOST_EVALUATED}"
+        raise InputError(f"{stream.name}: holds {number} clips, which cannot be evaluated; name another split")
+    columns = {"audio": [{"path": row["path"], "bytes": row["bytes"]} for row in rows]}
+    columns |= {name: [row[name] for row in rows] for name in stream.others}
+    return datasets.Dataset.from_dict(columns)
+
+
+def check_streaming(data_arguments: DataArguments, augmentation, tuning, arguments: TrainingArguments):
+    """
+    Fills in the numbers of steps, since a stream has no end.
+
+    Raises:
+        InputError: a setting that needs all clips at once.
+    """
+    if augmentation.mixup_rate:
+        raise InputError("mixup_rate: streamed clips cannot be mixed with others that are not there yet; set 0")
+    for name in ("max_train_clips", "max_eval_clips"):
+        if getattr(data_arguments, name) is not None:
+            raise InputError(f"{name}: a stream is heard step by step; set max_steps instead")
+    for name, value, plain in (
+        ("sampler", tuning.sampler, "uniform"),
+        ("class_weights", tuning.class_weights, "none"),
+        ("train_sampling_strategy", arguments.train_sampling_strategy, "random"),
+    ):
+        if value != plain:
+            raise InputError(f"{name}: {value} needs all clips, which a stream has not; set {plain}")
+    if tuning.average_from_epoch is not None:
+        raise InputError("average_from_epoch: a stream has no epochs that end; set ema_decay instead")
+    if arguments.epoch_steps is None and arguments.max_steps <= 0:
+        raise InputError("epoch_steps: is not set, and a stream has no known end; say how many steps count as an epoch")
+    if arguments.max_steps <= 0:
+        arguments.max_steps = math.ceil(arguments.num_train_epochs * arguments.epoch_steps)
+    arguments.epoch_steps = arguments.epoch_steps or arguments.max_steps
+    arguments.ignore_data_skip = True  # the stream itself jumps to the place of a resumption
+    for kind in ("eval", "save", "logging"):
+        if getattr(arguments, f"{kind}_strategy") == "epoch":
+            setattr(arguments, f"{kind}_strategy", IntervalStrategy.STEPS)
+            setattr(arguments, f"{kind}_steps", arguments.epoch_steps)

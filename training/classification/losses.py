@@ -1,0 +1,79 @@
+"""The loss of the training where classes are rare or clips are easy; evaluations keep the model's own."""
+
+import torch
+from torch import nn
+
+from ..data.labels import LabelSet
+from ..errors import InputError
+from ..recipe import TuningArguments
+from .samplers import class_weights, positive_weights
+
+
+class TrainingLoss:
+    """
+    Cross-entropy with class weights, or the focal loss (Lin et al., ICCV 2017, equations 4 and 5): a clip counts
+    (1 - p) ** gamma, p being the probability of what is true. Of several labels each is a binary problem.
+
+    With `is_binary` the classes of one label per clip are binary problems too, as SSAST trains Speech Commands.
+
+    Soft labels are mixtures of the losses of hard ones. The mean is over clips and not over weights, so that batches,
+    accumulated steps and processes count alike.
+
+    Args:
+        label_smoothing: as in `torch.nn.functional.cross_entropy`; of one label only
+        weights: (labels,), of the classes or of the positives of each label; `None` for ones
+        gamma: 0 for the cross-entropy
+    """
+
+    def __init__(
+        self,
+        problem_type: str,
+        label_smoothing: float,
+        weights: torch.Tensor | None,
+        gamma: float,
+        is_binary: bool = False,
+    ):
+        self.is_single = problem_type == "single_label_classification"
+        self.is_binary = is_binary or not self.is_single
+        self.label_smoothing = label_smoothing
+        self.weights = weights
+        self.gamma = gamma
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits: (batch, labels); labels: classes (batch,), or (batch, labels) -> scalar, in float32"""
+        logits, labels = logits.float(), labels.to(logits.device)
+        weights = 1.0 if self.weights is None else self.weights.to(logits.device)
+        if self.is_single:
+            labels = nn.functional.one_hot(labels.long(), logits.shape[1]) if labels.ndim == 1 else labels
+            labels = (1 - self.label_smoothing) * labels.float() + self.label_smoothing / logits.shape[1]
+        if self.is_binary:
+            labels, log_odds = labels.float(), nn.functional.logsigmoid
+            positive = weights * labels * self._focus(1 - logits.sigmoid()) * log_odds(logits)
+            return -(positive + (1 - labels) * self._focus(logits.sigmoid()) * log_odds(-logits)).mean()
+        log_probabilities = logits.log_softmax(dim=-1)
+        focus = self._focus(1 - log_probabilities.exp())
+        return -(weights * labels * focus * log_probabilities).sum(dim=-1).mean()
+
+    def _focus(self, distance: torch.Tensor) -> torch.Tensor | float:
+        # Below 1 the power has no derivative at zero, where float32 arrives.
+        return distance.clamp(min=1e-7) ** self.gamma if self.gamma else 1.0
+
+
+def training_loss(tuning: TuningArguments, labels: LabelSet, dataset, label_smoothing: float) -> TrainingLoss | None:
+    """
+    The loss that the recipe asks for; `None` for the model's own.
+
+    Raises:
+        InputError: class weights or a focal loss of a regression.
+    """
+    gamma = tuning.focal_gamma if tuning.loss == "focal" else 0.0
+    if tuning.loss == "cross_entropy" and tuning.class_weights == "none":
+        return None
+    if labels.problem_type == "regression":
+        name = "class_weights" if tuning.loss == "cross_entropy" else "loss"
+        raise InputError(f"{name}: {getattr(tuning, name)} needs classes, which a regression has not; leave it out")
+    weights = None
+    if tuning.class_weights == "balanced":
+        compute = class_weights if labels.problem_type == "single_label_classification" else positive_weights
+        weights = torch.from_numpy(compute(dataset.label_matrix()))
+    return TrainingLoss(labels.problem_type, label_smoothing, weights, gamma, tuning.loss == "binary_cross_entropy")

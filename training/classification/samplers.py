@@ -1,0 +1,126 @@
+"""In which order the training clips are heard, and how much a class counts."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+
+from ..data.dataset import ClipDataset
+from ..data.labels import LabelSet
+from ..errors import InputError
+from ..recipe import TrainingArguments, TuningArguments
+
+BLUR = 0.05
+POOL_STEPS = 50
+
+
+class ClipSampler(torch.utils.data.Sampler):
+    """
+    The clips of an epoch, drawn by seed and epoch alone: the same for every process, any number of workers, and after a
+    resumption.
+
+    Args:
+        num_clips: of the data set, and of an epoch
+        epoch: the data set's, in memory that the training loop writes
+        weights: (clips,) each clip is drawn, with replacement, as often as its weight says; `None`: each once
+        lengths: (clips,) clips of about the same length share a batch; `None`: they meet by chance
+        group_size: clips of a step of the optimiser, of all processes together
+    """
+
+    def __init__(
+        self,
+        num_clips: int,
+        seed: int,
+        epoch: torch.Tensor,
+        weights: np.ndarray | None = None,
+        lengths: list[int] | None = None,
+        group_size: int = 1,
+    ):
+        self.num_clips = num_clips
+        self.seed = seed
+        self.epoch = epoch
+        self.weights = weights
+        self.lengths = lengths
+        self.group_size = group_size
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng((self.seed, int(self.epoch)))
+        if self.weights is None:
+            drawn = rng.permutation(self.num_clips)
+        else:
+            drawn = rng.choice(self.num_clips, self.num_clips, p=self.weights / self.weights.sum())
+        return iter((drawn if self.lengths is None else self._grouped(drawn, rng)).tolist())
+
+    def _grouped(self, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """
+        Transformers sorts a few large groups, which leaves a small data set 10 % of padding, and hears the longest
+        clips first. Here all are sorted (of a large data set 50 steps at a time) by lengths that are off by up to
+        5 %, so that other clips meet in the next epoch, and the steps are shuffled.
+        """
+        blurred = np.asarray(self.lengths)[drawn] * rng.uniform(1 - BLUR, 1 + BLUR, len(drawn))
+        pools = np.arange(len(drawn)) // (POOL_STEPS * self.group_size)
+        drawn = drawn[np.lexsort((-blurred, pools))]
+        steps = [drawn[first : first + self.group_size] for first in range(0, len(drawn), self.group_size)]
+        last = [steps.pop()] if len(steps[-1]) < self.group_size else []  # in the middle it would shift all others
+        return np.concatenate([steps[index] for index in rng.permutation(len(steps))] + last)
+
+
+def make_sampler(
+    tuning: TuningArguments, labels: LabelSet, dataset: ClipDataset, arguments: TrainingArguments
+) -> ClipSampler | None:
+    """
+    The sampler that the recipe asks for; `None` for Transformers' own.
+
+    Raises:
+        InputError: balanced classes of a regression, or in an order of Transformers'.
+    """
+    balances, strategy = tuning.sampler == "balanced", arguments.train_sampling_strategy
+    if balances and labels.problem_type == "regression":
+        raise InputError("sampler: balanced needs classes, which a regression has not; leave it out")
+    if balances and strategy not in ("random", "group_by_length"):
+        raise InputError(f"sampler: balanced draws by chance, but train_sampling_strategy is {strategy}; set random")
+    if not balances and strategy != "group_by_length":
+        return None
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    weights = clip_weights(dataset.label_matrix()) if balances else None
+    lengths = dataset.num_samples() if strategy == "group_by_length" else None
+    group_size = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    return ClipSampler(len(dataset), seed, dataset.epoch, weights, lengths, group_size)
+
+
+def class_weights(matrix: np.ndarray) -> np.ndarray:
+    """
+    scikit-learn's balanced class weights, clips / (classes * clips of the class), of one label per clip; 1 for a class
+    without clips. (clips, labels) -> float32 (labels,)
+    """
+    classes = matrix.argmax(axis=1)
+    present = np.unique(classes)
+    weights = np.ones(matrix.shape[1], dtype=np.float32)
+    weights[present] = compute_class_weight("balanced", classes=present, y=classes)
+    return weights
+
+
+def positive_weights(matrix: np.ndarray) -> np.ndarray:
+    """
+    How much more a label counts where it is there than where it is not: negatives / positives, the ratio of its two
+    balanced class weights; 1 for a label that no clip or every clip has. (clips, labels) -> float32 (labels,)
+    """
+    positives = matrix.sum(axis=0)
+    negatives = len(matrix) - positives
+    is_divided = (positives > 0) & (negatives > 0)
+    return np.where(is_divided, negatives / np.maximum(positives, 1), 1.0).astype(np.float32)
+
+
+def clip_weights(matrix: np.ndarray) -> np.ndarray:
+    """
+    How often a clip is drawn where classes are balanced: the sum over its labels of 1 / clips with the label (PSLA,
+    Gong et al., TASLP 2021). To have no label counts as a label. (clips, labels) -> float64 (clips,)
+    """
+    weights = np.zeros(len(matrix))
+    for has_label in [*np.transpose(matrix), ~np.any(matrix, axis=1)]:  # a label at a time: the matrix may be large
+        weights += has_label / max(np.sum(has_label), 1)
+    return weights

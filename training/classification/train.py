@@ -1,0 +1,307 @@
+"""The task `classification`: fine-tunes any model, or trains a Dual SSAST from random weights, and reports on it."""
+
+import dataclasses
+import time
+import uuid
+from pathlib import Path
+
+import evaluate
+import numpy as np
+from transformers import (
+    AutoModelForAudioClassification,
+    EvalPrediction,
+    PretrainedConfig,
+    PreTrainedModel,
+    set_seed,
+)
+from transformers.utils import logging
+
+from modeling_dual_ssast import DualSSASTConfig
+from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeatureExtractor
+
+from ..base import reproduction
+from ..base.loading import (
+    check_same_run,
+    check_weights,
+    choose_windows,
+    compute_statistics,
+    config_changes,
+    load_config,
+    load_feature_extractor,
+    mismatched,
+)
+from ..base.pushes import check_hub
+from ..base.trainer import ClassificationTrainer, early_stopping
+from ..data.augmentation import AugmentationArguments
+from ..data.dataset import ClipDataset, Collator
+from ..data.labels import LabelSet, find_labels, read_label_file
+from ..data.screening import screen
+from ..data.splits import complete_splits, load_splits, sample_splits, warn_of_repeats
+from ..errors import InputError
+from ..recipe import DataArguments, ModelArguments, TrainingArguments, TuningArguments, check_output_folder
+from . import report as reporting
+from .calibration import calibrate, probabilities
+from .labelled_stream import LabelledClipStream, LabelledStream, check_streaming, open_streams
+from .losses import training_loss
+from .samplers import make_sampler
+from .tuning import check_same_tuning, prepare
+
+logger = logging.get_logger(__name__)
+
+# What a checkpoint may lack: what fuses layers, and classifiers.
+NEW_WEIGHTS = (
+    "classifier.", "dual_ssast.fusion.", "composed_classifier.", "audioset_classifier.", "panns_cnn14.embedding.",
+)  # fmt: skip
+METRICS = Path(__file__).parent.parent / "metrics" / "audio_classification"
+# The metrics of each kind of problem and whether more is better; the first one chooses the best checkpoint.
+DIRECTIONS = {
+    "single_label_classification": {"accuracy": True, "unweighted_average_recall": True, "macro_f1": True},
+    "multi_label_classification": {
+        "mean_average_precision": True,
+        "mean_auc": True,
+        "d_prime": True,
+        "micro_f1": True,
+        "macro_f1": True,
+    },
+    "regression": {"mean_squared_error": False, "mean_absolute_error": False, "r2": True},
+}
+
+
+def run(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    augmentation: AugmentationArguments,
+    tuning: TuningArguments,
+    arguments: TrainingArguments,
+    *,
+    splits: dict | None = None,
+    label_names: tuple[str, ...] | None = None,
+):
+    """
+    Trains, evaluates and writes the output folder.
+
+    Args:
+        splits: split -> examples, instead of those that the recipe names
+        label_names: the classes in their order, instead of those of the training split
+
+    Raises:
+        InputError: bad input, told before training starts wherever it can be known by then.
+    """
+    checkpoint = check_output_folder(arguments)
+    check_hub(arguments)
+    set_seed(arguments.seed)
+    stored_config = load_config(model_arguments)
+    extractor = load_feature_extractor(model_arguments, data_arguments)
+    if data_arguments.streaming:
+        check_streaming(data_arguments, augmentation, tuning, arguments)
+        splits = open_streams(data_arguments)
+        labels = choose_streamed_labels(splits["train"], data_arguments, stored_config)
+    else:
+        splits, labels = open_splits(splits, label_names, data_arguments, stored_config, arguments)
+    datasets = {
+        split: ClipDataset(data, extractor, labels, augmentation if split == "train" else None, arguments.seed)
+        for split, data in splits.items()
+    }
+    if data_arguments.streaming:
+        datasets["train"] = LabelledClipStream(splits.pop("train"), datasets["train"], data_arguments, arguments)
+    for dataset in datasets.values():  # a label outside the label set is told now, not after the first epoch
+        dataset.check_labels()
+    model = load_model(model_arguments, stored_config, labels)
+    if data_arguments.compute_statistics:
+        extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)
+        for dataset in datasets.values():
+            dataset.feature_extractor = extractor
+    model.config.padding_value = extractor.padding_value
+    windows = choose_windows(model.base_model, extractor, data_arguments)
+    for dataset in datasets.values():
+        dataset.windows = windows
+    if checkpoint is not None:
+        check_same_run(checkpoint, model.config)
+        check_same_tuning(checkpoint, tuning)
+    circumstances = reproduction.circumstances(splits, arguments)
+    starting_weights = reporting.layer_weights(model)
+    trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)
+    if checkpoint is None:
+        trainer.remove_checkpoints()
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - started
+    outcomes = {
+        split: trainer.predict(datasets[split], metric_key_prefix=split)
+        for split in ("validation", "test")
+        if split in datasets
+    }
+    calibration = calibrate(model.config, outcomes, labels) if arguments.calibrate else None
+    if calibration is not None:  # the metrics of decisions are others with thresholds
+        for split, outcome in outcomes.items():
+            metrics = trainer.compute_metrics(EvalPrediction(outcome.predictions, outcome.label_ids))
+            outcome.metrics.update({f"{split}_{name}": value for name, value in metrics.items()})
+    recipe = {"task": "classification"} | reporting.describe_recipe(
+        model_arguments, data_arguments, augmentation, tuning
+    )
+    recipe["TrainingArguments"] = arguments.to_dict()
+    reporting.write_outputs(
+        trainer, datasets, labels, outcomes, recipe, seconds, starting_weights, circumstances, calibration
+    )
+    trainer.push_to_hub()
+
+
+def open_splits(
+    splits: dict | None, label_names, data_arguments: DataArguments, stored_config, arguments: TrainingArguments
+) -> tuple[dict, LabelSet]:
+    """Readable clips in all splits that there are to be, and the label set; arguments as of `run`."""
+    if splits is None:
+        splits = load_splits(data_arguments)
+        warn_of_repeats(splits)
+    splits = screen(splits, data_arguments, arguments.output_dir)
+    labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
+    is_single = labels.problem_type == "single_label_classification"
+    splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
+    return sample_splits(splits, data_arguments, arguments.seed), labels
+
+
+def choose_labels(
+    training_labels: list, data_arguments: DataArguments, stored_config, names: tuple[str, ...] | None = None
+) -> LabelSet:
+    """The label set, in the order of a label file or of a fine-tuned checkpoint that has the same classes."""
+    if data_arguments.label_file:
+        names = tuple(read_label_file(Path(data_arguments.label_file)).values())
+    labels = find_labels(training_labels, data_arguments.problem_type, names)
+    if stored_config is not None and set(stored_config.id2label.values()) == set(labels.names):
+        stored = tuple(stored_config.id2label[index] for index in range(len(labels.names)))
+        return LabelSet(stored, labels.problem_type)
+    return labels
+
+
+def choose_streamed_labels(stream: LabelledStream, data_arguments: DataArguments, stored_config) -> LabelSet:
+    """
+    The label set of clips that were not read yet: of a label file, of the data set's own description, or of a
+    checkpoint that was fine-tuned for it.
+
+    Raises:
+        InputError: none of them knows the classes.
+    """
+    names = stream.class_names()
+    if names is None and not data_arguments.label_file and data_arguments.problem_type != "regression":
+        if stored_config is None or stored_config.label2id == PretrainedConfig().label2id:
+            raise InputError(
+                f"label_file: is not set, and the stream {stream.name} does not know its classes before it is read; "
+                "name a file with a class per line"
+            )
+        names = tuple(stored_config.id2label[index] for index in range(stored_config.num_labels))
+    problem_type = data_arguments.problem_type or "single_label_classification"
+    known = list(read_label_file(Path(data_arguments.label_file)).values()) if data_arguments.label_file else names
+    labels = [[name] for name in known or ()]
+    return choose_labels(labels, dataclasses.replace(data_arguments, problem_type=problem_type), stored_config)
+
+
+def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet) -> PreTrainedModel:
+    """The classifier: the checkpoint's weights with the recipe's changes, or a Dual SSAST with random weights."""
+    config = DualSSASTConfig() if stored_config is None else stored_config
+    overrides = config_changes(model_arguments, config) | {
+        "id2label": labels.id2label,
+        "label2id": labels.label2id,
+        "problem_type": labels.problem_type,
+        "calibration_temperature": 1.0,  # what was calibrated before the fine-tuning is not calibrated after it
+        "decision_thresholds": None,
+    }
+    try:
+        if stored_config is None:
+            attention = overrides.pop("attn_implementation", None)
+            return AutoModelForAudioClassification.from_config(
+                DualSSASTConfig(**overrides), **({"attn_implementation": attention} if attention else {})
+            )
+        model, report = AutoModelForAudioClassification.from_pretrained(
+            model_arguments.model_name_or_path,
+            revision=model_arguments.model_revision,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **overrides,
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"model: {error}") from error
+    new = mismatched(report) | set(report["missing_keys"])
+    check_weights(model_arguments, {key for key in new if not key.startswith(NEW_WEIGHTS)})
+    if getattr(stored_config, "fused_layers", None) != model.config.fused_layers and hasattr(
+        model.base_model, "fusion"
+    ):
+        model.base_model.reset_fusion()  # what was learned of other layers
+    if stored_config.id2label != labels.id2label and not new:  # as many classes, but others
+        logger.warning("The checkpoint's classifier knows other classes: a new one takes its place.")
+        model.reset_classifier()
+    return model
+
+
+def make_trainer(
+    model: PreTrainedModel,
+    extractor: SpectrogramFeatureExtractor,
+    datasets: dict[str, ClipDataset],
+    labels: LabelSet,
+    tuning: TuningArguments,
+    arguments: TrainingArguments,
+) -> ClassificationTrainer:
+    """
+    The trainer with metrics, model selection and early stopping, of what the recipe trains.
+
+    Raises:
+        InputError: settings that do not fit the model or the labels.
+    """
+    if arguments.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise InputError(
+            f"gradient_checkpointing: a {model.config.model_type} model has none; leave it out, or take smaller "
+            "batches and more gradient_accumulation_steps"
+        )
+    if "validation" not in datasets:
+        arguments.eval_strategy, arguments.eval_on_start, arguments.load_best_model_at_end = "no", False, False
+    choose_metric(arguments, labels.problem_type)
+    return ClassificationTrainer(
+        model=prepare(model, tuning),
+        args=arguments,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("validation"),
+        data_collator=Collator(extractor),
+        processing_class=extractor,
+        compute_metrics=metric_function(labels.problem_type, model.config),
+        callbacks=[datasets["train"].callback(), *early_stopping(arguments)],
+        tuning=tuning,
+        training_loss=training_loss(tuning, labels, datasets["train"], model.config.label_smoothing),
+        sampler=make_sampler(tuning, labels, datasets["train"], arguments),
+    )
+
+
+def choose_metric(arguments: TrainingArguments, problem_type: str):
+    """
+    Sets which metric chooses the best checkpoint, and whether more of it is better.
+
+    Raises:
+        InputError: a metric that this kind of problem does not have.
+    """
+    directions = DIRECTIONS[problem_type] | {"loss": False}
+    name = (arguments.chosen_metric or next(iter(directions))).removeprefix("eval_")
+    if name not in directions:
+        raise InputError(f"metric_for_best_model: {name!r} is unknown; known are {', '.join(directions)}")
+    direction = arguments.chosen_direction
+    arguments.metric_for_best_model = name
+    arguments.greater_is_better = directions[name] if direction is None else direction
+
+
+def metric_function(problem_type: str, config):
+    """What Trainer calls with the logits and labels of a whole split, to be decided on as the configuration says."""
+    metric = evaluate.load(str(METRICS), problem_type, experiment_id=uuid.uuid4().hex, keep_in_memory=True)
+
+    def compute(prediction) -> dict[str, float]:
+        return metric.compute(
+            predictions=predictions_from_logits(prediction.predictions, problem_type, config.calibration_temperature),
+            references=prediction.label_ids,
+            thresholds=config.decision_thresholds,
+        )
+
+    return compute
+
+
+def predictions_from_logits(logits: np.ndarray, problem_type: str, temperature: float) -> np.ndarray:
+    """(clips, labels) -> what the metric expects: class indices, scores per class, or numbers."""
+    if problem_type == "single_label_classification":
+        return logits.argmax(axis=-1)
+    is_multi = problem_type == "multi_label_classification"
+    return probabilities(logits, problem_type, temperature) if is_multi else logits[:, 0]

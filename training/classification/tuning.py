@@ -1,0 +1,270 @@
+"""What of a classifier is trained: frozen blocks, learning rates by depth, LoRA, and averaged weights."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import PreTrainedModel, TrainerCallback
+
+from modeling_dual_ssast import PannsCnn14Model, VGGishModel
+
+from ..errors import InputError
+from ..recipe import TuningArguments
+
+ADAPTER = "adapter"
+LORA_TARGETS = ("q_proj", "v_proj")  # as in the paper (Hu et al., ICLR 2022)
+TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"  # beside the averaged ones of a checkpoint
+TUNING_NAME = "tuning.json"
+EPOCH_TOLERANCE = 1e-6  # Trainer counts epochs in fractions
+
+
+def encoder_stages(encoder: PreTrainedModel) -> list[nn.Module]:
+    """The embedding, empty where there is none, and the blocks in use, in the order in which a clip passes them."""
+    if isinstance(encoder, PannsCnn14Model):
+        return [encoder.bn0, *encoder.blocks[: encoder.used_blocks[-1]]]
+    if isinstance(encoder, VGGishModel):
+        layers = [*encoder.features, *encoder.fc][: encoder.config.fused_layers[-1] + 1]
+        return [nn.Sequential(), *(layer for layer in layers if list(layer.parameters()))]
+    return [encoder.embeddings, *encoder.layers[: max(encoder.config.fused_layers)]]
+
+
+def head_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """What is trained whatever is frozen: the classifier, and what is learned of the fused layers."""
+    fusion = getattr(model.base_model, "fusion", None)
+    learned = fusion is not None and list(fusion.parameters())
+    return [model.classifier, fusion] if learned else [model.classifier]
+
+
+def prepare(model: PreTrainedModel, tuning: TuningArguments) -> nn.Module:
+    """
+    Freezes what the recipe says, and adds the adapter that it asks for, in a `PeftModel`.
+
+    Raises:
+        InputError: more blocks than there are, or an adapter that cannot be.
+    """
+    stages = encoder_stages(model.base_model)
+    if tuning.freeze_layers >= len(stages):
+        raise InputError(
+            f"freeze_layers: {tuning.freeze_layers} are more than the {len(stages) - 1} blocks in use; set fewer, or "
+            "freeze_encoder"
+        )
+    num_frozen = tuning.freeze_layers + 1 if tuning.freeze_layers else 0  # the embedding among them
+    if tuning.lora_rank:
+        return add_lora(model, stages[num_frozen:], tuning)
+    for module in [model.base_model] if tuning.freeze_encoder else stages[:num_frozen]:
+        module.requires_grad_(False)
+    for module in head_modules(model):
+        module.requires_grad_(True)
+    return model
+
+
+def add_lora(model: PreTrainedModel, stages: list[nn.Module], tuning: TuningArguments) -> nn.Module:
+    """
+    The model with trainable low-rank updates in some blocks (LoRA), as PEFT has them; all else but the head is frozen.
+
+    Raises:
+        InputError: PEFT is missing, the encoder is random, or no layer is called as the recipe says.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise InputError("lora_rank: needs the package peft, which is not installed; pip install peft") from None
+    if not model.name_or_path:
+        raise InputError("lora_rank: an adapter needs the checkpoint that it adapts; set model_name_or_path")
+    heads = head_modules(model)
+    config = LoraConfig(
+        r=tuning.lora_rank,
+        lora_alpha=tuning.lora_alpha,
+        lora_dropout=tuning.lora_dropout,
+        target_modules=lora_targets(model, stages, tuning.lora_target_modules),
+        modules_to_save=[name for name, module in model.named_modules() if any(module is head for head in heads)],
+    )
+    adapted = get_peft_model(model, config)
+    config.base_model_name_or_path = portable_name(model.name_or_path)
+    config.target_modules = sorted(config.target_modules)  # a set would be written in another order every time
+    return adapted
+
+
+def lora_targets(model: PreTrainedModel, stages: list[nn.Module], wanted: list[str] | None) -> list[str]:
+    """Full names of the layers to adapt."""
+    inside = {id(module) for stage in stages for module in stage.modules()}
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if id(module) in inside and isinstance(module, (nn.Linear, nn.Conv2d))
+    }
+    if wanted is None and isinstance(model.base_model, (PannsCnn14Model, VGGishModel)):
+        return [name for name, module in layers.items() if isinstance(module, nn.Conv2d)]
+    chosen = [name for name in layers if any(f".{name}".endswith(f".{target}") for target in (wanted or LORA_TARGETS))]
+    if not chosen:
+        known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in layers}))
+        raise InputError(f"lora_target_modules: no trainable block has a layer called {wanted}; they have {known}")
+    return chosen
+
+
+def portable_name(name: str) -> str:
+    """A Hub name or a relative path as it is; of an absolute path what another machine may have too."""
+    if not os.path.isabs(name):
+        return name
+    relative = os.path.relpath(name)
+    return os.path.basename(os.path.normpath(name)) if relative.startswith("..") else relative
+
+
+def rate_scales(model: PreTrainedModel, layer_decay: float | None) -> dict[int, float]:
+    """
+    id of a parameter -> factor of its learning rate, of the encoder's embedding and blocks (BEiT; Bao et al., ICLR
+    2022): the highest block has `layer_decay`, each one below `layer_decay` times the one above, the embedding the
+    least. What is not listed, such as the last norm, has 1.
+    """
+    if layer_decay is None:
+        return {}
+    stages = encoder_stages(model.base_model)
+    return {
+        id(parameter): layer_decay ** (len(stages) - number)
+        for number, stage in enumerate(stages)
+        for parameter in stage.parameters()
+    }
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Of the model as it is saved, and of what is trained, low-rank updates among it."""
+    own = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if ".original_module." not in name and ".lora_" not in name
+    }
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return {"parameters": sum(own.values()), "trainable_parameters": trained}
+
+
+def frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """What has parameters and trains none of them."""
+    found = []
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            found.append(module)
+    return found
+
+
+def save_tuning(tuning: TuningArguments, folder: Path):
+    """What `check_same_tuning` compares."""
+    text = json.dumps(dataclasses.asdict(tuning), indent=2)
+    (folder / TUNING_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def check_same_tuning(checkpoint: str, tuning: TuningArguments):
+    """
+    Raises:
+        InputError: the checkpoint to resume from was trained in another way than the recipe says.
+    """
+    path = Path(checkpoint) / TUNING_NAME
+    stored = dataclasses.asdict(TuningArguments())
+    stored |= json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, value in dataclasses.asdict(tuning).items():
+        if stored[name] != value:
+            raise InputError(
+                f"{checkpoint}: was trained with {name} {stored[name]!r}, but the recipe has {value!r}; resume with "
+                "the same, or begin anew with --overwrite true"
+            )
+
+
+def weight_average(tuning: TuningArguments) -> "WeightAverage | None":
+    """The average that the recipe asks for."""
+    if tuning.ema_decay is not None:
+        return WeightAverage(get_ema_multi_avg_fn(tuning.ema_decay))
+    if tuning.average_from_epoch is not None:
+        return WeightAverage(update_mean, tuning.average_from_epoch)
+    return None
+
+
+@torch.no_grad()
+def update_mean(means: list[torch.Tensor], values: list[torch.Tensor], num_averaged: torch.Tensor):
+    """The mean of one value more. Counters take the last one: torch's own function has no mean of integers."""
+    if means[0].is_floating_point():
+        torch._foreach_lerp_(means, values, float(1 / (num_averaged + 1)))
+    else:
+        torch._foreach_copy_(means, values)
+
+
+class WeightAverage(TrainerCallback):
+    """
+    An average of the weights, as `torch.optim.swa_utils` keeps it.
+
+    `applied` puts the average into the model, which is what is evaluated and saved; a checkpoint keeps the weights that
+    are trained beside it. Before anything was averaged the model stays as it is.
+
+    Args:
+        update: of an average. With an exponential one it is average = decay * average + (1 - decay) * weights,
+            beginning with the weights after the first step
+        from_epoch: the average is of the weights at the ends of the epochs, this one the first; `None`: of every step
+    """
+
+    def __init__(self, update, from_epoch: int | None = None):
+        self.update = update
+        self.from_epoch = from_epoch
+        self.average: AveragedModel | None = None  # only while the training runs
+        self.checkpoint: Path | None = None  # what is resumed; the model has its average when the training begins
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        # With buffers: the statistics of batch norms belong to the weights.
+        self.average = AveragedModel(model, multi_avg_fn=self.update, use_buffers=True)
+        if self.checkpoint is not None:
+            self.average.n_averaged.fill_(self._num_averaged(state))
+            weights = load_file(self.checkpoint / TRAINED_WEIGHTS_NAME)
+            with torch.no_grad():
+                for name, value in self._trained(model).items():
+                    value.copy_(weights[name])
+
+    def _num_averaged(self, state) -> int:
+        if self.from_epoch is None:
+            return state.global_step
+        return max(int(state.epoch + EPOCH_TOLERANCE) - self.from_epoch + 1, 0)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        # Not at `on_epoch_end`, which comes after a checkpoint of the last step.
+        epoch = round(state.epoch)
+        ends_epoch = abs(state.epoch - epoch) < EPOCH_TOLERANCE
+        if self.from_epoch is None or (ends_epoch and epoch >= self.from_epoch):
+            self.average.update_parameters(model)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):  # which holds an average already
+            self._exchange(model)
+        self.average = None
+
+    @contextlib.contextmanager
+    def applied(self, model: nn.Module):
+        """The model has the averaged weights, and its own again afterwards."""
+        self._exchange(model)
+        try:
+            yield
+        finally:
+            self._exchange(model)
+
+    def save(self, model: nn.Module, folder: Path):
+        """What a resumption needs beside the averaged weights."""
+        weights = {name: value.detach().cpu().contiguous() for name, value in self._trained(model).items()}
+        save_file(weights, folder / TRAINED_WEIGHTS_NAME)
+
+    @torch.no_grad()
+    def _exchange(self, model: nn.Module):
+        """In place: compiled graphs and the optimiser keep their tensors."""
+        if self.average is None or not self.average.n_averaged:
+            return
+        averaged = self._trained(self.average.module)
+        for name, value in self._trained(model).items():
+            own = value.detach().clone()
+            value.copy_(averaged[name])
+            averaged[name].copy_(own)
+
+    @staticmethod
+    def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        return trained | dict(model.named_buffers())

@@ -1,0 +1,1 @@
+"""From files, tables and streams to batches, labelled and unlabelled."""

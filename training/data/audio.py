@@ -1,0 +1,201 @@
+"""Decoding with soundfile and resampling with soxr: wav, flac, ogg, opus and mp3, without torchcodec or ffmpeg."""
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import soundfile
+import soxr
+
+from ..errors import InputError
+
+AUDIO_EXTENSIONS = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
+
+UNKNOWN_FRAMES = 2**48  # libsndfile has 2 ** 63 - 1 where a header does not tell
+
+# A clip as it stands in a table: a path, or what `datasets` stores, {"path": ..., "bytes": ...}. A part of a recording
+# has `start` or `end` too, in seconds, `None` for the recording's own.
+AudioSource = str | Mapping
+
+
+def audio_name(source: AudioSource) -> str:
+    """What to call a clip in messages and tables; of a part of a recording, as in a media fragment: clip.wav#t=1.5,3"""
+    if isinstance(source, str):
+        return source
+    return segment_name(source.get("path") or "(bytes without a name)", source.get("start"), source.get("end"))
+
+
+def segment_name(name: str, start: float | None, end: float | None) -> str:
+    if start is None and end is None:
+        return name
+    return f"{name}#t={start or 0.0:g}" + ("" if end is None else f",{end:g}")
+
+
+def read_audio(source: AudioSource, sampling_rate: int) -> np.ndarray:
+    """
+    Decodes a clip, averages its channels and resamples it. Of a part of a recording nothing else is decoded.
+
+    Returns:
+        float32 (samples,) at `sampling_rate` Hz, at least one sample
+
+    Raises:
+        InputError: the file is missing, unreadable, empty, ends before the part begins, or holds NaN or infinite
+            samples.
+    """
+    samples, rate = decode_audio(source)
+    samples = mix_down(source, samples)
+    if rate != sampling_rate:
+        samples = soxr.resample(samples, rate, sampling_rate)
+    # A single sample at a high rate can resample to nothing.
+    return samples if len(samples) else np.zeros(1, dtype=np.float32)
+
+
+def decode_audio(source: AudioSource) -> tuple[np.ndarray, int]:
+    """
+    Decodes a clip as it is stored.
+
+    Returns:
+        float32 (samples, channels), at least one sample, and the sampling rate in Hz
+
+    Raises:
+        InputError: as `read_audio`, but for the samples' values.
+    """
+    name = audio_name(source)
+    with _explained(source), soundfile.SoundFile(_open(source)) as file:
+        rate = file.samplerate
+        start, length = _segment(source, name, rate, file.frames)
+        if start:
+            file.seek(start)
+        samples = file.read(length, dtype="float32", always_2d=True)  # (samples, channels)
+    if not len(samples):
+        raise InputError(f"{name}: holds no samples; remove it or record it again")
+    return samples, rate
+
+
+def mix_down(source: AudioSource, samples: np.ndarray) -> np.ndarray:
+    """
+    The mean of the channels: (samples, channels) -> (samples,)
+
+    Raises:
+        InputError: NaN or infinite samples; names `source`.
+    """
+    samples = samples.mean(axis=1)
+    if not np.isfinite(samples).all():
+        count = int((~np.isfinite(samples)).sum())
+        raise InputError(f"{audio_name(source)}: holds {count} NaN or infinite samples; repair or remove it")
+    return samples
+
+
+def check_audio(source: AudioSource):
+    """
+    Reads the header of a clip, which tells most damaged files apart without decoding them.
+
+    Raises:
+        InputError: as `read_audio`, as far as the header knows.
+    """
+    audio_seconds(source)
+
+
+def audio_seconds(source: AudioSource) -> float:
+    """
+    The length of a clip as its header tells it.
+
+    Raises:
+        InputError: as `check_audio`.
+    """
+    name = audio_name(source)
+    with _explained(source):
+        info = soundfile.info(_open(source))
+    if not info.frames:
+        raise InputError(f"{name}: holds no samples; remove it or record it again")
+    start, length = _segment(source, name, info.samplerate, info.frames)
+    rest = info.frames - start
+    return (rest if length < 0 else min(length, rest)) / info.samplerate
+
+
+def _segment(source: AudioSource, name: str, rate: int, num_samples: int) -> tuple[int, int]:
+    """The first sample and the number of samples (-1: to the end) of the part of a recording that a clip is."""
+    if num_samples >= UNKNOWN_FRAMES:  # and libsndfile cannot read it
+        raise InputError(f"{name}: does not tell its length, as if it was written to a pipe; write it to a file again")
+    start, end = (None, None) if isinstance(source, str) else (source.get("start"), source.get("end"))
+    start_s = start or 0.0
+    if start_s < 0 or (end is not None and end <= start_s):
+        raise InputError(f"{name}: a part from {start_s:g} to {end:g} s holds nothing; correct its times (in seconds)")
+    if start_s * rate >= max(num_samples, 1):
+        raise InputError(
+            f"{name}: begins after the recording's end at {num_samples / rate:g} s; correct its times (in seconds)"
+        )
+    first = round(start_s * rate)
+    return first, -1 if end is None else max(round(end * rate) - first, 1)
+
+
+def find_audio_files(folder: Path) -> list[Path]:
+    """All audio files below a folder, sorted, without hidden ones."""
+    return sorted(path for path in folder.rglob("*") if _is_audio(path) and path.is_file())
+
+
+def _is_audio(path: Path) -> bool:
+    # macOS leaves "._clip.wav" beside "clip.wav" on foreign disks.
+    return path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith(".")
+
+
+def _open(source: AudioSource):
+    if isinstance(source, str):
+        return source
+    if source.get("bytes") is not None:
+        return io.BytesIO(source["bytes"])
+    if "://" in (source["path"] or ""):  # a streamed data set of audio files gives their addresses
+        with fsspec.open(source["path"], "rb") as file:
+            return io.BytesIO(file.read())
+    return source["path"]
+
+
+@contextlib.contextmanager
+def _explained(source: AudioSource):
+    name = source if isinstance(source, str) else audio_name({"path": source.get("path")})
+    try:
+        yield
+    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        if not name.startswith("(") and not os.path.exists(name) and not isinstance(error, TypeError):
+            raise InputError(f"{name}: no such file; correct the path or remove the entry") from None
+        if os.path.isfile(name) and os.path.getsize(name) == 0:
+            raise InputError(f"{name}: the file is empty; remove it or copy it again") from None
+        reason = getattr(error, "error_string", None) or str(error)
+        raise InputError(
+            f"{name}: not readable as audio ({reason.strip().rstrip('.')}); convert or remove it"
+        ) from None
+
+
+@contextlib.contextmanager
+def datasets_without_torchcodec():
+    """
+    Lets `datasets` build and stream data sets with audio although torchcodec is not installed.
+
+    `datasets` 4 and 5 call torchcodec even where nothing has to be decoded. Within this context its `Audio` feature
+    keeps paths and bytes as they are; decoding is `read_audio`'s.
+    """
+    import datasets  # here, since whoever only decodes need not have it
+
+    original = datasets.Audio.encode_example, datasets.Audio.decode_example
+    datasets.Audio.encode_example = lambda self, value: _as_stored(value)
+    datasets.Audio.decode_example = lambda self, value, token_per_repo_id=None: value
+    try:
+        yield
+    finally:
+        datasets.Audio.encode_example, datasets.Audio.decode_example = original
+
+
+def _as_stored(value) -> dict:
+    if isinstance(value, (str, os.PathLike)):
+        return {"bytes": None, "path": os.fspath(value)}
+    if isinstance(value, (bytes, bytearray)):
+        return {"bytes": bytes(value), "path": None}
+    if "array" in value:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.asarray(value["array"]), value["sampling_rate"], format="WAV", subtype="FLOAT")
+        return {"bytes": buffer.getvalue(), "path": value.get("path")}
+    return {"bytes": value.get("bytes"), "path": value.get("path")}

@@ -1,0 +1,160 @@
+"""
+Augmentation as SSAST's published data loader has it, and more, keyed by seed, epoch and index.
+
+Every random choice comes from a generator made for one clip in one epoch, so that a run is the same with any number of
+workers and after a resumption.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..fields import described
+
+RRC_CANVAS = 1.5  # BYOL-A: crops may reach beyond the clip, into padding of half its length
+RRC_FIELDS = ("crop_frequency_scale", "crop_time_scale")
+
+
+@dataclass
+class AugmentationArguments:
+    """Augmentation of the training clips. All off by default except random crops of long clips."""
+
+    frequency_mask_bins: int = described(0, "Widest band of mel bins that SpecAugment masks.")
+    time_mask_frames: int = described(0, "Widest band of frames that SpecAugment masks.")
+    mixup_rate: float = described(0.0, "Share of the clips that are mixed with another one, as are their labels.")
+    mixup_alpha: float = described(10.0, "The weight of a mixture is drawn from Beta(alpha, alpha); SSAST's is 10.")
+    mixup_domain: str = described("waveform", "waveform, as SSAST and AST; or spectrogram: log-mels are mixed.")
+    noise: bool = described(False, "Uniform noise on the features, up to a random strength of at most a tenth.")
+    time_shift_frames: int = described(0, "Frames by which a clip is rolled at most, to either side.")
+    gain_db: float = described(0.0, "Random gain, up to so many dB up or down.")
+    background_folder: str | None = described(None, "Folder of recordings that are heard behind the clips.")
+    background_snr_db: list[float] = described([0.0, 20.0], "Lowest and highest signal-to-noise ratio, in dB.")
+    background_rate: float = described(0.5, "Share of the clips with a background, where there is a folder.")
+    random_resized_crop: bool = described(False, "A part of the spectrogram, resized to all of it (BYOL-A).")
+    crop_frequency_scale: list[float] = described([0.6, 1.5], "Smallest and largest height of the part; 1: as it is.")
+    crop_time_scale: list[float] = described([0.6, 1.5], "Smallest and largest length of the part; 1: as it is.")
+
+    def __post_init__(self):
+        for name in ("frequency_mask_bins", "time_mask_frames", "time_shift_frames", "gain_db"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}: must be 0 or more, got {getattr(self, name)}")
+        for name in ("mixup_rate", "background_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: must be from 0 to 1, got {getattr(self, name)}")
+        if not 0 < self.mixup_alpha < math.inf:
+            raise InputError(f"mixup_alpha: must be above 0, got {self.mixup_alpha}")
+        if self.mixup_domain not in ("waveform", "spectrogram"):
+            raise InputError(f"mixup_domain: must be waveform or spectrogram, got {self.mixup_domain!r}")
+        for name in ("background_snr_db", *RRC_FIELDS):
+            values = getattr(self, name)
+            if len(values) != 2 or not -math.inf < values[0] <= values[1] < math.inf:
+                raise InputError(f"{name}: must be two numbers, the lower one first, got {values}")
+            if name in RRC_FIELDS and values[0] <= 0:
+                raise InputError(f"{name}: must be above 0, got {values}")
+
+
+def clip_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random numbers of one clip in one epoch."""
+    return np.random.default_rng((seed, epoch, index))
+
+
+def random_crop(waveform: np.ndarray, num_samples: int | None, rng: np.random.Generator) -> np.ndarray:
+    """At most `num_samples` (`None`: all) from a random place: (samples,) -> (min(samples, num_samples),)."""
+    if num_samples is None:
+        return waveform
+    spare = len(waveform) - num_samples
+    start = rng.integers(spare + 1) if spare > 0 else 0
+    return waveform[start : start + num_samples]
+
+
+def mix_waveforms(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
+    """`weight` of the first, the rest of the second, both without their means and of the first's length."""
+    first, second = first - first.mean(), second - second.mean()
+    second = np.pad(second[: len(first)], (0, max(len(first) - len(second), 0)))
+    return weight * first + (1 - weight) * second
+
+
+def random_gain(waveform: np.ndarray, gain_db: float, rng: np.random.Generator) -> np.ndarray:
+    """Louder or softer by a gain that is uniform in dB: (samples,) -> (samples,)"""
+    return waveform * np.float32(10 ** (rng.uniform(-gain_db, gain_db) / 20))
+
+
+def add_background(waveform: np.ndarray, background: np.ndarray, snr_db: float) -> np.ndarray:
+    """
+    The clip with a background of any length, repeated where it is shorter, at a signal-to-noise ratio in dB over the
+    powers of both without their means. Nothing is added to silence, and silence adds nothing.
+    """
+    background = np.resize(background - background.mean(), len(waveform))  # repeats
+    signal, noise = np.var(waveform), np.var(background)
+    if not (signal and noise):
+        return waveform
+    return waveform + background * np.float32(np.sqrt(signal / noise) * 10 ** (-snr_db / 20))
+
+
+def mix_features(first: torch.Tensor, second: torch.Tensor, weight: float, padding_value: float) -> torch.Tensor:
+    """`weight` of the first, the rest of the second, of the first's length: (frames, mel) each"""
+    missing = max(len(first) - len(second), 0)
+    second = torch.nn.functional.pad(second[: len(first)], (0, 0, 0, missing), value=padding_value)
+    return weight * first + (1 - weight) * second
+
+
+def random_resized_crop(
+    features: torch.Tensor, settings: AugmentationArguments, padding_value: float, rng: np.random.Generator
+) -> torch.Tensor:
+    """
+    A part of the spectrogram, shorter or longer and lower than it, resized to its shape (BYOL-A; Niizumi et al., IJCNN
+    2021): (frames, mel) -> (frames, mel). In time it may reach into padding on either side, in frequency it may not.
+    """
+    frames, bins = features.shape
+    margin = int(frames * (RRC_CANVAS - 1)) // 2
+    canvas = torch.nn.functional.pad(features, (0, 0, margin, margin), value=padding_value)
+    length, height = (
+        int(np.clip(size * rng.uniform(*scale), 1, limit))
+        for size, scale, limit in (
+            (frames, settings.crop_time_scale, len(canvas)),
+            (bins, settings.crop_frequency_scale, bins),
+        )
+    )
+    start, lowest = rng.integers(len(canvas) - length + 1), rng.integers(bins - height + 1)
+    part = canvas[start : start + length, lowest : lowest + height]
+    resized = torch.nn.functional.interpolate(part[None, None], (frames, bins), mode="bicubic", align_corners=True)
+    return resized[0, 0]
+
+
+def augment_features(
+    features: torch.Tensor, settings: AugmentationArguments, masked_value: float, rng: np.random.Generator
+) -> torch.Tensor:
+    """
+    A random resized crop, SpecAugment, then noise, then a shift in time.
+
+    Args:
+        features: (frames, mel), normalised
+        masked_value: what a masked band holds. SSAST masks with zeros before it normalises, which makes it the padding
+            value afterwards
+    """
+    frames, bins = features.shape
+    features = features.clone()
+    if settings.random_resized_crop:
+        features = random_resized_crop(features, settings, masked_value, rng)
+    if settings.frequency_mask_bins:
+        start, width = _mask(bins, settings.frequency_mask_bins, rng)
+        features[:, start : start + width] = masked_value
+    if settings.time_mask_frames:
+        start, width = _mask(frames, settings.time_mask_frames, rng)
+        features[start : start + width] = masked_value
+    if settings.noise:  # uniform noise, up to a tenth of the normalised unit, of a random strength
+        noise = rng.random((frames, bins), dtype=np.float32) * np.float32(rng.random() / 10)
+        features += torch.from_numpy(noise)
+    if settings.time_shift_frames:
+        shift = rng.integers(-settings.time_shift_frames, settings.time_shift_frames + 1)
+        features = torch.roll(features, int(shift), dims=0)
+    return features
+
+
+def _mask(size: int, widest: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Start and width of a mask: a width uniform below `widest` (and at most `size`), at a uniform place."""
+    width = rng.random() * min(widest, size)
+    return int(rng.random() * (size - width)), int(width)

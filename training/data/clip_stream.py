@@ -1,0 +1,259 @@
+"""
+The sequence of examples that a pretraining hears, and the clips of its evaluations.
+
+All clips of a run form one endless sequence of positions 0, 1, 2, ... What a position holds depends on the seed alone,
+never on the number of processes and data-loader workers or on where a run was resumed.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from ..errors import InputError
+from .audio import read_audio
+from .unlabelled_sources import LocalClips, StreamedClips, UnreadableLog, join, reason_of
+
+# What random numbers are for: generators of different purposes share no key.
+ORDER, MIXTURE, EXAMPLE, EVALUATION = range(4)
+MIXTURE_CHUNK = 4096  # positions whose sources are drawn together; a jump counts the draws of the chunks before it
+MIN_CLIPS_TO_JUDGE = 100  # before so many clips a share of unreadable ones says little
+MAX_FAILURES = 10_000  # in a row: the disk or the network is gone
+
+# The task's part: waveform (samples,) float32, and the random numbers of its position -> example.
+MakeExample = Callable[[np.ndarray, np.random.Generator], dict]
+
+
+class _Mixture:
+    """position -> (source, the source's own position), forward only. Each position's source is drawn by weight."""
+
+    def __init__(self, weights: Sequence[float], seed: int):
+        self.shares = np.asarray(weights) / np.sum(weights)
+        self.seed = seed
+        self.chunk = -1
+        self.draws = np.zeros(0, dtype=np.int64)
+        self.drawn_before = np.zeros(len(weights), dtype=np.int64)
+
+    def at(self, position: int) -> tuple[int, int]:
+        if len(self.shares) == 1:
+            return 0, position
+        chunk, offset = divmod(position, MIXTURE_CHUNK)
+        while self.chunk < chunk:
+            self.drawn_before += np.bincount(self.draws, minlength=len(self.shares))
+            self.chunk += 1
+            rng = np.random.default_rng((self.seed, MIXTURE, 0, self.chunk))
+            self.draws = rng.choice(len(self.shares), size=MIXTURE_CHUNK, p=self.shares)
+        source = int(self.draws[offset])
+        return source, int(self.drawn_before[source] + np.count_nonzero(self.draws[:offset] == source))
+
+
+class ClipStream(torch.utils.data.IterableDataset):
+    """
+    The endless sequence of training examples, or one process's share of it, in batches.
+
+    Of each `batch_size * num_processes` positions this process yields its own `batch_size` ones, in order; with W
+    data-loader workers each yields every W-th batch. A clip that cannot be read is replaced by the next readable one
+    of the sequence, whoever yields that one too; so no batch shrinks and no other position moves.
+
+    Args:
+        clips: the sources
+        weights: of the sources, as numbers of clips; all `None`: local sources are one, every pass a permutation
+        make_example: makes an example of a decoded clip
+        sampling_rate: Hz, of the decoded clips
+        batch_size: of the data loader, per process
+        start: the first position, for resumption: examples that all processes together have consumed
+        max_unreadable_share: of the clips; beyond it the run stops
+
+    Raises:
+        InputError: a streamed source among several has no weight; while iterating, too many clips are unreadable.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[LocalClips | StreamedClips],
+        weights: Sequence[float | None] | None,
+        make_example: MakeExample,
+        sampling_rate: int,
+        seed: int,
+        batch_size: int,
+        log: UnreadableLog,
+        num_processes: int = 1,
+        process_index: int = 0,
+        start: int = 0,
+        max_unreadable_share: float = 0.05,
+    ):
+        weights = list(weights or [None] * len(clips))
+        if len(weights) != len(clips) or not clips:
+            raise ValueError(f"weights: got {len(weights)} for {len(clips)} sources; give one source or more, each one")
+        if not 0 <= process_index < num_processes or batch_size < 1 or start < 0:
+            raise ValueError(
+                f"process {process_index} of {num_processes}, batch {batch_size}, start {start}: impossible"
+            )
+        streamed = [source for source in clips if isinstance(source, StreamedClips)]
+        if len(clips) > 1 and not streamed and not any(weights):
+            clips, weights = [join(clips)], [None]
+        self.clips_per_pass = None if streamed else sum(len(source) for source in clips)
+        self.clips = clips
+        self.weights = [_weight(source, weight, alone=len(clips) == 1) for source, weight in zip(clips, weights)]
+        self.make_example = make_example
+        self.sampling_rate = sampling_rate
+        self.seed = seed
+        self.batch_size = batch_size
+        self.log = log
+        self.num_processes, self.process_index = num_processes, process_index
+        self.start = start
+        self.first_step = 0  # of this run
+        self.max_unreadable_share = max_unreadable_share
+        # Shared by the workers: which local clips were counted. A stream has no numbers to tell clips apart by.
+        self._counted = [
+            None if source in streamed else torch.zeros(len(source), dtype=torch.bool).share_memory_()
+            for source in clips
+        ]
+
+    def __iter__(self) -> Iterator[dict]:
+        own_positions = self._own_positions()
+        next_own = next(own_positions)
+        mixture = _Mixture(self.weights, self.seed)
+        readers = [source.reader((self.seed, ORDER, number)) for number, source in enumerate(self.clips)]
+        waiting = []  # positions of this worker that have no readable clip yet: the next one serves them all
+        position = failures = 0
+        while True:
+            # The clips of the others are read only where they must replace one of this worker.
+            position = position + 1 if waiting else next_own
+            is_own = position == next_own
+            if is_own:
+                waiting.append(position)
+                next_own = next(own_positions)
+            source, source_position = mixture.at(position)
+            index, audio = readers[source](source_position)
+            name = self.clips[source].name_of(index, audio)
+            waveform, reason = try_to_read(audio, name, self.sampling_rate, self.log)
+            if waveform is None:
+                self.on_unreadable(name, reason)
+            if is_own:
+                self._count(source, index, waveform is not None)
+                self._check_share(position + 1 - self.start)
+            failures = failures + 1 if waveform is None else 0
+            if failures >= MAX_FAILURES:
+                raise InputError(
+                    f"the last {failures} clips are unreadable, such as {name} ({reason}); {self.log.path} lists them "
+                    "all: repair them or name other sources"
+                )
+            if waveform is not None:
+                for place in waiting:  # copies: an example may be made in place
+                    rng = np.random.default_rng((self.seed, EXAMPLE, 0, place))
+                    yield self.example(waveform.copy(), rng, audio)
+                waiting = []
+
+    def num_heard(self, step: int, arguments) -> int:
+        """Clips that all processes have heard after a step of this run."""
+        return self.start + (step - self.first_step) * clips_per_step(arguments)
+
+    def example(self, waveform: np.ndarray, rng: np.random.Generator, clip: dict) -> dict:
+        """What is made of a clip, of which the source says `clip`."""
+        return self.make_example(waveform, rng)
+
+    def on_unreadable(self, name: str, reason: str):
+        """Clips that cannot be read are replaced; whoever does not want that raises here."""
+
+    def _own_positions(self) -> Iterator[int]:
+        """The positions that this worker of this process yields, in order."""
+        worker = torch.utils.data.get_worker_info()
+        worker_index, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.batch_size * self.num_processes
+        first = self.start + worker_index * step + self.process_index * self.batch_size
+        for batch_start in itertools.count(first, num_workers * step):
+            yield from range(batch_start, batch_start + self.batch_size)
+
+    def _count(self, source: int, index: int, readable: bool):
+        """Each clip once, where clips can be told apart."""
+        counted = self._counted[source]
+        if counted is None or not counted[index]:
+            self.log.count(readable)
+        if counted is not None:
+            counted[index] = True
+
+    def _check_share(self, num_positions: int):
+        num_unreadable, num_heard = self.log.counts()
+        num_met = num_unreadable + num_heard
+        if num_met >= MIN_CLIPS_TO_JUDGE or num_positions >= (self.clips_per_pass or math.inf):
+            self.log.check_share(num_unreadable, num_met, self.max_unreadable_share, num_met == self.clips_per_pass)
+
+
+class ClipList(torch.utils.data.Dataset):
+    """
+    Clips by index, for evaluations that are always the same; arguments as of `ClipStream`. An unreadable clip is
+    replaced by the next readable one.
+    """
+
+    def __init__(self, clips: LocalClips, make_example: MakeExample, sampling_rate: int, seed: int, log: UnreadableLog):
+        self.clips = clips
+        self.make_example = make_example
+        self.sampling_rate = sampling_rate
+        self.seed = seed
+        self.log = log
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            audio = self.clips[place]
+            waveform, reason = try_to_read(audio, self.clips.name_of(place, audio), self.sampling_rate, self.log)
+            if waveform is not None:
+                return self.make_example(waveform, np.random.default_rng((self.seed, EVALUATION, 0, index)))
+        raise InputError(
+            f"{self.clips.name}: none of {len(self)} held-out clips is readable ({reason}); {self.log.path} lists them "
+            "all: repair them"
+        )
+
+
+def _weight(source: LocalClips | StreamedClips, weight: float | None, alone: bool) -> float:
+    if weight is not None or alone:
+        return weight or 1.0
+    if isinstance(source, StreamedClips):
+        raise InputError(
+            f"{source.name}: a streamed source among several needs a weight; set it to about its number of clips"
+        )
+    return len(source)
+
+
+def try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) -> tuple[np.ndarray | None, str]:
+    """The decoded clip; or nothing, and why, which is logged: one damaged clip must not stop a long run."""
+    try:
+        return read_audio(audio, sampling_rate), ""
+    except Exception as error:
+        reason = reason_of(error, audio)
+        log.add(name, reason)
+        return None, reason
+
+
+class StreamCallback(TrainerCallback):
+    """Tells the stream where a resumed run goes on, and the log which epoch it is: one has `epoch_steps` steps."""
+
+    def __init__(self, stream: ClipStream, epoch_steps: int):
+        self.stream = stream
+        self.epoch_steps = epoch_steps
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        heard = [entry for entry in state.log_history if "clips" in entry and entry["step"] <= state.global_step]
+        # Counted in clips, so that a run can go on with another batch size or number of processes.
+        step, clips = (heard[-1]["step"], heard[-1]["clips"]) if heard else (0, 0)
+        self.stream.first_step = state.global_step
+        self.stream.start = clips + (state.global_step - step) * clips_per_step(args)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.epoch = self.stream.num_heard(state.global_step, args) / (self.epoch_steps * clips_per_step(args))
+        # A checkpoint and the end know the figures of all steps before them: a resumed run would begin at zero.
+        control.should_log |= control.should_save or control.should_evaluate or state.global_step >= state.max_steps
+
+
+def clips_per_step(arguments) -> int:
+    """Of all processes together."""
+    return arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps

@@ -1,0 +1,230 @@
+"""
+Examples as the data loader serves them: decoded, augmented, featurised in its workers, and joined into batches.
+
+Training hears a random part of a long clip, evaluation all of it, in windows.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from modeling_dual_ssast.embedding_dual_ssast import window_starts
+
+from ..errors import InputError
+from .audio import audio_name, audio_seconds, find_audio_files, read_audio
+from .augmentation import (
+    AugmentationArguments,
+    add_background,
+    augment_features,
+    clip_generator,
+    mix_features,
+    mix_waveforms,
+    random_crop,
+    random_gain,
+)
+from .labels import LabelSet
+from .sources import audio_of, clip_names
+
+
+class ClipDataset(torch.utils.data.Dataset):
+    """
+    One split: index -> {"input_values": (frames, mel), "labels": class index, (labels,) vector, or number}; without
+    augmentation `input_values` is a list of windows.
+
+    Args:
+        examples: a `datasets.Dataset` with the columns `audio` and `label`, and `start` and `end` where it has them
+        feature_extractor: of any encoder of the project
+        labels: encodes the label column
+        augmentation: for the training split; `None` reads every clip unchanged
+        seed: of the augmentation
+        windows: window and hop of long clips in samples, see `window_and_hop`; `None` for a window that holds any clip
+    """
+
+    def __init__(
+        self,
+        examples,
+        feature_extractor,
+        labels: LabelSet,
+        augmentation: AugmentationArguments | None = None,
+        seed: int = 0,
+        windows: tuple[int, int] | None = None,
+    ):
+        self.examples = examples
+        self.feature_extractor = feature_extractor
+        self.labels = labels
+        self.augmentation = augmentation
+        self.seed = seed
+        self.windows = windows
+        self.backgrounds = find_backgrounds(augmentation)
+        # Shared memory: the workers of the data loader see the epoch that the training loop sets.
+        self.epoch = torch.zeros(1, dtype=torch.long).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def names(self) -> list[str]:
+        """What to call each clip."""
+        return clip_names(self.examples)
+
+    def label(self, index: int):
+        example = self.examples[index]
+        return self.labels.encode(example["label"], audio_name(audio_of(example)))
+
+    def label_matrix(self) -> np.ndarray:
+        """Which labels each clip has, without reading audio: (clips, labels), boolean: AudioSet's takes 1 GiB."""
+        matrix = np.zeros((len(self), len(self.labels.names)), dtype=bool)
+        for row, *pair in zip(matrix, self.examples["label"], self.names()):
+            row[:] = self._soft(self.labels.encode(*pair)) > 0
+        return matrix
+
+    def num_samples(self) -> list[int]:
+        """Of every clip as the model hears it, from the headers of the files."""
+        rate, limit = self.feature_extractor.sampling_rate, self.feature_extractor.max_samples
+        counts = [round(audio_seconds(audio_of(example)) * rate) for example in self.examples]
+        return counts if limit is None else [min(count, limit) for count in counts]
+
+    def check_labels(self):
+        """Raises `InputError` for the first label outside the label set. By column: a row would read its audio too."""
+        for label, name in zip(self.examples["label"], self.names()):
+            self.labels.encode(label, name)
+
+    def __getitem__(self, index: int) -> dict:
+        label = self.label(index)
+        if self.augmentation is None:
+            return {"input_values": [self._features(part) for part in self._parts(index)], "labels": label}
+        rng = clip_generator(self.seed, int(self.epoch), index)
+        return self.training_example(self.waveform(index), label, rng)
+
+    def training_example(self, waveform: np.ndarray, label, rng: np.random.Generator) -> dict:
+        """A random part of a clip (samples,), augmented."""
+        extractor, augmentation = self.feature_extractor, self.augmentation
+        waveform = random_crop(waveform, extractor.max_samples, rng)
+        if augmentation.gain_db:
+            waveform = random_gain(waveform, augmentation.gain_db, rng)
+        if self.backgrounds:
+            waveform = self._with_background(waveform, rng)
+        if augmentation.mixup_rate:
+            features, label = self._mixed_features(waveform, self._soft(label), rng)
+        else:
+            features = self._features(waveform)
+        features = augment_features(features, augmentation, extractor.padding_value, rng)
+        return {"input_values": features, "labels": label}
+
+    def _features(self, waveform: np.ndarray) -> torch.Tensor:
+        batch = self.feature_extractor(
+            [torch.from_numpy(waveform)], self.feature_extractor.sampling_rate, padding=False
+        )
+        return batch["input_values"][0]  # (frames, mel)
+
+    @property
+    def num_clips(self) -> int:
+        return len(self)
+
+    def callback(self) -> TrainerCallback:
+        """What training has to call for it."""
+        return EpochCallback(self)
+
+    def waveforms(self) -> Iterator[np.ndarray]:
+        return map(self.waveform, range(len(self)))
+
+    def waveform(self, index: int) -> np.ndarray:
+        """All of a clip, at the feature extractor's rate: (samples,)"""
+        return read_audio(audio_of(self.examples[index]), self.feature_extractor.sampling_rate)
+
+    def _parts(self, index: int) -> list[np.ndarray]:
+        """The windows of a clip; most clips are one."""
+        waveform = self.waveform(index)
+        if self.windows is None:
+            return [waveform]
+        window, hop = self.windows
+        return [waveform[start : start + window] for start in window_starts(len(waveform), window, hop)]
+
+    def _random_clip(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        return random_crop(self.waveform(index), self.feature_extractor.max_samples, rng)
+
+    def _with_background(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        settings = self.augmentation
+        if rng.random() >= settings.background_rate:
+            return waveform
+        path = self.backgrounds[rng.integers(len(self.backgrounds))]
+        length_s = len(waveform) / self.feature_extractor.sampling_rate
+        start_s = rng.uniform(0, max(audio_seconds(path) - length_s, 0))  # of an hour nothing else is decoded
+        part = {"path": path, "start": start_s, "end": start_s + length_s}
+        background = read_audio(part, self.feature_extractor.sampling_rate)
+        return add_background(waveform, background, rng.uniform(*settings.background_snr_db))
+
+    def _mixed_features(self, waveform: np.ndarray, label, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray]:
+        """Features and label of the clip, or of a mixture with another one."""
+        settings = self.augmentation
+        if rng.random() >= settings.mixup_rate:
+            return self._features(waveform), label
+        partner = int(rng.integers(len(self)))
+        weight = np.float32(rng.beta(settings.mixup_alpha, settings.mixup_alpha))
+        other = self._random_clip(partner, rng)
+        if settings.mixup_domain == "waveform":
+            features = self._features(mix_waveforms(waveform, other, weight))
+        else:
+            padding_value = self.feature_extractor.padding_value
+            features = mix_features(self._features(waveform), self._features(other), float(weight), padding_value)
+        return features, weight * label + (1 - weight) * self._soft(self.label(partner))
+
+    def _soft(self, label):
+        """A class index as a one-hot vector: with mixup all labels of an epoch are of one kind."""
+        return np.eye(len(self.labels.names), dtype=np.float32)[label] if isinstance(label, int) else label
+
+
+def find_backgrounds(settings: AugmentationArguments | None) -> list[str]:
+    """
+    The recordings of the background folder.
+
+    Raises:
+        InputError: there is no such folder, or no audio in it.
+    """
+    if settings is None or settings.background_folder is None or not settings.background_rate:
+        return []
+    paths = [str(path) for path in find_audio_files(Path(settings.background_folder))]
+    if not paths:
+        raise InputError(f"background_folder: {settings.background_folder} holds no audio files; name another folder")
+    return paths
+
+
+class Collator:
+    """
+    Joins examples into a batch padded to its longest clip. Where clips come as windows, `input_values` holds those of
+    all clips, and `num_windows` (clips,) says how many each has, unless all have one.
+    """
+
+    def __init__(self, feature_extractor):
+        self.feature_extractor = feature_extractor
+
+    def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
+        clips = [example["input_values"] for example in examples]
+        clips = [clip if isinstance(clip, list) else [clip] for clip in clips]
+        batch = self.feature_extractor.pad(
+            [{"input_values": window} for clip in clips for window in clip],
+            padding="longest",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        labels = torch.as_tensor(np.asarray([example["labels"] for example in examples]))
+        counts = torch.tensor([len(clip) for clip in clips])
+        # Trainer counts the clips of a batch by its first entry.
+        return {"labels": labels, **batch} | ({"num_windows": counts} if counts.max() > 1 else {})
+
+
+def mean_over_windows(values: torch.Tensor, num_windows: torch.Tensor) -> torch.Tensor:
+    """What is known of every window -> of every clip: (windows of all clips, ...) -> (clips, ...)"""
+    return torch.stack([part.mean(dim=0) for part in values.split(num_windows.tolist())])
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the training data which epoch it is, also when an epoch is resumed in the middle."""
+
+    def __init__(self, dataset: ClipDataset):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.dataset.epoch.fill_(int(state.epoch + 1e-6))

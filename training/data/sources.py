@@ -1,0 +1,415 @@
+"""
+Where examples come from: folders, tables, SSAST's JSON manifests and the Hub.
+
+Every source gives, per split, a `datasets.Dataset` with the columns `audio` (a path, or {"path", "bytes"}) and `label`
+(a text, or a list of texts; numbers are texts too, until `LabelSet.encode` reads them), and where the source has them
+`fold` and `group` (texts), and `start` and `end` (seconds) of clips that are parts of recordings.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pandas
+import pyarrow.compute
+
+from ..errors import InputError
+from .audio import AUDIO_EXTENSIONS, AudioSource, audio_name, datasets_without_torchcodec, find_audio_files
+
+# What splits are called, beside the names of this project.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
+AUDIO_COLUMNS = ("audio", "file_name", "file", "path", "filename", "filepath", "file_path", "wav")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
+WEBDATASET_LABELS = ("cls", "txt")  # members of a tar: class index or text
+OTHER_COLUMNS = ("fold", "group", "start", "end")
+TIME_COLUMNS = ("start", "end")
+TABLE_READERS = {
+    # As texts, or pandas would turn the class 01 into 1 and the class None into a missing value.
+    ".csv": lambda path: pandas.read_csv(path, dtype=str, keep_default_na=False),
+    ".tsv": lambda path: pandas.read_csv(path, dtype=str, keep_default_na=False, sep="\t"),
+    ".json": lambda path: pandas.DataFrame(_read_json_rows(path)),
+    ".jsonl": lambda path: pandas.read_json(path, lines=True, dtype=False),
+    ".parquet": lambda path: pandas.read_parquet(path),
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """
+    Names of the columns to read, `None` to guess; what separates several labels in one text; and the columns of the
+    data set's own folds, of what must not be divided (a speaker, a recording), and of the times of parts of recordings
+    in seconds, `None` for none.
+    """
+
+    audio: str | None = None
+    label: str | None = None
+    separator: str | None = None
+    fold: str | None = None
+    group: str | None = None
+    start: str | None = None
+    end: str | None = None
+
+
+def is_audio_folder(folder: Path) -> bool:
+    """Whether a local folder holds audio files or metadata; else it may hold Parquet files as on the Hub."""
+    return folder.is_dir() and (any(folder.glob("metadata.*")) or bool(find_audio_files(folder)))
+
+
+def load_folder(folder: Path, columns: Columns) -> dict[str, datasets.Dataset]:
+    """
+    A local folder by the conventions of `audiofolder`: one folder per class, or a metadata.csv, .jsonl or .parquet with
+    a `file_name` column; either directly, or in sub-folders called train, validation, test and the like.
+
+    Returns:
+        split -> examples, under the names of the sub-folders, or `train` where there are none
+
+    Raises:
+        InputError: no audio, no labels, or metadata that names no label column.
+    """
+    metadata = _find_metadata(folder)
+    if metadata is not None:
+        return _divide(load_table(metadata, columns), folder)
+    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and find_audio_files(path)]
+    # A class may be called "train": sub-folders are splits only where all of them are called so.
+    if subfolders and all(path.name.lower() in SPLIT_NAMES for path in subfolders):
+        return {path.name: _load_split_folder(path, columns) for path in subfolders}
+    return {"train": _load_split_folder(folder, columns)}
+
+
+def load_table(path: Path, columns: Columns) -> datasets.Dataset:
+    """
+    A CSV, TSV, JSON, JSONL or Parquet table with one row per clip; paths in it are relative to the table.
+
+    Raises:
+        InputError: an unknown extension, an unreadable or empty table, or columns that cannot be told.
+    """
+    table = _read_table(path)
+    audio_column = _choose_column(path, table, "audio", columns.audio, AUDIO_COLUMNS)
+    label_column = _choose_column(path, table, "label", columns.label, LABEL_COLUMNS)
+    needed = [audio_column] if columns.separator else [audio_column, label_column]  # no labels at all are an answer too
+    missing = table.index[table[needed].map(_is_missing).any(axis=1)]
+    if len(missing):
+        raise InputError(
+            f"{path}: row {missing[0] + 1} has no {audio_column} or no {label_column}; fill it in or remove it"
+        )
+    audio = [_resolve(value, path.parent) for value in table[audio_column]]
+    labels = _alike([_as_label(value, columns.separator, path) for value in table[label_column]])
+    return datasets.Dataset.from_dict({"audio": audio, "label": labels} | _other_columns(path, table, columns))
+
+
+def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datasets.Dataset:
+    """
+    As `load_table`, but the column `audio` alone: labels are neither needed nor read.
+
+    Raises:
+        InputError: an unknown extension, an unreadable or empty table, no audio column, or rows without audio.
+    """
+    table = _read_table(path)
+    audio_column = _choose_column(path, table, "audio", audio_column, AUDIO_COLUMNS)
+    missing = table.index[table[audio_column].map(_is_missing)]
+    if len(missing):
+        raise InputError(f"{path}: row {missing[0] + 1} has no {audio_column}; fill it in or remove it")
+    return datasets.Dataset.from_dict({"audio": [_resolve(value, path.parent) for value in table[audio_column]]})
+
+
+def _read_table(path: Path) -> pandas.DataFrame:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; correct the path of the manifest")
+    reader = TABLE_READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: unknown kind of table; known are {', '.join(TABLE_READERS)}")
+    try:
+        table = reader(path)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not readable as a table ({str(error).splitlines()[0]}); check its format") from None
+    if table.empty:
+        raise InputError(f"{path}: the table has no rows; add clips or leave it out")
+    return table
+
+
+def load_hub(name: str, config: str | None, revision: str | None = None) -> dict[str, datasets.Dataset]:
+    """
+    A data set of the Hub (or any folder that `datasets` loads): its splits under their own names, as they are stored.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    return dict(load_stored(name, config, revision))
+
+
+def load_stored(name: str, config: str | None, revision: str | None, **options):
+    """
+    What `datasets.load_dataset` gives, with audio as it is stored; `options` are its `split` and `streaming`.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    try:
+        with datasets_without_torchcodec():
+            return datasets.load_dataset(name, config, revision=revision, **options)
+    except Exception as error:  # `datasets` raises a dozen kinds, from the network to the builder
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{name}: neither a local folder nor a data set that can be loaded ({reason}); check the name, the "
+            "configuration and the network"
+        ) from error
+
+
+def choose_split(source: str, available: dict, kind: str, wanted: str) -> str | None:
+    """
+    The name among `available` of the split that the recipe wants as `kind` (train, validation, test). What is not
+    called so by the recipe may have one of the usual other names.
+
+    Raises:
+        InputError: the recipe names a split that there is not, or two splits could be meant.
+    """
+    if wanted in available:
+        return wanted
+    if wanted != kind:
+        raise InputError(f"{source}: no split {wanted!r}; set {kind}_split to one of {', '.join(available)}")
+    others = [name for name in available if SPLIT_NAMES.get(name.lower()) == kind]
+    if len(others) > 1:
+        raise InputError(f"{source}: which is the {kind} split? Set {kind}_split to one of {', '.join(others)}")
+    return others[0] if others else None
+
+
+def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datasets.Dataset:
+    """
+    The columns `audio` and `label` of a stored data set.
+
+    Raises:
+        InputError: they cannot be told, or clips have no label.
+    """
+    data = _expand_json(data)
+    audio_column = choose_audio_column(source, data.features, columns.audio)
+    label_column = choose_label_column(source, data.features, columns.label)
+    if isinstance(data.features[audio_column], datasets.Audio):
+        data = data.cast_column(audio_column, datasets.Audio(decode=False))
+    read_label = label_reader(source, data.features[label_column], columns.separator)
+    labels = [read_label(value) for value in data[label_column]]
+    unlabelled = [index for index, label in enumerate(labels) if label is None]
+    if unlabelled:
+        raise InputError(
+            f"{source}: {len(unlabelled)} of {len(labels)} clips have no label, first row {unlabelled[0] + 1}; name "
+            "another split"
+        )
+    others = _other_columns(source, data, columns)
+    data = data.select_columns([audio_column])
+    if audio_column != "audio":
+        data = data.rename_column(audio_column, "audio")
+    for name, values in ({"label": labels} | others).items():
+        data = data.add_column(name, values)
+    return data
+
+
+def _expand_json(data: datasets.Dataset) -> datasets.Dataset:
+    """The entries of a WebDataset's .json members as columns."""
+    if not {"json", "__key__"} <= set(data.features):
+        return data
+    rows = data["json"][:]
+    for key in dict.fromkeys(key for row in rows for key in row):
+        if key not in data.features:
+            data = data.add_column(key, [row.get(key) for row in rows])
+    return data.remove_columns("json")
+
+
+def choose_label_column(source: str, features: dict, wanted: str | None) -> str:
+    """
+    The column of the labels in a stored data set: the wanted one, or one with a usual name.
+
+    Raises:
+        InputError: it cannot be told.
+    """
+    usual = (*LABEL_COLUMNS, *WEBDATASET_LABELS) if "__key__" in features else LABEL_COLUMNS
+    return _choose_column(source, features, "label", wanted, usual)
+
+
+def label_reader(source: str, feature, separator: str | None) -> Callable:
+    """What makes a text, a list of texts or `None` (there is no label) of a value of a stored column."""
+    class_label = getattr(feature, "feature", feature)  # a list of classes holds its ClassLabel inside
+    is_class = isinstance(class_label, datasets.ClassLabel)
+
+    def read(value):
+        # -1 is how many data sets of the Hub mark the hidden labels of a test split.
+        if _is_missing(value) or (isinstance(value, int) and value == -1 and is_class):
+            return None
+        return _as_label(class_label.int2str(value) if is_class else value, separator, source)
+
+    return read
+
+
+def audio_of(example: dict) -> AudioSource:
+    """The audio of a row, with its times if it is a part of a recording."""
+    audio, times = example["audio"], {name: example[name] for name in TIME_COLUMNS if name in example}
+    if not times:
+        return audio
+    return ({"path": audio} if isinstance(audio, str) else dict(audio)) | times
+
+
+def choose_audio_column(source: str, features: dict, wanted: str | None) -> str:
+    """
+    The column of the audio in a stored data set: the wanted one, the first of type `Audio`, or one with a usual name.
+
+    Raises:
+        InputError: it cannot be told.
+    """
+    audio_features = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
+    return _choose_column(source, features, "audio", wanted, (*audio_features, *AUDIO_COLUMNS))
+
+
+def clip_names(data: datasets.Dataset) -> list[str]:
+    """What to call each clip, without reading audio that is stored as bytes."""
+    if isinstance(data.features["audio"], datasets.Value):
+        paths = data["audio"][:]
+    else:
+        tables = data.select_columns(["audio"]).with_format("arrow").iter(batch_size=100)
+        paths = [path for table in tables for path in pyarrow.compute.struct_field(table["audio"], "path").to_pylist()]
+    starts, ends = (data[name] if name in data.column_names else [None] * len(data) for name in TIME_COLUMNS)
+    return [audio_name({"path": path, "start": start, "end": end}) for path, start, end in zip(paths, starts, ends)]
+
+
+def _other_columns(source, table, columns: Columns) -> dict[str, list]:
+    """
+    Raises:
+        InputError: a column that there is not, times that are no numbers, or clips without fold or group.
+    """
+    found = {}
+    for name in OTHER_COLUMNS:
+        wanted = getattr(columns, name)
+        if wanted is None:
+            continue
+        values = list(table[_choose_column(source, _names(table), name, wanted, ())])
+        found[name] = _as_seconds(source, wanted, values) if name in TIME_COLUMNS else _as_names(source, wanted, values)
+    return found
+
+
+def _names(table) -> list[str]:
+    return table.column_names if isinstance(table, datasets.Dataset) else list(table)
+
+
+def _as_names(source, column: str, values: list) -> list[str]:
+    """Folds and groups; clips without one would else be one group of their own."""
+    for row, value in enumerate(values, start=1):
+        if _is_missing(value):
+            raise InputError(f"{source}: row {row} has nothing in {column}; fill it in, or leave the column out")
+    return [str(value) for value in values]
+
+
+def _as_seconds(source, column: str, values: list) -> list[float | None]:
+    """Times; an empty cell is the recording's own beginning or end."""
+    seconds = []
+    for row, value in enumerate(values, start=1):
+        try:
+            seconds.append(None if _is_missing(value) else float(value))
+        except (TypeError, ValueError):
+            raise InputError(f"{source}: row {row} has {value!r} in {column}, not a number of seconds") from None
+    return seconds
+
+
+def _find_metadata(folder: Path) -> Path | None:
+    paths = (folder / f"metadata{extension}" for extension in (".csv", ".jsonl", ".parquet"))
+    return next((path for path in paths if path.exists()), None)
+
+
+def _divide(data: datasets.Dataset, folder: Path) -> dict[str, datasets.Dataset]:
+    """By the first folder of the paths where all of those are called as splits are; else all is `train`."""
+    first = [os.path.relpath(name, folder).split(os.sep)[0] for name in clip_names(data)]
+    if not all(name.lower() in SPLIT_NAMES for name in first):
+        return {"train": data}
+    return {
+        name: data.select([index for index, value in enumerate(first) if value == name])
+        for name in dict.fromkeys(first)
+    }
+
+
+def _load_split_folder(folder: Path, columns: Columns) -> datasets.Dataset:
+    metadata = _find_metadata(folder)
+    if metadata is not None:
+        return load_table(metadata, columns)
+    _refuse_columns(folder, columns)
+    files = find_audio_files(folder)
+    if not files:
+        raise InputError(f"{folder}: no audio files ({', '.join(sorted(AUDIO_EXTENSIONS))}); name another folder")
+    unlabelled = [path for path in files if path.parent == folder]
+    if unlabelled:
+        raise InputError(
+            f"{unlabelled[0]}: lies in no class folder; use one folder per class, or metadata.csv (file_name, label)"
+        )
+    labels = [path.relative_to(folder).parts[0] for path in files]
+    return datasets.Dataset.from_dict({"audio": [str(path) for path in files], "label": labels})
+
+
+def _refuse_columns(folder: Path, columns: Columns):
+    for name in ("audio", "label", *OTHER_COLUMNS):
+        if getattr(columns, name) is not None:
+            raise InputError(
+                f"{name}_column: {folder} has class folders and no columns; use a table, or a metadata.csv in it"
+            )
+
+
+def _read_json_rows(path: Path) -> list:
+    """A list of rows, or SSAST's `{"data": [{"wav": ..., "labels": "/m/09x0r,/m/05zppz"}]}`."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(rows, dict) and isinstance(rows.get("data"), list):
+        return [{**row, "labels": _split(row["labels"])} if "labels" in row else row for row in rows["data"]]
+    return rows
+
+
+def _choose_column(source, table, kind: str, wanted: str | None, candidates: tuple[str, ...]) -> str:
+    names = list(table)
+    if wanted is not None:
+        if wanted not in names:
+            raise InputError(f"{source}: no column {wanted!r}; it has {', '.join(map(str, names))}")
+        return wanted
+    for name in candidates:
+        if name in names:
+            return name
+    raise InputError(f"{source}: which column is the {kind}? Set {kind}_column to one of {', '.join(map(str, names))}")
+
+
+def _is_missing(value) -> bool:
+    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and value != value)
+
+
+def _resolve(value, folder: Path):
+    """A path relative to its table, or the {"path", "bytes"} of a Parquet file of `datasets`."""
+    return dict(value) if isinstance(value, dict) else str(folder / str(value))
+
+
+def _alike(labels: list) -> list:
+    """All as lists, where some are: a column holds one kind."""
+    if not any(isinstance(label, list) for label in labels):
+        return labels
+    return [label if isinstance(label, list) else [label] for label in labels]
+
+
+def _as_label(value, separator: str | None, source):
+    """Text, or a list of texts; where several are told apart by a separator, none at all is a list too."""
+    if separator and _is_missing(value):
+        return []
+    if isinstance(value, str):
+        return _split(value, separator) if separator else value
+    if not hasattr(value, "__iter__"):
+        return str(value)
+    value = list(value)
+    if not all(isinstance(part, str) for part in value):
+        raise InputError(f"{source}: the label {value} is a list of numbers; write lists of class names instead")
+    return value
+
+
+def _split(text, separator: str = ",") -> list[str]:
+    """The labels in one text; a list is left as it is."""
+    return [part.strip() for part in text.split(separator) if part.strip()] if isinstance(text, str) else text

@@ -1,0 +1,256 @@
+"""Training, validation and test split of a data set, given or made."""
+
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import numpy as np
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from ..errors import InputError
+from ..recipe import DataArguments
+from .audio import check_audio
+from .labels import read_label_file, rename_labels, sort_key
+from .sources import (
+    Columns,
+    audio_of,
+    choose_split,
+    clip_names,
+    is_audio_folder,
+    load_folder,
+    load_hub,
+    load_table,
+    standardise,
+)
+
+logger = logging.get_logger(__name__)
+
+
+def load_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
+    """
+    The splits that the recipe names, under `train`, `validation` and `test`; the last two only if they are given.
+
+    Raises:
+        InputError: a source cannot be read or has no training split.
+    """
+    if arguments.streaming:
+        raise InputError("streaming: folds and the features of a frozen encoder need all clips at once; leave it out")
+    columns = columns_of(arguments)
+    if arguments.train_file:
+        files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
+        splits = {split: load_table(Path(file), columns) for split, file in files.items() if file}
+    else:
+        name, available = arguments.dataset_name, _load_named(arguments, columns)
+        wanted = {kind: getattr(arguments, f"{kind}_split") for kind in ("train", "validation", "test")}
+        chosen = {kind: choose_split(name, available, kind, split) for kind, split in wanted.items()}
+        if chosen["train"] is None:
+            raise InputError(f"{name}: no split 'train'; set train_split to one of {', '.join(available)}")
+        splits = {
+            kind: _standardised(name, split, available, columns) for kind, split in chosen.items() if split is not None
+        }
+    return {split: _with_label_names(data, arguments) for split, data in splits.items()}
+
+
+def load_test_split(arguments: DataArguments) -> datasets.Dataset:
+    """
+    The clips that the recipe names for a test; of a source without splits all.
+
+    Raises:
+        InputError: a source cannot be read, or has several splits and none for the test.
+    """
+    columns = columns_of(arguments)
+    if arguments.test_file:
+        return _with_label_names(load_table(Path(arguments.test_file), columns), arguments)
+    name, available = arguments.dataset_name, _load_named(arguments, columns)
+    chosen = choose_split(name, available, "test", arguments.test_split)
+    if chosen is None and len(available) > 1:
+        raise InputError(f"{name}: no split 'test'; set test_split to one of {', '.join(available)}")
+    return _with_label_names(_standardised(name, chosen or next(iter(available)), available, columns), arguments)
+
+
+def columns_of(arguments: DataArguments) -> Columns:
+    """The columns that the recipe names."""
+    return Columns(
+        arguments.audio_column,
+        arguments.label_column,
+        arguments.label_separator,
+        arguments.fold_column,
+        arguments.group_column,
+        arguments.start_column,
+        arguments.end_column,
+    )
+
+
+def _load_named(arguments: DataArguments, columns: Columns) -> dict[str, datasets.Dataset]:
+    """All splits of a folder, of the Hub, or of a local folder of Parquet files."""
+    name = arguments.dataset_name
+    if is_audio_folder(Path(name)):
+        return load_folder(Path(name), columns)
+    return load_hub(name, arguments.dataset_config_name, arguments.dataset_revision)
+
+
+def _standardised(name: str, split: str, available: dict, columns: Columns) -> datasets.Dataset:
+    data = available[split]
+    return data if is_audio_folder(Path(name)) else standardise(f"{name}[{split}]", data, columns)
+
+
+def _with_label_names(data: datasets.Dataset, arguments: DataArguments) -> datasets.Dataset:
+    """The labels as the label file calls them."""
+    if not arguments.label_file:
+        return data
+    names = read_label_file(Path(arguments.label_file))
+    return data.remove_columns("label").add_column("label", [rename_labels(value, names) for value in data["label"]])
+
+
+def warn_of_repeats(splits: dict[str, datasets.Dataset]):
+    """A file listed twice may end up on both sides of a split, where the test is no test."""
+    counts = Counter(name for data in splits.values() for name in clip_names(data))
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        logger.warning(f"{len(repeated)} files are listed more than once, such as {repeated[0]}: is that meant?")
+
+
+def complete_splits(
+    splits: dict[str, datasets.Dataset], arguments: DataArguments, stratify: bool, seed: int
+) -> dict[str, datasets.Dataset]:
+    """
+    Sets aside a test and a validation split from the training clips where the source has none. Clips of one `group`
+    stay together.
+
+    Args:
+        stratify: keep the share of every class; a class with a single clip (or group) stays in the training split
+
+    Raises:
+        InputError: too few clips.
+    """
+    splits = dict(splits)
+    for split, fraction in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
+        if split not in splits and fraction:
+            splits["train"], splits[split] = _set_aside(splits["train"], split, fraction, stratify, seed)
+    return splits
+
+
+def _set_aside(
+    data: datasets.Dataset, split: str, fraction: float, stratify: bool, seed: int
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    labels = [str(label) for label in data["label"]]
+    if "group" in data.column_names:
+        return _set_groups_aside(data, labels, split, fraction, stratify, seed)
+    alone = {label for label, count in Counter(labels).items() if stratify and count == 1}
+    if alone:
+        logger.warning(f"Classes with a single clip stay in the training split: {', '.join(sorted(alone))}")
+    indices = [index for index, label in enumerate(labels) if label not in alone]
+    try:
+        kept, set_aside = train_test_split(
+            indices,
+            test_size=fraction,
+            random_state=seed,
+            stratify=[labels[index] for index in indices] if stratify else None,
+        )
+    except ValueError:
+        raise InputError(
+            f"the {len(data)} training clips are too few to set aside {fraction:.0%} of every class for the {split} "
+            f"split; add clips, name a {split} split, or set {split}_fraction to 0 or higher"
+        ) from None
+    kept = sorted(set(range(len(data))) - set(set_aside))
+    return data.select(kept), data.select(sorted(set_aside))
+
+
+def _set_groups_aside(
+    data: datasets.Dataset, labels: list[str], split: str, fraction: float, stratify: bool, seed: int
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """About the wanted share of the clips, in whole groups."""
+    num_groups, num_folds = len(set(data["group"])), max(2, round(1 / fraction))
+    if num_groups < num_folds:
+        raise InputError(
+            f"the training clips are of {num_groups} groups, too few to set {fraction:.0%} aside for the {split} "
+            f"split; name a {split} split, set a larger {split}_fraction or 0, or leave out group_column"
+        )
+    try:
+        folds = group_folds(labels, data["group"], num_folds, stratify, seed)
+    except ValueError as error:
+        raise InputError(f"{split}_fraction: {fraction:g} does not fit the data ({error}); set a larger one") from None
+    # The first fold can be far from the share where groups differ in size.
+    kept, set_aside = min(folds, key=lambda fold: abs(len(fold[1]) - fraction * len(data)))
+    return data.select(sorted(kept)), data.select(sorted(set_aside))
+
+
+def sample_splits(
+    splits: dict[str, datasets.Dataset], arguments: DataArguments, seed: int
+) -> dict[str, datasets.Dataset]:
+    """At most `max_train_clips` and `max_eval_clips` of the splits, at random and in their order."""
+    limits = {"train": arguments.max_train_clips}
+    sampled = {}
+    for split, data in splits.items():
+        limit = limits.get(split, arguments.max_eval_clips)
+        if limit is not None and limit < len(data):
+            data = data.select(sorted(np.random.default_rng(seed).choice(len(data), limit, replace=False)))
+        sampled[split] = data
+    return sampled
+
+
+def group_folds(labels: list[str], groups: list[str], num_folds: int, stratify: bool, seed: int) -> list[tuple]:
+    """(training clips, held-out clips) of each fold; no group is in both."""
+    places = np.zeros(len(labels))
+    if stratify:
+        splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():  # a class with fewer clips than folds: some lack it, which groups may force
+            warnings.simplefilter("ignore", UserWarning)
+            return list(splitter.split(places, labels, groups))
+    return list(GroupKFold(num_folds, shuffle=True, random_state=seed).split(places, labels, groups))
+
+
+def make_folds(
+    data: datasets.Dataset, num_folds: int, stratify: bool, seed: int, num_repeats: int = 1
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """
+    (training clips, held-out clips) of each fold of a cross-validation: by the column `fold` where there is one, else
+    drawn, in whole groups where there is a column `group`.
+
+    Raises:
+        InputError: every class has fewer clips than there are folds, there are fewer groups, or all clips are in one
+            fold.
+    """
+    if "fold" in data.column_names:
+        own = np.asarray(data["fold"])
+        names = sorted(set(own), key=sort_key)
+        if len(names) < 2:
+            raise InputError(f"fold_column: all clips are in fold {names[0]}; leave it out")
+        return [(np.flatnonzero(own != name), np.flatnonzero(own == name)) for name in names]
+    labels = [str(label) for label in data["label"]]
+    groups = data["group"][:] if "group" in data.column_names else None
+    folds = []
+    for repeat in range(num_repeats):
+        try:
+            if groups is not None:
+                folds += group_folds(labels, groups, num_folds, stratify, seed + repeat)
+                continue
+            splitter = (StratifiedKFold if stratify else KFold)(num_folds, shuffle=True, random_state=seed + repeat)
+            folds += list(splitter.split(np.zeros(len(labels)), labels if stratify else None))
+        except ValueError as error:
+            raise InputError(f"num_folds: {num_folds} do not fit the data ({error}); set fewer") from None
+    return folds
+
+
+def check_files(splits: dict[str, datasets.Dataset], check=check_audio):
+    """
+    Reads the header of every clip, or what `check` reads of it.
+
+    Raises:
+        InputError: names the first damaged file and how many there are.
+    """
+    failures = []
+    for split, data in splits.items():
+        for example in tqdm(
+            data.remove_columns("label"), desc=f"checking {split} files", leave=False, disable=len(data) < 1000
+        ):
+            try:
+                check(audio_of(example))
+            except InputError as error:
+                failures.append(str(error))
+    if failures:
+        more = f" (and {len(failures) - 1} more damaged files)" if len(failures) > 1 else ""
+        raise InputError(failures[0] + more)

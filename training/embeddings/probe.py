@@ -1,0 +1,221 @@
+"""
+The task `probe`: what a frozen encoder knows of a data set.
+
+A linear layer on standardised embeddings by the protocol of EVAR (Niizumi et al., EUSIPCO 2022): trained with
+Adam, the learning rate chosen and the training stopped by the validation split, several seeds. Beside it the nearest
+neighbours, and a logistic regression on one, five and ten labels per class.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
+from transformers import set_seed
+
+from modeling_dual_ssast.classifier_dual_ssast import classification_loss
+
+from ..base.loading import choose_windows, load_feature_extractor, refuse_statistics
+from ..classification import report
+from ..data.dataset import ClipDataset, Collator
+from ..data.labels import LabelSet, find_labels
+from ..data.screening import screen
+from ..data.splits import complete_splits, load_splits
+from ..errors import InputError
+from ..recipe import DataArguments, ModelArguments, ProbeArguments
+from .representations import compute, fused
+from .ridge import metric_of
+from .shards import Shards
+from .sweep import load_encoder
+
+SPLITS = ("train", "validation", "test")
+SINGLE = "single_label_classification"
+
+
+def run(model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ProbeArguments):
+    """
+    Embeds the clips once, evaluates and writes the output folder.
+
+    Raises:
+        InputError: bad input, told before the encoding starts wherever it can be known by then.
+    """
+    folder = Path(arguments.output_dir)
+    if (folder / "results.json").exists() and not arguments.overwrite:
+        raise InputError(f"{folder}: holds a probe already; set overwrite to begin anew, or choose another output_dir")
+    refuse_statistics(data_arguments)
+    set_seed(arguments.seed)
+    extractor = load_feature_extractor(model_arguments, data_arguments)
+    model = load_encoder(model_arguments, extractor)
+    splits = screen(load_splits(data_arguments), data_arguments, folder)
+    label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
+    is_single = label_set.problem_type == SINGLE
+    splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
+    missing = [split for split in SPLITS if split not in splits]
+    if missing:
+        raise InputError(f"{missing[0]}_split: a probe needs one; name it, or set {missing[0]}_fraction above 0")
+    windows = choose_windows(model, extractor, data_arguments)
+    datasets = {split: ClipDataset(splits[split], extractor, label_set, windows=windows) for split in SPLITS}
+    for dataset in datasets.values():
+        dataset.check_labels()
+    embeddings = {
+        split: embed(model, dataset, folder / "embeddings" / split, model_arguments, arguments)
+        for split, dataset in datasets.items()
+    }
+    labels = {
+        split: np.asarray([dataset.label(index) for index in range(len(dataset))])
+        for split, dataset in datasets.items()
+    }
+    scaler = StandardScaler().fit(embeddings["train"])
+    features = {split: scaler.transform(values).astype(np.float32) for split, values in embeddings.items()}
+    rows = []
+    if "linear" in arguments.methods:
+        rows += linear_rows(features, labels, label_set, arguments)
+    if is_single and "neighbours" in arguments.methods:
+        rows.append(neighbour_row(features, labels, arguments))
+    if is_single and "few_shot" in arguments.methods:
+        rows += few_shot_rows(features, labels, arguments)
+    table = pandas.DataFrame(rows)
+    recipe = {"task": "probe"} | report.describe_recipe(model_arguments, data_arguments, arguments)
+    write_outputs(folder, table, label_set, features, recipe)
+
+
+def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArguments) -> np.ndarray:
+    """The fused vectors of a split: (clips, fused_size)"""
+    shards = Shards(
+        folder,
+        len(dataset),
+        arguments.shard_clips,
+        {
+            "model": str(model_arguments.model_name_or_path),
+            "settings": model_arguments.overrides(),
+            "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
+            "clips": report.fingerprint(dataset.names()),
+        },
+    )
+    shards.prepare(arguments.overwrite)
+    collator = Collator(dataset.feature_extractor)
+    batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
+    compute(model, dataset, collator, shards, batch_size, workers, represent=fused)
+    return shards.load()["embedding"]
+
+
+def linear_rows(features: dict, labels: dict, label_set: LabelSet, arguments: ProbeArguments) -> list[dict]:
+    """A row per seed, with the learning rate that its validation score chose."""
+    rows = []
+    for seed in range(arguments.seed, arguments.seed + arguments.num_seeds):
+        tried = [
+            fit_linear(features, labels, label_set, rate, seed, arguments)
+            for rate in tqdm(arguments.learning_rates, desc=f"linear, seed {seed}", leave=False)
+        ]
+        rows.append(max(tried, key=lambda row: row["validation"]))
+    return rows
+
+
+def fit_linear(
+    features: dict, labels: dict, label_set: LabelSet, learning_rate: float, seed: int, arguments: ProbeArguments
+) -> dict:
+    """Trains one linear layer; its validation and test scores at the best epoch."""
+    score = score_function(label_set)
+    inputs = {split: torch.from_numpy(values) for split, values in features.items()}
+    targets = {split: torch.from_numpy(values) for split, values in labels.items()}
+    generator = torch.Generator().manual_seed(seed)
+    layer = torch.nn.Linear(inputs["train"].shape[1], len(label_set.names))
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * 0.01)
+        layer.bias.zero_()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=learning_rate)
+    best = {"validation": -np.inf}
+    for epoch in range(arguments.num_epochs):
+        order = torch.randperm(len(inputs["train"]), generator=generator)
+        for batch in order.split(arguments.batch_size):
+            loss = classification_loss(layer(inputs["train"][batch]), targets["train"][batch], label_set.problem_type)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            validation = score(layer(inputs["validation"]).numpy(), labels["validation"])
+            if validation > best["validation"]:
+                best = {
+                    "method": "linear", "setting": f"learning rate {learning_rate:g}", "seed": seed, "epoch": epoch + 1,
+                    "validation": validation, "test": score(layer(inputs["test"]).numpy(), labels["test"]),
+                }  # fmt: skip
+        if epoch + 1 - best["epoch"] >= arguments.patience:
+            break
+    return best
+
+
+def score_function(label_set: LabelSet):
+    """(outputs (clips, labels), labels) -> the metric of this kind of problem, more is better."""
+    metric = metric_of(label_set.problem_type)[1]
+    eye = np.eye(len(label_set.names))
+
+    def score(outputs: np.ndarray, labels: np.ndarray) -> float:
+        targets = eye[labels] if label_set.problem_type == SINGLE else labels.reshape(outputs.shape)
+        return metric(targets, outputs)
+
+    return score
+
+
+def neighbour_row(features: dict, labels: dict, arguments: ProbeArguments) -> dict:
+    """Nearest neighbours by the cosine, as many as the validation split likes best."""
+    rows = []
+    for count in sorted(set(arguments.neighbours)):
+        if count > len(features["train"]):
+            continue
+        model = KNeighborsClassifier(count, metric="cosine").fit(features["train"], labels["train"])
+        scores = {split: model.score(features[split], labels[split]) for split in ("validation", "test")}
+        rows.append({"method": "neighbours", "setting": f"{count} neighbours", "seed": arguments.seed, **scores})
+    if not rows:
+        raise InputError(f"neighbours: {arguments.neighbours} are more than the {len(features['train'])} clips")
+    return max(rows, key=lambda row: row["validation"])
+
+
+def few_shot_rows(features: dict, labels: dict, arguments: ProbeArguments) -> list[dict]:
+    """A logistic regression on a few training clips of every class; a row per number and draw."""
+    rows = []
+    classes, counts = np.unique(labels["train"], return_counts=True)
+    for shots in arguments.few_shot:
+        if shots > counts.min():
+            continue  # a class has too few clips
+        for seed in range(arguments.seed, arguments.seed + arguments.num_seeds):
+            rng = np.random.default_rng((seed, shots))
+            chosen = np.concatenate(
+                [rng.choice(np.flatnonzero(labels["train"] == name), shots, replace=False) for name in classes]
+            )
+            model = LogisticRegression(max_iter=2000).fit(features["train"][chosen], labels["train"][chosen])
+            scores = {split: model.score(features[split], labels[split]) for split in ("validation", "test")}
+            rows.append({"method": "few_shot", "setting": f"{shots} per class", "seed": seed, **scores})
+    return rows
+
+
+def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Mean and deviation over the seeds, per method; of the linear layer whatever rate each seed has chosen."""
+    groups = table["method"].where(table["method"] != "few_shot", "few_shot, " + table["setting"])
+    summary = table.groupby(groups, sort=False)["test"].agg(["mean", "std", "count"])
+    return summary.rename(columns={"mean": "test", "std": "standard_deviation", "count": "runs"})
+
+
+def write_outputs(folder: Path, table: pandas.DataFrame, label_set: LabelSet, features: dict, recipe: dict):
+    """`probe.csv` with every run, `results.json` with the summary, and the summary on the screen."""
+    staging = folder / report.STAGING_NAME
+    staging.mkdir(parents=True, exist_ok=True)
+    table.to_csv(staging / "probe.csv", index=False)
+    summary, metric = summarise(table), metric_of(label_set.problem_type)[0]
+    results = {
+        "metric": metric,
+        "summary": summary.reset_index(names="method").to_dict("records"),
+        "labels": list(label_set.names),
+        "clips": {split: len(values) for split, values in features.items()},
+        "embedding_size": features["train"].shape[1],
+        "versions": report.versions(),
+        "recipe": recipe,
+    }
+    report.write_results(results, staging)
+    report.publish(staging, folder)
+    print(f"{metric} on {len(features['test'])} test clips, embeddings of {features['train'].shape[1]} numbers:")
+    print(summary.to_string(float_format="%.4f", na_rep=""))
+    print(f"everything is in {folder}")

@@ -1,0 +1,373 @@
+"""
+The task `sweep`: which layers and poolings of an encoder suit a data set, from one encoder pass per clip.
+
+The Dual SSAST paper fine-tunes every candidate, Niizumi et al. evaluate layer by layer; here all pairs of layers,
+readouts and poolings are scored by linear evaluation, and the best one becomes a recipe for fine-tuning.
+"""
+
+import itertools
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas
+import torch
+import yaml
+from datasets import concatenate_datasets
+from scipy import stats
+from sklearn.model_selection import train_test_split
+from transformers import AutoModel, set_seed
+from transformers.utils import logging
+
+from modeling_dual_ssast.configuration_composed import ComposedConfig
+
+from ..base.loading import choose_windows, config_changes, load_config, load_feature_extractor, refuse_statistics
+from ..classification import report
+from ..data.dataset import ClipDataset, Collator
+from ..data.labels import find_labels
+from ..data.screening import screen
+from ..data.splits import complete_splits, load_splits, make_folds
+from ..errors import InputError
+from ..recipe import DataArguments, EncoderArguments, SweepArguments
+from .representations import COMPOSED, READOUTS, block_features, blocks, compute, layers_of, subsets
+from .ridge import make_targets, metric_of, score_all
+from .shards import Shards
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+logger = logging.get_logger(__name__)
+
+RECIPE_HEADER = "# Fine-tunes with the best layers and poolings of a sweep: {score}.\n"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting of `readout`, `fusion_layers`, `pooling` and `pooling_combination`."""
+
+    readout: str
+    layers: tuple[int, ...]
+    pooling: tuple[str, ...]
+    combination: str
+
+    def settings(self) -> dict:
+        """As fields of `ModelArguments`."""
+        settings = {"readout": self.readout, "fusion_layers": list(self.layers)}
+        if self.pooling:
+            settings |= {"pooling": list(self.pooling)}
+        if self.pooling and self.readout != COMPOSED:
+            settings |= {"pooling_combination": self.combination}
+        return settings
+
+    @property
+    def way(self) -> str:
+        """Everything but the layers, in short."""
+        if self.readout == "prefix":
+            return "prefix"
+        joined = (" + " if self.combination == "sum" else ", ").join(self.pooling)
+        return f"{self.readout}: {joined}"
+
+
+def candidates(layers: list[int], readouts: list[str]) -> list[Candidate]:
+    """
+    Every layer and pair of layers, every subset of mean, max and min, summed and (for transformers) concatenated.
+    """
+    choices = [*((layer,) for layer in layers), *itertools.combinations(layers, 2)]
+    found = []
+    for readout in readouts:
+        if readout == "prefix":
+            found += [Candidate(readout, chosen, (), "") for chosen in choices]
+            continue
+        for pooling in subsets():
+            can_join = len(pooling) > 1 and readout != COMPOSED
+            for combination in ("sum", "concat") if can_join else ("sum",):
+                found += [Candidate(readout, chosen, pooling, combination) for chosen in choices]
+    return found
+
+
+def run(model_arguments: EncoderArguments, data_arguments: DataArguments, arguments: SweepArguments):
+    """
+    Encodes the clips once, scores all candidates and writes the output folder.
+
+    Raises:
+        InputError: bad input, told before the encoding starts wherever it can be known by then.
+    """
+    folder = Path(arguments.output_dir)
+    if (folder / "results.json").exists() and not arguments.overwrite:
+        raise InputError(f"{folder}: holds a sweep already; set overwrite to begin anew, or choose another output_dir")
+    refuse_statistics(data_arguments)
+    set_seed(arguments.seed)
+    extractor = load_feature_extractor(model_arguments, data_arguments)
+    model = load_encoder(model_arguments, extractor, fuse_all=True)
+    readouts = choose_readouts(model.config, arguments.readouts)
+    clips = load_clips(data_arguments, arguments)
+    label_set = find_labels(clips["label"], data_arguments.problem_type)
+    is_single = label_set.problem_type == "single_label_classification"
+    folds = make_folds(clips, arguments.num_folds, is_single, arguments.seed, arguments.num_repeats)
+    windows = choose_windows(model, extractor, data_arguments)
+    dataset = ClipDataset(clips, extractor, label_set, windows=windows)
+    shards = Shards(
+        folder / "representations",
+        len(clips),
+        arguments.shard_clips,
+        {
+            "model": str(model_arguments.model_name_or_path),
+            "settings": model_arguments.overrides(),
+            "features": extractor.to_dict() | {"windows": windows},
+            "dtype": arguments.storage_dtype,
+            "clips": report.fingerprint(dataset.names()),
+        },
+    )
+    shards.prepare(arguments.overwrite)
+    started = time.perf_counter()
+    compute(
+        model,
+        dataset,
+        Collator(extractor),
+        shards,
+        arguments.per_device_eval_batch_size,
+        arguments.dataloader_num_workers,
+        arguments.storage_dtype,
+    )
+    encoded = time.perf_counter()
+    arrays = shards.load()
+    found = candidates(layers_of(model.config), readouts)
+    name, metric = metric_of(label_set.problem_type)
+    scores = score_all(
+        lambda block: block_features(arrays, *block),
+        [blocks(c.readout, c.layers, c.pooling, c.combination) for c in found],
+        make_targets(clips["label"], label_set),
+        folds,
+        arguments.ridge,
+        metric,
+        model.device,
+    )
+    seconds = {"encoding": encoded - started, "scoring": time.perf_counter() - encoded}
+    table = make_table(found, scores, name)
+    recipe = {"task": "sweep"} | report.describe_recipe(model_arguments, data_arguments, arguments)
+    write_outputs(folder, table, found, name, model, len(clips), len(folds), recipe, seconds)
+
+
+def choose_readouts(config, wanted: list[str] | None) -> list[str]:
+    """
+    Raises:
+        InputError: a readout that this kind of model has not.
+    """
+    known = (COMPOSED,) if isinstance(config, ComposedConfig) else READOUTS
+    unknown = [name for name in wanted or () if name not in known]
+    if unknown:
+        raise InputError(f"readouts: a {config.model_type} model has no {unknown[0]!r}, only {', '.join(known)}")
+    return list(wanted or known)
+
+
+def load_encoder(model_arguments: EncoderArguments, extractor, fuse_all: bool = False):
+    """
+    The encoder in evaluation mode, on the accelerator if there is one; with `fuse_all` a convolutional network composes
+    all its layers.
+    """
+    config = load_config(model_arguments)
+    if config is None:
+        raise InputError("model_name_or_path: is not set; name the checkpoint whose layers are to be compared")
+    changes = config_changes(model_arguments, config) | {"padding_value": extractor.padding_value}
+    if fuse_all and isinstance(config, ComposedConfig):
+        changes |= {"fusion_layers": layers_of(config)}
+        changes |= {"readout": COMPOSED} if hasattr(config, "readout") else {}
+    try:
+        model = AutoModel.from_pretrained(
+            model_arguments.model_name_or_path, revision=model_arguments.model_revision, **changes
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"model: {error}") from error
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return model.eval().to(device)
+
+
+def load_clips(data_arguments: DataArguments, arguments: SweepArguments):
+    """
+    The training and validation clips, of very many a sample of every class. The test clips are not looked at, be they
+    given or those that the fine-tuning with the sweep's result will set aside.
+    """
+    splits = load_splits(data_arguments)
+    splits = screen(splits, data_arguments, arguments.output_dir)
+    labels = find_labels(splits["train"]["label"], data_arguments.problem_type)
+    is_single = labels.problem_type == "single_label_classification"
+    splits = complete_splits(splits, data_arguments, is_single, FINE_TUNING["seed"])
+    splits.pop("test", None)
+    clips = concatenate_datasets(list(splits.values()))
+    if len(clips) <= arguments.max_clips:
+        return clips
+    logger.warning(f"{arguments.max_clips} of {len(clips)} clips are scored with; max_clips sets how many")
+    labels = [str(label) for label in clips["label"]]
+    try:
+        chosen, _ = train_test_split(
+            range(len(clips)), train_size=arguments.max_clips, random_state=arguments.seed, stratify=labels
+        )
+    except ValueError:  # classes with a single clip, or numbers
+        chosen, _ = train_test_split(range(len(clips)), train_size=arguments.max_clips, random_state=arguments.seed)
+    return clips.select(sorted(chosen))
+
+
+def make_table(found: list[Candidate], scores: list, metric: str) -> pandas.DataFrame:
+    """One row per candidate, the best first: settings, mean, deviation and 95 % interval over the folds."""
+    rows = []
+    for candidate, score in zip(found, scores):
+        folds, count = score.folds, len(score.folds)
+        deviation = float(folds.std(ddof=1))
+        rows.append(
+            {
+                "readout": candidate.readout,
+                "layers": "+".join(map(str, candidate.layers)),
+                "pooling": "+".join(candidate.pooling),
+                "combination": candidate.combination,
+                metric: float(folds.mean()),
+                "standard_deviation": deviation,
+                "interval": float(stats.t.ppf(0.975, count - 1)) * deviation / count**0.5,
+                "ridge": score.ridge,
+                "alpha": score.alpha,
+                **{f"fold_{index}": value for index, value in enumerate(folds)},
+            }
+        )
+    table = pandas.DataFrame(rows)
+    # Among equals the one that comes first is the simpler one.
+    return table.sort_values(metric, ascending=False, kind="stable")
+
+
+def comparison(table: pandas.DataFrame, metric: str, layers: list[int]) -> pandas.DataFrame:
+    """The comparison of the Dual SSAST paper: last, middle and both layers, for every way of pooling."""
+    middle, last = layers[(len(layers) - 1) // 2], layers[-1]
+    chosen = {"last": f"{last}", "middle": f"{middle}", "dual": f"{middle}+{last}"}
+    ways = table["readout"].str.cat([table["pooling"], table["combination"]], sep=" ").str.strip()
+    rows = []
+    for way in sorted(set(ways)):
+        row = {"way": way}
+        for name, layers in chosen.items():
+            found = table[(ways == way) & (table["layers"] == layers)].iloc[0]
+            row |= {name: found[metric], f"{name}_interval": found["interval"]}
+        rows.append(row)
+    return pandas.DataFrame(rows)
+
+
+def write_outputs(folder, table, found, metric, model, num_clips, num_folds, recipe, seconds):
+    """Tables, pictures, the best candidate and a recipe with it; `results.json` comes last."""
+    staging = folder / report.STAGING_NAME
+    staging.mkdir(parents=True, exist_ok=True)
+    layers = layers_of(model.config)
+    best = found[table.index[0]]
+    row = table.iloc[0]
+    score = f"{metric} {row[metric]:.4f} +- {row['interval']:.4f} over {num_folds} folds"
+    table.to_csv(staging / "sweep.csv", index=False)
+    compared = comparison(table, metric, layers)
+    compared.to_csv(staging / "comparison.csv", index=False)
+    plot_heat_maps(table, found, metric, layers, staging)
+    plot_layers(table, found, metric, layers, staging / "layers.png")
+    encoder = {key: value for key, value in recipe["EncoderArguments"].items() if value not in (None, {})}
+    settings = encoder | best.settings()
+    if not hasattr(model.config, "readout"):  # VGGish has only the one
+        settings.pop("readout")
+    description = {"model": settings, metric: float(row[metric]), "interval": float(row["interval"])}
+    (staging / "best.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    data = {key: value for key, value in recipe["DataArguments"].items() if value is not None and key in RECIPE_DATA}
+    fine_tuning = {"task": "classification", **settings, **data, **FINE_TUNING, "output_dir": f"{folder}-fine-tuned"}
+    text = RECIPE_HEADER.format(score=score) + yaml.safe_dump(fine_tuning, sort_keys=False)
+    (staging / "finetune.yaml").write_text(text, encoding="utf-8")
+    results = {
+        "best": description,
+        "comparison": compared.to_dict("records"),
+        "clips": num_clips,
+        "folds": num_folds,
+        "candidates": len(table),
+        "seconds": seconds,
+        "versions": report.versions(),
+        "recipe": recipe,
+    }
+    report.write_results(results, staging)
+    report.publish(staging, folder)
+    print(
+        f"{len(table)} candidates, {num_clips} clips: encoded in {seconds['encoding']:.1f} s, "
+        f"scored in {seconds['scoring']:.1f} s"
+    )
+    columns = ["readout", "layers", "pooling", "combination", metric, "interval"]
+    print(table[columns].head(5).to_string(index=False, float_format="%.4f"))
+    print(f"best: {best.way}, layers {' and '.join(map(str, best.layers))}: {score}")
+    print(f"everything is in {folder}; to fine-tune with it: train_hf.py {folder / 'finetune.yaml'}")
+
+
+# What a fine-tuning takes over from the sweep's data, and what it begins with: SSAST's settings for small data sets.
+RECIPE_DATA = (
+    "dataset_name", "dataset_config_name", "dataset_revision", "train_split", "validation_split", "test_split",
+    "train_file", "validation_file", "test_file", "audio_column", "label_column", "label_separator", "problem_type",
+    "group_column", "start_column", "end_column", "on_bad_audio", "max_unreadable_share", "label_file", "window_s",
+    "hop_s", "mean", "std", "validation_fraction", "test_fraction",
+)  # fmt: skip
+FINE_TUNING = {
+    "num_train_epochs": 25,
+    "per_device_train_batch_size": 12,
+    "gradient_accumulation_steps": 4,
+    "learning_rate": 1e-4,
+    "head_learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,
+    "seed": 0,
+}
+
+
+def plot_heat_maps(table, found, metric: str, layers: list[int], folder: Path):
+    """A picture per readout: layer x layer for every way of pooling; the diagonal is a layer alone."""
+    values = table[metric]
+    ticks = range(len(layers))
+    for readout in dict.fromkeys(candidate.readout for candidate in found):
+        own = values[table["readout"] == readout]
+        lowest, highest = own.quantile(0.02), own.max()
+        maps = {}
+        for index in sorted(own.index):  # in the order of the candidates, not of their scores
+            candidate = found[index]
+            grid = maps.setdefault(candidate.way, np.full((len(layers), len(layers)), np.nan))
+            first, last = layers.index(candidate.layers[0]), layers.index(candidate.layers[-1])
+            grid[first, last] = grid[last, first] = own[index]
+        columns = min(4, len(maps))
+        rows = -(-len(maps) // columns)
+        figure, axes = pyplot.subplots(
+            rows, columns, figsize=(3.6 * columns, 3.4 * rows), squeeze=False, layout="constrained"
+        )
+        for axis, (way, grid) in zip(axes.flat, maps.items()):
+            image = axis.imshow(grid, origin="lower", cmap="viridis", vmin=lowest, vmax=highest)
+            best = np.unravel_index(np.nanargmax(grid), grid.shape)
+            axis.plot(best[1], best[0], "r+", markersize=10)
+            axis.set(title=f"{way} ({np.nanmax(grid):.3f})", xlabel="layer", ylabel="layer")
+            axis.set_xticks(ticks, layers, fontsize="small")
+            axis.set_yticks(ticks, layers, fontsize="small")
+        for axis in axes.flat[len(maps) :]:
+            axis.remove()
+        figure.colorbar(image, ax=list(axes.flat[: len(maps)]), label=metric.replace("_", " "))
+        figure.savefig(folder / f"layers_{readout}.png", dpi=110)
+        pyplot.close(figure)
+
+
+def plot_layers(table, found, metric: str, layers: list[int], path: Path):
+    """Bars: each layer alone, with every way of pooling without concatenation; a panel per readout."""
+    ways = {}
+    for index in sorted(table.index):
+        candidate, row = found[index], table.loc[index]
+        if len(candidate.layers) == 1 and candidate.combination != "concat":
+            own = ways.setdefault(candidate.readout, {})
+            bars = own.setdefault(candidate.way, (np.zeros(len(layers)), np.zeros(len(layers))))
+            place = layers.index(candidate.layers[0])
+            bars[0][place], bars[1][place] = row[metric], row["interval"]
+    size = (max(8, 0.9 * len(layers)), 2.6 * max(len(ways), 2))
+    figure, panels = pyplot.subplots(len(ways), figsize=size, squeeze=False, layout="constrained", sharex=True)
+    for axes, (readout, own) in zip(panels[:, 0], ways.items()):
+        width = 0.85 / len(own)
+        for place, (way, (values, intervals)) in enumerate(own.items()):
+            x = np.arange(len(layers)) + (place - (len(own) - 1) / 2) * width
+            axes.bar(x, values, width, yerr=intervals, label=way.split(": ")[-1], error_kw={"linewidth": 0.5})
+        lowest = min(values.min() for values, _ in own.values())
+        axes.set(title=readout, ylabel=metric.replace("_", " "))
+        axes.set_xticks(range(len(layers)), layers)
+        axes.set_ylim(bottom=max(0.0, lowest - 0.1))
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    panels[-1, 0].set_xlabel("layer (0 is the embedding)" if layers[0] == 0 else "layer")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

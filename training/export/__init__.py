@@ -1,0 +1,1 @@
+"""Finished models in other forms: `python -m training.export`."""
