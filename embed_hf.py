@@ -17,7 +17,7 @@ from transformers.utils import logging
 import modeling_dual_ssast  # noqa: F401  registers the Auto classes
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.inference import check_encoder_weights
-from training.data.unlabelled_sources import UnreadableLog
+from training.data.unreadable import UnreadableLog
 from training.embeddings.embed import (
     EXTENSIONS,
     LEVELS,

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from modeling_dual_ssast.classifier_dual_ssast import WindowedOutput
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.inference import labels_of, load_classifier
-from training.classification.report import score_table
+from training.classification.predictions import score_table
 from training.data.audio import find_audio_files, read_audio
 from training.data.labels import LabelSet
 from training.errors import InputError

@@ -7,27 +7,14 @@ import sys
 
 import torch
 
-from training import recipe
-from training.classification import cross_validation, evaluation, train
-from training.embeddings import probe, sweep
+from training import tasks
 from training.errors import InputError, one_line
-from training.pretraining import asit, mspm
-
-TASKS = {
-    "classification": train.run,
-    "cross_validation": cross_validation.run,
-    "evaluation": evaluation.run,
-    "mspm": mspm.run,
-    "asit": asit.run,
-    "sweep": sweep.run,
-    "probe": probe.run,
-}
 
 
 def main(argv: list[str]) -> int:
     try:
-        task, *parts = recipe.parse(argv)
-        TASKS[task](*parts)
+        task, *parts = tasks.parse(argv)
+        tasks.TASKS[task].run(*parts)
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1

@@ -8,63 +8,15 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from modeling_dual_ssast import (
-    ASiTForPreTraining,
-    DualSSASTForPreTraining,
-    DualSSASTModel,
-    PannsCnn14Model,
-    VGGishModel,
-)
 from modeling_dual_ssast.feature_extraction_panns_cnn14 import VARIANTS
 
-from . import asit, ast_original, export_ssast, hf_ast, panns_cnn14, saving, ssast, vggish
+from . import asit, export_ssast, official, saving
 from .catalogue import recognise
+from .families import AUTO_CLASSES, FAMILIES, GRID_HELP, LABELLED, SOURCES, STATISTICS, TASKS, TRANSFORMERS
 from .options import Options
 from .result import Converted
 
 DESCRIPTION = "Converts an original checkpoint into a folder that from_pretrained loads, with its code."
-FAMILIES = {
-    "ssast": ssast.convert,
-    "ast": ast_original.convert,
-    "asit": asit.convert,
-    "hf-ast": hf_ast.convert,
-    "vggish": vggish.convert,
-    "panns-cnn14": panns_cnn14.convert,
-}
-SOURCES = {
-    "ssast": "a .pth file of the SSAST repository: patch or frame model, pretrained or fine-tuned",
-    "ast": "a .pth file of the AST repository",
-    "asit": "a .pth file of the ASiT repository, with student and teacher",
-    "hf-ast": "a folder of Transformers' ASTForAudioClassification",
-    "vggish": "a .pth file of VGGish in PyTorch",
-    "panns-cnn14": "a .pth file of PANNs' CNN14, for 16 or 32 kHz",
-}
-# Families whose model has patches, and features that are normalised with statistics.
-TRANSFORMERS = ("ssast", "ast", "asit", "hf-ast")
-LABELLED = ("ssast", "ast", "hf-ast", "panns-cnn14")
-GRID_HELP = {
-    "ssast": "pretrained files are resized to it; for fine-tuned files, which do not tell, it describes the file",
-    "ast": "describes the file, which does not tell",
-    "asit": "resize to it",
-    "hf-ast": "resize to it",
-}
-STATISTICS = {"asit": "the file's, else AudioSet's", "hf-ast": "the folder's, else AudioSet's"}
-TASKS = {
-    "ssast": (("pretraining", "classification"), "what to make; default: what the file holds"),
-    "asit": (
-        ("pretraining", "encoder"),
-        "what to make; default: pretraining, with both networks; encoder: one of them alone, to be fine-tuned",
-    ),
-    "panns-cnn14": (("classification", "encoder"), "what to make; default: classification, if the file can"),
-}
-# For the model that is saved; the others are classifiers.
-AUTO_CLASSES = {
-    DualSSASTForPreTraining: "AutoModelForPreTraining",
-    ASiTForPreTraining: "AutoModelForPreTraining",
-    DualSSASTModel: "AutoModel",
-    PannsCnn14Model: "AutoModel",
-    VGGishModel: "AutoModel",
-}
 EXPORT = "export-ssast"
 EXPORT_HELP = "the way back: a saved folder -> a .pth file that the SSAST repository loads"
 
@@ -96,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         sub.add_argument("--verify", action="store_true", help="read the result back and compare every tensor")
         sub.add_argument("--overwrite", action="store_true", help="replace OUT once the new folder is complete")
     add_export(families)
+    official.add_parser(families)
     return parser
 
 
@@ -179,6 +132,8 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     logging.disable_progress_bar()
     try:
+        if args.family == official.NAME:
+            return official.run(args)
         if args.family == EXPORT:
             facts = export_ssast.export(args.source, args.target, args.verify, args.overwrite)
         else:

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
-from transformers.utils import logging
 
 from hub.push import PushError, push_folder
 
-from .__main__ import FAMILIES
 from .catalogue import Published, published_name, read_catalogue
 from .checkpoint import ConversionError
+from .families import FAMILIES
 from .options import Options
 from .saving import check_target, save
 
@@ -23,6 +22,7 @@ LABEL_LINKS = {
     "speechcommands_class_labels_indices.csv": "https://github.com/YuanGongND/ast/blob/master/egs/speechcommands/data/"
     "speechcommands_class_labels_indices.csv",
 }
+NAME = "build-official"
 FINISHED = ("config.json", "model.safetensors", "README.md")  # of a converted folder, with others
 # What a model saves beside its parameters.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "class_center", "data_center", "teacher_temperature")
@@ -40,7 +40,7 @@ class Outcome:
 
 def add_parser(subparsers):
     parser = subparsers.add_parser(
-        "build-official",
+        NAME,
         help="the published checkpoints, converted",
         description="Converts every published checkpoint that lies in a folder, verifies it and writes its card.",
     )
@@ -50,21 +50,25 @@ def add_parser(subparsers):
     parser.add_argument("--push", metavar="USER", help="push each to USER/NAME on the Hub")
     parser.add_argument("--private", action="store_true", default=None, help="new repositories are private")
     parser.add_argument("--overwrite", action="store_true", help="convert again what was converted")
-    parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace):
-    """Exits with status 1 where a checkpoint failed, or where there was none."""
-    logging.disable_progress_bar()
+def run(args: argparse.Namespace) -> int:
+    """
+    Returns the exit status: 1 where a checkpoint failed.
+
+    Raises:
+        ConversionError: the folder holds no published file.
+    """
     outcomes = build(
         args.download_dir, args.output_dir, args.only, args.push, private=args.private, overwrite=args.overwrite
     )
     print(table(outcomes))
     tell_missing(outcomes, args.download_dir)
-    if any(outcome.status == "failed" for outcome in outcomes):
-        sys.exit(1)
     if all(outcome.status == "missing" for outcome in outcomes):
-        raise PushError(f"{args.download_dir}: holds none of these files, under their published names; download some")
+        raise ConversionError(
+            f"{args.download_dir}: holds none of these files, under their published names; download some"
+        )
+    return int(any(outcome.status == "failed" for outcome in outcomes))
 
 
 def build(
@@ -86,16 +90,16 @@ def build(
         overwrite: convert again what lies in the output folder
 
     Raises:
-        PushError: no such folder, or an unknown name.
+        ConversionError: no such folder, or an unknown name.
     """
     catalogue = read_catalogue() if catalogue is None else catalogue
     if not download_dir.is_dir():
-        raise PushError(f"{download_dir}: is no folder; name the one that the downloads are in")
+        raise ConversionError(f"{download_dir}: is no folder; name the one that the downloads are in")
     for name in only or ():
         if name not in catalogue:
             nearest = difflib.get_close_matches(name, catalogue, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(catalogue)}"
-            raise PushError(f"--only: {name} is not in the catalogue; {hint}")
+            raise ConversionError(f"--only: {name} is not in the catalogue; {hint}")
     outcomes = []
     for name in only or catalogue:
         published = catalogue[name]

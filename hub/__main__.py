@@ -3,13 +3,11 @@
 import argparse
 import sys
 
-from conversion import official
-
 from . import push, space
 from .push import PushError
 
 # Each has `add_parser(subparsers)`, which names its `run(args)`.
-COMMANDS = (push, space, official)
+COMMANDS = (push, space)
 
 
 def main(argv: list[str]) -> int:

@@ -24,14 +24,15 @@ import numpy as np
 import pandas
 from transformers.utils import logging
 
+from .data.arguments import DataArguments
 from .data.audio import AudioSource
+from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
 from .data.screening import classes_of, for_each_clip, names_of, try_to_decode
-from .data.sources import TABLE_READERS, audio_of
+from .data.sources import TABLE_READERS
 from .data.splits import load_splits
 from .errors import InputError, one_line
-from .fields import described
-from .recipe import DataArguments, parse_words, show_help
+from .recipe import described, parse_words, show_help
 
 USAGE = "python -m training.check DATA [--key value ...]"
 PRINTED = 10  # findings of each kind on the screen

@@ -1,4 +1,4 @@
-"""training/arguments.py: recipes, overrides, and one line for what is wrong in them."""
+"""training/recipe.py and tasks.py: recipes, overrides, and one line for what is wrong in them."""
 
 import json
 
@@ -6,8 +6,10 @@ import pytest
 import yaml
 from audio_files import ROOT
 
+from training.base.arguments import TrainingArguments
+from training.base.outputs import check_output_folder
 from training.errors import InputError
-from training.recipe import ARGUMENT_CLASSES, TrainingArguments, check_output_folder, parse
+from training.tasks import TASKS, parse
 
 MINIMAL = {"dataset_name": "clips", "output_dir": "runs/x"}
 
@@ -31,7 +33,7 @@ def test_every_recipe_parses(path):
     elif "train_file" not in recipe and "dataset_name" not in recipe:
         words = ["--dataset_name", "x"]
     task, *parts = parse([str(path), *words])
-    assert task == recipe["task"] and len(parts) == len(ARGUMENT_CLASSES[task])
+    assert task == recipe["task"] and len(parts) == len(TASKS[task].arguments)
 
 
 def test_the_command_line_wins_and_numbers_are_numbers(recipe):

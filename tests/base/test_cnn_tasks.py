@@ -15,10 +15,10 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClass
 
 import predict_hf
 import train_hf
-from training import recipe as arguments
+from training import tasks
 from training.data.audio import read_audio
 from training.embeddings import sweep
-from training.embeddings.representations import compose, representations
+from training.embeddings.representations import compose, load_encoder, representations
 from training.errors import InputError
 
 FAMILIES = {"vggish": [1, 4, 7, 9, 12, 14, 17, 19, 21], "panns_cnn14": [1, 2, 3, 4, 5, 6]}
@@ -85,9 +85,9 @@ def test_the_sweep_composes_what_the_model_would(checkpoint, clips, family, tmp_
     assert set(table["readout"]) == {"composed"} and set(table["combination"]) == {"sum"}
     assert {entry.name for entry in output.iterdir()} >= {"layers_composed.png", "layers.png", "comparison.csv"}
 
-    parts = arguments.parse([str(tmp_path / "sweep.json")])[1:]
+    parts = tasks.parse([str(tmp_path / "sweep.json")])[1:]
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
-    model = sweep.load_encoder(parts[0], extractor, fuse_all=True)
+    model = load_encoder(parts[0], extractor, fuse_all=True)
     torch.manual_seed(0)
     audio = [torch.randn(length) * 0.1 for length in (20000, 17000, 40000)]
     batch = extractor(audio, sampling_rate=16000, return_tensors="pt")
@@ -115,7 +115,7 @@ def test_the_score_of_a_sweep_is_scikit_learns(checkpoint, clips, family, tmp_pa
         tmp_path, "sweep", model_name_or_path=str(checkpoint), dataset_name=str(clips), num_folds=3, ridge=[0.1]
     )
     table = pandas.read_csv(output / "sweep.csv", dtype={"layers": str})
-    _, data_arguments, settings = arguments.parse([str(tmp_path / "sweep.json")])[1:]
+    _, data_arguments, settings = tasks.parse([str(tmp_path / "sweep.json")])[1:]
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
     examples = sweep.load_clips(data_arguments, settings)
     labels = np.asarray(examples["label"])

@@ -9,10 +9,12 @@ import pytest
 from audio_files import run_program, write_class_folders, write_tone
 from tiny_runs import TINY, train
 
-from training import recipe as arguments
+from training import tasks
 from training.base import reproduction
+from training.base.arguments import TrainingArguments
 from training.classification import cross_validation
-from training.data.sources import Columns, load_folder, load_table
+from training.data.columns import Columns
+from training.data.sources import load_folder, load_table
 from training.errors import InputError
 
 # What a seed decides: dropout, augmentation, mixup and the order of the clips; and values that YAML cannot say so.
@@ -111,8 +113,8 @@ def test_a_run_is_not_repeated_into_its_own_folder_unasked(finished):
 
 
 def test_the_recipe_is_the_one_of_the_run(finished):
-    wanted = arguments.parse([str(finished / "recipe.json")])
-    found = arguments.parse([str(finished / "run" / "results.json"), "--learning_rate", "0.5"])
+    wanted = tasks.parse([str(finished / "recipe.json")])
+    found = tasks.parse([str(finished / "run" / "results.json"), "--learning_rate", "0.5"])
     assert found[0] == wanted[0] == "classification"
     assert found[1] == wanted[1] and found[1].pooling == [["mean"], ["mean", "max"]]
     assert found[2] == wanted[2] and found[3] == wanted[3]
@@ -127,7 +129,7 @@ def test_a_value_that_was_none_stays_none(finished, tmp_path):
     assert results["recipe"]["TrainingArguments"]["save_total_limit"] == 2
     results["recipe"]["TrainingArguments"]["save_total_limit"] = None
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert arguments.parse([str(tmp_path / "results.json")])[-1].save_total_limit is None
+    assert tasks.parse([str(tmp_path / "results.json")])[-1].save_total_limit is None
 
 
 @pytest.mark.parametrize(("metric", "chosen"), [("loss", "loss"), (None, "accuracy")])
@@ -139,12 +141,12 @@ def test_the_metric_that_chose_the_checkpoint_chooses_again(finished, tmp_path, 
     )
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     train(str(tmp_path / "recipe.json"))
-    _, *parts = arguments.parse([str(tmp_path / "run" / "results.json"), "--output_dir", str(tmp_path / "again")])
-    repeated = next(part for part in parts if isinstance(part, arguments.TrainingArguments))
+    _, *parts = tasks.parse([str(tmp_path / "run" / "results.json"), "--output_dir", str(tmp_path / "again")])
+    repeated = next(part for part in parts if isinstance(part, TrainingArguments))
     assert repeated.chosen_metric == chosen and repeated.chosen_direction == (chosen == "accuracy")
     # A cross-validation leaves the choice to each of its runs.
-    _, *parts = arguments.parse([str(tmp_path / "recipe.json")])
-    given = next(part for part in parts if isinstance(part, arguments.TrainingArguments))
+    _, *parts = tasks.parse([str(tmp_path / "recipe.json")])
+    given = next(part for part in parts if isinstance(part, TrainingArguments))
     assert cross_validation.as_chosen(given)["metric_for_best_model"] == metric
 
 
@@ -153,13 +155,13 @@ def test_what_a_sweep_had_found_is_in_the_recipe(finished, tmp_path):
     results = json.loads((finished / "run" / "results.json").read_text())
     results["recipe"]["ModelArguments"] |= {"from_sweep": str(tmp_path / "gone"), "fusion_layers": [1]}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    model = arguments.parse([str(tmp_path / "results.json")])[1]
+    model = tasks.parse([str(tmp_path / "results.json")])[1]
     assert model.from_sweep is None and model.fusion_layers == [1]
 
 
 def test_unknown_keys_of_the_command_line_are_refused(finished):
     with pytest.raises(InputError, match="unknown key learning_rat; did you mean learning_rate"):
-        arguments.parse([str(finished / "run" / "results.json"), "--learning_rat", "1"])
+        tasks.parse([str(finished / "run" / "results.json"), "--learning_rat", "1"])
 
 
 def fingerprint(folder):

@@ -9,9 +9,9 @@ from scipy.stats import norm
 from tiny_runs import TINY
 
 import train_hf
+from training.base.arguments import TrainingArguments
 from training.classification import train
 from training.classification.cross_validation import find_part, summarise
-from training.recipe import TrainingArguments
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""training/evaluation.py: the figures that a training gave of its test, on other data, and what is refused."""
+"""classification/evaluation.py: the figures that a training gave of its test, on other data, and what is refused."""
 
 import json
 

@@ -19,9 +19,10 @@ from tiny_models import save_tiny_cnn
 from tiny_runs import TINY, train
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
-from training import recipe as arguments
+from training.base.arguments import TrainingArguments
 from training.classification import html_report
 from training.errors import InputError
+from training.pretraining.arguments import MspmTrainingArguments
 
 AUDIO = re.compile(r'src="data:audio/mpeg;base64,([^"]+)"')
 NAME = re.compile(r'<div class="name soft">(.*?)</div>')
@@ -221,9 +222,9 @@ def test_clip_losses_by_hand():
 
 def test_what_the_arguments_refuse(tmp_path):
     with pytest.raises(InputError, match="report_clips: must be 0 or more, got -1"):
-        arguments.TrainingArguments(output_dir=str(tmp_path), report_clips=-1)
+        TrainingArguments(output_dir=str(tmp_path), report_clips=-1)
     with pytest.raises(InputError, match="html_report: has no effect on this pretraining"):
-        arguments.MspmTrainingArguments(output_dir=str(tmp_path), html_report=False)
+        MspmTrainingArguments(output_dir=str(tmp_path), html_report=False)
 
 
 PLAY_ALL = """

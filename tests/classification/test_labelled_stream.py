@@ -1,4 +1,4 @@
-"""training/labelled_stream.py, streamed classification: no duplicates, no gaps, resumed where it was, flat memory."""
+"""Streamed classification: no duplicates, no gaps, resumed where it was, flat memory."""
 
 import json
 import os
@@ -21,14 +21,15 @@ from tiny_runs import TINY
 
 import train_hf
 from modeling_dual_ssast import DualSSASTFeatureExtractor
+from training.base.arguments import TrainingArguments
 from training.classification.labelled_stream import LabelledClipStream, LabelledStream, read_whole
+from training.data.arguments import DataArguments
 from training.data.audio import datasets_without_torchcodec
 from training.data.augmentation import AugmentationArguments
+from training.data.columns import Columns
 from training.data.dataset import ClipDataset
 from training.data.labels import LabelSet
-from training.data.sources import Columns
 from training.errors import InputError
-from training.recipe import DataArguments, TrainingArguments
 
 CLASSES = ("high", "low")
 

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import AutoModelForAudioClassification
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification
-from training import recipe as arguments
-from training.classification import report
+from training import tasks
+from training.classification import plots, report
 from training.classification import train as classification
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
@@ -112,7 +112,7 @@ def train(clips, tmp_path):
         recipe = {key: value for key, value in (recipe | values).items() if value is not None}
         path = tmp_path / "recipe.json"
         path.write_text(json.dumps(recipe))
-        classification.run(*arguments.parse([str(path)])[1:])
+        classification.run(*tasks.parse([str(path)])[1:])
         return tmp_path / name
 
     return run
@@ -120,7 +120,7 @@ def train(clips, tmp_path):
 
 def test_weights_of_layers_train_and_are_saved_and_reported(train, monkeypatch):
     drawn = []
-    plot = report.plot_layer_weights
+    plot = plots.plot_layer_weights
     monkeypatch.setattr(
         report, "plot_layer_weights", lambda *arguments: (drawn.append(arguments[:2]), plot(*arguments))
     )

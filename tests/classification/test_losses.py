@@ -1,4 +1,4 @@
-"""training/losses.py: torch's losses where they are the same, the paper's formula, and plain evaluations."""
+"""classification/losses.py: torch's losses where they are the same, the paper's formula, and plain evaluations."""
 
 import json
 
@@ -10,12 +10,12 @@ from audio_files import write_tone
 from torch import nn
 from transformers import AutoModelForAudioClassification
 
-from training import recipe as arguments
+from training import tasks
 from training.classification import train as classification
+from training.classification.arguments import TuningArguments
 from training.classification.losses import TrainingLoss, training_loss
 from training.data.labels import LabelSet
 from training.errors import InputError
-from training.recipe import TuningArguments
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 WEIGHTS = torch.tensor([0.5, 1.0, 4.0])
@@ -123,7 +123,7 @@ def train(folder, name: str, **values):
         "validation_fraction": 0.2, "test_fraction": 0.2, "html_report": False, "output_dir": str(folder / name),
     }  # fmt: skip
     (folder / "recipe.json").write_text(json.dumps(recipe | values))
-    classification.run(*arguments.parse([str(folder / "recipe.json")])[1:])
+    classification.run(*tasks.parse([str(folder / "recipe.json")])[1:])
     return json.loads((folder / name / "results.json").read_text()), folder / name
 
 

@@ -1,4 +1,4 @@
-"""training/samplers.py: every clip, by seed and epoch alone; little padding; classes as often as they should be."""
+"""Samplers: every clip, by seed and epoch alone; little padding; classes as often as they should be."""
 
 import types
 
@@ -9,12 +9,14 @@ from audio_files import ROOT
 from sklearn.utils.class_weight import compute_class_weight
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
+from training.base.arguments import TrainingArguments
+from training.classification.arguments import TuningArguments
 from training.classification.samplers import ClipSampler, class_weights, clip_weights, make_sampler, positive_weights
+from training.data.columns import Columns
 from training.data.dataset import ClipDataset, Collator
 from training.data.labels import LabelSet, find_labels
-from training.data.sources import Columns, load_table
+from training.data.sources import load_table
 from training.errors import InputError
-from training.recipe import TrainingArguments, TuningArguments
 
 
 def sampler(num_clips: int = 50, epoch: int = 0, seed: int = 0, **settings) -> ClipSampler:

@@ -1,4 +1,4 @@
-"""training/tuning.py and the trainer: what is frozen stays, adapters come off, averages are averages, runs resume."""
+"""Tuning and its trainer: what is frozen stays, adapters come off, averages are averages, runs resume."""
 
 import json
 import shutil
@@ -15,12 +15,12 @@ from tiny_models import TINY, save_tiny_classifier, save_tiny_cnn
 from transformers import AutoConfig, AutoModelForAudioClassification
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification
-from training import recipe as arguments
-from training.base.trainer import ClassificationTrainer
+from training import tasks
 from training.classification import train as classification
+from training.classification.arguments import TuningArguments
+from training.classification.trainer import ClassificationTrainer
 from training.classification.tuning import count_parameters, encoder_stages, portable_name, prepare, rate_scales
 from training.errors import InputError
-from training.recipe import TuningArguments
 
 EVERY_STEP = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 20, "load_best_model_at_end": False}
 
@@ -63,7 +63,7 @@ def recipe(clips, checkpoints, tmp_path):
 def train(recipe):
     def run(*names, **values):
         path, output = recipe(*names, **values)
-        classification.run(*arguments.parse([path])[1:])
+        classification.run(*tasks.parse([path])[1:])
         return output
 
     return run

@@ -8,7 +8,8 @@ import pytest
 from audio_files import run_program, write_class_folders
 from tiny_runs import TINY, train
 
-from training import recipe as arguments
+from training.base import arguments as training_arguments
+from training.base.arguments import TrainingArguments
 from training.errors import InputError
 
 
@@ -62,11 +63,11 @@ def test_trackio_shows_training_and_test_as_one_run(recipe, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio"])
 def test_what_is_not_installed_is_told(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: [])
+    monkeypatch.setattr(training_arguments, "get_available_reporting_integrations", lambda: [])
     with pytest.raises(InputError, match=f"report_to: {name} is unknown or not installed; install its package"):
-        arguments.TrainingArguments(output_dir=str(tmp_path), report_to=name)
+        TrainingArguments(output_dir=str(tmp_path), report_to=name)
 
 
 def test_runs_are_called_as_their_folders(tmp_path):
-    assert arguments.TrainingArguments(output_dir=str(tmp_path / "mine")).run_name == "mine"
-    assert arguments.TrainingArguments(output_dir=str(tmp_path / "mine"), run_name="other").run_name == "other"
+    assert TrainingArguments(output_dir=str(tmp_path / "mine")).run_name == "mine"
+    assert TrainingArguments(output_dir=str(tmp_path / "mine"), run_name="other").run_name == "other"

@@ -1,4 +1,4 @@
-"""`python -m model_cards build-official`: the catalogue, and its checkpoints from files in the originals' layout."""
+"""`python -m conversion build-official`: the catalogue, and its checkpoints from files in the originals' layout."""
 
 import dataclasses
 import hashlib
@@ -13,12 +13,11 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForAudioClassification, AutoModelForPreTraining
 
 from conversion import catalogue, official
-from conversion.__main__ import FAMILIES
 from conversion.__main__ import main as convert_command
 from conversion.catalogue import recognise
+from conversion.checkpoint import ConversionError
+from conversion.families import FAMILIES
 from conversion.options import Options
-from hub.__main__ import main
-from hub.push import PushError
 from model_cards import card as cards
 from modeling_dual_ssast import ASiTConfig, PannsCnn14Config, PannsCnn14FeatureExtractor
 
@@ -276,15 +275,13 @@ def test_the_command_on_a_checkpoint_of_the_published_size(tmp_path, capsys):
     torch.save(tiny_patch_400(), downloads / "SSAST-Tiny-Patch-400.pth")
     torch.save(checkpoint("ssast_patch_pretrained.json"), downloads / "SSAST-Small-Patch-400.pth")  # another model
     words = ["build-official", "--download-dir", str(downloads), "--output-dir", str(output)]
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 1  # of the other model
+    assert convert_command(words) == 1  # of the other model
     printed = capsys.readouterr().out
     assert "SSAST-Small-Patch-400.pth is another model than ssast-small-patch-400: hidden_size is 128" in printed
     assert re.search(r"^ssast-tiny-patch-400 +converted +5,\d{3},\d{3}  ", printed, re.MULTILINE)
     assert printed.count("\nmissing: ") == 23
     assert sorted(path.name for path in output.iterdir()) == ["ssast-tiny-patch-400"]
-    assert main([*words, "--only", "ssast-tiny-patch-400"]) == 0
+    assert convert_command([*words, "--only", "ssast-tiny-patch-400"]) == 0
     # The ordinary conversion recognises the file and writes the same card.
     source, other = str(downloads / "SSAST-Tiny-Patch-400.pth"), tmp_path / "other" / "ssast-tiny-patch-400"
     assert convert_command(["ssast", source, str(other), "--verify"]) == 0
@@ -301,14 +298,14 @@ def test_the_command_on_a_checkpoint_of_the_published_size(tmp_path, capsys):
 
 
 def test_bad_commands(tmp_path, capsys):
-    assert main(["build-official", "--download-dir", str(tmp_path / "nowhere")]) == 1
-    assert main(["build-official", "--download-dir", str(tmp_path), "--only", "vgish"]) == 1
-    assert main(["build-official", "--download-dir", str(tmp_path)]) == 1
+    assert convert_command(["build-official", "--download-dir", str(tmp_path / "nowhere")]) == 1
+    assert convert_command(["build-official", "--download-dir", str(tmp_path), "--only", "vgish"]) == 1
+    assert convert_command(["build-official", "--download-dir", str(tmp_path)]) == 1
     first, second, third = capsys.readouterr().err.splitlines()
     assert (
         "nowhere: is no folder" in first and "did you mean vggish?" in second and "holds none of these files" in third
     )
-    with pytest.raises(PushError, match="not in the catalogue"):
+    with pytest.raises(ConversionError, match="not in the catalogue"):
         official.build(tmp_path, tmp_path / "out", ["nothing"])
 
 

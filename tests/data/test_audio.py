@@ -1,4 +1,4 @@
-"""training/audio.py: what soundfile reads, and one clear line for what nobody can."""
+"""training/data/audio.py: what soundfile reads, and one clear line for what nobody can."""
 
 import io
 import re

@@ -9,14 +9,16 @@ import soundfile
 from audio_files import run_program, tone, write_tone
 from tiny_models import save_tiny_classifier
 
-from training import recipe as arguments
+from training import tasks
 from training.classification import cross_validation, train
 from training.data import screening
+from training.data.arguments import DataArguments
 from training.data.audio import decode_audio, read_audio
+from training.data.columns import Columns
 from training.data.screening import decode, try_to_decode
-from training.data.sources import Columns, load_table
+from training.data.sources import load_table
 from training.data.splits import load_splits
-from training.data.unlabelled_sources import UNREADABLE_CLIPS
+from training.data.unreadable import UNREADABLE_CLIPS
 from training.embeddings import probe, sweep
 from training.errors import InputError
 
@@ -87,7 +89,7 @@ def recipe(tmp_path):
 
 
 def run(task, path: str, *words: str):
-    task.run(*arguments.parse([path, *words])[1:])
+    task.run(*tasks.parse([path, *words])[1:])
 
 
 def logged(output) -> dict[str, str]:
@@ -116,10 +118,10 @@ def test_a_training_leaves_damaged_clips_out_and_lists_them(manifest, recipe, mo
 
 
 def test_the_list_of_an_earlier_run_does_not_stay(manifest, tmp_path):
-    splits = load_splits(arguments.DataArguments(train_file=str(manifest[0])))
+    splits = load_splits(DataArguments(train_file=str(manifest[0])))
     in_order = {"train": splits["train"].select(range(95))}
     for choice in ("skip", "error"):
-        data_arguments = arguments.DataArguments(train_file="x.csv", on_bad_audio=choice)
+        data_arguments = DataArguments(train_file="x.csv", on_bad_audio=choice)
         (tmp_path / UNREADABLE_CLIPS).write_text('{"clip": "earlier.wav", "reason": "no such file"}\n')
         assert screening.screen(in_order, data_arguments, tmp_path)["train"] is in_order["train"]
         assert not (tmp_path / UNREADABLE_CLIPS).exists()
@@ -142,7 +144,7 @@ def test_given_splits_keep_their_readable_clips(tmp_path):
         (tmp_path / split).mkdir()
         write_manifest(tmp_path / split, 20)
     files = {f"{split}_file": str(tmp_path / split / "clips.csv") for split in ("train", "validation", "test")}
-    data_arguments = arguments.DataArguments(**files, on_bad_audio="skip", max_unreadable_share=0.25)
+    data_arguments = DataArguments(**files, on_bad_audio="skip", max_unreadable_share=0.25)
     kept = screening.screen(load_splits(data_arguments), data_arguments, tmp_path)
     assert {split: len(data) for split, data in kept.items()} == {"train": 15, "validation": 15, "test": 15}
     assert kept["test"]["audio"][:] == [str(tmp_path / "test" / f"{index}.wav") for index in range(15)]
@@ -166,7 +168,7 @@ def test_a_sweep_leaves_damaged_clips_out(manifest, recipe, encoder):
     assert_all_are_listed(output, damaged)
     assert json.loads((output / "results.json").read_text())["clips"] == 85  # and ten for the test of the fine-tuning
     # The fine-tuning that it recommends meets the same clips.
-    _, _, data_arguments, *_ = arguments.parse([str(output / "finetune.yaml")])
+    _, _, data_arguments, *_ = tasks.parse([str(output / "finetune.yaml")])
     assert data_arguments.on_bad_audio == "skip"
 
 
@@ -268,7 +270,7 @@ def test_a_split_that_loses_all_its_clips_stops_the_run(manifest, recipe):
 def test_impossible_settings_are_told(recipe, words, pattern):
     path, _ = recipe(dataset_name="clips")
     with pytest.raises(InputError, match=pattern):
-        arguments.parse([path, *words])
+        tasks.parse([path, *words])
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -304,7 +306,7 @@ def test_clips_that_are_stored_as_bytes_are_told_apart_by_their_places(tmp_path)
     }
     for split, rows in stored.items():
         pandas.DataFrame(rows).to_parquet(tmp_path / f"{split}.parquet")
-    data_arguments = arguments.DataArguments(
+    data_arguments = DataArguments(
         train_file=str(tmp_path / "train.parquet"), test_file=str(tmp_path / "test.parquet"), on_bad_audio="skip",
         max_unreadable_share=0.1,
     )  # fmt: skip

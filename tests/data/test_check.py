@@ -10,8 +10,8 @@ import soundfile
 from audio_files import ROOT, run_program, tone, write_class_folders, write_tone
 
 from training import check
+from training.data.arguments import DataArguments
 from training.errors import InputError
-from training.recipe import DataArguments
 
 SPLITS = ("train", "validation", "test")
 

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from audio_files import ROOT
 
-from training.data.sources import Columns, load_table
+from training.data.columns import Columns
+from training.data.sources import load_table
 
 SPLITS = ("train", "validation", "test")
 LABELS = {"voice_prompts": "language", "instruments": "category"}

@@ -1,4 +1,4 @@
-"""training/dataset.py and augmentation.py: seeded by clip and epoch, the same with any number of workers."""
+"""training/data/dataset.py and augmentation.py: seeded by clip and epoch, the same with any number of workers."""
 
 import dataclasses
 

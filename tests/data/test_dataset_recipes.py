@@ -8,7 +8,7 @@ import yaml
 from audio_files import ROOT
 from tiny_models import save_tiny_classifier
 
-from training import recipe as arguments
+from training import tasks
 from training.classification import train
 from training.embeddings import probe
 from training.prepare import DATASETS, prepare
@@ -38,8 +38,8 @@ def test_a_recipe_parses_and_says_where_the_data_come_from(name):
     header = text[: text.index("task:")]
     assert f"python -m training.prepare {name} --from" in header and "://" in header
     assert max(map(len, text.splitlines())) <= 120
-    task, *parts = arguments.parse([str(RECIPES / f"{name}.yaml")])
-    assert len(parts) == len(arguments.ARGUMENT_CLASSES[task])
+    task, *parts = tasks.parse([str(RECIPES / f"{name}.yaml")])
+    assert len(parts) == len(tasks.TASKS[task].arguments)
     data = parts[1]
     for file in (data.train_file, data.validation_file, data.test_file, data.label_file):
         assert file is None or file.startswith(f"prepared/{name}/")
@@ -63,7 +63,7 @@ def test_a_recipe_runs_on_the_prepared_miniature(name, tmp_path, monkeypatch):
         layers = [layer if layer < 0 else layer * TINY["num_hidden_layers"] // 12 for layer in recipe["fusion_layers"]]
         recipe["fusion_layers"] = sorted(set(layers))
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    _, *parts = arguments.parse(["recipe.json"])
+    _, *parts = tasks.parse(["recipe.json"])
     (probe if task == "probe" else train).run(*parts)
     results = json.loads((tmp_path / "runs" / name / "results.json").read_text())
     assert results["clips"]["train"] and results["clips"]["test"]

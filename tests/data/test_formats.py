@@ -15,11 +15,12 @@ from tiny_models import save_tiny_classifier
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from training.classification.labelled_stream import open_streams, read_whole
+from training.data.arguments import DataArguments
 from training.data.audio import datasets_without_torchcodec
 from training.data.dataset import ClipDataset, Collator
 from training.data.labels import find_labels
-from training.data.splits import check_files, load_splits
-from training.recipe import DataArguments
+from training.data.screening import check_files
+from training.data.splits import load_splits
 
 
 @pytest.fixture(scope="module")

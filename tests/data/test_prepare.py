@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from audio_files import run_program
 
-from training.data.sources import Columns, load_table
+from training.data.columns import Columns
+from training.data.sources import load_table
 from training.errors import InputError
 from training.prepare import DATASETS, describe, prepare
 from training.prepare.__main__ import main

@@ -1,4 +1,4 @@
-"""training/sources.py, splits.py and labels.py: the same examples from every kind of source."""
+"""training/data/sources.py, splits.py and labels.py: the same examples from every kind of source."""
 
 import json
 
@@ -8,12 +8,14 @@ import pytest
 from audio_files import write_class_folders, write_tone
 
 from training.data import splits as splits_module
+from training.data.arguments import DataArguments
 from training.data.audio import audio_name, read_audio
+from training.data.columns import Columns, audio_of, clip_names
 from training.data.labels import LabelSet, find_labels, read_label_file, rename_labels
-from training.data.sources import Columns, audio_of, clip_names, load_folder, load_table, standardise
-from training.data.splits import check_files, complete_splits, load_splits
+from training.data.screening import check_files
+from training.data.sources import load_folder, load_table, standardise
+from training.data.splits import complete_splits, load_splits
 from training.errors import InputError
-from training.recipe import DataArguments
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
-"""training/splits.py: folds and held-out clips, by class and by group."""
+"""training/data/splits.py: folds and held-out clips, by class and by group."""
 
 import datasets
 import numpy as np
 import pytest
 
+from training.data.arguments import DataArguments
 from training.data.splits import complete_splits, make_folds, sample_splits
 from training.errors import InputError
-from training.recipe import DataArguments
 
 
 def table(num_clips: int = 60, **columns) -> datasets.Dataset:

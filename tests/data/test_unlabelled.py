@@ -1,4 +1,4 @@
-"""training/unlabelled.py, clip_stream.py: one sequence of clips for any number of processes, workers, resumptions."""
+"""Unlabelled clips: one sequence of clips for any number of processes, workers, resumptions."""
 
 import gc
 import io
@@ -18,18 +18,12 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from training.data import clip_stream, unlabelled_sources
+from training.data import clip_stream
 from training.data.audio import datasets_without_torchcodec
 from training.data.clip_stream import ClipList, ClipStream
-from training.data.unlabelled_sources import (
-    UnlabelledSource,
-    UnreadableLog,
-    drop_unreadable,
-    hold_out,
-    join,
-    open_source,
-    parse_sources,
-)
+from training.data.clips import LocalClips, join
+from training.data.unlabelled_sources import UnlabelledSource, drop_unreadable, hold_out, open_source, parse_sources
+from training.data.unreadable import UnreadableLog, try_to_read
 from training.errors import InputError, one_line
 
 RATE = 16000
@@ -251,9 +245,9 @@ def test_addresses_are_fetched(tmp_path):
     _folder(tmp_path, [5])
     path = f"file://{tmp_path}/class_1/0005.wav"
     log = UnreadableLog(tmp_path / "log.jsonl")
-    waveform, _ = clip_stream.try_to_read({"path": path, "bytes": None}, path, RATE, log)
+    waveform, _ = try_to_read({"path": path, "bytes": None}, path, RATE, log)
     assert waveform[0] == np.float32(5 / 1024)
-    assert clip_stream.try_to_read({"path": path + "x", "bytes": None}, path, RATE, log)[0] is None
+    assert try_to_read({"path": path + "x", "bytes": None}, path, RATE, log)[0] is None
     assert list(log.entries()) == [path]
 
 
@@ -513,7 +507,7 @@ def test_too_few_clips_to_hold_out_are_told(tmp_path, count):
 
 def test_clips_without_names_are_told_apart(tmp_path):
     rows = {"audio": [{"bytes": _clip_bytes(number), "path": None} for number in range(3)]}
-    clips = unlabelled_sources.LocalClips("hub", datasets.Dataset.from_dict(rows))
+    clips = LocalClips("hub", datasets.Dataset.from_dict(rows))
     both = join([clips, _open(_folder(tmp_path / "a", [7]))])
     assert clips.names() == ["clip 0 of hub", "clip 1 of hub", "clip 2 of hub"]
     assert both.names()[3] == str(tmp_path / "a" / "class_1" / "0007.wav") and len(both) == 4

@@ -2,50 +2,103 @@
 
 import ast
 import subprocess
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 from audio_files import ROOT
 
-PACKAGES = {
-    "modeling_dual_ssast",
-    "conversion",
-    "training",
-    "model_cards",
-    "hub",
-    "benchmarks",
-    "tests",
-    "app",
-    "embed_hf",
-    "predict_hf",
-    "train_hf",
-}
+# Room -> the rooms that it may import. A room is a program, a package, or a part of training/.
 ALLOWED = {
     "modeling_dual_ssast": set(),
-    "conversion": {"modeling_dual_ssast", "model_cards", "hub"},
-    "training": {"modeling_dual_ssast", "model_cards", "hub"},
     "model_cards": set(),
-    "hub": {"conversion"},  # of __main__.py alone
-    "benchmarks": {"modeling_dual_ssast"},
-    "examples": set(),
+    "hub": set(),
+    "conversion": {"modeling_dual_ssast", "model_cards", "hub"},
+    "training.errors": set(),
+    "training.metrics": set(),
+    "training.recipe": {"training.errors"},
+    "training.data": {"training.errors", "training.recipe", "modeling_dual_ssast"},
+    "training.base": {"training.errors", "training.recipe", "training.data", "modeling_dual_ssast", "hub"},
+    "training.prepare": {"training.errors", "training.data"},
+    "training.check": {"training.errors", "training.recipe", "training.data"},
+}
+WING = {"training.errors", "training.recipe", "training.data", "training.base", "modeling_dual_ssast"}
+ALLOWED |= {
+    "training.classification": WING | {"model_cards"},
+    "training.pretraining": WING | {"model_cards"},
+    "training.embeddings": WING,
+    "training.export": WING,
+    "training.explain": WING,
+}
+ALLOWED["training.tasks"] = {room for room in ALLOWED if room.startswith("training.")}
+PROGRAMS = ("train_hf", "predict_hf", "embed_hf", "app", "benchmarks", "examples")
+MOST_FLOORS = 6
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {
+    module_of(path): path
+    for name in (*{room.partition(".")[0] for room in ALLOWED}, *PROGRAMS)
+    for path in (*ROOT.glob(f"{name}.py"), *(ROOT / name).rglob("*.py"))
 }
 
 
-def _imports(path) -> set[str]:
-    names = set()
+def room_of(module: str) -> str:
+    """`training.data` of training.data.audio; the package or program itself elsewhere."""
+    return ".".join(module.split(".")[: 2 if module.startswith("training.") else 1])
+
+
+def imports_of(module: str) -> set[str]:
+    """The modules of this repository that a module imports, at its top or in a function."""
+    path, found = MODULES[module], set()
+    package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module.split(".")[0])
-    return names
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {
+                f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source for alias in node.names
+            }
+    return found & set(MODULES) - {module}
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_imports_point_one_way(package):
-    files = list((ROOT / package).rglob("*.py"))
-    assert files
-    for path in files:
-        assert _imports(path) & PACKAGES <= ALLOWED[package] | {package}, path
+@pytest.mark.parametrize("room", ALLOWED)
+def test_rooms_import_only_what_they_may(room):
+    members = [module for module in MODULES if room_of(module) == room]
+    assert members
+    for module in members:
+        assert {room_of(name) for name in imports_of(module)} <= ALLOWED[room] | {room}, module
+
+
+def test_every_room_of_training_is_listed():
+    assert {room_of(module) for module in MODULES if module.startswith("training.")} <= set(ALLOWED)
+
+
+def test_nothing_imports_a_program_or_the_tests():
+    for module in MODULES:
+        assert not {room_of(name) for name in imports_of(module)} & set(PROGRAMS) - {room_of(module)}, module
+
+
+def test_modules_import_in_no_circle_and_rooms_on_few_floors():
+    tuple(TopologicalSorter({module: imports_of(module) for module in MODULES}).static_order())  # raises CycleError
+    rooms = {room: allowed for room, allowed in ALLOWED.items() if room.startswith("training")}
+    floors = {}
+    for room in TopologicalSorter(rooms).static_order():
+        floors[room] = 1 + max((floors[below] for below in rooms.get(room, ()) if below in rooms), default=0)
+    assert max(floors.values()) == MOST_FLOORS
+
+
+def test_no_test_imports_a_test():
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.split(".")[-1].startswith("test_") for name in names), path
 
 
 def test_shipped_modules_know_only_the_siblings_they_may():

@@ -9,9 +9,10 @@ import torch
 from audio_files import write_class_folders
 from tiny_models import save_tiny_classifier
 
-from training import recipe as arguments
+from training import tasks
 from training.data.labels import find_labels
 from training.embeddings import probe
+from training.embeddings.arguments import ProbeArguments
 from training.errors import InputError
 
 PROBE = {
@@ -46,7 +47,7 @@ def recipe(tmp_path, encoder, clips):
 
 
 def run(path: str, *words: str):
-    _, *parts = arguments.parse([path, *words])
+    _, *parts = tasks.parse([path, *words])
     probe.run(*parts)
 
 
@@ -87,9 +88,7 @@ def blobs(kind: str):
 @pytest.mark.parametrize("kind", ["single", "multi", "regression"])
 def test_a_linear_layer_learns_what_is_linear(kind):
     features, labels, label_set = blobs(kind)
-    settings = arguments.ProbeArguments(
-        output_dir="x", learning_rates=[1e-6, 0.1], num_epochs=100, num_seeds=2, batch_size=16
-    )
+    settings = ProbeArguments(output_dir="x", learning_rates=[1e-6, 0.1], num_epochs=100, num_seeds=2, batch_size=16)
     rows = probe.linear_rows(features, labels, label_set, settings)
     assert [row["seed"] for row in rows] == [0, 1]
     if kind != "multi":  # a random direction can rank two far classes right
@@ -102,14 +101,14 @@ def test_the_best_epoch_counts_and_patience_ends_the_training(monkeypatch):
     features, labels, label_set = blobs("single")
     scores = iter([0.5, 0.1, 0.9, 0.2, 0.3, 0.3, 0.3])  # validation, with a test score after each better one
     monkeypatch.setattr(probe, "score_function", lambda label_set: lambda outputs, labels: next(scores))
-    settings = arguments.ProbeArguments(output_dir="x", patience=2, num_epochs=50)
+    settings = ProbeArguments(output_dir="x", patience=2, num_epochs=50)
     row = probe.fit_linear(features, labels, label_set, 0.1, 0, settings)
     assert (row["validation"], row["test"], row["epoch"]) == (0.9, 0.2, 2) and list(scores) == [0.3]
 
 
 def test_few_labels_are_drawn_anew_per_seed_and_only_from_the_training_clips():
     features, labels, _ = blobs("single")
-    settings = arguments.ProbeArguments(output_dir="x", few_shot=[1, 3, 21], num_seeds=2)
+    settings = ProbeArguments(output_dir="x", few_shot=[1, 3, 21], num_seeds=2)
     rows = probe.few_shot_rows(features, labels, settings)
     assert [(row["setting"], row["seed"]) for row in rows] == [
         ("1 per class", 0), ("1 per class", 1), ("3 per class", 0), ("3 per class", 1)

@@ -15,12 +15,13 @@ from transformers import AutoModelForAudioClassification
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining, DualSSASTModel
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
-from training import recipe as arguments
+from training import tasks
 from training.classification import train
 from training.data.dataset import ClipDataset, Collator
 from training.data.labels import find_labels
 from training.data.splits import make_folds
 from training.embeddings import ridge, sweep
+from training.embeddings.arguments import SweepArguments
 from training.embeddings.representations import (
     block_features,
     blocks,
@@ -73,7 +74,7 @@ def table(labels: list) -> datasets.Dataset:
 
 
 def run(path: str, *words: str):
-    _, *parts = arguments.parse([path, *words])
+    _, *parts = tasks.parse([path, *words])
     sweep.run(*parts)
 
 
@@ -207,16 +208,16 @@ def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_
     # Its recipe fine-tunes, and so does any other one that names the sweep.
     tuned = tmp_path / "tuned"
     words = ["--output_dir", str(tuned), "--num_train_epochs", "1", "--disable_tqdm", "true"]
-    _, *parts = arguments.parse([str(output / "finetune.yaml"), *words])
+    _, *parts = tasks.parse([str(output / "finetune.yaml"), *words])
     train.run(*parts)
     config = AutoModelForAudioClassification.from_pretrained(tuned).config
     assert config.readout == best["readout"] and config.fusion_layers == best["fusion_layers"]
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"dataset_name": str(clips), "output_dir": "x", "from_sweep": str(output)}))
-    _, model, *_ = arguments.parse([str(other)])
+    _, model, *_ = tasks.parse([str(other)])
     assert model.model_name_or_path == best["model_name_or_path"]
     assert model.overrides()["fusion_layers"] == best["fusion_layers"]
-    _, model, *_ = arguments.parse([str(other), "--fusion_layers", "0"])
+    _, model, *_ = tasks.parse([str(other), "--fusion_layers", "0"])
     assert model.overrides()["fusion_layers"] == [0]  # what is said by hand wins
 
 
@@ -300,10 +301,10 @@ def test_the_clips_of_the_later_test_are_not_looked_at(recipe, clips, tmp_path):
     run(path)
     tuned = tmp_path / "tuned"
     words = ["--output_dir", str(tuned), "--max_steps", "1", "--disable_tqdm", "true"]
-    _, *parts = arguments.parse([str(output / "finetune.yaml"), *words])
+    _, *parts = tasks.parse([str(output / "finetune.yaml"), *words])
     train.run(*parts)
     tested = set(pandas.read_csv(tuned / "predictions.csv")["file"])
-    examples = sweep.load_clips(parts[1], arguments.SweepArguments(output_dir=str(tmp_path)))
+    examples = sweep.load_clips(parts[1], SweepArguments(output_dir=str(tmp_path)))
     assert tested and not tested & set(examples["audio"]) and len(tested) + len(examples) == 24
     config = AutoModelForAudioClassification.from_pretrained(tuned).config
     assert config.max_length == 32 and parts[1].mean == -7.0

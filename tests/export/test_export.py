@@ -19,8 +19,9 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClass
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining
 from training.data.audio import read_audio
 from training.errors import InputError
-from training.export import __main__
-from training.export.graph import FeatureGraph, WaveformGraph, spectrogram_of
+from training.export import __main__, comparison, onnx_graph
+from training.export.graph import FeatureGraph, WaveformGraph, longest_samples, spectrogram_of
+from training.export.recordings import labelled_clips
 
 RATE = 16000
 CLIPS = ROOT / "data" / "voice_prompts" / "audio"
@@ -75,7 +76,7 @@ def save_family(folder, family):
 
 def alone(model, extractor, clips) -> np.ndarray:
     """Logits of clips that the model hears one by one."""
-    return np.concatenate([__main__.torch_runner(model, extractor)([clip]) for clip in clips])
+    return np.concatenate([comparison.torch_runner(model, extractor)([clip]) for clip in clips])
 
 
 def padded(clips, value=0.0) -> dict[str, np.ndarray]:
@@ -135,14 +136,14 @@ def test_onnx_folder_says_what_a_program_needs(exported):
 def test_int8_is_near_the_model(exported, recordings, tmp_path):
     folder, model, extractor, _ = exported
     source = folder / "onnx" / "model.onnx"
-    __main__.quantise(source, tmp_path / "int8.onnx", {"labels": ["a"]})
+    onnx_graph.quantise(source, tmp_path / "int8.onnx", {"labels": ["a"]})
     stored = onnx.load(tmp_path / "int8.onnx")
     kinds = [node.op_type for node in stored.graph.node]
     assert kinds.count("MatMulInteger") == 2 * 6 + 1  # of the blocks and of the classifier
     assert {entry.key for entry in stored.metadata_props} >= {"labels", "sampling_rate"}
     clips = [recordings[first : first + 2 * RATE] for first in range(0, 16 * RATE, 2 * RATE)]
     got = np.concatenate(
-        [__main__.onnx_runner(tmp_path / "int8.onnx", "waveform", extractor)([clip]) for clip in clips]
+        [comparison.onnx_runner(tmp_path / "int8.onnx", "waveform", extractor)([clip]) for clip in clips]
     )
     expected = alone(model, extractor, clips)
     assert 0 < np.abs(got - expected).max() < 0.1 * np.abs(expected).max()
@@ -153,8 +154,8 @@ def test_the_spectrogram_in_the_graph_is_the_extractors(family, recordings, tmp_
     extractor = AutoFeatureExtractor.from_pretrained(save_family(tmp_path, family))
     spectrogram = spectrogram_of(extractor)
     clips = [recordings[:length] for length in (1, 399, 400, 559, 560, 4799, 10000)]
-    features = __main__.extract(extractor, clips)
-    waveform, lengths = __main__.inputs_of("waveform", clips, extractor)
+    features = comparison.extract(extractor, clips)
+    waveform, lengths = comparison.inputs_of("waveform", clips, extractor)
     mask = features["attention_mask"]
     assert torch.equal(spectrogram.num_frames(lengths), mask.sum(dim=1))
     got = spectrogram(waveform, lengths, mask.shape[1], 96)
@@ -176,11 +177,11 @@ def test_the_spectrogram_in_the_graph_is_the_extractors(family, recordings, tmp_
 def test_traced_graph_is_the_model(family, kind, recordings, tmp_path):
     model, extractor = __main__.load(str(save_family(tmp_path, family)))
     graph = WaveformGraph(model, extractor) if kind == "waveform" else FeatureGraph(model)
-    module = __main__.trace(graph, extractor).module()
-    longest = __main__.longest_samples(model, extractor) or 15 * RATE
+    module = onnx_graph.trace(graph, extractor).module()
+    longest = longest_samples(model, extractor) or 15 * RATE
     clips = [recordings[:length] for length in (200, 2000, 4800, longest // 2, longest)]
     for size in (1, 2, 5):
-        got = module(*__main__.inputs_of(kind, clips[-size:], extractor)).numpy()
+        got = module(*comparison.inputs_of(kind, clips[-size:], extractor)).numpy()
         expected = alone(model, extractor, clips[-size:])
         assert np.abs(got - expected).max() < 1e-4
     assert np.ptp(expected, axis=0).max() > 0.01  # the clips do differ
@@ -191,7 +192,7 @@ def test_program_needs_only_torch(exported, recordings, tmp_path):
     folder, model, extractor, _ = exported
     assert run(folder / "model", tmp_path / "out", "torchscript-free") == 0
     clips = [recordings[: 4 * RATE], recordings[RATE : 2 * RATE]]
-    torch.save(__main__.inputs_of("waveform", clips, extractor), tmp_path / "inputs.pt")
+    torch.save(comparison.inputs_of("waveform", clips, extractor), tmp_path / "inputs.pt")
     code = """
 import json, sys, torch
 files = {"labels": ""}
@@ -229,7 +230,7 @@ def test_encoder_gives_embeddings(recordings, tmp_path):
     model, extractor = __main__.load(str(tmp_path / "encoder"))
     module = torch.export.load(tmp_path / "out" / "model.pt2").module()
     clip = recordings[:6000]
-    got = module(*__main__.inputs_of("features", [clip], extractor))
+    got = module(*comparison.inputs_of("features", [clip], extractor))
     assert got.shape == (1, model.config.fused_size)
     assert torch.allclose(got, model.embed(clip, RATE, extractor), atol=1e-4)
 
@@ -252,7 +253,7 @@ def test_the_accuracy_is_of_the_parts_that_the_run_tested(tmp_path):
     model = save_tiny_classifier(tmp_path / "model")
     (model / "results.json").write_text(json.dumps(results))
     arguments = __main__.parse([str(model), str(tmp_path / "out"), "--format", "safetensors-fp16"])
-    labelled = __main__.labelled_clips(arguments, __main__.load(str(model))[0], RATE)
+    labelled = labelled_clips(arguments, __main__.load(str(model))[0], RATE)
     assert [(len(clip), label) for clip, label in labelled] == [(RATE // 2, 1)] * 3
 
 
@@ -354,8 +355,8 @@ def test_every_family_in_onnxruntime(family, kind, recordings, tmp_path):
     model = save_family(tmp_path / "model", family)
     assert run(model, tmp_path / "out", "onnx", "--input", kind) == 0
     model, extractor = __main__.load(str(model))
-    runner = __main__.onnx_runner(tmp_path / "out" / "model.onnx", kind, extractor)
-    longest = __main__.longest_samples(model, extractor) or 15 * RATE
+    runner = comparison.onnx_runner(tmp_path / "out" / "model.onnx", kind, extractor)
+    longest = longest_samples(model, extractor) or 15 * RATE
     clips = [recordings[: max(longest * part // 8, 1)] for part in range(9)][1:]
     expected = alone(model, extractor, clips)
     assert np.abs(runner(clips) - expected).max() < 1e-4

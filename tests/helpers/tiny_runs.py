@@ -1,6 +1,6 @@
 """A recipe that trains in a second, and the task classification in this process."""
 
-from training import recipe
+from training import tasks
 from training.classification import train as classification
 
 TINY = {
@@ -19,4 +19,4 @@ TINY = {
 
 
 def train(path: str, *words: str):
-    classification.run(*recipe.parse([path, *words])[1:])
+    classification.run(*tasks.parse([path, *words])[1:])

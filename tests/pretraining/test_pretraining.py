@@ -19,10 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, AutoModelForPreTraining
 
 from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTConfig, DualSSASTForPreTraining
-from training import recipe as arguments
+from training import tasks
+from training.base.arguments import EncoderArguments
 from training.classification import train as classification
 from training.errors import InputError
-from training.pretraining import asit, mspm, throughput
+from training.pretraining import asit, mspm, throughput, trainer
 from training.pretraining import train as pretraining
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -82,7 +83,7 @@ def recipe(tmp_path):
 
 
 def train(path: str, *words: str):
-    task, *parts = arguments.parse([path, *words])
+    task, *parts = tasks.parse([path, *words])
     TASKS[task].run(*parts)
 
 
@@ -202,7 +203,7 @@ def test_last_layers_stay_frozen_on_request(clips, recipe):
     assert all(frozen) and all(moved)
     fresh = pretraining.load_model(  # the same seed gives the same random weights
         asit.TASK,
-        arguments.EncoderArguments(config_overrides=OWN["asit"]["config_overrides"], max_length=48),
+        EncoderArguments(config_overrides=OWN["asit"]["config_overrides"], max_length=48),
         None,
         AutoFeatureExtractor.from_pretrained(output),
     )
@@ -234,7 +235,7 @@ def test_a_pretraining_becomes_a_classifier(clips, recipe, task, tmp_path):
             }
         )
     )
-    _, *parts = arguments.parse([str(fine_tuning)])
+    _, *parts = tasks.parse([str(fine_tuning)])
     classification.run(*parts)
     encoder = load_file(output / "model.safetensors")
     tuned = AutoModelForAudioClassification.from_pretrained(tmp_path / "classifier")
@@ -517,14 +518,14 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(clips, recipe, task, kind, 
     path, whole = recipe(task, "whole", max_steps=12, dataloader_num_workers=2, **values)
     train(path)
     path, resumed = recipe(task, "resumed", max_steps=12, **values)
-    original = pretraining.PretrainingCallback.on_step_end
+    original = trainer.PretrainingCallback.on_step_end
 
     def stop(self, args, state, control, **kwargs):
         original(self, args, state, control, **kwargs)
         if state.global_step == 4:
             raise Stopped
 
-    monkeypatch.setattr(pretraining.PretrainingCallback, "on_step_end", stop)
+    monkeypatch.setattr(trainer.PretrainingCallback, "on_step_end", stop)
     with pytest.raises(Stopped):
         train(path)
     monkeypatch.undo()

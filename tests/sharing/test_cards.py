@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoFeatureExtractor
 from conversion.__main__ import main as convert_command
 from model_cards import card as cards
 from model_cards import limits
-from training import recipe as arguments
+from training import tasks
 from training.classification import train as classification
 from training.errors import InputError
 from training.pretraining import asit, mspm
@@ -95,7 +95,7 @@ def write_tables(folder: Path):
 def train(root: Path, name: str, task: str = "classification", **recipe):
     path = root / "data" / f"{name}.json"
     path.write_text(json.dumps({"task": task, "output_dir": str(root / name), **recipe}))
-    TASKS[task].run(*arguments.parse([str(path)])[1:])
+    TASKS[task].run(*tasks.parse([str(path)])[1:])
 
 
 def convert(root: Path, name: str, family: str, source: Path):
@@ -159,7 +159,7 @@ def test_impossible_licences_and_languages(tmp_path, key, values, words):
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"output_dir": str(tmp_path / "run"), "dataset_name": "somewhere"}))
     with pytest.raises(InputError, match=f"{key}: .*{words}"):
-        arguments.parse([str(path), f"--{key}", *values])
+        tasks.parse([str(path), f"--{key}", *values])
 
 
 def test_names_on_the_hub_are_linked_and_local_ones_are_not(models, tmp_path, monkeypatch):

@@ -8,8 +8,9 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
+from ..data.arguments import DataArguments, FeatureArguments
 from ..errors import InputError
-from ..recipe import DataArguments, EncoderArguments, FeatureArguments
+from .arguments import EncoderArguments
 from .inference import MODEL_TYPES
 
 # What a saved configuration need not share with the one that it was saved from.

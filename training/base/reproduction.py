@@ -15,7 +15,7 @@ from transformers.utils import logging
 import modeling_dual_ssast
 
 from ..data.audio import audio_name
-from ..data.sources import audio_of
+from ..data.columns import audio_of
 
 logger = logging.get_logger(__name__)
 

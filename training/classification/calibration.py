@@ -3,8 +3,6 @@ Probabilities that are right as often as they say, and decisions on several labe
 Calibration of Modern Neural Networks*, ICML 2017) and a threshold per class, both chosen on the validation split.
 """
 
-from pathlib import Path
-
 import matplotlib
 import numpy as np
 import torch
@@ -17,7 +15,6 @@ from modeling_dual_ssast.classifier_dual_ssast import probabilities_of_logits
 from ..data.labels import LabelSet
 
 matplotlib.use("Agg")
-from matplotlib import pyplot
 
 logger = logging.get_logger(__name__)
 
@@ -157,28 +154,3 @@ def expected_calibration_error(bins: dict[str, list]) -> float:
     """Mean distance of confidence and accuracy, weighted by the bins' decisions."""
     distances = np.abs(np.subtract(bins["confidence"], bins["accuracy"]))
     return float(np.average(distances, weights=bins["count"]))
-
-
-def plot_calibration(report: dict, split: str, labels: LabelSet, path: Path):
-    """The reliability diagram of a split before and after, and below how many decisions have each confidence."""
-    is_single = labels.problem_type == "single_label_classification"
-    figure, axes = pyplot.subplots(
-        2, 2, figsize=(9, 5.5), height_ratios=(3, 1), sharex=True, sharey="row", layout="constrained"
-    )
-    edges = np.linspace(0, 1, NUM_BINS + 1)
-    temperatures = {"before": 1.0, "after": report["temperature"]}
-    for (diagram, histogram), (name, temperature) in zip(axes.T, temperatures.items()):
-        scores = report[split][name]
-        bins = {key: np.asarray(values) for key, values in scores["bins"].items()}
-        filled = bins["count"] > 0
-        diagram.bar(edges[:-1][filled], bins["accuracy"][filled], width=1 / NUM_BINS, align="edge", edgecolor="white")
-        diagram.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1)
-        diagram.plot(bins["confidence"][filled], bins["accuracy"][filled], "o", color="tab:orange", markersize=4)
-        diagram.set_title(f"{name}: temperature {temperature:.3g}, ECE {scores['expected_calibration_error']:.3f}")
-        histogram.bar(edges[:-1], bins["count"], width=1 / NUM_BINS, align="edge", edgecolor="white")
-        histogram.set(xlim=(0, 1), xlabel="confidence" if is_single else "probability of a label")
-    axes[0, 0].set(ylim=(0, 1), ylabel="share that is right" if is_single else "share that has the label")
-    axes[1, 0].set_ylabel("clips" if is_single else "decisions")
-    figure.suptitle(f"reliability on the {split} split")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

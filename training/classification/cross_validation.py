@@ -14,13 +14,15 @@ from pathlib import Path
 import pandas
 from datasets import concatenate_datasets
 
+from ..base import outputs, reproduction
+from ..base.arguments import TrainingArguments
+from ..data.arguments import DataArguments
+from ..data.columns import clip_names
 from ..data.labels import find_labels
 from ..data.screening import screen
-from ..data.sources import clip_names
 from ..data.splits import load_splits, make_folds, warn_of_repeats
 from ..errors import InputError
-from ..recipe import DataArguments, TrainingArguments
-from . import report, train
+from . import train
 from .confidence_intervals import d_prime
 
 RUNS = "seed-*-fold-*"
@@ -73,7 +75,7 @@ def run(*parts):
             for checkpoint in own_folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
     if arguments.should_save:
-        recipe = {"task": "cross_validation"} | report.describe_recipe(
+        recipe = {"task": "cross_validation"} | outputs.describe_recipe(
             *(part for part in (*parts, settings) if part is not arguments)
         )
         recipe["TrainingArguments"] = as_chosen(arguments)
@@ -94,7 +96,7 @@ def check_same_recipe(path: Path, clips, folds: list, parts, arguments: Training
         InputError: other clips, folds or settings: the summary would mix them.
     """
     found = {"clips and folds": describe_folds(clips, folds)}
-    for part in report.describe_recipe(*(part for part in parts if part is not arguments)).values():
+    for part in outputs.describe_recipe(*(part for part in parts if part is not arguments)).values():
         found |= part
     found |= {name: value for name, value in as_chosen(arguments).items() if name not in NOT_COMPARED}
     found = json.loads(json.dumps(found, default=str))
@@ -115,7 +117,7 @@ def check_same_recipe(path: Path, clips, folds: list, parts, arguments: Training
 
 def describe_folds(clips, folds: list) -> str:
     labels = [f"{name}: {label}" for name, label in zip(clip_names(clips), clips["label"])]
-    return report.fingerprint([*labels, *(str(sorted(map(int, test))) for _, test in folds)])
+    return outputs.fingerprint([*labels, *(str(sorted(map(int, test))) for _, test in folds)])
 
 
 def _short(value) -> str:
@@ -180,14 +182,14 @@ def write_summary(folder: Path, folders: dict[tuple[int, int], Path], recipe: di
         predictions.append(pandas.read_csv(own_folder / "predictions.csv").assign(**place))
     table = pandas.DataFrame(rows)
     summary = summarise(table)
-    staging = folder / report.STAGING_NAME
+    staging = folder / outputs.STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
     table.to_csv(staging / "cross_validation.csv", index=False)
     pandas.concat(predictions).to_csv(staging / "predictions.csv", index=False)
     summary_by_metric = summary.to_dict("index")
-    results = {"metrics": summary_by_metric, "runs": rows, "versions": report.versions(), "recipe": recipe}
-    report.write_results(results, staging)
-    report.publish(staging, folder)
+    results = {"metrics": summary_by_metric, "runs": rows, "versions": reproduction.versions(), "recipe": recipe}
+    outputs.write_results(results, staging)
+    outputs.publish(staging, folder)
     print(table.to_string(index=False, float_format="%.4f"))
     print(summary.to_string(float_format="%.4f", na_rep=""))
     print(f"everything is in {folder}")

@@ -1,22 +1,19 @@
 """The task `evaluation`: how good a finished classifier is on labelled clips, without training."""
 
-from ..base import reproduction
+from ..base import outputs, reproduction
+from ..base.arguments import TrainingArguments
 from ..base.inference import labels_of, load_classifier
 from ..base.loading import choose_windows
-from ..base.trainer import ClassificationTrainer
+from ..base.outputs import check_output_folder
+from ..data.arguments import EvaluationDataArguments
 from ..data.dataset import ClipDataset, Collator
 from ..data.screening import screen
 from ..data.splits import load_test_split, sample_splits
 from ..errors import InputError
-from ..recipe import (
-    EvaluationArguments,
-    EvaluationDataArguments,
-    TrainingArguments,
-    TuningArguments,
-    check_output_folder,
-)
 from . import report
-from .train import metric_function
+from .arguments import EvaluationArguments, TuningArguments
+from .metrics import metric_function
+from .trainer import ClassificationTrainer
 
 # Of the data: what the model has itself, and what only a training has.
 FOREIGN = (
@@ -66,7 +63,7 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     )
     outcome = trainer.predict(dataset, metric_key_prefix="test")
     if trainer.is_world_process_zero():
-        recipe = {"task": "evaluation"} | report.describe_recipe(data_arguments, arguments)
+        recipe = {"task": "evaluation"} | outputs.describe_recipe(data_arguments, arguments)
         report.write_evaluation(trainer, dataset, labels, outcome, recipe, circumstances)
 
 

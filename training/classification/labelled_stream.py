@@ -13,14 +13,17 @@ import numpy as np
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
+from ..base.arguments import TrainingArguments
+from ..data.arguments import DataArguments
 from ..data.audio import audio_name, datasets_without_torchcodec
-from ..data.clip_stream import ORDER, ClipStream, StreamCallback, clips_per_step, try_to_read
+from ..data.clip_stream import ORDER, ClipStream, StreamCallback, clips_per_step
+from ..data.clips import StreamedClips
+from ..data.columns import Columns, choose_label_column, label_reader
 from ..data.dataset import ClipDataset
 from ..data.labels import read_label_file, rename_labels, sort_key
-from ..data.sources import Columns, choose_label_column, choose_split, label_reader, load_stored
-from ..data.unlabelled_sources import UNREADABLE_CLIPS, StreamedClips, UnreadableLog
+from ..data.sources import choose_split, load_stored
+from ..data.unreadable import UNREADABLE_CLIPS, UnreadableLog, try_to_read
 from ..errors import InputError
-from ..recipe import DataArguments, TrainingArguments
 
 STATISTICS_CLIPS = 1000  # clips on which `compute_statistics` computes
 MOST_EVALUATED = 100_000  # clips of a validation or test split, which stay in memory, undecoded

@@ -5,7 +5,7 @@ from torch import nn
 
 from ..data.labels import LabelSet
 from ..errors import InputError
-from ..recipe import TuningArguments
+from .arguments import TuningArguments
 from .samplers import class_weights, positive_weights
 
 

@@ -2,50 +2,36 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
-import math
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pandas
 import torch
-from sklearn.metrics import ConfusionMatrixDisplay, classification_report
+from sklearn.metrics import classification_report
 
 from model_cards.card import classifier_card, with_interval
-from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
+from ..base.arguments import ModelArguments
 from ..base.reproduction import versions
 from ..data.audio import audio_seconds
 from ..data.augmentation import AugmentationArguments
+from ..data.columns import audio_of
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
-from ..data.sources import audio_of
 from ..errors import InputError
-from ..recipe import ModelArguments, TuningArguments
-from .calibration import describe_calibration, plot_calibration, probabilities
+from .arguments import TuningArguments
+from .calibration import describe_calibration, probabilities
 from .confidence_intervals import confidence_intervals
 from .html_report import write_report
+from .plots import plot_calibration
 
 matplotlib.use("Agg")
-from matplotlib import pyplot
+from ..base.outputs import STAGING_NAME, publish, write_results
+from .plots import _is_metric, plot_confusion, plot_layer_weights, plot_learning_curves
+from .predictions import write_predictions
 
-STAGING_NAME = "unfinished-outputs"
-# Only where a split was held out, where the layers' weights are learned, where probabilities were calibrated, and where
-# `html_report` is on.
-OPTIONAL_OUTPUTS = (
-    "predictions.csv",
-    "confusion_matrix.png",
-    "reconstruction.png",
-    "layer_weights.png",
-    "calibration.png",
-    "report.html",
-    "adapter",  # of LoRA
-)
 MEASURED_CLIPS = 1000  # whose lengths are looked up for the card
 # Of a recipe, what the model card shows where it is not the default: names of their own would tell nothing to others.
 SHOWN = (ModelArguments, TuningArguments, AugmentationArguments)
@@ -176,38 +162,6 @@ def print_metrics(results: dict):
         print(f"{name}: " + ", ".join(f"{key} {with_interval(key, value, found)}" for key, value in metrics.items()))
 
 
-def write_results(results: dict, folder: Path):
-    """`results.json`, with null for what is not defined."""
-    text = json.dumps(_without_nan(results), indent=2, default=str)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-
-
-def publish(staging: Path, folder: Path):
-    """Moves complete outputs to their place, `results.json` last; optional ones of an earlier run go."""
-    for name in OPTIONAL_OUTPUTS:
-        if not (staging / name).exists():
-            _remove(folder / name)
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == "results.json"):
-        if path.is_dir():  # a folder cannot take the place of another one
-            _remove(folder / path.name)
-        os.replace(path, folder / path.name)
-    shutil.rmtree(staging)
-
-
-def _remove(path: Path):
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def fingerprint(names: list[str]) -> str:
-    """A short text that other clips, or another order of them, would change."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-
-
-def describe_recipe(*parts) -> dict[str, dict]:
-    """Argument class -> its values."""
-    return {type(part).__name__: dataclasses.asdict(part) for part in parts}
-
-
 def intervals(
     dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, targets: np.ndarray, thresholds: list[float] | None
 ) -> dict | None:
@@ -238,82 +192,6 @@ def layer_weights(model) -> dict[int, float] | None:
     with torch.no_grad():  # unit vectors come out as what the model weighs them by
         weights = fusion(list(torch.eye(len(config.fused_layers), device=fusion.layer_weights.device)))
     return dict(zip(config.fused_layers, weights.tolist()))
-
-
-def score_table(
-    files: list[str], labels: LabelSet, scores: np.ndarray, thresholds: list[float] | None = None
-) -> pandas.DataFrame:
-    """One row per clip: file, prediction, and a probability per class (or the number). scores: (files, labels)"""
-    prefix = "" if labels.problem_type == "regression" else "probability_"
-    table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])
-    table.insert(0, "file", files)
-    predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
-    table.insert(1, "prediction", [_as_text(prediction) for prediction in predictions])
-    return table
-
-
-def write_predictions(
-    dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, path: Path, thresholds: list[float] | None = None
-):
-    """The score table of a split as a CSV, with the column `label` beside the prediction."""
-    table = score_table(dataset.names(), labels, scores, thresholds)
-    table.insert(1, "label", [_as_text(label) for label in dataset.examples["label"]])
-    table.to_csv(path, index=False)
-
-
-def plot_learning_curves(log: list[dict], path: Path):
-    """Losses and metrics over the epochs."""
-    metrics = sorted({key for entry in log for key in entry if key.startswith("eval_") and _is_metric(key)})
-    figure, (losses, scores) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for key, name in (("loss", "training"), ("eval_loss", "validation")):
-        losses.plot(*_curve(log, key), marker=".", label=name)
-    for key in metrics:
-        scores.plot(*_curve(log, key), marker=".", label=key.removeprefix("eval_").replace("_", " "))
-    for axes, title in ((losses, "loss"), (scores, "validation metrics")):
-        axes.set(title=title, xlabel="epoch")
-        axes.grid(alpha=0.3)
-        if axes.has_data() and axes.get_legend_handles_labels()[0]:
-            axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def plot_layer_weights(weights: dict[int, float], starting_weights: dict[int, float] | None, path: Path):
-    """A bar per fused layer, in the order of the layers, and what it started from as a dashed line."""
-    layers = sorted(weights)
-    figure, axes = pyplot.subplots(figsize=(max(4.0, 0.5 * len(layers) + 2), 4), layout="constrained")
-    axes.bar(range(len(layers)), [weights[layer] for layer in layers], width=0.8)
-    if starting_weights is not None:
-        heights = [starting_weights[layer] for layer in layers]
-        edges = [index - 0.5 for index in range(len(layers) + 1)]
-        axes.stairs(heights, edges, baseline=None, color="black", linestyle="--", label="before training")
-        axes.legend()
-    axes.set(title="learned weights of the layers", xlabel="layer (0: patch embedding)", ylabel="weight")
-    axes.set_xticks(range(len(layers)), layers)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def plot_confusion(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet, title: str, path: Path):
-    """Counts of labels against predictions."""
-    size = max(4.0, 0.45 * len(labels.names) + 2.5)
-    figure, axes = pyplot.subplots(figsize=(size, size), layout="constrained")
-    ConfusionMatrixDisplay.from_predictions(
-        targets,
-        predictions,
-        labels=list(range(len(labels.names))),
-        display_labels=labels.names,
-        cmap="Blues",
-        colorbar=False,
-        xticks_rotation=45 if len(labels.names) < 15 else 90,
-        include_values=len(labels.names) <= 40,
-        ax=axes,
-    )
-    axes.set_title(title)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def write_card(trainer, results: dict, path: Path):
@@ -400,25 +278,3 @@ def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
     """Without the prefix of the split and without the timings, which depend on the machine."""
     metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
     return {key: value for key, value in metrics.items() if _is_metric(key) or key == "loss"}
-
-
-def _without_nan(value):
-    """JSON has no NaN: a metric that is not defined becomes null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _is_metric(key: str) -> bool:
-    return not key.endswith(("runtime", "_per_second", "loss", "preparation_time"))
-
-
-def _curve(log: list[dict], key: str) -> tuple[list[float], list[float]]:
-    points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
-    return [x for x, _ in points], [y for _, y in points]
-
-
-def _as_text(label) -> str:
-    return ",".join(map(str, label)) if isinstance(label, (list, tuple)) else str(label)

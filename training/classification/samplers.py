@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
+from ..base.arguments import TrainingArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
 from ..errors import InputError
-from ..recipe import TrainingArguments, TuningArguments
+from .arguments import TuningArguments
 
 BLUR = 0.05
 POOL_STEPS = 50

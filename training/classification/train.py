@@ -2,11 +2,8 @@
 
 import dataclasses
 import time
-import uuid
 from pathlib import Path
 
-import evaluate
-import numpy as np
 from transformers import (
     AutoModelForAudioClassification,
     EvalPrediction,
@@ -19,7 +16,8 @@ from transformers.utils import logging
 from modeling_dual_ssast import DualSSASTConfig
 from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeatureExtractor
 
-from ..base import reproduction
+from ..base import outputs, reproduction
+from ..base.arguments import ModelArguments, TrainingArguments
 from ..base.loading import (
     check_same_run,
     check_weights,
@@ -30,20 +28,24 @@ from ..base.loading import (
     load_feature_extractor,
     mismatched,
 )
+from ..base.outputs import check_output_folder
 from ..base.pushes import check_hub
-from ..base.trainer import ClassificationTrainer, early_stopping
+from ..base.trainer import early_stopping
+from ..data.arguments import DataArguments
 from ..data.augmentation import AugmentationArguments
 from ..data.dataset import ClipDataset, Collator
 from ..data.labels import LabelSet, find_labels, read_label_file
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, sample_splits, warn_of_repeats
 from ..errors import InputError
-from ..recipe import DataArguments, ModelArguments, TrainingArguments, TuningArguments, check_output_folder
 from . import report as reporting
-from .calibration import calibrate, probabilities
+from .arguments import TuningArguments
+from .calibration import calibrate
 from .labelled_stream import LabelledClipStream, LabelledStream, check_streaming, open_streams
 from .losses import training_loss
+from .metrics import choose_metric, metric_function
 from .samplers import make_sampler
+from .trainer import ClassificationTrainer
 from .tuning import check_same_tuning, prepare
 
 logger = logging.get_logger(__name__)
@@ -52,19 +54,6 @@ logger = logging.get_logger(__name__)
 NEW_WEIGHTS = (
     "classifier.", "dual_ssast.fusion.", "composed_classifier.", "audioset_classifier.", "panns_cnn14.embedding.",
 )  # fmt: skip
-METRICS = Path(__file__).parent.parent / "metrics" / "audio_classification"
-# The metrics of each kind of problem and whether more is better; the first one chooses the best checkpoint.
-DIRECTIONS = {
-    "single_label_classification": {"accuracy": True, "unweighted_average_recall": True, "macro_f1": True},
-    "multi_label_classification": {
-        "mean_average_precision": True,
-        "mean_auc": True,
-        "d_prime": True,
-        "micro_f1": True,
-        "macro_f1": True,
-    },
-    "regression": {"mean_squared_error": False, "mean_absolute_error": False, "r2": True},
-}
 
 
 def run(
@@ -136,9 +125,7 @@ def run(
         for split, outcome in outcomes.items():
             metrics = trainer.compute_metrics(EvalPrediction(outcome.predictions, outcome.label_ids))
             outcome.metrics.update({f"{split}_{name}": value for name, value in metrics.items()})
-    recipe = {"task": "classification"} | reporting.describe_recipe(
-        model_arguments, data_arguments, augmentation, tuning
-    )
+    recipe = {"task": "classification"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
     reporting.write_outputs(
         trainer, datasets, labels, outcomes, recipe, seconds, starting_weights, circumstances, calibration
@@ -267,41 +254,3 @@ def make_trainer(
         training_loss=training_loss(tuning, labels, datasets["train"], model.config.label_smoothing),
         sampler=make_sampler(tuning, labels, datasets["train"], arguments),
     )
-
-
-def choose_metric(arguments: TrainingArguments, problem_type: str):
-    """
-    Sets which metric chooses the best checkpoint, and whether more of it is better.
-
-    Raises:
-        InputError: a metric that this kind of problem does not have.
-    """
-    directions = DIRECTIONS[problem_type] | {"loss": False}
-    name = (arguments.chosen_metric or next(iter(directions))).removeprefix("eval_")
-    if name not in directions:
-        raise InputError(f"metric_for_best_model: {name!r} is unknown; known are {', '.join(directions)}")
-    direction = arguments.chosen_direction
-    arguments.metric_for_best_model = name
-    arguments.greater_is_better = directions[name] if direction is None else direction
-
-
-def metric_function(problem_type: str, config):
-    """What Trainer calls with the logits and labels of a whole split, to be decided on as the configuration says."""
-    metric = evaluate.load(str(METRICS), problem_type, experiment_id=uuid.uuid4().hex, keep_in_memory=True)
-
-    def compute(prediction) -> dict[str, float]:
-        return metric.compute(
-            predictions=predictions_from_logits(prediction.predictions, problem_type, config.calibration_temperature),
-            references=prediction.label_ids,
-            thresholds=config.decision_thresholds,
-        )
-
-    return compute
-
-
-def predictions_from_logits(logits: np.ndarray, problem_type: str, temperature: float) -> np.ndarray:
-    """(clips, labels) -> what the metric expects: class indices, scores per class, or numbers."""
-    if problem_type == "single_label_classification":
-        return logits.argmax(axis=-1)
-    is_multi = problem_type == "multi_label_classification"
-    return probabilities(logits, problem_type, temperature) if is_multi else logits[:, 0]

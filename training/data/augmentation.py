@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..fields import described
+from ..recipe import described
 
 RRC_CANVAS = 1.5  # BYOL-A: crops may reach beyond the clip, into padding of half its length
 RRC_FIELDS = ("crop_frequency_scale", "crop_time_scale")

@@ -14,8 +14,8 @@ import torch
 from transformers import TrainerCallback
 
 from ..errors import InputError
-from .audio import read_audio
-from .unlabelled_sources import LocalClips, StreamedClips, UnreadableLog, join, reason_of
+from .clips import LocalClips, StreamedClips, join
+from .unreadable import UnreadableLog, try_to_read
 
 # What random numbers are for: generators of different purposes share no key.
 ORDER, MIXTURE, EXAMPLE, EVALUATION = range(4)
@@ -222,16 +222,6 @@ def _weight(source: LocalClips | StreamedClips, weight: float | None, alone: boo
             f"{source.name}: a streamed source among several needs a weight; set it to about its number of clips"
         )
     return len(source)
-
-
-def try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) -> tuple[np.ndarray | None, str]:
-    """The decoded clip; or nothing, and why, which is logged: one damaged clip must not stop a long run."""
-    try:
-        return read_audio(audio, sampling_rate), ""
-    except Exception as error:
-        reason = reason_of(error, audio)
-        log.add(name, reason)
-        return None, reason
 
 
 class StreamCallback(TrainerCallback):

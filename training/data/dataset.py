@@ -25,8 +25,8 @@ from .augmentation import (
     random_crop,
     random_gain,
 )
+from .columns import audio_of, clip_names
 from .labels import LabelSet
-from .sources import audio_of, clip_names
 
 
 class ClipDataset(torch.utils.data.Dataset):

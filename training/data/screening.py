@@ -13,11 +13,10 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..errors import InputError
-from ..recipe import DataArguments
-from .audio import AudioSource, decode_audio, mix_down
-from .sources import audio_of, clip_names
-from .splits import check_files
-from .unlabelled_sources import UNREADABLE_CLIPS, UnreadableLog, reason_of
+from .arguments import DataArguments
+from .audio import AudioSource, check_audio, decode_audio, mix_down
+from .columns import audio_of, clip_names
+from .unreadable import UNREADABLE_CLIPS, UnreadableLog, reason_of
 
 logger = logging.get_logger(__name__)
 
@@ -177,3 +176,24 @@ def _is_main_process() -> bool:
 def _num_cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_files(splits: dict[str, datasets.Dataset], check=check_audio):
+    """
+    Reads the header of every clip, or what `check` reads of it.
+
+    Raises:
+        InputError: names the first damaged file and how many there are.
+    """
+    failures = []
+    for split, data in splits.items():
+        for example in tqdm(
+            data.remove_columns("label"), desc=f"checking {split} files", leave=False, disable=len(data) < 1000
+        ):
+            try:
+                check(audio_of(example))
+            except InputError as error:
+                failures.append(str(error))
+    if failures:
+        more = f" (and {len(failures) - 1} more damaged files)" if len(failures) > 1 else ""
+        raise InputError(failures[0] + more)

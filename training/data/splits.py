@@ -7,24 +7,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..errors import InputError
-from ..recipe import DataArguments
-from .audio import check_audio
+from .arguments import DataArguments
+from .columns import Columns, clip_names
 from .labels import read_label_file, rename_labels, sort_key
-from .sources import (
-    Columns,
-    audio_of,
-    choose_split,
-    clip_names,
-    is_audio_folder,
-    load_folder,
-    load_hub,
-    load_table,
-    standardise,
-)
+from .sources import choose_split, is_audio_folder, load_folder, load_hub, load_table, standardise
 
 logger = logging.get_logger(__name__)
 
@@ -233,24 +222,3 @@ def make_folds(
         except ValueError as error:
             raise InputError(f"num_folds: {num_folds} do not fit the data ({error}); set fewer") from None
     return folds
-
-
-def check_files(splits: dict[str, datasets.Dataset], check=check_audio):
-    """
-    Reads the header of every clip, or what `check` reads of it.
-
-    Raises:
-        InputError: names the first damaged file and how many there are.
-    """
-    failures = []
-    for split, data in splits.items():
-        for example in tqdm(
-            data.remove_columns("label"), desc=f"checking {split} files", leave=False, disable=len(data) < 1000
-        ):
-            try:
-                check(audio_of(example))
-            except InputError as error:
-                failures.append(str(error))
-    if failures:
-        more = f" (and {len(failures) - 1} more damaged files)" if len(failures) > 1 else ""
-        raise InputError(failures[0] + more)

@@ -21,10 +21,11 @@ import pyarrow.parquet
 import torch
 from tqdm.auto import tqdm
 
-from ..classification.report import fingerprint
+from ..base.outputs import fingerprint
 from ..data.audio import AUDIO_EXTENSIONS
-from ..data.clip_stream import try_to_read
-from ..data.unlabelled_sources import LocalClips, StreamedClips, UnreadableLog, join, open_source, parse_sources
+from ..data.clips import LocalClips, StreamedClips, join
+from ..data.unlabelled_sources import open_source, parse_sources
+from ..data.unreadable import UnreadableLog, try_to_read
 from ..errors import InputError
 from .shards import Shards
 

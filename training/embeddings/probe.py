@@ -19,18 +19,20 @@ from transformers import set_seed
 
 from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 
+from ..base import reproduction
+from ..base.arguments import ModelArguments
 from ..base.loading import choose_windows, load_feature_extractor, refuse_statistics
-from ..classification import report
+from ..base.outputs import STAGING_NAME, describe_recipe, fingerprint, publish, write_results
+from ..data.arguments import DataArguments
 from ..data.dataset import ClipDataset, Collator
 from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits
 from ..errors import InputError
-from ..recipe import DataArguments, ModelArguments, ProbeArguments
-from .representations import compute, fused
+from .arguments import ProbeArguments
+from .representations import compute, fused, load_encoder
 from .ridge import metric_of
 from .shards import Shards
-from .sweep import load_encoder
 
 SPLITS = ("train", "validation", "test")
 SINGLE = "single_label_classification"
@@ -79,7 +81,7 @@ def run(model_arguments: ModelArguments, data_arguments: DataArguments, argument
     if is_single and "few_shot" in arguments.methods:
         rows += few_shot_rows(features, labels, arguments)
     table = pandas.DataFrame(rows)
-    recipe = {"task": "probe"} | report.describe_recipe(model_arguments, data_arguments, arguments)
+    recipe = {"task": "probe"} | describe_recipe(model_arguments, data_arguments, arguments)
     write_outputs(folder, table, label_set, features, recipe)
 
 
@@ -93,7 +95,7 @@ def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArgumen
             "model": str(model_arguments.model_name_or_path),
             "settings": model_arguments.overrides(),
             "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
-            "clips": report.fingerprint(dataset.names()),
+            "clips": fingerprint(dataset.names()),
         },
     )
     shards.prepare(arguments.overwrite)
@@ -201,7 +203,7 @@ def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
 
 def write_outputs(folder: Path, table: pandas.DataFrame, label_set: LabelSet, features: dict, recipe: dict):
     """`probe.csv` with every run, `results.json` with the summary, and the summary on the screen."""
-    staging = folder / report.STAGING_NAME
+    staging = folder / STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
     table.to_csv(staging / "probe.csv", index=False)
     summary, metric = summarise(table), metric_of(label_set.problem_type)[0]
@@ -211,11 +213,11 @@ def write_outputs(folder: Path, table: pandas.DataFrame, label_set: LabelSet, fe
         "labels": list(label_set.names),
         "clips": {split: len(values) for split, values in features.items()},
         "embedding_size": features["train"].shape[1],
-        "versions": report.versions(),
+        "versions": reproduction.versions(),
         "recipe": recipe,
     }
-    report.write_results(results, staging)
-    report.publish(staging, folder)
+    write_results(results, staging)
+    publish(staging, folder)
     print(f"{metric} on {len(features['test'])} test clips, embeddings of {features['train'].shape[1]} numbers:")
     print(summary.to_string(float_format="%.4f", na_rep=""))
     print(f"everything is in {folder}")

@@ -9,12 +9,16 @@ import itertools
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers import AutoModel
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, time_frames
 from modeling_dual_ssast.modeling_composed import frame_mask
 
+from ..base.arguments import EncoderArguments
+from ..base.loading import config_changes, load_config
 from ..data.dataset import mean_over_windows
+from ..errors import InputError
 from .shards import Shards
 
 READOUTS = ("patches", "prefix", "frames")
@@ -156,3 +160,25 @@ def compose(arrays: dict[str, np.ndarray], readout: str, layers, pooling, combin
     """The fused vectors of a configuration, as `pooler_output` with it gives them: (clips, fused_size)"""
     parts = blocks(readout, tuple(layers), tuple(pooling), combination)
     return np.concatenate([block_features(arrays, *part) for part in parts], axis=1)
+
+
+def load_encoder(model_arguments: EncoderArguments, extractor, fuse_all: bool = False):
+    """
+    The encoder in evaluation mode, on the accelerator if there is one; with `fuse_all` a convolutional network composes
+    all its layers.
+    """
+    config = load_config(model_arguments)
+    if config is None:
+        raise InputError("model_name_or_path: is not set; name the checkpoint whose layers are to be compared")
+    changes = config_changes(model_arguments, config) | {"padding_value": extractor.padding_value}
+    if fuse_all and isinstance(config, ComposedConfig):
+        changes |= {"fusion_layers": layers_of(config)}
+        changes |= {"readout": COMPOSED} if hasattr(config, "readout") else {}
+    try:
+        model = AutoModel.from_pretrained(
+            model_arguments.model_name_or_path, revision=model_arguments.model_revision, **changes
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"model: {error}") from error
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return model.eval().to(device)

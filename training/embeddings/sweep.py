@@ -12,32 +12,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pandas
-import torch
 import yaml
 from datasets import concatenate_datasets
 from scipy import stats
 from sklearn.model_selection import train_test_split
-from transformers import AutoModel, set_seed
+from transformers import set_seed
 from transformers.utils import logging
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 
-from ..base.loading import choose_windows, config_changes, load_config, load_feature_extractor, refuse_statistics
-from ..classification import report
+from ..base import reproduction
+from ..base.arguments import EncoderArguments
+from ..base.loading import choose_windows, load_feature_extractor, refuse_statistics
+from ..data.arguments import DataArguments
 from ..data.dataset import ClipDataset, Collator
 from ..data.labels import find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
-from ..recipe import DataArguments, EncoderArguments, SweepArguments
+from .arguments import SweepArguments
 from .representations import COMPOSED, READOUTS, block_features, blocks, compute, layers_of, subsets
 from .ridge import make_targets, metric_of, score_all
 from .shards import Shards
 
 matplotlib.use("Agg")
-from matplotlib import pyplot
+from ..base import outputs
+from .representations import load_encoder
+from .sweep_plots import plot_heat_maps, plot_layers
 
 logger = logging.get_logger(__name__)
 
@@ -118,7 +120,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
             "settings": model_arguments.overrides(),
             "features": extractor.to_dict() | {"windows": windows},
             "dtype": arguments.storage_dtype,
-            "clips": report.fingerprint(dataset.names()),
+            "clips": outputs.fingerprint(dataset.names()),
         },
     )
     shards.prepare(arguments.overwrite)
@@ -147,7 +149,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     )
     seconds = {"encoding": encoded - started, "scoring": time.perf_counter() - encoded}
     table = make_table(found, scores, name)
-    recipe = {"task": "sweep"} | report.describe_recipe(model_arguments, data_arguments, arguments)
+    recipe = {"task": "sweep"} | outputs.describe_recipe(model_arguments, data_arguments, arguments)
     write_outputs(folder, table, found, name, model, len(clips), len(folds), recipe, seconds)
 
 
@@ -161,28 +163,6 @@ def choose_readouts(config, wanted: list[str] | None) -> list[str]:
     if unknown:
         raise InputError(f"readouts: a {config.model_type} model has no {unknown[0]!r}, only {', '.join(known)}")
     return list(wanted or known)
-
-
-def load_encoder(model_arguments: EncoderArguments, extractor, fuse_all: bool = False):
-    """
-    The encoder in evaluation mode, on the accelerator if there is one; with `fuse_all` a convolutional network composes
-    all its layers.
-    """
-    config = load_config(model_arguments)
-    if config is None:
-        raise InputError("model_name_or_path: is not set; name the checkpoint whose layers are to be compared")
-    changes = config_changes(model_arguments, config) | {"padding_value": extractor.padding_value}
-    if fuse_all and isinstance(config, ComposedConfig):
-        changes |= {"fusion_layers": layers_of(config)}
-        changes |= {"readout": COMPOSED} if hasattr(config, "readout") else {}
-    try:
-        model = AutoModel.from_pretrained(
-            model_arguments.model_name_or_path, revision=model_arguments.model_revision, **changes
-        )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"model: {error}") from error
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.eval().to(device)
 
 
 def load_clips(data_arguments: DataArguments, arguments: SweepArguments):
@@ -252,7 +232,7 @@ def comparison(table: pandas.DataFrame, metric: str, layers: list[int]) -> panda
 
 def write_outputs(folder, table, found, metric, model, num_clips, num_folds, recipe, seconds):
     """Tables, pictures, the best candidate and a recipe with it; `results.json` comes last."""
-    staging = folder / report.STAGING_NAME
+    staging = folder / outputs.STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
     layers = layers_of(model.config)
     best = found[table.index[0]]
@@ -280,11 +260,11 @@ def write_outputs(folder, table, found, metric, model, num_clips, num_folds, rec
         "folds": num_folds,
         "candidates": len(table),
         "seconds": seconds,
-        "versions": report.versions(),
+        "versions": reproduction.versions(),
         "recipe": recipe,
     }
-    report.write_results(results, staging)
-    report.publish(staging, folder)
+    outputs.write_results(results, staging)
+    outputs.publish(staging, folder)
     print(
         f"{len(table)} candidates, {num_clips} clips: encoded in {seconds['encoding']:.1f} s, "
         f"scored in {seconds['scoring']:.1f} s"
@@ -312,62 +292,3 @@ FINE_TUNING = {
     "warmup_steps": 0.1,
     "seed": 0,
 }
-
-
-def plot_heat_maps(table, found, metric: str, layers: list[int], folder: Path):
-    """A picture per readout: layer x layer for every way of pooling; the diagonal is a layer alone."""
-    values = table[metric]
-    ticks = range(len(layers))
-    for readout in dict.fromkeys(candidate.readout for candidate in found):
-        own = values[table["readout"] == readout]
-        lowest, highest = own.quantile(0.02), own.max()
-        maps = {}
-        for index in sorted(own.index):  # in the order of the candidates, not of their scores
-            candidate = found[index]
-            grid = maps.setdefault(candidate.way, np.full((len(layers), len(layers)), np.nan))
-            first, last = layers.index(candidate.layers[0]), layers.index(candidate.layers[-1])
-            grid[first, last] = grid[last, first] = own[index]
-        columns = min(4, len(maps))
-        rows = -(-len(maps) // columns)
-        figure, axes = pyplot.subplots(
-            rows, columns, figsize=(3.6 * columns, 3.4 * rows), squeeze=False, layout="constrained"
-        )
-        for axis, (way, grid) in zip(axes.flat, maps.items()):
-            image = axis.imshow(grid, origin="lower", cmap="viridis", vmin=lowest, vmax=highest)
-            best = np.unravel_index(np.nanargmax(grid), grid.shape)
-            axis.plot(best[1], best[0], "r+", markersize=10)
-            axis.set(title=f"{way} ({np.nanmax(grid):.3f})", xlabel="layer", ylabel="layer")
-            axis.set_xticks(ticks, layers, fontsize="small")
-            axis.set_yticks(ticks, layers, fontsize="small")
-        for axis in axes.flat[len(maps) :]:
-            axis.remove()
-        figure.colorbar(image, ax=list(axes.flat[: len(maps)]), label=metric.replace("_", " "))
-        figure.savefig(folder / f"layers_{readout}.png", dpi=110)
-        pyplot.close(figure)
-
-
-def plot_layers(table, found, metric: str, layers: list[int], path: Path):
-    """Bars: each layer alone, with every way of pooling without concatenation; a panel per readout."""
-    ways = {}
-    for index in sorted(table.index):
-        candidate, row = found[index], table.loc[index]
-        if len(candidate.layers) == 1 and candidate.combination != "concat":
-            own = ways.setdefault(candidate.readout, {})
-            bars = own.setdefault(candidate.way, (np.zeros(len(layers)), np.zeros(len(layers))))
-            place = layers.index(candidate.layers[0])
-            bars[0][place], bars[1][place] = row[metric], row["interval"]
-    size = (max(8, 0.9 * len(layers)), 2.6 * max(len(ways), 2))
-    figure, panels = pyplot.subplots(len(ways), figsize=size, squeeze=False, layout="constrained", sharex=True)
-    for axes, (readout, own) in zip(panels[:, 0], ways.items()):
-        width = 0.85 / len(own)
-        for place, (way, (values, intervals)) in enumerate(own.items()):
-            x = np.arange(len(layers)) + (place - (len(own) - 1) / 2) * width
-            axes.bar(x, values, width, yerr=intervals, label=way.split(": ")[-1], error_kw={"linewidth": 0.5})
-        lowest = min(values.min() for values, _ in own.values())
-        axes.set(title=readout, ylabel=metric.replace("_", " "))
-        axes.set_xticks(range(len(layers)), layers)
-        axes.set_ylim(bottom=max(0.0, lowest - 0.1))
-        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    panels[-1, 0].set_xlabel("layer (0 is the embedding)" if layers[0] == 0 else "layer")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)

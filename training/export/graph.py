@@ -227,3 +227,14 @@ SPECTROGRAMS = {
 
 def spectrogram_of(extractor: SpectrogramFeatureExtractor) -> Spectrogram:
     return next(made for kind, made in SPECTROGRAMS.items() if isinstance(extractor, kind))(extractor)
+
+
+def output_name(model) -> str:
+    return "logits" if hasattr(model, "classifier") else "pooler_output"
+
+
+def longest_samples(model, extractor) -> int | None:
+    """The longest clip that the model and its feature extractor take; `None`: any."""
+    limits = (getattr(model, "base_model", model).max_frames, extractor.max_length)
+    limits = [limit for limit in limits if limit is not None]
+    return extractor.num_samples(min(limits)) if limits else None

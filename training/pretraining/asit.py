@@ -8,12 +8,14 @@ from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTFeature
 from modeling_dual_ssast.corruption_asit import LARGEST_SIDE, corrupt, corruption_rng, replace_from_batch
 from modeling_dual_ssast.modeling_asit import cosine_schedule
 
+from ..base.arguments import EncoderArguments
+from ..data.arguments import UnlabelledDataArguments
 from ..data.augmentation import random_crop
 from ..data.clip_stream import clips_per_step
 from ..errors import InputError
-from ..recipe import AsitTrainingArguments, EncoderArguments, UnlabelledDataArguments
 from . import throughput, train
-from .mspm import pad_features
+from .arguments import AsitTrainingArguments
+from .trainer import PretrainingTask, PretrainingTrainer, pad_features
 
 SHIFT_RATE = 0.5  # of the clips that are rolled in time before they are cropped, as in the original
 REFERENCE_BATCH = 256  # clips per step for which the recipe's learning rate is meant
@@ -149,7 +151,7 @@ def clip_each(parameters, largest: float):
         gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
 
 
-class AsitTrainer(train.PretrainingTrainer):
+class AsitTrainer(PretrainingTrainer):
     """With ASiT's optimiser and schedules."""
 
     def __init__(self, *args, **kwargs):
@@ -188,7 +190,7 @@ class AsitTrainer(train.PretrainingTrainer):
         return self.lr_scheduler
 
 
-TASK = train.PretrainingTask(
+TASK = PretrainingTask(
     name="asit",
     title="group masked model learning with self-distillation (ASiT)",
     config_class=ASiTConfig,

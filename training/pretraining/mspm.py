@@ -7,9 +7,12 @@ from transformers import TrainerCallback
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining
 from modeling_dual_ssast.masking_dual_ssast import sample_masked_patches
 
+from ..base.arguments import EncoderArguments
+from ..data.arguments import UnlabelledDataArguments
 from ..data.augmentation import random_crop
-from ..recipe import EncoderArguments, MspmTrainingArguments, UnlabelledDataArguments
 from . import throughput, train
+from .arguments import MspmTrainingArguments
+from .trainer import PretrainingTask, PretrainingTrainer, pad_features
 
 
 def run(model: EncoderArguments, data: UnlabelledDataArguments, arguments: MspmTrainingArguments):
@@ -69,24 +72,6 @@ class Collator:
         return {**batch, "bool_masked_pos": masks if masks.shape[1] > 1 else masks[:, 0]}
 
 
-def pad_features(feature_extractor: DualSSASTFeatureExtractor, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """
-    `input_values` (batch, frames, mel) and `attention_mask` (batch, frames). A batch without padding has no mask: the
-    fastest attention kernels take none.
-    """
-    batch = dict(
-        feature_extractor.pad(
-            [{"input_values": clip} for clip in features],
-            padding="longest",
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-    )
-    if batch["attention_mask"].all():
-        del batch["attention_mask"]
-    return batch
-
-
 def panels(model: DualSSASTForPreTraining, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The clips, what the model saw of them, and what it painted there: (clips, frames, mel) each."""
     output = model(**batch, return_dict=True)
@@ -125,7 +110,7 @@ class WarmUp(TrainerCallback):
                 group["lr"] = args.learning_rate * (state.global_step + 1) / self.num_steps
 
 
-class MspmTrainer(train.PretrainingTrainer):
+class MspmTrainer(PretrainingTrainer):
     """With SSAST's optimiser, and its schedule where the recipe does not name another."""
 
     def __init__(self, *args, **kwargs):
@@ -154,7 +139,7 @@ class MspmTrainer(train.PretrainingTrainer):
         return self.optimizer
 
 
-TASK = train.PretrainingTask(
+TASK = PretrainingTask(
     name="mspm",
     title="masked spectrogram patch modelling (SSAST)",
     config_class=DualSSASTConfig,

@@ -8,11 +8,12 @@ import matplotlib
 
 from model_cards.card import pretraining_card
 
-from ..classification import report
-from ..data.unlabelled_sources import UnreadableLog
+from ..data.unreadable import UnreadableLog
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+
+from ..base import outputs, reproduction
 
 
 def draw_reconstructions(trainer, path: Path):
@@ -84,7 +85,7 @@ def write_outputs(trainer, task, sources, clips, log: UnreadableLog, metrics: di
         seconds: of the training, since it began or was resumed
     """
     folder = Path(trainer.args.output_dir)
-    staging = folder / report.STAGING_NAME
+    staging = folder / outputs.STAGING_NAME
     trainer.save_model(str(staging), _internal_call=True)  # without the push that an ordinary call would make
     if not trainer.is_world_process_zero():
         return
@@ -105,7 +106,7 @@ def write_outputs(trainer, task, sources, clips, log: UnreadableLog, metrics: di
         },
         "unreadable": {"clips": len(unreadable), "first": dict(list(unreadable.items())[:20])},
         "normalisation": {"mean": trainer.processing_class.mean, "std": trainer.processing_class.std},
-        "versions": report.versions(),
+        "versions": reproduction.versions(),
         "recipe": recipe,
         "log": trainer.state.log_history,
     }
@@ -114,8 +115,8 @@ def write_outputs(trainer, task, sources, clips, log: UnreadableLog, metrics: di
     if picture.exists():
         shutil.copy(picture, staging / "reconstruction.png")
     write_card(trainer, task, results, staging / "README.md")
-    report.write_results(results, staging)
-    report.publish(staging, folder)
+    outputs.write_results(results, staging)
+    outputs.publish(staging, folder)
     print(summary(results, folder))
 
 

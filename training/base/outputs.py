@@ -1,0 +1,96 @@
+"""Writes the output folder of a run: every file is complete before it takes its place."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..errors import InputError
+from .arguments import TrainingArguments
+
+STAGING_NAME = "unfinished-outputs"
+# Only where a split was held out, where the layers' weights are learned, where probabilities were calibrated, and where
+# `html_report` is on.
+OPTIONAL_OUTPUTS = (
+    "predictions.csv",
+    "confusion_matrix.png",
+    "reconstruction.png",
+    "layer_weights.png",
+    "calibration.png",
+    "report.html",
+    "adapter",  # of LoRA
+)
+
+
+def check_output_folder(arguments: TrainingArguments) -> str | None:
+    """
+    The checkpoint to resume from, or `None` for a new run.
+
+    Raises:
+        InputError: the folder holds a run, and neither resume_from_checkpoint nor overwrite is set.
+    """
+    if not arguments.output_dir:
+        raise InputError("output_dir: is not set; name the folder that the run writes to")
+    folder = Path(arguments.output_dir)
+    resume = arguments.resume_from_checkpoint
+    last = get_last_checkpoint(folder) if folder.is_dir() else None
+    if resume and str(resume).lower() not in ("true", "false"):
+        if not Path(resume).is_dir():
+            raise InputError(f"resume_from_checkpoint: {resume} is no folder; name a checkpoint-N folder, or true")
+        return str(resume)
+    if resume and str(resume).lower() == "true":
+        if last is None and (folder / "results.json").exists():
+            raise InputError(f"{folder}: holds a finished run without checkpoints; set overwrite to begin anew")
+        return last  # a run that was stopped before its first checkpoint begins anew
+    if not arguments.overwrite and (last or (folder / "results.json").exists()):
+        raise InputError(
+            f"{folder}: holds a run already; add --resume_from_checkpoint true to go on with it, --overwrite true to "
+            "begin anew, or choose another output_dir"
+        )
+    return None
+
+
+def write_results(results: dict, folder: Path):
+    """`results.json`, with null for what is not defined."""
+    text = json.dumps(_without_nan(results), indent=2, default=str)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+
+
+def publish(staging: Path, folder: Path):
+    """Moves complete outputs to their place, `results.json` last; optional ones of an earlier run go."""
+    for name in OPTIONAL_OUTPUTS:
+        if not (staging / name).exists():
+            _remove(folder / name)
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "results.json"):
+        if path.is_dir():  # a folder cannot take the place of another one
+            _remove(folder / path.name)
+        os.replace(path, folder / path.name)
+    shutil.rmtree(staging)
+
+
+def _remove(path: Path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def fingerprint(names: list[str]) -> str:
+    """A short text that other clips, or another order of them, would change."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def describe_recipe(*parts) -> dict[str, dict]:
+    """Argument class -> its values."""
+    return {type(part).__name__: dataclasses.asdict(part) for part in parts}
+
+
+def _without_nan(value):
+    """JSON has no NaN: a metric that is not defined becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

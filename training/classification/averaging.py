@@ -1,0 +1,110 @@
+"""Averages weights during training: EMA, and the mean of the weights of epochs."""
+
+import contextlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import TrainerCallback
+
+from .arguments import TuningArguments
+
+TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"  # beside the averaged ones of a checkpoint
+EPOCH_TOLERANCE = 1e-6  # Trainer counts epochs in fractions
+
+
+def weight_average(tuning: TuningArguments) -> "WeightAverage | None":
+    """The average that the recipe asks for."""
+    if tuning.ema_decay is not None:
+        return WeightAverage(get_ema_multi_avg_fn(tuning.ema_decay))
+    if tuning.average_from_epoch is not None:
+        return WeightAverage(update_mean, tuning.average_from_epoch)
+    return None
+
+
+@torch.no_grad()
+def update_mean(means: list[torch.Tensor], values: list[torch.Tensor], num_averaged: torch.Tensor):
+    """The mean of one value more. Counters take the last one: torch's own function has no mean of integers."""
+    if means[0].is_floating_point():
+        torch._foreach_lerp_(means, values, float(1 / (num_averaged + 1)))
+    else:
+        torch._foreach_copy_(means, values)
+
+
+class WeightAverage(TrainerCallback):
+    """
+    An average of the weights, as `torch.optim.swa_utils` keeps it.
+
+    `applied` puts the average into the model, which is what is evaluated and saved; a checkpoint keeps the weights that
+    are trained beside it. Before anything was averaged the model stays as it is.
+
+    Args:
+        update: of an average. With an exponential one it is average = decay * average + (1 - decay) * weights,
+            beginning with the weights after the first step
+        from_epoch: the average is of the weights at the ends of the epochs, this one the first; `None`: of every step
+    """
+
+    def __init__(self, update, from_epoch: int | None = None):
+        self.update = update
+        self.from_epoch = from_epoch
+        self.average: AveragedModel | None = None  # only while the training runs
+        self.checkpoint: Path | None = None  # what is resumed; the model has its average when the training begins
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        # With buffers: the statistics of batch norms belong to the weights.
+        self.average = AveragedModel(model, multi_avg_fn=self.update, use_buffers=True)
+        if self.checkpoint is not None:
+            self.average.n_averaged.fill_(self._num_averaged(state))
+            weights = load_file(self.checkpoint / TRAINED_WEIGHTS_NAME)
+            with torch.no_grad():
+                for name, value in self._trained(model).items():
+                    value.copy_(weights[name])
+
+    def _num_averaged(self, state) -> int:
+        if self.from_epoch is None:
+            return state.global_step
+        return max(int(state.epoch + EPOCH_TOLERANCE) - self.from_epoch + 1, 0)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        # Not at `on_epoch_end`, which comes after a checkpoint of the last step.
+        epoch = round(state.epoch)
+        ends_epoch = abs(state.epoch - epoch) < EPOCH_TOLERANCE
+        if self.from_epoch is None or (ends_epoch and epoch >= self.from_epoch):
+            self.average.update_parameters(model)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):  # which holds an average already
+            self._exchange(model)
+        self.average = None
+
+    @contextlib.contextmanager
+    def applied(self, model: nn.Module):
+        """The model has the averaged weights, and its own again afterwards."""
+        self._exchange(model)
+        try:
+            yield
+        finally:
+            self._exchange(model)
+
+    def save(self, model: nn.Module, folder: Path):
+        """What a resumption needs beside the averaged weights."""
+        weights = {name: value.detach().cpu().contiguous() for name, value in self._trained(model).items()}
+        save_file(weights, folder / TRAINED_WEIGHTS_NAME)
+
+    @torch.no_grad()
+    def _exchange(self, model: nn.Module):
+        """In place: compiled graphs and the optimiser keep their tensors."""
+        if self.average is None or not self.average.n_averaged:
+            return
+        averaged = self._trained(self.average.module)
+        for name, value in self._trained(model).items():
+            own = value.detach().clone()
+            value.copy_(averaged[name])
+            averaged[name].copy_(own)
+
+    @staticmethod
+    def _trained(model: nn.Module) -> dict[str, torch.Tensor]:
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        return trained | dict(model.named_buffers())

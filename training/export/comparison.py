@@ -1,0 +1,153 @@
+"""Compares an exported model with the original, in outputs, accuracy and speed."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_starts
+
+from ..errors import InputError
+from .graph import output_name
+
+TOLERANCE = 1e-4
+TIMED_CLIPS, TIMED_ROUNDS = 8, 5
+Runner = Callable[[list[np.ndarray]], np.ndarray]  # clips (samples,) -> (clips, outputs)
+
+
+def extract(extractor, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    features = extractor(
+        clips,
+        sampling_rate=extractor.sampling_rate,
+        padding="longest",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    return dict(features)
+
+
+def torch_runner(model, extractor) -> Runner:
+    def run(clips):
+        with torch.no_grad():
+            features = extract(extractor, clips)
+            features["input_values"] = features["input_values"].to(model.dtype)
+            return model(**features, return_dict=True)[output_name(model)].float().numpy()
+
+    return run
+
+
+def inputs_of(kind: str, clips: list[np.ndarray], extractor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a graph is called with."""
+    if kind == "features":
+        features = extract(extractor, clips)
+        return features["input_values"], features["attention_mask"]
+    waveform = torch.zeros(len(clips), max(map(len, clips)))
+    for row, clip in zip(waveform, clips):
+        row[: len(clip)] = torch.from_numpy(clip)
+    return waveform, torch.tensor([len(clip) for clip in clips])
+
+
+def onnx_runner(path: Path, kind: str, extractor) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+
+    def run(clips):
+        values = [value.numpy() for value in inputs_of(kind, clips, extractor)]
+        return session.run(None, dict(zip(names, values)))[0]
+
+    return run
+
+
+def program_runner(path: Path, kind: str, extractor) -> Runner:
+    module = torch.export.load(path).module()
+    return lambda clips: module(*inputs_of(kind, clips, extractor)).detach().numpy()
+
+
+def compare(model, run: Runner, reference: Runner, batches: list[list[np.ndarray]]) -> float:
+    """
+    The largest difference of clips in batches from clips that the model hears alone, so that neighbours count too; of
+    embeddings, relative to the largest number where that is above 1.
+
+    Raises:
+        InputError: more than the tolerance.
+    """
+    differences = []
+    for batch in batches:
+        expected = np.concatenate([reference([clip]) for clip in batch])
+        scale = 1.0 if hasattr(model, "classifier") else max(1.0, float(np.abs(expected).max()))
+        differences.append(np.abs(run(batch) - expected).max() / scale)
+    largest = float(np.max(differences))  # NaN if one is
+    if not largest <= TOLERANCE:
+        raise InputError(
+            f"the export differs from the model by {largest:.2g}, more than {TOLERANCE:g}, and is not kept; try "
+            "another --opset, or --input features"
+        )
+    return largest
+
+
+def describe_int8(model, extractor, sides: dict[str, Runner], batches: list[list[np.ndarray]], labelled) -> dict:
+    clips = [clip for batch in batches for clip in batch]
+    report = describe_difference(model, extractor, sides["torch"], sides["int8"], clips, labelled)
+    for other, seconds in time_sides(sides, clips[:TIMED_CLIPS]).items():
+        if other != "int8":
+            report[f"speed, {other} float32 / int8"] = seconds
+    return report
+
+
+def describe_difference(model, extractor, exact: Runner, small: Runner, clips: list[np.ndarray], labelled) -> dict:
+    """
+    How far outputs are apart; of a classifier how often they name the same class, and how often the right one.
+
+    Raises:
+        InputError: outputs that are no numbers.
+    """
+    before, after = (over_windows(model, extractor, run, clips) for run in (exact, small))
+    if not np.isfinite(after).all():
+        raise InputError("the export gives NaN or infinite outputs, and is not kept; choose --format onnx")
+    report = {"largest difference": float(np.abs(after - before).max())}
+    if not hasattr(model, "classifier") or model._problem_type() == "regression":
+        return report
+    if labelled:
+        targets = np.asarray([label for _, label in labelled])
+        before, after = (over_windows(model, extractor, run, [clip for clip, _ in labelled]) for run in (exact, small))
+        for name, logits in (("before", before), ("after", after)):
+            report[f"accuracy {name}"] = float((logits.argmax(axis=1) == targets).mean())
+    told = [model.predict_labels(torch.from_numpy(logits)) for logits in (before, after)]
+    report["same answer"] = f"{sum(map(str.__eq__, *(map(str, answers) for answers in told)))} of {len(before)} clips"
+    return report
+
+
+def over_windows(model, extractor, run: Runner, clips: list[np.ndarray]) -> np.ndarray:
+    """Clip by clip; of one longer than the model hears, the mean over its windows: (clips, outputs)"""
+    window, hop = window_and_hop(getattr(model, "base_model", model), extractor)
+    outputs = []
+    for clip in clips:
+        parts = [run([clip[start : start + window]]) for start in window_starts(len(clip), window, hop)]
+        outputs.append(np.concatenate(parts).mean(axis=0))
+    return np.stack(outputs)
+
+
+def time_sides(sides: dict[str, Runner], clips: list[np.ndarray]) -> dict[str, float]:
+    """
+    Seconds of each side divided by the last one's, the median over rounds in which the sides take turns clip by clip.
+    """
+    ratios = {name: [] for name in sides}
+    last = list(sides)[-1]
+    for round_ in range(TIMED_ROUNDS + 1):
+        seconds = dict.fromkeys(sides, 0.0)
+        for clip in clips:
+            for name, run in sides.items():
+                start = time.perf_counter()
+                run([clip])
+                seconds[name] += time.perf_counter() - start
+        if round_:  # the first warms up
+            for name in sides:
+                ratios[name].append(seconds[name] / seconds[last])
+    return {name: round(statistics.median(values), 2) for name, values in ratios.items()}

@@ -1,0 +1,105 @@
+"""The forms of an exported model: ONNX, int8, torch.export and float16."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import modeling_dual_ssast
+
+from .comparison import compare, describe_difference, describe_int8, onnx_runner, program_runner, torch_runner
+from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name
+from .onnx_graph import quantise, trace, write_onnx
+from .recordings import pieces
+
+FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx", "torchscript-free": "model.pt2"}
+FORMATS = (*FILES, "safetensors-fp16")
+
+
+def write_graph(arguments, model, extractor, staging: Path, clips: list[np.ndarray], labelled) -> dict:
+    """
+    The graph, compared with the model, and the configurations beside it.
+
+    Raises:
+        InputError: it differs.
+    """
+    graph = WaveformGraph(model, extractor) if arguments.input == "waveform" else FeatureGraph(model)
+    program = trace(graph, extractor)
+    described = metadata(arguments, model, extractor)
+    path = staging / FILES[arguments.format]
+    reference = torch_runner(model, extractor)
+    batches = pieces(clips, extractor.sampling_rate, longest_samples(model, extractor))
+    if arguments.format == "torchscript-free":
+        files = {name: json.dumps(value) for name, value in described.items()}
+        torch.export.save(program, path, extra_files=files)
+        difference = compare(model, program_runner(path, arguments.input, extractor), reference, batches)
+        report = {"largest difference": difference}
+    else:
+        exact = staging / "model.onnx"
+        write_onnx(program, graph, exact, arguments.opset, described)
+        plain = onnx_runner(exact, arguments.input, extractor)
+        report = {"largest difference": compare(model, plain, reference, batches)}
+        if arguments.format == "int8":
+            quantise(exact, path, described)
+            sides = {"torch": reference, "onnx": plain, "int8": onnx_runner(path, arguments.input, extractor)}
+            report = describe_int8(model, extractor, sides, batches, labelled)
+            report["size"] = f"{path.stat().st_size / 1e6:.1f} MB, {exact.stat().st_size / 1e6:.1f} MB in float32"
+            exact.unlink()
+    model.config.save_pretrained(staging)
+    extractor.save_pretrained(staging)
+    return {"format": arguments.format, "input": arguments.input, **report, "torch": torch.__version__}
+
+
+def metadata(arguments, model, extractor) -> dict:
+    """What a program needs beside the graph, also without the configurations."""
+    config = model.config
+    settings = extractor.to_dict()
+    described = {
+        "model_type": config.model_type,
+        "input": arguments.input,
+        "output": output_name(model),
+        "sampling_rate": extractor.sampling_rate,
+        "max_samples": longest_samples(model, extractor),
+        "normalization": {name: settings[name] for name in ("do_normalize", "mean", "std") if name in settings},
+        "modeling_dual_ssast": modeling_dual_ssast.__version__,
+    }
+    if hasattr(model, "classifier"):
+        described["labels"] = [config.id2label[index] for index in range(config.num_labels)]
+        described["problem_type"] = model._problem_type()
+        described["calibration_temperature"] = config.calibration_temperature
+        described["decision_thresholds"] = config.decision_thresholds
+    return described
+
+
+def write_half(name: str, model, extractor, staging: Path, clips: list[np.ndarray], labelled, folder_name: str) -> dict:
+    """The folder with weights in float16, loaded again and compared, computing in float16 and in float32."""
+    exact = torch_runner(model, extractor)
+    kind = type(model)
+    if Path(name).is_dir():  # the card and its pictures
+        for pattern in ("README.md", "*.png", "results.json"):
+            for path in Path(name).glob(pattern):
+                shutil.copy(path, staging / path.name)
+    half = kind.from_pretrained(name, dtype=torch.float16)
+    half.save_pretrained(staging)
+    extractor.save_pretrained(staging)
+    batches = pieces(clips, extractor.sampling_rate, longest_samples(model, extractor))
+    heard = [clip for batch in batches for clip in batch]
+    report = {"format": "safetensors-fp16"}
+    for dtype in (torch.float16, torch.float32):
+        loaded = kind.from_pretrained(staging, dtype=dtype).eval()
+        found = describe_difference(model, extractor, exact, torch_runner(loaded, extractor), heard, labelled)
+        computed = str(dtype).removeprefix("torch.")
+        report |= {f"{key}, computed in {computed}": value for key, value in found.items()}
+    card = staging / "README.md"
+    if card.is_file():
+        text = re.sub(
+            r'(?m)^(repository = )"[^"\n]*"', lambda line: f'{line[1]}"{folder_name}"', card.read_text("utf-8")
+        )
+        lines = [f"- {key}: {value}" for key, value in report.items() if "difference" in key]
+        note = "\n## In float16\n\nThe weights of this copy are in float16. The logits beside those in float32:\n\n"
+        card.write_text(text + note + "\n".join(lines) + "\n", encoding="utf-8")
+    size = sum(path.stat().st_size for path in staging.glob("*.safetensors"))
+    return report | {"size": f"{size / 1e6:.1f} MB", "torch": torch.__version__}

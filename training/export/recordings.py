@@ -1,0 +1,92 @@
+"""Recordings on which an exported model is compared with the original."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from ..base.inference import labels_of
+from ..data.audio import audio_name, find_audio_files, read_audio
+from ..data.columns import Columns, audio_of
+from ..data.sources import load_folder, load_table
+from ..errors import InputError
+
+LENGTHS_S = (0.3, 1.0, 2.5, 5.0, 10.0, 15.0)
+BATCH_SIZES = (1, 2, 4, 8)
+RECORDINGS = Path(__file__).parent.parent.parent / "data"
+
+
+def read_recordings(inputs: list[Path] | None, rate: int) -> list[np.ndarray]:
+    """Clips (samples,) to compare by, at least as long together as the longest piece."""
+    if inputs is None:
+        files = [path for name in ("voice_prompts", "instruments") for path in find_audio_files(RECORDINGS / name)]
+        files = files[::16]
+    else:
+        files = [file for path in inputs for file in (find_audio_files(path) if path.is_dir() else [path])]
+    if not files:
+        raise InputError(
+            f"--verify_with: {', '.join(map(str, inputs or [RECORDINGS]))} holds no audio files; name recordings"
+        )
+    return [read_audio(str(file), rate) for file in files]
+
+
+def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tuple[np.ndarray, object]] | None:
+    """Clips and what they are, indices or texts as the model's label set has them; `None` where none are known."""
+    path, columns = arguments.data, Columns(label=arguments.label_column)
+    if path is None and arguments.format in ("int8", "safetensors-fp16"):
+        path, columns = test_clips_of(Path(arguments.model))
+    if path is None:
+        return None
+    if not hasattr(model, "classifier"):
+        raise InputError(f"--data: {arguments.model} is an encoder, which has no labels; leave it out")
+    labels = labels_of(arguments.model, model.config)
+    if labels.problem_type != "single_label_classification":
+        raise InputError(f"--data: accuracy is for one label per clip, not {labels.problem_type}; leave it out")
+    data = read_labelled(path, columns)
+    clips = []
+    for example in data:
+        source = audio_of(example)
+        clips.append((read_audio(source, rate), labels.encode(example["label"], audio_name(source))))
+    return clips
+
+
+def test_clips_of(folder: Path) -> tuple[Path | None, Columns | None]:
+    """The table of the test clips that a run was told of, if it is still there, and its columns."""
+    if not (folder / "results.json").is_file():
+        return None, None
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    settings = results.get("recipe", {}).get("DataArguments", {})
+    found = Path(settings["test_file"]) if settings.get("test_file") else None
+    if results.get("problem_type") != "single_label_classification" or found is None or not found.is_file():
+        return None, None
+    names = {field.name: settings.get(f"{field.name}_column") for field in dataclasses.fields(Columns)}
+    return found, Columns(**names | {"separator": settings.get("label_separator")})
+
+
+def read_labelled(path: Path, columns: Columns) -> datasets.Dataset:
+    if not path.is_dir():
+        return load_table(path, columns)
+    splits = load_folder(path, columns)
+    return splits.get("test") or datasets.concatenate_datasets(list(splits.values()))
+
+
+def pieces(clips: list[np.ndarray], rate: int, longest: int | None) -> list[list[np.ndarray]]:
+    """Batches of pieces of the recordings, laid end to end, of mixed lengths up to what the model hears."""
+    joined = np.concatenate(clips)
+    lengths = [round(seconds * rate) for seconds in LENGTHS_S]
+    lengths = [length for length in lengths if longest is None or length < longest]
+    lengths += [longest] if longest is not None and longest <= LENGTHS_S[-1] * rate else []
+    joined = np.tile(joined, -(-2 * max(lengths) // len(joined)))
+    batches, start, place = [], 0, 0
+    for size in BATCH_SIZES:
+        batch = []
+        for _ in range(size):
+            length = lengths[place % len(lengths)]
+            start = start if start + length <= len(joined) else 0
+            batch.append(joined[start : start + length])
+            start, place = start + length, place + 1
+        batches.append(batch)
+    return batches
