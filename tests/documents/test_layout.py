@@ -16,13 +16,18 @@ ALLOWED = {
     "conversion": {"modeling_dual_ssast", "model_cards", "hub"},
     "training.errors": set(),
     "training.metrics": set(),
+    "training.files": {"training.errors"},
+    "training.console": {"training.errors"},
     "training.recipe": {"training.errors"},
-    "training.data": {"training.errors", "training.recipe", "modeling_dual_ssast"},
-    "training.base": {"training.errors", "training.recipe", "training.data", "modeling_dual_ssast", "hub"},
-    "training.prepare": {"training.errors", "training.data"},
-    "training.check": {"training.errors", "training.recipe", "training.data"},
 }
-WING = {"training.errors", "training.recipe", "training.data", "training.base", "modeling_dual_ssast"}
+BOTTOM = {"training.errors", "training.files", "training.console", "training.recipe", "modeling_dual_ssast"}
+ALLOWED |= {
+    "training.data": BOTTOM,
+    "training.base": BOTTOM | {"training.data", "hub"},
+    "training.prepare": BOTTOM | {"training.data"},
+    "training.check": BOTTOM | {"training.data"},
+}
+WING = BOTTOM | {"training.data", "training.base"}
 ALLOWED |= {
     "training.classification": WING | {"model_cards"},
     "training.pretraining": WING | {"model_cards"},
