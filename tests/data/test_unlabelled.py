@@ -317,7 +317,7 @@ def _counted_reads(monkeypatch):
         reads[int(os.path.basename(audio["path"])[:4])] += 1
         return read(audio, rate)
 
-    monkeypatch.setattr(clip_stream, "read_audio", counted)
+    monkeypatch.setattr("training.data.unreadable.read_audio", counted)
     return reads
 
 
@@ -359,7 +359,7 @@ def test_any_error_while_decoding_is_an_unreadable_clip(tmp_path, make_stream, m
             raise ZeroDivisionError
         return read(audio, rate)
 
-    monkeypatch.setattr(clip_stream, "read_audio", failing)
+    monkeypatch.setattr("training.data.unreadable.read_audio", failing)
     stream = make_stream([_open(_folder(tmp_path / "a", range(8)))])
     assert set(_clips(stream, 8)) == set(range(8)) - {2}
     assert list(stream.log.entries().values()) == ["ZeroDivisionError"]

@@ -19,7 +19,7 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClass
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining
 from training.data.audio import read_audio
 from training.errors import InputError
-from training.export import __main__, comparison, onnx_graph
+from training.export import __main__, comparison, forms, onnx_graph
 from training.export.graph import FeatureGraph, WaveformGraph, longest_samples, spectrogram_of
 from training.export.recordings import labelled_clips
 
@@ -339,7 +339,7 @@ def test_an_export_that_differs_leaves_nothing(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert run(model, out, "safetensors-fp16") == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    monkeypatch.setattr(__main__, "program_runner", lambda *_: lambda clips: np.full((len(clips), 3), np.nan))
+    monkeypatch.setattr(forms, "program_runner", lambda *_: lambda clips: np.full((len(clips), 3), np.nan))
     assert "not kept" in refused(capsys, model, out, "torchscript-free", "--input", "features", "--overwrite")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
