@@ -349,19 +349,6 @@ def one_after_the_other(crops: torch.Tensor) -> torch.Tensor:
     return crops.transpose(0, 1).flatten(0, 1)
 
 
-def cosine_schedule(
-    step: int, num_steps: int, first: float, last: float, num_warmup_steps: int = 0, start: float = 0.0
-) -> float:
-    """
-    A value that rises linearly from `start` to `first` over the warm-up and goes to `last` along a cosine. As in the
-    original the warm-up's last step has reached `first`, and `last` would be reached one step after the end.
-    """
-    if step < num_warmup_steps:
-        return start + (first - start) * step / max(num_warmup_steps - 1, 1)
-    progress = (step - num_warmup_steps) / max(num_steps - num_warmup_steps, 1)
-    return last + 0.5 * (first - last) * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
 ASiTModel.register_for_auto_class("AutoModel")
 ASiTForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 ASiTForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
