@@ -118,6 +118,7 @@ class EmbeddingMixin:
 
         Raises:
             ValueError: no, empty, non-finite or integer clips, or an impossible setting.
+            TypeError: clips that are neither arrays, tensors nor lists.
             ImportError: another rate, without soxr.
         """
         extractor, clips = self._prepare(waveforms, sampling_rate, feature_extractor, batch_size)
@@ -214,7 +215,7 @@ class EmbeddingMixin:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         feature_extractor = self.own_feature_extractor() if feature_extractor is None else feature_extractor
-        clips = [_check_clip(clip, index) for index, clip in enumerate(_as_clips(waveforms))]
+        clips = feature_extractor.as_clips(waveforms)
         return feature_extractor, [resample(clip, sampling_rate, feature_extractor.sampling_rate) for clip in clips]
 
     def _batches(self, clips: list[torch.Tensor], pieces: list[Piece], extractor, batch_size: int) -> Iterator[tuple]:
@@ -358,34 +359,3 @@ def _average(parts: list[tuple[int, torch.Tensor]]) -> torch.Tensor:
         total[column : column + len(values)] += values
         counts[column : column + len(values)] += 1
     return total / counts
-
-
-def _as_clips(waveforms: Waveforms) -> list:
-    """One clip or a batch in any accepted form -> a list of clips."""
-    if isinstance(waveforms, (np.ndarray, torch.Tensor)):
-        clips = [waveforms] if waveforms.ndim == 1 else list(waveforms)
-    else:
-        is_batch = bool(len(waveforms)) and np.ndim(waveforms[0]) > 0
-        clips = list(waveforms) if is_batch or not len(waveforms) else [waveforms]
-    if not clips:
-        raise ValueError("there is no clip to embed: pass at least one")
-    return clips
-
-
-def _check_clip(clip, index: int) -> torch.Tensor:
-    """One clip in any accepted form -> a checked float32 tensor (samples,)."""
-    clip = clip if isinstance(clip, torch.Tensor) else torch.from_numpy(np.array(clip))
-    if clip.ndim != 1:
-        raise ValueError(
-            f"clip {index} has shape {tuple(clip.shape)}, expected (samples,): average the channels of stereo first"
-        )
-    if not len(clip):
-        raise ValueError(f"clip {index} is empty: leave it out")
-    if not clip.is_floating_point():
-        raise ValueError(
-            f"clip {index} holds {clip.dtype} samples, expected floats in [-1, 1]: divide 16-bit samples by 32768"
-        )
-    clip = clip.float()
-    if not torch.isfinite(clip).all():
-        raise ValueError(f"clip {index} holds NaN or infinite samples: repair the recording or leave it out")
-    return clip

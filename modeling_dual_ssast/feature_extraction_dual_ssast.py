@@ -223,8 +223,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         max_length = self.max_length if max_length is None else max_length
         if max_length is not None:
             _check_positive("max_length", max_length, int)
-        waveforms = [_check_waveform(clip, index) for index, clip in enumerate(_as_clips(raw_speech))]
-        features = self.log_mel(waveforms)
+        features = self.log_mel(self.as_clips(raw_speech))
         if truncation and max_length is not None:
             features = self._truncate(features, max_length)
         features = [self._normalize(feature) for feature in features]
@@ -237,6 +236,20 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             return_attention_mask=return_attention_mask,
             return_tensors=return_tensors,
         )
+
+    @staticmethod
+    def as_clips(raw_speech: Union[np.ndarray, torch.Tensor, list]) -> list[torch.Tensor]:
+        """
+        Returns the clips of a batch, or the one clip, as checked float32 tensors (samples,).
+
+        Args:
+            raw_speech: one clip or a batch, in any form that a call accepts.
+
+        Raises:
+            ValueError: no clip, an empty one, more than one channel, integer or non-finite samples.
+            TypeError: neither an array, nor a tensor, nor a list.
+        """
+        return [_check_waveform(clip, index) for index, clip in enumerate(_split_batch(raw_speech))]
 
     def log_mel(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
         """Log-mels (frames, num_mel_bins) before truncation and normalisation, of float32 tensors (samples,)."""
@@ -443,7 +456,7 @@ def _holds_tensors(raw_speech) -> bool:
     return isinstance(first, torch.Tensor)
 
 
-def _as_clips(raw_speech) -> list:
+def _split_batch(raw_speech) -> list:
     """One clip or a batch in any accepted form -> a list of clips."""
     if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
         if raw_speech.ndim == 1:
