@@ -50,11 +50,6 @@ class ComposedConfig(StrictConfig):
         self.label_smoothing = label_smoothing
         self.check()
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The layers that `fusion_layers` can name, in the network's order."""
-        raise NotImplementedError
-
     def time_stride(self, layer: int) -> int:
         """Input frames per column of a layer's map."""
         raise NotImplementedError

@@ -69,6 +69,11 @@ class StrictConfig(PretrainedConfig):
         self.calibration_temperature = calibration_temperature
         self.decision_thresholds = _as_list(decision_thresholds)
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that `fusion_layers` can name, from the input on."""
+        raise NotImplementedError
+
     # ---- checks ----
 
     def check(self):
@@ -383,6 +388,11 @@ class DualSSASTConfig(StrictConfig):
         return (num_columns - 1) * self.time_stride + self.patch_shape[1]
 
     # ---- the fused representation ----
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Indices into `hidden_states`: 0 is the patch embedding, i the output of block i."""
+        return tuple(range(self.num_hidden_layers + 1))
 
     @property
     def fused_layers(self) -> list[int]:

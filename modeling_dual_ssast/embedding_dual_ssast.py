@@ -272,7 +272,7 @@ class PatchEmbeddingMixin(EmbeddingMixin):
         config = self.config
         states = self(input_values, attention_mask, output_hidden_states=True, return_dict=True).hidden_states
         frames = []
-        for index, layer in enumerate(self.fusion.layers):
+        for index, layer in enumerate(self.fusion.layer_indices):
             state = self.fusion.normalise(states[layer], index, self.layernorm)
             patches = state[:, config.num_prefix_tokens :]  # (batch, rows * columns, hidden)
             feature_map = patches.transpose(1, 2).unflatten(2, (config.grid_shape[0], -1))

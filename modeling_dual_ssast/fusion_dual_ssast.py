@@ -86,16 +86,16 @@ class LayerFusion(nn.Module):
     Shapes: `num_layers` x (batch, size) -> (batch, num_layers * size) for `concat`, else (batch, size).
     """
 
-    def __init__(self, fusion: str, num_layers: int):
+    def __init__(self, mode: str, num_layers: int):
         super().__init__()
-        self.fusion = fusion
-        if fusion == "weighted":
+        self.mode = mode
+        if mode == "weighted":
             self.layer_weights = nn.Parameter(torch.zeros(num_layers))  # equal weights at the start
 
     def forward(self, vectors: list[torch.Tensor]) -> torch.Tensor:
-        if self.fusion == "concat":
+        if self.mode == "concat":
             return torch.cat(vectors, dim=-1)
         stacked = torch.stack(vectors, dim=-1)  # (batch, size, layers)
-        if self.fusion == "sum":
+        if self.mode == "sum":
             return stacked.sum(dim=-1)
         return (stacked * self.layer_weights.softmax(dim=0)).sum(dim=-1)

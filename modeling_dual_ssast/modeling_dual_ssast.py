@@ -283,12 +283,12 @@ class DualSSASTFusion(nn.Module):
     def __init__(self, config: DualSSASTConfig):
         super().__init__()
         self.config = config
-        self.layers = config.fused_layers
+        self.layer_indices = config.fused_layers
         if config.fusion_norm == "separate":
             self.layernorms = nn.ModuleList(
-                nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.layers
+                nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.layer_indices
             )
-        self.fusion = LayerFusion(config.fusion, len(self.layers))
+        self.fusion = LayerFusion(config.fusion, len(self.layer_indices))
 
     def forward(
         self, states: dict[int, torch.Tensor], patch_mask: Optional[torch.Tensor], shared_norm: nn.Module
@@ -303,7 +303,7 @@ class DualSSASTFusion(nn.Module):
             (batch, config.fused_size)
         """
         vectors = []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layer_indices):
             state = self.normalise(states[layer], index, shared_norm)
             vectors.append(self._read_out(state, patch_mask, self.config.pooling_per_layer[index]))
         return self.fusion(vectors)
@@ -371,7 +371,7 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, DualSSASTEmbeddings):
             init.trunc_normal_(module.prefix_tokens, std=std)
             init.trunc_normal_(module.position_embeddings, std=std)
-        elif isinstance(module, LayerFusion) and module.fusion == "weighted":
+        elif isinstance(module, LayerFusion) and module.mode == "weighted":
             init.zeros_(module.layer_weights)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -487,7 +487,8 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         last_layer = config.num_hidden_layers if last_layer is None else last_layer
-        kept = set(range(last_layer + 1)) if output_hidden_states else set(self.fusion.layers if self.fusion else ())
+        fused = self.fusion.layer_indices if self.fusion else ()
+        kept = range(last_layer + 1) if output_hidden_states else fused
 
         state, patch_mask = self.embeddings(input_values, attention_mask, bool_masked_pos, mask_token)
         states, attentions = {0: state} if 0 in kept else {}, []

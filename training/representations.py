@@ -21,11 +21,6 @@ READOUTS = ("patches", "prefix", "frames")
 COMPOSED = "composed"  # the one readout of the convolutional networks
 
 
-def layers_of(config) -> list[int]:
-    """What `fusion_layers` can name, from the input on."""
-    return list(config.layers) if isinstance(config, ComposedConfig) else list(range(config.num_hidden_layers + 1))
-
-
 def name_of(readout: str, layer: int, pooling: str | None = None) -> str:
     """The name of an array of `representations`; the prefix tokens are not pooled."""
     return ".".join(map(str, (readout, layer) if pooling is None else (readout, layer, pooling)))

@@ -30,7 +30,7 @@ from .dataset import ClipDataset, Collator
 from .errors import InputError
 from .labels import find_labels
 from .loading import choose_windows, config_changes, load_config, load_feature_extractor, refuse_statistics
-from .representations import COMPOSED, READOUTS, block_features, blocks, compute, layers_of, subsets
+from .representations import COMPOSED, READOUTS, block_features, blocks, compute, subsets
 from .ridge import make_targets, metric_of, score_all
 from .screening import screen
 from .shards import Shards
@@ -134,7 +134,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     )
     encoded = time.perf_counter()
     arrays = shards.load()
-    found = candidates(layers_of(model.config), readouts)
+    found = candidates(list(model.config.layers), readouts)
     name, metric = metric_of(label_set.problem_type)
     scores = score_all(
         lambda block: block_features(arrays, *block),
@@ -173,7 +173,7 @@ def load_encoder(model_arguments: EncoderArguments, extractor, fuse_all: bool = 
         raise InputError("model_name_or_path: is not set; name the checkpoint whose layers are to be compared")
     changes = config_changes(model_arguments, config) | {"padding_value": extractor.padding_value}
     if fuse_all and isinstance(config, ComposedConfig):
-        changes |= {"fusion_layers": layers_of(config)}
+        changes |= {"fusion_layers": list(config.layers)}
         changes |= {"readout": COMPOSED} if hasattr(config, "readout") else {}
     try:
         model = AutoModel.from_pretrained(
@@ -254,7 +254,7 @@ def write_outputs(folder, table, found, metric, model, num_clips, num_folds, rec
     """Tables, pictures, the best candidate and a recipe with it; `results.json` comes last."""
     staging = folder / reporting.STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
-    layers = layers_of(model.config)
+    layers = list(model.config.layers)
     best = found[table.index[0]]
     row = table.iloc[0]
     score = f"{metric} {row[metric]:.4f} +- {row['interval']:.4f} over {num_folds} folds"
