@@ -85,30 +85,15 @@ class ASiTConfig(DualSSASTConfig):
 
     def check(self):
         super().check()
-        for name in (
-            "class_dim",
-            "data_dim",
-            "head_hidden_size",
-            "head_bottleneck_size",
-            "reconstruction_hidden_size",
-            "reconstruction_bottleneck_size",
-            "corruption_align",
-        ):
-            self._check_positive_int(name, getattr(self, name))
-        for name in ("student_temperature", "warmup_teacher_temperature", "teacher_temperature"):
-            self._check_range(name, 0, float("inf"), "above 0")
-        for name in ("center_momentum", "teacher_momentum", "corruption_fraction"):
-            self._check_range(name, 0, 1, "above 0 and at most 1")
-        for name in ("reconstruction_weight", "warmup_teacher_temperature_epochs"):
-            self._check_range(name, -1e-12, float("inf"), "0 or more")
-        self._check_range("replacement_fraction", -1e-12, 1, "from 0 to 1")
-        if self.corruption not in CORRUPTIONS:
-            raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}, got {self.corruption!r}")
-
-    def _check_range(self, name: str, above: float, highest: float, wanted: str):
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value <= highest:
-            raise ValueError(f"{name} must be a number {wanted}, got {value!r}")
+        self._check_positive_ints("class_dim", "data_dim", "head_hidden_size", "head_bottleneck_size")
+        self._check_positive_ints("reconstruction_hidden_size", "reconstruction_bottleneck_size", "corruption_align")
+        self._check_positive_numbers("student_temperature", "warmup_teacher_temperature", "teacher_temperature")
+        names = ("center_momentum", "teacher_momentum", "corruption_fraction")
+        self._check_numbers(names, "a number above 0 and at most 1", lambda value: 0 < value <= 1)
+        names = ("reconstruction_weight", "warmup_teacher_temperature_epochs")
+        self._check_numbers(names, "a number of 0 or more", lambda value: value >= 0)
+        self._check_numbers(["replacement_fraction"], "a number from 0 to 1", lambda value: 0 <= value <= 1)
+        self._check_choice("corruption", CORRUPTIONS)
 
     def teacher_temperature_at(self, epoch: int) -> float:
         """

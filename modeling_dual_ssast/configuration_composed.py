@@ -1,7 +1,7 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
 """What the configurations of the convolutional networks with composed features share."""
 
-from .configuration_dual_ssast import StrictConfig, _as_list
+from .configuration_dual_ssast import StrictConfig, _as_list, _check_value, _is_int, _is_positive_int
 
 
 class ComposedConfig(StrictConfig):
@@ -29,6 +29,7 @@ class ComposedConfig(StrictConfig):
         self,
         fusion_layers=(),
         temporal_pooling=("mean", "max"),
+        channels=(),
         num_mel_bins=64,
         padding_value=0.0,
         hidden_act="relu",
@@ -41,6 +42,7 @@ class ComposedConfig(StrictConfig):
         super().__init__(**kwargs)
         self.fusion_layers = _as_list(fusion_layers)
         self.temporal_pooling = [temporal_pooling] if isinstance(temporal_pooling, str) else _as_list(temporal_pooling)
+        self.channels = _as_list(channels)
         self.num_mel_bins = num_mel_bins
         self.padding_value = padding_value
         self.hidden_act = hidden_act
@@ -75,13 +77,11 @@ class ComposedConfig(StrictConfig):
 
     def check(self):
         self._check_classifier()
-        self._check_positive_int("num_mel_bins", self.num_mel_bins)
+        self._check_positive_ints("num_mel_bins")
         self._check_finite("padding_value")
         self._check_poolings("temporal_pooling", self.temporal_pooling)
         layers = self.fusion_layers
-        known = isinstance(layers, list) and all(
-            isinstance(layer, int) and not isinstance(layer, bool) and layer in self.layers for layer in layers
-        )
+        known = isinstance(layers, list) and all(_is_int(layer) and layer in self.layers for layer in layers)
         if not known or not layers or len(set(layers)) < len(layers):
             raise ValueError(
                 f"fusion_layers must be a list of one or more of {', '.join(map(str, self.layers))}, each at most "
@@ -94,7 +94,7 @@ class ComposedConfig(StrictConfig):
         if not isinstance(sizes, list) or len(sizes) != count:
             raise ValueError(f"{name} must be a list of {count} integers, got {sizes!r}")
         for size in sizes:
-            self._check_positive_int(name, size)
+            _check_value(name, size, "a positive integer", _is_positive_int)
 
     def _check_multiple(self, name: str, factor: int):
         if getattr(self, name) % factor:

@@ -90,7 +90,7 @@ class StrictConfig(PretrainedConfig):
         if not isinstance(self.classifier_hidden_sizes, list):
             raise ValueError(f"classifier_hidden_sizes must be a list, got {self.classifier_hidden_sizes!r}")
         for size in self.classifier_hidden_sizes:
-            self._check_positive_int("classifier_hidden_sizes", size)
+            _check_value("classifier_hidden_sizes", size, "a positive integer", _is_positive_int)
         self._check_shares("classifier_dropout", "label_smoothing")
         self._check_positive_numbers("classifier_layer_norm_eps", "calibration_temperature")
         self._check_finite("calibration_temperature")
@@ -106,32 +106,32 @@ class StrictConfig(PretrainedConfig):
                 f"{thresholds!r}"
             )
         for threshold in thresholds:
-            if not _is_number(threshold) or not 0 < threshold < 1:
-                raise ValueError(f"decision_thresholds must be numbers above 0 and below 1, got {threshold!r}")
+            _check_value("decision_thresholds", threshold, "numbers above 0 and below 1", _is_open_share)
+
+    def _check_each(self, names, wanted: str, holds):
+        for name in names:
+            _check_value(name, getattr(self, name), wanted, holds)
+
+    def _check_numbers(self, names, wanted: str, holds):
+        self._check_each(names, wanted, lambda value: _is_number(value) and holds(value))
 
     def _check_choice(self, name: str, choices: tuple):
-        if getattr(self, name) not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        self._check_each([name], f"one of {', '.join(choices)}", lambda value: value in choices)
 
     def _check_shares(self, *names: str):
-        for name in names:
-            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a number from 0 to below 1, got {getattr(self, name)!r}")
+        self._check_numbers(names, "a number from 0 to below 1", lambda value: 0 <= value < 1)
 
     def _check_positive_numbers(self, *names: str):
-        for name in names:
-            if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
+        self._check_numbers(names, "a positive number", lambda value: value > 0)
+
+    def _check_positive_ints(self, *names: str):
+        self._check_each(names, "a positive integer", _is_positive_int)
 
     def _check_finite(self, *names: str):
-        for name in names:
-            if not _is_number(getattr(self, name)) or not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+        self._check_numbers(names, "a finite number", math.isfinite)
 
     def _check_flags(self, *names: str):
-        for name in names:
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        self._check_each(names, "true or false", lambda value: isinstance(value, bool))
 
     def _check_poolings(self, name: str, poolings):
         """Of one list: what `name` holds for one layer."""
@@ -145,11 +145,6 @@ class StrictConfig(PretrainedConfig):
     def _check_problem_type(value):
         if value is not None and value not in PROBLEM_TYPES:
             raise ValueError(f"problem_type must be None or one of {', '.join(PROBLEM_TYPES)}, got {value!r}")
-
-    @staticmethod
-    def _check_positive_int(name, value):
-        if not _is_int(value) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
     # ---- keywords and files ----
 
@@ -427,17 +422,8 @@ class DualSSASTConfig(StrictConfig):
     # ---- checks ----
 
     def check(self):
-        for name in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "frequency_stride",
-            "time_stride",
-            "max_length",
-            "num_mel_bins",
-        ):
-            self._check_positive_int(name, getattr(self, name))
+        self._check_positive_ints("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        self._check_positive_ints("frequency_stride", "time_stride", "max_length", "num_mel_bins")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
@@ -447,12 +433,10 @@ class DualSSASTConfig(StrictConfig):
         self._check_grid()
         self._check_fusion()
         self._check_shares("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
-        if not _is_number(self.mask_ratio) or not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must be a number above 0 and below 1, got {self.mask_ratio!r}")
+        self._check_each(["mask_ratio"], "a number above 0 and below 1", _is_open_share)
         self._check_positive_numbers("layer_norm_eps", "initializer_range")
         self._check_finite("padding_value")
-        if not _is_int(self.num_decoder_layers) or self.num_decoder_layers < 0:
-            raise ValueError(f"num_decoder_layers must be an integer from 0, got {self.num_decoder_layers!r}")
+        self._check_each(["num_decoder_layers"], "an integer from 0", lambda value: _is_int(value) and value >= 0)
         self._check_flags("qkv_bias", "attention_over_padding", "shared_mask")
 
     def _check_grid(self):
@@ -463,7 +447,7 @@ class DualSSASTConfig(StrictConfig):
             ("max_length", self.max_length, "time_stride", self.time_stride),
         )
         for patch, (size_name, size, stride_name, stride) in zip(self.patch_shape, sides):
-            self._check_positive_int("patch_size", patch)
+            _check_value("patch_size", patch, "a positive integer", _is_positive_int)
             if patch > size:
                 raise ValueError(
                     f"patch_size {self.patch_size} does not fit: {size_name} is {size}, the patch needs {patch}"
@@ -522,8 +506,21 @@ def _is_int(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_positive_int(value) -> bool:
+    return _is_int(value) and value > 0
+
+
 def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_open_share(value) -> bool:
+    return _is_number(value) and 0 < value < 1
+
+
+def _check_value(name: str, value, wanted: str, holds):
+    if not holds(value):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 DualSSASTConfig.register_for_auto_class()

@@ -59,10 +59,9 @@ class PannsCnn14Config(ComposedConfig):
         **kwargs,
     ):
         self.readout = readout
-        self.channels = list(channels) if isinstance(channels, tuple) else channels
         self.embedding_size = embedding_size
         self.hidden_dropout_prob = hidden_dropout_prob
-        super().__init__(fusion_layers=fusion_layers, padding_value=padding_value, **kwargs)
+        super().__init__(fusion_layers=fusion_layers, channels=channels, padding_value=padding_value, **kwargs)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -87,8 +86,7 @@ class PannsCnn14Config(ComposedConfig):
     def check(self):
         self._check_choice("readout", CNN14_READOUTS)
         self._check_sizes("channels", len(CNN14_BLOCKS))
-        for name in ("embedding_size", "num_mel_bins"):
-            self._check_positive_int(name, getattr(self, name))
+        self._check_positive_ints("embedding_size", "num_mel_bins")
         self._check_multiple("num_mel_bins", CNN14_TIME_STRIDE)
         self._check_shares("hidden_dropout_prob")
         super().check()

@@ -64,12 +64,11 @@ class VGGishConfig(ComposedConfig):
         padding_value=VGGISH_SILENCE,
         **kwargs,
     ):
-        self.channels = list(channels) if isinstance(channels, tuple) else channels
         self.fc_size = fc_size
         self.embedding_size = embedding_size
         self.example_length = example_length
         self.drop_partial_example = drop_partial_example
-        super().__init__(fusion_layers=fusion_layers, padding_value=padding_value, **kwargs)
+        super().__init__(fusion_layers=fusion_layers, channels=channels, padding_value=padding_value, **kwargs)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -101,8 +100,7 @@ class VGGishConfig(ComposedConfig):
 
     def check(self):
         self._check_sizes("channels", 4)
-        for name in ("fc_size", "embedding_size", "example_length", "num_mel_bins"):
-            self._check_positive_int(name, getattr(self, name))
+        self._check_positive_ints("fc_size", "embedding_size", "example_length", "num_mel_bins")
         for name in ("example_length", "num_mel_bins"):
             self._check_multiple(name, VGGISH_TIME_STRIDE)
         self._check_flags("drop_partial_example")

@@ -8,6 +8,11 @@ import torch
 from torch import nn
 
 
+def frame_mask(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Marks the frames of each clip: lengths (batch,) -> boolean (batch, num_frames), false for padding."""
+    return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)
+
+
 def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean over the tokens where `mask` holds: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
     # Summed in at least float32: a float16 sum over a thousand tokens overflows.

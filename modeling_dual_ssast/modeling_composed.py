@@ -141,8 +141,3 @@ class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
         """Parameters behind the highest layer in use, which get no gradient: DDP cannot bear them."""
         for module in self.base_model.unreached():
             module.requires_grad_(False)
-
-
-def frame_mask(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Which frames belong to a clip: (batch,) -> boolean (batch, num_frames)"""
-    return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)

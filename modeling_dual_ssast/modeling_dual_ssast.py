@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput, logging
 from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, classifier_output, init
 from .configuration_dual_ssast import DualSSASTConfig
 from .embedding_dual_ssast import PatchEmbeddingMixin
-from .fusion_dual_ssast import LayerFusion, pool_tokens, time_frames
+from .fusion_dual_ssast import LayerFusion, frame_mask, pool_tokens, time_frames
 from .masking_dual_ssast import sample_masked_patches
 
 try:  # Transformers before 4.51 gives flex attention no block masks
@@ -121,10 +121,8 @@ class DualSSASTEmbeddings(nn.Module):
         if attention_mask is None or self.config.attention_over_padding:
             return None
         rows = self.config.grid_shape[0]
-        columns = num_patches // rows
         valid_columns = self.config.num_columns(attention_mask.long().sum(dim=1))  # (batch,)
-        column = torch.arange(columns, device=valid_columns.device)
-        column_mask = column < valid_columns.unsqueeze(1)  # (batch, columns)
+        column_mask = frame_mask(valid_columns, num_patches // rows)  # (batch, columns)
         return column_mask.repeat(1, rows)  # frequency-major: every row of patches repeats the columns
 
     def resize(self, frequency_stride: int, time_stride: int, max_length: int):
@@ -747,7 +745,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         counts = (~hidden).sum(dim=1)
         longest = int(counts.max())
         places = hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # the visible ones come first
-        is_visible = torch.arange(longest, device=counts.device) < counts.unsqueeze(1)  # (batch, longest)
+        is_visible = frame_mask(counts, longest)  # (batch, longest)
         index = places.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
 
         state = torch.cat((prefix, patches.gather(1, index)), dim=1)

@@ -21,8 +21,8 @@ from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4
 from .configuration_dual_ssast import StrictConfig  # noqa: F401  itself, not what its siblings need in their turn
 from .configuration_panns_cnn14 import CNN14_BLOCKS, CNN14_TIME_STRIDE, PannsCnn14Config
 from .embedding_dual_ssast import EmbeddingMixin, TimeGrid
-from .fusion_dual_ssast import pool_tokens
-from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel, frame_mask
+from .fusion_dual_ssast import frame_mask, pool_tokens
+from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):

@@ -19,8 +19,8 @@ from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4
 from .configuration_dual_ssast import StrictConfig  # noqa: F401  itself, not what its siblings need in their turn
 from .configuration_vggish import VGGISH_TIME_STRIDE, VGGishConfig
 from .embedding_dual_ssast import EmbeddingMixin, TimeGrid
-from .fusion_dual_ssast import compose_frames  # noqa: F401
-from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel, frame_mask
+from .fusion_dual_ssast import frame_mask
+from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel
 
 
 class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):

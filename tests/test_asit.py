@@ -328,7 +328,7 @@ def test_positions_of_both_networks_are_resized(tmp_path):
     [
         ({"class_dim": 0}, "class_dim must be a positive integer, got 0"),
         ({"teacher_momentum": 1.5}, "teacher_momentum must be a number above 0 and at most 1, got 1.5"),
-        ({"student_temperature": 0}, "student_temperature must be a number above 0, got 0"),
+        ({"student_temperature": 0}, "student_temperature must be a positive number, got 0"),
         ({"corruption": "rain"}, "corruption must be one of zeros, noise, time, freq, got 'rain'"),
         ({"replacement_fraction": -0.1}, "replacement_fraction must be a number from 0 to 1, got -0.1"),
         ({"hidden_size": 15}, "multiple of num_attention_heads"),

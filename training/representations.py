@@ -11,8 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
-from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, time_frames
-from modeling_dual_ssast.modeling_composed import frame_mask
+from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, frame_mask, time_frames
 
 from .dataset import mean_over_windows
 from .shards import Shards
