@@ -90,7 +90,7 @@ def test_other_rates_are_resampled(folder, monkeypatch):
         return original(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_soxr)
-    with pytest.raises(ImportError, match="at 44100 Hz, but this model hears 16000 Hz: pip install soxr"):
+    with pytest.raises(ImportError, match="at 44100 Hz, but this model needs 16000 Hz: pip install soxr"):
         model.embed(audio, 44100)
     model.embed(soxr.resample(audio, 44100, RATE), RATE)  # needs no soxr
 
