@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor
 
-from .fusion_dual_ssast import time_frames
+from .fusion_dual_ssast import time_frames, to_feature_map
 
 Waveforms = Union[np.ndarray, torch.Tensor, list]
 
@@ -324,8 +324,7 @@ class PatchEmbeddingMixin(EmbeddingMixin):
         frames = []
         for index, layer in enumerate(self.fusion.layer_indices):
             state = self.fusion.normalise(states[layer], index, self.layernorm)
-            patches = state[:, config.num_prefix_tokens :]  # (batch, rows * columns, hidden)
-            feature_map = patches.transpose(1, 2).unflatten(2, (config.grid_shape[0], -1))
+            feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
             if config.readout != "frames":
                 feature_map = feature_map.mean(dim=2, keepdim=True)  # (batch, hidden, 1, columns)
             frames.append(time_frames(feature_map))

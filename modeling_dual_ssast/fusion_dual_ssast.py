@@ -54,6 +54,11 @@ def pool_tokens(tokens: torch.Tensor, mask: torch.Tensor, poolings: list[str], c
     return total / len(pooled) if combination == "mean" else total
 
 
+def to_feature_map(patches: torch.Tensor, rows: int) -> torch.Tensor:
+    """Arranges frequency-major patches on their grid: (batch, rows * columns, size) -> (batch, size, rows, columns)."""
+    return patches.transpose(1, 2).unflatten(2, (rows, -1))
+
+
 def time_frames(feature_map: torch.Tensor) -> torch.Tensor:
     """
     Flattens frequency x channel at every time step (Niizumi et al., EUSIPCO 2022): feature = channel * rows + row.

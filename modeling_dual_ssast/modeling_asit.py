@@ -19,11 +19,11 @@ from transformers.utils import ModelOutput
 
 from .classifier_dual_ssast import init
 from .configuration_asit import ASiTConfig
-from .configuration_dual_ssast import DualSSASTConfig  # noqa: F401  see below
+from .configuration_dual_ssast import DualSSASTConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
 from .corruption_asit import corrupt, corruption_rng, replace_from_batch
-from .embedding_dual_ssast import EmbeddingMixin  # noqa: F401
-from .fusion_dual_ssast import LayerFusion  # noqa: F401  Transformers 4.48 copies only direct imports, so this file
-from .masking_dual_ssast import sample_masked_patches  # noqa: F401  names what modeling_dual_ssast imports
+from .embedding_dual_ssast import EmbeddingMixin  # noqa: F401  this file names what modeling_dual_ssast imports
+from .fusion_dual_ssast import to_feature_map
+from .masking_dual_ssast import sample_masked_patches  # noqa: F401
 from .modeling_dual_ssast import (
     DualSSASTForAudioClassification,
     DualSSASTModel,
@@ -74,7 +74,7 @@ class ASiTReconstruction(nn.Module):
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """Reconstructs the spectrogram: (batch, patches, hidden) -> (batch, frames, mel)."""
-        grid = self.mlp(patches).transpose(1, 2).unflatten(2, (self.rows, -1))  # (batch, bottleneck, rows, columns)
+        grid = to_feature_map(self.mlp(patches), self.rows)  # (batch, bottleneck, rows, columns)
         return self.unpatch(grid).squeeze(1).transpose(1, 2)  # (batch, frames, mel)
 
 

@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput, logging
 from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, classifier_output, init
 from .configuration_dual_ssast import DualSSASTConfig
 from .embedding_dual_ssast import PatchEmbeddingMixin
-from .fusion_dual_ssast import LayerFusion, frame_mask, pool_tokens, time_frames
+from .fusion_dual_ssast import LayerFusion, frame_mask, pool_tokens, time_frames, to_feature_map
 from .masking_dual_ssast import sample_masked_patches
 
 try:  # Transformers before 4.51 does not pass block masks to flex attention
@@ -455,9 +455,7 @@ class DualSSASTFusion(nn.Module):
         if patch_mask is None:
             patch_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         if config.readout == "frames":
-            rows = config.grid_shape[0]
-            feature_map = tokens.transpose(1, 2).unflatten(2, (rows, -1))  # (batch, hidden, rows, columns)
-            tokens = time_frames(feature_map)  # (batch, columns, hidden * rows)
+            tokens = time_frames(to_feature_map(tokens, config.grid_shape[0]))  # (batch, columns, hidden * rows)
             patch_mask = patch_mask[:, : tokens.shape[1]]  # the first row of patches: all rows have the same columns
         return pool_tokens(tokens, patch_mask, pooling, config.pooling_combination)
 

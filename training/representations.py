@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
-from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, frame_mask, time_frames
+from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, frame_mask, time_frames, to_feature_map
 
 from .dataset import mean_over_windows
 from .shards import Shards
@@ -50,7 +50,7 @@ def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Te
         state = state if config.fusion_norm == "none" else model.layernorm(state)
         found[name_of("prefix", layer)] = state[:, :num_prefix].mean(dim=1)
         patches = state[:, num_prefix:]
-        frames = time_frames(patches.transpose(1, 2).unflatten(2, (rows, -1)))  # (clips, columns, hidden * rows)
+        frames = time_frames(to_feature_map(patches, rows))  # (clips, columns, hidden * rows)
         mask = (
             torch.ones(patches.shape[:2], dtype=torch.bool, device=state.device) if patch_mask is None else patch_mask
         )
