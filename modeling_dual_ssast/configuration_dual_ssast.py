@@ -553,7 +553,7 @@ class DualSSASTConfig(StrictConfig):
 
 
 def _as_list(value):
-    """Tuples as the lists that a JSON file gives back, inner ones too."""
+    """Turns tuples, inner ones too, into lists like those of a JSON file."""
     return [_as_list(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
