@@ -32,7 +32,7 @@ from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
 from .arguments import SweepArguments
-from .representations import COMPOSED, READOUTS, block_features, blocks, compute, layers_of, subsets
+from .representations import COMPOSED, READOUTS, block_features, blocks, compute, subsets
 from .ridge import make_targets, metric_of, score_all
 from .shards import Shards
 
@@ -136,7 +136,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     )
     encoded = time.perf_counter()
     arrays = shards.load()
-    found = candidates(layers_of(model.config), readouts)
+    found = candidates(list(model.config.layers), readouts)
     name, metric = metric_of(label_set.problem_type)
     scores = score_all(
         lambda block: block_features(arrays, *block),
@@ -234,7 +234,7 @@ def write_outputs(folder, table, found, metric, model, num_clips, num_folds, rec
     """Tables, pictures, the best candidate and a recipe with it; `results.json` comes last."""
     staging = folder / outputs.STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
-    layers = layers_of(model.config)
+    layers = list(model.config.layers)
     best = found[table.index[0]]
     row = table.iloc[0]
     score = f"{metric} {row[metric]:.4f} +- {row['interval']:.4f} over {num_folds} folds"
