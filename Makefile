@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart pretrain-demo test test-slow test-versions lint bench clean
+.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions lint bench clean
 
 # The main job on the embedded recordings: train, evaluate, then load the result in a fresh process and name a file.
 quickstart: .venv/ready
@@ -19,6 +19,10 @@ pretrain-demo: .venv/ready
 # A file of tests per core, one thread each.
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(CORES) --dist loadfile
+
+# The tests against the original authors' numbers, on stand-ins for other processors.
+test-portable: .venv/ready
+	tests/portable.sh $(BIN)/python
 
 # End-to-end proofs that take minutes.
 test-slow: .venv/ready

@@ -196,7 +196,7 @@ def test_embeddings_are_those_of_embed_in_the_order_of_the_clips(script, encoder
         samples, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32", always_2d=True)
         expected.append(model.embed(samples.mean(axis=1), rate)[0].numpy())
     assert embeddings.dtype == np.float32 and embeddings.shape == (15, model.config.fused_size)
-    np.testing.assert_allclose(embeddings, np.stack(expected), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(embeddings, np.stack(expected), rtol=0, atol=1e-5)  # values up to 5, in other batches
     # Without the helper, clips that the data set does not decode.
     task.dataset["test"] = task.dataset["test"].cast_column("audio", datasets.Audio(decode=False))
     assert np.array_equal(encode(encoder, task, task.dataset["test"], batch_size), embeddings)

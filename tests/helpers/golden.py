@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,79 @@ import torch
 from conversion.__main__ import main as convert_command
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+EPS = 2.0**-23  # spacing of float32 numbers, relative to their size
+FROM_WAVEFORM = 1e-3  # absolute, for networks that are fed a waveform; see assert_filter_bank_close
+
+
+def assert_close(actual, expected: np.ndarray, atol: float = 1e-5, share: float = 16 * EPS):
+    """
+    Checks that a network's states or outputs equal the original's: within `atol`, or within `share` of the largest
+    expected value where that is more.
+
+    One absolute number does not fit all arrays, because a float32 number is rounded relative to its size. A state of a
+    transformer is the sum of its embedding and up to 24 outputs of sub-layers. Each addition rounds by up to EPS / 2 of
+    the sum, and each sub-layer adds a few EPS of its own. The order of the additions inside a matrix product differs
+    between processors, so these errors are independent: about sqrt(24) EPS together, on both sides. A computation in
+    float64 differs from the stored arrays by at most 4 EPS of the largest value, one on other instruction sets by 5.
+    Hence 16 EPS.
+    """
+    actual, expected = _arrays(actual, expected)
+    largest = np.abs(expected).max(initial=0.0)
+    np.testing.assert_allclose(actual, expected, atol=max(atol, share * largest), rtol=0)
+
+
+def assert_gradients_close(actual, expected: np.ndarray):
+    """
+    Checks gradients relative to the array's largest value: a gradient sums over all positions of a batch, and the sum
+    rounds relative to its largest terms. The originals' own repetitions differ by 7e-6 of the largest value.
+    """
+    assert_close(actual, expected, atol=0.0, share=2e-5)
+
+
+def assert_filter_bank_close(actual, expected: np.ndarray, num_fft: int, nats: float, atol: float = 1e-4):
+    """
+    Checks log energies (..., mel) with tolerances that follow from float32 and hold for every FFT.
+
+    A Fourier transform of n points mixes log2(n) times, and each time rounds relative to the largest values. Its error
+    is therefore the same in all bins, at most EPS * log2(n) of the loudest bin's amplitude; the samples' own rounding
+    before it (mean, pre-emphasis, window) spreads over all bins in the same way and stays below. The square root of a
+    mel bin's energy is a norm of the spectrum, so it inherits this bound d by the triangle inequality. A floor under
+    the logarithm only makes errors smaller.
+
+    In a bin whose amplitude is r times the loudest of its frame, d is a relative error d / r in amplitude and 2 d / r
+    in the natural logarithm of energy. So there are two parts:
+
+    - Bins with 2 d / r below `atol` are compared in the logarithm, within `atol`. What is left there is the rounding of
+      the mel filters in float32. With 512 points, a standard deviation of 4.57 and 1e-4, these are the bins within
+      53 dB of the loudest.
+    - The others hold less and less but rounding noise, and their logarithm can differ by anything. They are compared
+      in amplitude relative to the loudest bin, within d. Both parts meet where they border.
+
+    A network that is fed such features may move. Features from float64 move the outputs here by 3e-6. Errors of the
+    full size that is allowed, of random sign in every quiet bin, move them by 1e-3: FROM_WAVEFORM.
+
+    Args:
+        actual, expected: log energies, loudest bin and all others of a frame in the last axis
+        num_fft: points of the Fourier transform
+        nats: natural logarithms of energy per unit of the arrays: 1 for Kaldi's, 2 * std after normalisation,
+            ln(10) / 10 for dB
+        atol: in units of the arrays
+    """
+    actual, expected = _arrays(actual, expected)
+    assert actual.shape == expected.shape
+    loudest = expected.max(axis=-1, keepdims=True)
+    actual_amplitude, amplitude = (np.exp(nats / 2 * (values - loudest)) for values in (actual, expected))
+    rounding = EPS * math.log2(num_fft)
+    near = amplitude >= rounding / (nats / 2 * atol)
+    np.testing.assert_allclose(actual[near], expected[near], atol=atol, rtol=0)
+    np.testing.assert_allclose(actual_amplitude[~near], amplitude[~near], atol=rounding, rtol=0)
+
+
+def _arrays(*values) -> list[np.ndarray]:
+    """Tensors and arrays as float64 arrays."""
+    return [
+        np.asarray(value.detach() if isinstance(value, torch.Tensor) else value, dtype=np.float64) for value in values
+    ]
 
 
 @functools.cache

@@ -1,16 +1,11 @@
 """ASiT's golden checkpoint: converted, and its patches in the original's order."""
 
-import numpy as np
 import torch
 from golden import FIXTURES
 
 from conversion.__main__ import main as convert_command
 
 ROWS, COLUMNS = 8, 6
-
-
-def assert_close(actual, expected: np.ndarray, atol: float = 1e-5, rtol: float = 1e-4):
-    np.testing.assert_allclose(actual.detach().numpy(), expected, atol=atol, rtol=rtol)
 
 
 def time_major(patches: torch.Tensor, dim: int = 1) -> torch.Tensor:
