@@ -8,24 +8,34 @@ A line `<!-- options: train_hf.py --task sweep -->` of a page becomes the usage 
 import argparse
 import contextlib
 import dataclasses
-import html
 import io
 import logging
 import re
 import runpy
 import sys
+from html import escape
 from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).parent.parent
 MARKER = re.compile(r"<!-- options: (.+?) -->")
 MARKUP = re.compile(r"[\\*_`\[\]|{}#]")  # what Markdown would read as more than a character
+NAME = re.compile(r"\[(<code>~?[\w.]+</code>)\]")
+TYPE = re.compile(r"<code>(`[^<]*?)(?:, \*optional\*)?(?:, defaults? to [^<]*)?</code>")
 LONGEST_DEFAULT = 60
 
 
 def on_page_markdown(markdown: str, **kwargs) -> str:
     """Replaces the markers of a page (a hook of MkDocs)."""
     return MARKER.sub(lambda marker: describe(find_parser(marker[1].split())), markdown)
+
+
+def on_page_content(html: str, **kwargs) -> str:
+    """
+    Translates what Transformers' docstrings write in their own way (a hook of MkDocs): [`name`] for the name of a
+    class, and "`int`, *optional*, defaults to 768" for a type, beside which the signature's default stands anyway.
+    """
+    return TYPE.sub(lambda kind: f"<code>{kind[1].replace('`', '')}</code>", NAME.sub(r"\1", html))
 
 
 def find_parser(words: list[str]) -> argparse.ArgumentParser:
@@ -92,8 +102,9 @@ def is_inherited(action: argparse.Action, inherited: dict[str, str]) -> bool:
 
 def table(parser: argparse.ArgumentParser, actions: list[argparse.Action]) -> str:
     """Returns a Markdown table with a row for each option."""
-    rows = [f"| `{name(action)}` | {default(action)} | {explanation(parser, action)} |" for action in actions]
-    return "\n".join(["| option | default | meaning |", "|---|---|---|", *rows])
+    rows = [f"| `{name(action)}` | {explanation(parser, action)} {default(action)} |" for action in actions]
+    lines = ["| option | meaning |", "|---|---|", *rows]
+    return "\n".join(['<div class="options" markdown="block">', "", *lines, "", "</div>"])
 
 
 def name(action: argparse.Action) -> str:
@@ -105,26 +116,26 @@ def name(action: argparse.Action) -> str:
 
 
 def default(action: argparse.Action) -> str:
-    """Returns the default as code, or nothing where there is none."""
+    """Returns a sentence with the default, or nothing where there is none."""
     value = action.default
     if not action.option_strings or value in (None, False, "", [], argparse.SUPPRESS):
         return ""
     text = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(getattr(value, "value", value))
-    return f"`{text}`" if len(text) <= LONGEST_DEFAULT else ""
+    return f"Default: `{text}`." if len(text) <= LONGEST_DEFAULT else ""
 
 
 def explanation(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    """Returns help and choices, without what other columns hold."""
+    """Returns help and choices as a sentence."""
     text = parser._get_formatter()._expand_help(action) if action.help else ""
     text = as_text(re.sub(r"\s*\(default: .*\)$", "", text.strip(), flags=re.DOTALL))
     if action.choices and not all(str(choice) in text for choice in action.choices):
-        text += f" One of {', '.join(f'`{choice}`' for choice in action.choices)}."
-    return text.strip()
+        text = f"{text.rstrip('.')}. One of {', '.join(f'`{choice}`' for choice in action.choices)}"
+    return f"{text.strip().rstrip('.')}." if text else ""
 
 
 def as_text(text: str) -> str:
     """Returns text that Markdown leaves as it is."""
-    text = html.escape(" ".join(text.split()), quote=False)
+    text = escape(" ".join(text.split()), quote=False)
     return MARKUP.sub(lambda sign: f"&#{ord(sign[0])};", text)
 
 
