@@ -205,6 +205,13 @@ def test_a_snippet_that_is_left_out_says_why(path):
             assert re.search("not run", " ".join(beside.split()), re.IGNORECASE), snippet[3]
 
 
+def test_the_map_of_rooms_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = {name for name in re.findall(r"`(\w+/[\w/.*]+)`", text) if "NAME" not in name}
+    assert len(places) > 30
+    assert sorted(name for name in places if not list(ROOT.glob(name.rstrip("/")))) == []
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
