@@ -1,8 +1,8 @@
 """
 Writes the command-line reference when the site is built.
 
-A line `<!-- options: train_hf.py --task sweep -->` of a page becomes the usage and the tables of options that
-`train_hf.py --task sweep --help` would print.
+A line `<!-- options: -m hub push -->` of a page becomes the usage and the tables of options that
+`python -m hub push --help` would print.
 """
 
 import argparse
