@@ -118,7 +118,7 @@ def name(action: argparse.Action) -> str:
 def default(action: argparse.Action) -> str:
     """Returns a sentence with the default, or nothing where there is none."""
     value = action.default
-    if not action.option_strings or value in (None, False, "", [], argparse.SUPPRESS):
+    if not action.option_strings or value is None or value is False or value in ("", [], argparse.SUPPRESS):
         return ""
     text = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(getattr(value, "value", value))
     return f"Default: `{text}`." if len(text) <= LONGEST_DEFAULT else ""
@@ -135,8 +135,7 @@ def explanation(parser: argparse.ArgumentParser, action: argparse.Action) -> str
 
 def as_text(text: str) -> str:
     """Returns text that Markdown leaves as it is."""
-    text = escape(" ".join(text.split()), quote=False)
-    return MARKUP.sub(lambda sign: f"&#{ord(sign[0])};", text)
+    return MARKUP.sub(r"\\\g<0>", escape(" ".join(text.split()), quote=False))
 
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
