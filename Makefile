@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions lint bench clean
+.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions lint docs bench clean
 
 # The main job on the embedded recordings: train, evaluate, then load the result in a fresh process and name a file.
 quickstart: .venv/ready
@@ -37,6 +37,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The documentation site, in site/. A broken link, a page outside the navigation or a bad reference fails.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: .venv/ready
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/variable_length.py
@@ -50,4 +54,4 @@ bench: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venvs build *.egg-info
+	rm -rf .venv .venvs build site *.egg-info
