@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas
 
 from ..errors import InputError
 
@@ -99,6 +98,8 @@ def read_label_file(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; correct label_file")
     if path.suffix.lower() == ".csv":
+        import pandas  # here: predict_hf.py starts without it
+
         table = pandas.read_csv(path, dtype={"mid": str, "display_name": str}, keep_default_na=False)
         if {"index", "mid", "display_name"} <= set(table):
             table = table.sort_values("index")

@@ -18,13 +18,12 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoFeatureExtractor, AutoModel, PretrainedConfig
+from transformers import AutoFeatureExtractor, PretrainedConfig
 from transformers.utils import logging
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 
-from ..base.inference import check_encoder_weights, check_folder, load_classifier
+from ..base.inference import check_folder, explained, load_classifier, load_encoder
 from ..errors import InputError, one_line
 from .forms import FILES, FORMATS, write_graph, write_half
 from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name
@@ -158,21 +157,13 @@ def load(name: str):
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{name}: no model that can be loaded ({reason}); name a folder or a Hub model") from error
-    is_encoder = architectures[0].endswith(("Model", "ForPreTraining"))
-    model, extractor = load_encoder(name) if is_encoder else load_classifier(name)
+    if architectures[0].endswith(("Model", "ForPreTraining")):
+        with explained(name, "not a model that can be loaded", "name a folder or a Hub model"):
+            check_folder(name)
+            model, extractor = load_encoder(name), AutoFeatureExtractor.from_pretrained(name)
+    else:
+        model, extractor = load_classifier(name)
     return model.eval().to("cpu", torch.float32).requires_grad_(False), extractor
-
-
-def load_encoder(name: str):
-    try:
-        check_folder(name)
-        extractor = AutoFeatureExtractor.from_pretrained(name)
-        model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{name}: not a model that can be loaded ({reason}); name a folder or a Hub model") from error
-    check_encoder_weights(name, loading)
-    return model, extractor
 
 
 def check_model(arguments: argparse.Namespace, model):
