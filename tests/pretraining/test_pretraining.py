@@ -66,7 +66,7 @@ THROUGHPUT = ("clips_per_second", "audio_hours_per_second", "audio_hours", "mode
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """40 clips of 0.2 to 0.8 s: shorter and longer than what the model hears."""
+    """40 clips of 0.2 to 0.8 s: shorter and longer than the input of the model."""
     folder = tmp_path_factory.mktemp("clips")
     rng = np.random.default_rng(0)
     for index in range(40):

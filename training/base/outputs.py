@@ -1,7 +1,6 @@
 """Writes the output folder of a run: every file is complete before it takes its place."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -75,11 +74,6 @@ def publish(staging: Path, folder: Path):
 
 def _remove(path: Path):
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def fingerprint(names: list[str]) -> str:
-    """A short text that other clips, or another order of them, would change."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def describe_recipe(*parts) -> dict[str, dict]:

@@ -22,6 +22,7 @@ from ..data.labels import find_labels
 from ..data.screening import screen
 from ..data.splits import load_splits, make_folds, warn_of_repeats
 from ..errors import InputError
+from ..files import fingerprint
 from . import train
 from .confidence_intervals import d_prime
 
@@ -117,7 +118,7 @@ def check_same_recipe(path: Path, clips, folds: list, parts, arguments: Training
 
 def describe_folds(clips, folds: list) -> str:
     labels = [f"{name}: {label}" for name, label in zip(clip_names(clips), clips["label"])]
-    return outputs.fingerprint([*labels, *(str(sorted(map(int, test))) for _, test in folds)])
+    return fingerprint([*labels, *(str(sorted(map(int, test))) for _, test in folds)])
 
 
 def _short(value) -> str:

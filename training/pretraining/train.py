@@ -97,13 +97,15 @@ def run(
     metrics = trainer.last_metrics()
     recipe = {"task": method.task} | outputs.describe_recipe(model_arguments, data_arguments)
     recipe["TrainingArguments"] = arguments.to_dict()
-    trainer.accelerator.wait_for_everyone()  # all clips are logged
+    trainer.accelerator.wait_for_everyone()  # until every process has logged its unreadable clips
     pretraining_report.write_outputs(trainer, sources, clips, log, metrics, recipe, seconds)
     trainer.push_to_hub()
 
 
 def open_clips(data_arguments: UnlabelledDataArguments, arguments: PretrainingArguments, log: UnreadableLog):
     """
+    Opens the recipe's sources, and holds out clips for validation; sets `eval_strategy` to no without such clips.
+
     Returns:
         the recipe's sources, the training clips of each, and the validation clips or `None`
     """
