@@ -337,7 +337,7 @@ def heat_map(
     figure = Figure(figsize=(5, 1.9), layout="constrained")
     axes = figure.add_subplot()
     seconds = spectrogram.shape[1] * classifier.extractor.hop_s
-    draw_spectrogram(axes, spectrogram, seconds)
+    draw_spectrogram(axes, spectrogram, classifier.extractor, cmap="gray")
     if values is not None:
         draw_overlay(axes, values, classifier.model.config, classifier.extractor)
     ticks = [tick for tick in MaxNLocator(6).tick_values(start_s, start_s + seconds) if 0 <= tick - start_s <= seconds]
