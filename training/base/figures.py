@@ -99,7 +99,7 @@ def draw_spectrogram(axes: Axes, spectrogram: np.ndarray, extractor, **settings)
     """
     low, high = np.nanquantile(spectrogram, (0.01, 0.99))
     extent = (0, spectrogram.shape[1] * extractor.hop_s, 0, len(spectrogram))
-    settings = {"cmap": MAP, "vmin": low, "vmax": high, "interpolation": "none", **settings}
+    settings = {"cmap": MAP, "vmin": low, "vmax": high, **settings}
     axes.imshow(spectrogram, origin="lower", aspect="auto", extent=extent, **settings)
     axes.set_xlabel("time (s)")
     label_mel_axis(axes, mel_centres(extractor))
