@@ -1,4 +1,4 @@
-"""Dual SSAST for Hugging Face Transformers. Importing this package registers its classes with the Auto classes."""
+"""Dual SSAST for Hugging Face Transformers; importing the package registers its classes with the Auto classes."""
 
 from transformers import (
     AutoConfig,

@@ -1,5 +1,5 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
-"""The classifier on a clip's representation, its loss, and clips of any length: the same for all encoders."""
+"""Classifier on a clip's representation, its loss, its labels and its windows; the same for all encoders."""
 
 import itertools
 from dataclasses import dataclass
@@ -14,14 +14,21 @@ from transformers.utils import ModelOutput
 from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
 from .embedding_dual_ssast import window_and_hop, window_starts
 
-try:  # What every model's _init_weights calls. Transformers 5: the initialisers that leave loaded weights alone
+try:  # For every model's _init_weights: the initialisers of Transformers 5 do not overwrite loaded weights
     from transformers import initialization as init
 except ImportError:
     from torch.nn import init  # noqa: F401
 
 
 class DualSSASTClassifierHead(nn.Module):
-    """LayerNorm, hidden layers if any, Linear: (batch, fused_size) -> (batch, labels). With none, SSAST's head."""
+    """
+    Classifies a clip's representation: LayerNorm, hidden layers if any, Linear.
+
+    Without hidden layers it is the head of SSAST (Gong et al., AAAI 2022).
+
+    Args:
+        config: Configuration with `fused_size`, `num_labels` and the classifier's fields.
+    """
 
     def __init__(self, config: StrictConfig):
         super().__init__()
@@ -33,6 +40,7 @@ class DualSSASTClassifierHead(nn.Module):
         self.dense = nn.Linear(sizes[-1], config.num_labels)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Computes the logits: (batch, config.fused_size) -> (batch, labels)."""
         pooled = self.layernorm(pooled)
         for linear in self.hidden:
             pooled = self.activation(linear(self.dropout(pooled)))
@@ -40,7 +48,17 @@ class DualSSASTClassifierHead(nn.Module):
 
 
 def guess_problem_type(labels: torch.Tensor, num_labels: int) -> str:
-    """Transformers' convention: one output is a regression, integer labels are single, rows of floats are several."""
+    """
+    Guesses the problem type by Transformers' convention.
+
+    Args:
+        labels: (batch,) or (batch, labels).
+        num_labels: Outputs of the classifier.
+
+    Returns:
+        `"regression"` for one output, `"single_label_classification"` for integer labels (batch,), else
+            `"multi_label_classification"`.
+    """
     if num_labels == 1:
         return "regression"
     is_single = labels.ndim == 1 and not labels.is_floating_point()
@@ -51,14 +69,25 @@ def classification_loss(
     logits: torch.Tensor, labels: torch.Tensor, problem_type: str, label_smoothing: float = 0.0
 ) -> torch.Tensor:
     """
-    Mean squared error, cross-entropy (hard or soft labels) or binary cross-entropy, in float32.
+    Computes the loss in float32: mean squared error, cross-entropy or binary cross-entropy.
 
-    logits: (batch, labels); labels: (batch,) or (batch, labels)
+    Args:
+        logits: (batch, labels).
+        labels: Classes (batch,), or floats (batch, labels): soft labels, several true labels, or regression targets. A
+            regression with one output accepts floats (batch,), too.
+        problem_type: One of `PROBLEM_TYPES`.
+        label_smoothing: Label smoothing of the cross-entropy.
+
+    Returns:
+        Scalar, the mean over the batch.
+
+    Raises:
+        ValueError: An unknown problem type, or labels whose shape or dtype does not fit.
     """
     if problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}")
     logits, labels = logits.float(), labels.to(logits.device)
-    # One number per clip is a class, or the target of a regression with one output.
+    # Labels (batch,) are classes, or the targets of a regression with one output.
     flat = problem_type == "single_label_classification" or (problem_type == "regression" and logits.shape[1] == 1)
     if labels.shape != logits.shape and not (flat and labels.shape == logits.shape[:1]):
         raise ValueError(
@@ -77,10 +106,24 @@ def classification_loss(
 def classifier_output(
     config: StrictConfig, logits: torch.Tensor, labels: Optional[torch.Tensor], outputs: ModelOutput
 ) -> SequenceClassifierOutput:
-    """The logits of a model whose encoder gave `outputs`, with the loss if there are labels."""
+    """
+    Builds a classifier's output. Sets `config.problem_type` from the labels if it is `None`.
+
+    Args:
+        config: Configuration of the classifier.
+        logits: (batch, labels).
+        labels: (batch,) or (batch, labels), or `None` for no loss.
+        outputs: Output of the encoder, whose `hidden_states` and `attentions` are passed on.
+
+    Returns:
+        `loss` (scalar or `None`), `logits` (batch, labels), `hidden_states` and `attentions`.
+
+    Raises:
+        ValueError: Labels do not fit the logits.
+    """
     loss = None
     if labels is not None:
-        if config.problem_type is None:  # stored like Transformers does, so that pipelines know it
+        if config.problem_type is None:  # stored like in Transformers, because pipelines read it
             config.problem_type = guess_problem_type(labels, config.num_labels)
         loss = classification_loss(logits, labels, config.problem_type, config.label_smoothing)
     return SequenceClassifierOutput(
@@ -89,7 +132,17 @@ def classifier_output(
 
 
 def probabilities_of_logits(logits: torch.Tensor, problem_type: str, temperature: float = 1.0) -> torch.Tensor:
-    """Softmax or sigmoid of `logits / temperature`, or a regression's numbers, in float32: (..., labels)"""
+    """
+    Computes probabilities: softmax (single-label) or sigmoid (multi-label) of `logits / temperature`.
+
+    Args:
+        logits: (..., labels).
+        problem_type: One of `PROBLEM_TYPES`.
+        temperature: Calibration temperature (Guo et al., ICML 2017).
+
+    Returns:
+        float32 (..., labels); the logits themselves for a regression.
+    """
     logits = logits.float()
     if problem_type == "single_label_classification":
         return (logits / temperature).softmax(dim=-1)
@@ -100,8 +153,17 @@ def labels_of_probabilities(
     probabilities: torch.Tensor, names: list, problem_type: str, thresholds: Optional[list] = None
 ) -> list:
     """
-    The likeliest name, the names above their thresholds (one half if there are none), or the number, per clip; a list
-    of the numbers where a regression has several. probabilities: (clips, labels)
+    Decides on the labels of each clip.
+
+    Args:
+        probabilities: (clips, labels).
+        names: Name of each label.
+        problem_type: One of `PROBLEM_TYPES`.
+        thresholds: Multi-label only: threshold per label; `None`: 0.5 for all.
+
+    Returns:
+        Per clip the most probable name (single-label), the list of names above their thresholds (multi-label), or the
+            number (regression; a list of numbers for several outputs).
     """
     if problem_type == "single_label_classification":
         return [names[index] for index in probabilities.argmax(dim=-1).tolist()]
@@ -114,10 +176,12 @@ def labels_of_probabilities(
 @dataclass
 class WindowedOutput(ModelOutput):
     """
-    Logits of the windows of one clip.
+    Holds the logits of one clip's windows.
 
-    logits: (labels,) averaged over the windows, or (windows, labels)
-    start_s, end_s: (windows,) in seconds
+    Attributes:
+        logits: (labels,), averaged over the windows, or (windows, labels).
+        start_s: (windows,), start of each window in seconds.
+        end_s: (windows,), end of each window in seconds.
     """
 
     logits: torch.Tensor = None
@@ -126,26 +190,39 @@ class WindowedOutput(ModelOutput):
 
 
 class ClassifierMixin:
-    """Calibrated answers and `classify_windows`, for a classifier whose `base_model` is an encoder of this project."""
+    """Adds calibrated probabilities, labels and `classify_windows` to a classifier on an encoder of this package."""
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """
-        What the model makes of its logits: softmax or sigmoid after the division by `config.calibration_temperature`,
-        or the numbers of a regression. (..., labels), in float32
+        Computes calibrated probabilities: softmax (single-label) or sigmoid (multi-label) of `logits /
+        config.calibration_temperature`.
+
+        Args:
+            logits: (..., labels).
+
+        Returns:
+            float32 (..., labels); the logits themselves for a regression.
         """
         return probabilities_of_logits(logits, self._problem_type(), self.config.calibration_temperature)
 
     def predict_labels(self, logits: torch.Tensor) -> list:
         """
-        Per clip the likeliest label; of a model for several labels the list of those whose probability is above their
-        `config.decision_thresholds` (one half if it has none); of a regression the number. logits: (clips, labels)
+        Decides on the labels of each clip, with the calibrated probabilities and `config.decision_thresholds` (0.5 by
+        default).
+
+        Args:
+            logits: (clips, labels).
+
+        Returns:
+            Per clip the most probable label (single-label), the list of labels above their thresholds (multi-label), or
+                the number (regression; a list of numbers for several outputs).
         """
         names = [self.config.id2label[index] for index in range(self.config.num_labels)]
         thresholds = self.config.decision_thresholds
         return labels_of_probabilities(self.probabilities(logits), names, self._problem_type(), thresholds)
 
     def _problem_type(self) -> str:
-        """By Transformers' convention, of a model that does not say."""
+        """Returns `config.problem_type`, or a guess by Transformers' convention if it is `None`."""
         return self.config.problem_type or (
             "regression" if self.config.num_labels == 1 else "single_label_classification"
         )
@@ -162,21 +239,33 @@ class ClassifierMixin:
         average: bool = True,
     ) -> WindowedOutput:
         """
-        Classifies a clip of any length in overlapping windows. The last window ends where the clip ends, so that all
-        windows are full; a clip that fits into one window gives exactly the ordinary logits.
+        Classifies a clip of any length in overlapping windows.
+
+        The last window ends at the clip's end, so that all windows are full. A clip that fits into one window gives
+        exactly the logits of an ordinary call.
 
         Args:
-            waveform: (samples,) array or tensor
-            feature_extractor: the one saved with this model
-            sampling_rate: of the waveform, in Hz; checked
-            window_s: seconds per window; at most, and by default, what `config.max_length` holds; about a minute of a
-                model without a limit
-            hop_s: seconds from window to window; by default half a window
-            batch_size: windows per forward pass
-            average: average the logits over the windows, or return them all
+            waveform (`np.ndarray` or `torch.Tensor`): Mono clip (samples,).
+            feature_extractor (`SpectrogramFeatureExtractor`): The one saved with this model.
+            sampling_rate: Sampling rate of the waveform in Hz, checked against the extractor's.
+            window_s: Seconds per window. The default is the model's longest input, or about a minute without a limit.
+            hop_s: Seconds from window to window. The default is half a window.
+            batch_size: Windows per forward pass.
+            average: Whether to average the logits over the windows.
+
+        Returns:
+            `logits` (labels,), or (windows, labels) without `average`; `start_s` and `end_s` (windows,) in seconds.
 
         Raises:
-            ValueError: a window longer than `config.max_length`, a hop that skips audio, or an empty batch.
+            ValueError: A window longer than the longest input, a hop that skips audio, `batch_size` below 1, or audio
+                that the feature extractor rejects.
+
+        Example:
+            ```python
+            >>> output = model.classify_windows(waveform, extractor, sampling_rate=16000)
+            >>> model.predict_labels(output.logits[None])
+            ['dog']
+            ```
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")

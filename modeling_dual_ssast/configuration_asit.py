@@ -1,5 +1,5 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
-"""Configuration of ASiT: the Dual SSAST encoder with heads, corruption and schedules for self-distillation."""
+"""Configuration of ASiT (Atito et al., IEEE/ACM TASLP 2024): encoder, heads, corruption and schedules."""
 
 from .configuration_dual_ssast import DualSSASTConfig
 
@@ -16,28 +16,54 @@ ASIT_AUTO_MAP = {
 
 class ASiTConfig(DualSSASTConfig):
     r"""
-    Configuration of [`ASiTForPreTraining`] (Atito et al., 2022). The encoder's settings are [`DualSSASTConfig`]'s, with
-    other defaults: one prefix token, 592 frames (crops of 6 s) and a stochastic depth of 0.1.
+    Stores the configuration of [`ASiTForPreTraining`] (Atito et al., IEEE/ACM TASLP 2024).
+
+    The encoder's settings are those of [`DualSSASTConfig`], with other defaults: one prefix token, 592 frames (crops of
+    6 s) and a stochastic depth of 0.1.
 
     Args:
-        class_dim, data_dim (`int`, default to 8192 and 1024):
-            Outputs of the class head (one per clip) and of the data head (one per patch).
-        head_hidden_size, head_bottleneck_size (`int`, default to 2048 and 256): of the MLP that both share.
-        reconstruction_hidden_size, reconstruction_bottleneck_size (`int`, default to 768 and 128)
-        student_temperature (`float`, defaults to 0.1)
-        warmup_teacher_temperature, teacher_temperature (`float`, default to 0.04 and 0.07):
-            The teacher's temperature goes from the first to the second over `warmup_teacher_temperature_epochs` (`int`,
-            defaults to 30).
-        center_momentum (`float`, defaults to 0.9): of the running means that centre the teacher's outputs.
-        teacher_momentum (`float`, defaults to 0.996):
-            Of the moving average that the teacher is; it grows to 1 over the training, as a cosine.
-        reconstruction_weight (`float`, defaults to 2.0): of the reconstruction in the loss.
-        corruption (`str`, defaults to `"zeros"`): what blocks are filled with: `zeros`, `noise`, `time` or `freq`.
-        corruption_fraction (`float`, defaults to 0.7):
-            Most of a crop that is corrupted; the share is drawn between 0.5 and this.
-        replacement_fraction (`float`, defaults to 0.3):
-            For half of the crops, that much of the clean crop is replaced by another clip's instead. 0: never.
-        corruption_align (`int`, defaults to 1): grid that blocks snap to, in frames and mel bins.
+        class_dim (`int`, *optional*, defaults to 8192):
+            Outputs of the class head, one vector per clip.
+        data_dim (`int`, *optional*, defaults to 1024):
+            Outputs of the data head, one vector per patch.
+        head_hidden_size (`int`, *optional*, defaults to 2048):
+            Hidden size of the MLP that both heads share.
+        head_bottleneck_size (`int`, *optional*, defaults to 256):
+            Output size of that MLP.
+        reconstruction_hidden_size (`int`, *optional*, defaults to 768):
+            Hidden size of the reconstruction head's MLP.
+        reconstruction_bottleneck_size (`int`, *optional*, defaults to 128):
+            Output size of that MLP, before the transposed convolution.
+        student_temperature (`float`, *optional*, defaults to 0.1):
+            Softmax temperature of the student.
+        warmup_teacher_temperature (`float`, *optional*, defaults to 0.04):
+            Softmax temperature of the teacher in the first epoch.
+        teacher_temperature (`float`, *optional*, defaults to 0.07):
+            Softmax temperature of the teacher after the warm-up.
+        warmup_teacher_temperature_epochs (`int`, *optional*, defaults to 30):
+            Epochs of the linear warm-up between the two.
+        center_momentum (`float`, *optional*, defaults to 0.9):
+            Momentum of the running means that centre the teacher's outputs.
+        teacher_momentum (`float`, *optional*, defaults to 0.996):
+            EMA momentum of the teacher; cosine schedule from this value to 1.
+        reconstruction_weight (`float`, *optional*, defaults to 2.0):
+            Weight of the reconstruction loss in the sum.
+        corruption (`str`, *optional*, defaults to `"zeros"`):
+            Content of corrupted blocks: `"zeros"`, `"noise"`, `"time"` (whole frames of zeros) or `"freq"` (whole mel
+            bins of zeros).
+        corruption_fraction (`float`, *optional*, defaults to 0.7):
+            Upper bound of the corrupted fraction, drawn uniformly from [0.5, this].
+        replacement_fraction (`float`, *optional*, defaults to 0.3):
+            Fraction of the clean crop that blocks of another clip replace in about half of the crops, instead of the
+            corruption. 0 turns the replacement off.
+        corruption_align (`int`, *optional*, defaults to 1):
+            Grid that the corrupted blocks snap to, in frames and mel bins.
+        **kwargs:
+            Arguments of [`DualSSASTConfig`].
+
+    Raises:
+        ValueError: A value or a combination of values is impossible. The message names both sides.
+        TypeError: A keyword is unknown.
     """
 
     model_type = "asit"
@@ -84,36 +110,24 @@ class ASiTConfig(DualSSASTConfig):
         super().__init__(**{"num_prefix_tokens": 1, "max_length": 592, "drop_path_rate": 0.1, **kwargs})
 
     def check(self):
+        """Checks all values, see [`StrictConfig.check`]."""
         super().check()
-        for name in (
-            "class_dim",
-            "data_dim",
-            "head_hidden_size",
-            "head_bottleneck_size",
-            "reconstruction_hidden_size",
-            "reconstruction_bottleneck_size",
-            "corruption_align",
-        ):
-            self._check_positive_int(name, getattr(self, name))
-        for name in ("student_temperature", "warmup_teacher_temperature", "teacher_temperature"):
-            self._check_range(name, 0, float("inf"), "above 0")
-        for name in ("center_momentum", "teacher_momentum", "corruption_fraction"):
-            self._check_range(name, 0, 1, "above 0 and at most 1")
-        for name in ("reconstruction_weight", "warmup_teacher_temperature_epochs"):
-            self._check_range(name, -1e-12, float("inf"), "0 or more")
-        self._check_range("replacement_fraction", -1e-12, 1, "from 0 to 1")
-        if self.corruption not in CORRUPTIONS:
-            raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}, got {self.corruption!r}")
-
-    def _check_range(self, name: str, above: float, highest: float, wanted: str):
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value <= highest:
-            raise ValueError(f"{name} must be a number {wanted}, got {value!r}")
+        self._check_positive_ints("class_dim", "data_dim", "head_hidden_size", "head_bottleneck_size")
+        self._check_positive_ints("reconstruction_hidden_size", "reconstruction_bottleneck_size", "corruption_align")
+        self._check_positive_numbers("student_temperature", "warmup_teacher_temperature", "teacher_temperature")
+        names = ("center_momentum", "teacher_momentum", "corruption_fraction")
+        self._check_numbers(names, "a number above 0 and at most 1", lambda value: 0 < value <= 1)
+        names = ("reconstruction_weight", "warmup_teacher_temperature_epochs")
+        self._check_numbers(names, "a number of 0 or more", lambda value: value >= 0)
+        self._check_numbers(["replacement_fraction"], "a number from 0 to 1", lambda value: 0 <= value <= 1)
+        self._check_choice("corruption", CORRUPTIONS)
 
     def teacher_temperature_at(self, epoch: int) -> float:
         """
-        Of an epoch, counted from 0: linear over the warm-up, whose first and last epoch have the two temperatures. (The
-        original refuses trainings that are shorter than the warm-up; here they end on the way.)
+        Returns the teacher's temperature in an epoch, counted from 0.
+
+        It rises linearly over the warm-up; the first and the last epoch of the warm-up have the two temperatures. A
+        training may be shorter than the warm-up, which the original code rejects.
         """
         warmup = self.warmup_teacher_temperature_epochs
         if epoch >= warmup:

@@ -1,34 +1,49 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
-"""What the configurations of the convolutional networks with composed features share."""
+"""Base configuration of the convolutional networks with composed features (Niizumi et al., EUSIPCO 2022)."""
 
-from .configuration_dual_ssast import StrictConfig, _as_list
+from .configuration_dual_ssast import StrictConfig, _as_list, _check_value, _is_int, _is_positive_int
 
 
 class ComposedConfig(StrictConfig):
     r"""
-    Composed features (Niizumi et al., EUSIPCO 2022) and a classifier on them. The base of [`VGGishConfig`] and
-    [`PannsCnn14Config`]; `layers` and what belongs to each is theirs.
+    Stores the configuration of composed features (Niizumi et al., EUSIPCO 2022) and of a classifier on them: the base
+    class of [`VGGishConfig`] and [`PannsCnn14Config`], which define the layers and their sizes.
 
     Args:
-        fusion_layers (`list[int]`): the layers whose maps make a time frame; they stand in the network's order,
-            whatever theirs is here.
-        temporal_pooling (`list[str]`): non-empty subset of `mean`, `max` and `min`, over time; their sum is the clip's
-            vector.
-        num_mel_bins (`int`)
-        padding_value (`float`): what a padded frame holds, silence. The model writes it over masked frames and fills
-            up clips with it that are shorter than its smallest input.
-        hidden_act, classifier_hidden_sizes, classifier_dropout, classifier_layer_norm_eps, label_smoothing: as in
-            [`DualSSASTConfig`].
+        fusion_layers (`list[int]`):
+            Layers whose maps form a time frame. They are joined in the network's order.
+        temporal_pooling (`list[str]`, *optional*, defaults to `["mean", "max"]`):
+            Non-empty subset of `mean`, `max` and `min` over time. Their sum is the clip's vector.
+        channels (`list[int]`):
+            Channels of the network's stages.
+        num_mel_bins (`int`, *optional*, defaults to 64):
+            Mel bins of the input.
+        padding_value (`float`):
+            Value of a padded frame: silence. The model writes it over masked frames and pads clips with it that are
+            shorter than `min_frames`.
+        hidden_act (`str`, *optional*, defaults to `"relu"`):
+            Activation of the classifier's hidden layers.
+        classifier_hidden_sizes (`list[int]`, *optional*):
+            Hidden layers of the classifier.
+        classifier_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout before each Linear of the classifier.
+        classifier_layer_norm_eps (`float`, *optional*, defaults to 1e-5):
+            Epsilon of the classifier's LayerNorm.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Label smoothing of the cross-entropy, for single-label classification.
+        **kwargs:
+            Arguments of [`StrictConfig`] and of Transformers' `PretrainedConfig`, such as `id2label`.
 
     Raises:
-        ValueError: a value or a combination of values is impossible; the message names both sides.
-        TypeError: an unknown keyword.
+        ValueError: A value or a combination of values is impossible. The message names both sides.
+        TypeError: A keyword is unknown.
     """
 
     def __init__(
         self,
         fusion_layers=(),
         temporal_pooling=("mean", "max"),
+        channels=(),
         num_mel_bins=64,
         padding_value=0.0,
         hidden_act="relu",
@@ -41,6 +56,7 @@ class ComposedConfig(StrictConfig):
         super().__init__(**kwargs)
         self.fusion_layers = _as_list(fusion_layers)
         self.temporal_pooling = [temporal_pooling] if isinstance(temporal_pooling, str) else _as_list(temporal_pooling)
+        self.channels = _as_list(channels)
         self.num_mel_bins = num_mel_bins
         self.padding_value = padding_value
         self.hidden_act = hidden_act
@@ -50,22 +66,17 @@ class ComposedConfig(StrictConfig):
         self.label_smoothing = label_smoothing
         self.check()
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The layers that `fusion_layers` can name, in the network's order."""
-        raise NotImplementedError
-
     def time_stride(self, layer: int) -> int:
-        """Input frames per column of a layer's map."""
+        """Returns the number of input frames per column of a layer's map."""
         raise NotImplementedError
 
     def layer_size(self, layer: int) -> int:
-        """Channels times rows in frequency of a layer's map."""
+        """Returns the size of a layer's time frame: channels times rows in frequency."""
         raise NotImplementedError
 
     @property
     def min_frames(self) -> int:
-        """Frames of the smallest input, which shorter clips are filled up to."""
+        """Frames of the shortest input; shorter clips are padded to it."""
         raise NotImplementedError
 
     @property
@@ -79,14 +90,13 @@ class ComposedConfig(StrictConfig):
         return sum(self.layer_size(layer) for layer in self.fused_layers)
 
     def check(self):
+        """Checks all values, see [`StrictConfig.check`]."""
         self._check_classifier()
-        self._check_positive_int("num_mel_bins", self.num_mel_bins)
+        self._check_positive_ints("num_mel_bins")
         self._check_finite("padding_value")
         self._check_poolings("temporal_pooling", self.temporal_pooling)
         layers = self.fusion_layers
-        known = isinstance(layers, list) and all(
-            isinstance(layer, int) and not isinstance(layer, bool) and layer in self.layers for layer in layers
-        )
+        known = isinstance(layers, list) and all(_is_int(layer) and layer in self.layers for layer in layers)
         if not known or not layers or len(set(layers)) < len(layers):
             raise ValueError(
                 f"fusion_layers must be a list of one or more of {', '.join(map(str, self.layers))}, each at most "
@@ -94,12 +104,12 @@ class ComposedConfig(StrictConfig):
             )
 
     def _check_sizes(self, name: str, count: int):
-        """Of a list of `count` positive integers."""
+        """Checks a list of `count` positive integers."""
         sizes = getattr(self, name)
         if not isinstance(sizes, list) or len(sizes) != count:
             raise ValueError(f"{name} must be a list of {count} integers, got {sizes!r}")
         for size in sizes:
-            self._check_positive_int(name, size)
+            _check_value(name, size, "a positive integer", _is_positive_int)
 
     def _check_multiple(self, name: str, factor: int):
         if getattr(self, name) % factor:

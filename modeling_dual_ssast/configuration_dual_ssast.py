@@ -1,5 +1,5 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
-"""Configuration of the Dual SSAST encoder, its fusion of layers and its heads."""
+"""Configuration of Dual SSAST (Choi et al., Neurocomputing 623, 2025): encoder, layer fusion, heads, pretraining."""
 
 import difflib
 import inspect
@@ -16,7 +16,7 @@ FUSIONS = ("concat", "sum", "weighted")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 PRETRAINING_OBJECTIVES = ("joint", "discriminative", "generative")
 
-# One saved folder serves all of these Auto classes; the files lie flat beside the weights.
+# One saved folder serves all these Auto classes. Transformers copies the files flat beside the weights.
 AUTO_MAP = {
     "AutoConfig": "configuration_dual_ssast.DualSSASTConfig",
     "AutoFeatureExtractor": "feature_extraction_dual_ssast.DualSSASTFeatureExtractor",
@@ -25,7 +25,7 @@ AUTO_MAP = {
     "AutoModelForPreTraining": "modeling_dual_ssast.DualSSASTForPreTraining",
 }
 
-# Accepted by Transformers' own constructor although they are no attributes of a fresh configuration.
+# Keywords of Transformers' constructor that are not attributes of a fresh configuration.
 TRANSFORMERS_KEYS = {
     "_commit_hash",
     "_attn_implementation_autoset",
@@ -45,36 +45,49 @@ TRANSFORMERS_KEYS = {
 
 class StrictConfig(PretrainedConfig):
     """
-    What the configurations of this package share: unknown keywords are refused, files carry a complete `auto_map`, and
-    `check` raises for impossible values.
+    Rejects unknown keywords and impossible values, and stores a complete `auto_map`: the base class of all
+    configurations.
 
-    A subclass fills `auto_classes` and calls `check` when all its attributes are set.
+    A subclass fills `auto_classes` and calls `check` at the end of its constructor.
 
     Args:
-        calibration_temperature (`float`, defaults to 1.0):
-            What the classifier's `probabilities` divide the logits by (Guo et al., ICML 2017); the logits stay as they
-            are.
+        calibration_temperature (`float`, *optional*, defaults to 1.0):
+            Divides the logits in the classifier's `probabilities` (temperature scaling, Guo et al., ICML 2017). The
+            logits themselves do not change.
         decision_thresholds (`list[float]`, *optional*):
-            Of a classifier with several labels per clip, the probability of each above which it is given; `None`: one
-            half for all.
+            Multi-label only: per-label probability threshold for predicting the label. `None`: 0.5 for all.
+        **kwargs:
+            Arguments of Transformers' `PretrainedConfig`.
+
+    Raises:
+        ValueError: `problem_type` is unknown.
+        TypeError: A keyword is unknown.
     """
 
     auto_classes = {}
 
     def __init__(self, calibration_temperature=1.0, decision_thresholds=None, **kwargs):
         self._reject_unknown(kwargs)
-        self._check_problem_type(kwargs.get("problem_type"))  # before Transformers does without naming the choices
+        self._check_problem_type(kwargs.get("problem_type"))  # Transformers' own error does not name the choices
         kwargs.setdefault("auto_map", dict(self.auto_classes))
         super().__init__(**kwargs)
         self.calibration_temperature = calibration_temperature
         self.decision_thresholds = _as_list(decision_thresholds)
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers that `fusion_layers` can name, from input to output."""
+        raise NotImplementedError
+
     # ---- checks ----
 
     def check(self):
         """
-        Raises `ValueError` for impossible values. Called at construction and again by every model, because
-        `from_pretrained(..., name=value)` sets attributes on a finished configuration.
+        Checks all values. Every model calls it again, because `from_pretrained(..., name=value)` sets attributes after
+        construction.
+
+        Raises:
+            ValueError: A value or a combination of values is impossible. The message names both sides.
         """
         raise NotImplementedError
 
@@ -85,7 +98,7 @@ class StrictConfig(PretrainedConfig):
         if not isinstance(self.classifier_hidden_sizes, list):
             raise ValueError(f"classifier_hidden_sizes must be a list, got {self.classifier_hidden_sizes!r}")
         for size in self.classifier_hidden_sizes:
-            self._check_positive_int("classifier_hidden_sizes", size)
+            _check_value("classifier_hidden_sizes", size, "a positive integer", _is_positive_int)
         self._check_shares("classifier_dropout", "label_smoothing")
         self._check_positive_numbers("classifier_layer_norm_eps", "calibration_temperature")
         self._check_finite("calibration_temperature")
@@ -101,35 +114,35 @@ class StrictConfig(PretrainedConfig):
                 f"{thresholds!r}"
             )
         for threshold in thresholds:
-            if not _is_number(threshold) or not 0 < threshold < 1:
-                raise ValueError(f"decision_thresholds must be numbers above 0 and below 1, got {threshold!r}")
+            _check_value("decision_thresholds", threshold, "numbers above 0 and below 1", _is_open_share)
+
+    def _check_each(self, names, wanted: str, holds):
+        for name in names:
+            _check_value(name, getattr(self, name), wanted, holds)
+
+    def _check_numbers(self, names, wanted: str, holds):
+        self._check_each(names, wanted, lambda value: _is_number(value) and holds(value))
 
     def _check_choice(self, name: str, choices: tuple):
-        if getattr(self, name) not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        self._check_each([name], f"one of {', '.join(choices)}", lambda value: value in choices)
 
     def _check_shares(self, *names: str):
-        for name in names:
-            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a number from 0 to below 1, got {getattr(self, name)!r}")
+        self._check_numbers(names, "a number from 0 to below 1", lambda value: 0 <= value < 1)
 
     def _check_positive_numbers(self, *names: str):
-        for name in names:
-            if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)!r}")
+        self._check_numbers(names, "a positive number", lambda value: value > 0)
+
+    def _check_positive_ints(self, *names: str):
+        self._check_each(names, "a positive integer", _is_positive_int)
 
     def _check_finite(self, *names: str):
-        for name in names:
-            if not _is_number(getattr(self, name)) or not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}")
+        self._check_numbers(names, "a finite number", math.isfinite)
 
     def _check_flags(self, *names: str):
-        for name in names:
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        self._check_each(names, "true or false", lambda value: isinstance(value, bool))
 
     def _check_poolings(self, name: str, poolings):
-        """Of one list: what `name` holds for one layer."""
+        """Checks one list of poolings; `name` is the attribute that holds it."""
         known = isinstance(poolings, list) and all(pooling in POOLINGS for pooling in poolings)
         if not known or not poolings or len(set(poolings)) < len(poolings):
             raise ValueError(
@@ -140,11 +153,6 @@ class StrictConfig(PretrainedConfig):
     def _check_problem_type(value):
         if value is not None and value not in PROBLEM_TYPES:
             raise ValueError(f"problem_type must be None or one of {', '.join(PROBLEM_TYPES)}, got {value!r}")
-
-    @staticmethod
-    def _check_positive_int(name, value):
-        if not _is_int(value) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
     # ---- keywords and files ----
 
@@ -170,13 +178,25 @@ class StrictConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """Reads a stored configuration. Keys that another version or tool stored in the file are kept, not refused."""
+        """
+        Makes a configuration from stored values. Keys of another version or tool are kept, not rejected.
+
+        Args:
+            config_dict (`dict`): Values of a `config.json`.
+            **kwargs: Values that override the stored ones. Other labels drop the stored calibration.
+
+        Returns:
+            The configuration, or with `return_unused_kwargs=True` a tuple of it and the unused keywords.
+
+        Raises:
+            ValueError: A value or a combination of values is impossible.
+        """
         foreign = {key: config_dict[key] for key in cls._unknown_keys(config_dict)}
         known = {key: value for key, value in config_dict.items() if key not in foreign}
-        if cls._has_other_labels(config_dict, kwargs):  # a classifier to be trained, which nobody has calibrated
+        if cls._has_other_labels(config_dict, kwargs):  # the new classifier is not calibrated
             known.pop("calibration_temperature", None)
             known.pop("decision_thresholds", None)
-        # Through the constructor, which takes tuples and single names too, and checks them together.
+        # Overrides pass through the constructor, which accepts tuples and single names and checks all together.
         known |= {key: kwargs.pop(key) for key in cls._own_keys() & set(kwargs)}
         result = super().from_dict(known, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
@@ -191,84 +211,112 @@ class StrictConfig(PretrainedConfig):
             return list(kwargs["id2label"].values()) != names
         return kwargs.get("num_labels", len(names)) != len(names)
 
-    def to_dict(self):
-        # A model loaded from "user/name" refers to that repository; what is saved carries its own code.
+    def to_dict(self) -> dict:
+        """Returns all values for a `config.json`, with a local `auto_map`."""
+        # A model loaded from "user/name" refers to that repository, but a saved folder carries its own code.
         return {**super().to_dict(), "auto_map": dict(self.auto_classes)}
 
 
 class DualSSASTConfig(StrictConfig):
     r"""
-    Configuration of [`DualSSASTModel`] and its heads.
+    Stores the configuration of the Dual SSAST models. Names follow `ASTConfig` of Transformers.
 
-    The representation is made in a fixed order: each state named by `fusion_layers` is normalised (`fusion_norm`),
-    read out and pooled (`readout`, `pooling`), its poolings are combined (`pooling_combination`), and the layers are
-    fused (`fusion`). The defaults are the Dual SSAST of Choi, Zhang and Watkins (Neurocomputing 623, 2025): middle and
-    last layer, mean + max over all patches, concatenated to a double-sized vector.
+    The encoder is that of SSAST (Gong et al., AAAI 2022) and AST (Gong et al., Interspeech 2021); the defaults are the
+    base patch model. A clip's representation is built in a fixed order: normalise each fused state, pool it, combine
+    its poolings, fuse the layers (Dual SSAST, Choi et al., Neurocomputing 623, 2025).
 
     Args:
-        hidden_size (`int`, defaults to 768), num_hidden_layers (`int`, defaults to 12), num_attention_heads (`int`,
-        defaults to 12), intermediate_size (`int`, defaults to 3072), hidden_act (`str`, defaults to `"gelu"`):
-            Size of the encoder, as in `ASTConfig`. The defaults are SSAST-Base.
-        hidden_dropout_prob, attention_probs_dropout_prob (`float`, defaults to 0.0):
-            Dropout in the blocks and of the attention weights.
-        initializer_range (`float`, defaults to 0.02):
-            Standard deviation of the truncated normal that initialises weights, tokens and positions.
-        layer_norm_eps (`float`, defaults to 1e-6):
+        hidden_size (`int`, *optional*, defaults to 768):
+            Size of every token.
+        num_hidden_layers (`int`, *optional*, defaults to 12):
+            Number of transformer blocks.
+        num_attention_heads (`int`, *optional*, defaults to 12):
+            Attention heads per block. Divides `hidden_size`.
+        intermediate_size (`int`, *optional*, defaults to 3072):
+            Size of the hidden layer of every block's MLP.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the MLPs and of the classifier's hidden layers.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.0):
+            Dropout after the embeddings, the attention and the MLP of every block.
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0):
+            Dropout of the attention weights.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the truncated normal initialisation.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-6):
             Epsilon of the encoder's LayerNorms.
-        qkv_bias (`bool`, defaults to `True`)
-        patch_size (`int` or `[frequency, time]`, defaults to 16):
-            Size of a patch in mel bins x frames: 16 for patch models, `[128, 2]` for frame models.
-        frequency_stride, time_stride (`int`, default to 16):
-            Steps between patches in mel bins and frames. SSAST pretrains without overlap and fine-tunes patch models
-            at 10 x 10, frame models at time stride 1.
-        max_length (`int`, defaults to 1024):
-            Most frames (of 10 ms) that the positions cover. Shorter clips use the leading positions.
-        num_mel_bins (`int`, defaults to 128)
-        num_prefix_tokens (`int`, defaults to 2):
+        qkv_bias (`bool`, *optional*, defaults to `True`):
+            Whether queries, keys and values have a bias.
+        patch_size (`int` or `list[int]`, *optional*, defaults to 16):
+            Side of a square patch, or `[mel bins, frames]`: 16 for patch models, `[128, 2]` for frame models.
+        frequency_stride (`int`, *optional*, defaults to 16):
+            Step between patches in mel bins. SSAST pretrains without overlap and fine-tunes patch models at 10.
+        time_stride (`int`, *optional*, defaults to 16):
+            Step between patches in frames. SSAST fine-tunes patch models at 10 and frame models at 1.
+        max_length (`int`, *optional*, defaults to 1024):
+            Longest input in frames of 10 ms, which the positions cover. Shorter clips use the leading positions.
+        num_mel_bins (`int`, *optional*, defaults to 128):
+            Mel bins of the input.
+        num_prefix_tokens (`int`, *optional*, defaults to 2):
             Tokens before the patches: 2 (class and distillation token: SSAST, AST) or 1 (class token: ASiT).
-        fusion_layers (`list[int]`, *optional*):
-            States that feed the representation: 0 is the patch embedding, i the output of block i, negative numbers
-            count from the end. `None` means the middle and the last layer.
-        fusion_norm (`str`, defaults to `"shared"`):
-            `"shared"`: the encoder's final LayerNorm on each fused state; `"separate"`: one LayerNorm per fused state;
-            `"none"`.
-        readout (`str`, defaults to `"patches"`):
-            `"patches"`: pool over all patches; `"prefix"`: mean of the prefix tokens, no pooling; `"frames"`: flatten
-            frequency x channel per time step, then pool over time (Niizumi et al., EUSIPCO 2022).
-        pooling (`list[str]` or one such list per fused layer, defaults to `["mean", "max"]`):
-            Non-empty subsets of `mean`, `max` and `min`.
-        pooling_combination (`str`, defaults to `"sum"`): `"sum"`, `"mean"` or `"concat"` of the chosen poolings.
-        fusion (`str`, defaults to `"concat"`):
-            `"concat"`, `"sum"` or `"weighted"` (softmax over learned scalars) of the fused layers.
+        fusion_layers (`list[int]`, *optional*, defaults to the middle and the last layer):
+            Hidden states that form the representation: 0 is the patch embedding, i the output of block i. Negative
+            numbers count from the end.
+        fusion_norm (`str`, *optional*, defaults to `"shared"`):
+            Normalisation of the fused states: `"shared"` (the encoder's final LayerNorm on each), `"separate"` (one
+            LayerNorm per fused state) or `"none"`.
+        readout (`str`, *optional*, defaults to `"patches"`):
+            `"patches"` pools over all patches. `"prefix"` takes the mean of the prefix tokens and ignores `pooling`.
+            `"frames"` flattens frequency x channel per time step, then pools over time (Niizumi et al., EUSIPCO 2022).
+        pooling (`list[str]` or `list[list[str]]`, *optional*, defaults to `["mean", "max"]`):
+            Non-empty subset of `mean`, `max` and `min`, or one such subset per fused layer.
+        pooling_combination (`str`, *optional*, defaults to `"sum"`):
+            Combination of a layer's poolings: `"sum"`, `"mean"` or `"concat"`.
+        fusion (`str`, *optional*, defaults to `"concat"`):
+            Combination of the layers: `"concat"`, `"sum"` or `"weighted"` (softmax over learned scalars).
         classifier_hidden_sizes (`list[int]`, *optional*):
-            Hidden layers of the classifier between its LayerNorm and its Linear. SSAST has none.
-        classifier_dropout (`float`, defaults to 0.0): dropout before each Linear of the classifier.
-        classifier_layer_norm_eps (`float`, defaults to 1e-5):
+            Hidden layers of the classifier, between its LayerNorm and its last Linear. SSAST has none.
+        classifier_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout before each Linear of the classifier.
+        classifier_layer_norm_eps (`float`, *optional*, defaults to 1e-5):
             Epsilon of the classifier's LayerNorm: 1e-5 in the original repositories, 1e-12 in Transformers' AST.
-        label_smoothing (`float`, defaults to 0.0): for single-label classification.
-        padding_value (`float`, *optional*):
-            What a padded frame holds after normalisation: `-mean / (2 * std)` of the feature extractor, 0.467 with
-            AudioSet's statistics (the default). The model writes it over masked frames and at its own right edge.
-        attention_over_padding (`bool`, defaults to `False`):
-            `True` reproduces the originals: every clip is padded to `max_length`, and padding takes part in attention
-            and pooling.
-        drop_path_rate (`float`, defaults to 0.0):
-            Stochastic depth: the chance that a clip skips a branch of the last block, growing linearly from 0 in the
-            first.
-        mask_ratio (`float`, defaults to 400 / 512):
-            Share of a clip's patches that masked spectrogram patch modelling hides: 400 or 250 of 512 in SSAST.
-        pretraining_objective (`str`, defaults to `"joint"`):
-            `"discriminative"`, `"generative"` or `"joint"` (their sum, the latter times 10).
-        shared_mask (`bool`, defaults to `True`):
-            Whether both objectives look at one encoder pass with one mask. `False` is the published form: a mask and a
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            Label smoothing of the cross-entropy, for single-label classification.
+        padding_value (`float`, *optional*, defaults to 0.467):
+            Value of a padded frame after normalisation: `-mean / (2 * std)` of the feature extractor. The default
+            belongs to AudioSet's statistics. The model writes it over masked frames and uses it to pad the last patch.
+        attention_over_padding (`bool`, *optional*, defaults to `False`):
+            Whether every clip is padded to `max_length` and padding takes part in attention and pooling, like in the
+            original repositories.
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Stochastic depth: the probability that a clip skips a branch of the last block. It grows linearly from 0 in
+            the first block.
+        mask_ratio (`float`, *optional*, defaults to 400 / 512):
+            Share of a clip's patches that masked spectrogram patch modelling masks: 400 or 250 of 512 in SSAST.
+        pretraining_objective (`str`, *optional*, defaults to `"joint"`):
+            `"discriminative"`, `"generative"` or `"joint"` (discriminative + 10 * generative).
+        shared_mask (`bool`, *optional*, defaults to `True`):
+            Whether both objectives share one mask and one encoder pass. `False` is the published form: a mask and a
             pass for each, at twice the cost.
-        num_decoder_layers (`int`, defaults to 0):
-            0: the encoder reads mask tokens, as SSAST does. More: it reads only what is not masked, and a decoder of so
-            many blocks, used in pretraining alone, fills in the rest (MAE-AST, Baade et al., Interspeech 2022, with 2).
+        num_decoder_layers (`int`, *optional*, defaults to 0):
+            Blocks of the pretraining decoder. With 0 the encoder reads mask tokens, like SSAST. Otherwise it reads the
+            visible patches only, and the decoder predicts the masked ones (MAE-AST, Baade et al., Interspeech 2022,
+            with 2).
+        **kwargs:
+            Arguments of [`StrictConfig`] and of Transformers' `PretrainedConfig`, such as `id2label`.
 
     Raises:
-        ValueError: a value or a combination of values is impossible; the message names both sides.
-        TypeError: an unknown keyword.
+        ValueError: A value or a combination of values is impossible. The message names both sides.
+        TypeError: A keyword is unknown.
+
+    Example:
+        ```python
+        >>> from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification
+
+        >>> config = DualSSASTConfig(fusion_layers=[5, 12], pooling=["mean", "max"], num_labels=10)
+        >>> config.fused_size
+        1536
+        >>> model = DualSSASTForAudioClassification(config)
+        ```
     """
 
     model_type = "dual_ssast"
@@ -353,25 +401,31 @@ class DualSSASTConfig(StrictConfig):
 
     @property
     def patch_shape(self) -> tuple[int, int]:
-        """(mel bins, frames) of one patch."""
+        """Size of a patch: (mel bins, frames)."""
         return (self.patch_size, self.patch_size) if isinstance(self.patch_size, int) else tuple(self.patch_size)
 
     @property
     def grid_shape(self) -> tuple[int, int]:
-        """(rows in frequency, columns in time) of a clip of `max_length` frames: the originals' floor grid."""
+        """Patch grid of a clip of `max_length` frames: (rows in frequency, columns in time), rounded down."""
         patch_mels, patch_frames = self.patch_shape
         rows = (self.num_mel_bins - patch_mels) // self.frequency_stride + 1
         return rows, (self.max_length - patch_frames) // self.time_stride + 1
 
     @property
     def num_patches(self) -> int:
-        """Patches of a clip of `max_length` frames."""
+        """Number of patches of a clip of `max_length` frames."""
         return math.prod(self.grid_shape)
 
     def num_columns(self, num_frames):
         """
-        Patch columns of a clip of `num_frames` frames (an `int` or an integer tensor, at most `max_length`): enough to
-        cover every frame, never more than the grid, at least one.
+        Returns the number of patch columns of a clip: enough to cover every frame, at least one, at most the grid's.
+
+        Args:
+            num_frames (`int` or `torch.Tensor`): Frames of the clip, at most `max_length`; an integer tensor of any
+                shape for several clips.
+
+        Returns:
+            `int`, or an integer tensor of the same shape.
         """
         beyond_first = num_frames - self.patch_shape[1]
         steps = -(-beyond_first // self.time_stride)  # ceiling, for numbers and tensors alike
@@ -379,14 +433,19 @@ class DualSSASTConfig(StrictConfig):
         return (steps.clamp(0, last) if hasattr(steps, "clamp") else min(max(steps, 0), last)) + 1
 
     def num_covered_frames(self, num_columns):
-        """Frames that `num_columns` patch columns span, the padding at the right edge included."""
+        """Returns the number of frames that `num_columns` patch columns span, including padding at the right edge."""
         return (num_columns - 1) * self.time_stride + self.patch_shape[1]
 
     # ---- the fused representation ----
 
     @property
+    def layers(self) -> tuple[int, ...]:
+        """Indices of `hidden_states`: 0 is the patch embedding, i the output of block i."""
+        return tuple(range(self.num_hidden_layers + 1))
+
+    @property
     def fused_layers(self) -> list[int]:
-        """`fusion_layers` as indices into `hidden_states`, from 0 (embedding) to `num_hidden_layers`."""
+        """`fusion_layers` as non-negative indices of `hidden_states`; the middle and the last layer by default."""
         layers = self.fusion_layers
         if layers is None:
             layers = [self.num_hidden_layers // 2, self.num_hidden_layers]
@@ -394,7 +453,7 @@ class DualSSASTConfig(StrictConfig):
 
     @property
     def pooling_per_layer(self) -> list[list[str]]:
-        """The poolings of each fused layer."""
+        """Poolings of each fused layer."""
         if isinstance(self.pooling[0], str):
             return [self.pooling] * len(self.fused_layers)
         return self.pooling
@@ -417,17 +476,9 @@ class DualSSASTConfig(StrictConfig):
     # ---- checks ----
 
     def check(self):
-        for name in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "frequency_stride",
-            "time_stride",
-            "max_length",
-            "num_mel_bins",
-        ):
-            self._check_positive_int(name, getattr(self, name))
+        """Checks all values, see [`StrictConfig.check`]."""
+        self._check_positive_ints("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        self._check_positive_ints("frequency_stride", "time_stride", "max_length", "num_mel_bins")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
@@ -437,12 +488,10 @@ class DualSSASTConfig(StrictConfig):
         self._check_grid()
         self._check_fusion()
         self._check_shares("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
-        if not _is_number(self.mask_ratio) or not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must be a number above 0 and below 1, got {self.mask_ratio!r}")
+        self._check_each(["mask_ratio"], "a number above 0 and below 1", _is_open_share)
         self._check_positive_numbers("layer_norm_eps", "initializer_range")
         self._check_finite("padding_value")
-        if not _is_int(self.num_decoder_layers) or self.num_decoder_layers < 0:
-            raise ValueError(f"num_decoder_layers must be an integer from 0, got {self.num_decoder_layers!r}")
+        self._check_each(["num_decoder_layers"], "an integer from 0", lambda value: _is_int(value) and value >= 0)
         self._check_flags("qkv_bias", "attention_over_padding", "shared_mask")
 
     def _check_grid(self):
@@ -453,7 +502,7 @@ class DualSSASTConfig(StrictConfig):
             ("max_length", self.max_length, "time_stride", self.time_stride),
         )
         for patch, (size_name, size, stride_name, stride) in zip(self.patch_shape, sides):
-            self._check_positive_int("patch_size", patch)
+            _check_value("patch_size", patch, "a positive integer", _is_positive_int)
             if patch > size:
                 raise ValueError(
                     f"patch_size {self.patch_size} does not fit: {size_name} is {size}, the patch needs {patch}"
@@ -504,7 +553,7 @@ class DualSSASTConfig(StrictConfig):
 
 
 def _as_list(value):
-    """Tuples as the lists that a JSON file gives back, inner ones too."""
+    """Turns tuples, inner ones too, into lists like those of a JSON file."""
     return [_as_list(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -512,8 +561,21 @@ def _is_int(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_positive_int(value) -> bool:
+    return _is_int(value) and value > 0
+
+
 def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_open_share(value) -> bool:
+    return _is_number(value) and 0 < value < 1
+
+
+def _check_value(name: str, value, wanted: str, holds):
+    if not holds(value):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 DualSSASTConfig.register_for_auto_class()

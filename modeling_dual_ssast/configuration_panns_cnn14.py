@@ -1,8 +1,8 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
-"""Configuration of PANNs' CNN14, its composed features and its own head."""
+"""Configuration of CNN14 (Kong et al., PANNs, IEEE/ACM TASLP 2020) with composed features and its own head."""
 
 from .configuration_composed import ComposedConfig
-from .configuration_dual_ssast import StrictConfig  # noqa: F401  Transformers 4.48 fetches only what a file names itself
+from .configuration_dual_ssast import StrictConfig  # noqa: F401  Transformers 4.48 copies only direct imports
 
 PANNS_CNN14_AUTO_MAP = {
     "AutoConfig": "configuration_panns_cnn14.PannsCnn14Config",
@@ -18,31 +18,32 @@ CNN14_READOUTS = ("composed", "panns")
 
 class PannsCnn14Config(ComposedConfig):
     r"""
-    Configuration of [`PannsCnn14Model`] (Kong et al., PANNs, IEEE/ACM TASLP 2020) with composed features (Niizumi et
-    al., EUSIPCO 2022).
+    Stores the configuration of [`PannsCnn14Model`]: CNN14 (Kong et al., PANNs, IEEE/ACM TASLP 2020) with composed
+    features (Niizumi et al., EUSIPCO 2022).
 
     Args:
-        readout (`str`, defaults to `"composed"`):
-            What a clip's vector is. `"composed"`: frequency x channel of the blocks in `fusion_layers`, pooled over
-            time; a classifier on it is LayerNorm and Linear. `"panns"`: the original's embedding (mean over frequency,
-            mean + max over time, Linear, ReLU) and its classifier, one Linear; `fusion_layers` and `temporal_pooling`
-            are then ignored. Converted checkpoints have `"panns"`, and load with either.
-        fusion_layers (`list[int]`, defaults to `[3, 6]`): blocks, 1 to 6.
-        temporal_pooling (`list[str]`, defaults to `["mean", "max"]`): over the time frames of a clip; summed.
-        channels (`list[int]`, defaults to `[64, 128, 256, 512, 1024, 2048]`): of the six blocks.
-        embedding_size (`int`, defaults to 2048): of the original's embedding.
-        num_mel_bins (`int`, defaults to 64): a multiple of 32.
-        hidden_dropout_prob (`float`, defaults to 0.2): after every block.
-        classifier_dropout (`float`, defaults to 0.0):
-            Before each Linear of the classifier; with `readout="panns"` before the embedding's Linear, where the
-            original has 0.5.
-        padding_value (`float`, defaults to -100.0): silence, in dB.
-        hidden_act, classifier_hidden_sizes, classifier_layer_norm_eps, label_smoothing: of the classifier on composed
-            features, as in [`DualSSASTConfig`].
+        readout (`str`, *optional*, defaults to `"composed"`):
+            Representation of a clip. `"composed"`: frequency x channel of the blocks in `fusion_layers`, pooled over
+            time; its classifier is LayerNorm and Linear. `"panns"`: the original's embedding (mean over frequency,
+            mean + max over time, Linear, ReLU), whose classifier is one Linear; it ignores `fusion_layers` and
+            `temporal_pooling`. Converted checkpoints store `"panns"` and load with either.
+        fusion_layers (`list[int]`, *optional*, defaults to `[3, 6]`):
+            Blocks from 1 to 6 whose maps form a time frame.
+        channels (`list[int]`, *optional*, defaults to `[64, 128, 256, 512, 1024, 2048]`):
+            Channels of the six blocks.
+        embedding_size (`int`, *optional*, defaults to 2048):
+            Size of the original's embedding.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.2):
+            Dropout after every block.
+        padding_value (`float`, *optional*, defaults to -100.0):
+            Value of a padded frame in dB: silence.
+        **kwargs:
+            Arguments of [`ComposedConfig`]. `num_mel_bins` is a multiple of 32. With `readout="panns"`,
+            `classifier_dropout` acts before the embedding's Linear, where the original has 0.5.
 
     Raises:
-        ValueError: a value or a combination of values is impossible; the message names both sides.
-        TypeError: an unknown keyword.
+        ValueError: A value or a combination of values is impossible. The message names both sides.
+        TypeError: A keyword is unknown.
     """
 
     model_type = "panns_cnn14"
@@ -59,36 +60,39 @@ class PannsCnn14Config(ComposedConfig):
         **kwargs,
     ):
         self.readout = readout
-        self.channels = list(channels) if isinstance(channels, tuple) else channels
         self.embedding_size = embedding_size
         self.hidden_dropout_prob = hidden_dropout_prob
-        super().__init__(fusion_layers=fusion_layers, padding_value=padding_value, **kwargs)
+        super().__init__(fusion_layers=fusion_layers, channels=channels, padding_value=padding_value, **kwargs)
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """Blocks that `fusion_layers` can name: 1 to 6."""
         return CNN14_BLOCKS
 
     def time_stride(self, layer: int) -> int:
+        """Returns the number of input frames per column of a block's map: 2, 4, ..., 32, 32."""
         return min(2**layer, CNN14_TIME_STRIDE)
 
     def layer_size(self, layer: int) -> int:
-        return self.channels[layer - 1] * (
-            self.num_mel_bins // self.time_stride(layer)
-        )  # frequency is halved with time
+        """Returns the size of a block's time frame: channels times rows in frequency."""
+        rows = self.num_mel_bins // self.time_stride(layer)  # frequency is halved with time
+        return self.channels[layer - 1] * rows
 
     @property
     def min_frames(self) -> int:
+        """Frames of the shortest input; shorter clips are padded to it."""
         return CNN14_TIME_STRIDE
 
     @property
     def fused_size(self) -> int:
+        """Size of `pooler_output`, the input of the classifier."""
         return self.embedding_size if self.readout == "panns" else super().fused_size
 
     def check(self):
+        """Checks all values, see [`StrictConfig.check`]."""
         self._check_choice("readout", CNN14_READOUTS)
         self._check_sizes("channels", len(CNN14_BLOCKS))
-        for name in ("embedding_size", "num_mel_bins"):
-            self._check_positive_int(name, getattr(self, name))
+        self._check_positive_ints("embedding_size", "num_mel_bins")
         self._check_multiple("num_mel_bins", CNN14_TIME_STRIDE)
         self._check_shares("hidden_dropout_prob")
         super().check()

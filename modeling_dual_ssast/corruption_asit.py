@@ -1,12 +1,12 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
 """
-The corruption of ASiT's pretraining (Atito et al., IEEE/ACM TASLP 2024, "group masked model learning"): random
-rectangles of a spectrogram are blanked or overwritten until a share of its area is. Knows only numpy and torch.
+Corruption of ASiT's pretraining, "group masked model learning" (Atito et al., IEEE/ACM TASLP 2024): random rectangles
+of a spectrogram are blanked or overwritten until they cover a share of its area. Needs only numpy and torch.
 
-Spectrograms are arrays or tensors (frames, mel); they stay as they are, results are copies of the same kind. Every draw
+Spectrograms are arrays or tensors (frames, mel). They do not change; results are copies of the same kind. Every draw
 comes from an explicit `numpy.random.RandomState`, whose stream numpy guarantees never to change. The draws, their order
-and their rounding are those of the published code (github.com/Sara-Ahmed/ASiT), which draws from numpy's global stream;
-what differs on purpose is said at `_stamp`.
+and their rounding are those of the published code (github.com/Sara-Ahmed/ASiT), which draws from numpy's global stream.
+The docstring of `_stamp` lists the intended differences.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ import torch
 
 Spectrogram = Union[np.ndarray, torch.Tensor]
 
-# Zeros, normal noise, whole frames or whole mel bins at zero, and blocks copied from elsewhere in the same spectrogram.
+# Zeros, normal noise, whole frames or whole mel bins of zeros, and blocks copied from elsewhere in the spectrogram.
 KINDS = ("zeros", "noise", "time", "freq", "copy")
-LARGEST_SIDE = 0.3  # of a block, as a share of the spectrogram's
-REPLACED_SHARE = 0.5  # of the items that `replace_from_batch` gives blocks of another one
-# Beyond this many random blocks the rest of the area is taken cell by cell: 90 % of it take about 150.
+LARGEST_SIDE = 0.3  # longest side of a block, as a share of the spectrogram's side
+REPLACED_SHARE = 0.5  # share of the items in which `replace_from_batch` replaces blocks
+# After this many random blocks single cells cover the rest of the area: 90 % of it need about 150 blocks.
 MAX_BLOCKS = 1000
 
 
 def corruption_rng(*key: int) -> np.random.RandomState:
-    """The random numbers that belong to a key, for example (seed, epoch, index of the clip)."""
+    """Makes the generator of a key, for example (seed, epoch, index of the clip)."""
     return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(key)))
 
 
@@ -39,22 +39,22 @@ def corrupt(
     num_valid_frames: Optional[int] = None,
 ) -> tuple[Spectrogram, Spectrogram]:
     """
-    Corrupts at least a share of a spectrogram that is drawn from [min(0.5, fraction), fraction].
+    Corrupts at least a fraction of a spectrogram's area, drawn uniformly from [min(0.5, fraction), fraction].
 
     Args:
-        spectrogram: (frames, mel), normalised
-        fraction: largest share of the area to aim at, above 0 and at most 1; the last block may go beyond it
-        kind: one of `KINDS`. Noise has mean 0 and standard deviation 1.
-        align: blocks begin and end at multiples of it, in frames and mel bins; 1 leaves them free
-        rng: where all draws come from
-        num_valid_frames: frames that hold audio; what comes after them is neither corrupted nor counted. Where they are
-            too few for blocks of `align`, single cells of that size are corrupted.
+        spectrogram: (frames, mel), normalised.
+        fraction: Upper bound of the drawn fraction, above 0 and at most 1. The last block may exceed it.
+        kind: One of `KINDS`. Noise has mean 0 and standard deviation 1.
+        align: Grid that blocks snap to, in frames and mel bins; 1 for none.
+        rng: Generator of all draws.
+        num_valid_frames: Frames that hold audio. Later frames are neither corrupted nor counted. If they are too few
+            for blocks of `align`, single cells of that size are corrupted.
 
     Returns:
-        the corrupted spectrogram (frames, mel) and a boolean mask of the same shape, true where it was corrupted
+        The corrupted spectrogram (frames, mel) and a boolean mask of the same shape, true where it was corrupted.
 
     Raises:
-        ValueError: an unknown kind, a fraction outside (0, 1], or blocks of `align` that exceed the largest side.
+        ValueError: An unknown kind, a fraction outside (0, 1], or blocks of `align` that exceed the longest side.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -70,13 +70,21 @@ def replace(
     num_valid_frames: Optional[int] = None,
 ) -> tuple[Spectrogram, Spectrogram]:
     """
-    As [`corrupt`], with blocks copied from the same places of another spectrogram.
+    Corrupts a spectrogram like `corrupt`, with blocks from the same places of another spectrogram.
 
     Args:
-        donor: (frames, mel), of the same shape; a donor's padding is copied like its audio
+        spectrogram: (frames, mel), normalised.
+        donor: (frames, mel), of the same shape. Its padding is copied like its audio.
+        fraction: Upper bound of the drawn fraction, above 0 and at most 1.
+        align: Grid that blocks snap to, in frames and mel bins; 1 for none.
+        rng: Generator of all draws.
+        num_valid_frames: Frames that hold audio.
+
+    Returns:
+        The corrupted spectrogram (frames, mel) and a boolean mask of the same shape, true where it was replaced.
 
     Raises:
-        ValueError: as `corrupt`, or shapes that differ.
+        ValueError: A fraction outside (0, 1], blocks of `align` that exceed the longest side, or different shapes.
     """
     if donor.shape != spectrogram.shape:
         raise ValueError(f"donor has shape {tuple(donor.shape)}, but the spectrogram has {tuple(spectrogram.shape)}")
@@ -94,21 +102,26 @@ def replace_from_batch(
     num_valid_frames=None,
 ) -> tuple[Spectrogram, Spectrogram]:
     """
-    Gives about half of a batch blocks of another item. These items begin again from their clean spectrogram: a
-    corruption that they had is lost. The others keep theirs. The donor may be the item itself, as in the original.
+    Replaces blocks of about half of a batch's items by blocks of another item.
+
+    The replaced items restart from their clean spectrogram and lose their corruption; the others keep it. The donor may
+    be the item itself, like in the original.
 
     Args:
-        clean: (batch, frames, mel)
-        corrupted, masks: (batch, frames, mel), of [`corrupt`]
-        fraction, align: as for `corrupt`
-        coin: gives numbers from [0, 1) that decide per item; `rng` by default. (The original asks Python's `random`.)
-        num_valid_frames: per item, (batch,)
+        clean: (batch, frames, mel).
+        corrupted: (batch, frames, mel), results of `corrupt`.
+        masks: Boolean (batch, frames, mel), results of `corrupt`.
+        fraction: Upper bound of the drawn fraction, above 0 and at most 1.
+        align: Grid that blocks snap to, in frames and mel bins; 1 for none.
+        rng: Generator of all draws.
+        coin: Returns the numbers from [0, 1) that decide per item; `rng` by default, Python's `random` in the original.
+        num_valid_frames: (batch,), frames that hold audio.
 
     Returns:
-        corrupted spectrograms and masks, (batch, frames, mel) each
+        The corrupted spectrograms and the boolean masks, (batch, frames, mel) each.
 
     Raises:
-        ValueError: as `corrupt`, or shapes that differ.
+        ValueError: A fraction outside (0, 1], blocks of `align` that exceed the longest side, or different shapes.
     """
     _check_rng(rng)
     if not clean.shape == corrupted.shape == masks.shape:
@@ -136,11 +149,10 @@ def _stamp(
     """
     Stamps blocks until the mask's area reaches the target.
 
-    Differs from the published code in three cases only. Noise is as wide as a normalised spectrogram, where the
-    original's training draws it as wide as the log-mels before that. A block that alignment has rounded beyond the edge
-    is cut there, where the original stops with an error. And where random blocks do not reach the target (the last
-    aligned row and column begin none, so that large blocks never cover them) single cells do, where the original goes
-    on for ever.
+    Three cases differ from the published code. Noise has the deviation of a normalised spectrogram (original: that of
+    the log-mels before normalisation). A block that alignment has rounded beyond the edge is cut there (original: an
+    error). Single cells cover what random blocks cannot reach, because none begins in the last aligned row and column
+    (original: an endless loop).
     """
     _check_rng(rng)
     shape = _valid_shape(spectrogram, num_valid_frames)
@@ -164,7 +176,7 @@ def _stamp(
 
 
 def _random_block(shape: tuple[int, int], align: int, rng: np.random.RandomState):
-    """(first row and column), (height, width) of the next block; rounding up can take it beyond the edge."""
+    """Draws the next block: (first row, first column), (height, width). Rounding can move its end beyond the edge."""
     row, column = (rng.randint(0, size - align) // align * align for size in shape)
     # In the original's order: both places, then both sides. `round` is Python's, half to even.
     sides = [
@@ -174,20 +186,20 @@ def _random_block(shape: tuple[int, int], align: int, rng: np.random.RandomState
 
 
 def _random_source(shape: tuple[int, int], sides: tuple[int, int], align: int, rng: np.random.RandomState):
-    """First row and column of the place that a block of `sides` is copied from."""
-    # A cell can be as long as all of a very short clip.
+    """Draws the first row and column of the area that a block of `sides` is copied from."""
+    # A cell can be as long as a very short clip.
     return tuple(rng.randint(0, max(size - side, 1)) // align * align for size, side in zip(shape, sides))
 
 
 def _open_cell(mask: np.ndarray, align: int, rng: np.random.RandomState):
-    """The cell of the aligned grid around a point that is not yet covered, in the form of `_random_block`."""
+    """Draws a cell of the aligned grid that is not yet fully covered, in the form of `_random_block`."""
     places = np.flatnonzero(~mask)
     row, column = divmod(int(places[rng.randint(0, len(places))]), mask.shape[1])
     return (row // align * align, column // align * align), (align, align)
 
 
 def _extent(kind: str, start: tuple[int, int], sides: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:
-    """The rows and columns that a block covers: cut at the edge, and all columns or rows of `time` or `freq`."""
+    """Returns the rows and columns of a block, cut at the edge; `time` covers whole rows, `freq` whole columns."""
     rows, columns = (slice(first, min(first + side, size)) for first, side, size in zip(start, sides, shape))
     if kind == "time":
         columns = slice(0, shape[1])
@@ -204,14 +216,14 @@ def _content(
     donor: Optional[Spectrogram],
     rng: np.random.RandomState,
 ):
-    """What a block of `shape` is filled with; `source` is where a copy begins."""
+    """Returns the content of a block of `shape`; `source` is the first row and column of a copy."""
     if kind == "noise":
         noise = rng.standard_normal(shape)
         return torch.from_numpy(noise).to(corrupted) if isinstance(corrupted, torch.Tensor) else noise
     if kind in ("copy", "replace"):
         origin = corrupted if donor is None else donor
         place = tuple(slice(first, first + size) for first, size in zip(source, shape))
-        return _copy(origin[place])  # may overlap the block itself
+        return _copy(origin[place])  # a copy, because it may overlap the block
     return 0.0
 
 
@@ -226,7 +238,7 @@ def _valid_shape(spectrogram: Spectrogram, num_valid_frames: Optional[int]) -> t
     if num_valid_frames is None:
         return frames, mels
     if not 0 < num_valid_frames <= frames:
-        raise ValueError(f"num_valid_frames must lie between 1 and the spectrogram's {frames}, got {num_valid_frames}")
+        raise ValueError(f"num_valid_frames must be between 1 and the spectrogram's {frames}, got {num_valid_frames}")
     return int(num_valid_frames), mels
 
 
@@ -245,4 +257,4 @@ def _check(fraction: float, align: int, shape: tuple[int, int]):
 
 def _check_rng(rng):
     if not isinstance(rng, np.random.RandomState):
-        raise ValueError(f"rng must be a numpy.random.RandomState, as corruption_rng makes, got a {type(rng).__name__}")
+        raise ValueError(f"rng must be a numpy.random.RandomState, see corruption_rng, got a {type(rng).__name__}")

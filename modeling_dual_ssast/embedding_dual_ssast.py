@@ -1,7 +1,7 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
 """
-Embeddings of clips of any rate and length, for every encoder of the project: `model.embed(waveforms, sampling_rate)`,
-and over time `model.embed_frames(...)`. Knows the fusion alone, and a feature extractor by its methods.
+Embeddings of clips of any sampling rate and length, the same for all encoders: `model.embed(waveforms, sampling_rate)`
+per clip and `model.embed_frames(...)` over time.
 """
 
 import contextlib
@@ -13,20 +13,21 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor
 
-from .fusion_dual_ssast import time_frames
+from .fusion_dual_ssast import time_frames, to_feature_map
 
 Waveforms = Union[np.ndarray, torch.Tensor, list]
 
-# Of models without a limit, whose maps of an hour fill no memory: 64 examples of VGGish, 192 time frames of CNN14.
+# For models without a longest input, to bound the memory: 64 examples of VGGish, 192 time frames of CNN14.
 WINDOW_FRAMES = 6144
 
 
 class FrameEmbeddings(NamedTuple):
     """
-    What a model says of one clip over time.
+    Holds the frame-level embeddings of one clip.
 
-    values: float32 (frames, model.frame_size)
-    time_ms: float64 (frames,), the middle of each frame in milliseconds from the beginning of the clip
+    Attributes:
+        values: float32 (frames, model.frame_size).
+        time_ms: float64 (frames,), the middle of each frame in milliseconds from the clip's beginning.
     """
 
     values: torch.Tensor
@@ -35,10 +36,12 @@ class FrameEmbeddings(NamedTuple):
 
 class TimeGrid(NamedTuple):
     """
-    How time frames lie on the spectrogram.
+    Describes how time frames lie on the spectrogram.
 
-    length, stride: spectrogram frames that one covers, and from one to the next
-    unit: time frames that are made together, side by side with the next ones: windows must not cut through them
+    Attributes:
+        length: Spectrogram frames per time frame.
+        stride: Spectrogram frames from one time frame to the next.
+        unit: Time frames that are computed together; windows must not cut through them.
     """
 
     length: int
@@ -47,7 +50,7 @@ class TimeGrid(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Samples `start` to `stop` of a clip, which begin at its time frame `column`."""
+    """Marks samples `start` to `stop` of the clip with index `clip`; they begin at its time frame `column`."""
 
     clip: int
     start: int
@@ -57,37 +60,47 @@ class Piece(NamedTuple):
 
 class EmbeddingMixin:
     """
-    `embed` and `embed_frames` for a model whose `pooler_output` (batch, config.fused_size) is the embedding of a clip.
+    Adds `embed` and `embed_frames` to an encoder. Its `pooler_output` (batch, config.fused_size) is a clip's embedding.
 
-    As it stands it suits models of input without a limit whose `last_hidden_state` are time frames of size
-    `config.fused_size`; these have `time_grid` and `num_time_frames` to add.
+    The defaults suit encoders without a longest input whose `last_hidden_state` is (batch, time frames,
+    config.fused_size). Such a subclass adds `time_grid` and `num_time_frames`.
     """
 
     @property
     def max_frames(self) -> Optional[int]:
-        """Most spectrogram frames that the model reads at once; `None` for any number."""
+        """Longest input in spectrogram frames; `None` without a limit."""
         return None
 
     @property
     def window_frames(self) -> int:
-        """Spectrogram frames of a window where none is asked for: all that the model reads, or about a minute."""
+        """Default window in spectrogram frames: the longest input, or about a minute without a limit."""
         return WINDOW_FRAMES if self.max_frames is None else self.max_frames
 
     @property
     def frame_size(self) -> int:
-        """Size of a time frame of `embed_frames`."""
+        """Size of a time frame's vector in `embed_frames`."""
         return self.config.fused_size
 
     @property
     def time_grid(self) -> TimeGrid:
+        """Place of the time frames on the spectrogram."""
         raise NotImplementedError
 
     def num_time_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
-        """Time frames of clips of so many spectrogram frames, integers (batch,)."""
+        """Returns the number of time frames of clips of `num_frames` spectrogram frames, integers (batch,)."""
         raise NotImplementedError
 
     def time_frames(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, time frames of the longest clip, frame_size); what lies behind the end of a clip is not looked at."""
+        """
+        Computes the time frames; callers ignore those of padding.
+
+        Args:
+            input_values: (batch, frames, mel).
+            attention_mask: (batch, frames), 1 for audio and 0 for padding.
+
+        Returns:
+            (batch, time frames, frame_size).
+        """
         return self(input_values, attention_mask, return_dict=True).last_hidden_state
 
     @torch.no_grad()
@@ -101,24 +114,35 @@ class EmbeddingMixin:
         hop_s: Optional[float] = None,
     ) -> torch.Tensor:
         """
-        One vector per clip: its `pooler_output`; of a clip longer than a window, their average over overlapping
-        windows, the last of which ends where the clip ends.
+        Computes one embedding per clip: its `pooler_output`.
+
+        A clip longer than a window gets the average over overlapping windows; the last window ends at the clip's end.
 
         Args:
-            waveforms: one mono clip (samples,), or a batch of any lengths: a list of clips, or (batch, samples)
-            sampling_rate: of the waveforms, in Hz; what is not the feature extractor's is resampled, which needs soxr
-            feature_extractor: by default the one saved beside the model
-            batch_size: clips or windows per forward pass; clips of similar length share one
-            window_s: seconds per window; at most, and by default, what the model hears at once; about a minute of a
-                model without a limit
-            hop_s: seconds from window to window; by default half a window
+            waveforms: One mono clip (samples,), or a batch of any lengths: a list of clips, or (batch, samples).
+                Arrays, tensors or lists of floats, nominally in [-1, 1].
+            sampling_rate: Sampling rate of the waveforms in Hz. Another rate than the feature extractor's is
+                resampled, which needs soxr.
+            feature_extractor (`SpectrogramFeatureExtractor`, *optional*): By default the one saved with the model.
+            batch_size: Clips or windows per forward pass. Clips of similar length share a batch.
+            window_s: Seconds per window. The default is the model's longest input, or about a minute without a limit.
+            hop_s: Seconds from window to window. The default is half a window.
 
         Returns:
-            float32 (clips, config.fused_size), on the CPU
+            float32 (clips, config.fused_size), on the CPU.
 
         Raises:
-            ValueError: no, empty, non-finite or integer clips, or an impossible setting.
-            ImportError: another rate, without soxr.
+            ValueError: No clip, an empty clip, more than one channel, integer or non-finite samples, or an impossible
+                setting.
+            TypeError: The waveforms are neither arrays, tensors nor lists.
+            ImportError: Resampling is needed, but soxr is not installed.
+
+        Example:
+            ```python
+            >>> model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True)
+            >>> model.embed([clip, longer_clip], sampling_rate=44100).shape
+            torch.Size([2, 1536])
+            ```
         """
         extractor, clips = self._prepare(waveforms, sampling_rate, feature_extractor, batch_size)
         window, hop = window_and_hop(self, extractor, window_s, hop_s)
@@ -146,17 +170,27 @@ class EmbeddingMixin:
         window_s: Optional[float] = None,
     ) -> list[FrameEmbeddings]:
         """
-        One vector per time frame and clip, not pooled over time. Windows of a clip longer than one overlap by half and
-        begin at time frames, so that all of the clip has one regular grid; where they overlap they are averaged.
+        Computes one embedding per time frame, without pooling over time.
+
+        A clip longer than a window is read in windows that overlap by half and begin at time frames, so that the whole
+        clip has one regular grid. Overlapping windows are averaged.
 
         Args:
-            waveforms, sampling_rate, feature_extractor, batch_size, window_s: as for `embed`
+            waveforms: One mono clip (samples,), or a batch of any lengths: a list of clips, or (batch, samples).
+            sampling_rate: Sampling rate of the waveforms in Hz. Another rate than the feature extractor's is
+                resampled, which needs soxr.
+            feature_extractor (`SpectrogramFeatureExtractor`, *optional*): By default the one saved with the model.
+            batch_size: Clips or windows per forward pass.
+            window_s: Seconds per window. The default is the model's longest input, or about a minute without a limit.
 
         Returns:
-            per clip `values` float32 (frames, frame_size) and `time_ms` (frames,), on the CPU
+            Per clip `values`, float32 (frames, frame_size), and `time_ms`, (frames,), on the CPU.
 
         Raises:
-            ValueError, ImportError: as `embed`.
+            ValueError: No clip, an empty clip, more than one channel, integer or non-finite samples, or an impossible
+                setting.
+            TypeError: The waveforms are neither arrays, tensors nor lists.
+            ImportError: Resampling is needed, but soxr is not installed.
         """
         extractor, clips = self._prepare(waveforms, sampling_rate, feature_extractor, batch_size)
         window, _ = window_and_hop(self, extractor, window_s, None)
@@ -190,35 +224,36 @@ class EmbeddingMixin:
 
     def own_feature_extractor(self):
         """
-        The feature extractor saved beside this model, with the model's own `max_length`.
+        Loads the feature extractor saved with this model and gives it the model's `max_length`.
 
         Raises:
-            OSError, ValueError: there is none, or the model was not loaded from a folder or the Hub.
+            ValueError: The model was not loaded from a folder or the Hub.
+            OSError: The folder holds no feature extractor.
         """
         name = getattr(self.config, "_name_or_path", None)
         if not name:
             raise ValueError("this model was not loaded from a folder: pass its feature_extractor")
-        kept = getattr(self, "_kept_feature_extractor", None)  # or each call would ask the Hub for it
+        kept = getattr(self, "_kept_feature_extractor", None)  # otherwise each call would ask the Hub for it
         if kept is not None and kept[0] == (name, self.max_frames):
             return kept[1]
         options = {} if self.max_frames is None else {"max_length": self.max_frames}
         if getattr(self.config, "_commit_hash", None):
             options["revision"] = self.config._commit_hash
         if type(self).__module__.startswith("transformers_modules."):
-            options["trust_remote_code"] = True  # as the model's own code was trusted, which lies in the same folder
+            options["trust_remote_code"] = True  # the folder's code is already trusted: the model came from it
         self._kept_feature_extractor = (name, self.max_frames), AutoFeatureExtractor.from_pretrained(name, **options)
         return self._kept_feature_extractor[1]
 
     def _prepare(self, waveforms, sampling_rate, feature_extractor, batch_size):
-        """Checks the arguments. Returns the feature extractor and the clips at its rate, float32 (samples,) each."""
+        """Checks the arguments; returns the feature extractor and the clips at its rate, float32 (samples,) each."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         feature_extractor = self.own_feature_extractor() if feature_extractor is None else feature_extractor
-        clips = [_check_clip(clip, index) for index, clip in enumerate(_as_clips(waveforms))]
+        clips = feature_extractor.as_clips(waveforms)
         return feature_extractor, [resample(clip, sampling_rate, feature_extractor.sampling_rate) for clip in clips]
 
     def _batches(self, clips: list[torch.Tensor], pieces: list[Piece], extractor, batch_size: int) -> Iterator[tuple]:
-        """Pieces of similar length and their features, on the model's device."""
+        """Yields batches of pieces of similar length and their features on the model's device."""
         pieces = sorted(pieces, key=lambda piece: piece.stop - piece.start)
         for first in range(0, len(pieces), batch_size):
             batch = pieces[first : first + batch_size]
@@ -232,7 +267,7 @@ class EmbeddingMixin:
             yield batch, features
 
     def _window_columns(self, extractor, window: int, hop_samples: int) -> tuple[int, int, int]:
-        """The largest window of whole time frames: its samples, its time frames, and those from one to the next."""
+        """Returns the largest window of whole time frames: its samples, its time frames, and its hop in time frames."""
         length, stride, unit = self.time_grid
         num_frames = 1 + (window - extractor.num_samples(1)) // hop_samples
         columns = (num_frames - length) // stride + 1
@@ -246,35 +281,50 @@ class EmbeddingMixin:
 
 class PatchEmbeddingMixin(EmbeddingMixin):
     """
-    For the transformers: a time frame is a column of patches. With `readout="frames"` it is frequency x channel of the
-    column, else the mean over its patches; the fused layers are normalised and fused as those of a clip.
+    Defines the time frames of the transformers: a time frame is a column of patches.
+
+    With `readout="frames"` its vector is frequency x channel of the column, else the mean over its patches. The layers
+    are normalised and fused like those of a clip.
     """
 
     @property
     def max_frames(self) -> Optional[int]:
+        """Longest input in spectrogram frames."""
         return self.config.max_length
 
     @property
     def frame_size(self) -> int:
+        """Size of a time frame's vector in `embed_frames`."""
         config = self.config
         size = config.hidden_size * (config.grid_shape[0] if config.readout == "frames" else 1)
         return size * len(config.fused_layers) if config.fusion == "concat" else size
 
     @property
     def time_grid(self) -> TimeGrid:
+        """Place of the patch columns on the spectrogram."""
         return TimeGrid(self.config.patch_shape[1], self.config.time_stride)
 
     def num_time_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the number of patch columns of clips of `num_frames` spectrogram frames, integers (batch,)."""
         return self.config.num_columns(num_frames)
 
     def time_frames(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """
+        Computes the fused vector of every patch column.
+
+        Args:
+            input_values: (batch, frames, mel).
+            attention_mask: (batch, frames), 1 for audio and 0 for padding.
+
+        Returns:
+            (batch, columns, frame_size).
+        """
         config = self.config
         states = self(input_values, attention_mask, output_hidden_states=True, return_dict=True).hidden_states
         frames = []
-        for index, layer in enumerate(self.fusion.layers):
+        for index, layer in enumerate(self.fusion.layer_indices):
             state = self.fusion.normalise(states[layer], index, self.layernorm)
-            patches = state[:, config.num_prefix_tokens :]  # (batch, rows * columns, hidden)
-            feature_map = patches.transpose(1, 2).unflatten(2, (config.grid_shape[0], -1))
+            feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
             if config.readout != "frames":
                 feature_map = feature_map.mean(dim=2, keepdim=True)  # (batch, hidden, 1, columns)
             frames.append(time_frames(feature_map))
@@ -285,15 +335,16 @@ def window_and_hop(
     model: EmbeddingMixin, feature_extractor, window_s: Optional[float] = None, hop_s: Optional[float] = None
 ) -> tuple[int, int]:
     """
-    The window and the hop in samples.
+    Returns the window and the hop in samples.
 
     Args:
-        model: has `max_frames` and `window_frames`; the feature extractor's `max_length` may be smaller
-        window_s: by default the model's own
-        hop_s: by default half a window
+        model: Encoder; `max_frames` and `window_frames` are used.
+        feature_extractor (`SpectrogramFeatureExtractor`): Its `max_length` may be smaller than the model's.
+        window_s: Seconds per window. The default is the model's longest input, or about a minute without a limit.
+        hop_s: Seconds from window to window. The default is half a window.
 
     Raises:
-        ValueError: a window longer than the longest, or a hop that skips audio.
+        ValueError: A window longer than the longest input, or a hop that skips audio.
     """
     rate = feature_extractor.sampling_rate
     limits = [frames for frames in (model.max_frames, feature_extractor.max_length) if frames is not None]
@@ -309,17 +360,30 @@ def window_and_hop(
 
 
 def window_starts(length: int, window: int, hop: int) -> list[int]:
-    """Where windows begin, a hop apart but for the last one, which ends where the clip ends."""
+    """
+    Returns the first sample of each window: a hop apart, except the last one, which ends at the clip's end.
+
+    Args:
+        length: Samples of the clip.
+        window: Samples per window.
+        hop: Samples from window to window.
+    """
     last = max(length - window, 0)
     return [*range(0, last, hop), last] if last else [0]
 
 
 def resample(clip: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     """
-    (samples,) -> (samples,), at least one.
+    Resamples a clip with soxr: float32 (samples,) -> float32 (samples,), at least one sample.
+
+    Args:
+        clip: (samples,).
+        from_rate: Sampling rate of the clip in Hz.
+        to_rate: Wanted sampling rate in Hz.
 
     Raises:
-        ImportError: the rates differ, and soxr is not installed.
+        ValueError: `from_rate` is not a positive number.
+        ImportError: The rates differ, and soxr is not installed.
     """
     if from_rate == to_rate:
         return clip
@@ -329,8 +393,8 @@ def resample(clip: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
         import soxr
     except ImportError as error:
         raise ImportError(
-            f"the audio is at {from_rate} Hz, but this model hears {to_rate} Hz: pip install soxr, which resamples "
-            "here, or resample it first"
+            f"the audio is at {from_rate} Hz, but this model needs {to_rate} Hz: pip install soxr to resample it here, "
+            "or resample it first"
         ) from error
     resampled = torch.from_numpy(soxr.resample(clip.cpu().numpy(), from_rate, to_rate))
     return resampled if len(resampled) else torch.zeros(1)
@@ -338,7 +402,7 @@ def resample(clip: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
 
 @contextlib.contextmanager
 def evaluating(model: torch.nn.Module):
-    """Without dropout and the like; afterwards every module is as it was."""
+    """Puts a model into evaluation mode, and every module back into its own mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -349,7 +413,7 @@ def evaluating(model: torch.nn.Module):
 
 
 def _average(parts: list[tuple[int, torch.Tensor]]) -> torch.Tensor:
-    """Windows of time frames, each with the place of its first one -> (frames, size), the mean where they overlap."""
+    """Joins windows (first column, values (columns, size)) to (frames, size); averages where they overlap."""
     if len(parts) == 1:
         return parts[0][1]
     length = max(column + len(values) for column, values in parts)
@@ -358,34 +422,3 @@ def _average(parts: list[tuple[int, torch.Tensor]]) -> torch.Tensor:
         total[column : column + len(values)] += values
         counts[column : column + len(values)] += 1
     return total / counts
-
-
-def _as_clips(waveforms: Waveforms) -> list:
-    """One clip or a batch in any accepted form -> a list of clips."""
-    if isinstance(waveforms, (np.ndarray, torch.Tensor)):
-        clips = [waveforms] if waveforms.ndim == 1 else list(waveforms)
-    else:
-        is_batch = bool(len(waveforms)) and np.ndim(waveforms[0]) > 0
-        clips = list(waveforms) if is_batch or not len(waveforms) else [waveforms]
-    if not clips:
-        raise ValueError("there is no clip to embed: pass at least one")
-    return clips
-
-
-def _check_clip(clip, index: int) -> torch.Tensor:
-    """One clip in any accepted form -> a checked float32 tensor (samples,)."""
-    clip = clip if isinstance(clip, torch.Tensor) else torch.from_numpy(np.array(clip))
-    if clip.ndim != 1:
-        raise ValueError(
-            f"clip {index} has shape {tuple(clip.shape)}, expected (samples,): average the channels of stereo first"
-        )
-    if not len(clip):
-        raise ValueError(f"clip {index} is empty: leave it out")
-    if not clip.is_floating_point():
-        raise ValueError(
-            f"clip {index} holds {clip.dtype} samples, expected floats in [-1, 1]: divide 16-bit samples by 32768"
-        )
-    clip = clip.float()
-    if not torch.isfinite(clip).all():
-        raise ValueError(f"clip {index} holds NaN or infinite samples: repair the recording or leave it out")
-    return clip

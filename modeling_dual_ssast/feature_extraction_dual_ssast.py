@@ -1,9 +1,9 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
 """
-Kaldi-compatible log-mel features in torch, batched, on any device.
+Feature extractor of SSAST and its family (Gong et al., AAAI 2022): Kaldi-compatible log-mels in torch, on any device.
 
-The numerics are plain functions of tensors (`kaldi_log_mel` and what it calls); the class adds what Transformers
-expects of a feature extractor: checks, padding, masks, saving and loading. Nothing here needs torchaudio.
+The numerics are plain functions of tensors (`kaldi_log_mel` and the functions that it calls). The classes add checks,
+padding, masks, saving and loading. Nothing needs torchaudio.
 """
 
 import difflib
@@ -35,22 +35,38 @@ PADDINGS = {
 
 
 def frame_sizes(sampling_rate: int, frame_length_ms: float, frame_shift_ms: float) -> tuple[int, int, int]:
-    """Samples per window, samples per shift, and FFT points (the next power of two), as Kaldi rounds them."""
+    """
+    Returns samples per window, samples per shift, and FFT points (the next power of two), as Kaldi rounds them.
+
+    Args:
+        sampling_rate: Sampling rate in Hz.
+        frame_length_ms: Window in milliseconds.
+        frame_shift_ms: Shift from frame to frame in milliseconds.
+    """
     window = int(sampling_rate * frame_length_ms * 0.001)
     return window, int(sampling_rate * frame_shift_ms * 0.001), 1 << (window - 1).bit_length()
 
 
 def hz_to_mel(hz):
-    """Kaldi's mel scale, 1127 ln(1 + f / 700), of a number or a tensor in Hz."""
+    """Converts Hz, a number or a tensor, to Kaldi's mel scale: 1127 ln(1 + f / 700)."""
     return 1127.0 * (torch.log(1.0 + hz / 700.0) if isinstance(hz, torch.Tensor) else math.log(1.0 + hz / 700.0))
 
 
 @functools.lru_cache(maxsize=16)
 def kaldi_mel_filters(num_mel_bins: int, num_fft: int, sampling_rate: int, device: torch.device) -> torch.Tensor:
     """
-    Triangles of height one, linear in mel, from 20 Hz to the Nyquist frequency: (num_fft / 2 + 1, num_mel_bins).
+    Returns the mel filters: triangles of height one, linear in mel, from 20 Hz to the Nyquist frequency.
 
     In float32 as torchaudio computes them; the Nyquist bin carries no weight.
+
+    Args:
+        num_mel_bins: Number of filters.
+        num_fft: FFT points.
+        sampling_rate: Sampling rate in Hz.
+        device: Device of the result.
+
+    Returns:
+        (num_fft / 2 + 1, num_mel_bins).
     """
     lowest, highest = hz_to_mel(LOWEST_MEL_HZ), hz_to_mel(0.5 * sampling_rate)
     width = (highest - lowest) / (num_mel_bins + 1)
@@ -65,12 +81,23 @@ def kaldi_mel_filters(num_mel_bins: int, num_fft: int, sampling_rate: int, devic
 
 @functools.lru_cache(maxsize=16)
 def hann_window(num_samples: int, device: torch.device) -> torch.Tensor:
-    """Symmetric Hann window, Kaldi's `hanning`: (num_samples,)."""
+    """Returns the symmetric Hann window, Kaldi's `hanning`: (num_samples,)."""
     return torch.hann_window(num_samples, periodic=False, dtype=torch.float32, device=device)
 
 
 def log_mel_of_frames(frames: torch.Tensor, num_fft: int, num_mel_bins: int, sampling_rate: int) -> torch.Tensor:
-    """Log-mel energies of framed samples: (frames, window) -> (frames, num_mel_bins)."""
+    """
+    Computes the log-mel energies of framed samples.
+
+    Args:
+        frames: float32 (frames, window).
+        num_fft: FFT points.
+        num_mel_bins: Mel bins from 20 Hz to the Nyquist frequency.
+        sampling_rate: Sampling rate in Hz.
+
+    Returns:
+        float32 (frames, num_mel_bins).
+    """
     window = frames.shape[1]
     frames = frames - frames.mean(dim=1, keepdim=True)
     padded = frames.new_zeros(frames.shape[0], num_fft)
@@ -92,15 +119,19 @@ def kaldi_log_mel(
     frame_shift_ms: float = 10.0,
 ) -> list[torch.Tensor]:
     """
-    Kaldi's fbank with SSAST's settings: mean of the clip removed, Hann windows without edges, pre-emphasis 0.97,
-    power spectrum, natural logarithm with floor 1.19e-07.
+    Computes Kaldi's fbank with SSAST's settings: mean of the clip removed, Hann windows without edges, pre-emphasis
+    0.97, power spectrum, natural logarithm with floor 1.19e-07.
 
     Args:
-        waveforms: float32 tensors (samples,), of any lengths, on one device; a clip shorter than a window is
-            zero-padded to one
+        waveforms: float32 tensors (samples,), of any lengths, on one device. A clip shorter than a window is
+            zero-padded to one.
+        sampling_rate: Sampling rate in Hz.
+        num_mel_bins: Mel bins from 20 Hz to the Nyquist frequency.
+        frame_length_ms: Window in milliseconds.
+        frame_shift_ms: Shift from frame to frame in milliseconds.
 
     Returns:
-        tensors (frames, num_mel_bins), frames = 1 + (samples - window) // shift
+        Per clip a float32 tensor (frames, num_mel_bins), frames = 1 + (samples - window) // shift.
     """
     window, shift, num_fft = frame_sizes(sampling_rate, frame_length_ms, frame_shift_ms)
     # The clips are laid end to end at multiples of the shift, so that one strided view frames them all without a
@@ -120,19 +151,33 @@ def kaldi_log_mel(
 
 class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     """
-    What the feature extractors of this package share: checked waveforms, padding, masks, saving and loading.
+    Checks waveforms, pads and masks spectrograms, saves and loads: the base class of the feature extractors.
 
-    A subclass has the spectrogram (`spectrograms`, `num_samples`, `hop_s`), and `_normalize` if it normalises.
+    A subclass defines `spectrograms`, `num_samples` and `hop_s`, and `_normalize` if it normalises.
 
     Args:
-        num_mel_bins (`int`), sampling_rate (`int`, in Hz)
-        max_length (`int`): most frames of a clip; `None`: clips are never cut.
-        padding (`str` or `bool`), return_attention_mask (`bool`): what a call does by default.
-        padding_value (`float`): what a padded frame holds.
+        num_mel_bins (`int`):
+            Mel bins of the spectrogram.
+        sampling_rate (`int`):
+            Sampling rate of the audio in Hz.
+        max_length (`int`, *optional*):
+            Longest output in frames. `None`: clips are never truncated.
+        padding (`str` or `bool`):
+            Padding of a call that names none.
+        return_attention_mask (`bool`):
+            Whether a call that does not choose returns the mask.
+        padding_value (`float`):
+            Value of a padded frame.
+        **kwargs:
+            Settings that Transformers stores in `preprocessor_config.json`.
+
+    Raises:
+        ValueError: A value is impossible.
+        TypeError: A keyword is unknown. The message names the nearest known one.
     """
 
     model_input_names = ["input_values", "attention_mask"]
-    LONG_CLIPS = "Without max_length all of a clip is heard."
+    LONG_CLIPS = "Pass truncation=False to keep whole clips."
 
     def __init__(
         self,
@@ -144,7 +189,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         padding_value: float,
         **kwargs,
     ):
-        kwargs.pop("feature_size", None)  # stored by Transformers itself in preprocessor_config.json
+        kwargs.pop("feature_size", None)  # Transformers stores it in preprocessor_config.json
         _reject_unknown(type(self).__name__, type(self).__init__, kwargs, STORED_KEYS)
         _check_positive("sampling_rate", sampling_rate, int)
         _check_positive("num_mel_bins", num_mel_bins, int)
@@ -158,7 +203,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
 
     @classmethod
     def from_dict(cls, feature_extractor_dict, **kwargs):
-        """Reads stored settings. Keys that another version or tool stored in the file are dropped, not refused."""
+        """Makes an extractor from stored settings (a `dict`). Keys of another version or tool are dropped."""
         known = set(inspect.signature(cls.__init__).parameters) | STORED_KEYS
         return super().from_dict({k: v for k, v in feature_extractor_dict.items() if k in known}, **kwargs)
 
@@ -168,21 +213,21 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         raise NotImplementedError
 
     def num_samples(self, num_frames: int) -> int:
-        """Samples that `num_frames` frames span."""
+        """Returns the number of samples that `num_frames` frames span."""
         raise NotImplementedError
 
     def spectrograms(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Log-mels (frames, num_mel_bins) in float32, of float32 tensors (samples,)."""
+        """Computes log-mels: per clip float32 (samples,) -> float32 (frames, num_mel_bins)."""
         raise NotImplementedError
 
     @property
     def max_samples(self) -> Optional[int]:
-        """Length in samples of a clip that fills `max_length` frames; `None` without one."""
+        """Longest clip in samples, which fills `max_length` frames; `None` without `max_length`."""
         return None if self.max_length is None else self.num_samples(self.max_length)
 
     @property
     def max_seconds(self) -> Optional[float]:
-        """Length in seconds of a clip that fills `max_length` frames; `None` without one."""
+        """Longest clip in seconds, which fills `max_length` frames; `None` without `max_length`."""
         return None if self.max_length is None else self.max_samples / self.sampling_rate
 
     def __call__(
@@ -200,31 +245,37 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         Extracts the features of one clip or a batch.
 
         Args:
-            raw_speech: one mono clip (samples,) as array, tensor or list of floats; or a batch: a list of those, of
-                any lengths, or an array or tensor (batch, samples). Floats, nominally in [-1, 1]. Tensors may lie on
-                any device, where the features are computed and stay.
-            sampling_rate: of `raw_speech`, in Hz; checked against the extractor's.
+            raw_speech: One mono clip (samples,) as array, tensor or list of floats; or a batch of any lengths: a list
+                of those, or an array or tensor (batch, samples). Floats, nominally in [-1, 1]. The features of a
+                tensor are computed and stay on its device.
+            sampling_rate: Sampling rate of `raw_speech` in Hz, checked against the extractor's.
             padding: `"longest"`, `"max_length"` or `False`; `None` takes the extractor's setting.
-            max_length: frames; `None` takes the extractor's setting.
-            truncation: cut clips at `max_length` frames, if there is one, with one warning. `False` leaves them long.
-            return_attention_mask: `None` takes the extractor's setting.
+            max_length: Longest output in frames; `None` takes the extractor's setting.
+            truncation: Whether clips are cut at `max_length` frames, if there is one, with one warning.
+            return_attention_mask: Whether to return the mask; `None` takes the extractor's setting.
             return_tensors: `"pt"` or `"np"`; `None` gives a list of arrays (tensors for tensor input).
 
         Returns:
             `input_values` (batch, frames, num_mel_bins) and, if asked for, `attention_mask` (batch, frames), 1 for
-            audio and 0 for padding. Always with the batch dimension.
+                audio and 0 for padding. One clip has the batch dimension, too.
 
         Raises:
-            ValueError: wrong rate, more than one channel, empty or non-finite audio, integer samples.
-            TypeError: an unknown keyword.
+            ValueError: Another sampling rate, more than one channel, no, empty or non-finite audio, integer samples.
+            TypeError: A keyword is unknown.
+
+        Example:
+            ```python
+            >>> features = extractor([clip, longer_clip], sampling_rate=16000, return_tensors="pt")
+            >>> features["input_values"].shape  # 1 s and 3 s
+            torch.Size([2, 298, 128])
+            ```
         """
         _reject_unknown(f"{type(self).__name__}()", type(self).__call__, unknown)
         self._check_sampling_rate(sampling_rate)
         max_length = self.max_length if max_length is None else max_length
         if max_length is not None:
             _check_positive("max_length", max_length, int)
-        waveforms = [_check_waveform(clip, index) for index, clip in enumerate(_as_clips(raw_speech))]
-        features = self.log_mel(waveforms)
+        features = self.log_mel(self.as_clips(raw_speech))
         if truncation and max_length is not None:
             features = self._truncate(features, max_length)
         features = [self._normalize(feature) for feature in features]
@@ -238,8 +289,33 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             return_tensors=return_tensors,
         )
 
+    @staticmethod
+    def as_clips(raw_speech: Union[np.ndarray, torch.Tensor, list]) -> list[torch.Tensor]:
+        """
+        Checks the audio of a call and splits it into clips.
+
+        Args:
+            raw_speech: One clip or a batch in any form that a call accepts.
+
+        Returns:
+            Per clip a float32 tensor (samples,).
+
+        Raises:
+            ValueError: No clip, an empty clip, more than one channel, integer or non-finite samples.
+            TypeError: Neither an array, nor a tensor, nor a list.
+        """
+        return [_check_waveform(clip, index) for index, clip in enumerate(_split_batch(raw_speech))]
+
     def log_mel(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Log-mels (frames, num_mel_bins) before truncation and normalisation, of float32 tensors (samples,)."""
+        """
+        Computes log-mels before truncation and normalisation, without gradients.
+
+        Args:
+            waveforms: float32 tensors (samples,) on one device.
+
+        Returns:
+            Per clip a float32 tensor (frames, num_mel_bins).
+        """
         with torch.no_grad(), torch.autocast(waveforms[0].device.type, enabled=False):
             return self.spectrograms(waveforms)
 
@@ -253,16 +329,23 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         pad_to_multiple_of: Optional[int] = None,
     ) -> BatchFeature:
         """
-        Joins the `input_values` (frames, num_mel_bins) of several clips, padded on the right with `padding_value`.
-        An `attention_mask` that they have is padded with zeros; whatever else they have, labels for one, is kept.
+        Pads the `input_values` (frames, num_mel_bins) of several clips on the right and joins them.
 
         Args:
-            processed_features: a list of mappings with `input_values`, as a data collator holds them, or one mapping
-                with a list of them.
-            pad_to_multiple_of: frames; where clips are padded at all.
+            processed_features: A list of mappings with `input_values`, for example from a data collator, or one
+                mapping with a list of them. An `attention_mask` (frames,) of theirs is padded with zeros; other
+                entries, such as labels, are kept.
+            padding: `"longest"`, `"max_length"` or `False`; `None` takes the extractor's setting.
+            max_length: Frames of `padding="max_length"`; `None` takes the extractor's setting.
+            return_attention_mask: Whether to return the mask; `None` takes the extractor's setting.
+            return_tensors: `"pt"` or `"np"`; `None` gives lists.
+            pad_to_multiple_of: Pads to a multiple of this many frames, unless `padding=False`.
+
+        Returns:
+            `input_values` (batch, frames, num_mel_bins), `attention_mask` (batch, frames), and the other entries.
 
         Raises:
-            ValueError: clips of different lengths and `padding=False`, where tensors are asked for.
+            ValueError: Tensors are asked for, but the clips have different lengths and `padding=False`.
         """
         if isinstance(processed_features, Mapping):
             columns = dict(processed_features)
@@ -303,7 +386,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             wanted = self.max_length if max_length is None else max_length
             if wanted is None:
                 raise ValueError(
-                    "padding='max_length' needs a max_length in frames, but this extractor has none: give it"
+                    "padding='max_length' needs a max_length in frames, but this extractor has none: pass max_length"
                 )
             target = max(target, wanted)
         return [target if multiple is None else -(-target // multiple) * multiple] * len(lengths)
@@ -322,8 +405,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
     def _check_sampling_rate(self, sampling_rate: Optional[int]):
         if sampling_rate is None:
             logger.warning_once(
-                f"{type(self).__name__} was called without sampling_rate and takes the audio to be at "
-                f"{self.sampling_rate} Hz. Pass sampling_rate to have it checked."
+                f"{type(self).__name__} was called without sampling_rate and assumes {self.sampling_rate} Hz. Pass "
+                "sampling_rate to have it checked."
             )
         elif sampling_rate != self.sampling_rate:
             raise ValueError(
@@ -334,28 +417,50 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
 
 class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
     r"""
-    Turns waveforms into normalised log-mel spectrograms for the Dual SSAST models.
+    Turns waveforms into normalised log-mel spectrograms for the Dual SSAST and ASiT models.
 
-    `(fbank - mean) / (2 * std)`: note the 2, which the SSAST and AST family shares. Masked or padded frames hold
-    `padding_value`, which is what the originals' zeros become after normalisation.
+    Normalises by `(fbank - mean) / (2 * std)`; the factor 2 is the convention of SSAST and AST. Padded frames hold
+    `padding_value`, the value of the originals' zeros after normalisation.
 
     Args:
-        sampling_rate (`int`, defaults to 16000): in Hz. Other rates are refused at the call: resample first.
-        num_mel_bins (`int`, defaults to 128)
-        max_length (`int`, defaults to 1024): most frames of a clip; at a shift of 10 ms, 10.24 s.
-        mean, std (`float`, default to -4.2677393 and 4.5689974): statistics of the training set's log-mels; the
-            defaults are AudioSet's with LibriSpeech, those of the SSAST checkpoints.
-        do_normalize (`bool`, defaults to `True`)
-        padding (`str` or `bool`, defaults to `"longest"`): what a call does by default. `"longest"` (or `True`),
-            `"max_length"` or `False`.
-        return_attention_mask (`bool`, defaults to `True`)
-        frame_length_ms, frame_shift_ms (`float`, default to 25 and 10)
+        sampling_rate (`int`, *optional*, defaults to 16000):
+            Sampling rate in Hz. A call rejects other rates: resample first.
+        num_mel_bins (`int`, *optional*, defaults to 128):
+            Mel bins from 20 Hz to the Nyquist frequency.
+        max_length (`int`, *optional*, defaults to 1024):
+            Longest output in frames; 10.24 s at a shift of 10 ms.
+        mean (`float`, *optional*, defaults to -4.2677393):
+            Mean of the training set's log-mels. The default is that of AudioSet and LibriSpeech, which the SSAST
+            checkpoints use.
+        std (`float`, *optional*, defaults to 4.5689974):
+            Standard deviation of the training set's log-mels.
+        do_normalize (`bool`, *optional*, defaults to `True`):
+            Whether the log-mels are normalised.
+        padding (`str` or `bool`, *optional*, defaults to `"longest"`):
+            Padding of a call that names none: `"longest"` (or `True`), `"max_length"` or `False`.
+        return_attention_mask (`bool`, *optional*, defaults to `True`):
+            Whether a call that does not choose returns the mask.
+        frame_length_ms (`float`, *optional*, defaults to 25.0):
+            Window in milliseconds.
+        frame_shift_ms (`float`, *optional*, defaults to 10.0):
+            Shift from frame to frame in milliseconds.
+        **kwargs:
+            Settings that Transformers stores in `preprocessor_config.json`.
 
     Raises:
-        TypeError: an unknown keyword, with the nearest known one.
+        ValueError: A value is impossible.
+        TypeError: A keyword is unknown. The message names the nearest known one.
+
+    Example:
+        ```python
+        >>> from modeling_dual_ssast import DualSSASTFeatureExtractor
+
+        >>> extractor = DualSSASTFeatureExtractor()
+        >>> features = extractor(waveform, sampling_rate=16000, return_tensors="pt")
+        ```
     """
 
-    LONG_CLIPS = "To hear all of a clip, use the model's classify_windows."
+    LONG_CLIPS = "Call the model's classify_windows to read whole clips."
 
     def __init__(
         self,
@@ -392,19 +497,21 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
 
     @classmethod
     def original(cls, **kwargs) -> "DualSSASTFeatureExtractor":
-        """SSAST's own preprocessing: every clip zero-padded to `max_length` before it is normalised, and no mask."""
+        """Makes SSAST's own preprocessing: zero-padding to `max_length` before the normalisation, and no mask."""
         return cls(padding="max_length", return_attention_mask=False, **kwargs)
 
     def num_samples(self, num_frames: int) -> int:
-        """Samples that `num_frames` frames span, in whole samples as `frame_sizes` rounds them."""
+        """Returns the number of samples that `num_frames` frames span, rounded as `frame_sizes` rounds."""
         window, shift, _ = frame_sizes(self.sampling_rate, self.frame_length_ms, self.frame_shift_ms)
         return (num_frames - 1) * shift + window
 
     @property
     def hop_s(self) -> float:
+        """Seconds from frame to frame."""
         return self.frame_shift_ms / 1000
 
     def spectrograms(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Computes log-mels by `kaldi_log_mel`: per clip float32 (samples,) -> float32 (frames, num_mel_bins)."""
         return kaldi_log_mel(
             waveforms, self.sampling_rate, self.num_mel_bins, self.frame_length_ms, self.frame_shift_ms
         )
@@ -413,7 +520,7 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
         return (log_mel - self.mean) / (2 * self.std) if self.do_normalize else log_mel
 
 
-# What Transformers writes into preprocessor_config.json beside the constructor's own arguments.
+# Keys that Transformers writes into preprocessor_config.json beside the constructor's own arguments.
 STORED_KEYS = {"auto_map", "feature_extractor_type", "padding_side", "processor_class", "name_or_path"}
 
 
@@ -427,7 +534,7 @@ def _reject_unknown(caller: str, function, unknown: dict, allowed: set = frozens
 
 
 def _padding_strategy(padding) -> str:
-    padding = getattr(padding, "value", padding)  # of Transformers' PaddingStrategy
+    padding = getattr(padding, "value", padding)  # Transformers' PaddingStrategy is an enum
     if not isinstance(padding, (bool, str)) or padding not in PADDINGS:
         raise ValueError(f"padding must be 'longest', 'max_length' or False, got {padding!r}")
     return PADDINGS[padding]
@@ -443,8 +550,8 @@ def _holds_tensors(raw_speech) -> bool:
     return isinstance(first, torch.Tensor)
 
 
-def _as_clips(raw_speech) -> list:
-    """One clip or a batch in any accepted form -> a list of clips."""
+def _split_batch(raw_speech) -> list:
+    """Splits one clip or a batch in any accepted form into a list of clips."""
     if isinstance(raw_speech, (np.ndarray, torch.Tensor)):
         if raw_speech.ndim == 1:
             return [raw_speech]
@@ -470,7 +577,7 @@ def _as_clips(raw_speech) -> list:
 
 
 def _check_waveform(clip, index: int) -> torch.Tensor:
-    """One clip in any accepted form -> a checked float32 tensor (samples,)."""
+    """Checks one clip in any accepted form and converts it to a float32 tensor (samples,)."""
     is_tensor = isinstance(clip, torch.Tensor)
     clip = clip if is_tensor else np.asarray(clip)
     if clip.ndim != 1:
@@ -496,7 +603,7 @@ def _stack(rows) -> torch.Tensor:
 
 
 def _pad_rows(rows: torch.Tensor, length: int, value: float) -> torch.Tensor:
-    """(rows, ...) -> (length, ...), filled up at the end with `value`."""
+    """Pads the end of the first axis with `value`: (rows, ...) -> (length, ...)."""
     missing = length - rows.shape[0]
     return torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), value))) if missing else rows
 

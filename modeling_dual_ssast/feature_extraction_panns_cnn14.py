@@ -1,9 +1,9 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
 """
-PANNs' log-mel features in torch, on any device.
+Feature extractor of PANNs' CNN14 (Kong et al., IEEE/ACM TASLP 2020): log-mels in torch, on any device.
 
-The numerics are plain functions of tensors (`panns_log_mel` and what it calls); the class adds what Transformers
-expects of a feature extractor.
+The numerics are plain functions of tensors (`panns_log_mel` and the functions that it calls). The class adds checks,
+padding, masks, saving and loading.
 """
 
 import functools
@@ -20,7 +20,7 @@ LINEAR_HZ_PER_MEL = 200.0 / 3.0
 BREAK_HZ = 1000.0
 BREAK_MEL = BREAK_HZ / LINEAR_HZ_PER_MEL
 LOG_STEP = math.log(6.4) / 27.0
-# What the published networks of each sampling rate (in Hz) were trained with: samples, samples, Hz, Hz.
+# Settings of the published networks by sampling rate in Hz: samples, samples, Hz, Hz.
 VARIANTS = {
     16000: {"window_size": 512, "hop_size": 160, "fmin": 50.0, "fmax": 8000.0},
     32000: {"window_size": 1024, "hop_size": 320, "fmin": 50.0, "fmax": 14000.0},
@@ -28,10 +28,12 @@ VARIANTS = {
 
 
 def hz_to_slaney_mel(hz: float) -> float:
+    """Converts Hz to Slaney's mel scale."""
     return hz / LINEAR_HZ_PER_MEL if hz < BREAK_HZ else BREAK_MEL + math.log(hz / BREAK_HZ) / LOG_STEP
 
 
 def slaney_mel_to_hz(mels: torch.Tensor) -> torch.Tensor:
+    """Converts mels on Slaney's scale to Hz, any shape."""
     return torch.where(mels < BREAK_MEL, mels * LINEAR_HZ_PER_MEL, BREAK_HZ * ((mels - BREAK_MEL) * LOG_STEP).exp())
 
 
@@ -40,8 +42,19 @@ def slaney_mel_filters(
     num_mel_bins: int, window_size: int, sampling_rate: int, fmin: float, fmax: float, device: torch.device
 ) -> torch.Tensor:
     """
-    Triangles of equal area, linear in Hz, at equal distances on Slaney's mel scale (librosa's default):
-    (window_size / 2 + 1, num_mel_bins) in float32.
+    Returns the mel filters: triangles of equal area, linear in Hz, equally spaced on Slaney's mel scale (librosa's
+    default).
+
+    Args:
+        num_mel_bins: Number of filters.
+        window_size: Window in samples, also the FFT points.
+        sampling_rate: Sampling rate in Hz.
+        fmin: Lowest frequency in Hz.
+        fmax: Highest frequency in Hz.
+        device: Device of the result.
+
+    Returns:
+        float32 (window_size / 2 + 1, num_mel_bins).
     """
     edges = torch.linspace(hz_to_slaney_mel(fmin), hz_to_slaney_mel(fmax), num_mel_bins + 2, dtype=torch.float64)
     edges = slaney_mel_to_hz(edges)
@@ -53,13 +66,16 @@ def slaney_mel_filters(
 
 def panns_power(waveform: torch.Tensor, window_size: int, hop_size: int) -> list[torch.Tensor]:
     """
-    Power spectrogram with periodic Hann windows centred on multiples of the hop, the clip mirrored at its ends.
+    Computes the power spectrogram, with periodic Hann windows centred on multiples of the hop; the clip is mirrored at
+    its ends.
 
     Args:
-        waveform: float32 (samples,); shorter than a window, it is zero-padded to one, which can be mirrored
+        waveform: float32 (samples,). A clip shorter than a window is zero-padded to one, so that it can be mirrored.
+        window_size: Window in samples.
+        hop_size: Hop in samples.
 
     Returns:
-        float32 (frames, window_size / 2 + 1) in chunks, frames = 1 + samples // hop_size
+        float32 (frames, window_size / 2 + 1) in chunks of frames, frames = 1 + samples // hop_size.
     """
     padded = torch.nn.functional.pad(waveform, (0, max(window_size - waveform.shape[0], 0)))
     half = window_size // 2
@@ -79,7 +95,21 @@ def panns_log_mel(
     fmin: float,
     fmax: float,
 ) -> torch.Tensor:
-    """10 * log10 of the mel power, at least -100 dB: (samples,) -> float32 (frames, num_mel_bins)"""
+    """
+    Computes PANNs' log-mels: 10 * log10 of the mel power, at least -100 dB.
+
+    Args:
+        waveform: float32 (samples,).
+        sampling_rate: Sampling rate in Hz.
+        num_mel_bins: Mel bins from `fmin` to `fmax`.
+        window_size: Window in samples.
+        hop_size: Hop in samples.
+        fmin: Lowest frequency in Hz.
+        fmax: Highest frequency in Hz.
+
+    Returns:
+        float32 (frames, num_mel_bins), frames = 1 + samples // hop_size.
+    """
     filters = slaney_mel_filters(num_mel_bins, window_size, sampling_rate, fmin, fmax, waveform.device)
     chunks = panns_power(waveform, window_size, hop_size)
     return torch.cat([10.0 * (power @ filters).clamp(min=POWER_FLOOR).log10() for power in chunks])
@@ -87,24 +117,34 @@ def panns_log_mel(
 
 class PannsCnn14FeatureExtractor(SpectrogramFeatureExtractor):
     r"""
-    Turns waveforms into the log-mel spectrograms, in dB, that PANNs' CNN14 reads. The model normalises each mel bin
-    itself.
+    Turns waveforms into the log-mel spectrograms, in dB, of PANNs' CNN14 (Kong et al., IEEE/ACM TASLP 2020). The model
+    itself normalises each mel bin.
 
     Args:
-        sampling_rate (`int`, defaults to 16000): in Hz; 16000 or 32000 for the published networks. Other rates are
-            refused at the call: resample first.
-        num_mel_bins (`int`, defaults to 64)
-        window_size, hop_size (`int`, *optional*): in samples; by default 512 and 160 at 16 kHz, 1024 and 320 at 32 kHz.
-        fmin, fmax (`float`, *optional*): lowest and highest frequency in Hz; by default 50 and 8000 at 16 kHz, 50 and
-            14000 at 32 kHz.
-        max_length (`int`, *optional*): most frames of a clip, of 10 ms; by default clips are never cut.
-        padding (`str` or `bool`, defaults to `"longest"`): what a call does by default. `"longest"` (or `True`),
-            `"max_length"` or `False`.
-        return_attention_mask (`bool`, defaults to `True`)
+        sampling_rate (`int`, *optional*, defaults to 16000):
+            Sampling rate in Hz: 16000 or 32000 for the published networks. A call rejects other rates: resample first.
+        num_mel_bins (`int`, *optional*, defaults to 64):
+            Mel bins from `fmin` to `fmax`.
+        window_size (`int`, *optional*, defaults to 512 at 16 kHz and 1024 at 32 kHz):
+            Window in samples.
+        hop_size (`int`, *optional*, defaults to 160 at 16 kHz and 320 at 32 kHz):
+            Hop from frame to frame in samples.
+        fmin (`float`, *optional*, defaults to 50):
+            Lowest frequency in Hz.
+        fmax (`float`, *optional*, defaults to 8000 at 16 kHz and 14000 at 32 kHz):
+            Highest frequency in Hz.
+        max_length (`int`, *optional*):
+            Longest output in frames of 10 ms. `None`: clips are never truncated.
+        padding (`str` or `bool`, *optional*, defaults to `"longest"`):
+            Padding of a call that names none: `"longest"` (or `True`), `"max_length"` or `False`.
+        return_attention_mask (`bool`, *optional*, defaults to `True`):
+            Whether a call that does not choose returns the mask.
+        **kwargs:
+            Settings that Transformers stores in `preprocessor_config.json`.
 
     Raises:
-        ValueError: an impossible value, or another sampling rate without the four settings that depend on it.
-        TypeError: an unknown keyword, with the nearest known one.
+        ValueError: A value is impossible, or another sampling rate lacks the four settings that depend on it.
+        TypeError: A keyword is unknown. The message names the nearest known one.
     """
 
     def __init__(
@@ -150,13 +190,15 @@ class PannsCnn14FeatureExtractor(SpectrogramFeatureExtractor):
 
     @property
     def hop_s(self) -> float:
+        """Seconds from frame to frame."""
         return self.hop_size / self.sampling_rate
 
     def num_samples(self, num_frames: int) -> int:
-        """Samples from the middle of the first to the middle of the last of `num_frames` frames."""
+        """Returns the number of samples from the middle of the first to the middle of the last frame."""
         return (num_frames - 1) * self.hop_size
 
     def spectrograms(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Computes log-mels by `panns_log_mel`: per clip float32 (samples,) -> float32 (frames, num_mel_bins)."""
         settings = (self.sampling_rate, self.num_mel_bins, self.window_size, self.hop_size, self.fmin, self.fmax)
         return [panns_log_mel(waveform, *settings) for waveform in waveforms]
 

@@ -1,15 +1,20 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
 """
-Token pooling, layer fusion and composed features: from the states of several layers to one vector per clip. Knows only
-torch.
+Token pooling, layer fusion (Dual SSAST, Choi et al., Neurocomputing 623, 2025) and composed features (Niizumi et al.,
+EUSIPCO 2022): from the states of several layers to one vector per clip. Needs only torch.
 """
 
 import torch
 from torch import nn
 
 
+def frame_mask(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Marks the frames of each clip: lengths (batch,) -> boolean (batch, num_frames), false for padding."""
+    return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)
+
+
 def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the tokens where `mask` holds: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
+    """Averages the tokens where `mask` is true: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
     # Summed in at least float32: a float16 sum over a thousand tokens overflows.
     dtype = torch.promote_types(tokens.dtype, torch.float32)
     total = tokens.masked_fill(~mask.unsqueeze(-1), 0).sum(dim=1, dtype=dtype)
@@ -17,12 +22,12 @@ def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def masked_max(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Maximum over the tokens where `mask` holds: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
+    """Takes the maximum of the tokens where `mask` is true: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
     return tokens.masked_fill(~mask.unsqueeze(-1), torch.finfo(tokens.dtype).min).amax(dim=1)
 
 
 def masked_min(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Minimum over the tokens where `mask` holds: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
+    """Takes the minimum of the tokens where `mask` is true: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
     return tokens.masked_fill(~mask.unsqueeze(-1), torch.finfo(tokens.dtype).max).amin(dim=1)
 
 
@@ -34,13 +39,13 @@ def pool_tokens(tokens: torch.Tensor, mask: torch.Tensor, poolings: list[str], c
     Pools tokens in several ways and combines the results.
 
     Args:
-        tokens: (batch, tokens, size)
-        mask: (batch, tokens), boolean, at least one true per row
-        poolings: some of `mean`, `max`, `min`
-        combination: `sum`, `mean` or `concat`
+        tokens: (batch, tokens, size).
+        mask: Boolean (batch, tokens), with at least one true value per row.
+        poolings: Some of `mean`, `max` and `min`.
+        combination: `sum`, `mean` or `concat`.
 
     Returns:
-        (batch, size), or (batch, len(poolings) * size) for `concat`
+        (batch, size), or (batch, len(poolings) * size) for `concat`.
     """
     pooled = [POOLINGS[name](tokens, mask) for name in poolings]
     if combination == "concat":
@@ -49,27 +54,39 @@ def pool_tokens(tokens: torch.Tensor, mask: torch.Tensor, poolings: list[str], c
     return total / len(pooled) if combination == "mean" else total
 
 
+def to_feature_map(patches: torch.Tensor, rows: int) -> torch.Tensor:
+    """Arranges frequency-major patches on their grid: (batch, rows * columns, size) -> (batch, size, rows, columns)."""
+    return patches.transpose(1, 2).unflatten(2, (rows, -1))
+
+
 def time_frames(feature_map: torch.Tensor) -> torch.Tensor:
     """
-    Keeps frequency x channel at every time step (Niizumi et al., EUSIPCO 2022): feature = channel * rows + row.
+    Flattens frequency x channel at every time step (Niizumi et al., EUSIPCO 2022): feature = channel * rows + row.
 
-    (batch, channels, rows in frequency, columns in time) -> (batch, columns, channels * rows)
+    Args:
+        feature_map: (batch, channels, rows in frequency, columns in time).
+
+    Returns:
+        (batch, columns, channels * rows).
     """
     return feature_map.flatten(1, 2).transpose(1, 2)
 
 
 def compose_frames(feature_maps: list[torch.Tensor], time_strides: list[int], time_stride: int) -> torch.Tensor:
     """
-    Joins the maps of several layers at every time step: frequency x channel of each is flattened, finer layers are
-    max-pooled over time to the common step, and the layers stand side by side (Niizumi et al., EUSIPCO 2022).
+    Joins the maps of several layers at every time step (Niizumi et al., EUSIPCO 2022).
+
+    Frequency x channel of each map is flattened, finer layers are max-pooled over time to the common stride, and the
+    layers are concatenated.
 
     Args:
-        feature_maps: (batch, channels, rows in frequency, columns in time) of each layer; all sizes may differ
-        time_strides: input frames per column, of each layer
-        time_stride: input frames per column of the result, a multiple of each; what does not fill a column is left out
+        feature_maps: Per layer (batch, channels, rows in frequency, columns in time); all sizes may differ.
+        time_strides: Per layer the input frames per column.
+        time_stride: Input frames per column of the result, a multiple of each. Frames that do not fill a column are
+            dropped.
 
     Returns:
-        (batch, columns, sum of channels * rows over the layers)
+        (batch, columns, sum of channels * rows over the layers).
     """
     composed = []
     for feature_map, stride in zip(feature_maps, time_strides):
@@ -81,21 +98,32 @@ def compose_frames(feature_maps: list[torch.Tensor], time_strides: list[int], ti
 
 class LayerFusion(nn.Module):
     """
-    Combines one vector per fused layer into one: `concat`, `sum`, or `weighted` by a softmax over learned scalars.
+    Combines one vector per fused layer into one.
 
-    Shapes: `num_layers` x (batch, size) -> (batch, num_layers * size) for `concat`, else (batch, size).
+    Args:
+        mode: `concat`, `sum`, or `weighted` (softmax over learned scalars).
+        num_layers: Number of fused layers.
     """
 
-    def __init__(self, fusion: str, num_layers: int):
+    def __init__(self, mode: str, num_layers: int):
         super().__init__()
-        self.fusion = fusion
-        if fusion == "weighted":
+        self.mode = mode
+        if mode == "weighted":
             self.layer_weights = nn.Parameter(torch.zeros(num_layers))  # equal weights at the start
 
     def forward(self, vectors: list[torch.Tensor]) -> torch.Tensor:
-        if self.fusion == "concat":
+        """
+        Combines the vectors.
+
+        Args:
+            vectors: Per fused layer (batch, ..., size).
+
+        Returns:
+            (batch, ..., num_layers * size) for `concat`, else (batch, ..., size).
+        """
+        if self.mode == "concat":
             return torch.cat(vectors, dim=-1)
-        stacked = torch.stack(vectors, dim=-1)  # (batch, size, layers)
-        if self.fusion == "sum":
+        stacked = torch.stack(vectors, dim=-1)  # (batch, ..., size, layers)
+        if self.mode == "sum":
             return stacked.sum(dim=-1)
         return (stacked * self.layer_weights.softmax(dim=0)).sum(dim=-1)

@@ -1,15 +1,15 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
-"""Which patches masked spectrogram patch modelling hides: exact counts, in clusters or one by one. Knows only torch."""
+"""Masks of masked spectrogram patch modelling (SSAST, Gong et al., AAAI 2022): exact counts, clustered or single."""
 
 from typing import Optional
 
 import torch
 
-CLUSTER_SIDES = (3, 5)  # SSAST draws the side of a clip's squares uniformly from 3, 4 and 5
+CLUSTER_SIDES = (3, 5)  # sides of a clip's squares: SSAST draws one uniformly from 3, 4 and 5
 
 
 def num_masked_patches(num_patches, mask_ratio: float):
-    """Patches to mask of `num_patches` (an `int` or an integer tensor): the ratio rounded, at least one."""
+    """Returns how many of `num_patches` (an `int` or an integer tensor) to mask: rounded, at least one."""
     if isinstance(num_patches, torch.Tensor):
         return (num_patches * mask_ratio).round().long().clamp(min=1)
     return max(1, round(num_patches * mask_ratio))
@@ -26,20 +26,22 @@ def sample_masked_patches(
     """
     Draws a mask per clip, on the device of `valid_columns`, without a loop over the batch.
 
-    Clusters are SSAST's (Gong et al., AAAI 2022, section 2.2, and the published code): squares whose side is drawn once
-    per clip, at uniform places, laid out on the row-major grid of the clip, so that at the right edge they go on in the
-    next row; until the count is reached. Two things differ from the published sampler on purpose, because it hides some
-    places less often than others: the first patch can be masked, which it never does; and the patches beyond the exact
-    count are taken from the last square at random, while it unmasks those of the highest index.
+    Clusters follow SSAST (Gong et al., AAAI 2022, section 2.2, and the published code): squares at uniform places until
+    the count is reached. Their side is drawn once per clip. A square lies on the clip's row-major grid, so that it
+    continues in the next row at the right edge. The published sampler masks some places less often than others, so two
+    things differ on purpose: the first patch can be masked, and the surplus beyond the exact count is removed from the
+    last square at random (there, the highest indices are unmasked).
 
     Args:
-        num_rows, num_columns: of the batch's patch grid
-        valid_columns: (batch,), columns that hold audio; the others are never masked
-        mask_ratio: share of a clip's patches to mask
-        clustered: in squares (patch models), or one by one (frame models)
+        num_rows: Rows of the batch's patch grid.
+        num_columns: Columns of the batch's patch grid.
+        valid_columns: (batch,), columns that hold audio. The others are never masked.
+        mask_ratio: Share of a clip's patches to mask.
+        clustered: Whether to mask squares (patch models) or single patches (frame models).
+        generator: Random numbers; torch's default generator if `None`.
 
     Returns:
-        boolean (batch, num_rows * num_columns), frequency-major; exactly `num_masked_patches` true per row
+        Boolean (batch, num_rows * num_columns), frequency-major, with exactly `num_masked_patches` true per row.
     """
     device, batch = valid_columns.device, valid_columns.shape[0]
     num_cells = num_rows * num_columns
@@ -50,17 +52,17 @@ def sample_masked_patches(
     if clustered:
         order = order + _first_cluster(num_rows, num_columns, own_columns, generator)
     order = order.masked_fill(column >= own_columns, float("inf"))  # never on padding
-    place = order.argsort(dim=1).argsort(dim=1)  # (batch, cells), how many cells come before
+    place = order.argsort(dim=1).argsort(dim=1)  # (batch, cells), the rank of every cell
     return place < num_masked_patches(own_cells, mask_ratio)
 
 
 def _first_cluster(
     num_rows: int, num_columns: int, own_columns: torch.Tensor, generator: Optional[torch.Generator]
 ) -> torch.Tensor:
-    """For every cell, the index of the first square that covers it: (batch, cells), as floats."""
+    """Returns the index of the first square that covers each cell: (batch, cells), as floats."""
     device, batch = own_columns.device, own_columns.shape[0]
     num_cells = num_rows * num_columns
-    num_clusters = max(16, num_cells // 3)  # of side 3 they cover 95 % of a grid; what is left comes last
+    num_clusters = max(16, num_cells // 3)  # of side 3 they cover 95 % of a grid; uncovered cells come last
     lowest, highest = CLUSTER_SIDES
     side = torch.randint(lowest, highest + 1, (batch, 1, 1), device=device, generator=generator)
     start = torch.rand(batch, num_clusters, 1, device=device, generator=generator)
@@ -71,7 +73,7 @@ def _first_cluster(
     cell = start + down * own_columns + right  # (batch, clusters, offsets)
     inside = (down < side) & (right < side) & (cell < own_columns * num_rows)
     cell = cell // own_columns * num_columns + cell % own_columns  # in the batch's grid
-    cell = torch.where(inside, cell, num_cells)  # the rest goes to a cell that is thrown away
+    cell = torch.where(inside, cell, num_cells)  # the rest goes to a cell that is dropped
     index = torch.arange(num_clusters, device=device, dtype=torch.float32).view(1, -1, 1).expand_as(cell)
     first = torch.full((batch, num_cells + 1), float(num_clusters), device=device)
     return first.scatter_reduce(1, cell.flatten(1), index.flatten(1), reduce="amin")[:, :num_cells]

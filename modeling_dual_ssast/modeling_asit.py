@@ -1,10 +1,10 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
 """
-ASiT (Atito et al., 2022): group masked model learning with local and global self-distillation, on Dual SSAST's encoder.
+ASiT (Atito et al., IEEE/ACM TASLP 2024): group masked model learning with local and global self-distillation.
 
-A teacher reads two clean crops of a clip, a student the same crops corrupted. The student imitates the teacher's class
-outputs of the other crop and its patch outputs of the same crop, and paints what was corrupted. The teacher is the
-moving average of the student, and its encoder is the one to keep: `dual_ssast`.
+A teacher reads two clean crops of a clip, a student reads the same crops corrupted. The student imitates the teacher's
+class outputs of the other crop and its patch outputs of the same crop, and reconstructs the corrupted area. The teacher
+is the moving average of the student, and its encoder `dual_ssast` is the result.
 """
 
 import copy
@@ -19,11 +19,11 @@ from transformers.utils import ModelOutput
 
 from .classifier_dual_ssast import init
 from .configuration_asit import ASiTConfig
-from .configuration_dual_ssast import DualSSASTConfig  # noqa: F401  see below
+from .configuration_dual_ssast import DualSSASTConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
 from .corruption_asit import corrupt, corruption_rng, replace_from_batch
-from .embedding_dual_ssast import EmbeddingMixin  # noqa: F401
-from .fusion_dual_ssast import LayerFusion  # noqa: F401  Transformers 4.48 fetches only what this file names itself,
-from .masking_dual_ssast import sample_masked_patches  # noqa: F401  not what modeling_dual_ssast needs in its turn
+from .embedding_dual_ssast import EmbeddingMixin  # noqa: F401  this file names what modeling_dual_ssast imports
+from .fusion_dual_ssast import to_feature_map
+from .masking_dual_ssast import sample_masked_patches  # noqa: F401
 from .modeling_dual_ssast import (
     DualSSASTForAudioClassification,
     DualSSASTModel,
@@ -34,9 +34,14 @@ from .modeling_dual_ssast import (
 
 class WeightNormLinear(nn.Module):
     """
-    A Linear without bias whose rows have the length `scale`, which ASiT fixes at 1: (..., in) -> (..., out)
+    Applies a Linear without bias whose rows have the length `scale`, which ASiT fixes at 1.
 
-    The original's names, weight_g and weight_v, are among those that Transformers renames when it loads a file.
+    The parameters do not have the original's names weight_g and weight_v, because Transformers renames those when it
+    loads a file.
+
+    Args:
+        in_features: Size of the input.
+        out_features: Size of the output.
     """
 
     def __init__(self, in_features: int, out_features: int):
@@ -45,12 +50,18 @@ class WeightNormLinear(nn.Module):
         self.direction = nn.Parameter(torch.empty(out_features, in_features))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Transforms vectors: (..., in_features) -> (..., out_features)."""
         weight = self.direction * (self.scale / self.direction.norm(dim=1, keepdim=True))
         return nn.functional.linear(hidden, weight)
 
 
 class ASiTReconstruction(nn.Module):
-    """States of patches -> spectrogram: (batch, patches, hidden) -> (batch, frames, mel)"""
+    """
+    Reconstructs a spectrogram from the states of its patches.
+
+    Args:
+        config: Configuration of ASiT.
+    """
 
     def __init__(self, config: ASiTConfig):
         super().__init__()
@@ -62,12 +73,18 @@ class ASiTReconstruction(nn.Module):
         self.rows = config.grid_shape[0]
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        grid = self.mlp(patches).transpose(1, 2).unflatten(2, (self.rows, -1))  # (batch, bottleneck, rows, columns)
+        """Reconstructs the spectrogram: (batch, patches, hidden) -> (batch, frames, mel)."""
+        grid = to_feature_map(self.mlp(patches), self.rows)  # (batch, bottleneck, rows, columns)
         return self.unpatch(grid).squeeze(1).transpose(1, 2)  # (batch, frames, mel)
 
 
 class ASiTHeads(nn.Module):
-    """What ASiT puts on an encoder, for the student and the teacher alike."""
+    """
+    Computes ASiT's outputs from an encoder's states; student and teacher have one each.
+
+    Args:
+        config: Configuration of ASiT.
+    """
 
     def __init__(self, config: ASiTConfig):
         super().__init__()
@@ -85,7 +102,15 @@ class ASiTHeads(nn.Module):
         self.num_prefix_tokens = config.num_prefix_tokens
 
     def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, prefix + patches, hidden) -> class outputs (batch, class_dim), data (batch, patches, data_dim)"""
+        """
+        Computes the outputs of the class head and the data head.
+
+        Args:
+            states: (batch, prefix + patches, hidden).
+
+        Returns:
+            Class outputs (batch, class_dim) and data outputs (batch, patches, data_dim).
+        """
         projected = nn.functional.normalize(self.mlp(states), dim=-1)
         return self.class_layer(projected[:, 0]), self.data_layer(projected[:, self.num_prefix_tokens :])
 
@@ -93,9 +118,14 @@ class ASiTHeads(nn.Module):
 @dataclass
 class ASiTForPreTrainingOutput(ModelOutput):
     """
-    loss: class + data + `config.reconstruction_weight` * reconstruction
-    class_loss, data_loss, reconstruction_loss: scalars
-    reconstruction: (batch, 2, frames, mel), what the student painted
+    Holds the losses of ASiT's pretraining.
+
+    Attributes:
+        loss: Scalar, class + data + `config.reconstruction_weight` * reconstruction.
+        class_loss: Scalar, global self-distillation between the two crops.
+        data_loss: Scalar, local self-distillation per patch.
+        reconstruction_loss: Scalar, mean absolute error over the corrupted area.
+        reconstruction: (batch, 2, frames, mel), the student's reconstruction.
     """
 
     loss: torch.Tensor = None
@@ -106,23 +136,27 @@ class ASiTForPreTrainingOutput(ModelOutput):
 
 
 class ASiTModel(DualSSASTModel):
-    """The encoder of an ASiT folder: the teacher's, with the fused representation."""
+    """Loads the teacher's encoder of an ASiT folder, with the fused representation of [`DualSSASTModel`]."""
 
     config_class = ASiTConfig
 
 
 class ASiTForAudioClassification(DualSSASTForAudioClassification):
-    """A classifier on the teacher's encoder."""
+    """Classifies clips by the teacher's encoder of an ASiT folder, like [`DualSSASTForAudioClassification`]."""
 
     config_class = ASiTConfig
 
 
 class ASiTForPreTraining(DualSSASTPreTrainedModel):
     """
-    Student, teacher (`dual_ssast` and `teacher_heads`), and the centres of the teacher's outputs.
+    Pretrains by ASiT's group masked model learning (Atito et al., IEEE/ACM TASLP 2024).
 
-    In training mode each forward pass moves the centres, averaged over all processes. The training loop sets
-    `set_epoch` and calls `update_teacher` after every step of the optimiser.
+    Holds the student, the teacher (`dual_ssast` and `teacher_heads`), and the centres of the teacher's outputs. In
+    training mode each forward pass moves the centres, averaged over all processes. The training loop calls `set_epoch`
+    in every epoch and `update_teacher` after every step of the optimiser.
+
+    Args:
+        config: Configuration of ASiT.
     """
 
     config_class = ASiTConfig
@@ -131,7 +165,7 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         super().__init__(config)
         self.dual_ssast = DualSSASTModel(config, add_fusion=False)
         self.teacher_heads = ASiTHeads(config)
-        # A configuration of its own: resizing the positions of one encoder must not change what the other knows.
+        # The student has its own configuration: resizing one encoder must not change the other's grid.
         self.student = DualSSASTModel(copy.deepcopy(config), add_fusion=False)
         self.student_heads = ASiTHeads(config)
         self.register_buffer("class_center", torch.empty(1, config.class_dim))
@@ -160,7 +194,10 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
-        """As Transformers does; from a folder that holds only an encoder, student and teacher both begin with it."""
+        """
+        Loads a model like [`DualSSASTPreTrainedModel`]. If the folder holds only an encoder, student and teacher both
+        start with it.
+        """
         model, report = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
@@ -171,33 +208,44 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         return (model, report) if output_loading_info else model
 
     def _freeze_unreached(self):
-        """No gradient reaches the teacher, and the student's last layers keep the length of their rows."""
+        """Freezes the teacher, and the row lengths of the student's last layers."""
         self.dual_ssast.requires_grad_(False)
         self.teacher_heads.requires_grad_(False)
         for layer in (self.student_heads.class_layer, self.student_heads.data_layer):
             layer.scale.requires_grad_(False)
 
     def train(self, mode: bool = True):
-        """The teacher stays in evaluation mode: only the student has stochastic depth."""
+        """Sets the mode of the student. The teacher stays in evaluation mode, without stochastic depth."""
         super().train(mode)
         self.dual_ssast.eval()
         self.teacher_heads.eval()
         return self
 
     def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):
+        """
+        Resizes teacher and student to another patch grid, like [`DualSSASTPreTrainedModel`].
+
+        Args:
+            max_length: Longest input in frames.
+            frequency_stride: Step between patches in mel bins.
+            time_stride: Step between patches in frames.
+
+        Raises:
+            ValueError: The patch does not fit, or a stride skips audio.
+        """
         super().resize_position_embeddings(max_length, frequency_stride, time_stride)
         self.student.resize_position_embeddings(max_length, frequency_stride, time_stride)
 
-    # ---- what moves with the training ----
+    # ---- updates of the training loop ----
 
     def restart_teacher(self):
-        """The teacher becomes a copy of the student."""
+        """Copies the student's weights to the teacher."""
         self.dual_ssast.load_state_dict(self.student.state_dict())
         self.teacher_heads.load_state_dict(self.student_heads.state_dict())
 
     @torch.no_grad()
     def update_teacher(self, momentum: float):
-        """teacher = momentum * teacher + (1 - momentum) * student"""
+        """Updates the teacher: momentum * teacher + (1 - momentum) * student."""
         for teacher, student in ((self.dual_ssast, self.student), (self.teacher_heads, self.student_heads)):
             for average, parameter in zip(teacher.parameters(), student.parameters()):
                 average.lerp_(parameter, 1 - momentum)
@@ -217,11 +265,21 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         return_dict: Optional[bool] = None,
     ) -> Union[tuple, ASiTForPreTrainingOutput]:
         """
+        Computes the pretraining losses of a batch.
+
         Args:
-            input_values: (batch, 2, frames, mel), two clean crops of each clip, normalised
-            corrupted_values: (batch, 2, frames, mel), the same crops corrupted; drawn by `corrupt_crops` when not given
-            corruption_mask: (batch, 2, frames, mel), true where they were corrupted
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, the same for both crops
+            input_values: (batch, 2, frames, mel), two clean crops of each clip, normalised.
+            corrupted_values: (batch, 2, frames, mel), the same crops corrupted. By default `corrupt_crops` makes them.
+            corruption_mask: Boolean (batch, 2, frames, mel), true where they were corrupted.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, the same for both crops.
+            return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
+
+        Returns:
+            An [`ASiTForPreTrainingOutput`].
+
+        Raises:
+            ValueError: Shapes that do not fit, more frames than `config.max_length`, or only one of `corrupted_values`
+                and `corruption_mask`.
         """
         if input_values.ndim != 4 or input_values.shape[1] != 2:
             raise ValueError(
@@ -242,11 +300,13 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
             teacher_class, teacher_data = self.teacher_heads(self.dual_ssast(clean, mask).last_hidden_state)
         states = self.student(corrupted, mask).last_hidden_state  # (2 * batch, prefix + patches, hidden)
         student_class, student_data = self.student_heads(states)
-        painted = self.student_heads.reconstruction(states[:, self.config.num_prefix_tokens :])
+        reconstruction = self.student_heads.reconstruction(states[:, self.config.num_prefix_tokens :])
 
         class_loss = self._class_loss(student_class.float(), teacher_class.float())
         data_loss = clipwise_mean(self._imitation(student_data, teacher_data, self.data_center), patch_mask)
-        reconstruction_loss = self._reconstruction_loss(painted, clean, one_after_the_other(corruption_mask), mask)
+        reconstruction_loss = self._reconstruction_loss(
+            reconstruction, clean, one_after_the_other(corruption_mask), mask
+        )
         if self.training:
             everything = torch.ones(teacher_class.shape[:1], dtype=torch.bool, device=clean.device)
             self._move_center(self.class_center, teacher_class, everything)
@@ -256,44 +316,44 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
             class_loss=class_loss,
             data_loss=data_loss,
             reconstruction_loss=reconstruction_loss,
-            reconstruction=painted.unflatten(0, (2, -1)).transpose(0, 1),
+            reconstruction=reconstruction.unflatten(0, (2, -1)).transpose(0, 1),
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def _imitation(self, student: torch.Tensor, teacher: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the student with the centred and sharpened teacher: (..., outputs) -> (...)"""
+        """Computes the cross-entropy of the student with the centred, sharpened teacher: (..., outputs) -> (...)."""
         target = ((teacher.float() - center) / self.teacher_temperature).softmax(dim=-1)
         return -(target * (student.float() / self.config.student_temperature).log_softmax(dim=-1)).sum(dim=-1)
 
     def _class_loss(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """Each crop's student imitates the teacher of the other crop."""
+        """Compares each crop's student with the teacher of the other crop: (2 * batch, class_dim) each -> scalar."""
         return self._imitation(torch.cat(student.chunk(2)[::-1]), teacher, self.class_center).mean()
 
     def _reconstruction_loss(
         self,
-        painted: torch.Tensor,
+        reconstruction: torch.Tensor,
         clean: torch.Tensor,
         corruption_mask: torch.Tensor,
         attention_mask: Optional[torch.Tensor],
     ) -> torch.Tensor:
-        """Mean absolute error over what was corrupted, of all processes together: (2 * batch, frames, mel) each"""
-        frames = min(painted.shape[1], clean.shape[1])  # the last patch may reach beyond the clip
+        """Averages the absolute error over the corrupted area of all processes: (2 * batch, frames, mel) -> scalar."""
+        frames = min(reconstruction.shape[1], clean.shape[1])  # the last patch may reach beyond the clip
         where = corruption_mask[:, :frames].bool()
         if attention_mask is not None:
             where = where & attention_mask[:, :frames].bool().unsqueeze(-1)
-        error = (painted[:, :frames].float() - clean[:, :frames].float()).abs()
+        error = (reconstruction[:, :frames].float() - clean[:, :frames].float()).abs()
         count = where.sum().float()
         return torch.where(where, error, 0.0).sum() / self._mean_over_processes(count).clamp(min=1)
 
     @torch.no_grad()
     def _move_center(self, center: torch.Tensor, outputs: torch.Tensor, valid: torch.Tensor):
-        """outputs: (clips, outputs) or (clips, patches, outputs); valid: without the last axis"""
+        """Moves a centre to the mean of valid outputs, (clips, outputs) or (clips, patches, outputs)."""
         total = (outputs.float() * valid.unsqueeze(-1)).flatten(0, -2).sum(dim=0, keepdim=True)  # (1, outputs)
         mean = self._mean_over_processes(total) / self._mean_over_processes(valid.sum().float())
         center.lerp_(mean, 1 - self.config.center_momentum)
 
     def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
-        """In training all processes take the same steps together; an evaluation may be one process's alone."""
+        """Averages a value over all processes in training; an evaluation may run in one process only."""
         if not (self.training and torch.distributed.is_available() and torch.distributed.is_initialized()):
             return value
         value = value.detach().clone()
@@ -304,8 +364,15 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Corrupts every crop as the configuration says, drawing from torch's generator: (batch, 2, frames, mel) ->
-        corrupted crops and mask of the same shape. Training draws in the data loader instead.
+        Corrupts every crop by the configuration, with a seed from torch's generator. Training corrupts in the data
+        loader instead.
+
+        Args:
+            input_values: (batch, 2, frames, mel).
+            attention_mask: (batch, frames), 1 for audio and 0 for padding.
+
+        Returns:
+            The corrupted crops and a boolean mask, both (batch, 2, frames, mel).
         """
         rng = corruption_rng(int(torch.randint(2**31, ())))
         frames = None if attention_mask is None else attention_mask.sum(dim=1).tolist()
@@ -318,12 +385,19 @@ def corrupt_batch(
     clean: torch.Tensor, config: ASiTConfig, rng, num_valid_frames: Optional[list[int]] = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The corruption of one crop of every clip: blocks, then replacement from other clips: (batch, frames, mel) -> the
-    corrupted crops and a boolean mask of the same shape.
+    Corrupts one crop of every clip: blocks first, then replacement from other clips.
 
     Args:
-        rng: `numpy.random.RandomState`, see `corruption_rng`
-        num_valid_frames: frames of each clip that are not padding
+        clean: (batch, frames, mel), normalised.
+        config: Configuration of ASiT.
+        rng: `numpy.random.RandomState`, see `corruption_rng`.
+        num_valid_frames: Frames of each clip that hold audio.
+
+    Returns:
+        The corrupted crops and a boolean mask, both (batch, frames, mel).
+
+    Raises:
+        ValueError: Blocks of `config.corruption_align` exceed the longest side.
     """
     frames = [None] * len(clean) if num_valid_frames is None else num_valid_frames
     pairs = [
@@ -345,21 +419,8 @@ def corrupt_batch(
 
 
 def one_after_the_other(crops: torch.Tensor) -> torch.Tensor:
-    """All first crops, then all second ones: (batch, 2, ...) -> (2 * batch, ...)"""
+    """Stacks all first crops before all second crops: (batch, 2, ...) -> (2 * batch, ...)."""
     return crops.transpose(0, 1).flatten(0, 1)
-
-
-def cosine_schedule(
-    step: int, num_steps: int, first: float, last: float, num_warmup_steps: int = 0, start: float = 0.0
-) -> float:
-    """
-    A value that rises linearly from `start` to `first` over the warm-up and goes to `last` along a cosine. As in the
-    original the warm-up's last step has reached `first`, and `last` would be reached one step after the end.
-    """
-    if step < num_warmup_steps:
-        return start + (first - start) * step / max(num_warmup_steps - 1, 1)
-    progress = (step - num_warmup_steps) / max(num_steps - num_warmup_steps, 1)
-    return last + 0.5 * (first - last) * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 ASiTModel.register_for_auto_class("AutoModel")

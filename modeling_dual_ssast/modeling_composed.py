@@ -1,7 +1,7 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
 """
-What the convolutional networks with composed features share (Niizumi et al., EUSIPCO 2022): initialisation, the lengths
-of the clips of a batch, and the classifier.
+Base classes of the convolutional networks with composed features (Niizumi et al., EUSIPCO 2022): initialisation,
+padding, temporal pooling and the classifier.
 """
 
 from typing import Optional, Union
@@ -18,8 +18,16 @@ from .fusion_dual_ssast import compose_frames, pool_tokens
 
 class ComposedPreTrainedModel(PreTrainedModel):
     """
-    Initialisation, loading, and the way from maps to a clip's vector. A subclass has a `config_class` and a
-    `base_model_prefix`.
+    Initialises and loads a network, and composes its maps to a clip's vector: the base class of VGGish and CNN14. A
+    subclass sets `config_class` and `base_model_prefix`.
+
+    Args:
+        config: Configuration; its values are checked again.
+        *args: Arguments of Transformers' `PreTrainedModel`.
+        **kwargs: Arguments of Transformers' `PreTrainedModel`.
+
+    Raises:
+        ValueError: A value or a combination of values is impossible.
     """
 
     config_class = ComposedConfig
@@ -49,25 +57,31 @@ class ComposedPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
+        """Loads a model like Transformers does, and freezes parameters that cannot get a gradient."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._freeze_unreached()  # Transformers 5 replaces the parameters, and with them their requires_grad
+        model._freeze_unreached()  # Transformers 5 replaces the parameters, which resets requires_grad
         return loaded
 
     def _freeze_unreached(self):
-        """Freezes what can get no gradient; nothing, unless a head stops the network early."""
+        """Freezes parameters that cannot get a gradient: none, unless a head stops the network early."""
 
     def pad_frames(
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Checks the input, writes silence over masked frames, and fills up to the smallest input.
+        Checks the input, writes silence over masked frames, and pads the batch to `config.min_frames`.
+
+        Args:
+            input_values: (batch, frames, mel).
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, or `None`.
 
         Returns:
-            the spectrogram, (batch, frames, mel), and each clip's number of frames, (batch,), that silence included
+            The spectrogram (batch, frames, mel) in the dtype of the weights, and each clip's number of frames (batch,),
+                at least `config.min_frames`.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: Shapes that do not fit.
         """
         config = self.config
         if input_values.ndim != 3 or input_values.shape[2] != config.num_mel_bins:
@@ -91,20 +105,32 @@ class ComposedPreTrainedModel(PreTrainedModel):
         return spectrogram, lengths.clamp(min=config.min_frames)
 
     def compose(self, maps: dict[int, torch.Tensor], time_stride: int) -> torch.Tensor:
-        """layer -> (clips, channels, columns in time, rows in frequency) => (clips, time frames, config.fused_size)"""
+        """
+        Joins the maps of the fused layers by `compose_frames`.
+
+        Args:
+            maps: Layer -> (clips, channels, columns in time, rows in frequency).
+            time_stride: Input frames per time frame of the result.
+
+        Returns:
+            (clips, time frames, config.fused_size).
+        """
         layers = self.config.fused_layers
         feature_maps = [maps[layer].transpose(2, 3) for layer in layers]
         return compose_frames(feature_maps, [self.config.time_stride(layer) for layer in layers], time_stride)
 
     def pool(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The temporal poolings of the configuration, summed: (batch, time frames, size) -> (batch, size)"""
+        """Sums the temporal poolings: (batch, time frames, size), boolean (batch, time frames) -> (batch, size)."""
         return pool_tokens(frames, mask, self.config.temporal_pooling, "sum")
 
 
 class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
     """
-    A network and a classifier on its `pooler_output`: one label, several labels, or numbers per clip. A subclass makes
-    both.
+    Classifies clips by a network's `pooler_output`: one label, several labels, or numbers per clip. A subclass makes
+    network and classifier.
+
+    Args:
+        config: Configuration of network and classifier.
     """
 
     def forward(
@@ -116,13 +142,22 @@ class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
         return_dict: Optional[bool] = None,
     ) -> Union[tuple, SequenceClassifierOutput]:
         """
+        Classifies a batch of spectrograms.
+
         Args:
-            input_values, attention_mask, output_hidden_states: as for the network
-            labels: classes (batch,), or floats (batch, labels): several true classes, or the soft labels of mixup
-                where `config.problem_type` is `single_label_classification`
+            input_values: (batch, frames, mel), of any length.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            labels: Classes (batch,), or floats (batch, labels): several true labels, regression targets, or the soft
+                labels of mixup if `config.problem_type` is `"single_label_classification"`.
+            output_hidden_states: Whether to return the maps of all layers.
+            return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
 
         Returns:
-            `loss` if there are labels, `logits` (batch, labels), `hidden_states` if asked for.
+            `loss` (scalar) if there are labels, `logits` (batch, labels), and `hidden_states` like those of the network
+                if asked for.
+
+        Raises:
+            ValueError: Shapes that do not fit.
         """
         config = self.config
         outputs: BaseModelOutputWithPooling = self.base_model(
@@ -138,11 +173,6 @@ class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
         self.classifier.apply(self._init_weights)
 
     def _freeze_unreached(self):
-        """Parameters behind the highest layer in use, which get no gradient: DDP cannot bear them."""
+        """Freezes parameters after the highest layer in use, which get no gradient: DDP fails on them."""
         for module in self.base_model.unreached():
             module.requires_grad_(False)
-
-
-def frame_mask(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Which frames belong to a clip: (batch,) -> boolean (batch, num_frames)"""
-    return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)

@@ -1,6 +1,6 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
 """
-Dual SSAST: the self-supervised audio spectrogram transformer with fusion of several layers and poolings.
+Dual SSAST (Choi et al., Neurocomputing 623, 2025): SSAST (Gong et al., AAAI 2022) with fusion of layers and poolings.
 
 Shapes: `input_values` (batch, frames, mel) -> patches, frequency-major -> states (batch, prefix + patches, hidden) ->
 `pooler_output` (batch, config.fused_size) -> `logits` (batch, labels).
@@ -23,10 +23,10 @@ from transformers.utils import ModelOutput, logging
 from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, classifier_output, init
 from .configuration_dual_ssast import DualSSASTConfig
 from .embedding_dual_ssast import PatchEmbeddingMixin
-from .fusion_dual_ssast import LayerFusion, pool_tokens, time_frames
+from .fusion_dual_ssast import LayerFusion, frame_mask, pool_tokens, time_frames, to_feature_map
 from .masking_dual_ssast import sample_masked_patches
 
-try:  # Transformers before 4.51 gives flex attention no block masks
+try:  # Transformers before 4.51 does not pass block masks to flex attention
     from torch.nn.attention.flex_attention import create_block_mask
     from transformers.integrations.flex_attention import BlockMask
 except ImportError:
@@ -34,13 +34,18 @@ except ImportError:
 
 logger = logging.get_logger(__name__)
 
-# What resize_position_embeddings changes; from_pretrained resizes when one of them is overridden.
+# Fields that resize_position_embeddings changes; from_pretrained resizes when one of them is overridden.
 GEOMETRY = ("max_length", "frequency_stride", "time_stride")
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class DualSSASTEmbeddings(nn.Module):
-    """Prefix tokens and patches with positions: (batch, frames, mel) -> (batch, prefix + patches, hidden)."""
+    """
+    Embeds a spectrogram: prefix tokens and patches, with positions.
+
+    Args:
+        config: Configuration of the encoder.
+    """
 
     def __init__(self, config: DualSSASTConfig):
         super().__init__()
@@ -61,7 +66,22 @@ class DualSSASTEmbeddings(nn.Module):
         bool_masked_pos: Optional[torch.Tensor] = None,
         mask_token: Optional[torch.Tensor] = None,
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """Returns the embeddings and which patches hold audio, (batch, patches), or `None` where all do."""
+        """
+        Embeds the patches of a batch.
+
+        Args:
+            input_values: (batch, frames, mel), normalised, at most `config.max_length` frames.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            bool_masked_pos: Boolean (batch, patches), true for patches that `mask_token` replaces.
+            mask_token: (hidden,), needed with `bool_masked_pos`.
+
+        Returns:
+            The embeddings (batch, prefix + patches, hidden) and the boolean mask (batch, patches) of the patches that
+                hold audio, or `None` if all do.
+
+        Raises:
+            ValueError: Shapes that do not fit, or more frames than `config.max_length`.
+        """
         self._check_inputs(input_values, attention_mask)
         spectrogram = self.pad_frames(input_values, attention_mask)  # (batch, frames, mel)
         patches = self.projection(spectrogram.transpose(1, 2).unsqueeze(1))  # (batch, hidden, rows, columns)
@@ -98,7 +118,17 @@ class DualSSASTEmbeddings(nn.Module):
             )
 
     def pad_frames(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
-        """Writes the padding value over masked frames and fills up the right edge of the last patch."""
+        """
+        Writes `config.padding_value` over masked frames and pads the right edge to whole patches.
+
+        Args:
+            input_values: (batch, frames, mel).
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, or `None`.
+
+        Returns:
+            (batch, frames of whole patches, mel), in the dtype of the weights; `config.max_length` frames with
+                `config.attention_over_padding`.
+        """
         config = self.config
         spectrogram = input_values.to(self.projection.weight.dtype)
         if attention_mask is not None:
@@ -110,25 +140,30 @@ class DualSSASTEmbeddings(nn.Module):
         return nn.functional.pad(spectrogram, (0, 0, 0, max(wanted - num_frames, 0)), value=config.padding_value)
 
     def positions(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions of the prefix and of the leading `columns` of the grid, each (1, tokens, hidden)."""
+        """Returns the positions of the prefix and of the first `columns` of the grid, each (1, tokens, hidden)."""
         config = self.config
         prefix, grid = self.position_embeddings.split((config.num_prefix_tokens, config.num_patches), dim=1)
         grid = grid.unflatten(1, config.grid_shape)  # (1, rows, columns of max_length, hidden)
         return prefix, grid[:, :, :columns].flatten(1, 2)
 
     def patch_mask(self, attention_mask: Optional[torch.Tensor], num_patches: int) -> Optional[torch.Tensor]:
-        """Which patches hold audio: (batch, frames) -> (batch, patches), or `None` where all take part."""
+        """Marks the patches that hold audio: (batch, frames) -> boolean (batch, patches); `None` if all take part."""
         if attention_mask is None or self.config.attention_over_padding:
             return None
         rows = self.config.grid_shape[0]
-        columns = num_patches // rows
         valid_columns = self.config.num_columns(attention_mask.long().sum(dim=1))  # (batch,)
-        column = torch.arange(columns, device=valid_columns.device)
-        column_mask = column < valid_columns.unsqueeze(1)  # (batch, columns)
+        column_mask = frame_mask(valid_columns, num_patches // rows)  # (batch, columns)
         return column_mask.repeat(1, rows)  # frequency-major: every row of patches repeats the columns
 
     def resize(self, frequency_stride: int, time_stride: int, max_length: int):
-        """Applies the new strides to the projection and SSAST's rule to the positions; the config is updated."""
+        """
+        Resizes the positions by `cut_or_interpolate`, sets the projection's strides, and updates the configuration.
+
+        Args:
+            frequency_stride: Step between patches in mel bins.
+            time_stride: Step between patches in frames.
+            max_length: Longest input in frames.
+        """
         config = self.config
         prefix, grid = self.position_embeddings.detach().split((config.num_prefix_tokens, config.num_patches), dim=1)
         grid = grid.unflatten(1, config.grid_shape)  # (1, rows, columns, hidden)
@@ -141,10 +176,16 @@ class DualSSASTEmbeddings(nn.Module):
 
 def cut_or_interpolate(grid: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """
-    SSAST's rule for positions on a new patch grid (Gong et al., AAAI 2022, section 3.3 and the published code): along
-    each axis the centre is cut out where the new grid is smaller, else interpolated bilinearly. Time goes first.
+    Resizes positions to a new patch grid by SSAST's rule (Gong et al., AAAI 2022, section 3.3 and the published code).
 
-    (1, hidden, rows, columns) -> (1, hidden, *shape)
+    Along each axis, time first, a smaller grid takes the centre and a larger grid is interpolated bilinearly.
+
+    Args:
+        grid: (1, hidden, rows, columns).
+        shape: Rows and columns of the new grid.
+
+    Returns:
+        (1, hidden, *shape).
     """
     rows, columns = shape
     if columns < grid.shape[3]:
@@ -159,7 +200,8 @@ def cut_or_interpolate(grid: torch.Tensor, shape: tuple[int, int]) -> torch.Tens
 
 
 def interpolate(grid: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """Bilinear, computed in float32: half precision has no CPU kernel for it everywhere."""
+    """Interpolates bilinearly in float32: (1, hidden, rows, columns) -> (1, hidden, *shape), in the dtype of `grid`."""
+    # Some CPU builds have no half-precision kernel for it.
     return nn.functional.interpolate(grid.float(), size=shape, mode="bilinear", align_corners=False).to(grid.dtype)
 
 
@@ -173,7 +215,22 @@ def eager_attention(
     scaling: float = 1.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, which also returns its weights: (batch, heads, tokens, head size) each."""
+    """
+    Computes attention step by step and returns its weights, too.
+
+    Args:
+        module: Attention layer, whose `training` turns the dropout on.
+        query: (batch, heads, tokens, head size).
+        key: (batch, heads, tokens, head size).
+        value: (batch, heads, tokens, head size).
+        attention_mask: Bias (batch, 1, 1, tokens) that is added to the scores, or `None`.
+        dropout: Dropout of the weights.
+        scaling: Factor of the scores.
+        **kwargs: Ignored; part of Transformers' attention interface.
+
+    Returns:
+        The result (batch, tokens, heads, head size) and the weights (batch, heads, tokens, tokens).
+    """
     scores = query @ key.transpose(2, 3) * scaling  # (batch, heads, tokens, tokens)
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -185,7 +242,18 @@ def eager_attention(
 def attention_mask_for(
     implementation: str, token_mask: Optional[torch.Tensor], dtype: torch.dtype
 ) -> "Optional[Union[torch.Tensor, BlockMask]]":
-    """Which tokens hold audio, (batch, tokens) or `None`, in the form that an attention implementation expects."""
+    """
+    Converts a mask of tokens to the form that an attention implementation expects.
+
+    Args:
+        implementation: Name of the implementation, as in `config._attn_implementation`.
+        token_mask: Boolean (batch, tokens), true for audio, or `None` if all tokens hold audio.
+        dtype: Type of a bias.
+
+    Returns:
+        `None`, the mask itself (flash), boolean (batch, 1, 1, tokens) (sdpa), a block mask (flex), or a bias (batch, 1,
+            1, tokens).
+    """
     if token_mask is None or "flash" in implementation:
         return token_mask
     if implementation == "sdpa":
@@ -198,7 +266,12 @@ def attention_mask_for(
 
 
 class DualSSASTAttention(nn.Module):
-    """Multi-head self-attention through Transformers' attention interface."""
+    """
+    Applies multi-head self-attention through Transformers' attention interface.
+
+    Args:
+        config: Configuration of the encoder.
+    """
 
     def __init__(self, config: DualSSASTConfig):
         super().__init__()
@@ -213,6 +286,17 @@ class DualSSASTAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: Optional[torch.Tensor], implementation: str
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """
+        Attends over the tokens.
+
+        Args:
+            hidden_states: (batch, tokens, hidden).
+            attention_mask: Result of `attention_mask_for`.
+            implementation: `"eager"` or a name of Transformers' attention functions.
+
+        Returns:
+            (batch, tokens, hidden), and the weights (batch, heads, tokens, tokens) if eager, else `None`.
+        """
         heads = (*hidden_states.shape[:2], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (batch, heads, tokens, head_dim)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
@@ -232,6 +316,13 @@ class DualSSASTAttention(nn.Module):
 
 
 class DualSSASTMLP(nn.Module):
+    """
+    Applies the MLP of a block: Linear, activation, Linear.
+
+    Args:
+        config: Configuration of the encoder.
+    """
+
     def __init__(self, config: DualSSASTConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -239,17 +330,24 @@ class DualSSASTMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Transforms every token: (batch, tokens, hidden) -> the same shape."""
         return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., ECCV 2016): leaves a branch out for some clips of a batch, in training only."""
+    """
+    Skips a branch for some clips of a batch, in training only: stochastic depth (Huang et al., ECCV 2016).
+
+    Args:
+        rate: Probability that a clip skips the branch.
+    """
 
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
 
     def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        """Zeroes the branch of some clips and scales the others: (batch, tokens, hidden) -> the same shape."""
         if not self.training or self.rate == 0.0:
             return branch
         keep = 1 - self.rate
@@ -257,7 +355,13 @@ class DropPath(nn.Module):
 
 
 class DualSSASTLayer(nn.Module):
-    """Pre-norm transformer block: (batch, tokens, hidden) -> the same shape, and the attention weights if eager."""
+    """
+    Applies a pre-norm transformer block.
+
+    Args:
+        config: Configuration of the encoder.
+        drop_path_rate: Stochastic depth of both branches.
+    """
 
     def __init__(self, config: DualSSASTConfig, drop_path_rate: float = 0.0):
         super().__init__()
@@ -271,6 +375,17 @@ class DualSSASTLayer(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: Optional[torch.Tensor], implementation: str
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """
+        Runs the block.
+
+        Args:
+            hidden_states: (batch, tokens, hidden).
+            attention_mask: Result of `attention_mask_for`.
+            implementation: `"eager"` or a name of Transformers' attention functions.
+
+        Returns:
+            (batch, tokens, hidden), and the attention weights (batch, heads, tokens, tokens) if eager, else `None`.
+        """
         attended, weights = self.attention(self.layernorm_before(hidden_states), attention_mask, implementation)
         hidden_states = hidden_states + self.drop_path(self.dropout(attended))
         hidden_states = hidden_states + self.drop_path(self.dropout(self.mlp(self.layernorm_after(hidden_states))))
@@ -278,38 +393,56 @@ class DualSSASTLayer(nn.Module):
 
 
 class DualSSASTFusion(nn.Module):
-    """Fused states -> one vector per clip: normalise each, read out and pool each, fuse the layers."""
+    """
+    Computes a clip's representation from several hidden states (Choi et al., Neurocomputing 623, 2025): normalise each,
+    read out and pool each, fuse the layers.
+
+    Args:
+        config: Configuration of the encoder.
+    """
 
     def __init__(self, config: DualSSASTConfig):
         super().__init__()
         self.config = config
-        self.layers = config.fused_layers
+        self.layer_indices = config.fused_layers
         if config.fusion_norm == "separate":
             self.layernorms = nn.ModuleList(
-                nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.layers
+                nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.layer_indices
             )
-        self.fusion = LayerFusion(config.fusion, len(self.layers))
+        self.fusion = LayerFusion(config.fusion, len(self.layer_indices))
 
     def forward(
         self, states: dict[int, torch.Tensor], patch_mask: Optional[torch.Tensor], shared_norm: nn.Module
     ) -> torch.Tensor:
         """
+        Fuses the states.
+
         Args:
-            states: layer -> (batch, prefix + patches, hidden), before any normalisation; 0 is the embedding
-            patch_mask: (batch, patches) or `None`
-            shared_norm: the encoder's final LayerNorm
+            states: Layer -> (batch, prefix + patches, hidden), before any normalisation; 0 is the embedding.
+            patch_mask: Boolean (batch, patches), true for audio, or `None` if all patches hold audio.
+            shared_norm: Final LayerNorm of the encoder.
 
         Returns:
-            (batch, config.fused_size)
+            (batch, config.fused_size).
         """
         vectors = []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layer_indices):
             state = self.normalise(states[layer], index, shared_norm)
             vectors.append(self._read_out(state, patch_mask, self.config.pooling_per_layer[index]))
         return self.fusion(vectors)
 
     def normalise(self, state: torch.Tensor, index: int, shared_norm: nn.Module) -> torch.Tensor:
-        """The state of the fused layer number `index`, as `config.fusion_norm` says."""
+        """
+        Normalises a fused state by `config.fusion_norm`.
+
+        Args:
+            state: (batch, tokens, hidden).
+            index: Index of the layer among the fused layers.
+            shared_norm: Final LayerNorm of the encoder.
+
+        Returns:
+            (batch, tokens, hidden).
+        """
         if self.config.fusion_norm == "shared":
             return shared_norm(state)
         return self.layernorms[index](state) if self.config.fusion_norm == "separate" else state
@@ -322,15 +455,23 @@ class DualSSASTFusion(nn.Module):
         if patch_mask is None:
             patch_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         if config.readout == "frames":
-            rows = config.grid_shape[0]
-            feature_map = tokens.transpose(1, 2).unflatten(2, (rows, -1))  # (batch, hidden, rows, columns)
-            tokens = time_frames(feature_map)  # (batch, columns, hidden * rows)
+            tokens = time_frames(to_feature_map(tokens, config.grid_shape[0]))  # (batch, columns, hidden * rows)
             patch_mask = patch_mask[:, : tokens.shape[1]]  # the first row of patches: all rows have the same columns
         return pool_tokens(tokens, patch_mask, pooling, config.pooling_combination)
 
 
 class DualSSASTPreTrainedModel(PreTrainedModel):
-    """Initialisation, loading and what Transformers needs to know of all Dual SSAST models."""
+    """
+    Initialises, loads and resizes the Dual SSAST and ASiT models: their base class.
+
+    Args:
+        config: Configuration; its values are checked again.
+        *args: Arguments of Transformers' `PreTrainedModel`.
+        **kwargs: Arguments of Transformers' `PreTrainedModel`.
+
+    Raises:
+        ValueError: A value or a combination of values is impossible.
+    """
 
     config_class = DualSSASTConfig
     base_model_prefix = "dual_ssast"
@@ -345,7 +486,7 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     # A **kwargs in forward would make Trainer scale the loss by its own count of items; see Trainer.compute_loss.
     accepts_loss_kwargs = False
-    # What ASiT's pretraining keeps beside its encoder.
+    # Weights that only ASiT's pretraining needs.
     _keys_to_ignore_on_load_unexpected = [r"^student", r"^teacher_", r"_center$"]
 
     def __init__(self, config: DualSSASTConfig, *args, **kwargs):
@@ -371,10 +512,11 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, DualSSASTEmbeddings):
             init.trunc_normal_(module.prefix_tokens, std=std)
             init.trunc_normal_(module.position_embeddings, std=std)
-        elif isinstance(module, LayerFusion) and module.fusion == "weighted":
+        elif isinstance(module, LayerFusion) and module.mode == "weighted":
             init.zeros_(module.layer_weights)
 
     def get_input_embeddings(self) -> nn.Module:
+        """Returns the patch projection."""
         return self.base_model.embeddings.projection
 
     def resize_position_embeddings(
@@ -384,16 +526,16 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
         time_stride: Optional[int] = None,
     ):
         """
-        Moves the model to another patch grid by SSAST's rule (centre cut when smaller, bilinear interpolation when
-        larger) and updates the configuration. What is not given stays.
+        Resizes the model to another patch grid by SSAST's rule (Gong et al., AAAI 2022, section 3.3): centre cut if
+        smaller, bilinear interpolation if larger. Updates the configuration. What is `None` keeps its value.
 
         Args:
-            max_length: frames
-            frequency_stride: mel bins
-            time_stride: frames
+            max_length: Longest input in frames.
+            frequency_stride: Step between patches in mel bins.
+            time_stride: Step between patches in frames.
 
         Raises:
-            ValueError: the patch does not fit or a stride skips audio.
+            ValueError: The patch does not fit, or a stride skips audio.
         """
         wanted = {"max_length": max_length, "frequency_stride": frequency_stride, "time_stride": time_stride}
         wanted = {name: getattr(self.config, name) if value is None else value for name, value in wanted.items()}
@@ -407,19 +549,34 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
             self._rebuild_head(fused_size)
 
     def _rebuild_head(self, old_fused_size: int):
-        """Called when the fused representation has changed its size, which only `readout="frames"` can."""
+        """Rebuilds a head after `fused_size` changed, which happens with `readout="frames"` only. Here: no head."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
         """
-        Loads a model as Transformers does. `max_length`, `frequency_stride` and `time_stride` may differ from the
-        checkpoint's: its positions are loaded first, then resized by `resize_position_embeddings`.
+        Loads a model like Transformers does, with another patch grid if asked for.
+
+        `max_length`, `frequency_stride` and `time_stride` may differ from the checkpoint's: the positions are loaded
+        first, then resized by `resize_position_embeddings`.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub name.
+            *model_args: Arguments of the model's constructor.
+            config: Configuration instead of the stored one.
+            **kwargs: Configuration fields to override, and arguments of Transformers' `from_pretrained`.
+
+        Returns:
+            The model, or a tuple of it and the loading report with `output_loading_info=True`.
+
+        Raises:
+            ValueError: A value or a combination of values is impossible.
+            OSError: There is no such checkpoint.
         """
         wanted = {name: kwargs.pop(name) for name in GEOMETRY if name in kwargs}
         if pretrained_model_name_or_path is not None and config is not None and not isinstance(config, (str, bytes)):
             hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
             stored, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub)
-            # Weights without a config.json are what the given one describes.
+            # Without a config.json the given configuration describes the weights.
             stored = cls.config_class.from_dict(stored) if stored else config
             wanted = {name: getattr(config, name) for name in GEOMETRY} | wanted
             config = copy.deepcopy(config)
@@ -429,19 +586,33 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if any(getattr(model.config, name) != value for name, value in wanted.items()):
             model.resize_position_embeddings(**wanted)
-        model._freeze_unreached()  # Transformers 5 replaces the parameters, and with them their requires_grad
+        model._freeze_unreached()  # Transformers 5 replaces the parameters, which resets requires_grad
         return loaded
 
     def _freeze_unreached(self):
-        """Freezes what can get no gradient; nothing, unless a head stops the encoder early."""
+        """Freezes parameters that cannot get a gradient: none, unless a head stops the encoder early."""
 
 
 class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
     """
-    The encoder and the fused representation.
+    Encodes spectrograms and fuses several layers into one vector per clip (Choi et al., Neurocomputing 623, 2025).
 
-    `pooler_output` (batch, config.fused_size) is what the classifier reads, and the embedding of a clip; `embed` gives
-    it for waveforms of any rate and length, `embed_frames` what is said over time.
+    `pooler_output` (batch, config.fused_size) is the input of the classifier and the embedding of a clip. `embed`
+    computes it for waveforms of any sampling rate and length, `embed_frames` computes embeddings over time.
+
+    Args:
+        config: Configuration of the encoder.
+        add_fusion: Whether to add the fusion. Without it `pooler_output` is `None`.
+
+    Example:
+        ```python
+        >>> from modeling_dual_ssast import DualSSASTFeatureExtractor, DualSSASTModel
+
+        >>> extractor = DualSSASTFeatureExtractor.from_pretrained("FOLDER")
+        >>> model = DualSSASTModel.from_pretrained("FOLDER").eval()
+        >>> features = extractor(waveform, sampling_rate=16000, return_tensors="pt")
+        >>> embedding = model(**features).pooler_output  # (1, 1536) for a base model
+        ```
     """
 
     def __init__(self, config: DualSSASTConfig, add_fusion: bool = True):
@@ -468,26 +639,33 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         return_dict: Optional[bool] = None,
     ) -> Union[tuple, BaseModelOutputWithPooling]:
         """
+        Encodes a batch of spectrograms.
+
         Args:
-            input_values: (batch, frames, mel), normalised, at most `config.max_length` frames
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right
-            bool_masked_pos: (batch, patches), true for patches that `mask_token` (hidden,) replaces
-            last_layer: stop after this block; `last_hidden_state` is then this block's
-            output_attentions: return the attention weights, which are then computed by the eager implementation
+            input_values: (batch, frames, mel), normalised, at most `config.max_length` frames.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            bool_masked_pos: Boolean (batch, patches), true for patches that `mask_token` replaces.
+            mask_token: (hidden,), needed with `bool_masked_pos`.
+            last_layer: Number of the block to stop after. `last_hidden_state` is then its output, normalised.
+            output_attentions: Whether to return the attention weights. The eager implementation then computes them.
+            output_hidden_states: Whether to return the hidden states.
+            return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
 
         Returns:
             `last_hidden_state` (batch, prefix + patches, hidden) after the final LayerNorm; `pooler_output` (batch,
-            config.fused_size); `hidden_states`, num_hidden_layers + 1 states before that norm, the embedding first;
-            `attentions`, per block (batch, heads, tokens, tokens).
+                config.fused_size); if asked for, `hidden_states`, num_hidden_layers + 1 states (batch, prefix +
+                patches, hidden) before that LayerNorm, the embedding first, and `attentions`, per block (batch, heads,
+                tokens, tokens).
 
         Raises:
-            ValueError: shapes that do not fit, or more frames than `config.max_length`.
+            ValueError: Shapes that do not fit, or more frames than `config.max_length`.
         """
         config = self.config
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         last_layer = config.num_hidden_layers if last_layer is None else last_layer
-        kept = set(range(last_layer + 1)) if output_hidden_states else set(self.fusion.layers if self.fusion else ())
+        fused = self.fusion.layer_indices if self.fusion else ()
+        kept = range(last_layer + 1) if output_hidden_states else fused
 
         state, patch_mask = self.embeddings(input_values, attention_mask, bool_masked_pos, mask_token)
         states, attentions = {0: state} if 0 in kept else {}, []
@@ -514,9 +692,16 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         implementation: Optional[str] = None,
     ) -> Iterator[tuple[torch.Tensor, Optional[torch.Tensor]]]:
         """
-        The state after each block and its attention weights (`None` unless eager), as they are computed.
+        Runs blocks one after the other, with activation checkpointing if it is on.
 
-        state: (batch, tokens, hidden); token_mask: (batch, tokens), `None` where all tokens hold audio
+        Args:
+            layers: Blocks to run.
+            state: (batch, tokens, hidden).
+            token_mask: Boolean (batch, tokens), true for audio, or `None` if all tokens hold audio.
+            implementation: Attention implementation. The default is the configuration's.
+
+        Yields:
+            Per block its output (batch, tokens, hidden) and its attention weights (`None` unless eager).
         """
         implementation = self.config._attn_implementation if implementation is None else implementation
         mask = attention_mask_for(implementation, token_mask, state.dtype)
@@ -528,18 +713,36 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
             yield state, weights
 
     def reset_fusion(self):
-        """Equal weights and norms that change nothing in the place of what is learned of the fused layers."""
+        """Resets the learned parts of the fusion: equal layer weights, and LayerNorms of scale 1 and shift 0."""
         self.fusion = DualSSASTFusion(self.config).to(self.device, self.dtype)
 
     def token_mask(self, patch_mask: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
-        """(batch, patches) -> (batch, prefix + patches); the prefix always takes part."""
+        """Extends a mask of patches by the prefix: (batch, patches) -> (batch, prefix + patches); `None` stays."""
         if patch_mask is None:
             return None
         return torch.cat((patch_mask.new_ones(patch_mask.shape[0], self.config.num_prefix_tokens), patch_mask), dim=1)
 
 
 class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel):
-    """The encoder, its fused representation and a classifier: one label, several labels, or numbers per clip."""
+    """
+    Classifies clips by the fused representation of a Dual SSAST encoder: one label, several, or numbers per clip.
+
+    The encoder stops after the highest fused layer, unless hidden states or attentions are asked for.
+
+    Args:
+        config: Configuration of encoder and classifier.
+
+    Example:
+        ```python
+        >>> from modeling_dual_ssast import DualSSASTFeatureExtractor, DualSSASTForAudioClassification
+
+        >>> extractor = DualSSASTFeatureExtractor.from_pretrained("FOLDER")
+        >>> model = DualSSASTForAudioClassification.from_pretrained("FOLDER").eval()
+        >>> features = extractor(waveform, sampling_rate=16000, return_tensors="pt")
+        >>> model.predict_labels(model(**features).logits)
+        ['dog']
+        ```
+    """
 
     def __init__(self, config: DualSSASTConfig):
         super().__init__(config)
@@ -550,7 +753,7 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         self._freeze_unreached()
 
     def _freeze_unreached(self):
-        """Parameters that the early exit leaves without a gradient: DDP with checkpointing cannot bear them."""
+        """Freezes parameters that the early exit leaves without a gradient: DDP with checkpointing fails on them."""
         unreached = list(self.dual_ssast.layers[self.last_layer :])
         if self.config.fusion_norm != "shared":
             unreached.append(self.dual_ssast.layernorm)
@@ -559,7 +762,7 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
 
     @property
     def last_layer(self) -> int:
-        """The highest fused layer, after which the encoder stops."""
+        """Highest fused layer, after which the encoder stops."""
         return max(self.config.fused_layers)
 
     def forward(
@@ -572,13 +775,23 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         return_dict: Optional[bool] = None,
     ) -> Union[tuple, SequenceClassifierOutput]:
         """
+        Classifies a batch of spectrograms.
+
         Args:
-            input_values, attention_mask, output_attentions, output_hidden_states: as for [`DualSSASTModel`]
-            labels: classes (batch,), or floats (batch, labels): several true classes, or the soft labels of mixup
-                where `config.problem_type` is `single_label_classification`
+            input_values: (batch, frames, mel), normalised, at most `config.max_length` frames.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            labels: Classes (batch,), or floats (batch, labels): several true labels, regression targets, or the soft
+                labels of mixup if `config.problem_type` is `"single_label_classification"`.
+            output_attentions: Whether to return the attention weights. The eager implementation then computes them.
+            output_hidden_states: Whether to return the hidden states.
+            return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
 
         Returns:
-            `loss` if there are labels, `logits` (batch, labels), `hidden_states` and `attentions` if asked for.
+            `loss` (scalar) if there are labels, `logits` (batch, labels), and `hidden_states` and `attentions` like
+                those of [`DualSSASTModel`] if asked for.
+
+        Raises:
+            ValueError: Shapes that do not fit, or more frames than `config.max_length`.
         """
         config = self.config
         inspects = any((output_attentions, output_hidden_states, config.output_attentions, config.output_hidden_states))
@@ -595,7 +808,7 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def reset_classifier(self):
-        """Puts a new, random classifier in the place of the present one."""
+        """Replaces the classifier by a new one with random weights."""
         like = self.classifier.dense.weight
         self.classifier = DualSSASTClassifierHead(self.config).to(like.device, like.dtype)
         self.classifier.apply(self._init_weights)
@@ -611,10 +824,16 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
 @dataclass
 class DualSSASTForPreTrainingOutput(ModelOutput):
     """
-    loss: discriminative + 10 * generative, or the one that `config.pretraining_objective` names
-    discriminative_loss, discriminative_accuracy, generative_loss: scalars; `None` for an objective that is off
-    reconstruction: (batch, patches, mel bins * frames of a patch), row by row of the patch; `None` without generation
-    num_masked: (batch,), patches that were masked
+    Holds the losses of masked spectrogram patch modelling.
+
+    Attributes:
+        loss: Scalar, discriminative + 10 * generative, or the loss that `config.pretraining_objective` names.
+        discriminative_loss: Scalar; `None` if the objective is off.
+        discriminative_accuracy: Scalar; `None` if the objective is off.
+        generative_loss: Scalar; `None` if the objective is off.
+        reconstruction: (batch, patches, mel bins * frames of a patch), row by row of the patch; `None` if the
+            generative objective is off.
+        num_masked: (batch,), number of masked patches.
     """
 
     loss: torch.Tensor = None
@@ -627,8 +846,13 @@ class DualSSASTForPreTrainingOutput(ModelOutput):
 
 class DualSSASTDecoder(nn.Module):
     """
-    What fills in the masked patches when the encoder has read only the others (MAE-AST, Baade et al., Interspeech
-    2022). Where a token is, it learns from the encoder's own positions.
+    Decodes masked patches in MAE-style pretraining (MAE-AST, Baade et al., Interspeech 2022): the encoder sees visible
+    patches only.
+
+    Reuses the encoder's position embeddings. [`DualSSASTForPreTraining`] runs its blocks.
+
+    Args:
+        config: Configuration with `num_decoder_layers`.
     """
 
     def __init__(self, config: DualSSASTConfig):
@@ -639,11 +863,17 @@ class DualSSASTDecoder(nn.Module):
 
 class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
     """
-    Masked spectrogram patch modelling (Gong et al., AAAI 2022, section 2.2): tell the masked patches of a clip apart
-    (discriminative), and paint them (generative).
+    Pretrains by masked spectrogram patch modelling (Gong et al., AAAI 2022, section 2.2): identifies each masked patch
+    among the masked patches of the clip (discriminative, InfoNCE) and reconstructs it (generative, MSE).
 
-    The heads read every patch and the losses leave out those that are not masked, so that shapes, and with them memory
-    and compiled code, do not depend on the masks.
+    The heads read every patch and the losses skip visible patches, so that shapes, memory and compiled code do not
+    depend on the masks.
+
+    Args:
+        config: Configuration; the strides must equal the patch size.
+
+    Raises:
+        ValueError: The patches overlap.
     """
 
     GENERATIVE_WEIGHT = 10.0
@@ -674,7 +904,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
             init.trunc_normal_(self.mask_token, std=self.config.initializer_range)
 
     def _freeze_unreached(self):
-        """The head of an objective that is off stays, so that a checkpoint keeps it, and gets no gradient."""
+        """Freezes the head of an objective that is off. The head stays, so that checkpoints keep it."""
         unused = {"generative": self.discriminative_head, "discriminative": self.generative_head}
         if self.config.pretraining_objective in unused:
             unused[self.config.pretraining_objective].requires_grad_(False)
@@ -687,12 +917,22 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         return_dict: Optional[bool] = None,
     ) -> Union[tuple, DualSSASTForPreTrainingOutput]:
         """
+        Computes the pretraining losses of a batch.
+
         Args:
-            input_values: (batch, frames, mel), normalised
-            attention_mask: (batch, frames), 1 for audio and 0 for padding
-            bool_masked_pos: (batch, patches), true for masked patches, which must hold audio; or (batch, 2, patches):
-                one mask for each objective, the discriminative first, with `config.shared_mask` off. Drawn by
-                `sample_mask` when it is not given.
+            input_values: (batch, frames, mel), normalised, at most `config.max_length` frames.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            bool_masked_pos: Boolean (batch, patches), true for masked patches, which must hold audio; or (batch, 2,
+                patches) without `config.shared_mask`: a mask per objective, the discriminative first. By default
+                `sample_mask` draws it.
+            return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
+
+        Returns:
+            A [`DualSSASTForPreTrainingOutput`].
+
+        Raises:
+            ValueError: Shapes that do not fit, more frames than `config.max_length`, or two masks with
+                `config.shared_mask`.
         """
         objective = self.config.pretraining_objective
         if bool_masked_pos is None:
@@ -719,7 +959,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def patchify(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """(batch, frames, mel) -> (batch, patches, values of a patch), what both objectives aim at."""
+        """Cuts the targets of both objectives: (batch, frames, mel) -> (batch, patches, values of a patch)."""
         spectrogram = self.dual_ssast.embeddings.pad_frames(input_values, attention_mask)
         spectrogram = spectrogram.transpose(1, 2).unsqueeze(1)  # (batch, 1, mel, frames)
         return nn.functional.unfold(spectrogram, self.config.patch_shape, stride=self.config.patch_shape).mT
@@ -727,7 +967,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
     def _encode(
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor
     ) -> torch.Tensor:
-        """The states of all patches, (batch, patches, hidden), without having seen the masked ones."""
+        """Encodes a batch without the content of masked patches: -> (batch, patches, hidden)."""
         if self.decoder is not None:
             return self._encode_visible(input_values, attention_mask, masked)
         outputs = self.dual_ssast(
@@ -738,7 +978,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
     def _encode_visible(
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor
     ) -> torch.Tensor:
-        """The encoder reads what is not masked, the decoder puts mask tokens between."""
+        """Encodes the visible patches, then decodes all patches with mask tokens: -> (batch, patches, hidden)."""
         encoder, num_prefix = self.dual_ssast, self.config.num_prefix_tokens
         tokens, patch_mask = encoder.embeddings(input_values, attention_mask)
         prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
@@ -746,7 +986,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         counts = (~hidden).sum(dim=1)
         longest = int(counts.max())
         places = hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]  # the visible ones come first
-        is_visible = torch.arange(longest, device=counts.device) < counts.unsqueeze(1)  # (batch, longest)
+        is_visible = frame_mask(counts, longest)  # (batch, longest)
         index = places.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
 
         state = torch.cat((prefix, patches.gather(1, index)), dim=1)
@@ -765,8 +1005,15 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
 
     def sample_mask(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
         """
-        Squares for patch models, single frames for frame models, `config.mask_ratio` of each clip's patches: boolean
-        (batch, patches), or (batch, 2, patches) where the objectives do not share their mask.
+        Draws masks of `config.mask_ratio` of each clip's patches: squares for patch models, single patches for frame
+        models.
+
+        Args:
+            input_values: (batch, frames, mel).
+            attention_mask: (batch, frames), 1 for audio and 0 for padding.
+
+        Returns:
+            Boolean (batch, patches), or (batch, 2, patches) for two objectives without `config.shared_mask`.
         """
         config = self.config
         batch, num_frames = input_values.shape[:2]
@@ -782,6 +1029,17 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         return mask if copies == 1 else mask.unflatten(0, (batch, copies))
 
     def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):
+        """
+        Resizes the model to another `max_length`, like [`DualSSASTPreTrainedModel`]; the strides must stay.
+
+        Args:
+            max_length: Longest input in frames.
+            frequency_stride: `None` or the patch's mel bins.
+            time_stride: `None` or the patch's frames.
+
+        Raises:
+            ValueError: Another stride, or a patch that does not fit.
+        """
         patch = self.config.patch_shape
         given = (frequency_stride, time_stride)
         strides = tuple(side if stride is None else stride for stride, side in zip(given, patch))
@@ -797,12 +1055,18 @@ def contrast(
     targets: torch.Tensor, predictions: torch.Tensor, masked: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    InfoNCE among the masked patches of each clip (SSAST, equation 1), and how often the right target scores highest.
+    Computes InfoNCE among the masked patches of each clip (SSAST, Gong et al., AAAI 2022, equation 1).
 
-    As in the published code the softmax runs over the predictions, and the accuracy takes the target of the highest
-    probability (not of the highest score).
+    The softmax runs over the predictions, and the accuracy takes the target of the highest probability (not of the
+    highest score), like in the published code.
 
-    targets, predictions: (batch, patches, values); masked: (batch, patches)
+    Args:
+        targets: (batch, patches, values of a patch).
+        predictions: (batch, patches, values of a patch).
+        masked: Boolean (batch, patches).
+
+    Returns:
+        The loss, and the share of masked patches whose right target is the most probable; scalars.
     """
     with torch.autocast(targets.device.type, enabled=False):  # half precision would tie neighbouring patches
         scores = targets.float() @ predictions.float().transpose(1, 2)  # (batch, targets, predictions)
@@ -816,8 +1080,15 @@ def contrast(
 
 def clipwise_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
-    The mean over the clips of each clip's mean, so that short clips count like long ones and several processes
-    like one: (batch, patches) -> scalar
+    Averages over the clips each clip's mean, so that short clips count like long ones and several processes give the
+    result of one.
+
+    Args:
+        values: (batch, patches).
+        mask: Boolean (batch, patches), true for values that count.
+
+    Returns:
+        Scalar.
     """
     return (torch.where(mask, values, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
 

@@ -5,8 +5,8 @@ PANNs' CNN14 (Kong et al., IEEE/ACM TASLP 2020) with composed features (Niizumi 
 Shapes: `input_values` (batch, frames, mel) in dB -> maps of six blocks -> time frames (batch, frames // 32, size) ->
 `pooler_output` (batch, config.fused_size) -> `logits` (batch, labels).
 
-Where clips of several lengths share a batch, what lies behind the end of a clip is zero before every convolution, as
-the convolution's own padding is at the end of a clip that is alone.
+In a batch of several lengths, padded frames are zero before every convolution, like the convolution's own padding at
+the end of a single clip.
 """
 
 from collections.abc import Iterator
@@ -17,26 +17,32 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .classifier_dual_ssast import DualSSASTClassifierHead
-from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 fetches only what this file names
-from .configuration_dual_ssast import StrictConfig  # noqa: F401  itself, not what its siblings need in their turn
+from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
+from .configuration_dual_ssast import StrictConfig  # noqa: F401  this file names what its siblings import
 from .configuration_panns_cnn14 import CNN14_BLOCKS, CNN14_TIME_STRIDE, PannsCnn14Config
 from .embedding_dual_ssast import EmbeddingMixin, TimeGrid
-from .fusion_dual_ssast import pool_tokens
-from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel, frame_mask
+from .fusion_dual_ssast import frame_mask, pool_tokens
+from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """
-    Batch normalisation that hears nothing of what lies behind the end of a clip, neither in training, where it would
-    move the statistics, nor in its output, where it is zero.
-    """
+    """Applies batch norm without padding: padded frames do not enter the statistics, and are zero in the output."""
 
     def forward(self, maps: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
-        """maps: (batch, channels, time, rows); mask: boolean (batch, time), `None` where all is audio"""
+        """
+        Normalises maps per channel.
+
+        Args:
+            maps: (batch, channels, time, rows).
+            mask: Boolean (batch, time), true for audio, or `None` if all is audio.
+
+        Returns:
+            (batch, channels, time, rows).
+        """
         if mask is None:
             return super().forward(maps)
         if not self.training:
-            return zero_behind(super().forward(maps), mask)
+            return zero_padding(super().forward(maps), mask)
         columns = maps.transpose(1, 2)  # (batch, time, channels, rows)
         normed = super().forward(columns[mask].unsqueeze(-1))  # (true columns, channels, rows, 1)
         restored = torch.zeros_like(columns, dtype=normed.dtype)
@@ -45,7 +51,15 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
 
 
 class PannsCnn14Block(nn.Module):
-    """Two convolutions and a mean over squares: (batch, in, time, rows) -> (batch, out, time / 2, rows / 2)"""
+    """
+    Applies two convolutions with batch norm and ReLU, then average pooling over squares.
+
+    Args:
+        inputs: Input channels.
+        outputs: Output channels.
+        pool_size: Side of the squares; 1 for no pooling.
+        dropout: Dropout of the output.
+    """
 
     def __init__(self, inputs: int, outputs: int, pool_size: int, dropout: float):
         super().__init__()
@@ -59,7 +73,16 @@ class PannsCnn14Block(nn.Module):
     def forward(
         self, maps: torch.Tensor, lengths: Optional[torch.Tensor]
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """lengths: (batch,), columns of each clip, `None` where all are audio. Returns the halved ones too."""
+        """
+        Computes the block's maps.
+
+        Args:
+            maps: (batch, inputs, time, rows).
+            lengths: (batch,), columns of each clip that hold audio, or `None` if all do.
+
+        Returns:
+            (batch, outputs, time / pool_size, rows / pool_size), and the lengths divided by `pool_size`.
+        """
         mask = None if lengths is None else frame_mask(lengths, maps.shape[2])
         maps = self.bn1(self.conv1(maps), mask).relu()
         maps = self.bn2(self.conv2(maps), mask).relu()
@@ -67,14 +90,16 @@ class PannsCnn14Block(nn.Module):
             maps = nn.functional.avg_pool2d(maps, self.pool_size)
             if lengths is not None:
                 lengths = lengths // self.pool_size
-                maps = zero_behind(maps, frame_mask(lengths, maps.shape[2]))
+                maps = zero_padding(maps, frame_mask(lengths, maps.shape[2]))
         return self.dropout(maps), lengths
 
 
 class PannsCnn14Embedding(nn.Module):
     """
-    The original's embedding: mean over frequency, mean + max over time, Linear, ReLU. Its scores are one Linear
-    further.
+    Computes the original's embedding (Kong et al., IEEE/ACM TASLP 2020): mean + max over time, Linear, ReLU.
+
+    Args:
+        config: Configuration of CNN14.
     """
 
     def __init__(self, config: PannsCnn14Config):
@@ -83,21 +108,35 @@ class PannsCnn14Embedding(nn.Module):
         self.fc1 = nn.Linear(config.channels[-1], config.embedding_size)
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(batch, time frames, channels), boolean (batch, time frames) -> (batch, embedding_size)"""
+        """
+        Embeds the last block's mean over frequency.
+
+        Args:
+            frames: (batch, time frames, channels).
+            mask: Boolean (batch, time frames), true for audio.
+
+        Returns:
+            (batch, config.embedding_size).
+        """
         pooled = pool_tokens(frames, mask, ["mean", "max"], "sum")
         return self.fc1(self.dropout(pooled)).relu()
 
 
 class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
     """
-    The network and a clip's vector, `pooler_output` (batch, config.fused_size): the composed feature, or the original's
-    embedding, as `config.readout` says.
+    Computes CNN14's maps (Kong et al., IEEE/ACM TASLP 2020) and one vector per clip.
+
+    `pooler_output` (batch, config.fused_size) is the composed feature (Niizumi et al., EUSIPCO 2022) or the original's
+    embedding, depending on `config.readout`.
+
+    Args:
+        config: Configuration of CNN14.
     """
 
     config_class = PannsCnn14Config
     base_model_prefix = "panns_cnn14"
     _no_split_modules = ["PannsCnn14Block"]
-    # Of the readout that the checkpoint has and this model has not.
+    # Keys of the other readout, which this model does not have.
     _keys_to_ignore_on_load_unexpected = [r"embedding\.fc1\.", r"^audioset_classifier\."]
 
     def __init__(self, config: PannsCnn14Config):
@@ -118,22 +157,25 @@ class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
 
     @property
     def frame_size(self) -> int:
+        """Size of a time frame's vector in `embed_frames`."""
         return self.config.channels[-1] if self.config.readout == "panns" else self.config.fused_size
 
     @property
     def time_grid(self) -> TimeGrid:
+        """Place of the time frames on the spectrogram."""
         return TimeGrid(CNN14_TIME_STRIDE, CNN14_TIME_STRIDE)
 
     def num_time_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the number of time frames of clips of `num_frames` spectrogram frames, integers (batch,)."""
         return num_frames.clamp(min=self.config.min_frames) // CNN14_TIME_STRIDE
 
     @property
     def used_blocks(self) -> list[int]:
-        """The blocks that the readout reads."""
+        """Blocks that the readout uses."""
         return [CNN14_BLOCKS[-1]] if self.config.readout == "panns" else self.config.fused_layers
 
     def unreached(self) -> list[nn.Module]:
-        """What lies behind the highest block in use, after which the network stops unless all maps are asked for."""
+        """Returns the blocks after the highest block in use; they run only if all maps are asked for."""
         return list(self.blocks[self.used_blocks[-1] :])
 
     def forward(
@@ -144,19 +186,22 @@ class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
         return_dict: Optional[bool] = None,
     ) -> Union[tuple, BaseModelOutputWithPooling]:
         """
+        Encodes a batch of spectrograms.
+
         Args:
-            input_values: (batch, frames, mel) in dB, of any length
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right
-            output_hidden_states: return the maps of all six blocks
+            input_values: (batch, frames, mel) in dB, of any length.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            output_hidden_states: Whether to return the maps of all six blocks.
+            return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
 
         Returns:
-            `last_hidden_state` (batch, frames // 32, size): what is pooled over time, composed features or, with
-            `readout="panns"`, the last block's mean over frequency; `pooler_output` (batch, config.fused_size);
-            `hidden_states`, six maps (batch, channels, columns in time, rows in frequency), zeros behind the end of a
-            clip.
+            `last_hidden_state` (batch, frames // 32, size), before the pooling over time: composed features or, with
+                `readout="panns"`, the last block's mean over frequency; `pooler_output` (batch, config.fused_size);
+                if asked for, `hidden_states`, six maps (batch, channels, columns in time, rows in frequency), zero in
+                padding.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: Shapes that do not fit.
         """
         config, panns = self.config, self.config.readout == "panns"
         if output_hidden_states is None:
@@ -175,14 +220,24 @@ class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def normalise_mels(self, spectrogram: torch.Tensor, lengths: Optional[torch.Tensor]) -> torch.Tensor:
-        """Batch normalisation of each mel bin: (batch, frames, mel) -> (batch, 1, frames, mel)"""
+        """Applies batch norm to each mel bin: (batch, frames, mel), lengths (batch,) -> (batch, 1, frames, mel)."""
         mask = None if lengths is None else frame_mask(lengths, spectrogram.shape[1])
         return self.bn0(spectrogram.transpose(1, 2).unsqueeze(-1), mask).permute(0, 3, 2, 1)
 
     def run_blocks(
         self, spectrogram: torch.Tensor, lengths: Optional[torch.Tensor], deepest: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Block and its map, (batch, channels, columns in time, rows in frequency), in order up to `deepest`."""
+        """
+        Runs the blocks up to number `deepest`.
+
+        Args:
+            spectrogram: (batch, frames, mel).
+            lengths: (batch,), frames of each clip that hold audio, or `None` if all do.
+            deepest: Number of the last block, from 1.
+
+        Yields:
+            Each block's number and its map (batch, channels, columns in time, rows in frequency).
+        """
         maps = self.normalise_mels(spectrogram, lengths)
         for block in CNN14_BLOCKS[:deepest]:
             maps, lengths = self.blocks[block - 1](maps, lengths)
@@ -191,9 +246,14 @@ class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
 
 class PannsCnn14ForAudioClassification(ComposedForAudioClassification):
     """
-    CNN14 and a classifier: LayerNorm and Linear on composed features, or with `readout="panns"` the original's one
-    Linear on its embedding. The two have names of their own, so that a checkpoint with either loads with the other
-    readout, and a classifier that is new.
+    Classifies clips by CNN14: LayerNorm and Linear on composed features, or the original's Linear on its embedding with
+    `readout="panns"`.
+
+    The two classifiers have different names, so that a checkpoint with one of them loads with the other readout, too.
+    The classifier is then new.
+
+    Args:
+        config: Configuration of network and classifier.
     """
 
     config_class = PannsCnn14Config
@@ -214,11 +274,12 @@ class PannsCnn14ForAudioClassification(ComposedForAudioClassification):
 
     @property
     def classifier(self) -> nn.Module:
+        """Classifier of the readout."""
         return self.audioset_classifier if self.config.readout == "panns" else self.composed_classifier
 
 
-def zero_behind(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Zeros where the mask is false: (batch, channels, time, rows), boolean (batch, time)"""
+def zero_padding(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Zeroes maps where the mask is false: (batch, channels, time, rows), boolean (batch, time) -> the same shape."""
     return maps.masked_fill(~mask[:, None, :, None], 0)
 
 

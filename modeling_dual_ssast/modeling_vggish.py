@@ -15,20 +15,24 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .classifier_dual_ssast import DualSSASTClassifierHead
-from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 fetches only what this file names
-from .configuration_dual_ssast import StrictConfig  # noqa: F401  itself, not what its siblings need in their turn
+from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
+from .configuration_dual_ssast import StrictConfig  # noqa: F401  this file names what its siblings import
 from .configuration_vggish import VGGISH_TIME_STRIDE, VGGishConfig
 from .embedding_dual_ssast import EmbeddingMixin, TimeGrid
-from .fusion_dual_ssast import compose_frames  # noqa: F401
-from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel, frame_mask
+from .fusion_dual_ssast import frame_mask
+from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel
 
 
 class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
     """
-    The network and the composed feature of a clip.
+    Computes VGGish's maps (Hershey et al., ICASSP 2017) and the composed feature of a clip (Niizumi et al., EUSIPCO
+    2022).
 
-    `pooler_output` (batch, config.fused_size) is what the classifier reads, and the embedding of a clip. With
+    `pooler_output` (batch, config.fused_size) is the input of the classifier and the embedding of a clip. With
     `fusion_layers=[21], temporal_pooling=["mean"]` it is VGGish's own embedding, averaged over the examples.
+
+    Args:
+        config: Configuration of VGGish.
     """
 
     config_class = VGGishConfig
@@ -52,13 +56,15 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
 
     @property
     def time_grid(self) -> TimeGrid:
+        """Place of the time frames on the spectrogram; windows do not cut through examples."""
         return TimeGrid(VGGISH_TIME_STRIDE, VGGISH_TIME_STRIDE, self.config.frames_per_example)
 
     def num_time_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the number of time frames of clips of `num_frames` spectrogram frames, integers (batch,)."""
         return self.config.num_examples(num_frames) * self.config.frames_per_example
 
     def unreached(self) -> list[nn.Module]:
-        """What lies behind the highest fused layer, after which the network stops unless all maps are asked for."""
+        """Returns the modules after the highest fused layer; they run only if all maps are asked for."""
         return [*self.features, *self.fc][self.config.fused_layers[-1] + 1 :]
 
     def forward(
@@ -69,25 +75,28 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
         return_dict: Optional[bool] = None,
     ) -> Union[tuple, BaseModelOutputWithPooling]:
         """
+        Encodes a batch of spectrograms.
+
         Args:
-            input_values: (batch, frames, mel), of any length
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right
-            output_hidden_states: return the maps of all nine ReLUs
+            input_values: (batch, frames, mel), of any length.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            output_hidden_states: Whether to return the maps of all nine ReLUs.
+            return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
 
         Returns:
-            `last_hidden_state` (batch, time frames, config.fused_size), the composed features before they are pooled
-            over time, zeros behind the end of a clip; `pooler_output` (batch, config.fused_size); `hidden_states`, in
-            the order of `config.layers`: six maps (batch, examples, channels, columns in time, rows in frequency) and
-            three outputs of Linear layers (batch, examples, size), zeros behind the end of a clip.
+            `last_hidden_state` (batch, time frames, config.fused_size), composed features before the pooling over time,
+                zero in padding; `pooler_output` (batch, config.fused_size); if asked for, `hidden_states` in the order
+                of `config.layers`: six maps (batch, examples, channels, columns in time, rows in frequency) and three
+                outputs of Linear layers (batch, examples, size), zero in padding.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: Shapes that do not fit.
         """
         config = self.config
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         examples, valid = self.split_examples(input_values, attention_mask)
-        # Padding is not computed, but where shapes must not depend on values: in compiled and exported graphs.
+        # Skips padding, except in compiled and exported graphs, whose shapes must not depend on values.
         computes_all = attention_mask is None or torch.compiler.is_compiling()
         flat = examples.flatten(0, 1) if computes_all else examples[valid]  # (true examples, time, mel)
         kept = config.layers if output_hidden_states else config.fused_layers  # long clips have large maps
@@ -105,19 +114,33 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        (batch, frames, mel) -> (batch, examples, config.example_length, mel), and which examples are a clip's,
-        boolean (batch, examples)
+        Cuts spectrograms into examples.
+
+        Args:
+            input_values: (batch, frames, mel).
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, or `None`.
+
+        Returns:
+            (batch, examples, config.example_length, mel), and a boolean mask (batch, examples), false for padding.
+
+        Raises:
+            ValueError: Shapes that do not fit.
         """
         config = self.config
         spectrogram, lengths = self.pad_frames(input_values, attention_mask)
         num_examples = config.num_examples(spectrogram.shape[1])
         wanted = num_examples * config.example_length
-        missing = max(wanted - spectrogram.shape[1], 0)  # of a partial example that is kept
+        missing = max(wanted - spectrogram.shape[1], 0)  # frames of a partial example that is kept
         spectrogram = nn.functional.pad(spectrogram, (0, 0, 0, missing), value=config.padding_value)[:, :wanted]
         return spectrogram.unflatten(1, (num_examples, -1)), frame_mask(config.num_examples(lengths), num_examples)
 
     def run_layers(self, examples: torch.Tensor, deepest: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """(examples, time, mel) -> layer and its map, (examples, channels, time, rows) or (examples, size), in order"""
+        """
+        Runs the modules up to ReLU `deepest`: (examples, time, mel) -> maps.
+
+        Yields:
+            Each ReLU's index and its map, (examples, channels, time, rows) or (examples, size).
+        """
         state = examples.unsqueeze(1)  # (examples, 1, time, mel)
         for layer, module in enumerate([*self.features, *self.fc][: deepest + 1]):
             if layer == len(self.features):
@@ -127,14 +150,19 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
                 yield layer, state
 
     def to_frames(self, layer_map: torch.Tensor) -> torch.Tensor:
-        """What a Linear layer says of an example, said of each of its time frames: (examples, size, frames, 1)"""
+        """Repeats a linear layer's output over the time frames of its example: -> (examples, size, frames, 1)."""
         if layer_map.ndim == 4:
             return layer_map
         return layer_map[:, :, None, None].expand(-1, -1, self.config.frames_per_example, -1)
 
 
 class VGGishForAudioClassification(ComposedForAudioClassification):
-    """VGGish and a classifier on its composed features."""
+    """
+    Classifies clips by the composed features of VGGish.
+
+    Args:
+        config: Configuration of network and classifier.
+    """
 
     config_class = VGGishConfig
     base_model_prefix = "vggish"
@@ -149,7 +177,16 @@ class VGGishForAudioClassification(ComposedForAudioClassification):
 
 
 def by_clip(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """(examples, ...), all or the true ones -> (batch, examples, ...), zeros where `valid` is false."""
+    """
+    Returns examples to their clips.
+
+    Args:
+        values: (examples, ...): all examples, or only the valid ones.
+        valid: Boolean (batch, examples), false for padding.
+
+    Returns:
+        (batch, examples, ...), zero where `valid` is false.
+    """
     if values.shape[0] == valid.numel():
         values = values.unflatten(0, tuple(valid.shape))
         return values.masked_fill(~valid.view(*valid.shape, *[1] * (values.ndim - 2)), 0)

@@ -21,7 +21,6 @@ from modeling_dual_ssast import (
     DualSSASTForAudioClassification,
     DualSSASTModel,
 )
-from modeling_dual_ssast.modeling_asit import cosine_schedule
 from training.pretraining import asit
 
 TINY = dict(
@@ -200,9 +199,9 @@ def test_schedules():
         "schedule_wd_3it": (0.04, 0.4, 0),
         "schedule_momentum_3it": (0.996, 1.0, 0),
     }.items():
-        values = [cosine_schedule(step, 300, *arguments) for step in range(300)]
+        values = [asit.cosine_schedule(step, 300, *arguments) for step in range(300)]
         np.testing.assert_allclose(values, expected[name], rtol=1e-9, atol=1e-15)
-    assert cosine_schedule(10, 5, 1.0, 0.0) == 0.0  # beyond the end it stays
+    assert asit.cosine_schedule(10, 5, 1.0, 0.0) == 0.0  # beyond the end it stays
     one = ASiTConfig(**TINY, warmup_teacher_temperature_epochs=1)
     assert [one.teacher_temperature_at(epoch) for epoch in (0, 1, 9)] == [0.04, 0.07, 0.07]
 
@@ -329,7 +328,7 @@ def test_positions_of_both_networks_are_resized(tmp_path):
     [
         ({"class_dim": 0}, "class_dim must be a positive integer, got 0"),
         ({"teacher_momentum": 1.5}, "teacher_momentum must be a number above 0 and at most 1, got 1.5"),
-        ({"student_temperature": 0}, "student_temperature must be a number above 0, got 0"),
+        ({"student_temperature": 0}, "student_temperature must be a positive number, got 0"),
         ({"corruption": "rain"}, "corruption must be one of zeros, noise, time, freq, got 'rain'"),
         ({"replacement_fraction": -0.1}, "replacement_fraction must be a number from 0 to 1, got -0.1"),
         ({"hidden_size": 15}, "multiple of num_attention_heads"),

@@ -514,7 +514,7 @@ def test_the_limit_is_warned_of_once():
     finally:
         logger.removeHandler(handler)
     assert messages == [
-        "Clips longer than max_length=37 frames (0.37 s) are cut there. Without max_length all of a clip is heard."
+        "Clips longer than max_length=37 frames (0.37 s) are cut there. Pass truncation=False to keep whole clips."
     ]
 
 
@@ -537,7 +537,7 @@ def test_extractors_are_saved_and_loaded(tmp_path, extractor_class, options, rat
         (
             lambda: VGGishFeatureExtractor(sampling_rate=32000),
             ValueError,
-            "hears audio at 16000 Hz, got sampling_rate=32",
+            "VGGish needs audio at 16000 Hz, got sampling_rate=32",
         ),
         (lambda: VGGishFeatureExtractor(window_size=512), TypeError, "unexpected keyword 'window_size'"),
         (lambda: VGGishFeatureExtractor()(noise(9), sampling_rate=44100), ValueError, "44100 Hz.* needs 16000 Hz"),

@@ -191,7 +191,7 @@ def test_every_point_can_be_asked_for(kind):
         ({"num_valid_frames": 0}, "got 0"),
         (
             {"rng": np.random.default_rng(0)},
-            "must be a numpy.random.RandomState, as corruption_rng makes, got a Generator",
+            "must be a numpy.random.RandomState, see corruption_rng, got a Generator",
         ),
         ({"spectrogram": np.zeros((1, 96, 128))}, "(frames, mel), got shape (1, 96, 128)"),
     ],

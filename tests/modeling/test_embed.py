@@ -90,7 +90,7 @@ def test_other_rates_are_resampled(folder, monkeypatch):
         return original(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_soxr)
-    with pytest.raises(ImportError, match="at 44100 Hz, but this model hears 16000 Hz: pip install soxr"):
+    with pytest.raises(ImportError, match="at 44100 Hz, but this model needs 16000 Hz: pip install soxr"):
         model.embed(audio, 44100)
     model.embed(soxr.resample(audio, 44100, RATE), RATE)  # needs no soxr
 
@@ -98,11 +98,11 @@ def test_other_rates_are_resampled(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("waveforms", "options", "message"),
     [
-        ([], {}, "there is no clip to embed"),
+        ([], {}, "the batch is empty: pass at least one clip"),
         (np.zeros((0,), dtype=np.float32), {}, "clip 0 is empty"),
         ([np.ones(400, dtype=np.float32), np.ones((400, 2), dtype=np.float32)], {}, r"clip 1 has shape \(400, 2\)"),
-        ([np.ones(400, dtype=np.int16)], {}, "clip 0 holds torch.int16 samples"),
-        ([np.full(400, np.nan)], {}, "clip 0 holds NaN"),
+        ([np.ones(400, dtype=np.int16)], {}, "clip 0 holds int16 samples"),
+        ([np.full(400, np.nan)], {}, "clip 0 holds 400 NaN or infinite samples"),
         ([np.ones(400)], {"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ([np.ones(400)], {"window_s": 9}, "window_s must be positive and at most max_length's 0.655 s, got 9"),
         ([np.ones(400)], {"sampling_rate": -1}, "sampling_rate must be a positive number of Hz, got -1"),

@@ -135,12 +135,11 @@ def find_overrides(name: str, config, level: str, settings: dict) -> dict:
     if level == "layers":
         if getattr(config, "fusion_norm", None) == "separate":
             raise InputError(f"{name}: has a norm for each fused layer and none for the others; use --level clip")
-        if hasattr(config, "num_hidden_layers"):
-            found = {"fusion_layers": list(range(config.num_hidden_layers + 1)), "fusion": "concat", **found}
-        else:
-            # PANNs' own readout has no layers.
-            composed = {"readout": "composed"} if hasattr(config, "readout") else {}
-            found = {"fusion_layers": list(getattr(config, "layers", ())), **composed, **found}
+        found = {"fusion_layers": list(config.layers), **found}
+        if hasattr(config, "fusion"):
+            found = {"fusion": "concat", **found}
+        elif hasattr(config, "readout"):
+            found = {"readout": "composed", **found}  # PANNs' own readout has no layers
     if hasattr(config, "temporal_pooling") and "pooling" in found:
         found["temporal_pooling"] = found.pop("pooling")
     unknown = [field for field in found if not hasattr(config, field)]

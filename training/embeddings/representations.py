@@ -11,9 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
-from modeling_dual_ssast.configuration_dual_ssast import READOUTS  # noqa: F401  those of the encoders of patches
-from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, time_frames
-from modeling_dual_ssast.modeling_composed import frame_mask
+from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, frame_mask, time_frames, to_feature_map
 
 from ..base.arguments import EncoderArguments
 from ..base.inference import explained, load_encoder
@@ -23,11 +21,6 @@ from ..errors import InputError
 from .shards import Shards
 
 COMPOSED = "composed"  # the only readout of the convolutional networks that a sweep can compose
-
-
-def layers_of(config) -> list[int]:
-    """Returns the layers that `fusion_layers` can name, from the input on."""
-    return list(config.layers) if isinstance(config, ComposedConfig) else list(range(config.num_hidden_layers + 1))
 
 
 def name_of(readout: str, layer: int, pooling: str | None = None) -> str:
@@ -61,7 +54,7 @@ def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Te
         state = state if config.fusion_norm == "none" else model.layernorm(state)
         found[name_of("prefix", layer)] = state[:, :num_prefix].mean(dim=1)
         patches = state[:, num_prefix:]
-        frames = time_frames(patches.transpose(1, 2).unflatten(2, (rows, -1)))  # (clips, columns, hidden * rows)
+        frames = time_frames(to_feature_map(patches, rows))  # (clips, columns, hidden * rows)
         mask = (
             torch.ones(patches.shape[:2], dtype=torch.bool, device=state.device) if patch_mask is None else patch_mask
         )
@@ -179,7 +172,7 @@ def load_for_recipe(model_arguments: EncoderArguments, extractor, fuse_all: bool
         raise InputError("model_name_or_path: is not set; name the checkpoint whose layers are to be compared")
     changes = config_changes(model_arguments, config) | {"padding_value": extractor.padding_value}
     if fuse_all and isinstance(config, ComposedConfig):
-        changes |= {"fusion_layers": layers_of(config)}
+        changes |= {"fusion_layers": list(config.layers)}
         changes |= {"readout": COMPOSED} if hasattr(config, "readout") else {}
     with explained(f"model: {name}", "cannot be loaded with these settings", "correct the recipe"):
         return load_encoder(name, model_arguments.model_revision, **changes)

@@ -33,7 +33,7 @@ from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
 from ..files import fingerprint, write_json
 from .arguments import SweepArguments
-from .representations import COMPOSED, block_features, blocks, fill_shards, layers_of, load_for_recipe, subsets
+from .representations import COMPOSED, block_features, blocks, fill_shards, load_for_recipe, subsets
 from .ridge import make_targets, metric_of, score_all
 from .shards import Shards
 from .sweep_plots import plot_heat_maps, plot_layers
@@ -148,7 +148,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     fill_shards(shards, model, dataset, batch_size, workers, arguments.storage_dtype)
     encoded = time.perf_counter()
     arrays = shards.load()
-    found = candidates(layers_of(model.config), readouts)
+    found = candidates(list(model.config.layers), readouts)
     name, metric = metric_of(label_set.problem_type)
     scores = score_all(
         lambda block: block_features(arrays, *block),
@@ -161,7 +161,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     )
     seconds = {"encoding": encoded - started, "scoring": time.perf_counter() - encoded}
     results = Results(
-        found, make_table(found, scores, name), name, layers_of(model.config), len(clips), len(folds), seconds
+        found, make_table(found, scores, name), name, list(model.config.layers), len(clips), len(folds), seconds
     )
     recipe = {"task": "sweep"} | outputs.describe_recipe(model_arguments, data_arguments, arguments)
     write_outputs(folder, results, recipe, model.config, arguments.figure_format)

@@ -8,7 +8,6 @@ from transformers import TrainerCallback
 
 from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining
 from modeling_dual_ssast.corruption_asit import LARGEST_SIDE, corrupt, corruption_rng, replace_from_batch
-from modeling_dual_ssast.modeling_asit import cosine_schedule
 
 from ..base.arguments import EncoderArguments
 from ..data.arguments import UnlabelledDataArguments
@@ -106,6 +105,20 @@ class AsitExamples(Examples):
                 num_valid_frames=lengths,
             )
         return {**clean, "corrupted_values": corrupted, "corruption_mask": masks}
+
+
+def cosine_schedule(
+    step: int, num_steps: int, first: float, last: float, num_warmup_steps: int = 0, start: float = 0.0
+) -> float:
+    """
+    Returns the value at `step`: a linear rise from `start` to `first` over the warm-up, then a cosine to `last`.
+
+    `first` is reached at the warm-up's last step and `last` one step after the end, like in the published code.
+    """
+    if step < num_warmup_steps:
+        return start + (first - start) * step / max(num_warmup_steps - 1, 1)
+    progress = (step - num_warmup_steps) / max(num_steps - num_warmup_steps, 1)
+    return last + 0.5 * (first - last) * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 class Schedules(TrainerCallback):
