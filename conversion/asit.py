@@ -17,7 +17,7 @@ from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTConfig,
 
 from . import deit
 from .checkpoint import ConversionError, Tensors, find_state_dict, read_checkpoint
-from .options import Options
+from .options import Family, Options, grid, statistics, task
 from .result import Converted, build_model, dtype_notes, make_feature_extractor, resize
 from .ssast import check_strides
 
@@ -326,3 +326,20 @@ def _make_extractor(checkpoint: Checkpoint, config: DualSSASTConfig, options: Op
     return extractor, [
         f"ASiT hears audio at {SAMPLING_RATE} Hz: the feature extractor refuses other rates, so resample first"
     ]
+
+
+FAMILY = Family(
+    name="asit",
+    source="a .pth file of the ASiT repository, with student and teacher",
+    convert=convert,
+    options={
+        **task(
+            "pretraining",
+            "encoder",
+            text="what to make; default: pretraining, with both networks; encoder: one of them alone, to be fine-tuned",
+        ),
+        "weights": {"choices": NETWORKS, "help": "the network to take; default: both, or teacher"},
+        **grid("resize to it"),
+        **statistics("the file's, else AudioSet's"),
+    },
+)

@@ -13,7 +13,7 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, Dual
 from .ast_original import AST_READOUT
 from .checkpoint import ConversionError, Tensors, find_state_dict, numbered_blocks, read_checkpoint
 from .labels import label_notes, label_settings
-from .options import Options
+from .options import LABELS, Family, Options, grid, statistics
 from .result import Converted, build_model, dtype_notes, padding_notes, resize
 
 BASE = "audio_spectrogram_transformer."
@@ -210,3 +210,11 @@ def _map_extractor(source: Path, config: DualSSASTConfig, options: Options):
                 "in config.json"
             )
     return DualSSASTFeatureExtractor(num_mel_bins=config.num_mel_bins, **settings), notes
+
+
+FAMILY = Family(
+    name="hf-ast",
+    source="a folder of Transformers' ASTForAudioClassification",
+    convert=convert,
+    options=grid("resize to it") | LABELS | statistics("the folder's, else AudioSet's"),
+)

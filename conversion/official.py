@@ -38,18 +38,15 @@ class Outcome:
     message: str = ""
 
 
-def add_parser(subparsers):
-    parser = subparsers.add_parser(
-        NAME,
-        help="the published checkpoints, converted",
-        description="Converts every published checkpoint that lies in a folder, verifies it and writes its card.",
-    )
+def add_parser(subparsers, text: str):
+    parser = subparsers.add_parser(NAME, description=text, allow_abbrev=False)
     parser.add_argument("--download-dir", type=Path, required=True, metavar="DIR", help="where the originals lie")
     parser.add_argument("--output-dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="where to write")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the catalogue")
     parser.add_argument("--push", metavar="USER", help="push each to USER/NAME on the Hub")
     parser.add_argument("--private", action="store_true", default=None, help="new repositories are private")
     parser.add_argument("--overwrite", action="store_true", help="convert again what was converted")
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -149,7 +146,7 @@ def convert(published: Published, path: Path, folder: Path) -> str:
         if not options["labels"].is_file():
             notes.append(f"{options['labels']} is not there, so its outputs are called LABEL_0, ...")
             del options["labels"]
-    converted = FAMILIES[published.family](path, Options(**options))
+    converted = FAMILIES[published.family].convert(path, Options(**options))
     wrong = published.wrong_shapes(converted.model.config, converted.feature_extractor)
     if wrong:
         raise ConversionError(f"{path} is another model than {published.name}: {'; '.join(wrong)}")

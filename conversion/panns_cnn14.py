@@ -16,7 +16,7 @@ from modeling_dual_ssast.feature_extraction_panns_cnn14 import VARIANTS, slaney_
 
 from .checkpoint import ConversionError, Tensors, open_checkpoint
 from .labels import label_notes, label_settings
-from .options import Options
+from .options import LABELS, Family, Options, task
 from .result import ComposedConverted, build_model, dtype_notes
 
 FRONT_END = ("spectrogram_extractor.", "logmel_extractor.")
@@ -179,3 +179,15 @@ def _map_head(tensors: Tensors, config: PannsCnn14Config) -> dict:
         "audioset_classifier.weight": tensors.take("fc_audioset.weight", labels, size),
         "audioset_classifier.bias": tensors.take("fc_audioset.bias", labels),
     }
+
+
+FAMILY = Family(
+    name="panns-cnn14",
+    source="a .pth file of PANNs' CNN14, for 16 or 32 kHz",
+    convert=convert,
+    options={
+        **task("classification", "encoder", text="what to make; default: classification, if the file can"),
+        "sampling_rate": {"type": int, "choices": tuple(VARIANTS), "help": "in Hz; for files without a front end"},
+        **LABELS,
+    },
+)

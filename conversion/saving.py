@@ -63,15 +63,15 @@ def save(
 def make_card(
     converted: Converted, name: str, source: Path, verified: tuple[int, float] | None, origin: Published | None
 ) -> ModelCard:
-    model, kind = converted.model, type(converted.model).__name__
+    model, auto_class = converted.model, type(converted.model)._auto_class
     return converted_card(
         name,
         model.config,
         converted.feature_extractor,
         title=converted.title,
         file_name=source.name,
-        is_classifier=kind.endswith("ForAudioClassification"),
-        is_pretraining=kind.endswith("ForPreTraining"),
+        is_classifier=auto_class == "AutoModelForAudioClassification",
+        is_pretraining=auto_class == "AutoModelForPreTraining",
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         notes=converted.notes,
         dropped=converted.dropped,

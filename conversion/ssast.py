@@ -7,7 +7,7 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification
 from . import deit
 from .checkpoint import ConversionError, Tensors, open_checkpoint
 from .labels import name_settings, read_labels
-from .options import Options
+from .options import LABELS, Family, Options, grid, statistics, task
 from .result import Converted, build_model, dtype_notes, make_feature_extractor, resize
 
 PRETEXT_HEADS = {"cpredlayer": "discriminative_head", "gpredlayer": "generative_head"}
@@ -153,3 +153,16 @@ def _convert_fine_tuned(tensors: Tensors, sizes: dict, options: Options) -> Conv
 
 def _kind(sizes: dict) -> str:
     return "frame" if deit.patch_shape(sizes)[0] == deit.NUM_MEL_BINS else "patch"
+
+
+FAMILY = Family(
+    name="ssast",
+    source="a .pth file of the SSAST repository: patch or frame model, pretrained or fine-tuned",
+    convert=convert,
+    options={
+        **task("pretraining", "classification", text="what to make; default: what the file holds"),
+        **grid("pretrained files are resized to it; it describes fine-tuned files, which do not store it"),
+        **LABELS,
+        **statistics(),
+    },
+)

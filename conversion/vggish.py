@@ -6,7 +6,7 @@ from modeling_dual_ssast import VGGishConfig, VGGishFeatureExtractor, VGGishMode
 from modeling_dual_ssast.configuration_vggish import VGGISH_TIME_STRIDE
 
 from .checkpoint import open_checkpoint
-from .options import Options
+from .options import Family, Options
 from .result import ComposedConverted, build_model, dtype_notes
 
 CONVOLUTIONS = (0, 3, 6, 8, 11, 13)  # in `features`
@@ -56,3 +56,6 @@ def convert(source: Path, options: Options) -> ComposedConverted:
         dropped=tensors.dropped,
         new=[],
     )
+
+
+FAMILY = Family(name="vggish", source="a .pth file of VGGish in PyTorch", convert=convert, options={})

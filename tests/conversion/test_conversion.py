@@ -23,7 +23,8 @@ from transformers import (
 
 from conversion import saving
 from conversion.__main__ import main
-from conversion.checkpoint import ConversionError
+from conversion.checkpoint import ConversionError, Tensors
+from conversion.families import FAMILIES
 from conversion.grids import read_grid
 from modeling_dual_ssast import DualSSASTForAudioClassification, DualSSASTForPreTraining
 
@@ -268,6 +269,29 @@ def test_command_tells_possible_grids(convert, fine_tuned):
 def test_contradicting_length_in_the_file(convert, pretrained):
     state = {**pretrained, "p_input_tdim": torch.tensor(112)}
     assert_refused(convert(state), "p_input_tdim 112", "8 x 7", "v.pos_embed holds 48")
+
+
+# ---- the command line ----
+
+
+def test_help_and_refusals_name_every_family(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed for name in (*FAMILIES, "export-ssast", "build-official"))
+    with pytest.raises(ConversionError) as error:
+        Tensors({}, tmp_path / "foreign.pth", "an SSAST checkpoint").require("v.cls_token")
+    assert all(name in str(error.value) for name in FAMILIES)
+
+
+def test_ctrl_c_ends_with_one_line(tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saving, "check_target", interrupt)
+    assert main(["vggish", str(tmp_path / "source.pth"), str(tmp_path / "out")]) == 130
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.strip().splitlines()) == 1 and "interrupted" in printed.err
 
 
 # ---- labels ----
