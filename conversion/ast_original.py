@@ -1,4 +1,4 @@
-"""Checkpoints of AST (Gong, Chung, Glass, Interspeech 2021; github.com/YuanGongND/ast)."""
+"""Converts checkpoints of AST (Gong, Chung, Glass, Interspeech 2021; github.com/YuanGongND/ast)."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from .checkpoint import open_checkpoint
 from .options import LABELS, Family, Options, grid, statistics
 from .result import Converted
 
-# The mean of class and distillation token; clips are padded and the padding is attended to.
+# The mean of class and distillation token; clips are padded, and attention covers the padding.
 AST_READOUT = {"fusion_layers": [-1], "pooling": ["mean"], "readout": "prefix", "attention_over_padding": True}
 
 

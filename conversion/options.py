@@ -78,11 +78,12 @@ LABELS = {"labels": {"type": Path, "metavar": "FILE", "help": "one label per lin
 
 
 def task(*choices: str, text: str) -> dict[str, dict]:
+    """The option of what to make; `text` is its help."""
     return {"task": {"choices": choices, "help": text}}
 
 
 def grid(text: str) -> dict[str, dict]:
-    """The patch grid; `text` says what the three options do."""
+    """Options of the patch grid; `text` ends the help of each."""
     return {
         "max_length": {"type": positive_int, "metavar": "FRAMES", "help": f"length; {text}"},
         "frequency_stride": {"type": positive_int, "metavar": "BINS", "help": f"patch step; {text}"},
@@ -91,7 +92,7 @@ def grid(text: str) -> dict[str, dict]:
 
 
 def statistics(default: str = "AudioSet's") -> dict[str, dict]:
-    """Mean and standard deviation that normalise the features; `default` says whose are taken otherwise."""
+    """Options of the mean and standard deviation that normalise the features; `default` is for the help."""
     return {
         "mean": {"type": finite, "help": f"of the log-mels, for the feature extractor; default: {default}"},
         "std": {"type": positive, "help": f"of the log-mels, undoubled; default: {default}"},

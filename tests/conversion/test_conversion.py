@@ -26,7 +26,10 @@ from conversion.__main__ import main
 from conversion.checkpoint import ConversionError, Tensors
 from conversion.families import FAMILIES
 from conversion.grids import read_grid
+from conversion.labels import read_labels
 from modeling_dual_ssast import DualSSASTForAudioClassification, DualSSASTForPreTraining
+from training.data.labels import read_label_file
+from training.errors import InputError
 
 # Transformers' own extractor says so at every construction.
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")
@@ -316,13 +319,46 @@ def test_audioset_style_csv(convert, fine_tuned, tmp_path):
     [
         ("a\nb\na\nc\nd\n", "names a label twice: a"),
         ("\n\n", "holds no labels"),
-        ("index,mid,display_name\n0,x,a\n2,x,b\n", "indices must be 0 to 1"),
+        ("index,mid,display_name\n0,x,a\n0,y,b\n", "each index once"),
+        ("index,mid,display_name\n0,x\n", "index,mid,display_name"),
         ("index,mid,display_name\nzero,x,a\n", "index,mid,display_name"),
     ],
 )
 def test_bad_label_files(convert, fine_tuned, tmp_path, text, words):
     (tmp_path / "labels.txt").write_text(text)
     assert_refused(convert(fine_tuned, "--labels", tmp_path / "labels.txt"), "labels.txt", words)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.txt", "\ufeffrain\n\n  dog bark \n"),
+        ("labels.csv", "\ufeffindex,mid,display_name\n0,/m/0,rain\n1,/m/1,dog bark\n"),
+        ("gaps.csv", "index,mid,display_name\n7,/m/1,dog bark\n3,/m/0,rain\n\n"),
+        ("columns.csv", 'display_name,note,index,mid\ndog bark,"a, b",10,/m/1\nrain,,9,/m/0\n'),
+    ],
+)
+def test_label_files_are_read_as_recipes_read_them(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert read_labels(tmp_path / name) == ["rain", "dog bark"]
+    assert list(read_label_file(tmp_path / name).values()) == ["rain", "dog bark"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.txt", "a\nb\na\n"),
+        ("labels.txt", "\n"),
+        ("labels.csv", "a\nb\n"),
+        ("labels.csv", "mid,display_name\nx,a\n"),
+    ],
+)
+def test_label_files_that_recipes_refuse_are_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConversionError, match=name):
+        read_labels(tmp_path / name)
+    with pytest.raises(InputError, match=name):
+        read_label_file(tmp_path / name)
 
 
 def test_missing_label_file(convert, fine_tuned, tmp_path):
