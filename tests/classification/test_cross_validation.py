@@ -68,8 +68,9 @@ def test_what_is_finished_is_not_repeated(recipe, monkeypatch, capsys):
         original(*parts, **options)
 
     monkeypatch.setattr(train, "run", run)
-    with pytest.raises(KeyboardInterrupt):
-        train_hf.main([path])
+    assert train_hf.main([path]) == 130
+    told = capsys.readouterr().err.strip()
+    assert told == f"interrupted; 2 finished runs in {output} are kept; go on with --resume_from_checkpoint true"
     monkeypatch.undo()
     assert train_hf.main([path]) == 1 and "holds a cross-validation already" in capsys.readouterr().err
     times = {

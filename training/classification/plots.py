@@ -6,13 +6,14 @@ import numpy as np
 from matplotlib import pyplot
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from ..base.progress import is_metric
 from ..data.labels import LabelSet
 from .calibration import NUM_BINS
 
 
 def plot_learning_curves(log: list[dict], path: Path):
     """Losses and metrics over the epochs."""
-    metrics = sorted({key for entry in log for key in entry if key.startswith("eval_") and _is_metric(key)})
+    metrics = sorted({key for entry in log for key in entry if key.startswith("eval_") and is_metric(key)})
     figure, (losses, scores) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for key, name in (("loss", "training"), ("eval_loss", "validation")):
         losses.plot(*_curve(log, key), marker=".", label=name)
@@ -63,10 +64,6 @@ def plot_confusion(targets: np.ndarray, predictions: np.ndarray, labels: LabelSe
     axes.set_title(title)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
-
-
-def _is_metric(key: str) -> bool:
-    return not key.endswith(("runtime", "_per_second", "loss", "preparation_time"))
 
 
 def _curve(log: list[dict], key: str) -> tuple[list[float], list[float]]:

@@ -14,6 +14,7 @@ from sklearn.metrics import classification_report
 from model_cards.card import classifier_card, with_interval
 
 from ..base.arguments import ModelArguments
+from ..base.progress import is_metric
 from ..base.reproduction import versions
 from ..data.audio import audio_seconds
 from ..data.augmentation import AugmentationArguments
@@ -29,7 +30,7 @@ from .plots import plot_calibration
 
 matplotlib.use("Agg")
 from ..base.outputs import STAGING_NAME, publish, write_results
-from .plots import _is_metric, plot_confusion, plot_layer_weights, plot_learning_curves
+from .plots import plot_confusion, plot_layer_weights, plot_learning_curves
 from .predictions import write_predictions
 
 MEASURED_CLIPS = 1000  # whose lengths are looked up for the card
@@ -277,4 +278,4 @@ def data_name(data: dict) -> str:
 def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
     """Without the prefix of the split and without the timings, which depend on the machine."""
     metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
-    return {key: value for key, value in metrics.items() if _is_metric(key) or key == "loss"}
+    return {key: value for key, value in metrics.items() if is_metric(key) or key == "loss"}
