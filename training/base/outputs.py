@@ -14,16 +14,16 @@ from ..errors import InputError
 from .arguments import TrainingArguments
 
 STAGING_NAME = "unfinished-outputs"
-# Only where a split was held out, where the layers' weights are learned, where probabilities were calibrated, and where
-# `html_report` is on.
+FIGURES = (
+    "learning_curves", "reconstruction", "layer_weights", "confusion_matrix", "predicted_numbers", "calibration",
+)  # fmt: skip
+# Outputs that not every run has: those of an earlier run in the same folder must not stay.
 OPTIONAL_OUTPUTS = (
     "predictions.csv",
-    "confusion_matrix.png",
-    "reconstruction.png",
-    "layer_weights.png",
-    "calibration.png",
+    "confusion_matrix.csv",
     "report.html",
     "adapter",  # of LoRA
+    *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "svg")),
 )
 
 
