@@ -29,7 +29,7 @@ OPTIONAL_OUTPUTS = (
 
 def check_output_folder(arguments: TrainingArguments) -> str | None:
     """
-    The checkpoint to resume from, or `None` for a new run.
+    Returns the checkpoint to resume from, or `None` for a new run.
 
     Raises:
         InputError: the folder holds a run, and neither resume_from_checkpoint nor overwrite is set.
@@ -56,13 +56,13 @@ def check_output_folder(arguments: TrainingArguments) -> str | None:
 
 
 def write_results(results: dict, folder: Path):
-    """`results.json`, with null for what is not defined."""
+    """Writes `results.json`, with null for what is not defined."""
     text = json.dumps(_without_nan(results), indent=2, default=str)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
 
 def publish(staging: Path, folder: Path):
-    """Moves complete outputs to their place, `results.json` last; optional ones of an earlier run go."""
+    """Moves complete outputs to their place, `results.json` last, and removes optional ones of an earlier run."""
     for name in OPTIONAL_OUTPUTS:
         if not (staging / name).exists():
             _remove(folder / name)
@@ -78,17 +78,21 @@ def _remove(path: Path):
 
 
 def fingerprint(names: list[str]) -> str:
-    """A short text that other clips, or another order of them, would change."""
+    """Returns a hash of the names in their order: other clips, or another order, change it."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def describe_recipe(*parts) -> dict[str, dict]:
-    """Argument class -> its values."""
-    return {type(part).__name__: dataclasses.asdict(part) for part in parts}
+def describe_recipe(*arguments) -> dict[str, dict]:
+    """
+    Returns argument class -> its values.
+
+    arguments: dataclass objects of a task, such as `DataArguments`; `TrainingArguments` have their own `to_dict`
+    """
+    return {type(part).__name__: dataclasses.asdict(part) for part in arguments}
 
 
 def _without_nan(value):
-    """JSON has no NaN: a metric that is not defined becomes null."""
+    """Returns a value of JSON, which has no NaN: an undefined metric becomes null."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
