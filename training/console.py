@@ -16,7 +16,8 @@ def run_program(program: Callable[[list[str]], int | None], argv: list[str], kep
 
     Args:
         program: takes the words of the command line
-        kept: what is kept when the program is interrupted, and how to go on: the end of the line that it then prints
+        kept: what is kept when the program is interrupted, and how to go on: the end of the line that it then prints;
+            a `KeyboardInterrupt` with a message of its own takes its place
     """
     try:
         status = program(argv) or 0
@@ -25,7 +26,8 @@ def run_program(program: Callable[[list[str]], int | None], argv: list[str], kep
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        kept = str(stop) or kept
         print(f"\ninterrupted{f'; {kept}' if kept else ''}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, r2_score
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
@@ -56,13 +56,10 @@ def metric_of(problem_type: str) -> tuple[str, Callable[[np.ndarray, np.ndarray]
         present = (targets > 0).any(axis=0)
         return float(average_precision_score(targets[:, present] > 0, predictions[:, present], average="macro"))
 
-    def r2(targets, predictions):
-        return float(1 - ((targets - predictions) ** 2).sum() / ((targets - targets.mean(axis=0)) ** 2).sum())
-
     return {
         "single_label_classification": ("accuracy", accuracy),
         "multi_label_classification": ("mean_average_precision", mean_average_precision),
-        "regression": ("r2", r2),
+        "regression": ("r2", r2_score),
     }[problem_type]
 
 

@@ -1,7 +1,7 @@
 """Arguments of the tasks mspm and asit."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ..base.arguments import TrainingArguments
@@ -34,10 +34,6 @@ class PretrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = described(False, "Keep the best evaluation's weights instead of the last.")
     ddp_find_unused_parameters: bool | None = described(False, "Every parameter takes part.")
     picture_clips: int = described(4, "Validation clips whose reconstruction is drawn at every evaluation.")
-    figure_format: str = field(
-        default="png",
-        metadata={"help": "Also write the figures as pdf or svg.", "choices": ("png", "pdf", "svg")},
-    )
 
     def __post_init__(self):
         fields = {f.name: f for f in dataclasses.fields(self)}
