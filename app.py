@@ -1,8 +1,8 @@
 """
-A page that classifies recordings and shows why: `python app.py MODEL [MODEL ...]`, folders or Hub names.
+Serves a page that classifies recordings and shows why: `python app.py MODEL [MODEL ...]`, folders or Hub names.
 
-As a Space of the Hub it takes the models from the variable MODELS (names with spaces between them), or from app.yaml.
-`python -m model_cards push-space` publishes it.
+As a Space of the Hub it takes the models from the variable MODELS (names separated by spaces), or from app.yaml.
+`python -m hub push-space` publishes it.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import io
 import os
 import re
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from matplotlib.ticker import MaxNLocator
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.inference import load_classifier
+from training.console import run_program
 from training.data.audio import audio_seconds, read_audio
 from training.errors import InputError, one_line
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
@@ -34,13 +36,13 @@ from training.explain import draw_overlay, draw_spectrogram, explain, has_patche
 HERE = Path(__file__).parent
 SETTINGS = HERE / "app.yaml"
 TOP = 5  # classes
-MAX_S = 120.0  # of a recording are heard
-MAX_SAMPLES = 60_000_000  # are decoded, of all channels: 240 MB
+MAX_S = 120.0  # analysed seconds of a recording
+MAX_SAMPLES = 60_000_000  # decoded samples of all channels: 240 MB
 MAX_FILE = "100mb"
 SILENCE = 1e-4  # -80 dB of full scale
-QUEUE = 32  # visitors who wait; one is served at a time
-KEPT_S = 3600  # recordings stay on the server's disk, and up to as long again
-# Colours of the pictures, which the page replaces by those of its theme.
+QUEUE = 32  # waiting visitors; one is served at a time
+KEPT_S = 3600  # recordings stay on the server's disk this long, at most twice as long
+# Placeholder colours of the pictures: the page replaces them by those of its theme.
 TEXT, ACCENT = "#010203", "#040506"
 STYLE = {
     "svg.fonttype": "none",  # text stays text
@@ -74,71 +76,71 @@ CSS = """
 .results svg { color: var(--body-text-color); display: block; height: auto; max-width: 100%; width: 100%; }
 .results svg text { font-family: inherit !important; }
 """
-
-
 LEGEND = (
-    "The answer is made of what the layers below hold. The brighter a patch, the more it speaks for {name} (Grad-CAM), "
-    "or the more attention the layer pays to it."
+    "The answer is computed from the layers below. A brighter patch is more relevant for {name} (Grad-CAM), or gets "
+    "more of the layer's attention."
 )
 
 
 @dataclass
 class Classifier:
+    """A loaded model with its feature extractor, under the name that the page shows."""
+
     title: str
     model: torch.nn.Module
     extractor: object
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="app.py", description="A page that classifies recordings.")
+    return run_program(serve, argv, "the page is closed")
+
+
+def serve(argv: list[str]):
+    """Loads the models and serves the page until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="app.py", description="Serves a page that classifies recordings.")
     parser.add_argument("models", nargs="*", metavar="MODEL", help="folder or Hub name of a classifier")
     names = parser.parse_args(argv).models
-    try:
-        settings = read_settings(SETTINGS)
-        names = names or os.environ.get("MODELS", "").split() or settings.get("models", [])
-        if not names:
-            raise InputError("no model: name folders or Hub models, as in python app.py runs/quickstart")
-        # The attention has to be written out, or there is none to show.
-        classifiers = [
-            Classifier(title, *load_classifier(n, attn_implementation="eager")) for n, title in titles(names)
-        ]
-        page = build(classifiers, settings.get("examples", []))
-    except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    page.launch(**launch_settings())
-    return 0
+    settings = read_settings(SETTINGS)
+    names = names or os.environ.get("MODELS", "").split() or settings.get("models", [])
+    if not names:
+        raise InputError("no model: name folders or Hub models, as in python app.py runs/quickstart")
+    # Only eager attention returns the attention maps.
+    classifiers = [Classifier(title, *load_classifier(n, attn_implementation="eager")) for n, title in titles(names)]
+    page = build(classifiers, settings.get("examples", []))
+    page.launch(**launch_settings(), prevent_thread_lock=True)  # Gradio's own wait hides Ctrl-C
+    while True:
+        time.sleep(1)
 
 
 def read_settings(path: Path) -> dict:
-    """`models` and `examples` of a Space, lists of names and of files beside it; nothing without the file."""
+    """Reads `models` (names) and `examples` (files beside app.yaml); returns {} without the file."""
     if not path.exists():
         return {}
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no YAML ({one_line(error)}); correct it") from error
+        raise InputError(f"{path}: is not valid YAML ({one_line(error)}); correct it") from error
     for name, values in (settings if isinstance(settings, dict) else {"": settings}).items():
         if (
             name not in ("models", "examples")
             or not isinstance(values, list)
             or not all(isinstance(v, str) for v in values)
         ):
-            raise InputError(f"{path}: {name!r} is {values!r}; it holds the lists models and examples")
+            raise InputError(f"{path}: {name!r} is {values!r}; expected the lists models and examples")
     return settings
 
 
 def titles(names: list[str]) -> list[tuple[str, str]]:
-    """What to call models: a folder by its last part, unless two have the same."""
+    """Returns (name, title) of models: a folder is called by its last part, unless two share it."""
     short = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]
     return [(name, title if short.count(title) == 1 else name) for name, title in zip(names, short)]
 
 
 def build(classifiers: list[Classifier], examples: list[str]) -> gradio.Blocks:
-    """The page."""
+    """Builds the page."""
     by_title = {classifier.title: classifier for classifier in classifiers}
     examples = [HERE / name for name in examples if (HERE / name).is_file()]
-    # Else a copy of them is used, which is deleted together with the recordings.
+    # Gradio would serve copies otherwise, and delete them together with the recordings.
     gradio.set_static_paths(sorted({str(path) for path in examples}))
 
     def show(path: str | None, chosen: list[str]) -> str:
@@ -148,7 +150,7 @@ def build(classifiers: list[Classifier], examples: list[str]) -> gradio.Blocks:
         gradio.Markdown(introduction(classifiers))
         with gradio.Row():
             with gradio.Column():
-                # As a path: any other type would want ffmpeg. The browser makes wav files of what it records.
+                # As a path: other types need ffmpeg. The browser records wav files.
                 clip = gradio.Audio(label="Clip", sources=["upload", "microphone"], type="filepath", buttons=[])
             with gradio.Column():
                 if examples:
@@ -171,7 +173,7 @@ def build(classifiers: list[Classifier], examples: list[str]) -> gradio.Blocks:
 
 
 def launch_settings() -> dict:
-    """What the page looks like, and how it is served: nothing is fetched from anywhere else."""
+    """Returns the settings of the page: its look, its limits, and nothing fetched from other hosts."""
     theme = gradio.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue"
     ).set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400")
@@ -186,6 +188,7 @@ def launch_settings() -> dict:
 
 
 def introduction(classifiers: list[Classifier]) -> str:
+    """Returns the title and the text above the page, in Markdown."""
     names = ", ".join(
         f"`{c.title}`"
         if Path(c.title).exists() or "/" not in c.title
@@ -194,18 +197,18 @@ def introduction(classifiers: list[Classifier]) -> str:
     )
     return (
         "# What is in this recording?\n\n"
-        f"Record, upload or pick a clip. {names} will say, and show what the answer rests on. "
-        f"WAV, FLAC, MP3, Ogg and Opus, up to {MAX_FILE.upper().replace('MB', ' MB')}; of longer recordings the first "
-        f"{MAX_S:g} seconds are heard. Clips are deleted within two hours."
+        f"Record, upload or pick a clip for {names}, and see the answer and what it is based on. "
+        f"WAV, FLAC, MP3, Ogg and Opus, up to {MAX_FILE.upper().replace('MB', ' MB')}; the first {MAX_S:g} seconds of "
+        "a recording are analysed. Clips are deleted within two hours."
     )
 
 
 def results(path: str | None, classifiers: list[Classifier]) -> str:
     """
-    What the classifiers say of a file, as HTML; nothing without a file.
+    Classifies a file; returns the answers as HTML, or an empty text without a file.
 
     Raises:
-        gradio.Error: no model, or nothing to hear in the file; the message is HTML.
+        gradio.Error: no model, or a file that is silent or cannot be decoded; the message is HTML.
     """
     if path is None:
         return ""
@@ -222,7 +225,7 @@ def results(path: str | None, classifiers: list[Classifier]) -> str:
 
 def read_clip(path: str, rate: int) -> tuple[np.ndarray, float]:
     """
-    The beginning of a file as the model hears it, float32 (samples,) at `rate` Hz, and the seconds of all of it.
+    Reads the beginning of a file: float32 (samples,) at `rate` Hz, and the seconds of the whole file.
 
     Raises:
         InputError: it cannot be decoded, or is silent.
@@ -238,7 +241,7 @@ def read_clip(path: str, rate: int) -> tuple[np.ndarray, float]:
 
 
 def section(classifier: Classifier, waveform: np.ndarray, seconds: float) -> str:
-    """The part of the page about one model. waveform: (samples,); seconds: of the file"""
+    """Returns the part of the page about one model. waveform: (samples,); seconds: duration of the file"""
     model, extractor = classifier.model, classifier.extractor
     rate = extractor.sampling_rate
     windows = model.classify_windows(waveform, extractor, sampling_rate=rate, average=False)
@@ -251,15 +254,14 @@ def section(classifier: Classifier, waveform: np.ndarray, seconds: float) -> str
     parts = [f"<h2>{html.escape(classifier.title)}</h2>", answer_html(answer, is_number)]
     if not is_number:
         parts.append(bars(names, scores[best], answer, thresholds(model.config, best)))
-    heard_s = len(waveform) / rate
-    parts.append(f"<p>{length_text(heard_s, seconds, windows)}</p>")
+    analysed_s = len(waveform) / rate
+    parts.append(f"<p>{length_text(analysed_s, seconds, windows)}</p>")
     if len(logits) > 1:
         over_time = model.probabilities(logits).numpy()[:, best]
         times = ((windows.start_s + windows.end_s) / 2).numpy()
         parts.append("<h3>Over time</h3>")
-        parts.append(
-            picture(timeline(times, over_time, names, heard_s, is_number), "What each window says, at its middle")
-        )
+        drawing = timeline(times, over_time, names, analysed_s, is_number)
+        parts.append(picture(drawing, "Output of each window, at its middle"))
     strongest = int(logits[:, best[0]].argmax())
     window, _ = window_and_hop(model.base_model, extractor)
     start = round(float(windows.start_s[strongest]) * rate)
@@ -268,21 +270,21 @@ def section(classifier: Classifier, waveform: np.ndarray, seconds: float) -> str
 
 
 def answer_html(answer, is_number: bool) -> str:
-    """A class, several, or numbers."""
+    """Formats a class, several classes, or numbers."""
     parts = answer if isinstance(answer, list) else [answer]
     text = ", ".join(f"{part:.4g}" if is_number else part for part in parts) or "none of the classes"
     return f'<p class="answer" role="status">{html.escape(text)}</p>'
 
 
 def thresholds(config, labels: np.ndarray) -> list[float] | None:
-    """Above which a model for several labels names each; `None` of other models."""
+    """Returns the decision thresholds of a multi-label model for these labels; `None` for other models."""
     if config.problem_type != "multi_label_classification":
         return None
     return [0.5 if config.decision_thresholds is None else config.decision_thresholds[label] for label in labels]
 
 
 def bars(names: list[str], scores: np.ndarray, answer, limits: list[float] | None) -> str:
-    """The likeliest classes, with a line where a model for several labels decides. scores: (names,)"""
+    """Draws the likeliest classes, with a line at the threshold of a multi-label model. scores: (names,)"""
     chosen = answer if isinstance(answer, list) else [answer]
     rows = []
     for place, (name, score) in enumerate(zip(names, scores)):
@@ -292,13 +294,14 @@ def bars(names: list[str], scores: np.ndarray, answer, limits: list[float] | Non
             f'<span class="bar" aria-hidden="true"><i style="width: {100 * score:.1f}%"></i>{limit}</span>'
             f"<span>{100 * score:.1f} %</span></li>"
         )
-    note = "" if limits is None else "<p>Named is what lies above its line.</p>"
+    note = "" if limits is None else "<p>Labels above their threshold (the line) are predicted.</p>"
     return f"<ol>{''.join(rows)}</ol>{note}"
 
 
-def length_text(heard_s: float, seconds: float, windows) -> str:
-    text = f"{heard_s:.2f} s were heard" if heard_s < 10 else f"{heard_s:.1f} s were heard"
-    if seconds - heard_s > 0.1:
+def length_text(analysed_s: float, seconds: float, windows) -> str:
+    """Describes which part of a file was analysed, and in how many windows."""
+    text = f"{analysed_s:.{2 if analysed_s < 10 else 1}f} s were analysed"
+    if seconds - analysed_s > 0.1:
         text = f"Of {seconds:.1f} s the first {text}"
     if len(windows.start_s) > 1:
         window_s = float(windows.end_s[0] - windows.start_s[0])
@@ -307,37 +310,37 @@ def length_text(heard_s: float, seconds: float, windows) -> str:
 
 
 def looked_at(classifier: Classifier, waveform: np.ndarray, label: int, start_s: float, is_part: bool) -> str:
-    """The pictures of what the model heard at once, and of where it looked. waveform: (samples,)"""
+    """Returns the pictures of one window: spectrogram, relevance and attention. waveform: (samples,)"""
     model, extractor = classifier.model, classifier.extractor
     features = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
     spectrogram = features["input_values"][0].mT.numpy()  # (mel, frames)
     where = f", {start_s:.1f} to {start_s + len(waveform) / extractor.sampling_rate:.1f} s" if is_part else ""
-    heard = picture(heat_map(spectrogram, classifier, start_s), f"Spectrogram{where}")
+    plain = picture(heat_map(spectrogram, classifier, start_s), f"Spectrogram{where}")
     if not has_patches(model):
         return (
-            f'<h3>What was heard</h3><div class="pictures">{heard}</div>'
-            "<p>This network is convolutional: it has no patches, and so no map of what the answer rests on.</p>"
+            f'<h3>Input</h3><div class="pictures">{plain}</div>'
+            "<p>This network is convolutional: it has no patches, so no map can show what the answer is based on.</p>"
         )
     found = explain(model, features["input_values"].to(model.device), label)
     name = html.escape(model.config.id2label[label])
-    pictures = [heard, f"<div><p>{LEGEND.format(name=f'<b>{name}</b>')}</p></div>"]
+    pictures = [plain, f"<div><p>{LEGEND.format(name=f'<b>{name}</b>')}</p></div>"]
     for layer, relevance in found["relevance"].items():
         layer_name = f"layer {layer}" if layer else "the patch embedding"
-        maps = {f"What speaks for {name} in {layer_name}": relevance}
+        maps = {f"Relevance for {name} in {layer_name}": relevance}
         if layer:
-            maps[f"What {layer_name} attends to"] = found["attended"][layer]
+            maps[f"Attention of {layer_name}"] = found["attended"][layer]
         pictures += [picture(heat_map(spectrogram, classifier, start_s, maps[title]), title) for title in maps]
-    return f'<h3>What the answer rests on</h3><div class="pictures">{"".join(pictures)}</div>'
+    return f'<h3>What the answer is based on</h3><div class="pictures">{"".join(pictures)}</div>'
 
 
 def heat_map(
     spectrogram: np.ndarray, classifier: Classifier, start_s: float, values: np.ndarray | None = None
 ) -> Figure:
-    """A spectrogram (mel, frames), under a map over its patches (rows, columns) if there is one."""
+    """Draws a spectrogram (mel, frames), under a map over its patches (rows, columns) if given."""
     figure = Figure(figsize=(5, 1.9), layout="constrained")
     axes = figure.add_subplot()
     seconds = spectrogram.shape[1] * classifier.extractor.hop_s
-    draw_spectrogram(axes, spectrogram, seconds)
+    draw_spectrogram(axes, spectrogram, classifier.extractor, cmap="gray")
     if values is not None:
         draw_overlay(axes, values, classifier.model.config, classifier.extractor)
     ticks = [tick for tick in MaxNLocator(6).tick_values(start_s, start_s + seconds) if 0 <= tick - start_s <= seconds]
@@ -346,10 +349,10 @@ def heat_map(
 
 
 def timeline(times: np.ndarray, scores: np.ndarray, names: list[str], seconds: float, is_number: bool) -> Figure:
-    """A plot per class. times: (windows,), their middles in seconds; scores: (windows, names)"""
+    """Draws a plot per class. times: (windows,), their middles in seconds; scores: (windows, names)"""
     figure = Figure(figsize=(5, 0.5 + 0.6 * len(names)), layout="constrained")
     all_axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    # The first and the last window are all that is known of the ends.
+    # The ends take the values of the first and the last window.
     times, scores = np.concatenate([[0.0], times, [seconds]]), np.concatenate([scores[:1], scores, scores[-1:]])
     for axes, name, line in zip(all_axes, names, scores.T):
         axes.plot(times, line, color=ACCENT, linewidth=1.5)
@@ -364,7 +367,7 @@ def timeline(times: np.ndarray, scores: np.ndarray, names: list[str], seconds: f
 
 
 def picture(figure: Figure, caption: str) -> str:
-    """A drawing that takes its colours from the page. caption: HTML"""
+    """Returns a drawing as SVG that takes its colours from the page. caption: HTML"""
     content = io.StringIO()
     figure.savefig(content, format="svg", dpi=120, transparent=True, metadata={"Date": None, "Creator": None})
     text = content.getvalue()

@@ -1,8 +1,7 @@
 """Classifies audio files: `python predict_hf.py MODEL FILES-OR-FOLDERS [--top_k 3] [--output scores.csv]`."""
 
-import argparse
-import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,50 +12,57 @@ from tqdm.auto import tqdm
 from modeling_dual_ssast.classifier_dual_ssast import WindowedOutput
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.inference import labels_of, load_classifier
-from training.classification.predictions import score_table
+from training.base.predictions import score_table
+from training.console import name_positionals, run_program
 from training.data.audio import find_audio_files, read_audio
 from training.data.labels import LabelSet
 from training.errors import InputError
+from training.files import complete_file
+from training.recipe import described, parse_words, show_help
+
+USAGE = "predict_hf.py MODEL FILE-OR-FOLDER ... [--key value ...]"
+KEPT = "tables are written at the end, so nothing is kept; give the same command again"
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="predict_hf.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", help="folder or Hub name of a classifier of this project")
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="file-or-folder", help="audio of any rate and length")
-    parser.add_argument(
-        "--top_k", "--top-k", type=int, default=1, help="classes to print per file (default: %(default)s)"
-    )
-    parser.add_argument("--output", type=Path, help="CSV for the scores of all classes")
-    parser.add_argument(
-        "--batch_size", "--batch-size", type=int, default=8, help="clips per forward pass (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--window_s", "--window-s", type=float, help="seconds per window of long clips (default: the model's own)"
-    )
-    parser.add_argument("--windows", type=Path, help="CSV for the scores of every window, with its times")
-    parser.add_argument("--hop_s", "--hop-s", type=float, help="seconds between windows (default: half a window)")
-    arguments = parser.parse_args(argv)
-    for name in ("top_k", "batch_size"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} must be 1 or more, got {getattr(arguments, name)}")
-    return arguments
+@dataclass
+class PredictArguments:
+    """Options of predict_hf.py."""
+
+    model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
+    inputs: list[Path] | None = described(None, "Audio of any rate and length, and folders; the words after MODEL.")
+    top_k: int = described(1, "Classes to print per file.")
+    output: Path | None = described(None, "CSV for the scores of all classes.")
+    windows: Path | None = described(None, "CSV for the scores of every window, with its times.")
+    batch_size: int = described(8, "Clips per forward pass.")
+    window_s: float | None = described(None, "Seconds per window of long clips; the model's own if unset.")
+    hop_s: float | None = described(None, "Seconds between windows; half a window if unset.")
+
+    def __post_init__(self):
+        if not self.model or not self.inputs:
+            raise InputError(f"usage: {USAGE}")
+        for name in ("top_k", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be 1 or more, got {getattr(self, name)}")
 
 
 def main(argv: list[str]) -> int:
-    arguments = parse(argv)
-    try:
-        for path in (arguments.output, arguments.windows):
-            check_output(path)
-        model, extractor = load_classifier(arguments.model)
-        labels = labels_of(arguments.model, model.config)
-        files, empty_folders = list_files(arguments.inputs)
-        logits, windows, failures = classify_files(model, extractor, files, arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    report(model, labels, logits, arguments)
+    if {"-h", "--help"} & set(argv):
+        show_help((PredictArguments,), USAGE)
+    return run_program(predict, argv, KEPT)
+
+
+def predict(argv: list[str]) -> int:
+    """Classifies what the command line names; returns 1 if anything could not be classified."""
+    (arguments,) = parse_words((PredictArguments,), name_positionals(argv, "model", "inputs"), USAGE, "command line")
+    for path in (arguments.output, arguments.windows):
+        check_output(path)
+    model, extractor = load_classifier(arguments.model)
+    labels = labels_of(arguments.model, model.config)
+    files, empty_folders = list_files(arguments.inputs)
+    logits, windows, failures = classify_files(model, extractor, files, arguments)
     if arguments.windows and windows:
         write_windows(model, labels, windows, arguments.windows)
+    report(model, labels, logits, arguments)
     for message in empty_folders + failures:
         print(f"error: {message}", file=sys.stderr)
     if failures:
@@ -65,7 +71,12 @@ def main(argv: list[str]) -> int:
 
 
 def check_output(path: Path | None):
-    """Before hours of classification, not after them."""
+    """
+    Checks a path to write to, before hours of classification.
+
+    Raises:
+        InputError: its folder does not exist, or it is a folder.
+    """
     if path and not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it or name another file")
     if path and path.is_dir():
@@ -73,7 +84,7 @@ def check_output(path: Path | None):
 
 
 def list_files(inputs: list[Path]) -> tuple[list[str], list[str]]:
-    """Files as they are given, folders replaced by the audio files below them, and a message per empty folder."""
+    """Returns the files, folders replaced by the audio files below them, and a message per empty folder."""
     files, empty_folders = [], []
     for path in inputs:
         found = find_audio_files(path) if path.is_dir() else [path]
@@ -89,10 +100,11 @@ def classify_files(
     model, extractor, files: list[str], arguments
 ) -> tuple[dict[str, np.ndarray], dict[str, WindowedOutput], list[str]]:
     """
-    Logits (labels,) per readable file, in the given order, the windows of those that were heard in windows, and a
-    message per unreadable one.
+    Classifies files; clips longer than the model's window in windows, and all clips if options of windows are set.
 
-    Clips longer than the model's window are heard in windows; all are, where windows are asked for.
+    Returns:
+        in the given order: logits (labels,) per readable file; the windows of the files that were cut into windows; a
+        message per unreadable file
     """
     longest, _ = window_and_hop(model.base_model, extractor)
     windowed = any(value is not None for value in (arguments.window_s, arguments.hop_s, arguments.windows))
@@ -120,8 +132,8 @@ def classify_files(
 
 def group_by_length(files: list[str], longest_s: float, batch_size: int) -> list[list[str]]:
     """
-    Batches of files of similar length, so that a batch costs what its clips are long. Files longer than `longest_s`
-    come alone: decoded, they could fill the memory.
+    Groups files of similar length into batches, so that little is padded. Files longer than `longest_s` come alone:
+    decoded together, they could fill the memory.
     """
     durations_s = {file: duration_s(file) for file in files}
     by_length = sorted(durations_s, key=durations_s.get)
@@ -131,7 +143,7 @@ def group_by_length(files: list[str], longest_s: float, batch_size: int) -> list
 
 
 def duration_s(file: str) -> float:
-    """Seconds by the header; unreadable files go first and are told by `read_audio`."""
+    """Returns the duration in seconds by the header; 0 for unreadable files, which `read_audio` reports."""
     try:
         return soundfile.info(file).duration
     except (soundfile.LibsndfileError, OSError, RuntimeError):
@@ -140,13 +152,13 @@ def duration_s(file: str) -> float:
 
 @torch.no_grad()
 def classify(model, extractor, clips: list[np.ndarray]) -> np.ndarray:
-    """(clips, labels)"""
+    """Returns the logits (clips, labels) of clips that fit into one window."""
     features = extractor(clips, sampling_rate=extractor.sampling_rate, padding="longest", return_tensors="pt")
     return model(**features.to(model.device)).logits.float().cpu().numpy()
 
 
 def classify_long(model, extractor, audio: np.ndarray, arguments) -> WindowedOutput:
-    """Logits (windows, labels) and times, on the CPU"""
+    """Returns the logits (windows, labels) and times of a clip in windows, on the CPU."""
     try:
         windows = model.classify_windows(
             audio,
@@ -157,26 +169,26 @@ def classify_long(model, extractor, audio: np.ndarray, arguments) -> WindowedOut
             batch_size=arguments.batch_size,
             average=False,
         )
-    except ValueError as error:  # a window or a hop that the model cannot take
+    except ValueError as error:  # a window or hop that the model does not accept
         raise InputError(str(error)) from error
     windows.logits = windows.logits.float().cpu()
     return windows
 
 
 def report(model, labels: LabelSet, logits: dict[str, np.ndarray], arguments):
-    """Prints the likeliest classes of each file, and writes the CSV, which takes its place when it is complete."""
+    """Writes the table, then prints the likeliest classes of each file: a closed pipe costs no scores."""
     if not logits:
         return
     scores = model.probabilities(torch.from_numpy(np.stack(list(logits.values())))).numpy()  # (files, labels)
+    if arguments.output:
+        write_table(score_table(list(logits), labels, scores, model.config.decision_thresholds), arguments.output)
     for file, row in zip(logits, scores):
         best = np.argsort(-row)[: arguments.top_k]
         print(f"{file}\t" + ", ".join(f"{labels.names[index]} {row[index]:.3f}" for index in best))
-    if arguments.output:
-        write_table(score_table(list(logits), labels, scores, model.config.decision_thresholds), arguments.output)
 
 
 def write_windows(model, labels: LabelSet, windows: dict[str, WindowedOutput], path: Path):
-    """A row per window: file, `start_s`, `end_s`, prediction and scores."""
+    """Writes a row per window: file, `start_s`, `end_s`, prediction and scores."""
     scores = model.probabilities(torch.cat([output.logits for output in windows.values()])).numpy()
     files = [file for file, output in windows.items() for _ in output.start_s]
     table = score_table(files, labels, scores, model.config.decision_thresholds)
@@ -187,10 +199,9 @@ def write_windows(model, labels: LabelSet, windows: dict[str, WindowedOutput], p
 
 
 def write_table(table, path: Path):
-    """A CSV, which takes its place when it is complete."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    table.to_csv(unfinished, index=False)
-    os.replace(unfinished, path)
+    """Writes a CSV, whole or not at all."""
+    with complete_file(path) as unfinished:
+        table.to_csv(unfinished, index=False)
 
 
 if __name__ == "__main__":

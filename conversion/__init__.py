@@ -1,1 +1,1 @@
-"""Original checkpoints -> saved Dual SSAST folders: `python -m conversion FAMILY SRC OUT`, and SSAST's files back."""
+"""Converts original checkpoints into saved folders, and folders back into SSAST's files: `python -m conversion`."""

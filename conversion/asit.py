@@ -1,5 +1,5 @@
 """
-Checkpoints of ASiT's pretraining (Atito et al., IEEE/ACM TASLP 2024; github.com/Sara-Ahmed/ASiT).
+Converts checkpoints of ASiT's pretraining (Atito et al., IEEE/ACM TASLP 2024; github.com/Sara-Ahmed/ASiT).
 
 Its patches go row by row of time: token = time * rows + row, with kernels (time, mel). This project's go row by row of
 frequency, with kernels (mel, time).
@@ -17,7 +17,7 @@ from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTConfig,
 
 from . import deit
 from .checkpoint import ConversionError, Tensors, find_state_dict, read_checkpoint
-from .options import Options
+from .options import Family, Options, grid, statistics, task
 from .result import Converted, build_model, dtype_notes, make_feature_extractor, resize
 from .ssast import check_strides
 
@@ -47,8 +47,8 @@ ARGUMENTS = {
 
 def _allowed() -> tuple:
     """
-    What the training script's file refers to beside tensors and containers: its command line, and the learning rates
-    and weight decays as numpy's numbers. None of it can run code.
+    Lists what the training script's file refers to beside tensors and containers: its command line, and learning rates
+    and weight decays as NumPy scalars. None of it can run code.
     """
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # numpy 1 and 2
@@ -64,6 +64,8 @@ def _allowed() -> tuple:
 @dataclasses.dataclass
 class Checkpoint:
     """
+    A file that was read.
+
     networks: `teacher` and `student`, or one of them, already frequency-major
     sizes: of the encoder, keywords of `DualSSASTConfig`, with its grid
     centers: this project's name -> tensor (1, outputs); empty where the file has none
@@ -93,7 +95,7 @@ def convert(source: Path, options: Options) -> Converted:
 
 
 def read(source: Path) -> Checkpoint:
-    """Opens a file of the training script, or one that holds the state dict of a single network, the teacher's then."""
+    """Reads a file of the training script, or the state dict of a single network, which is taken as the teacher."""
     content = read_checkpoint(source, _allowed())
     if not isinstance(content, dict) or not any(name in content for name in NETWORKS):
         state, beside = find_state_dict(content, source)
@@ -118,7 +120,7 @@ def read(source: Path) -> Checkpoint:
 
 
 def _open(source: Path, content: dict, name: str) -> Tensors:
-    """The tensors of the state dict that is called `name`."""
+    """Opens the state dict that is called `name`."""
     return Tensors(find_state_dict(content[name], source)[0], source, f"the {name} of {KIND}")
 
 
@@ -139,7 +141,7 @@ def _read_centers(source: Path, content: dict) -> dict[str, torch.Tensor]:
 
 
 def _make_frequency_major(tensors: Tensors, arguments: dict) -> dict:
-    """Turns patches, positions and kernels around in `tensors`, and returns the encoder's sizes and its grid."""
+    """Transposes patches, positions and kernels in `tensors`, and returns the encoder's sizes and its grid."""
     sizes = deit.read_sizes(tensors, BACKBONE, PREFIX)
     patch_frames, patch_mels = deit.patch_shape(sizes)  # of the kernels, which are (time, mel) here
     sizes["patch_size"] = patch_mels if patch_mels == patch_frames else [patch_mels, patch_frames]
@@ -160,14 +162,14 @@ def _make_frequency_major(tensors: Tensors, arguments: dict) -> dict:
     tensors.state[f"{BACKBONE}pos_embed"] = torch.cat((prefix, grid), dim=1)
     for name in (f"{BACKBONE}patch_embed.proj.weight", "head_recons.convTrans.weight"):
         kernels = tensors.state.get(name)
-        if isinstance(kernels, torch.Tensor) and kernels.ndim == 4:  # what is not so is named by `take`
+        if isinstance(kernels, torch.Tensor) and kernels.ndim == 4:  # `take` reports anything else
             tensors.state[name] = kernels.transpose(2, 3).contiguous()
     strides = {"frequency_stride": patch_mels, "time_stride": patch_frames}
     return sizes | strides | {"num_mel_bins": num_mel_bins, "max_length": num_frames}
 
 
 def _argument(path: Path, arguments: dict, name: str, default: float):
-    """A number of the original's command line."""
+    """Returns a number of the original's command line."""
     value = arguments.get(name, default)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ConversionError(f"{path}: args.{name} is {value!r}, expected a number")
@@ -274,8 +276,8 @@ def _pretraining_config(checkpoint: Checkpoint, tensors: Tensors) -> ASiTConfig:
         ) from error
 
 
-def _map_network(tensors: Tensors, config: ASiTConfig) -> tuple[dict, dict]:
-    """The weights of an encoder and of its `ASiTHeads`."""
+def _map_network(tensors: Tensors, config: ASiTConfig) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Maps the weights of an encoder and of its `ASiTHeads`: own name -> tensor each."""
     encoder = deit.map_encoder(tensors, config, BACKBONE, PREFIX)
     size, bottleneck = config.hidden_size, config.head_bottleneck_size
     wide, narrow = config.reconstruction_hidden_size, config.reconstruction_bottleneck_size
@@ -298,13 +300,13 @@ def _map_network(tensors: Tensors, config: ASiTConfig) -> tuple[dict, dict]:
     return encoder, heads
 
 
-def _map_centers(checkpoint: Checkpoint, config: ASiTConfig) -> tuple[dict, list[str]]:
-    """The two centres, and what is said of those that the file has not."""
+def _map_centers(checkpoint: Checkpoint, config: ASiTConfig) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Maps the two centres, own name -> tensor (1, outputs), with a note for each that the file lacks."""
     shapes = {"class_center": (1, config.class_dim), "data_center": (1, config.data_dim)}
     centers, new = {}, []
     for name, shape in shapes.items():
         if name not in checkpoint.centers:
-            new.append(f"{name}: zeros, as at the start of a training; the file has none")
+            new.append(f"{name}: zeros, as at the start of a training; the file does not hold it")
         centers[name] = checkpoint.centers.get(name, torch.zeros(shape))
         if tuple(centers[name].shape) != shape:
             raise ConversionError(
@@ -317,12 +319,29 @@ def _map_centers(checkpoint: Checkpoint, config: ASiTConfig) -> tuple[dict, list
 
 
 def _make_extractor(checkpoint: Checkpoint, config: DualSSASTConfig, options: Options):
-    """The feature extractor of the original's front end, and what has to be said of it."""
+    """Makes the feature extractor of the original's front end; returns it with its notes."""
     given = {"mean": options.mean, "std": options.std}
     for name in given:
         if given[name] is None and f"data_{name}" in checkpoint.arguments:
             given[name] = _argument(checkpoint.path, checkpoint.arguments, f"data_{name}", 0.0)
     extractor = make_feature_extractor(config, **given, sampling_rate=SAMPLING_RATE)
     return extractor, [
-        f"ASiT hears audio at {SAMPLING_RATE} Hz: the feature extractor refuses other rates, so resample first"
+        f"ASiT takes audio at {SAMPLING_RATE} Hz: the feature extractor refuses other rates, so resample first"
     ]
+
+
+FAMILY = Family(
+    name="asit",
+    source="a .pth file of the ASiT repository, with student and teacher",
+    convert=convert,
+    options={
+        **task(
+            "pretraining",
+            "encoder",
+            text="what to make; default: pretraining, with both networks; encoder: one of them alone, to be fine-tuned",
+        ),
+        "weights": {"choices": NETWORKS, "help": "the network to take; default: both, or teacher"},
+        **grid("resize to it"),
+        **statistics("the file's, else AudioSet's"),
+    },
+)

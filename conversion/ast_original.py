@@ -1,13 +1,13 @@
-"""Checkpoints of AST (Gong, Chung, Glass, Interspeech 2021; github.com/YuanGongND/ast)."""
+"""Converts checkpoints of AST (Gong, Chung, Glass, Interspeech 2021; github.com/YuanGongND/ast)."""
 
 from pathlib import Path
 
 from . import deit
 from .checkpoint import open_checkpoint
-from .options import Options
+from .options import LABELS, Family, Options, grid, statistics
 from .result import Converted
 
-# The mean of class and distillation token; clips are padded and the padding is attended to.
+# The mean of class and distillation token; clips are padded, and attention covers the padding.
 AST_READOUT = {"fusion_layers": [-1], "pooling": ["mean"], "readout": "prefix", "attention_over_padding": True}
 
 
@@ -21,3 +21,11 @@ def convert(source: Path, options: Options) -> Converted:
     return deit.convert_classifier(
         tensors, sizes, options, AST_READOUT, recipe_strides=(10, 10), title="AST patch model, fine-tuned"
     )
+
+
+FAMILY = Family(
+    name="ast",
+    source="a .pth file of the AST repository",
+    convert=convert,
+    options=grid("describes the file, which does not store it") | LABELS | statistics(),
+)

@@ -1,4 +1,4 @@
-"""What `catalogue.yaml` says of published checkpoints, and whether a file is one of them."""
+"""Reads the published checkpoints of `catalogue.yaml`, and recognises their files."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 PATH = Path(__file__).with_name("catalogue.yaml")
-CHOSEN_SHAPES = ("grid_shape", "num_labels")  # by the options of a conversion, and not by the file
+CHOSEN_SHAPES = ("grid_shape", "num_labels")  # set by the options of a conversion, not by the file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Published:
     """
     One checkpoint: its fields in `catalogue.yaml`, and those of its family.
 
-    file: its name as published; url: `None` where there is no link, of which `url_note` says more
-    md5, sha256, size: hexadecimal (of `sha256` also only the beginning), bytes; `None` where not published
-    options: of the conversion, keywords of `conversion.options.Options`; `labels` is the name of a file beside it
+    file: its name as published; url: `None` where there is no link, see `url_note`
+    md5, sha256, size: hexadecimal (`sha256` may be a beginning), bytes; `None` where not published
+    options: keywords of `conversion.options.Options`; `labels` is the name of a file beside the checkpoint
     shapes: attributes that the converted configuration or feature extractor must have
     """
 
@@ -51,15 +51,15 @@ class Published:
 
     @property
     def is_published(self) -> bool:
-        """Whether there is such a file: of some only the name is known, which others have too."""
+        """Whether a link or a hash is published: a name alone may be any training's."""
         return self.url is not None or self.is_hashed
 
     def is_named(self, path: Path) -> bool:
-        """Whether a file has the published name, as browsers or wget save it."""
+        """Whether a file has the published name, or the name that browsers or wget give it."""
         return published_name(path) == self.file
 
     def wrong_content(self, path: Path) -> str | None:
-        """What of the file is not as published, in words; `None` where all that is published fits."""
+        """Says how the file's size or hash differs from the published one; `None` if they match."""
         size = path.stat().st_size
         if self.size is not None and size != self.size:
             return f"has {size:,} bytes, published are {self.size:,}"
@@ -71,7 +71,7 @@ class Published:
         return None
 
     def wrong_shapes(self, config, extractor) -> list[str]:
-        """Where a converted model differs from `shapes`, in words."""
+        """Lists where a converted model differs from `shapes`."""
         found = {name: getattr(config, name, getattr(extractor, name, None)) for name in self.shapes}
         found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
         return [
@@ -83,7 +83,7 @@ class Published:
 
 @functools.cache
 def read_catalogue(path: Path = PATH) -> dict[str, Published]:
-    """Name -> checkpoint, in the catalogue's order. An unknown field is a TypeError."""
+    """Returns name -> checkpoint, in the catalogue's order. An unknown field is a TypeError."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     found = {}
     for name, own in content["checkpoints"].items():
@@ -95,8 +95,8 @@ def read_catalogue(path: Path = PATH) -> dict[str, Published]:
 
 def recognise(family: str, path: Path, config, extractor) -> Published | None:
     """
-    The published checkpoint that a converted file is, by its name and what is published of its bytes, or else by its
-    shapes. Of one with another grid or other outputs the figures of the original as it was are left out.
+    Returns the published checkpoint that a converted file is, recognised by its name and its published hash, or by its
+    shapes if no hash is published. With another grid or other outputs, the original's own figures are left out.
     """
     for published in read_catalogue().values():
         if published.family != family or not published.is_published or not published.is_named(path):
@@ -113,7 +113,7 @@ def recognise(family: str, path: Path, config, extractor) -> Published | None:
 
 
 def published_name(path: Path) -> str:
-    """The name before a browser or wget has added the query: `a%3D1.pth?download=1` is `a=1.pth`."""
+    """Returns the name without what a browser or wget adds: `a%3D1.pth?download=1` is `a=1.pth`."""
     return urllib.parse.unquote(path.name).split("?")[0]
 
 

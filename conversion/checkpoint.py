@@ -1,4 +1,4 @@
-"""Reading checkpoint files safely, and handing their tensors out so that none is missed and none is left over."""
+"""Reads checkpoint files safely, and hands out their tensors so that none is missed or left over."""
 
 import collections
 import pickle
@@ -11,12 +11,12 @@ import torch
 
 
 class ConversionError(ValueError):
-    """What the user has to know, in one line that names the file and the remedy."""
+    """An error for the user: one line that names the file and the remedy."""
 
 
 def read_checkpoint(path: Path, allowed: tuple = ()):
     """
-    The object in a file of `torch.save`, on the CPU, loaded without running anything that the file brings along.
+    Loads the object in a file of `torch.save` on the CPU, without running code from the file.
 
     Args:
         allowed: classes and functions beside tensors and containers that the file may refer to, in the form of
@@ -35,7 +35,7 @@ def read_checkpoint(path: Path, allowed: tuple = ()):
         )
     if path.stat().st_size == 0:
         raise ConversionError(f"{path} is empty: download it again")
-    # Files since PyTorch 1.6 are zip archives, whose directory is at the end: what was cut off has lost it.
+    # Files since PyTorch 1.6 are zip archives with their directory at the end: a truncated file lacks it.
     is_zip = zipfile.is_zipfile(path)
     if not is_zip and path.open("rb").read(4) == b"PK\x03\x04":
         raise ConversionError(f"{path} is truncated: download it again")
@@ -59,8 +59,10 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 def find_state_dict(checkpoint, path: Path) -> tuple[dict, list[str]]:
     """
-    The state dict inside a checkpoint, without DataParallel's `module.` or a wrapping module's `model.`, and the names
-    beside it that hold no weights.
+    Finds the state dict inside a checkpoint, without DataParallel's `module.` or a wrapping module's `model.`.
+
+    Returns:
+        name -> tensor, and the names of what is stored beside the state dict
 
     Raises:
         ConversionError: there are no named tensors in it.
@@ -88,8 +90,8 @@ def _describe(value) -> str:
 
 class Tensors:
     """
-    The tensors of a checkpoint, taken or dropped by name. `finish` raises if a name was missing, misshapen or left
-    over, so that a mapping is strict in both directions.
+    Hands out the tensors of a checkpoint by name. `finish` raises if a name was missing, misshapen or left over, so
+    that a mapping is strict in both directions.
 
     Args:
         state: name -> tensor
@@ -113,7 +115,7 @@ class Tensors:
         return [name for name in self.state if str(name).startswith(prefix)]
 
     def require(self, *names: str):
-        """Raises unless all `names` are there: without them it is another kind of file, and sizes cannot be read."""
+        """Raises `ConversionError` unless all `names` are tensors: a file without them is of another kind."""
         missing = [name for name in names if not isinstance(self.state.get(name), torch.Tensor)]
         if missing:
             raise ConversionError(
@@ -123,14 +125,14 @@ class Tensors:
             )
 
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:
-        """Shape of a tensor that `require` has found."""
+        """Returns the shape of a tensor that `require` has found; `ConversionError` unless it has `ndim` axes."""
         shape = tuple(self.state[name].shape)
         if len(shape) != ndim:
             raise ConversionError(f"{self.path} is not {self.kind}: {name} has shape {shape}, expected {ndim} axes")
         return shape
 
     def take(self, name: str, *shape: int) -> torch.Tensor:
-        """The tensor in float32, of the given shape; zeros in its place where `finish` is going to raise."""
+        """Removes and returns a tensor in float32, of the given shape; zeros where `finish` is going to raise."""
         tensor = self.state.pop(name, None)
         if tensor is None:
             self._missing.append(name)
@@ -148,7 +150,7 @@ class Tensors:
         return torch.zeros(shape)
 
     def take_integer(self, name: str) -> int:
-        """One number, stored as a tensor or plainly; 128.0, which a file in half precision holds, is whole too."""
+        """Removes and returns a whole number, stored as a tensor or plainly; 128.0 of a half-precision file counts."""
         value = self.state.pop(name)
         if isinstance(value, torch.Tensor):
             if value.layout != torch.strided:
@@ -163,7 +165,7 @@ class Tensors:
         return int(value)
 
     def drop(self, names: list[str], reason: str):
-        """Leaves out what the original does not use either, or what the chosen task does not need."""
+        """Removes tensors that are not converted, and notes the reason."""
         names = [name for name in names if self.state.pop(name, None) is not None]
         if names:
             self.dropped.append((", ".join(names), reason))
@@ -189,14 +191,14 @@ def shorten(names: list[str], count: int = 4) -> str:
 
 
 def numbered_blocks(tensors: Tensors, pattern: str) -> int:
-    """How many blocks there are: one more than the highest number in names like `v.blocks.N.`; gaps raise later."""
+    """Returns the number of blocks: one more than the highest N of names like `v.blocks.N.`; gaps raise later."""
     numbers = collections.Counter(int(m.group(1)) for name in tensors.state if (m := re.match(pattern, str(name))))
     return max(numbers) + 1
 
 
 def open_checkpoint(path: Path, kind: str, allowed: tuple = ()) -> Tensors:
     """
-    The tensors of a .pth file; what lies beside its state dict is listed as dropped.
+    Opens a .pth file; what lies beside its state dict is listed as dropped.
 
     Args:
         allowed: as for `read_checkpoint`

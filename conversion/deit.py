@@ -1,4 +1,4 @@
-"""What the checkpoints of SSAST, AST and ASiT share: timm's DeiT, and the classifier `mlp_head` of the first two."""
+"""Maps what SSAST, AST and ASiT share: timm's DeiT, and the classifier `mlp_head` of the first two."""
 
 import re
 
@@ -14,7 +14,7 @@ from .result import Converted, build_model, dtype_notes, make_feature_extractor,
 
 HEAD_SIZE = 64  # of every DeiT, so that the number of heads follows from the width
 LAYER_NORM_EPS = 1e-6  # timm's
-NUM_MEL_BINS = 128  # of all published checkpoints; fine-tuned files do not tell
+NUM_MEL_BINS = 128  # of all published checkpoints; fine-tuned files do not store it
 UNUSED_HEADS = "timm's own 1000-class head, which the original never calls"
 # timm's names -> this project's. Apart from them: the prefix tokens, and the fused query, key and value of a block.
 OUTER_NAMES = {
@@ -38,7 +38,8 @@ DISTILLED = ("cls_token", "dist_token")
 
 def read_sizes(tensors: Tensors, stem: str = "v.", prefix: tuple[str, ...] = DISTILLED) -> dict:
     """
-    The encoder's sizes as keywords of `DualSSASTConfig`, from the shapes; raises on a foreign file.
+    Reads the encoder's sizes from the shapes, as keywords of `DualSSASTConfig`; raises `ConversionError` on a file of
+    another kind.
 
     Args:
         stem: what the encoder's names begin with
@@ -66,14 +67,14 @@ def read_sizes(tensors: Tensors, stem: str = "v.", prefix: tuple[str, ...] = DIS
 
 
 def count_patches(tensors: Tensors) -> int:
-    """Positions of patches, without those of the class and the distillation token."""
+    """Counts the positions of patches, without those of the class and the distillation token."""
     return tensors.shape("v.pos_embed", 3)[1] - len(DISTILLED)
 
 
 def map_encoder(
     tensors: Tensors, config: DualSSASTConfig, stem: str = "v.", prefix: tuple[str, ...] = DISTILLED
 ) -> dict[str, torch.Tensor]:
-    """The weights of a `DualSSASTModel`; `stem` and `prefix` as for `read_sizes`."""
+    """Maps the weights of a `DualSSASTModel`: own name -> tensor. `stem` and `prefix` as for `read_sizes`."""
     size = config.hidden_size
     shapes = {
         "pos_embed": (1, config.num_prefix_tokens + config.num_patches, size),
@@ -90,13 +91,14 @@ def map_encoder(
 
 
 def map_distilled(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
-    """The encoder of SSAST or AST as a part of a model with heads; timm's own heads are dropped."""
+    """Maps the encoder of SSAST or AST as part of a model with heads: own name -> tensor. Drops timm's own heads."""
     state = {f"dual_ssast.{name}": tensor for name, tensor in map_encoder(tensors, config).items()}
     tensors.drop(tensors.names("v.head.") + tensors.names("v.head_dist."), UNUSED_HEADS)
     return state
 
 
 def _map_block(tensors: Tensors, config: DualSSASTConfig, source: str) -> dict[str, torch.Tensor]:
+    """Maps one block: name within the block -> tensor; `source` is the block's prefix in the file."""
     size, wide = config.hidden_size, config.intermediate_size
     state = {}
     qkv = {"weight": tensors.take(f"{source}attn.qkv.weight", 3 * size, size)}
@@ -118,7 +120,7 @@ def count_labels(tensors: Tensors) -> int:
 
 
 def map_classifier(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
-    """LayerNorm and Linear of a fine-tuned file."""
+    """Maps LayerNorm and Linear of a fine-tuned file: own name -> tensor."""
     shapes = {"mlp_head.0": (config.hidden_size,), "mlp_head.1": (config.num_labels, config.hidden_size)}
     state = {}
     for original, name in CLASSIFIER_NAMES.items():
@@ -128,7 +130,7 @@ def map_classifier(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch
 
 
 def patch_shape(sizes: dict) -> tuple[int, int]:
-    """(mel bins, frames) of the `patch_size` that `read_sizes` gives."""
+    """Returns (mel bins, frames) of the `patch_size` in the sizes of `read_sizes`."""
     patch = sizes["patch_size"]
     return (patch, patch) if isinstance(patch, int) else tuple(patch)
 
@@ -137,7 +139,7 @@ def convert_classifier(
     tensors: Tensors, sizes: dict, options: Options, readout: dict, recipe_strides: tuple[int, int], title: str
 ) -> Converted:
     """
-    A fine-tuned file, which tells neither its grid nor its readout.
+    Converts a fine-tuned file. The file stores neither its grid nor its readout.
 
     Args:
         sizes: of `read_sizes`
@@ -160,7 +162,7 @@ def convert_classifier(
     )
     weights = map_distilled(tensors, config) | map_classifier(tensors, config)
     tensors.finish()
-    notes.append(f"the file does not tell its mel bins: {NUM_MEL_BINS}")
+    notes.append(f"the file does not store its number of mel bins: {NUM_MEL_BINS} is assumed")
     notes += label_notes(num_labels, are_named=options.labels is not None)
     notes += padding_notes(config) + dtype_notes(tensors)
     return Converted(

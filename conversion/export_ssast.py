@@ -1,4 +1,4 @@
-"""Saved Dual SSAST folders -> checkpoint files that the original SSAST code loads (github.com/YuanGongND/ssast)."""
+"""Exports saved Dual SSAST folders as files that the original SSAST code loads (github.com/YuanGongND/ssast)."""
 
 import dataclasses
 import os
@@ -20,10 +20,10 @@ from modeling_dual_ssast import (
 from . import deit, ssast
 from .checkpoint import ConversionError, shorten
 from .options import Options
-from .saving import compare_states
+from .saving import UNFINISHED, compare_states
 
 MODELS = {model.__name__: model for model in (DualSSASTForPreTraining, DualSSASTForAudioClassification)}
-TIMM_CLASSES = 1000  # outputs of `v.head` and `v.head_dist`, which the original's constructor makes and never calls
+TIMM_CLASSES = 1000  # outputs of `v.head` and `v.head_dist`: the original makes them and never calls them
 ORIGINAL_WIDTHS = (192, 384, 768)  # tiny, small, base
 UNTRAINED_HEADS = {"generative": "cpredlayer", "discriminative": "gpredlayer"}
 FINETUNING_TASKS = {"patches": "ft_avgtok", "prefix": "ft_cls"}
@@ -34,7 +34,7 @@ class Exported:
     """
     model: what was read
     state: the original's names -> tensors
-    facts: what the user has to know, as (word, text)
+    facts: lines to print, as (word, text)
     """
 
     model: PreTrainedModel
@@ -44,24 +44,24 @@ class Exported:
 
 def export(source: str, target: Path, verify: bool = False, overwrite: bool = False) -> list[tuple[str, str]]:
     """
-    Writes the checkpoint file under another name beside `target` and moves it there when it is complete.
+    Writes the checkpoint file, whole or not at all.
 
     Args:
-        source: a folder or the name of a Hub repository, of `DualSSASTForPreTraining` or a
-            `DualSSASTForAudioClassification` that reads out as SSAST does
+        source: a folder or Hub repository of a `DualSSASTForPreTraining`, or of a `DualSSASTForAudioClassification`
+            with one of SSAST's readouts
         verify: read the file back as `conversion ssast` does and compare every tensor
 
     Returns:
-        what the user has to know, as (word, text)
+        lines to print, as (word, text)
 
     Raises:
-        ConversionError: in one line, what SSAST cannot hold, or what is wrong with the source or the target.
+        ConversionError: in one line, what SSAST's files cannot hold, or what is wrong with the source or the target.
     """
     check_target(source, target, overwrite)
     exported = make_checkpoint(source)
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as stage:
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent) as stage:
         path = Path(stage, target.name)
         torch.save(exported.state, path)
         if verify:
@@ -85,14 +85,14 @@ def check_target(source: str, target: Path, overwrite: bool):
 
 
 def make_checkpoint(source: str) -> Exported:
-    """The state dict that the original's DataParallel model would have saved, on the CPU and in float32."""
+    """Makes the state dict that the original's DataParallel model would have saved, on the CPU and in float32."""
     model = _read_model(source)
     config = model.config
     is_classifier = isinstance(model, DualSSASTForAudioClassification)
     _check(source, config, is_classifier)
     weights = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
     state = _encoder(weights, config) | (_classifier(weights) if is_classifier else _pretext(weights, config))
-    if weights:  # not the user's doing: the mapping itself is wrong
+    if weights:  # an error in the mapping, not in the user's folder
         raise RuntimeError(f"the mapping leaves out {list(weights)}")
     kind = "fine-tuned" if is_classifier else "pretrained"
     facts = [("source", source), ("holds", f"{type(model).__name__}, exported as SSAST's {kind} model")]
@@ -110,7 +110,7 @@ def _read_model(source: str) -> PreTrainedModel:
             f"{' or a '.join(MODELS)}"
         )
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # Transformers would print a table of what is raised below
+    logging.set_verbosity_error()  # the error below replaces the table that Transformers would print
     try:
         model, info = MODELS[architecture].from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True
@@ -127,7 +127,7 @@ def _read_model(source: str) -> PreTrainedModel:
 
 
 def _check(source: str, config: DualSSASTConfig, is_classifier: bool):
-    """What the original's constructor fixes, and a file cannot tell it."""
+    """Raises `ConversionError` for settings that the original's constructor fixes and its files do not store."""
     size = config.hidden_size
     needed = {
         "num_prefix_tokens": [2],
@@ -151,20 +151,20 @@ def _needed_by_classifier(config: DualSSASTConfig) -> dict[str, list]:
     needed = {
         "fused_layers": [[config.num_hidden_layers]],
         "fusion_norm": ["shared"],
-        "fusion": ["concat", "sum"],  # the same for one layer
+        "fusion": ["concat", "sum"],  # identical for one layer
         "readout": list(FINETUNING_TASKS),
         "pooling_per_layer": [[["mean"]]],
         "classifier_hidden_sizes": [[]],
         "classifier_layer_norm_eps": [1e-5],
-        "num_mel_bins": [deit.NUM_MEL_BINS],  # which a fine-tuned file does not tell
+        "num_mel_bins": [deit.NUM_MEL_BINS],  # fine-tuned files do not store it
     }
     if config.readout == "prefix":
         del needed["pooling_per_layer"]  # nothing is pooled
     return needed
 
 
-def _encoder(weights: dict, config: DualSSASTConfig) -> dict:
-    """Takes the encoder out of `weights`."""
+def _encoder(weights: dict, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
+    """Removes the encoder from `weights` and returns it: the original's name -> tensor."""
     own = "dual_ssast."
     tokens = weights.pop(f"{own}embeddings.prefix_tokens").split(1, dim=1)  # (1, 1, hidden) each
     state = {f"v.{name}": token for name, token in zip(deit.DISTILLED, tokens)}
@@ -182,8 +182,8 @@ def _encoder(weights: dict, config: DualSSASTConfig) -> dict:
     return state
 
 
-def _pretext(weights: dict, config: DualSSASTConfig) -> dict:
-    """Takes the pretext heads and the mask token out of `weights`, and adds the two numbers that the file tells."""
+def _pretext(weights: dict, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
+    """Removes the pretext heads and the mask token from `weights` and returns them, with the two sizes of the input."""
     state = {
         "mask_embed": weights.pop("mask_token").view(1, 1, -1),
         "p_input_fdim": torch.tensor(config.num_mel_bins),
@@ -195,7 +195,8 @@ def _pretext(weights: dict, config: DualSSASTConfig) -> dict:
     return state
 
 
-def _classifier(weights: dict) -> dict:
+def _classifier(weights: dict) -> dict[str, torch.Tensor]:
+    """Removes the classifier from `weights` and returns it: the original's name -> tensor."""
     return {
         f"{original}.{kind}": weights.pop(f"{name}.{kind}")
         for original, name in deit.CLASSIFIER_NAMES.items()
@@ -213,13 +214,13 @@ def _notes(source: str, model: PreTrainedModel) -> list[str]:
         )
     if isinstance(model, DualSSASTForAudioClassification):
         notes.append(
-            "the file tells neither readout, grid nor labels: build the original's ASTModel with task "
+            "the file stores neither readout, grid nor labels: build the original's ASTModel with task "
             f"{FINETUNING_TASKS[config.readout]}, fstride {config.frequency_stride}, tstride {config.time_stride}, "
             f"input_tdim {config.max_length}, label_dim {config.num_labels}, labels in the order of config.json"
         )
     elif config.pretraining_objective in UNTRAINED_HEADS:
         head = UNTRAINED_HEADS[config.pretraining_objective]
-        notes.append(f"{head} is as it began: pretraining_objective was {config.pretraining_objective!r}")
+        notes.append(f"{head} is untrained: pretraining_objective was {config.pretraining_objective!r}")
     if not config.attention_over_padding:
         notes.append(
             f"SSAST pads every clip to {config.max_length} frames and attends to the padding: its results for shorter "

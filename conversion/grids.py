@@ -1,4 +1,4 @@
-"""Which patch grid a number of positions means, where the file itself does not say."""
+"""Infers the patch grid from a number of positions, for files that do not store their grid."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ RECIPE_LENGTHS = (1024, 512, 128)
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A patch grid, sizes in mel bins and frames. `time_stride` lengths from `min_length` on have the same grid."""
+    """A patch grid, in mel bins and frames. Lengths from `min_length` to `min_length + time_stride - 1` share it."""
 
     rows: int
     columns: int
@@ -43,10 +43,10 @@ def read_grid(
     max_length: int | None = None,
 ) -> tuple[Grid, list[str]]:
     """
-    The grid of a fine-tuned checkpoint, and what was assumed for it.
+    Finds the grid of a fine-tuned checkpoint; returns it with notes on what was assumed.
 
-    `frequency_stride`, `time_stride` and `max_length` describe the file. What is not given is tried in this order: the
-    recipe's strides, then patches side by side.
+    `frequency_stride`, `time_stride` and `max_length` describe the file. Strides that are not given are tried in this
+    order: the recipe's strides, then patches side by side.
 
     Args:
         num_patches: positions, without those of the prefix
@@ -54,7 +54,7 @@ def read_grid(
         recipe_strides: of the original's fine-tuning recipes, (mel bins, frames)
 
     Raises:
-        ConversionError: no grid has that many patches; names the readings that are possible.
+        ConversionError: no grid has that many patches; the message lists the possible grids.
     """
     usual = [
         fit_grid(num_patches, patch, num_mel_bins, frequency_stride or strides[0], time_stride or strides[1])
@@ -72,7 +72,7 @@ def read_grid(
     given = frequency_stride is not None and time_stride is not None
     if not given:
         notes.append(
-            f"the file does not tell its strides: {num_patches} patches are read as {grid}"
+            f"the file does not store its strides: {num_patches} patches are read as {grid}"
             + "".join(f"; {other} would fit too" for other in fitting[1:])
         )
     if max_length is None and grid.time_stride > 1:
@@ -86,7 +86,7 @@ def read_grid(
 def fit_grid(
     num_patches: int, patch: tuple[int, int], num_mel_bins: int, frequency_stride: int, time_stride: int
 ) -> Grid | None:
-    """The grid of `num_patches` with these strides, `None` if there is none."""
+    """Returns the grid of `num_patches` with these strides, or `None` if it is impossible."""
     if num_mel_bins < patch[0] or frequency_stride > patch[0] or time_stride > patch[1] or num_patches < 1:
         return None
     rows = (num_mel_bins - patch[0]) // frequency_stride + 1
@@ -103,7 +103,7 @@ def _no_fit(path, num_patches, patch, num_mel_bins, frequency_stride, time_strid
     given = {"--frequency-stride": frequency_stride, "--time-stride": time_stride, "--max-length": max_length}
     given = " ".join(f"{name} {value}" for name, value in given.items() if value is not None) or "the usual strides"
     readings, seen_rows = [], set()
-    # Strides beyond these give hardly any patches; one reading per number of rows tells enough.
+    # One reading per number of rows is enough; the usual strides come first.
     for stride in sorted(range(1, patch[0] + 1), key=lambda stride: (stride not in (10, patch[0]), -stride)):
         grid = fit_grid(num_patches, patch, num_mel_bins, stride, min(stride, patch[1]))
         if grid and grid.rows not in seen_rows:

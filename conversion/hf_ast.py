@@ -1,4 +1,4 @@
-"""Folders of Transformers' `ASTForAudioClassification`, with the key names of Transformers 4 and 5."""
+"""Converts folders of Transformers' `ASTForAudioClassification`, with the key names of Transformers 4 and 5."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,11 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, Dual
 from .ast_original import AST_READOUT
 from .checkpoint import ConversionError, Tensors, find_state_dict, numbered_blocks, read_checkpoint
 from .labels import label_notes, label_settings
-from .options import Options
+from .options import LABELS, Family, Options, grid, statistics
 from .result import Converted, build_model, dtype_notes, padding_notes, resize
 
 BASE = "audio_spectrogram_transformer."
-# What both configurations call by the same name.
+# Settings with the same name in both configurations.
 SAME_NAMES = (
     "hidden_size",
     "num_hidden_layers",
@@ -144,6 +144,7 @@ def _map_config(source: Path, original: ASTConfig, labels: Path | None) -> DualS
 
 
 def _map_weights(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
+    """Maps the weights of a `DualSSASTForAudioClassification`: own name -> tensor."""
     size, labels = config.hidden_size, config.num_labels
     embeddings = f"{BASE}embeddings."
     prefix = [tensors.take(f"{embeddings}{name}", 1, 1, size) for name in ("cls_token", "distillation_token")]
@@ -179,6 +180,7 @@ def _map_weights(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch.T
 
 
 def _map_block(tensors: Tensors, config: DualSSASTConfig, source: str, version: int) -> dict[str, torch.Tensor]:
+    """Maps one block: name within the block -> tensor; `version` is the column of `LINEARS`."""
     size, wide = config.hidden_size, config.intermediate_size
     shapes = {"mlp.fc1": (wide, size), "mlp.fc2": (size, wide)}
     state = {}
@@ -194,7 +196,7 @@ def _map_block(tensors: Tensors, config: DualSSASTConfig, source: str, version: 
 
 
 def _map_extractor(source: Path, config: DualSSASTConfig, options: Options):
-    """The folder's extractor settings, and what was assumed for them."""
+    """Makes the feature extractor of the folder's settings; returns it with notes on what was assumed."""
     path = source / "preprocessor_config.json"
     if not path.exists():
         stored, notes = {}, [f"{path.name} is missing: AudioSet's mean and standard deviation, 16 kHz"]
@@ -210,3 +212,11 @@ def _map_extractor(source: Path, config: DualSSASTConfig, options: Options):
                 "in config.json"
             )
     return DualSSASTFeatureExtractor(num_mel_bins=config.num_mel_bins, **settings), notes
+
+
+FAMILY = Family(
+    name="hf-ast",
+    source="a folder of Transformers' ASTForAudioClassification",
+    convert=convert,
+    options=grid("resize to it") | LABELS | statistics("the folder's, else AudioSet's"),
+)

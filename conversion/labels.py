@@ -1,4 +1,4 @@
-"""Label files: one label per line, or a CSV as AudioSet has it."""
+"""Reads label files: one label per line, or a CSV like AudioSet's."""
 
 import csv
 from pathlib import Path
@@ -6,24 +6,25 @@ from pathlib import Path
 from .checkpoint import ConversionError
 
 AUDIOSET_LABELS = 527
+COLUMNS = ("index", "mid", "display_name")
 
 
 def read_labels(path: Path) -> list[str]:
     """
-    The labels in the order of the classifier's outputs.
+    Reads the labels in the order of the classifier's outputs: one per line, or the display names of a CSV in the order
+    of its indices, which may have gaps. The rules are those of the recipes' `label_file`.
 
     Raises:
-        ConversionError: no such file, not UTF-8, no labels, a label twice, or indices with gaps.
+        ConversionError: no such file, not UTF-8, no labels, a label or an index twice, or a CSV with other columns.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{path} cannot be read as a label file: {error}") from error
-    lines = [line for line in text.splitlines() if line.strip()]
-    if lines and lines[0].replace(" ", "").lower().startswith("index,mid,display_name"):
-        labels = _read_csv(path, lines)
-    else:
-        labels = [line.strip() for line in lines]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    header = [name.lower() for name in next(csv.reader(lines[:1], skipinitialspace=True), [])]
+    is_table = path.suffix.lower() == ".csv" or set(COLUMNS) <= set(header)
+    labels = _read_table(path, header, lines[1:]) if is_table else lines
     if not labels:
         raise ConversionError(f"{path} holds no labels: write one per line")
     twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -32,20 +33,22 @@ def read_labels(path: Path) -> list[str]:
     return labels
 
 
-def _read_csv(path: Path, lines: list[str]) -> list[str]:
-    rows = list(csv.reader(lines[1:], skipinitialspace=True))
+def _read_table(path: Path, header: list[str], lines: list[str]) -> list[str]:
+    if not set(COLUMNS) <= set(header):
+        raise ConversionError(f"{path}: expected the columns {', '.join(COLUMNS)}, got {', '.join(header)}")
+    rows = list(csv.DictReader(lines, header, skipinitialspace=True))
     try:
-        by_index = {int(row[0]): row[2] for row in rows}
-    except (ValueError, IndexError) as error:
-        raise ConversionError(f"{path}: every row needs index,mid,display_name") from error
-    if sorted(by_index) != list(range(len(rows))):
-        raise ConversionError(f"{path}: the indices must be 0 to {len(rows) - 1}, each once")
-    return [by_index[index] for index in range(len(rows))]
+        by_index = {int(row["index"]): row["display_name"] for row in rows}
+    except (TypeError, ValueError) as error:
+        raise ConversionError(f"{path}: every row needs {','.join(COLUMNS)}, with a whole number as index") from error
+    if None in by_index.values() or len(by_index) < len(rows):
+        raise ConversionError(f"{path}: every row needs {','.join(COLUMNS)}, each index once")
+    return [by_index[index] for index in sorted(by_index)]
 
 
 def label_settings(path: Path, num_labels: int, labels_path: Path | None) -> dict:
     """
-    The configuration's settings for a classifier of `num_labels` outputs, named by a label file if there is one.
+    Returns the configuration's settings for a classifier of `num_labels` outputs, named by a label file if given.
 
     Raises:
         ConversionError: the file names another number of labels.

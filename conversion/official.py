@@ -1,8 +1,9 @@
-"""The published checkpoints of the catalogue: those that were downloaded, converted, verified and with their cards."""
+"""Converts the published checkpoints of the catalogue that were downloaded, and verifies them."""
 
 import argparse
 import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,14 +24,14 @@ LABEL_LINKS = {
     "speechcommands_class_labels_indices.csv",
 }
 NAME = "build-official"
-FINISHED = ("config.json", "model.safetensors", "README.md")  # of a converted folder, with others
-# What a model saves beside its parameters.
+FINISHED = ("config.json", "model.safetensors", "README.md")  # present in every converted folder
+# Tensors that a model saves beside its parameters.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "class_center", "data_center", "teacher_temperature")
 
 
 @dataclasses.dataclass
 class Outcome:
-    """status: missing, converted, kept, failed or pushed; message: why, or what there is to know"""
+    """status: missing, left out, converted, kept, failed or pushed; message: the reason, or remarks"""
 
     published: Published
     status: str
@@ -38,23 +39,20 @@ class Outcome:
     message: str = ""
 
 
-def add_parser(subparsers):
-    parser = subparsers.add_parser(
-        NAME,
-        help="the published checkpoints, converted",
-        description="Converts every published checkpoint that lies in a folder, verifies it and writes its card.",
-    )
+def add_parser(subparsers, text: str):
+    parser = subparsers.add_parser(NAME, description=text, allow_abbrev=False)
     parser.add_argument("--download-dir", type=Path, required=True, metavar="DIR", help="where the originals lie")
     parser.add_argument("--output-dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="where to write")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the catalogue")
     parser.add_argument("--push", metavar="USER", help="push each to USER/NAME on the Hub")
     parser.add_argument("--private", action="store_true", default=None, help="new repositories are private")
     parser.add_argument("--overwrite", action="store_true", help="convert again what was converted")
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """
-    Returns the exit status: 1 where a checkpoint failed.
+    Runs the command; returns the exit status: 1 if a checkpoint failed.
 
     Raises:
         ConversionError: the folder holds no published file.
@@ -63,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         args.download_dir, args.output_dir, args.only, args.push, private=args.private, overwrite=args.overwrite
     )
     print(table(outcomes))
-    tell_missing(outcomes, args.download_dir)
+    print_missing(outcomes, args.download_dir)
     if all(outcome.status == "missing" for outcome in outcomes):
         raise ConversionError(
             f"{args.download_dir}: holds none of these files, under their published names; download some"
@@ -82,12 +80,12 @@ def build(
     catalogue: Mapping[str, Published] | None = None,
 ) -> list[Outcome]:
     """
-    Converts what is there, one after the other; what fails stops no other. Prints a line for each.
+    Converts the files that are there, one after the other, and prints a line for each. A failure stops no other.
 
     Args:
         only: names in the catalogue; all if `None`
-        user: whose repositories on the Hub the folders are pushed to, if any
-        overwrite: convert again what lies in the output folder
+        user: owner of the Hub repositories to push to, if any
+        overwrite: convert again what is finished in the output folder
 
     Raises:
         ConversionError: no such folder, or an unknown name.
@@ -119,7 +117,7 @@ def build(
 def build_one(
     published: Published, download_dir: Path, folder: Path, overwrite: bool, catalogue: Mapping[str, Published]
 ) -> Outcome:
-    """Converts one checkpoint, unless its folder is finished or its file is not there."""
+    """Converts one checkpoint, unless its folder is finished or its file is missing."""
     if folder.exists() and not overwrite and all((folder / name).is_file() for name in FINISHED):
         return Outcome(published, "kept", folder, "it was converted before; --overwrite converts it again")
     path = find_file(published, download_dir, catalogue)
@@ -135,7 +133,7 @@ def build_one(
 
 def convert(published: Published, path: Path, folder: Path) -> str:
     """
-    Writes the folder, whole or not at all. Returns what there is to know.
+    Writes the folder, whole or not at all. Returns remarks to print.
 
     Raises:
         ConversionError: the file is not the published one.
@@ -149,7 +147,7 @@ def convert(published: Published, path: Path, folder: Path) -> str:
         if not options["labels"].is_file():
             notes.append(f"{options['labels']} is not there, so its outputs are called LABEL_0, ...")
             del options["labels"]
-    converted = FAMILIES[published.family](path, Options(**options))
+    converted = FAMILIES[published.family].convert(path, Options(**options))
     wrong = published.wrong_shapes(converted.model.config, converted.feature_extractor)
     if wrong:
         raise ConversionError(f"{path} is another model than {published.name}: {'; '.join(wrong)}")
@@ -158,7 +156,7 @@ def convert(published: Published, path: Path, folder: Path) -> str:
 
 
 def find_file(published: Published, download_dir: Path, catalogue: Mapping[str, Published]) -> Path | None:
-    """The file by its published name, else by what is published of its bytes, among those of no published name."""
+    """Finds the file by its published name, else by its hash among the .pth files without a published name."""
     files = sorted(path for path in download_dir.iterdir() if path.is_file())
     named = next((path for path in files if published.is_named(path)), None)
     if named is not None or not published.is_hashed:
@@ -169,7 +167,7 @@ def find_file(published: Published, download_dir: Path, catalogue: Mapping[str, 
 
 
 def push(outcome: Outcome, repo_id: str, private: bool | None):
-    """Pushes a finished folder; a failure is the outcome's."""
+    """Pushes a finished folder; a failure goes into the outcome."""
     published = outcome.published
     if published.license is None:
         print(f"warning: {published.name}: {published.license_note}", file=sys.stderr)
@@ -181,36 +179,28 @@ def push(outcome: Outcome, repo_id: str, private: bool | None):
 
 
 def num_parameters(folder: Path) -> int:
-    """Of a saved model, from the headers of its weights."""
+    """Counts the parameters of a saved model, from the headers of its weights."""
     total = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  it is no dictionary
-                if not name.endswith(BUFFERS):
-                    size = 1
-                    for length in file.get_slice(name).get_shape():
-                        size *= length
-                    total += size
+            names = [name for name in file.keys() if not name.endswith(BUFFERS)]  # noqa: SIM118  it is no dictionary
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     return total
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A line per checkpoint: name, status, parameters, folder."""
+    """Returns a line per checkpoint: name, status, parameters, folder."""
     rows = [("name", "status", "parameters", "folder")]
     for outcome in outcomes:
         is_there = outcome.status not in ("missing", "left out", "failed")
         count = f"{num_parameters(outcome.folder):,}" if is_there else ""
         rows.append((outcome.published.name, outcome.status, count, str(outcome.folder) if is_there else ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = (
-        f"{name:<{widths[0]}}  {status:<{widths[1]}}  {count:>{widths[2]}}  {folder}"
-        for name, status, count, folder in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def tell_missing(outcomes: Sequence[Outcome], download_dir: Path):
-    """Where the missing files are, and where they belong; and the label files that were not there."""
+def print_missing(outcomes: Sequence[Outcome], download_dir: Path):
+    """Prints where the missing files come from and where they belong; the missing label files too."""
     for outcome in outcomes:
         published = outcome.published
         if outcome.status == "missing":

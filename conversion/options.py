@@ -1,6 +1,9 @@
-"""What the user asks of a conversion."""
+"""A family of original checkpoints, and the options of a conversion."""
 
+import argparse
 import dataclasses
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -9,10 +12,10 @@ class Options:
     """
     task: `pretraining`, `classification` or `encoder`; `None` for what the file holds
     weights: of two networks in a file, the one to take: `teacher` or `student`; `None` for both, or the better one
-    max_length, frequency_stride, time_stride: frames, mel bins, frames. Where the file tells its own grid, the one to
-        resize to; else they describe the file.
+    max_length, frequency_stride, time_stride: frames, mel bins, frames. They describe a file that does not store its
+        own grid; other models are resized to them.
     labels: a label file
-    sampling_rate: in Hz, that the file's network hears; `None` where the file tells
+    sampling_rate: in Hz, of the audio that the network was trained on; `None` where the file holds its front end
     mean, std: of the feature extractor's log-mels; `None` for the source's or AudioSet's
     """
 
@@ -29,3 +32,68 @@ class Options:
     @property
     def grid(self) -> dict[str, int | None]:
         return {name: getattr(self, name) for name in ("max_length", "frequency_stride", "time_stride")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """
+    name: on the command line
+    source: what its files or folders are
+    convert: (source, options) -> `result.Converted`; raises `ConversionError`
+    options: names of the fields of `Options` that it takes -> keywords of `argparse.add_argument`
+    """
+
+    name: str
+    source: str
+    convert: Callable
+    options: dict[str, dict]
+
+
+def positive_int(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return value
+
+
+def positive(text: str) -> float:
+    value = finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return value
+
+
+# ---- options that several families take ----
+
+LABELS = {"labels": {"type": Path, "metavar": "FILE", "help": "one label per line, or index,mid,display_name"}}
+
+
+def task(*choices: str, text: str) -> dict[str, dict]:
+    """The option of what to make; `text` is its help."""
+    return {"task": {"choices": choices, "help": text}}
+
+
+def grid(text: str) -> dict[str, dict]:
+    """Options of the patch grid; `text` ends the help of each."""
+    return {
+        "max_length": {"type": positive_int, "metavar": "FRAMES", "help": f"length; {text}"},
+        "frequency_stride": {"type": positive_int, "metavar": "BINS", "help": f"patch step; {text}"},
+        "time_stride": {"type": positive_int, "metavar": "FRAMES", "help": f"patch step; {text}"},
+    }
+
+
+def statistics(default: str = "AudioSet's") -> dict[str, dict]:
+    """Options of the mean and standard deviation that normalise the features; `default` is for the help."""
+    return {
+        "mean": {"type": finite, "help": f"of the log-mels, for the feature extractor; default: {default}"},
+        "std": {"type": positive, "help": f"of the log-mels, undoubled; default: {default}"},
+    }

@@ -1,4 +1,4 @@
-"""Checkpoints of PANNs' CNN14 (Kong et al., 2020; github.com/qiuqiangkong/audioset_tagging_cnn): 16 and 32 kHz."""
+"""Converts PANNs' CNN14 of 16 and 32 kHz (Kong et al., 2020; github.com/qiuqiangkong/audioset_tagging_cnn)."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from modeling_dual_ssast.feature_extraction_panns_cnn14 import VARIANTS, slaney_
 
 from .checkpoint import ConversionError, Tensors, open_checkpoint
 from .labels import label_notes, label_settings
-from .options import Options
+from .options import LABELS, Family, Options, task
 from .result import ComposedConverted, build_model, dtype_notes
 
 FRONT_END = ("spectrogram_extractor.", "logmel_extractor.")
 FILTERS = "logmel_extractor.melW"
 TRANSFORMS = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
 HEAD = ("fc1.", "fc_audioset.")
-# The published 16 kHz file holds a sampler's state beside the weights: numpy's arrays, which cannot run code.
+# The published 16 kHz file holds a sampler's state beside the weights: NumPy arrays. They cannot run code.
 ARRAYS = (
     *((np.zeros(0).__reduce__()[0], f"{package}.multiarray._reconstruct") for package in ("numpy.core", "numpy._core")),
     np.ndarray,
@@ -61,7 +61,7 @@ def convert(source: Path, options: Options) -> ComposedConverted:
 
 
 def _convert_encoder(tensors: Tensors, sizes: dict, options: Options) -> tuple[PannsCnn14Model, str, list[str]]:
-    """The model, its title and its notes."""
+    """Returns the model, its title and its notes."""
     if options.labels is not None:
         raise ConversionError(f"--labels {options.labels} names no outputs of an encoder, which {tensors.path} becomes")
     config = _make_config(tensors.path, **sizes)
@@ -75,7 +75,7 @@ def _convert_encoder(tensors: Tensors, sizes: dict, options: Options) -> tuple[P
 def _convert_classifier(
     tensors: Tensors, sizes: dict, options: Options
 ) -> tuple[PannsCnn14ForAudioClassification, str, list[str]]:
-    """The same with the original's embedding and its classifier."""
+    """Returns the model with the original's embedding and classifier, its title and its notes."""
     tensors.require("fc1.weight", "fc_audioset.weight")
     num_labels = tensors.shape("fc_audioset.weight", 2)[0]
     config = _make_config(
@@ -104,12 +104,12 @@ def _make_config(source: Path, **settings) -> PannsCnn14Config:
 
 
 def _make_extractor(tensors: Tensors, num_mel_bins: int, options: Options) -> PannsCnn14FeatureExtractor:
-    """The extractor of the file's front end, which must be one of the published ones; else of the option."""
+    """Makes the extractor of the file's front end, one of the published ones, or of `options.sampling_rate`."""
     held = [name for part in FRONT_END for name in tensors.names(part)]
     if not held:
         if options.sampling_rate is None:
             raise ConversionError(
-                f"{tensors.path} holds no front end, so it does not tell what it hears: give --sampling-rate "
+                f"{tensors.path} holds no front end, so its sampling rate is unknown: give --sampling-rate "
                 f"{' or '.join(map(str, VARIANTS))}"
             )
         return PannsCnn14FeatureExtractor(sampling_rate=options.sampling_rate, num_mel_bins=num_mel_bins)
@@ -123,7 +123,7 @@ def _make_extractor(tensors: Tensors, num_mel_bins: int, options: Options) -> Pa
         )
     if options.sampling_rate not in (None, rates[window_size]):
         raise ConversionError(
-            f"{tensors.path} hears {rates[window_size]} Hz (windows of {window_size} samples), but --sampling-rate is "
+            f"{tensors.path} takes {rates[window_size]} Hz (windows of {window_size} samples), but --sampling-rate is "
             f"{options.sampling_rate}: leave it out"
         )
     extractor = PannsCnn14FeatureExtractor(sampling_rate=rates[window_size], num_mel_bins=num_mel_bins)
@@ -133,7 +133,7 @@ def _make_extractor(tensors: Tensors, num_mel_bins: int, options: Options) -> Pa
 
 
 def _check_front_end(tensors: Tensors, extractor: PannsCnn14FeatureExtractor):
-    """Raises unless the file's window and mel filters are the extractor's, to the rounding of float32."""
+    """Raises `ConversionError` unless the file's window and mel filters are the extractor's, to float32 rounding."""
     window = torch.hann_window(extractor.window_size, periodic=True, dtype=torch.float64)
     spectrum = torch.fft.rfft(torch.diag(window)).T.unsqueeze(1)  # (bins, 1, window): of an impulse at each sample
     settings = (extractor.window_size, extractor.sampling_rate, extractor.fmin, extractor.fmax)
@@ -141,7 +141,7 @@ def _check_front_end(tensors: Tensors, extractor: PannsCnn14FeatureExtractor):
     for name, expected in zip((*TRANSFORMS, FILTERS), (spectrum.real, spectrum.imag, filters)):
         held = tensors.state[name]
         difference = (held.double() - expected).abs().max() if held.shape == expected.shape else float("inf")
-        if not difference <= 1e-3 * expected.abs().max():  # a NaN is not
+        if not difference <= 1e-3 * expected.abs().max():  # also refuses NaN
             raise ConversionError(
                 f"{tensors.path} was trained with another front end than the published one of "
                 f"{extractor.sampling_rate} Hz: {name} is not that of windows of {extractor.window_size} samples and "
@@ -149,17 +149,19 @@ def _check_front_end(tensors: Tensors, extractor: PannsCnn14FeatureExtractor):
             )
 
 
-def _map_norm(tensors: Tensors, original: str, name: str, size: int) -> dict:
+def _map_norm(tensors: Tensors, original: str, name: str, size: int) -> dict[str, torch.Tensor]:
+    """Maps a batch normalisation: own name -> tensor (size,)."""
     state = {
         f"{name}.{part}": tensors.take(f"{original}.{part}", size)
         for part in ("weight", "bias", "running_mean", "running_var")
     }
-    counter = f"{original}.num_batches_tracked"  # which files of PyTorch before 0.4.1 lack
+    counter = f"{original}.num_batches_tracked"  # absent from files of PyTorch before 0.4.1
     state[f"{name}.num_batches_tracked"] = torch.tensor(tensors.take_integer(counter) if counter in tensors else 0)
     return state
 
 
-def _map_network(tensors: Tensors, config: PannsCnn14Config) -> dict:
+def _map_network(tensors: Tensors, config: PannsCnn14Config) -> dict[str, torch.Tensor]:
+    """Maps the convolutional network: own name -> tensor."""
     state = _map_norm(tensors, "bn0", "bn0", config.num_mel_bins)
     channels = (1, *config.channels)
     for block in CNN14_BLOCKS:
@@ -171,7 +173,8 @@ def _map_network(tensors: Tensors, config: PannsCnn14Config) -> dict:
     return state
 
 
-def _map_head(tensors: Tensors, config: PannsCnn14Config) -> dict:
+def _map_head(tensors: Tensors, config: PannsCnn14Config) -> dict[str, torch.Tensor]:
+    """Maps the embedding layer and the classifier: own name -> tensor."""
     size, labels = config.embedding_size, config.num_labels
     return {
         "panns_cnn14.embedding.fc1.weight": tensors.take("fc1.weight", size, config.channels[-1]),
@@ -179,3 +182,15 @@ def _map_head(tensors: Tensors, config: PannsCnn14Config) -> dict:
         "audioset_classifier.weight": tensors.take("fc_audioset.weight", labels, size),
         "audioset_classifier.bias": tensors.take("fc_audioset.bias", labels),
     }
+
+
+FAMILY = Family(
+    name="panns-cnn14",
+    source="a .pth file of PANNs' CNN14, for 16 or 32 kHz",
+    convert=convert,
+    options={
+        **task("classification", "encoder", text="what to make; default: classification, if the file can"),
+        "sampling_rate": {"type": int, "choices": tuple(VARIANTS), "help": "in Hz; for files without a front end"},
+        **LABELS,
+    },
+)

@@ -1,4 +1,4 @@
-"""What a conversion gives: the model, its feature extractor and the facts that the user has to know."""
+"""The result of a conversion: the model, its feature extractor and what is printed about them."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ class Converted:
     """
     model, feature_extractor: ready to be saved
     title: family and kind, "SSAST patch model, pretrained"
-    notes: what the file does not say and was taken for granted, and what was changed as asked
+    notes: what was assumed because the file does not store it, and what was changed as asked
     dropped: names in the file and why they are left out
     new: weights that the file does not hold
     """
@@ -31,7 +31,7 @@ class Converted:
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """What the model is like: a word and the rest of its line."""
+        """Describes the model: (word, rest of its line)."""
         return [("sizes", self._sizes()), ("grid", self._grid()), ("features", self._features())]
 
     @property
@@ -64,7 +64,7 @@ class Converted:
 
 @dataclasses.dataclass
 class ComposedConverted(Converted):
-    """Of a convolutional network with composed features."""
+    """The result for a convolutional network with composed features."""
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -82,23 +82,23 @@ class ComposedConverted(Converted):
 
 def build_model(model_class, config: DualSSASTConfig, state: dict, new: tuple[str, ...] = ()) -> PreTrainedModel:
     """
-    A model in evaluation mode with the weights of `state`. Only names that begin with one of `new` may be missing:
-    these are initialised, in the same way at every run.
+    Builds a model in evaluation mode with the weights of `state`. Only names that begin with one of `new` may be
+    missing: they are initialised, identically at every run.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = model_class(config)
     outcome = model.load_state_dict(state, strict=False)
     missing = [name for name in outcome.missing_keys if not name.startswith(new)] if new else outcome.missing_keys
-    if missing or outcome.unexpected_keys:  # not the user's doing: the mapping itself is wrong
+    if missing or outcome.unexpected_keys:  # an error in the mapping, not in the user's file
         raise RuntimeError(f"the mapping leaves out {missing} and invents {outcome.unexpected_keys}")
     return model.eval()
 
 
 def make_feature_extractor(config: DualSSASTConfig, mean: float | None, std: float | None, **settings):
     """
-    The extractor of AudioSet's statistics unless others are given; the configuration's padding value follows it.
-    `settings` are the extractor's other ones.
+    Makes the feature extractor, with AudioSet's statistics unless others are given, and sets the configuration's
+    padding value to match. `settings` are further settings of the extractor.
     """
     statistics = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
     extractor = DualSSASTFeatureExtractor(
@@ -109,7 +109,7 @@ def make_feature_extractor(config: DualSSASTConfig, mean: float | None, std: flo
 
 
 def resize(model: PreTrainedModel, options: Options) -> list[str]:
-    """Moves the model to another patch grid if one is asked for, and says so."""
+    """Resizes the positions to the grid of the options, if it differs; returns the note to print."""
     wanted = {name: value for name, value in options.grid.items() if value not in (None, getattr(model.config, name))}
     if not wanted:
         return []
@@ -123,7 +123,7 @@ def resize(model: PreTrainedModel, options: Options) -> list[str]:
 
 
 def padding_notes(config: DualSSASTConfig) -> list[str]:
-    """What attention over padding costs, and the way out."""
+    """Explains the cost of attention over padding, and how to avoid it."""
     if not config.attention_over_padding:
         return []
     return [

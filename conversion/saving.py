@@ -1,4 +1,4 @@
-"""Saving a converted model whole or not at all, and reading it back."""
+"""Saves a converted model, whole or not at all, and reads it back."""
 
 import os
 import shutil
@@ -14,11 +14,13 @@ from .catalogue import Published
 from .checkpoint import ConversionError, shorten
 from .result import Converted
 
+UNFINISHED = ".unfinished"  # ending of what is being written; cleaning up and .gitignore go by it
+
 
 def check_target(source: Path, target: Path, overwrite: bool):
     """
     Raises:
-        ConversionError: `target` holds something and may not be replaced, or replacing it would delete the source.
+        ConversionError: `target` is not empty and may not be replaced, or replacing it would delete the source.
     """
     resolved, origin = target.resolve(), source.resolve()
     if resolved == origin or resolved in origin.parents:
@@ -33,22 +35,22 @@ def save(
     converted: Converted, target: Path, verify: bool = False, *, source: Path, origin: Published | None = None
 ) -> tuple[int, float] | None:
     """
-    Saves the model, its code, its feature extractor and its card beside `target` and moves them there when all is
-    complete. What was at `target` stays until then.
+    Saves the model, its code, its feature extractor and its card beside `target`, and moves them there when they are
+    complete. An earlier `target` stays until then.
 
     Args:
-        source: what was converted, for the card
+        source: the original file, for the card
         origin: the published checkpoint that it is, if it is one
 
     Returns:
         with `verify`, the number of tensors that were read back and compared, and their largest difference
 
     Raises:
-        ConversionError: what was read back differs.
+        ConversionError: the tensors that were read back differ.
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as stage:
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent) as stage:
         folder = Path(stage, "new")  # a folder of its own: the temporary one is closed to other users
         folder.mkdir()
         converted.model.save_pretrained(folder)
@@ -63,15 +65,15 @@ def save(
 def make_card(
     converted: Converted, name: str, source: Path, verified: tuple[int, float] | None, origin: Published | None
 ) -> ModelCard:
-    model, kind = converted.model, type(converted.model).__name__
+    model, auto_class = converted.model, type(converted.model)._auto_class
     return converted_card(
         name,
         model.config,
         converted.feature_extractor,
         title=converted.title,
         file_name=source.name,
-        is_classifier=kind.endswith("ForAudioClassification"),
-        is_pretraining=kind.endswith("ForPreTraining"),
+        is_classifier=auto_class == "AutoModelForAudioClassification",
+        is_pretraining=auto_class == "AutoModelForPreTraining",
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         notes=converted.notes,
         dropped=converted.dropped,
@@ -82,7 +84,7 @@ def make_card(
 
 
 def _move(folder: Path, target: Path, old: Path):
-    """Puts `folder` at `target`; what was there goes to `old`, and comes back if that fails."""
+    """Renames `folder` to `target`; an earlier `target` goes to `old`, and comes back if that fails."""
     had_target = target.exists()
     if had_target:
         os.rename(target, old)
@@ -116,10 +118,10 @@ def compare_saved(converted: Converted, folder: Path) -> tuple[int, float]:
 
 def compare_states(expected: dict, actual: dict, wrong: frozenset | set = frozenset()) -> tuple[int, float]:
     """
-    Number of tensors and their largest absolute difference, which is 0.
+    Compares two state dicts; returns the number of tensors and their largest absolute difference, which is 0.
 
     Args:
-        wrong: names that are known not to fit
+        wrong: names that already failed to match
 
     Raises:
         ConversionError: a tensor is missing, new or different.

@@ -1,13 +1,15 @@
-"""Checkpoints of SSAST (Gong et al., AAAI 2022; github.com/YuanGongND/ssast): patch and frame models."""
+"""Converts checkpoints of SSAST (Gong et al., AAAI 2022; github.com/YuanGongND/ssast): patch and frame models."""
 
 from pathlib import Path
+
+import torch
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification, DualSSASTForPreTraining
 
 from . import deit
 from .checkpoint import ConversionError, Tensors, open_checkpoint
 from .labels import name_settings, read_labels
-from .options import Options
+from .options import LABELS, Family, Options, grid, statistics, task
 from .result import Converted, build_model, dtype_notes, make_feature_extractor, resize
 
 PRETEXT_HEADS = {"cpredlayer": "discriminative_head", "gpredlayer": "generative_head"}
@@ -65,7 +67,7 @@ def _convert_pretrained(tensors: Tensors, sizes: dict, options: Options) -> Conv
     notes = resize(model, options)
     new = []
     if wants_classifier:
-        new.append(f"classifier for {model.config.num_labels} labels: random, and to be trained before it is of use")
+        new.append(f"classifier for {model.config.num_labels} labels: random; train it before you use it")
     else:
         notes.append("AutoModelForAudioClassification loads the folder too, with a new classifier (num_labels=...)")
     return Converted(
@@ -109,7 +111,7 @@ def _check_pretraining_options(tensors: Tensors, patch: tuple[int, int], options
 
 
 def check_strides(path: Path, patch: tuple[int, int], options: Options, remedy: str):
-    """Raises if overlapping patches, (mel bins, frames), are asked of a model that paints them side by side."""
+    """Raises `ConversionError` if overlapping patches (mel bins, frames) are asked of a pretraining model."""
     strides = zip(("frequency", "time"), (options.frequency_stride, options.time_stride), patch)
     overlapping = [f"--{axis}-stride {stride}" for axis, stride, side in strides if stride not in (None, side)]
     if overlapping:
@@ -123,7 +125,8 @@ def _grid_settings(config: DualSSASTConfig) -> dict:
     return {name: getattr(config, name) for name in ("num_mel_bins", "max_length", "frequency_stride", "time_stride")}
 
 
-def _map_pretext(tensors: Tensors, config: DualSSASTConfig) -> dict:
+def _map_pretext(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
+    """Maps the pretext heads and the mask token: own name -> tensor."""
     size, values = config.hidden_size, config.patch_shape[0] * config.patch_shape[1]
     state = {"mask_token": tensors.take("mask_embed", 1, 1, size).flatten()}
     for original, name in PRETEXT_HEADS.items():
@@ -145,11 +148,24 @@ def _convert_fine_tuned(tensors: Tensors, sizes: dict, options: Options) -> Conv
     title = f"SSAST {_kind(sizes)} model, fine-tuned"
     converted = deit.convert_classifier(tensors, sizes, options, SSAST_READOUT, strides, title)
     converted.notes.append(
-        "the file does not tell its readout: the mean over the patches (ft_avgtok); for ft_cls load it with "
-        "readout='prefix'. Files of the AST repository look the same: their family is ast"
+        "the file does not store its readout: the mean over the patches (ft_avgtok) is assumed; for ft_cls load it "
+        "with readout='prefix'. Files of the AST repository look the same: their family is ast"
     )
     return converted
 
 
 def _kind(sizes: dict) -> str:
     return "frame" if deit.patch_shape(sizes)[0] == deit.NUM_MEL_BINS else "patch"
+
+
+FAMILY = Family(
+    name="ssast",
+    source="a .pth file of the SSAST repository: patch or frame model, pretrained or fine-tuned",
+    convert=convert,
+    options={
+        **task("pretraining", "classification", text="what to make; default: what the file holds"),
+        **grid("pretrained files are resized to it; it describes fine-tuned files, which do not store it"),
+        **LABELS,
+        **statistics(),
+    },
+)

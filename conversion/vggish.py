@@ -1,4 +1,4 @@
-"""Checkpoints of VGGish (Hershey et al., ICASSP 2017) in PyTorch: tcvrick's audioset-vggish and torchvggish."""
+"""Converts checkpoints of VGGish (Hershey et al., ICASSP 2017) in PyTorch: audioset-vggish and torchvggish."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from modeling_dual_ssast import VGGishConfig, VGGishFeatureExtractor, VGGishMode
 from modeling_dual_ssast.configuration_vggish import VGGISH_TIME_STRIDE
 
 from .checkpoint import open_checkpoint
-from .options import Options
+from .options import Family, Options
 from .result import ComposedConverted, build_model, dtype_notes
 
 CONVOLUTIONS = (0, 3, 6, 8, 11, 13)  # in `features`
-WIDTHS = (0, 3, 6, 11)  # the first of each stage, which tells its channels
-LINEARS = (0, 2, 4)  # in `fc`, which torchvggish calls `embeddings`
+WIDTHS = (0, 3, 6, 11)  # the first of each stage: its shape holds the stage's channels
+LINEARS = (0, 2, 4)  # in `fc`; `embeddings` in torchvggish
 
 
 def convert(source: Path, options: Options) -> ComposedConverted:
@@ -56,3 +56,6 @@ def convert(source: Path, options: Options) -> ComposedConverted:
         dropped=tensors.dropped,
         new=[],
     )
+
+
+FAMILY = Family(name="vggish", source="a .pth file of VGGish in PyTorch", convert=convert, options={})

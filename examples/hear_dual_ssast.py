@@ -1,6 +1,6 @@
 """
-The HEAR 2021 API (https://hearbenchmark.com/hear-api.html) for every model of this project. Beside the saved folder,
-which brings its own code, it needs nothing of this project: copy it to where HEAR runs.
+Implements the HEAR 2021 API (https://hearbenchmark.com/hear-api.html) for every model of this project. It needs only
+the saved folder, which contains the code of the model: copy this file to where HEAR runs.
 
     hear-validator hear_dual_ssast --model MODEL
     python -m heareval.embeddings.runner hear_dual_ssast --model MODEL
@@ -13,14 +13,14 @@ import math
 import torch
 from transformers import AutoModel
 
-RATES_HZ = (16000, 22050, 44100, 48000)  # at which HEAR has its recordings
-LONGEST_SPACING_MS = 50.0  # that HEAR suggests, for the onsets of its transcription tasks
+RATES_HZ = (16000, 22050, 44100, 48000)  # the sampling rates of HEAR's recordings
+LONGEST_SPACING_MS = 50.0  # HEAR's suggestion for the onsets of its transcription tasks
 BATCH_SIZE = 8
 
 
 def load_model(model_file_path: str = "") -> torch.nn.Module:
     """
-    The model with what HEAR asks of it: `sample_rate`, `scene_embedding_size` and `timestamp_embedding_size`.
+    Loads a model with HEAR's attributes: `sample_rate`, `scene_embedding_size` and `timestamp_embedding_size`.
 
     Args:
         model_file_path: folder or Hub name of a model of this project; HEAR's --model
@@ -29,7 +29,7 @@ def load_model(model_file_path: str = "") -> torch.nn.Module:
         raise ValueError("model_file_path is empty: name the folder or the Hub name of a model, with --model")
     model = AutoModel.from_pretrained(model_file_path, trust_remote_code=True).eval()
     rate = model.own_feature_extractor().sampling_rate
-    # A model of another rate resamples what loses the least.
+    # A model of another rate resamples the next higher rate, which loses the least.
     model.sample_rate = rate if rate in RATES_HZ else next((r for r in RATES_HZ if r > rate), RATES_HZ[-1])
     model.scene_embedding_size = model.config.fused_size
     model.timestamp_embedding_size = model.frame_size
@@ -37,18 +37,29 @@ def load_model(model_file_path: str = "") -> torch.nn.Module:
 
 
 def get_scene_embeddings(audio: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
-    """(n_sounds, n_samples) in [-1, 1] at `model.sample_rate` -> float32 (n_sounds, scene_embedding_size)"""
+    """
+    Embeds clips.
+
+    Args:
+        audio: (n_sounds, n_samples) in [-1, 1] at `model.sample_rate`
+
+    Returns:
+        float32 (n_sounds, scene_embedding_size)
+    """
     return model.embed(audio, model.sample_rate, batch_size=BATCH_SIZE)
 
 
 def get_timestamp_embeddings(audio: torch.Tensor, model: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    (n_sounds, n_samples) in [-1, 1] at `model.sample_rate` -> float32 embeddings (n_sounds, n_timestamps,
-    timestamp_embedding_size) and their times in ms (n_sounds, n_timestamps).
+    Embeds clips over time, at the middles of the model's time frames. If these are more than 50 ms apart, timestamps
+    between them are added and interpolated linearly; before the first and after the last middle the embedding is
+    constant.
 
-    The times are the middles of the model's time frames, from the beginning to the end of the clip. Where the frames
-    are more than 50 ms apart, others lie between them, interpolated linearly; before the first and behind the last
-    middle the embedding stays as it is.
+    Args:
+        audio: (n_sounds, n_samples) in [-1, 1] at `model.sample_rate`
+
+    Returns:
+        float32 embeddings (n_sounds, n_timestamps, timestamp_embedding_size), and times in ms (n_sounds, n_timestamps)
     """
     found = model.embed_frames(audio, model.sample_rate, batch_size=BATCH_SIZE)
     values = torch.stack([frames.values for frames in found])  # (n_sounds, frames, size): all sounds are equally long

@@ -1,6 +1,6 @@
 """
-Every model of this project as an encoder of MTEB (https://github.com/embeddings-benchmark/mteb), whose audio tasks are
-MAEB. Beside the saved folder, which brings its own code, it needs nothing of this project.
+Evaluates every model of this project as an encoder of MTEB (https://github.com/embeddings-benchmark/mteb), with its
+audio tasks, MAEB. It needs only the saved folder, which contains the code of the model.
 
     python examples/mteb_dual_ssast.py MODEL --tasks ESC50 CREMA_DClustering
     python examples/mteb_dual_ssast.py MODEL --tasks "MAEB(v1, audio-only)"
@@ -47,7 +47,7 @@ class DualSSASTEncoder(AbsEncoder):
 
     Args:
         model: loaded, with the feature extractor beside it
-        meta: what MTEB files the results under
+        meta: the name and revision under which MTEB stores the results
     """
 
     def __init__(self, model: torch.nn.Module, meta: ModelMeta):
@@ -67,10 +67,10 @@ class DualSSASTEncoder(AbsEncoder):
         **kwargs,
     ) -> np.ndarray:
         """
-        float32 (clips, config.fused_size), in the order of the clips.
+        Embeds the clips of a task, in their order: float32 (clips, config.fused_size).
 
         Raises:
-            ValueError: there is no audio, or a clip is empty or not finite.
+            ValueError: the task has no audio, or a clip is empty or not finite.
         """
         found = [np.zeros((0, self.model.config.fused_size), np.float32)]
         count = 0
@@ -87,7 +87,7 @@ class DualSSASTEncoder(AbsEncoder):
         return np.concatenate(found)
 
     def _embed(self, clips: list[tuple[np.ndarray, int]], batch_size: int) -> np.ndarray:
-        """Clips and their rates -> (clips, fused_size); `model.embed` takes the clips of one rate at a time."""
+        """Embeds clips with their rates, one rate after the other: (clips, fused_size)"""
         embeddings = np.zeros((len(clips), self.model.config.fused_size), np.float32)
         for rate in dict.fromkeys(rate for _, rate in clips):
             places = [place for place, clip in enumerate(clips) if clip[1] == rate]
@@ -100,12 +100,12 @@ def load_encoder(
     model: str, model_name: str | None = None, revision: str | None = None, device: str | None = None
 ) -> DualSSASTEncoder:
     """
-    The encoder of a saved folder or a model of the Hub, for `mteb.evaluate`. (`mteb_model_meta.load_model()` would ask
-    for torchaudio, as for every model of audio.)
+    Loads the encoder of a saved folder or a model of the Hub, for `mteb.evaluate`; `mteb_model_meta.load_model()` would
+    require torchaudio.
 
     Args:
         model: folder or Hub name of a model of this project
-        model_name: what MTEB calls it, OWNER/NAME; by default its Hub name, or local/FOLDER
+        model_name: OWNER/NAME for MTEB; by default its Hub name, or local/FOLDER
         revision: of the Hub; a folder's is a fingerprint of its files, and another one is refused
         device: by default the accelerator, if there is one
 
@@ -118,7 +118,7 @@ def load_encoder(
         raise ValueError(f"{model}: is revision {found_revision} and not {revision}; load it without a revision")
     verbosity = logging.get_verbosity()
     try:
-        logging.set_verbosity_error()  # the missing weights are told here
+        logging.set_verbosity_error()  # missing weights are an error here, not a warning
         loaded, loading = AutoModel.from_pretrained(
             model,
             trust_remote_code=True,
@@ -127,7 +127,7 @@ def load_encoder(
         )
         if not hasattr(loaded, "embed"):
             raise ValueError(f"{type(loaded).__name__} has no embeddings")
-        loaded.own_feature_extractor()  # or it would be missed after the first data set is downloaded
+        loaded.own_feature_extractor()  # fails here, not after the first data set is downloaded
     except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(
@@ -135,7 +135,7 @@ def load_encoder(
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    # What fuses layers begins with equal weights and norms that change nothing; all else would begin with random ones.
+    # Fusion weights may be missing: they begin as equal weights and norms without effect. Others would be random.
     missing = [key for key in loading["missing_keys"] if not key.startswith("fusion.")]
     missing = sorted({*missing, *(key for key, *_ in loading["mismatched_keys"])})
     if missing:
@@ -151,7 +151,7 @@ def load_encoder(
         release_date=None,
         languages=None,
         n_parameters=sum(parameter.numel() for parameter in parameters),
-        n_embedding_parameters=0,  # of tokens, of which there are none
+        n_embedding_parameters=0,  # the model has no token embeddings
         memory_usage_mb=sum(parameter.numel() * parameter.element_size() for parameter in parameters) / 2**20,
         max_tokens=None,
         embed_dim=loaded.config.fused_size,
@@ -191,10 +191,10 @@ def decoding_with_soundfile() -> Iterator[None]:
 
 def find_tasks(names: list[str]) -> list:
     """
-    Tasks by their names, and those of benchmarks by the names of these, each once.
+    Finds tasks by their names, or by the names of their benchmarks, each once.
 
     Raises:
-        ValueError: a name is unknown, or its task has more than audio.
+        ValueError: a name is unknown, or its task needs more than audio.
     """
     tasks = {}
     for name in names:
@@ -209,7 +209,7 @@ def find_tasks(names: list[str]) -> list:
             if others:
                 label = task.metadata.name if len(found) == 1 else f"{name}: {task.metadata.name}"
                 raise ValueError(
-                    f"{label}: needs {' and '.join(others)}, and this encoder hears audio only; name tasks of audio "
+                    f"{label}: needs {' and '.join(others)}, and this encoder takes audio only; name tasks of audio "
                     'alone, or "MAEB(v1, audio-only)"'
                 )
         tasks.update({task.metadata.name: task for task in found})
@@ -242,7 +242,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with decoding_with_soundfile():
-        # One task that fails leaves the others their hours.
+        # The other tasks go on if one fails.
         result = mteb.evaluate(
             encoder,
             tasks,
@@ -280,7 +280,7 @@ def _tasks_of_benchmark(name: str) -> list:
 
 
 def _near(name: str) -> str:
-    """Names of audio tasks that look like this one, or how to see all of them."""
+    """Returns the names of similar audio tasks, or the command that lists all."""
     known = {task.metadata.name for task in mteb.get_tasks(modalities=["audio"], exclusive_modality_filter=True)}
     folded = {known_name.casefold(): known_name for known_name in sorted(known)}
     near = [folded[found] for found in difflib.get_close_matches(name.casefold(), folded, n=3)]
@@ -288,7 +288,7 @@ def _near(name: str) -> str:
 
 
 def _samples_and_rate(item) -> tuple[np.ndarray, int]:
-    """What a batch holds of a clip, decoded or as it is stored -> (samples,), Hz."""
+    """Returns the mono samples (samples,) and the rate in Hz of a batch's clip, decoded or stored."""
     if isinstance(item, Mapping) and "array" not in item:
         item = _decode(item)
     samples = np.asarray(item["array"])
@@ -296,12 +296,12 @@ def _samples_and_rate(item) -> tuple[np.ndarray, int]:
 
 
 def _decode(stored: Mapping, sampling_rate: int | None = None) -> dict:
-    """A clip as `datasets` stores it -> its mono samples and their rate; by default its own."""
+    """Decodes a clip that `datasets` stores to mono samples, at its own rate unless another is given."""
     path = stored.get("path")
     try:
         with io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else fsspec.open(path, "rb") as file:
             samples, rate = soundfile.read(file, dtype="float32", always_2d=True)  # (samples, channels)
-    except soundfile.LibsndfileError as error:  # a RuntimeError, as torchcodec's, which tasks expect of bad clips
+    except soundfile.LibsndfileError as error:  # tasks expect RuntimeError, which torchcodec raises
         raise RuntimeError(f"{path or 'a clip without a name'}: not readable as audio ({error.error_string})") from None
     samples = samples.mean(axis=1)
     if sampling_rate is not None and rate != sampling_rate:
@@ -310,7 +310,7 @@ def _decode(stored: Mapping, sampling_rate: int | None = None) -> dict:
 
 
 def _as_stored(value) -> dict:
-    """Audio in any form that `datasets` takes -> {"bytes": ..., "path": ...}."""
+    """Returns audio in any form that `datasets` accepts as {"bytes": ..., "path": ...}."""
     if isinstance(value, (str, os.PathLike)):
         return {"bytes": None, "path": os.fspath(value)}
     if isinstance(value, (bytes, bytearray)):
@@ -324,7 +324,7 @@ def _as_stored(value) -> dict:
 
 
 def _fingerprint(folder: Path) -> str:
-    """A short text that another model in the folder would change."""
+    """Returns a short text that changes with the files of the model."""
     digest = hashlib.sha256()
     for pattern in MODEL_FILES:
         for path in sorted(folder.glob(pattern)):
@@ -336,7 +336,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _licence(model: str) -> str | None:
-    """What the model card says, if it is one that MTEB knows."""
+    """Returns the licence of the model card, if MTEB has it in its list."""
     card = Path(model, "README.md")
     try:
         licence = ModelCard.load(card if card.parent.is_dir() else model).data.get("license")

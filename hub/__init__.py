@@ -1,1 +1,1 @@
-"""Pushes of models and demo pages to the Hub: `python -m hub`."""
+"""Pushes models and the demo page to the Hub: `python -m hub`."""

@@ -6,11 +6,12 @@ import sys
 from . import push, space
 from .push import PushError
 
-# Each has `add_parser(subparsers)`, which names its `run(args)`.
-COMMANDS = (push, space)
+COMMANDS = (push, space)  # each has `add_parser(subparsers)`, and sets `run(args)` as its default
+INTERRUPTED = 130  # the shells' exit status after Ctrl-C
 
 
 def main(argv: list[str]) -> int:
+    """Returns the exit status: 0, or 1 with one line on stderr, or 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__.splitlines()[0])
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
@@ -21,6 +22,11 @@ def main(argv: list[str]) -> int:
     except PushError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; the Hub has all of a commit or nothing of it: give the same command again", file=sys.stderr
+        )
+        return INTERRUPTED
     return 0
 
 

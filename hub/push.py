@@ -1,4 +1,4 @@
-"""Pushing to the Hub: one commit that holds all that a model needs, and nothing that stays at home."""
+"""Pushes models to the Hub: one commit with everything that a model needs, and nothing private."""
 
 import ast
 import fnmatch
@@ -16,21 +16,21 @@ from safetensors import SafetensorError, safe_open
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
-UNFINISHED = "unfinished-outputs"  # of training.reporting
+UNFINISHED = "unfinished-outputs"  # training.base.outputs.STAGING_NAME; a test compares the two
 SETTINGS = ("config.json", "preprocessor_config.json")
 PICTURES = (
     "calibration.png", "confusion_matrix.png", "layer_weights.png", "learning_curves.png", "reconstruction.png",
 )  # fmt: skip
 CODE = sorted(path.name for path in (Path(__file__).parent.parent / "modeling_dual_ssast").glob("*_*.py"))
-# What an earlier push may have left in the repository, and what of it is not in the folder goes with the next one.
-# Beside the files of an adapter Transformers would load the adapter's own model.
+# Files of an earlier push: the next one deletes those that the folder no longer has. Beside the files of an adapter,
+# Transformers would load the adapter's own model.
 ADAPTER = ("adapter_config.json", "adapter_model.*")
 PUBLISHED = (
     *SETTINGS, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", "results.json", *PICTURES, *CODE, *ADAPTER,
 )  # fmt: skip
 CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
 
-# Why a file or folder of a run stays at home; patterns of names.
+# Pattern of names -> why such a file or folder of a run is not pushed.
 LEFT = {
     "checkpoint-*": "a checkpoint, with optimiser states; push its folder by itself",
     "optimizer*": "optimiser states",
@@ -62,19 +62,21 @@ USAGE_LINE = re.compile(r'^(\s*repository = )"[^"\n]*"', re.MULTILINE)
 
 
 class PushError(ValueError):
-    """What was to be pushed cannot be, or the Hub did not take it. One line that names what is wrong and the remedy."""
+    """The folder cannot be pushed, or the Hub did not accept it: one line that names the reason and the remedy."""
 
 
 def add_parser(subparsers):
     parser = subparsers.add_parser(
         "push",
-        help="a finished folder to the Hub",
+        help="push a finished folder to the Hub",
         description="Pushes the folder of a model to the Hub, in one commit.",
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a run, a checkpoint, or a converted model")
-    parser.add_argument("repo", metavar="REPO", help="user/name on the Hub; made where it does not exist")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="folder of a run, a checkpoint or a converted model"
+    )
+    parser.add_argument("repo", metavar="REPO", help="user/name on the Hub; created if it does not exist")
     parser.add_argument("--private", action="store_true", default=None, help="a new repository is private")
-    parser.add_argument("--message", help="of the commit")
+    parser.add_argument("--message", help="commit message")
     parser.set_defaults(run=run)
 
 
@@ -84,14 +86,14 @@ def run(args):
 
 def push_folder(folder: Path, repo_id: str, *, private: bool | None = None, message: str | None = None) -> str:
     """
-    Pushes the folder of a model: of a run of train_hf.py, of one of its checkpoints, or of a conversion. Prints what
-    goes and what stays.
+    Pushes the folder of a model: a run of train_hf.py, one of its checkpoints, or a conversion. Prints which files are
+    pushed and which are not.
 
     Returns:
         URL of the commit
 
     Raises:
-        PushError: the folder is not complete or holds a token, or the Hub did not take it.
+        PushError: the folder is incomplete or contains a token, or the Hub did not accept it.
     """
     files, left = choose_files(Path(folder), repo_id)
     for name, content in files.items():
@@ -114,7 +116,7 @@ def push_folder(folder: Path, repo_id: str, *, private: bool | None = None, mess
 
 
 def repeat_command(folder: Path, repo_id: str, private: bool | None = None, message: str | None = None) -> str:
-    """The command that pushes a folder."""
+    """Returns the command that pushes a folder."""
     options = [*(["--private"] if private else []), *(["--message", message] if message else [])]
     return shlex.join(["python", "-m", "hub", "push", str(folder), repo_id, *options])
 
@@ -131,20 +133,20 @@ def push_files(
     repeat: str | None = None,
 ) -> str:
     """
-    Puts files into a repository in one commit, which makes the repository where it does not exist. The Hub has all of
-    a commit or nothing of it, and refuses it where somebody else committed meanwhile.
+    Pushes files in one commit, and creates the repository if it does not exist. The Hub takes a commit whole or not at
+    all, and refuses it if somebody else committed meanwhile.
 
     Args:
         files: name in the repository -> file or its content
-        private: of a new repository
-        delete: patterns of names; what matches on the Hub and is not among the files goes in the same commit
-        repeat: the command that does this again, for the error's message
+        private: whether a new repository is private
+        delete: patterns of names; files on the Hub that match and are not pushed are deleted in the same commit
+        repeat: the command that repeats the push, for the error's message
 
     Returns:
         URL of the commit
 
     Raises:
-        PushError: no token, no permission, no network, or the Hub did not take it.
+        PushError: no token, no permission, no network, or the Hub did not accept it.
     """
     api = HfApi()
     try:
@@ -175,15 +177,15 @@ def push_files(
 
 def check_repository(repo_id: str, *, private: bool | None = None):
     """
-    Makes the repository of a model where it does not exist, and asks the Hub whether it could be written to.
+    Creates the repository of a model if it does not exist, and checks the permission to write to it.
 
     Raises:
-        PushError: it could not.
+        PushError: it cannot be written to.
     """
     api = HfApi()
     try:
         open_repository(api, repo_id, "model", private, None)
-        # Asks how a card would have to be uploaded, which needs the permission to write, and uploads nothing.
+        # Asking how a card would be uploaded needs the permission to write, and uploads nothing.
         api.preupload_lfs_files(repo_id, [CommitOperationAdd("README.md", b"-")])
     except Exception as error:
         raise PushError(f"{repo_id}: {explain(error)}") from error
@@ -191,10 +193,10 @@ def check_repository(repo_id: str, *, private: bool | None = None):
 
 def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | None, space_sdk: str | None):
     """
-    Makes the repository where it does not exist.
+    Creates the repository if it does not exist.
 
     Raises:
-        PushError: the name has no user, there is no token, or what is to be private is public already.
+        PushError: the name has no user, there is no token, or a repository to be private exists and is public.
     """
     validate_repo_id(repo_id)
     if "/" not in repo_id:
@@ -203,16 +205,16 @@ def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | No
         raise PushError("no token: run `hf auth login`, or set HF_TOKEN, with a token that may write")
     api.create_repo(repo_id, repo_type=repo_type, private=private, space_sdk=space_sdk, exist_ok=True)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-        raise PushError("the repository is there already, and public: make it private on the Hub, or take another name")
+        raise PushError("the repository exists and is public: make it private on the Hub, or take another name")
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """A pattern without a folder means names without one."""
+    """Whether a name matches; a pattern without a folder matches names without one."""
     return fnmatch.fnmatch(name, pattern) and ("/" in pattern or "/" not in name)
 
 
 def explain(error: Exception) -> str:
-    """One line on what went wrong between here and the Hub, and what to do about it."""
+    """Returns one line on what failed between this machine and the Hub, and the remedy."""
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
@@ -222,10 +224,10 @@ def explain(error: Exception) -> str:
         if isinstance(cause, OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set: unset it"
         if isinstance(cause, HFValidationError):
-            return f"is no name of a repository ({_one_line(cause)})"
+            return f"is not a repository name ({_one_line(cause)})"
         if isinstance(cause, HfHubHTTPError):
             return _explain_status(cause.response.status_code, cause.server_message)
-        if found := re.search(r"\(([45]\d\d) [A-Z]", str(cause)):  # the storage's client has no class for it
+        if found := re.search(r"\(([45]\d\d) [A-Z]", str(cause)):  # the storage's client raises no class of its own
             return _explain_status(int(found[1]), "")
         # httpx of huggingface_hub 1, httpx2 of 2
         if isinstance(cause, ConnectionError) or type(cause).__module__.startswith(("httpx", "httpcore")):
@@ -234,39 +236,39 @@ def explain(error: Exception) -> str:
 
 
 def _explain_status(status: int, message: str | None) -> str:
-    said = f" ({_one_line(message)})" if message else ""
+    detail = f" ({_one_line(message)})" if message else ""
     known = {
-        400: "the Hub finds the content wrong",
-        401: "the Hub does not know the token (401): run `hf auth login`, or set HF_TOKEN, with a valid one",
+        400: "the Hub refuses the content",
+        401: "the Hub refuses the token (401): run `hf auth login`, or set HF_TOKEN, with a valid one",
         403: "the token may not write there (403): use one with write access, or a name of your own",
-        404: "the repository is not there, or the token may not see it (404)",
-        409: "the Hub is at work on another change (409): wait a little",
+        404: "the repository does not exist, or the token may not see it (404)",
+        409: "the Hub is processing another change (409): wait a little",
         412: "somebody else has changed the repository meanwhile (412)",
-        429: "the Hub has had too many requests (429): wait some minutes",
+        429: "too many requests (429): wait some minutes",
     }
     if status in known:
-        return known[status] + said
+        return known[status] + detail
     return (
-        f"the Hub has a fault ({status}): try again later" if status >= 500 else f"the Hub answered {status}"
-    ) + said
+        f"the Hub has an internal error ({status}): try again later" if status >= 500 else f"the Hub answered {status}"
+    ) + detail
 
 
 def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], dict[str, str]]:
     """
-    What of a model's folder goes to the Hub, checked and without paths of this machine.
+    Chooses the files of a model's folder that are pushed, checks them and removes paths of this machine.
 
     Returns:
-        name -> file or content; name -> why it stays here
+        name -> file or content; name -> why it is not pushed
 
     Raises:
-        PushError: the folder is not complete, or a file holds a token.
+        PushError: the folder is incomplete, or a file contains a token.
     """
     if not folder.is_dir():
-        raise PushError(f"{folder}: is no folder; name the folder of a model")
+        raise PushError(f"{folder}: is not a folder; name the folder of a model")
     if (folder / UNFINISHED).exists():
         raise PushError(
-            f"{folder}: a run writes its outputs there, or was stopped while it did; wait for its end, or go on with "
-            "--resume_from_checkpoint true"
+            f"{folder}: a run is writing its outputs there, or was stopped while it did; wait for its end, or continue "
+            "with --resume_from_checkpoint true"
         )
     weights = weight_files(folder)
     settings = {name: _read_json(folder / name, "is the run finished?") for name in SETTINGS}
@@ -288,10 +290,10 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
 
 def weight_files(folder: Path) -> list[str]:
     """
-    Names of the files that hold the weights, each of which can be read.
+    Returns the names of the weight files, after a check that each can be read.
 
     Raises:
-        PushError: some are missing or broken.
+        PushError: a file or a tensor is missing or broken.
     """
     if (folder / INDEX).is_file():
         weight_map = _read_json(folder / INDEX).get("weight_map")
@@ -308,7 +310,7 @@ def weight_files(folder: Path) -> list[str]:
         if name == INDEX:
             continue
         if not re.fullmatch(r"[\w.-]+\.safetensors", name):
-            raise PushError(f"{folder / INDEX}: names {name!r}, which is no safetensors file beside it; save again")
+            raise PushError(f"{folder / INDEX}: names {name!r}, which is not a safetensors file beside it; save again")
         try:
             with safe_open(folder / name, framework="np") as file:
                 held, about = set(file.keys()), str(file.metadata() or "")
@@ -326,7 +328,7 @@ def weight_files(folder: Path) -> list[str]:
 
 def code_files(folder: Path, settings: dict[str, dict]) -> list[str]:
     """
-    Names of the Python files that the auto_map of the settings names, and of those that they import.
+    Returns the names of the Python files in the auto_map of the settings, and of those that they import.
 
     Raises:
         PushError: no auto_map, or a file is missing.
@@ -359,7 +361,9 @@ def code_files(folder: Path, settings: dict[str, dict]) -> list[str]:
         try:
             tree = ast.parse((folder / name).read_text(encoding="utf-8"))
         except (SyntaxError, ValueError) as error:
-            raise PushError(f"{folder / name}: is no Python ({_one_line(error)}); save the model again") from error
+            raise PushError(
+                f"{folder / name}: is not valid Python ({_one_line(error)}); save the model again"
+            ) from error
         waiting += [
             f"{node.module}.py" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1
         ]
@@ -367,13 +371,13 @@ def code_files(folder: Path, settings: dict[str, dict]) -> list[str]:
 
 
 def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str]) -> bytes:
-    """The model card, with the name on the Hub where it shows how to load the model."""
+    """Returns the model card; its code example loads the model from the Hub."""
     path = folder / "README.md"
     if path.is_file():
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise PushError(f"{path}: is no UTF-8 ({error}); save it in that encoding") from error
+            raise PushError(f"{path}: is not UTF-8 ({error}); save it in that encoding") from error
     elif (folder / "trainer_state.json").is_file():
         state = _read_json(folder / "trainer_state.json")
         saved = (config.get("architectures") or ["?"])[0]
@@ -390,7 +394,7 @@ def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str]) -> b
             )
         )
     else:
-        raise PushError(f"{path}: is not there; a model needs its card: write one, or let the run finish")
+        raise PushError(f"{path}: does not exist; a model needs its card: write one, or let the run finish")
     text = USAGE_LINE.sub(lambda found: f'{found[1]}"{repo_id}"', text)
     return _clean_text(text, labels).encode()
 
@@ -399,7 +403,7 @@ def _read_json(path: Path, remedy: str = "save the model again") -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PushError(f"{path}: is not there; {remedy}") from None
+        raise PushError(f"{path}: does not exist; {remedy}") from None
     except (OSError, ValueError) as error:
         raise PushError(f"{path}: cannot be read ({_one_line(error)}); {remedy}") from error
     if not isinstance(content, dict):
@@ -408,13 +412,13 @@ def _read_json(path: Path, remedy: str = "save the model again") -> dict:
 
 
 def _clean_json(path: Path, content: dict, labels: frozenset[str]) -> Path | bytes:
-    """The file itself where it names no absolute path; else its content with the last part of each."""
+    """Returns the file itself if it contains no absolute path, else its content with the last part of each path."""
     cleaned = without_paths(content, labels)
     return path if cleaned == content else (json.dumps(cleaned, indent=2) + "\n").encode()
 
 
 def without_paths(value, labels: frozenset[str] = frozenset()):
-    """Every absolute path in a JSON value becomes its last part; the names of classes stay as they are."""
+    """Replaces every absolute path in a JSON value by its last part, except class names (`labels`)."""
     if isinstance(value, dict):
         cleaned = {}
         for name, item in value.items():
@@ -445,7 +449,7 @@ def _last_part(path: str) -> str:
 def _refuse_tokens(path: Path, content: bytes):
     """
     Raises:
-        PushError: a text or a name looks like an access token; names the file and the key or line.
+        PushError: a text or a key looks like an access token; the message names the file and the key or line.
     """
     text = content.decode("utf-8", errors="replace")
     if not TOKEN.search(text):
@@ -457,7 +461,7 @@ def _refuse_tokens(path: Path, content: bytes):
 
 
 def _strings(value, key: str = "") -> Iterator[tuple[str, str]]:
-    """(key, text) of every text in a JSON value; names of keys too, without saying what they are."""
+    """Yields (key, text) of every text in a JSON value; keys count as texts, under a neutral name."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield f"a key of {key or 'the file'}", name

@@ -1,4 +1,4 @@
-"""Pushing the demo page to the Hub, as a Space: app.py with the modules that it imports, its requirements, examples."""
+"""Pushes the demo page as a Space: app.py, the modules that it imports, its requirements and examples."""
 
 import argparse
 import ast
@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 import yaml
@@ -15,7 +16,7 @@ from .push import PushError, push_files
 
 ROOT = Path(__file__).parent.parent
 APP = ROOT / "app.py"
-# The Hub installs Gradio itself, as the card says; app.py was tested with this one.
+# The Hub installs this Gradio, as the card asks; app.py was tested with it.
 GRADIO_VERSION = "6.31.0"
 PYTHON_VERSION = "3.11"
 SETTINGS = ROOT / "app.yaml"
@@ -25,24 +26,26 @@ EXAMPLES_NOTE = (
     "([CC0](https://creativecommons.org/publicdomain/zero/1.0)).\n"
 )
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-DISTRIBUTIONS = {"yaml": "PyYAML"}  # packages that are installed under another name than they are imported
-# What comes with Gradio and Transformers.
+DISTRIBUTIONS = {"yaml": "PyYAML"}  # import name -> distribution, where they differ
+# Packages that come with Gradio and Transformers.
 INCLUDED = {"fsspec", "gradio", "safetensors"}
 TEXT = """
 # {title}
 
-Record, upload or pick a clip: {models} will say what it is, and show what the answer rests on.
+Record, upload or pick a clip: {models} will classify it and show which parts of the spectrogram the answer is based on.
 
-`app.yaml` names the models and the examples. The variable `MODELS`, names with spaces between them, goes before its
-models. `python -m hub push-space` made everything here.
+`app.yaml` lists the models and the examples. The variable `MODELS` (names separated by spaces) overrides its models.
+All files here were made by `python -m hub push-space`.
 """
 
 
 def add_parser(subparsers):
     parser = subparsers.add_parser(
-        "push-space", help="the demo page to the Hub", description="Pushes the demo page as a Space, in one commit."
+        "push-space",
+        help="push the demo page to the Hub",
+        description="Pushes the demo page as a Space, in one commit.",
     )
-    parser.add_argument("repo", metavar="REPO", help="user/name of the Space; made where it does not exist")
+    parser.add_argument("repo", metavar="REPO", help="user/name of the Space; created if it does not exist")
     parser.add_argument("--models", nargs="+", required=True, metavar="MODEL", help="user/name of classifiers")
     parser.add_argument(
         "--examples",
@@ -52,7 +55,7 @@ def add_parser(subparsers):
         help="short clips to try (default: those of app.yaml)",
     )
     parser.add_argument("--private", action="store_true", default=None, help="a new Space is private")
-    parser.add_argument("--dry-run", type=Path, metavar="FOLDER", help="write the files there, and push nothing")
+    parser.add_argument("--dry-run", type=Path, metavar="FOLDER", help="write the files to FOLDER and push nothing")
     parser.set_defaults(run=run)
 
 
@@ -80,10 +83,10 @@ def run(args: argparse.Namespace):
 
 def space_files(models: list[str], examples: list[Path] | None = None) -> dict[str, Path | bytes]:
     """
-    All that a Space needs: name -> file or content.
+    Returns everything that a Space needs: name -> file or content.
 
     Raises:
-        PushError: a model that is not on the Hub, or an example that is not there.
+        PushError: a model that is not on the Hub, or a missing example.
     """
     check_models(models)
     if examples is None:
@@ -129,87 +132,57 @@ def space_files(models: list[str], examples: list[Path] | None = None) -> dict[s
 def check_models(models: list[str]):
     """
     Raises:
-        PushError: a folder of this machine, which a Space cannot read, or no name of the Hub.
+        PushError: a folder of this machine, or a name that the Hub does not allow.
     """
     for model in models:
         if Path(model).is_dir():
             raise PushError(
-                f"{model}: is a folder of this machine, which a Space cannot read; push it first: python -m "
+                f"{model}: is a folder of this machine, and a Space cannot read it; push it first: python -m "
                 f"hub push {shlex.quote(model)} USER/NAME"
             )
         if not REPO.fullmatch(model):
-            raise PushError(f"{model}: is no name of a model on the Hub; give it as user/name")
+            raise PushError(f"{model}: is not the name of a model on the Hub; give it as user/name")
 
 
 def imported(program: Path, root: Path) -> tuple[set[Path], set[str]]:
     """
-    The files below `root` that a program consists of, itself among them, and the packages from elsewhere that they
-    import when they are loaded (not those that a function imports when it is called).
+    Traces a program without running it.
+
+    Returns:
+        the files below `root` that it consists of, itself among them; the packages from elsewhere that these files
+        import when they are loaded (imports inside functions do not count)
     """
-    waiting, files, packages = [program], set(), set()
-    while waiting:
-        path = waiting.pop()
-        if path in files:
-            continue
-        files.add(path)
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        at_once = set(_outside_functions(tree))
-        for node in ast.walk(tree):
-            for name in _names(node, path, root):
-                found = list(_files(name, root))
-                waiting += found
-                top = name.partition(".")[0]
-                if not found and node in at_once and not _is_here(top, root) and top not in sys.stdlib_module_names:
-                    packages.add(top)
-    return files, packages
+    finder = ModuleFinder([str(root)])
+    finder.run_script(str(program))
+    files = {Path(module.__file__) for module in finder.modules.values() if module.__file__}
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in files)
+    packages = {name.partition(".")[0] for tree in trees for name in _imports(tree)}
+    here = {name.partition(".")[0] for name in finder.modules}
+    return files, packages - here - sys.stdlib_module_names
 
 
-def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+def _imports(node: ast.AST) -> Iterator[str]:
+    """Yields the absolute names that are imported outside of functions."""
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield child
-            yield from _outside_functions(child)
-
-
-def _names(node: ast.AST, path: Path, root: Path) -> list[str]:
-    """Dotted names that a statement may import as modules; `from a import b` may mean a.b."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if not isinstance(node, ast.ImportFrom):
-        return []
-    parts = [node.module] if node.module else []
-    if node.level:
-        parts = [
-            *path.parent.relative_to(root).parts[: len(path.parent.relative_to(root).parts) - node.level + 1],
-            *parts,
-        ]
-    module = ".".join(parts)
-    return [module, *(f"{module}.{alias.name}" for alias in node.names)]
-
-
-def _files(name: str, root: Path) -> Iterator[Path]:
-    """The files that are run to import a module of this project: its own, and those of the packages around it."""
-    parts = name.split(".")
-    for length in range(1, len(parts) + 1):
-        place = root.joinpath(*parts[:length])
-        yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
-
-
-def _is_here(name: str, root: Path) -> bool:
-    return (root / f"{name}.py").is_file() or (root / name / "__init__.py").is_file()
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and not child.level:
+            yield child.module
+        elif not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _imports(child)
 
 
 def requirements(packages: set[str]) -> list[str]:
     """
-    A line for each package that the Space has to install, with the oldest version that setup.cfg names.
+    Returns a line for each package that the Space has to install, with the oldest version that setup.cfg names.
 
     Raises:
-        PushError: setup.cfg does not know a package.
+        PushError: setup.cfg names no version of a package.
     """
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg", encoding="utf-8")
     texts = [settings["options"]["install_requires"], *settings["options.extras_require"].values()]
-    # What the extras say comes last, since app.py runs with what train_hf.py needs.
+    # The extras come last and win: app.py needs the versions that train_hf.py needs.
     bounds = {re.match(r"[\w.-]+", line)[0].lower(): line for text in texts for line in text.split("\n") if line}
     lines = []
     for package in sorted(packages - INCLUDED):
@@ -222,11 +195,13 @@ def requirements(packages: set[str]) -> list[str]:
 
 def write_files(files: dict[str, Path | bytes], folder: Path):
     """
+    Writes the files of a Space to a folder.
+
     Raises:
-        PushError: the folder holds something.
+        PushError: the folder is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PushError(f"{folder}: holds something already; name a new folder")
+        raise PushError(f"{folder}: is not empty; name a new folder")
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,30 +1,50 @@
 """What programs share on the terminal: errors in one line, an orderly stop on Ctrl-C, tables."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from .errors import InputError, one_line
 
-INTERRUPTED = 130  # the shells' exit status after Ctrl-C
+INTERRUPTED, BROKEN_PIPE = 130, 141  # the shells' exit statuses after Ctrl-C and SIGPIPE
 
 
 def run_program(program: Callable[[list[str]], int | None], argv: list[str], kept: str = "") -> int:
     """
-    Runs a program and returns its exit status: 1 after an `InputError`, which is printed as one line, and 130 after
-    Ctrl-C.
+    Runs a program and returns its exit status: 1 after an `InputError`, which is printed as one line, 130 after Ctrl-C,
+    and 141, without a word, when the reader of its output, such as `head`, has ended.
 
     Args:
         program: takes the words of the command line
-        kept: what is kept when the program is interrupted, and how to go on: the end of the line that it then prints
+        kept: what is kept when the program is interrupted, and how to go on: the end of the line that it then prints;
+            a `KeyboardInterrupt` with a message of its own takes its place
     """
     try:
-        return program(argv) or 0
+        status = program(argv) or 0
+        sys.stdout.flush()
+        return status
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        kept = str(stop) or kept
         print(f"\ninterrupted{f'; {kept}' if kept else ''}", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the exit would fail again
+        return BROKEN_PIPE
+
+
+def name_positionals(argv: list[str], *names: str) -> list[str]:
+    """
+    Turns the words before the first option into options: `MODEL FILE FILE --key value`, named model and files, becomes
+    `--model MODEL --files FILE FILE --key value`. The last name takes all remaining words.
+    """
+    count = next((index for index, word in enumerate(argv) if word.startswith("--")), len(argv))
+    named = []
+    for place, name in enumerate(names[:count]):
+        named += [f"--{name}", *argv[place : count if name == names[-1] else place + 1]]
+    return named + argv[count:]
 
 
 def print_table(rows: Iterable[Sequence], columns: Sequence[str]):

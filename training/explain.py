@@ -1,39 +1,66 @@
 """
-What a classifier looked at in a file, as one picture: `python -m training.explain MODEL FILE`.
+Draws the parts of a file that a classification rests on: `python -m training.explain MODEL FILE`.
 
-The spectrogram with its patches; Grad-CAM (Selvaraju et al., ICCV 2017) on the fused layers, for the likeliest class or
-the one that is asked for; attention rollout (Abnar and Zuidema, ACL 2020); and the attention of every layer.
+The figure shows the spectrogram with its patches; Grad-CAM (Selvaraju et al., ICCV 2017) on the fused layers, for the
+likeliest class or a given one; attention rollout (Abnar and Zuidema, ACL 2020); and the attention of every layer.
 """
 
-import argparse
-import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from transformers.utils import logging
 
+from .base.figures import COLOURS, FORMATS, draw_spectrogram, label_mel_axis, mel_centres, plain, save_figure
 from .base.inference import load_classifier
+from .console import name_positionals, run_program
 from .data.audio import read_audio
-from .errors import InputError, one_line
+from .errors import InputError
+from .recipe import described, parse_words, show_help
 
-matplotlib.use("Agg")
-from matplotlib import pyplot
+USAGE = "python -m training.explain MODEL FILE [--key value ...]"
+KEPT = "nothing was written; give the same command again"
+MAP = "inferno"  # of the maps: dark is transparent over the spectrogram
+
+
+@dataclass
+class ExplainArguments:
+    """Options of training.explain."""
+
+    model: str | None = described(None, "Folder or Hub name of a classifier; the first word.")
+    file: str | None = described(None, "Audio file, cut to the longest input of the model; the second word.")
+    output: Path | None = described(
+        None, "The figure, as png, pdf or svg; FILE-looked-at.png in the current folder if unset."
+    )
+    label: str | None = described(None, "Class to explain; the likeliest if unset.")
+
+    def __post_init__(self):
+        if not self.model or not self.file:
+            raise InputError(f"usage: {USAGE}")
+        self.output = self.output or Path(f"{Path(self.file).stem}-looked-at.png")
+        if self.output.suffix[1:] not in FORMATS:
+            raise InputError(f"output: {self.output} must end in .{', .'.join(FORMATS[:-1])} or .{FORMATS[-1]}")
 
 
 def explain(model, input_values: torch.Tensor, label: int | None = None) -> dict:
     """
+    Computes maps over the patches of a clip.
+
     Args:
-        model: a classifier with patches (`DualSSASTForAudioClassification` and what inherits from it)
+        model: a classifier with patches (`DualSSASTForAudioClassification` and its subclasses)
         input_values: (1, frames, mel)
         label: index of the class; `None` for the likeliest
 
     Returns:
-        `label` and `logits` (labels,); `attention` (layers, rows, columns), from the prefix tokens to the patches, the
-        mean over heads; `rollout` (rows, columns); `relevance`, fused layer -> (rows, columns), at least 0; `attended`,
-        fused layer -> (rows, columns), from the tokens that are read out; the patch embedding, layer 0, attends to none
+        `label` and `logits` (labels,);
+        `relevance`: fused layer -> Grad-CAM (rows, columns), at least 0;
+        `rollout`: attention rollout from the prefix tokens (rows, columns);
+        `attention`: from the prefix tokens to the patches, the mean over heads (layers, rows, columns);
+        `attended`: fused layer -> attention of the tokens that are read out (rows, columns), without layer 0, the patch
+        embedding
     """
     config = model.config
     num_prefix, rows = config.num_prefix_tokens, config.grid_shape[0]
@@ -71,63 +98,60 @@ def explain(model, input_values: torch.Tensor, label: int | None = None) -> dict
 
 
 def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, path: Path):
-    """Writes the picture; it is whole before it has its name."""
+    """
+    Draws all maps as one figure.
+
+    Args:
+        input_values: (1, frames, mel)
+        found: as `explain` returns it
+        path: ends in one of `FORMATS`
+    """
     config, spectrogram = model.config, input_values[0].mT.cpu().numpy()  # (mel, frames)
-    layers = len(found["attention"])
     columns = 4
-    maps = [(f"relevance, layer {layer}", values) for layer, values in found["relevance"].items()]
-    maps.append(("attention rollout", found["rollout"]))
-    small = [(f"attention, layer {index + 1}", found["attention"][index]) for index in range(layers)]
+    maps = [
+        (f"relevance for the class in layer {layer} (Grad-CAM): bright is highest, transparent none", values)
+        for layer, values in found["relevance"].items()
+    ]
+    maps.append(("attention rollout over all layers: bright is highest, transparent lowest", found["rollout"]))
+    small = [(f"attention, layer {index + 1}", values) for index, values in enumerate(found["attention"])]
     rows = 1 + len(maps) + -(-len(small) // columns)
-    figure = pyplot.figure(figsize=(12, 2.1 * rows), layout="constrained")
+    figure = Figure(figsize=(12, 2.1 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, columns)
-    seconds = spectrogram.shape[1] * extractor.hop_s
     first = figure.add_subplot(grid[0, :])
-    draw_spectrogram(first, spectrogram, seconds)
-    draw_patch_grid(first, config, seconds, extractor.hop_s)
-    first.set_title(title)
+    draw_spectrogram(first, spectrogram, extractor, cmap="gray")
+    draw_patch_grid(first, config, spectrogram.shape[1] * extractor.hop_s, extractor.hop_s)
+    first.set_title(plain(f"{title}; lines: where patches begin"))
     for row, (name, values) in enumerate(maps, start=1):
         axes = figure.add_subplot(grid[row, :])
-        draw_spectrogram(axes, spectrogram, seconds)
+        draw_spectrogram(axes, spectrogram, extractor, cmap="gray")
         draw_overlay(axes, values, config, extractor)
         axes.set_title(name)
     for place, (name, values) in enumerate(small):
         axes = figure.add_subplot(grid[1 + len(maps) + place // columns, place % columns])
-        axes.set_xlim(0, seconds)
-        axes.set_ylim(0, config.num_mel_bins)
+        axes.set(xlim=(0, spectrogram.shape[1] * extractor.hop_s), ylim=(0, config.num_mel_bins), xlabel="time (s)")
+        label_mel_axis(axes, mel_centres(extractor))
         draw_overlay(axes, values, config, extractor, opaque=True)
         axes.set_title(name, fontsize="small")
-    unfinished = path.with_name(f".{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(unfinished, dpi=100, format="png")
-    pyplot.close(figure)
-    os.replace(unfinished, path)
-
-
-def draw_spectrogram(axes, spectrogram: np.ndarray, seconds: float):
-    """spectrogram: (mel, frames)"""
-    low, high = np.quantile(spectrogram, (0.01, 0.99))
-    extent = (0, seconds, 0, len(spectrogram))
-    axes.imshow(spectrogram, origin="lower", aspect="auto", cmap="gray", vmin=low, vmax=high, extent=extent)
-    axes.set(xlabel="seconds", ylabel="mel bin")
+    save_figure(figure, path, path.suffix[1:], dpi=100)
 
 
 def draw_patch_grid(axes, config, seconds: float, frame_s: float):
-    """Where patches begin; of very many, every few."""
+    """Draws lines where patches begin; if there are more than 100 columns, at every few of them."""
     rows, columns = config.grid_shape
     columns = min(columns, int(seconds / frame_s / config.time_stride) + 1)
     for column in range(0, columns, max(1, columns // 100)):
-        axes.axvline(column * config.time_stride * frame_s, color="tab:cyan", linewidth=0.4)
+        axes.axvline(column * config.time_stride * frame_s, color=COLOURS[5], linewidth=0.4)
     for row in range(rows):
-        axes.axhline(row * config.frequency_stride, color="tab:cyan", linewidth=0.4)
+        axes.axhline(row * config.frequency_stride, color=COLOURS[5], linewidth=0.4)
     axes.set_xlim(0, seconds)
     axes.set_ylim(0, config.num_mel_bins)
 
 
 def draw_overlay(axes, values: np.ndarray, config, extractor, opaque: bool = False):
     """
-    A map over the patches (rows, columns), each drawn as wide as the stride, in the middle of its patch. What is low
-    lets the spectrogram through, unless the map is opaque.
+    Draws a map over the patches (rows, columns): each value as wide as the stride, in the middle of its patch. Low
+    values are transparent, unless the map is opaque.
     """
     low, high = values.min(), values.max()
     alpha = None if opaque or high == low else 0.8 * (values - low) / (high - low)
@@ -137,14 +161,14 @@ def draw_overlay(axes, values: np.ndarray, config, extractor, opaque: bool = Fal
     bottom = (config.patch_shape[0] - config.frequency_stride) / 2
     right, top = left + columns * config.time_stride * frame_s, bottom + rows * config.frequency_stride
     limits = axes.get_xlim(), axes.get_ylim()
-    axes.imshow(values, origin="lower", aspect="auto", cmap="inferno", alpha=alpha, extent=(left, right, bottom, top))
+    axes.imshow(values, origin="lower", aspect="auto", cmap=MAP, alpha=alpha, extent=(left, right, bottom, top))
     axes.set_xlim(limits[0])
     axes.set_ylim(limits[1])
 
 
 def load(name: str):
     """
-    The classifier with attention written out, and its feature extractor.
+    Loads a classifier with eager attention, which returns its weights, and its feature extractor.
 
     Raises:
         InputError: it cannot be loaded, or has no patches.
@@ -158,11 +182,17 @@ def load(name: str):
 
 
 def has_patches(model) -> bool:
-    """Of a classifier: whether `explain` can look into it."""
+    """Returns whether a classifier has patches, so that `explain` can map it."""
     return hasattr(model, "dual_ssast")
 
 
 def choose_label(model, name: str | None) -> int | None:
+    """
+    Returns the index of a class; `None` without a name.
+
+    Raises:
+        InputError: the model does not have such a class.
+    """
     if name is None:
         return None
     labels = {label: index for index, label in model.config.id2label.items()}
@@ -171,30 +201,26 @@ def choose_label(model, name: str | None) -> int | None:
     return int(labels[name])
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.explain", description="What a classifier looked at.")
-    parser.add_argument("model", help="folder or Hub name of a classifier")
-    parser.add_argument("file", help="audio file; what the model can hear of it is explained")
-    parser.add_argument("--output", type=Path, help="the picture; default: FILE-looked-at.png, in this folder")
-    parser.add_argument("--label", help="the class to explain; default: the likeliest")
-    arguments = parser.parse_args(argv)
+def main(argv: list[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        show_help((ExplainArguments,), USAGE)
     logging.set_verbosity_error()
-    try:
-        model, extractor = load(arguments.model)
-        label = choose_label(model, arguments.label)
-        waveform = read_audio(arguments.file, extractor.sampling_rate)[: extractor.max_samples]
-        batch = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
-        found = explain(model, batch["input_values"].to(model.device), label)
-        name = model.config.id2label[found["label"]]
-        output = arguments.output or Path(f"{Path(arguments.file).stem}-looked-at.png")
-        title = f"{Path(arguments.file).name}: {name} (logit {float(found['logits'][found['label']]):.2f})"
-        draw(model, extractor, batch["input_values"], found, title, output)
-    except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    print(f"{name}: {output}")
-    return 0
+    return run_program(draw_file, argv, KEPT)
+
+
+def draw_file(argv: list[str]):
+    """Explains the classification of the file that the command line names."""
+    (arguments,) = parse_words((ExplainArguments,), name_positionals(argv, "model", "file"), USAGE, "command line")
+    model, extractor = load(arguments.model)
+    label = choose_label(model, arguments.label)
+    waveform = read_audio(arguments.file, extractor.sampling_rate)[: extractor.max_samples]
+    batch = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
+    found = explain(model, batch["input_values"].to(model.device), label)
+    name = model.config.id2label[found["label"]]
+    title = f"{Path(arguments.file).name}: {name} (logit {float(found['logits'][found['label']]):.2f})"
+    draw(model, extractor, batch["input_values"], found, title, arguments.output)
+    print(f"{name}: {arguments.output}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,5 +1,6 @@
 """Writes files whole, and compares the settings of a run with those that an earlier run stored."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -43,13 +44,24 @@ def check_same(source: str | Path, stored: Mapping, wanted: Mapping, remedy: str
         remedy: the end of the message: what the user can do
 
     Raises:
-        InputError: an entry differs; the message names it with both values.
+        InputError: an entry differs; the message names it with both values, within a mapping the part that differs.
     """
     for name, value in wanted.items():
         if name not in stored or stored[name] != value:
-            raise InputError(
-                f"{source}: was made with {name} {_short(stored.get(name))}, now {_short(value)}; {remedy}"
-            )
+            name, before, now = _first_difference(name, stored.get(name), value)
+            raise InputError(f"{source}: was made with {name} {_short(before)}, now {_short(now)}; {remedy}")
+
+
+def fingerprint(names: list[str]) -> str:
+    """Returns a short text that changes with the names or their order, for `check_same`."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def _first_difference(name: str, before, now) -> tuple:
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        return name, before, now
+    key = next(key for key in {**before, **now} if key not in before or key not in now or before[key] != now[key])
+    return _first_difference(f"{name}.{key}", before.get(key), now.get(key))
 
 
 def _short(value) -> str:

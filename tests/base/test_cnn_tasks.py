@@ -18,7 +18,7 @@ import train_hf
 from training import tasks
 from training.data.audio import read_audio
 from training.embeddings import sweep
-from training.embeddings.representations import compose, load_encoder, representations
+from training.embeddings.representations import compose, load_for_recipe, representations
 from training.errors import InputError
 
 FAMILIES = {"vggish": [1, 4, 7, 9, 12, 14, 17, 19, 21], "panns_cnn14": [1, 2, 3, 4, 5, 6]}
@@ -87,7 +87,7 @@ def test_the_sweep_composes_what_the_model_would(checkpoint, clips, family, tmp_
 
     parts = tasks.parse([str(tmp_path / "sweep.json")])[1:]
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
-    model = load_encoder(parts[0], extractor, fuse_all=True)
+    model = load_for_recipe(parts[0], extractor, fuse_all=True)
     torch.manual_seed(0)
     audio = [torch.randn(length) * 0.1 for length in (20000, 17000, 40000)]
     batch = extractor(audio, sampling_rate=16000, return_tensors="pt")

@@ -1,12 +1,15 @@
 """predict_hf.py: any rate and length, batches that change nothing, damaged files that stop nothing."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas
 import pytest
 import soundfile
 import soxr
 import torch
-from audio_files import run_program, tone, write_tone
+from audio_files import ROOT, new_imports, run_program, tone, write_tone
 from tiny_models import TINY, save_tiny_classifier
 from transformers import ASTConfig, ViTConfig
 
@@ -99,6 +102,9 @@ def test_given_windows_are_used(model_folder, clips, tmp_path):
         (["MODEL", "CLIPS", "--output", "EMPTY/a/b.csv"], "empty/a does not exist; make it or name another file"),
         (["MODEL", "CLIPS", "--output", "EMPTY"], "empty: is a folder"),
         (["MODEL", "CLIPS", "--window_s", "9"], "window_s must be positive and at most"),
+        (["MODEL", "CLIPS", "--top_k", "0"], "top_k: must be 1 or more, got 0"),
+        (["MODEL", "CLIPS", "--topk", "2"], "unknown key topk; did you mean top_k?"),
+        (["MODEL"], "usage: predict_hf.py MODEL FILE-OR-FOLDER ..."),
     ],
 )
 def test_bad_calls_are_one_line(model_folder, clips, tmp_path, capsys, words, message):
@@ -203,7 +209,7 @@ def test_clips_are_as_long_as_the_shorter_of_model_and_extractor(clips, tmp_path
 def test_a_failed_run_keeps_the_old_scores(model_folder, clips, tmp_path, monkeypatch):
     output = tmp_path / "scores.csv"
     output.write_text("the old scores")
-    monkeypatch.setattr(predict_hf.os, "replace", lambda *paths: 1 / 0)
+    monkeypatch.setattr("training.files.os.replace", lambda *paths: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         predict_hf.main([str(model_folder), str(clips), "--output", str(output)])
     assert output.read_text() == "the old scores"
@@ -262,3 +268,44 @@ def test_windows_are_told_with_their_times(model_folder, clips, tmp_path):
     for file, own in table.groupby("file"):
         mean = np.log(own[SCORES].to_numpy()).mean(axis=0)  # of log-softmax: the logits but for a constant
         np.testing.assert_allclose(np.exp(mean) / np.exp(mean).sum(), scores.loc[file, SCORES].tolist(), atol=1e-5)
+
+
+def test_a_prediction_imports_nothing_heavy(model_folder, clips, tmp_path):
+    heavy = {"sklearn", "matplotlib", "evaluate", "jinja2", "scipy", "datasets", "pyarrow", "peft"}
+    imported = new_imports("predict_hf", model_folder, clips)
+    assert "training" in imported and not imported & {*heavy, "pandas"}
+    output = tmp_path / "scores.csv"
+    imported = new_imports("predict_hf", model_folder, clips, "--output", output)
+    assert output.exists() and "pandas" in imported and not imported & heavy - {"pyarrow"}  # which pandas imports
+
+
+def test_a_closed_pipe_costs_no_scores(model_folder, clips, tmp_path):
+    output = tmp_path / "scores.csv"
+    script = "import sys, predict_hf; sys.stdin.read(); sys.exit(predict_hf.main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(model_folder), str(clips), "--output", str(output)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.close()  # the reader ends before anything is printed
+    process.stdin.close()
+    error = process.stderr.read()
+    assert process.wait() == 141 and "Traceback" not in error and "BrokenPipe" not in error
+    assert len(pandas.read_csv(output)) == 4
+
+
+def test_ctrl_c_says_in_one_line_what_is_kept(model_folder, clips, tmp_path, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict_hf, "classify", interrupt)
+    assert predict_hf.main([str(model_folder), str(clips), "--output", str(tmp_path / "scores.csv")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; {predict_hf.KEPT}"
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_the_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        predict_hf.main(["--help"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0 and predict_hf.USAGE in printed
+    assert all(f"--{name}" in printed for name in ("top_k", "output", "windows", "batch_size", "window_s", "hop_s"))

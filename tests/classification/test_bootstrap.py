@@ -2,15 +2,14 @@
 
 import warnings
 
-import evaluate
 import numpy as np
 import pytest
-from audio_files import ROOT
+from sklearn import metrics as sklearn_metrics
 
 from training.classification import confidence_intervals as bootstrap
-from training.classification.confidence_intervals import confidence_intervals, weighted_metrics
+from training.classification.confidence_intervals import confidence_intervals
+from training.classification.metrics import metrics_of_split, weighted_metrics
 
-METRICS = str(ROOT / "training" / "metrics" / "audio_classification")
 SINGLE, MULTI, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
 
 
@@ -27,24 +26,70 @@ def example(problem_type: str, num_clips: int = 60, seed: int = 0):
     return np.round(rng.random((num_clips, 4)) * 0.6 + 0.4 * targets, 1).astype(np.float32), targets
 
 
+def of_scikit_learn(problem_type: str, predictions, targets, weights, thresholds=None) -> dict[str, float]:
+    """The metrics as scikit-learn computes them; of classes, those that have the clips which a mean needs."""
+    used = weights > 0
+    if problem_type == NUMBERS:
+        predictions, targets = predictions.astype(np.float64), targets.astype(np.float64)
+        functions = ("mean_squared_error", "mean_absolute_error", "r2_score")
+        values = [getattr(sklearn_metrics, name)(targets, predictions, sample_weight=weights) for name in functions]
+        return dict(zip(("mean_squared_error", "mean_absolute_error", "r2"), values))
+    if problem_type == SINGLE:
+        mean = {"labels": np.unique(targets[used]), "average": "macro", "sample_weight": weights, "zero_division": 0}
+        return {
+            "accuracy": sklearn_metrics.accuracy_score(targets, predictions, sample_weight=weights),
+            "unweighted_average_recall": sklearn_metrics.recall_score(targets, predictions, **mean),
+            "macro_f1": sklearn_metrics.f1_score(targets, predictions, **mean),
+        }
+    given, targets = predictions > (0.5 if thresholds is None else np.asarray(thresholds)), targets > 0.5
+    positive = targets[used].any(axis=0)
+    both = positive & ~targets[used].all(axis=0)
+    rates = {"average": "macro", "sample_weight": weights}
+    f1 = sklearn_metrics.f1_score(targets, given, average=None, sample_weight=weights, zero_division=0)
+    return {
+        "mean_average_precision": sklearn_metrics.average_precision_score(
+            targets[:, both], predictions[:, both], **rates
+        ),
+        "mean_auc": sklearn_metrics.roc_auc_score(targets[:, both], predictions[:, both], **rates),
+        "micro_f1": sklearn_metrics.f1_score(targets, given, average="micro", sample_weight=weights),
+        "macro_f1": f1[positive].mean(),
+    }
+
+
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI, NUMBERS])
-def test_a_clip_of_weight_three_is_three_clips(problem_type):
-    """Against the metric in training/metrics, which is scikit-learn's, on the clips repeated."""
+def test_weighted_metrics_are_those_of_scikit_learn(problem_type):
     predictions, targets = example(problem_type)
     thresholds = [0.35, 0.55, 0.75, 0.5] if problem_type == MULTI else None
-    metric = evaluate.load(METRICS, problem_type)
-    weights = np.random.default_rng(1).integers(4, size=(len(targets), 3)).astype(np.float32)
+    weights = np.random.default_rng(1).integers(4, size=(len(targets), 3))
     weights[:, 0] = 1
-    found = weighted_metrics(weights, predictions, targets, problem_type, thresholds)
-    for column, counts in enumerate(weights.T.astype(int)):
-        expected = metric.compute(
-            predictions=np.repeat(predictions, counts, axis=0),
-            references=np.repeat(targets, counts, axis=0),
-            thresholds=thresholds,
-        )
+    for dtype, tolerance in ((np.float32, 2e-6), (np.float64, 1e-12)):
+        found = weighted_metrics(weights.astype(dtype), predictions, targets, problem_type, thresholds)
+        for column, counts in enumerate(weights.T):
+            expected = of_scikit_learn(problem_type, predictions, targets, counts, thresholds)
+            assert set(expected) == set(found)
+            for name, values in found.items():
+                assert values[column] == pytest.approx(expected[name], rel=tolerance), name
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE, MULTI, NUMBERS])
+def test_a_clip_of_weight_three_is_three_clips(problem_type):
+    predictions, targets = example(problem_type)
+    thresholds = [0.35, 0.55, 0.75, 0.5] if problem_type == MULTI else None
+    weights = np.random.default_rng(1).integers(4, size=(len(targets), 3))
+    found = weighted_metrics(weights.astype(np.float32), predictions, targets, problem_type, thresholds)
+    for column, counts in enumerate(weights.T):
+        repeated = (np.repeat(values, counts, axis=0) for values in (predictions, targets))
+        expected = metrics_of_split(*repeated, problem_type, thresholds)
         assert set(expected) - {"d_prime"} == set(found)
         for name, values in found.items():
             assert values[column] == pytest.approx(expected[name], rel=2e-6), name
+
+
+def test_labels_that_nobody_has_and_nothing_predicts_have_no_f1():
+    scores, targets = np.full((4, 2), 0.1), np.zeros((4, 2))
+    found = metrics_of_split(scores, targets, MULTI)
+    assert found["micro_f1"] == 0.0  # as scikit-learn with zero_division=0
+    assert np.isnan([found[name] for name in ("macro_f1", "mean_average_precision", "mean_auc", "d_prime")]).all()
 
 
 def test_a_resample_without_positive_clips_has_no_precision():
@@ -102,7 +147,7 @@ def test_intervals_are_repeatable_and_hold_the_figure():
             found = confidence_intervals(predictions, targets, problem_type)
         assert found == confidence_intervals(predictions, targets, problem_type)
         assert found["resamples"] == 1000 and found["resampled"] == "clips"
-        figures = evaluate.load(METRICS, problem_type).compute(predictions=predictions, references=targets)
+        figures = metrics_of_split(predictions, targets, problem_type)
         assert set(found["intervals"]) == set(figures)
         for name, (lower, upper) in found["intervals"].items():
             assert lower < figures[name] < upper, name

@@ -9,9 +9,8 @@ from scipy.stats import norm
 from tiny_runs import TINY
 
 import train_hf
-from training.base.arguments import TrainingArguments
 from training.classification import train
-from training.classification.cross_validation import find_part, summarise
+from training.classification.cross_validation import summarise
 
 
 @pytest.fixture
@@ -64,12 +63,13 @@ def test_what_is_finished_is_not_repeated(recipe, monkeypatch, capsys):
     def run(*parts, **options):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(find_part(parts, TrainingArguments).output_dir)
+        done.append(parts)
         original(*parts, **options)
 
     monkeypatch.setattr(train, "run", run)
-    with pytest.raises(KeyboardInterrupt):
-        train_hf.main([path])
+    assert train_hf.main([path]) == 130
+    told = capsys.readouterr().err.strip()
+    assert told == f"interrupted; 2 finished runs in {output} are kept; go on with --resume_from_checkpoint true"
     monkeypatch.undo()
     assert train_hf.main([path]) == 1 and "holds a cross-validation already" in capsys.readouterr().err
     times = {
@@ -118,7 +118,7 @@ def test_what_is_resumed_is_the_same(recipe, capsys, words, name):
     assert train_hf.main([path]) == 0
     before = (output / "cross_validation.csv").read_text()
     assert train_hf.main([path, "--resume_from_checkpoint", "true", *words]) == 1
-    assert f"the cross-validation began with other {name} (" in capsys.readouterr().err
+    assert f"cross_validation.json: was made with {name} " in capsys.readouterr().err
     assert (output / "cross_validation.csv").read_text() == before
     if name == "readout":
         assert train_hf.main([path, "--resume_from_checkpoint", "true", "--num_seeds", "2"]) == 0

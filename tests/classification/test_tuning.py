@@ -360,9 +360,9 @@ def test_a_resumed_run_ends_with_the_same_weights(train, kind):
 def test_a_run_is_not_resumed_in_another_way(train):
     train(lora_rank=2)
     for settings, told in (
-        ({"lora_rank": 3}, "was trained with lora_rank 2, but the recipe has 3"),
-        ({}, "was trained with lora_rank 2, but the recipe has None"),
-        ({"lora_rank": 2, "ema_decay": 0.5}, "was trained with ema_decay None, but the recipe has 0.5"),
+        ({"lora_rank": 3}, "was made with lora_rank 2, now 3; resume with the same"),
+        ({}, "was made with lora_rank 2, now None; resume with the same"),
+        ({"lora_rank": 2, "ema_decay": 0.5}, "was made with ema_decay None, now 0.5; resume with the same"),
     ):
         with pytest.raises(InputError, match=told):
             train(**settings, resume_from_checkpoint=True)

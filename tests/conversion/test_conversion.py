@@ -23,9 +23,13 @@ from transformers import (
 
 from conversion import saving
 from conversion.__main__ import main
-from conversion.checkpoint import ConversionError
+from conversion.checkpoint import ConversionError, Tensors
+from conversion.families import FAMILIES
 from conversion.grids import read_grid
+from conversion.labels import read_labels
 from modeling_dual_ssast import DualSSASTForAudioClassification, DualSSASTForPreTraining
+from training.data.labels import read_label_file
+from training.errors import InputError
 
 # Transformers' own extractor says so at every construction.
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")
@@ -270,6 +274,29 @@ def test_contradicting_length_in_the_file(convert, pretrained):
     assert_refused(convert(state), "p_input_tdim 112", "8 x 7", "v.pos_embed holds 48")
 
 
+# ---- the command line ----
+
+
+def test_help_and_refusals_name_every_family(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed for name in (*FAMILIES, "export-ssast", "build-official"))
+    with pytest.raises(ConversionError) as error:
+        Tensors({}, tmp_path / "foreign.pth", "an SSAST checkpoint").require("v.cls_token")
+    assert all(name in str(error.value) for name in FAMILIES)
+
+
+def test_ctrl_c_ends_with_one_line(tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saving, "check_target", interrupt)
+    assert main(["vggish", str(tmp_path / "source.pth"), str(tmp_path / "out")]) == 130
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.strip().splitlines()) == 1 and "interrupted" in printed.err
+
+
 # ---- labels ----
 
 
@@ -292,13 +319,46 @@ def test_audioset_style_csv(convert, fine_tuned, tmp_path):
     [
         ("a\nb\na\nc\nd\n", "names a label twice: a"),
         ("\n\n", "holds no labels"),
-        ("index,mid,display_name\n0,x,a\n2,x,b\n", "indices must be 0 to 1"),
+        ("index,mid,display_name\n0,x,a\n0,y,b\n", "each index once"),
+        ("index,mid,display_name\n0,x\n", "index,mid,display_name"),
         ("index,mid,display_name\nzero,x,a\n", "index,mid,display_name"),
     ],
 )
 def test_bad_label_files(convert, fine_tuned, tmp_path, text, words):
     (tmp_path / "labels.txt").write_text(text)
     assert_refused(convert(fine_tuned, "--labels", tmp_path / "labels.txt"), "labels.txt", words)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.txt", "\ufeffrain\n\n  dog bark \n"),
+        ("labels.csv", "\ufeffindex,mid,display_name\n0,/m/0,rain\n1,/m/1,dog bark\n"),
+        ("gaps.csv", "index,mid,display_name\n7,/m/1,dog bark\n3,/m/0,rain\n\n"),
+        ("columns.csv", 'display_name,note,index,mid\ndog bark,"a, b",10,/m/1\nrain,,9,/m/0\n'),
+    ],
+)
+def test_label_files_are_read_as_recipes_read_them(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert read_labels(tmp_path / name) == ["rain", "dog bark"]
+    assert list(read_label_file(tmp_path / name).values()) == ["rain", "dog bark"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.txt", "a\nb\na\n"),
+        ("labels.txt", "\n"),
+        ("labels.csv", "a\nb\n"),
+        ("labels.csv", "mid,display_name\nx,a\n"),
+    ],
+)
+def test_label_files_that_recipes_refuse_are_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConversionError, match=name):
+        read_labels(tmp_path / name)
+    with pytest.raises(InputError, match=name):
+        read_label_file(tmp_path / name)
 
 
 def test_missing_label_file(convert, fine_tuned, tmp_path):

@@ -208,7 +208,7 @@ def test_cnn14_with_another_front_end_is_refused(convert, cnn14, damage):
         words = ("missing logmel_extractor.melW",)
     else:
         options = ("--sampling-rate", 32000)
-        words = ("hears 16000 Hz (windows of 512 samples), but --sampling-rate is 32000",)
+        words = ("takes 16000 Hz (windows of 512 samples), but --sampling-rate is 32000",)
     assert_refused(convert("panns-cnn14", state, *options), *words)
 
 

@@ -95,7 +95,7 @@ def test_facts_of_a_pretrained_file(export, save):
         "DualSSASTForPreTraining, exported as SSAST's pretrained model",
         "v.head and v.head_dist are zeros",
         "192, 384, 768 wide: for 2 blocks of 64 its constructor needs a change",
-        "gpredlayer is as it began: pretraining_objective was 'discriminative'",
+        "gpredlayer is untrained: pretraining_objective was 'discriminative'",
         "SSAST pads every clip to 32 frames",
         "mean -5 and std 4, and audio at 32000 Hz",
     ):

@@ -152,7 +152,7 @@ def test_what_is_there_is_converted_verified_and_described(downloads, small, tmp
     cnn = AutoModelForAudioClassification.from_pretrained(output / "cnn14-16k")
     assert official.num_parameters(output / "cnn14-16k") == sum(parameter.numel() for parameter in cnn.parameters())
     assert re.search(r"^cnn14-32k +missing$", table, re.MULTILINE)
-    official.tell_missing(outcomes, downloads)
+    official.print_missing(outcomes, downloads)
     told = capsys.readouterr().out
     assert f"{downloads / 'Cnn14_mAP=0.431.pth'}, from https://zenodo.org/record/3987831/" in told
     assert f"{downloads / 'class_labels_indices.csv'}, which names the outputs, from https://" in told

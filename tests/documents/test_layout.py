@@ -15,7 +15,6 @@ ALLOWED = {
     "hub": set(),
     "conversion": {"modeling_dual_ssast", "model_cards", "hub"},
     "training.errors": set(),
-    "training.metrics": set(),
     "training.files": {"training.errors"},
     "training.console": {"training.errors"},
     "training.recipe": {"training.errors"},

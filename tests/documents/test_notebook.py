@@ -117,8 +117,8 @@ def test_a_zip_writes_nothing_outside_its_folder(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("text", "broken.zip is no zip file"),
-        ("missing", "missing.zip is no zip file"),
+        ("text", "broken.zip is not a zip file"),
+        ("missing", "missing.zip is not a zip file"),
         ("empty", "empty.zip holds no wav, flac, ogg, opus or mp3 files"),
         ("flat", "4 clips lie in no folder, such as high_0.wav; make a folder for each class"),
         ("one", "all clips lie in the folder 'high'; make a folder for each class"),

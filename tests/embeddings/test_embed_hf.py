@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
-from audio_files import run_program, write_tone
+from audio_files import new_imports, run_program, write_tone
 from tiny_models import TINY, save_tiny_classifier
 from transformers import ASTConfig, AutoModel, ViTConfig
 
@@ -111,13 +111,14 @@ def test_a_stopped_run_goes_on_to_the_same_file(model_folder, clips, tmp_path, m
         original(self, *arguments)
 
     monkeypatch.setattr(Shards, "save", save)
-    with pytest.raises(KeyboardInterrupt):
-        embed(model_folder, clips, stopped, "--level", level)
+    capsys.readouterr()
+    assert embed(model_folder, clips, stopped, "--level", level) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; {embed_hf.KEPT}"
     assert not stopped.exists() and saved == [0, 2]
     monkeypatch.setattr(Shards, "save", lambda self, *a: (saved.append(a[0].start), original(self, *a)))
     capsys.readouterr()
     assert embed(model_folder, clips, stopped, "--level", level, "--window_s", "0.3") == 1
-    assert "holds numbers for settings" in capsys.readouterr().err
+    assert "was made with settings.window_s None, now 0.3" in capsys.readouterr().err
     assert embed(model_folder, clips, stopped, "--level", level, "--num_workers", "0") == 0
     assert saved == [0, 2, 4, 6] and stopped.read_bytes() == whole.read_bytes()
     assert embed(model_folder, clips, stopped, "--level", level, "--window_s", "0.3", "--overwrite") == 0
@@ -130,9 +131,9 @@ def test_other_weights_do_not_go_on(model_folder, clips, tmp_path, monkeypatch, 
         embed(model_folder, clips, tmp_path / "out.npz")
     monkeypatch.undo()
     other = save_tiny_classifier(tmp_path / "other", initializer_range=0.1)
-    monkeypatch.setattr(embed_hf, "AutoModel", _Redirected(other))
+    monkeypatch.setattr("training.base.inference.AutoModel", _Redirected(other))
     assert embed(model_folder, clips, tmp_path / "out.npz") == 1
-    assert "holds numbers for weights" in capsys.readouterr().err
+    assert "was made with weights" in capsys.readouterr().err
 
 
 class _Redirected:
@@ -182,11 +183,14 @@ def test_sources_stand_one_after_the_other_and_streams_give_the_same(model_folde
 
 def test_long_clips_do_not_wait_together(model_folder, clips, tmp_path, monkeypatch):
     chunks = []
-    original = embedding._embed
+    original = embedding.Embedder.embed
+
+    def watch(self, waveforms):
+        chunks.append([len(clip) / 16000 for clip in waveforms])
+        return original(self, waveforms)
+
     monkeypatch.setattr(embedding, "MAX_CHUNK_S", 0.7)
-    monkeypatch.setattr(
-        embedding, "_embed", lambda *a: (chunks.append([len(c) / 16000 for c in a[2]]), original(*a))[1]
-    )
+    monkeypatch.setattr(embedding.Embedder, "embed", watch)
     assert embed(model_folder, clips, tmp_path / "out.npz", "--shard_clips", "4") == 0
     assert chunks == [[0.5, 0.1], [1.5], [0.3], [0.4, 0.25], [0.2]]
     expected = AutoModel.from_pretrained(model_folder).embed(waveforms(clips), 16000)
@@ -216,10 +220,17 @@ def with_separate_norms(folder):
         (None, ["--window_s", "9"], "window_s must be positive and at most max_length's 0.655 s"),
         (None, ["--fusion_layers", "7"], "fusion_layers must be integers from -3 to 2, got 7"),
         (None, ["--readout", "patchs"], "cannot embed (readout must be"),
-        (without_extractor, ["MODEL"], "cannot embed"),
+        (without_extractor, ["MODEL"], "has no preprocessor_config.json"),
         (with_separate_norms, ["MODEL", "--level", "layers"], "has a norm for each fused layer"),
         (lambda folder: ASTConfig().save_pretrained(folder / "model"), ["MODEL"], "conversion hf-ast FOLDER OUT"),
-        (lambda folder: ViTConfig().save_pretrained(folder / "model"), ["MODEL"], "cannot embed"),
+        (
+            lambda folder: ViTConfig().save_pretrained(folder / "model"),
+            ["MODEL"],
+            "model_type is 'vit', expected one of dual_ssast",
+        ),
+        (None, ["--level", "clips"], "level: must be one of clip, frames, layers, got 'clips'"),
+        (None, ["--batch-size", "0"], "batch_size: must be 1 or more, got 0"),
+        (None, ["--poolings", "max"], "unknown key poolings; did you mean pooling"),
     ],
 )
 def test_bad_calls_are_one_line(model_folder, tmp_path, capsys, prepare, words, message):
@@ -272,3 +283,10 @@ def test_two_processes_write_what_one_does(model_folder, clips, tmp_path):
     refused = run_program(*launch, "--multi_gpu", "--num_processes", "2", *words)
     assert "exists already" in refused.stderr and refused.stderr.count("error: ") == 1
     assert refused.returncode != 0
+
+
+def test_embedding_imports_nothing_heavy_that_it_does_not_need(model_folder, clips, tmp_path):
+    output = tmp_path / "out.parquet"
+    imported = new_imports("embed_hf", model_folder, clips, "--output", output)
+    assert output.exists() and "training" in imported
+    assert not imported & {"sklearn", "matplotlib", "evaluate", "jinja2", "scipy", "peft"}

@@ -20,7 +20,7 @@ MODELS = {
     "frames": {"patch_size": (128, 2), "frequency_stride": 128, "time_stride": 2, "fusion": "sum"},
     "32 kHz": {},
 }
-LENGTHS_S = (1.07, 1.98, 4.0)  # the validator's, all longer than the tiny models hear at once
+LENGTHS_S = (1.07, 1.98, 4.0)  # the validator's, all longer than the tiny models' input
 
 
 @pytest.fixture(scope="module")

@@ -327,7 +327,7 @@ def test_errors_name_the_value_and_the_remedy(script, folder, tmp_path, capsys):
     line = failure(script, capsys, folder, "--tasks", "qqqqqqqq")
     assert line.endswith("qqqqqqqq: is no task or benchmark of mteb; mteb available-tasks lists them")
     line = failure(script, capsys, folder, "--tasks", "ClothoT2ARetrieval")
-    assert line.startswith("error: ClothoT2ARetrieval: needs text, and this encoder hears audio only; name tasks of")
+    assert line.startswith("error: ClothoT2ARetrieval: needs text, and this encoder takes audio only; name tasks of")
     assert "MAEB(v1): ClothoT2ARetrieval: needs text" in failure(script, capsys, folder, "--tasks", "MAEB(v1)")
     line = failure(script, capsys, tmp_path / "none", "--tasks", "ESC50")
     assert f"{tmp_path / 'none'}: cannot be loaded (" in line and line.endswith("of a model of this project")

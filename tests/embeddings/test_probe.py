@@ -137,14 +137,14 @@ def test_bad_recipes_stop_with_one_line(recipe, values, pattern):
 
 def test_a_stopped_probe_goes_on(recipe, monkeypatch):
     path, _ = recipe(methods=["neighbours"])
-    original = probe.compute
+    original = probe.fill_shards
 
-    def compute(model, dataset, *rest, **options):
+    def fill_shards(shards, model, dataset, *rest, **options):
         if len(dataset) == 8:  # the test clips
             raise KeyboardInterrupt
-        original(model, dataset, *rest, **options)
+        original(shards, model, dataset, *rest, **options)
 
-    monkeypatch.setattr(probe, "compute", compute)
+    monkeypatch.setattr(probe, "fill_shards", fill_shards)
     with pytest.raises(KeyboardInterrupt):
         run(path)
     monkeypatch.undo()

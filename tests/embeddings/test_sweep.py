@@ -17,7 +17,7 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, Dual
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training import tasks
 from training.classification import train
-from training.data.dataset import ClipDataset, Collator
+from training.data.dataset import ClipDataset
 from training.data.labels import find_labels
 from training.data.splits import make_folds
 from training.embeddings import ridge, sweep
@@ -26,7 +26,7 @@ from training.embeddings.representations import (
     block_features,
     blocks,
     compose,
-    compute,
+    fill_shards,
     fused,
     name_of,
     representations,
@@ -181,7 +181,7 @@ def test_shards_continue_and_refuse_other_settings(tmp_path):
     for clips in again.missing():
         again.save(clips, {"x": values[clips.start : clips.stop]})
     np.testing.assert_array_equal(again.load()["x"], values)
-    with pytest.raises(InputError, match="holds numbers for model = 'a', but 'b' is asked for"):
+    with pytest.raises(InputError, match="was made with model 'a', now 'b'; use another folder, or set overwrite"):
         Shards(tmp_path / "s", 10, 4, {"model": "b"}).prepare()
     with pytest.raises(ValueError, match="expected arrays of 4 clips"):
         shards.save(range(4), {"x": values})
@@ -290,7 +290,7 @@ def test_long_clips_go_through_the_model_in_batches(encoder, tmp_path):
     )
     shards = Shards(tmp_path / "shards", 3, 10, {})
     shards.prepare(False)
-    compute(model, dataset, Collator(extractor), shards, 2, 0, represent=fused)
+    fill_shards(shards, model, dataset, batch_size=2, represent=fused)
     assert max(sizes) <= 2 and sum(sizes) > 10
     expected = model.embed([dataset.waveform(index) for index in range(3)], 16000, extractor)
     np.testing.assert_allclose(shards.load()["embedding"], expected, atol=1e-5)
@@ -314,7 +314,7 @@ def test_a_stopped_sweep_goes_on_only_with_its_features(recipe):
     path, output = recipe(readouts=["prefix"])
     run(path)
     (output / "results.json").unlink()
-    with pytest.raises(InputError, match="features"):
+    with pytest.raises(InputError, match=r"was made with features\.mean -6.0, now -1.0"):
         run(path, "--mean", "-1")
     with pytest.raises(InputError, match="compute_statistics: a frozen encoder keeps the statistics"):
         run(path, "--compute_statistics", "true")

@@ -20,7 +20,7 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, Dual
 from training.data.audio import read_audio
 from training.errors import InputError
 from training.export import __main__, comparison, forms, onnx_graph
-from training.export.graph import FeatureGraph, WaveformGraph, longest_samples, spectrogram_of
+from training.export.graph import FeatureGraph, WaveformGraph, longest_samples, spectrogram_of, trace
 from training.export.recordings import labelled_clips
 
 RATE = 16000
@@ -177,7 +177,7 @@ def test_the_spectrogram_in_the_graph_is_the_extractors(family, recordings, tmp_
 def test_traced_graph_is_the_model(family, kind, recordings, tmp_path):
     model, extractor = __main__.load(str(save_family(tmp_path, family)))
     graph = WaveformGraph(model, extractor) if kind == "waveform" else FeatureGraph(model)
-    module = onnx_graph.trace(graph, extractor).module()
+    module = trace(graph, extractor).module()
     longest = longest_samples(model, extractor) or 15 * RATE
     clips = [recordings[:length] for length in (200, 2000, 4800, longest // 2, longest)]
     for size in (1, 2, 5):
@@ -190,7 +190,7 @@ def test_traced_graph_is_the_model(family, kind, recordings, tmp_path):
 @pytest.mark.slow
 def test_program_needs_only_torch(exported, recordings, tmp_path):
     folder, model, extractor, _ = exported
-    assert run(folder / "model", tmp_path / "out", "torchscript-free") == 0
+    assert run(folder / "model", tmp_path / "out", "torch-export") == 0
     clips = [recordings[: 4 * RATE], recordings[RATE : 2 * RATE]]
     torch.save(comparison.inputs_of("waveform", clips, extractor), tmp_path / "inputs.pt")
     code = """
@@ -226,7 +226,7 @@ def test_half_precision_folder_loads(exported, recordings, tmp_path, capsys):
 def test_encoder_gives_embeddings(recordings, tmp_path):
     AutoModel.from_pretrained(save_tiny_classifier(tmp_path / "classifier")).save_pretrained(tmp_path / "encoder")
     shutil.copy(tmp_path / "classifier" / "preprocessor_config.json", tmp_path / "encoder")
-    assert run(tmp_path / "encoder", tmp_path / "out", "torchscript-free", "--input", "features") == 0
+    assert run(tmp_path / "encoder", tmp_path / "out", "torch-export", "--input", "features") == 0
     model, extractor = __main__.load(str(tmp_path / "encoder"))
     module = torch.export.load(tmp_path / "out" / "model.pt2").module()
     clip = recordings[:6000]
@@ -257,7 +257,25 @@ def test_the_accuracy_is_of_the_parts_that_the_run_tested(tmp_path):
     assert [(len(clip), label) for clip, label in labelled] == [(RATE // 2, 1)] * 3
 
 
+def test_the_old_name_of_a_format_is_accepted():
+    assert __main__.parse(["model", "out", "--format", "torchscript-free"]).format == "torch-export"
+    assert "torchscript" not in " ".join(forms.FORMATS)
+
+
 # ---- refusals ----
+
+
+def test_ctrl_c_ends_with_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    model = save_tiny_classifier(tmp_path / "model")
+    monkeypatch.setattr(__main__, "write_half", interrupt)
+    capsys.readouterr()
+    assert run(model, tmp_path / "out", "safetensors-fp16") == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("interrupted; ")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_what_is_read_is_not_replaced(tmp_path, capsys, monkeypatch):
@@ -313,7 +331,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, capsys, monkeypatch):
     assert "is or holds" in refused(capsys, model, model, "onnx", "--overwrite")
     assert "--opset: 12" in refused(capsys, model, out, "onnx", "--opset", "12")
     assert "--opset: 23" in refused(capsys, model, out, "onnx", "--opset", "23")
-    assert "no model that can be loaded" in refused(capsys, tmp_path / "nothing", out, "onnx")
+    assert "not a model that can be loaded" in refused(capsys, tmp_path / "nothing", out, "onnx")
     cnn = save_tiny_cnn(tmp_path / "cnn", "cnn14")
     assert "choose --format onnx" in refused(capsys, cnn, out, "int8")
     monkeypatch.setitem(__main__.PACKAGES, "onnx", ("onnx", "no_such_package"))
@@ -327,7 +345,7 @@ def test_an_existing_folder_is_kept_unless_it_is_an_export(tmp_path, capsys):
     out.mkdir()
     (out / "letter.txt").write_text("dear")
     assert "exists already" in refused(capsys, model, out, "safetensors-fp16")
-    assert "is no export" in refused(capsys, model, out, "safetensors-fp16", "--overwrite")
+    assert "is not an export" in refused(capsys, model, out, "safetensors-fp16", "--overwrite")
     assert (out / "letter.txt").read_text() == "dear"
     (out / "letter.txt").rename(out / __main__.REPORT)
     assert run(model, out, "safetensors-fp16", "--overwrite") == 0
@@ -340,7 +358,7 @@ def test_an_export_that_differs_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert run(model, out, "safetensors-fp16") == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(forms, "program_runner", lambda *_: lambda clips: np.full((len(clips), 3), np.nan))
-    assert "not kept" in refused(capsys, model, out, "torchscript-free", "--input", "features", "--overwrite")
+    assert "not kept" in refused(capsys, model, out, "torch-export", "--input", "features", "--overwrite")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 

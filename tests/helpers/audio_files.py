@@ -46,6 +46,24 @@ def run_program(*words, cwd: Path = ROOT, timeout: int = 300, threads: int = 1) 
     )
 
 
+def new_imports(program: str, *words) -> set[str]:
+    """
+    The top-level packages that `program.main(words)` imports in a fresh process beside those that Transformers' AST
+    with its pipeline imports as well.
+    """
+    script = f"""
+import sys
+from transformers import ASTFeatureExtractor, ASTForAudioClassification, AudioClassificationPipeline
+before = set(sys.modules)
+import {program}
+assert {program}.main(sys.argv[1:]) == 0
+print("imported:", *{{name.partition(".")[0] for name in set(sys.modules) - before}})
+"""
+    process = run_program("-c", script, *words)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return set(process.stdout.splitlines()[-1].split()[1:])
+
+
 def error_line(process: subprocess.CompletedProcess) -> str:
     """The one line that a program stopped with; fails on a traceback or on success."""
     assert process.returncode == 1, process.stderr[-2000:]

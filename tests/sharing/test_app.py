@@ -93,7 +93,7 @@ def test_bars_are_calibrated_probabilities(classifier, clip):
     names = [tiny.model.config.id2label[int(index)] for index in expected.argsort(descending=True)]
     assert list(bars_of(page)) == names and answer_of(page) == names[0]
     np.testing.assert_allclose(list(bars_of(page).values()), 100 * expected.sort(descending=True)[0], atol=0.051)
-    assert page.count("class=chosen") == 1 and "0.50 s were heard." in page and "Over time" not in page
+    assert page.count("class=chosen") == 1 and "0.50 s were analysed." in page and "Over time" not in page
 
 
 def test_no_more_than_the_top_classes(classifier, clip):
@@ -113,7 +113,7 @@ def test_several_labels_have_their_thresholds(classifier, clip):
 def test_numbers_have_no_bars(classifier, clip):
     one = classifier(labels=("pitch",), problem_type="regression")
     page = app.results(clip, [one])
-    assert answer_of(page) == f"{float(logits_of(one, clip)):.4g}" and "What speaks for pitch in layer 2" in page
+    assert answer_of(page) == f"{float(logits_of(one, clip)):.4g}" and "Relevance for pitch in layer 2" in page
     two = classifier(labels=("x", "y"), problem_type="regression")
     page, logits = app.results(clip, [two]), logits_of(two, clip)[0].tolist()
     assert answer_of(page) == ", ".join(f"{number:.4g}" for number in logits) and not bars_of(page)
@@ -145,9 +145,9 @@ def test_a_picture_for_relevance_and_attention_of_each_fused_layer(classifier, c
     answer = answer_of(page)
     assert captions_of(page) == [
         "Spectrogram",
-        f"What speaks for {answer} in the patch embedding",
-        f"What speaks for {answer} in layer 2",
-        "What layer 2 attends to",
+        f"Relevance for {answer} in the patch embedding",
+        f"Relevance for {answer} in layer 2",
+        "Attention of layer 2",
     ]
     assert all(len(list(drawing.iter("{http://www.w3.org/2000/svg}image"))) == 1 for drawing in drawings(page))
 
@@ -227,7 +227,7 @@ def test_what_cannot_be_heard_is_told(classifier, tmp_path):
 )
 def test_any_rate_length_and_channels_are_heard(classifier, tmp_path, seconds, rate, channels):
     path = write_tone(tmp_path / "clip.wav", seconds=seconds, rate=rate, channels=channels)
-    assert f"{seconds:.2f} s were heard." in app.results(str(path), [classifier()])
+    assert f"{seconds:.2f} s were analysed." in app.results(str(path), [classifier()])
 
 
 def test_of_long_recordings_the_beginning_is_decoded(classifier, tmp_path, monkeypatch):
@@ -236,7 +236,7 @@ def test_of_long_recordings_the_beginning_is_decoded(classifier, tmp_path, monke
     waveform, seconds = app.read_clip(path, 16000)
     assert len(waveform) == 8000 and seconds == 3.0
     np.testing.assert_allclose(waveform, soundfile.read(path, dtype="float32")[0].mean(axis=1)[:8000], atol=1e-6)
-    assert "Of 3.0 s the first 0.50 s were heard." in app.results(path, [classifier()])
+    assert "Of 3.0 s the first 0.50 s were analysed." in app.results(path, [classifier()])
     monkeypatch.setattr(app, "MAX_SAMPLES", 8000)
     assert len(app.read_clip(path, 16000)[0]) == 4000
 
@@ -358,9 +358,9 @@ def push_space(*words) -> int:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--models", "FOLDER"], "is a folder of this machine, which a Space cannot read; push it first: python -m"),
-        (["--models", "user/a", "name"], "name: is no name of a model on the Hub; give it as user/name"),
-        (["--models", "user/a", "--dry-run", "FOLDER"], "holds something already; name a new folder"),
+        (["--models", "FOLDER"], "is a folder of this machine, and a Space cannot read it; push it first: python -m"),
+        (["--models", "user/a", "name"], "name: is not the name of a model on the Hub; give it as user/name"),
+        (["--models", "user/a", "--dry-run", "FOLDER"], "is not empty; name a new folder"),
         (["--models", "user/a", "--examples", "no.wav"], "no.wav: no such file; correct --examples"),
     ],
 )

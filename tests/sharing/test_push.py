@@ -22,6 +22,7 @@ from transformers import AutoModelForAudioClassification, pipeline
 import train_hf
 from hub import __main__, push
 from hub.push import PushError, check_repository, explain, push_files, push_folder
+from training.base.outputs import STAGING_NAME
 
 MODEL = SHIPPED | {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 CARD = """---
@@ -66,6 +67,20 @@ def run(tmp_path):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(TOKEN)
     return folder
+
+
+def test_a_run_that_writes_its_outputs_is_recognised_by_their_folder():
+    assert push.UNFINISHED == STAGING_NAME
+
+
+def test_ctrl_c_ends_with_one_line(run, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(push, "choose_files", interrupt)
+    assert __main__.main(["push", str(run), "user/name"]) == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("interrupted; ")
 
 
 def test_one_commit_holds_what_a_model_needs(hub, run, capsys):
@@ -163,17 +178,17 @@ def _rewrite(path, **values):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: (run / "config.json").unlink(), "config.json: is not there; is the run finished?"),
+        (lambda run: (run / "config.json").unlink(), "config.json: does not exist; is the run finished?"),
         (lambda run: (run / "config.json").write_text("{"), "config.json: cannot be read"),
-        (lambda run: (run / "preprocessor_config.json").unlink(), "preprocessor_config.json: is not there"),
-        (lambda run: (run / "README.md").unlink(), "README.md: is not there; a model needs its card"),
+        (lambda run: (run / "preprocessor_config.json").unlink(), "preprocessor_config.json: does not exist"),
+        (lambda run: (run / "README.md").unlink(), "README.md: does not exist; a model needs its card"),
         (lambda run: (run / "model.safetensors").unlink(), "has no model.safetensors; let the run finish"),
         (lambda run: _shorten(run / "model.safetensors"), "model.safetensors: cannot be read"),
         (lambda run: (run / "fusion_dual_ssast.py").unlink(), "lacks fusion_dual_ssast.py, which the model's code"),
         (lambda run: _rewrite(run / "config.json", auto_map={}), "config.json: has no auto_map"),
         (lambda run: _rewrite(run / "config.json", auto_map={"AutoModel": "a/b--c.D"}), "code in another repository"),
-        (lambda run: (run / "modeling_dual_ssast.py").write_text("def"), "modeling_dual_ssast.py: is no Python"),
-        (lambda run: (run / "unfinished-outputs").mkdir(), "a run writes its outputs there, or was stopped"),
+        (lambda run: (run / "modeling_dual_ssast.py").write_text("def"), "modeling_dual_ssast.py: is not valid Python"),
+        (lambda run: (run / "unfinished-outputs").mkdir(), "a run is writing its outputs there, or was stopped"),
         (lambda run: (run / "results.json").write_text("[]"), "results.json: holds no JSON object"),
         (lambda run: (run / "model.safetensors").rename(run / "adapter_model.safetensors"), "an adapter without its"),
     ],
@@ -229,11 +244,11 @@ STAGES = {
     "commit": ("/commit/main", "POST"),
 }
 FAILURES = {
-    401: "the Hub does not know the token (401): run `hf auth login`",
+    401: "the Hub refuses the token (401): run `hf auth login`",
     403: "the token may not write there (403)",
-    404: "is not there, or the token may not see it (404)",
+    404: "does not exist, or the token may not see it (404)",
     429: "too many requests (429): wait some minutes",
-    500: "the Hub has a fault (500): try again later",
+    500: "the Hub has an internal error (500): try again later",
     "request": "the connection to the Hub failed",
     "response": "the connection to the Hub failed",
 }
@@ -294,10 +309,10 @@ def test_a_first_push_that_fails_leaves_no_file(hub, run):
     ("prepare", "repository", "message"),
     [
         (lambda patch: patch.delenv("HF_TOKEN"), "user/name", "no token: run `hf auth login`, or set HF_TOKEN"),
-        (lambda patch: patch.setenv("HF_TOKEN", "hf_wrong"), "user/name", r"does not know the token \(401\)"),
+        (lambda patch: patch.setenv("HF_TOKEN", "hf_wrong"), "user/name", r"refuses the token \(401\)"),
         (lambda patch: None, "other/name", r"may not write there \(403\)"),
         (lambda patch: None, "name", "name the repository with its owner, as in user/name"),
-        (lambda patch: None, "user/na me", "is no name of a repository"),
+        (lambda patch: None, "user/na me", "is not a repository name"),
         (lambda patch: patch.setattr(constants, "HF_HUB_OFFLINE", True), "user/name", "HF_HUB_OFFLINE is set: unset"),
         (lambda patch: patch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9"), "user/name", "check the network"),
     ],
@@ -332,7 +347,7 @@ def test_what_is_to_be_private_is_not_pushed_openly(hub, run):
         lambda: push_folder(run, "user/name", private=True),
         lambda: check_repository("user/name", private=True),
     ):
-        with pytest.raises(PushError, match="is there already, and public: make it private on the Hub"):
+        with pytest.raises(PushError, match="exists and is public: make it private on the Hub"):
             call()
     assert not hub.files("user/name")
 
@@ -372,7 +387,7 @@ def test_the_weights_own_metadata_are_looked_at(hub, run):
 def test_what_is_no_card_and_no_auto_map_is_one_line(hub, run):
     card = (run / "README.md").read_bytes()
     (run / "README.md").write_bytes("Bär".encode("latin-1"))
-    with pytest.raises(PushError, match="README.md: is no UTF-8"):
+    with pytest.raises(PushError, match="README.md: is not UTF-8"):
         push_folder(run, "user/name")
     (run / "README.md").write_bytes(card)
     _rewrite(run / "config.json", auto_map=None)
@@ -387,7 +402,7 @@ def test_what_is_no_card_and_no_auto_map_is_one_line(hub, run):
             ConnectionError("Network error: HTTP status client error (403 Forbidden)"),
             "the token may not write there (403)",
         ),
-        (RuntimeError("Request error: (503 Service Unavailable)"), "the Hub has a fault (503)"),
+        (RuntimeError("Request error: (503 Service Unavailable)"), "the Hub has an internal error (503)"),
         (ConnectionError("refused"), "the connection to the Hub failed (refused): check the network"),
     ],
 )
@@ -553,7 +568,7 @@ def test_a_failed_push_of_a_checkpoint_is_a_warning(hub, recipe, caplog):
     hub.fail("/commit/", status=500, times=1)
     assert train_hf.main([path]) == 0
     assert any(
-        "checkpoint-3 is not pushed, and the training goes on: user/run: the Hub has a fault" in text
+        "checkpoint-3 is not pushed, and the training goes on: user/run: the Hub has an internal error" in text
         for text in caplog.messages
     )
     assert hub.repository("user/run").commits[-1].title == "End of training"

@@ -94,6 +94,7 @@ class TrainingArguments(transformers.TrainingArguments):
     calibrate: bool = described(True, "Choose temperature and thresholds on the validation split after the training.")
     html_report: bool = described(True, "Write report.html, a page about the run that holds recordings of the test.")
     report_clips: int = described(12, "Clips with the highest loss to show and hear in report.html.")
+    figure_format: str = described("png", "png; or pdf or svg: every figure is written in that format too, for papers.")
     license: str | None = described(None, "For the model card: the model's licence as the Hub spells it, such as mit.")
     language: list[str] | None = described(None, "For the model card: languages of the recordings, such as en fr.")
     hub_strategy: str = described("end", "What push_to_hub pushes: end, or every_save for each checkpoint too.")

@@ -4,8 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from modeling_dual_ssast import PannsCnn14FeatureExtractor, VGGishFeatureExtractor
+from modeling_dual_ssast.feature_extraction_dual_ssast import LOWEST_MEL_HZ, hz_to_mel
+from modeling_dual_ssast.feature_extraction_panns_cnn14 import hz_to_slaney_mel, slaney_mel_to_hz
+from modeling_dual_ssast.feature_extraction_vggish import HIGHEST_MEL_HZ as VGGISH_HIGHEST_HZ
+from modeling_dual_ssast.feature_extraction_vggish import LOWEST_MEL_HZ as VGGISH_LOWEST_HZ
 
 from ..files import complete_file
 
@@ -58,7 +65,41 @@ def label_mel_axis(axes: Axes, frequencies_hz: Sequence[float]):
         axes: bin i stands from i to i + 1
         frequencies_hz: (mel,), centres of the bins, ascending
     """
-    octaves = [hz for hz in (62.5 * 2**k for k in range(10)) if frequencies_hz[0] <= hz <= frequencies_hz[-1]]
-    places = np.interp(octaves, frequencies_hz, np.arange(len(frequencies_hz)) + 0.5)
-    axes.set_yticks(places, [f"{hz / 1000:g}" for hz in octaves])
+    ticks, bins = {}, len(frequencies_hz)
+    for hz in (62.5 * 2**octave for octave in reversed(range(10))):
+        place = float(np.interp(hz, frequencies_hz, np.arange(bins) + 0.5))
+        # Low octaves lie close together: their labels would overlap.
+        if frequencies_hz[0] <= hz <= frequencies_hz[-1] and all(abs(place - other) >= 0.1 * bins for other in ticks):
+            ticks[place] = f"{hz / 1000:g}"
+    axes.set_yticks([*ticks], [*ticks.values()])
     axes.set_ylabel("frequency (kHz)")
+
+
+def mel_centres(extractor) -> np.ndarray:
+    """Returns the centre frequencies of a feature extractor's mel bins in Hz, ascending: (mel,)"""
+    bins = extractor.num_mel_bins
+    if isinstance(extractor, PannsCnn14FeatureExtractor):
+        mels = torch.linspace(hz_to_slaney_mel(extractor.fmin), hz_to_slaney_mel(extractor.fmax), bins + 2)
+        return slaney_mel_to_hz(mels)[1:-1].numpy()
+    ends_hz = (LOWEST_MEL_HZ, extractor.sampling_rate / 2)
+    if isinstance(extractor, VGGishFeatureExtractor):
+        ends_hz = (VGGISH_LOWEST_HZ, VGGISH_HIGHEST_HZ)
+    mels = np.linspace(*map(hz_to_mel, ends_hz), bins + 2)[1:-1]
+    return 700 * np.expm1(mels / 1127)
+
+
+def draw_spectrogram(axes: Axes, spectrogram: np.ndarray, extractor, **settings):
+    """
+    Draws a spectrogram over seconds and kHz.
+
+    Args:
+        spectrogram: (mel, frames); NaN is not drawn
+        extractor: the feature extractor that it comes from
+        settings: of `imshow`; by default the colours end at the 1 % and 99 % quantiles
+    """
+    low, high = np.nanquantile(spectrogram, (0.01, 0.99))
+    extent = (0, spectrogram.shape[1] * extractor.hop_s, 0, len(spectrogram))
+    settings = {"cmap": MAP, "vmin": low, "vmax": high, **settings}
+    axes.imshow(spectrogram, origin="lower", aspect="auto", extent=extent, **settings)
+    axes.set_xlabel("time (s)")
+    label_mel_axis(axes, mel_centres(extractor))

@@ -1,10 +1,18 @@
-"""Loading a finished classifier, for the programs that only use it: with little more than torch and transformers."""
+"""Loads finished classifiers and encoders; imports little but torch and transformers, so that programs start fast."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import ASTConfig, AutoFeatureExtractor, AutoModelForAudioClassification, PretrainedConfig
+from transformers import (
+    ASTConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    PretrainedConfig,
+)
 from transformers.utils import logging
 
 # Importing the package registers the Auto classes, so that no code of a checkpoint has to be trusted.
@@ -13,54 +21,95 @@ from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, PannsCnn14Config, V
 from ..data.labels import LabelSet
 from ..errors import InputError
 
-# Encoders of patches, which every task takes, and convolutional networks, which have no pretraining here.
+# Every task takes the encoders of patches; there is no pretraining of the convolutional networks.
 PATCH_MODEL_TYPES = (DualSSASTConfig.model_type, ASiTConfig.model_type)
 MODEL_TYPES = (*PATCH_MODEL_TYPES, VGGishConfig.model_type, PannsCnn14Config.model_type)
 
 
+@contextlib.contextmanager
+def explained(name: str, problem: str, remedy: str) -> Iterator[None]:
+    """
+    Silences Transformers' warnings while the model `name` is loaded, and turns its errors into messages.
+
+    Raises:
+        InputError: `NAME: PROBLEM (reason); REMEDY`
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # missing weights are an error here, not a warning
+    try:
+        yield
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise InputError(f"{name}: {problem} ({str(error).splitlines()[0]}); {remedy}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
 def load_classifier(name: str, revision: str = "main", **settings):
     """
-    The classifier, ready for inference on the accelerator if there is one, and its feature extractor.
+    Loads a classifier for inference, on the accelerator if there is one, and its feature extractor.
 
     Args:
         name: folder or Hub name
         revision: branch, tag or commit on the Hub
-        settings: of `from_pretrained`, such as `attn_implementation`
+        settings: settings of `from_pretrained`, such as `attn_implementation`
 
     Raises:
         InputError: it cannot be loaded, is another kind of model, or its classifier was never trained.
     """
-    verbosity = logging.get_verbosity()
-    try:
+    with explained(name, "not a classifier that can be loaded", "name a folder or a Hub model"):
         check_folder(name, revision)
         extractor = AutoFeatureExtractor.from_pretrained(name, revision=revision)
-        logging.set_verbosity_error()  # the missing weights are told here
         model, loading = AutoModelForAudioClassification.from_pretrained(
             name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{name}: not a classifier that can be loaded ({reason}); name a folder or a Hub model"
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    untrained = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    untrained = _not_loaded(loading)
     if untrained:
         raise InputError(
             f"{name}: has no trained classifier ({len(untrained)} weights are missing or of another size, such as "
             f"{untrained[0]}); fine-tune it with train_hf.py"
         )
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    return model.eval().to(device), extractor
+    return _for_inference(model), extractor
+
+
+def load_encoder(name: str, revision: str = "main", **changes):
+    """
+    Loads an encoder for inference, on the accelerator if there is one. Callers explain its errors, see `explained`.
+
+    Args:
+        name: folder or Hub name
+        revision: branch, tag or commit on the Hub
+        changes: fields of the configuration to change
+
+    Raises:
+        OSError, ValueError, TypeError, SafetensorError: as `from_pretrained`
+        InputError: encoder weights are missing or mismatched (they would stay random). Fusion weights may be missing:
+            they begin as equal weights and norms without effect.
+    """
+    model, loading = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True, **changes)
+    missing = [key for key in _not_loaded(loading) if not key.startswith("fusion.")]
+    if missing:
+        raise InputError(
+            f"{name}: {len(missing)} weights are missing or of another size, such as {missing[0]}; convert or train it "
+            "anew"
+        )
+    return _for_inference(model)
+
+
+def _not_loaded(loading: dict) -> list[str]:
+    """Returns the names of the weights that are missing or of another size, by a loading report of Transformers."""
+    return sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+
+
+def _for_inference(model):
+    return model.eval().to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
 
 def check_folder(name: str, revision: str = "main"):
     """
-    Tells other kinds of models, and folders without a feature extractor, in words that name the remedy.
+    Checks that a folder or Hub model is one of this project.
 
     Raises:
-        InputError: it is one of them.
+        InputError: another kind of model, or a folder without a feature extractor; the message names the remedy.
     """
     model_type = PretrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type")
     if model_type == ASTConfig.model_type:
@@ -70,34 +119,19 @@ def check_folder(name: str, revision: str = "main"):
         )
     if model_type not in MODEL_TYPES:
         raise InputError(
-            f"{name}: not a classifier that can be loaded (model_type is {model_type!r}, expected one of "
+            f"{name}: not a model that can be loaded (model_type is {model_type!r}, expected one of "
             f"{', '.join(MODEL_TYPES)}); SSAST and AST models are converted with python -m conversion"
         )
     if Path(name).is_dir() and not (Path(name) / "preprocessor_config.json").exists():
         raise InputError(f"{name}: has no preprocessor_config.json; copy the one that was saved with the model")
 
 
-def check_encoder_weights(name: str, loading: dict):
-    """
-    Raises:
-        InputError: by its loading report an encoder lacks weights, which would be random. What fuses layers may be
-            missing: it begins with equal weights and norms that change nothing.
-    """
-    missing = {key for key in loading["missing_keys"] if not key.startswith("fusion.")}
-    missing = sorted(missing | {key for key, *_ in loading["mismatched_keys"]})
-    if missing:
-        raise InputError(
-            f"{name}: {len(missing)} weights are missing or of another size, such as {missing[0]}; convert or train it "
-            "anew"
-        )
-
-
 def labels_of(name: str, config: DualSSASTConfig) -> LabelSet:
     """
-    The model's classes, and by Transformers' convention what a model that does not say it was trained for.
+    Returns the model's classes and kind of problem, by Transformers' convention if the configuration names none.
 
     Raises:
-        InputError: it gives several numbers per clip.
+        InputError: a regression with several numbers per clip.
     """
     problem_type = config.problem_type
     if problem_type is None:
@@ -105,5 +139,5 @@ def labels_of(name: str, config: DualSSASTConfig) -> LabelSet:
     if problem_type != "regression":
         return LabelSet(tuple(config.id2label[index] for index in range(config.num_labels)), problem_type)
     if config.num_labels > 1:
-        raise InputError(f"{name}: gives {config.num_labels} numbers per clip, but one can be told; call the model")
+        raise InputError(f"{name}: gives {config.num_labels} numbers per clip, but one can be shown; call the model")
     return LabelSet(("value",), problem_type)

@@ -1,7 +1,6 @@
 """Writes the output folder of a run: every file is complete before it takes its place."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -14,22 +13,22 @@ from ..errors import InputError
 from .arguments import TrainingArguments
 
 STAGING_NAME = "unfinished-outputs"
-# Only where a split was held out, where the layers' weights are learned, where probabilities were calibrated, and where
-# `html_report` is on.
+FIGURES = (
+    "learning_curves", "reconstruction", "layer_weights", "confusion_matrix", "predicted_numbers", "calibration",
+)  # fmt: skip
+# Outputs that not every run has: those of an earlier run in the same folder must not stay.
 OPTIONAL_OUTPUTS = (
     "predictions.csv",
-    "confusion_matrix.png",
-    "reconstruction.png",
-    "layer_weights.png",
-    "calibration.png",
+    "confusion_matrix.csv",
     "report.html",
     "adapter",  # of LoRA
+    *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "svg")),
 )
 
 
 def check_output_folder(arguments: TrainingArguments) -> str | None:
     """
-    The checkpoint to resume from, or `None` for a new run.
+    Returns the checkpoint to resume from, or `None` for a new run.
 
     Raises:
         InputError: the folder holds a run, and neither resume_from_checkpoint nor overwrite is set.
@@ -56,13 +55,13 @@ def check_output_folder(arguments: TrainingArguments) -> str | None:
 
 
 def write_results(results: dict, folder: Path):
-    """`results.json`, with null for what is not defined."""
+    """Writes `results.json`, with null for what is not defined."""
     text = json.dumps(_without_nan(results), indent=2, default=str)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
 
 def publish(staging: Path, folder: Path):
-    """Moves complete outputs to their place, `results.json` last; optional ones of an earlier run go."""
+    """Moves complete outputs to their place, `results.json` last, and removes optional ones of an earlier run."""
     for name in OPTIONAL_OUTPUTS:
         if not (staging / name).exists():
             _remove(folder / name)
@@ -77,18 +76,17 @@ def _remove(path: Path):
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def fingerprint(names: list[str]) -> str:
-    """A short text that other clips, or another order of them, would change."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+def describe_recipe(*arguments) -> dict[str, dict]:
+    """
+    Returns argument class -> its values.
 
-
-def describe_recipe(*parts) -> dict[str, dict]:
-    """Argument class -> its values."""
-    return {type(part).__name__: dataclasses.asdict(part) for part in parts}
+    arguments: dataclass objects of a task, such as `DataArguments`; `TrainingArguments` have their own `to_dict`
+    """
+    return {type(part).__name__: dataclasses.asdict(part) for part in arguments}
 
 
 def _without_nan(value):
-    """JSON has no NaN: a metric that is not defined becomes null."""
+    """Returns a value of JSON, which has no NaN: an undefined metric becomes null."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,15 +1,17 @@
-"""Transformers' Trainer with a learning rate for the head and checkpoints that are never half-written."""
+"""Transformers' Trainer with this project's schedules, streams and progress, and checkpoints that are always whole."""
 
 import os
 import shutil
 from pathlib import Path
 
 import torch
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 
 from ..data.clip_stream import ClipStream
 from ..errors import InputError
+from .progress import Progress
 from .pushes import CheckpointPushes, push_run
 
 STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: nothing takes it for one
@@ -59,6 +61,11 @@ class AudioTrainer(Trainer):
 
     _staging: str | None = None
     _pushes: CheckpointPushes | None = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+        self.add_callback(Progress)
 
     def set_initial_training_values(self, args, dataloader):
         values = super().set_initial_training_values(args, dataloader)
@@ -163,6 +170,6 @@ class AudioTrainer(Trainer):
                 output_dir=str(run_folder),
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
+                use_mtime=False,  # by number: times are not reliable on every file system
             )
         self.accelerator.wait_for_everyone()

@@ -84,6 +84,7 @@ class EvaluationArguments:
     dataloader_num_workers: int = described(0, "Processes that decode.")
     html_report: bool = described(True, "Write report.html, a page that holds recordings of the test.")
     report_clips: int = described(12, "Clips with the highest loss to show and hear in report.html.")
+    figure_format: str = described("png", "png; or pdf or svg: every figure is written in that format too, for papers.")
 
     def __post_init__(self):
         if not self.output_dir:

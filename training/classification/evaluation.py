@@ -12,6 +12,7 @@ from ..data.splits import load_test_split, sample_splits
 from ..errors import InputError
 from . import report
 from .arguments import EvaluationArguments, TuningArguments
+from .finished_run import FinishedRun
 from .metrics import metric_function
 from .trainer import ClassificationTrainer
 
@@ -42,6 +43,7 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
         dataloader_num_workers=arguments.dataloader_num_workers,
         html_report=arguments.html_report,
         report_clips=arguments.report_clips,
+        figure_format=arguments.figure_format,
     )
     check_output_folder(settings)
     model, extractor = load_classifier(name, arguments.model_revision)
@@ -64,7 +66,8 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     outcome = trainer.predict(dataset, metric_key_prefix="test")
     if trainer.is_world_process_zero():
         recipe = {"task": "evaluation"} | outputs.describe_recipe(data_arguments, arguments)
-        report.write_evaluation(trainer, dataset, labels, outcome, recipe, circumstances)
+        finished = FinishedRun(trainer, {"test": dataset}, labels, {"test": outcome}, recipe)
+        report.write_evaluation(finished, circumstances)
 
 
 def refuse(data_arguments: EvaluationDataArguments):

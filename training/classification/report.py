@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder: model, results, predictions, pictures and a model card."""
+"""Writes the output folder of a finished run: model, results, predictions, figures and the model card."""
 
 import contextlib
 import dataclasses
@@ -6,14 +6,15 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from sklearn.metrics import classification_report
+from sklearn.metrics import precision_recall_fscore_support
 
 from model_cards.card import classifier_card, with_interval
 
 from ..base.arguments import ModelArguments
+from ..base.outputs import STAGING_NAME, publish, write_results
+from ..base.progress import is_metric
 from ..base.reproduction import versions
 from ..data.audio import audio_seconds
 from ..data.augmentation import AugmentationArguments
@@ -24,193 +25,213 @@ from ..errors import InputError
 from .arguments import TuningArguments
 from .calibration import describe_calibration, probabilities
 from .confidence_intervals import confidence_intervals
+from .finished_run import FinishedRun
 from .html_report import write_report
-from .plots import plot_calibration
-
-matplotlib.use("Agg")
-from ..base.outputs import STAGING_NAME, publish, write_results
-from .plots import _is_metric, plot_confusion, plot_layer_weights, plot_learning_curves
+from .plots import (
+    MOST_NAMED,
+    confusion_table,
+    loss_note,
+    plot_calibration,
+    plot_confusion,
+    plot_layer_weights,
+    plot_learning_curves,
+    plot_numbers,
+)
 from .predictions import write_predictions
 
-MEASURED_CLIPS = 1000  # whose lengths are looked up for the card
-# Of a recipe, what the model card shows where it is not the default: names of their own would tell nothing to others.
+MEASURED_CLIPS = 1000  # whose lengths the card describes
+# Parts of a recipe that the model card shows where they are not the default. Names of one's own say nothing to others.
 SHOWN = (ModelArguments, TuningArguments, AugmentationArguments)
 NOT_SHOWN = ("model_name_or_path", "from_sweep", "config_overrides", "background_folder", "attn_implementation")
 
 
 def write_outputs(
-    trainer,
-    datasets: dict[str, ClipDataset],
-    labels: LabelSet,
-    outcomes: dict,
-    recipe: dict,
+    run: FinishedRun,
     seconds: float,
     starting_weights: dict[int, float] | None = None,
     circumstances: dict | None = None,
     calibration: dict | None = None,
 ):
     """
-    Writes the output folder. Every file is complete before it takes its place, and `results.json` comes last: until
-    then the outputs of an earlier run stay. Called by every process; the main one writes.
+    Writes the output folder of a training. Every file is complete before it takes its place, and `results.json` comes
+    last: until then the outputs of an earlier run stay. Called by every process; the main one writes.
 
     Args:
-        outcomes: split -> Trainer's PredictionOutput, the test split last
-        recipe: argument class -> its values
-        seconds: of the training
-        starting_weights: what `layer_weights` gave before the training
+        seconds: duration of the training
+        starting_weights: `layer_weights` before the training
         circumstances: the entries `versions`, `machine` and `data` of `results.json`
-        calibration: what `calibrate` gave
+        calibration: `calibrate`'s
     """
-    folder = Path(trainer.args.output_dir)
-    staging = folder / STAGING_NAME
+    trainer = run.trainer
+    staging = run.folder / STAGING_NAME
     trainer.save_model(str(staging), _internal_call=True)  # without the push that an ordinary call would make
     if not trainer.is_world_process_zero():
         return
-    (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine; results.json says it
+    (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine, all in results.json
     results = {
-        **describe_outcomes(datasets, labels, outcomes),
+        **describe_outcomes(run),
         "training": {"seconds": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
         | trainer.num_parameters,
         "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
         **(circumstances or {"versions": versions()}),
-        **describe_clips(datasets, labels, recipe["DataArguments"]),
-        "recipe": recipe,
+        **describe_clips(run),
+        "recipe": run.recipe,
         "log": trainer.state.log_history,
     }
-    plot_learning_curves(trainer.state.log_history, staging / "learning_curves.png")
+    note = loss_note(run.recipe["AugmentationArguments"] | run.recipe["TuningArguments"])
+    curves = staging / "learning_curves.png"
+    plot_learning_curves(trainer.state.log_history, curves, run.figure_format, kept_epoch(trainer), note)
     weights = layer_weights(trainer.model)
     if weights is not None:
         results["layer_weights"] = weights
-        plot_layer_weights(weights, starting_weights, staging / "layer_weights.png")
-    scores = None
-    if outcomes:
-        split, outcome = list(outcomes.items())[-1]
-        found, scores = describe_split(split, datasets[split], labels, outcome, trainer.model.config, staging)
-        results |= found
+        plot_layer_weights(weights, starting_weights, staging / "layer_weights.png", run.figure_format)
+    scores = write_split(run, results, staging) if run.split else None
     if calibration is not None:
         results["calibration"] = calibration
-        plot_calibration(calibration, split, labels, staging / "calibration.png")
-    write_card(trainer, results, staging / "README.md")
-    if trainer.args.html_report:
-        name = data_name(results["recipe"]["DataArguments"])
-        write_report(staging, trainer, datasets, labels, outcomes, results, scores, name)
-    write_results(results, staging)
-    publish(staging, folder)
-    print_metrics(results)
-    print(f"trained for {seconds:.0f} s; everything is in {folder}")
+        plot_calibration(calibration, run.split, run.labels, staging / "calibration.png", run.figure_format)
+    write_card(run, results, staging / "README.md")
+    finish(run, results, scores, staging)
+    if calibration is not None:
+        print_calibration(calibration)
+    print(f"trained for {seconds:.0f} s; everything is in {run.folder}")
 
 
-def write_evaluation(trainer, dataset: ClipDataset, labels: LabelSet, outcome, recipe: dict, circumstances: dict):
-    """Writes what is known of a finished model on the clips of a test, as `write_outputs` does after a training."""
-    folder = Path(trainer.args.output_dir)
-    staging = folder / STAGING_NAME
+def write_evaluation(run: FinishedRun, circumstances: dict):
+    """Writes the output folder of an evaluation, as `write_outputs` does that of a training."""
+    staging = run.folder / STAGING_NAME
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    config, outcomes, datasets = trainer.model.config, {"test": outcome}, {"test": dataset}
-    results = {**describe_outcomes(datasets, labels, outcomes), **circumstances, "recipe": recipe}
-    found, scores = describe_split("test", dataset, labels, outcome, config, staging)
-    results |= found
-    if labels.problem_type != "regression":
-        results["calibration"] = describe_calibration(config, outcomes, labels)
-        plot_calibration(results["calibration"], "test", labels, staging / "calibration.png")
-    if trainer.args.html_report:
-        name = data_name(recipe["EvaluationDataArguments"])
-        write_report(staging, trainer, datasets, labels, outcomes, results, scores, name)
+    results = {**describe_outcomes(run), **circumstances, "recipe": run.recipe}
+    scores = write_split(run, results, staging)
+    if not run.labels.is_regression:
+        results["calibration"] = describe_calibration(run.config, run.outcomes, run.labels)
+        calibration = staging / "calibration.png"
+        plot_calibration(results["calibration"], run.split, run.labels, calibration, run.figure_format)
+    finish(run, results, scores, staging)
+    print(f"everything is in {run.folder}")
+
+
+def finish(run: FinishedRun, results: dict, scores: np.ndarray | None, staging: Path):
+    """Writes the page and `results.json`, moves all outputs to their place, and prints the metrics."""
+    if run.trainer.args.html_report:
+        write_report(staging, run, results, scores)
     write_results(results, staging)
-    publish(staging, folder)
+    publish(staging, run.folder)
     print_metrics(results)
-    print(f"everything is in {folder}")
 
 
-def describe_outcomes(datasets: dict[str, ClipDataset], labels: LabelSet, outcomes: dict) -> dict:
-    """The first entries of `results.json`, arguments as of `write_outputs`."""
+def describe_outcomes(run: FinishedRun) -> dict:
+    """Returns the first entries of `results.json`."""
     return {
-        "metrics": {split: clean_metrics(outcome.metrics, split) for split, outcome in outcomes.items()},
-        "clips": {split: dataset.num_clips for split, dataset in datasets.items()},
-        "labels": list(labels.names),
-        "problem_type": labels.problem_type,
+        "metrics": {split: clean_metrics(outcome.metrics, split) for split, outcome in run.outcomes.items()},
+        "clips": {split: dataset.num_clips for split, dataset in run.datasets.items()},
+        "labels": list(run.labels.names),
+        "problem_type": run.labels.problem_type,
     }
 
 
-def describe_split(
-    split: str, dataset: ClipDataset, labels: LabelSet, outcome, config, staging: Path
-) -> tuple[dict, np.ndarray]:
+def write_split(run: FinishedRun, results: dict, staging: Path) -> np.ndarray:
     """
-    Writes the predictions and the pictures of a split, from Trainer's PredictionOutput.
+    Writes the predictions and the figures of the reported split, and adds its entries to `results`.
 
     Returns:
-        entries of `results.json`; and the probabilities, or numbers (clips, labels)
+        probabilities, or numbers: (clips, labels)
     """
-    scores = probabilities(outcome.predictions, labels.problem_type, config.calibration_temperature)
-    targets, thresholds = outcome.label_ids, config.decision_thresholds
-    write_predictions(dataset, labels, scores, staging / "predictions.csv", thresholds)
-    found = {"confidence_intervals": intervals(dataset, labels, scores, targets, thresholds)}
-    if labels.problem_type == "single_label_classification":
+    split, labels, outcome = run.split, run.labels, run.outcomes[run.split]
+    scores = probabilities(outcome.predictions, labels.problem_type, run.config.calibration_temperature)
+    targets, thresholds = outcome.label_ids, run.config.decision_thresholds
+    write_predictions(run.datasets[split], labels, scores, staging / "predictions.csv", thresholds)
+    results["confidence_intervals"] = intervals(run.datasets[split], labels, scores, targets, thresholds)
+    if labels.is_regression:
+        plot_numbers(targets, scores[:, 0], split, staging / "predicted_numbers.png", run.figure_format)
+    elif labels.is_multi:
+        results["per_class"] = per_class(targets > 0.5, scores > (0.5 if thresholds is None else thresholds), labels)
+    else:
         predictions = scores.argmax(axis=1)
-        found["per_class"] = per_class(targets, predictions, labels)
-        plot_confusion(targets, predictions, labels, f"{split} split", staging / "confusion_matrix.png")
-    elif labels.problem_type == "multi_label_classification":
-        found["per_class"] = per_class(targets > 0.5, scores > (0.5 if thresholds is None else thresholds), labels)
-    return found, scores
+        results["per_class"] = per_class(targets, predictions, labels)
+        table = confusion_table(targets, predictions, labels)
+        plot_confusion(table, f"{split} split", staging / "confusion_matrix.png", run.figure_format)
+        if len(labels.names) > MOST_NAMED:  # the figure names only the classes that are confused most often
+            table.to_csv(staging / "confusion_matrix.csv")
+    return scores
+
+
+def kept_epoch(trainer) -> float | None:
+    """Returns the epoch of the best checkpoint, whose weights the model has; `None` where it has the last ones."""
+    state = trainer.state
+    if not trainer.args.load_best_model_at_end or state.best_model_checkpoint is None:
+        return None
+    return next((entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step), None)
 
 
 def print_metrics(results: dict):
-    """A line per split; with intervals where they are known."""
+    """Prints a line per split, with the intervals of the reported one."""
     last = list(results["metrics"])[-1:]
     for name, metrics in results["metrics"].items():
         found = results.get("confidence_intervals") if name in last else None
         print(f"{name}: " + ", ".join(f"{key} {with_interval(key, value, found)}" for key, value in metrics.items()))
 
 
+def print_calibration(calibration: dict):
+    """Prints what the validation split has changed in the probabilities, which runs without calibration lack."""
+    temperature, thresholds = calibration["temperature"], calibration["decision_thresholds"]
+    found = [f"temperature {temperature:.3g}"] if temperature != 1.0 else []
+    found += ["a threshold per label"] if thresholds is not None else []
+    if found:
+        print(f"calibrated on the validation split: {', '.join(found)}; without it the same logits score differently")
+
+
 def intervals(
     dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, targets: np.ndarray, thresholds: list[float] | None
 ) -> dict | None:
-    """Confidence intervals of the metrics of a split; by group where its clips have one. scores: (clips, labels)"""
-    if labels.problem_type == "single_label_classification":
-        predictions = scores.argmax(axis=1)
-    else:
-        predictions = scores if labels.problem_type == "multi_label_classification" else scores[:, 0]
-    groups = dataset.examples["group"][:] if "group" in dataset.examples.column_names else None
+    """Returns confidence intervals of a split's metrics; by group where its clips have one. scores: (clips, labels)"""
+    predictions = scores.argmax(axis=1) if labels.is_single else scores if labels.is_multi else scores[:, 0]
+    groups = dataset.examples["group"][:] if has_groups(dataset) else None
     return confidence_intervals(predictions, targets, labels.problem_type, thresholds, groups)
 
 
 def per_class(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and number of clips of every class, of indices (clips,) or booleans (clips, labels)."""
-    indices = list(range(len(labels.names)))
-    report = classification_report(
-        targets, predictions, labels=indices, target_names=labels.names, output_dict=True, zero_division=0
+    """
+    Returns precision, recall, F1 and number of clips of every class.
+
+    targets, predictions: class indices (clips,), or booleans (clips, labels)
+    """
+    columns = precision_recall_fscore_support(
+        targets, predictions, labels=range(len(labels.names)), average=None, zero_division=0
     )
-    return {name: report[name] for name in labels.names}
+    rows = zip(*(column.astype(float).tolist() for column in columns))
+    return {
+        name: dict(zip(("precision", "recall", "f1-score", "support"), row)) for name, row in zip(labels.names, rows)
+    }
 
 
 def layer_weights(model) -> dict[int, float] | None:
-    """Fused layer -> its share of the fused vector, where `fusion` is `weighted`; they sum to one."""
+    """Returns fused layer -> share of the fused vector, which sum to one; `None` unless `fusion` is `weighted`."""
     config = model.config
     if getattr(config, "fusion", None) != "weighted":
         return None
     fusion = model.base_model.fusion.fusion
-    with torch.no_grad():  # unit vectors come out as what the model weighs them by
+    with torch.no_grad():  # unit vectors come out as their weights
         weights = fusion(list(torch.eye(len(config.fused_layers), device=fusion.layer_weights.device)))
     return dict(zip(config.fused_layers, weights.tolist()))
 
 
-def write_card(trainer, results: dict, path: Path):
-    """The model card, from the template and the run's own figures."""
-    recipe = results["recipe"]
+def write_card(run: FinishedRun, results: dict, path: Path):
+    """Writes the model card, from the template and the run's own figures."""
     card = classifier_card(
-        Path(trainer.args.output_dir).resolve().name,
-        trainer.model.config,
-        trainer.processing_class,
+        run.folder.resolve().name,
+        run.config,
+        run.trainer.processing_class,
         results,
-        dataset_name=data_name(recipe["DataArguments"]),
-        num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
-        settings=chosen_settings(recipe),
+        dataset_name=run.data_name,
+        num_parameters=run.num_parameters,
+        settings=chosen_settings(run.recipe),
     )
     path.write_text(str(card), encoding="utf-8")
 
 
 def chosen_settings(recipe: dict) -> dict:
-    """What a recipe sets of model, tuning and augmentation, without what is the default anyway."""
+    """Returns the settings of model, tuning and augmentation in which a recipe differs from the defaults."""
     chosen = {}
     for part in SHOWN:
         for field in dataclasses.fields(part):
@@ -221,17 +242,15 @@ def chosen_settings(recipe: dict) -> dict:
     return chosen
 
 
-def describe_clips(datasets: dict[str, ClipDataset], labels: LabelSet, data: dict) -> dict:
+def describe_clips(run: FinishedRun) -> dict:
     """
-    Entries of `results.json` on what was heard: `clip_seconds` and `clips_per_class` by split (or `label_range` of the
-    training labels), and `groups` of the split that is reported. What a stream does not tell beforehand is left out.
-
-    Args:
-        data: the recipe's `DataArguments`
+    Returns the entries of `results.json` about the clips: `clip_seconds` and `clips_per_class` by split (or
+    `label_range` of the training labels), and `groups` of the reported split. Streams are left out.
     """
+    datasets, labels = run.datasets, run.labels
     splits = {split: dataset for split, dataset in datasets.items() if isinstance(dataset, ClipDataset)}
     found = {"clip_seconds": {split: clip_seconds(dataset) for split, dataset in splits.items()}}
-    if labels.problem_type != "regression":
+    if not labels.is_regression:
         found["clips_per_class"] = {split: clips_per_class(dataset, labels) for split, dataset in splits.items()}
     elif "train" in splits:
         values = [float(value) for value in splits["train"].examples["label"]]
@@ -240,7 +259,7 @@ def describe_clips(datasets: dict[str, ClipDataset], labels: LabelSet, data: dic
     sides = [set(splits[name].examples["group"]) for name in ("train", tested) if has_groups(splits.get(name))]
     if len(sides) == 2:
         found["groups"] = {
-            "column": data["group_column"] or "group",
+            "column": run.data["group_column"] or "group",
             "count": len(sides[1]),
             "shared": len(sides[0] & sides[1]),
         }
@@ -252,7 +271,7 @@ def has_groups(dataset: ClipDataset | None) -> bool:
 
 
 def clip_seconds(dataset: ClipDataset) -> dict[str, float]:
-    """Of the shortest, the median and the longest clip, from the headers of at most `MEASURED_CLIPS` of them."""
+    """Returns the shortest, median and longest length in seconds, by the headers of at most `MEASURED_CLIPS` clips."""
     seconds = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, MEASURED_CLIPS).astype(int)):
         with contextlib.suppress(InputError):  # a card is no reason to lose a finished training
@@ -269,12 +288,7 @@ def clips_per_class(dataset: ClipDataset, labels: LabelSet) -> dict[str, int]:
     return {name: counts[name] for name in labels.names}
 
 
-def data_name(data: dict) -> str:
-    """What to call the data set of a recipe's `DataArguments`."""
-    return Path(data["dataset_name"] or Path(data["train_file"] or data["test_file"]).parent).resolve().name
-
-
 def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
-    """Without the prefix of the split and without the timings, which depend on the machine."""
+    """Returns the metrics without the prefix of the split and without the timings, which depend on the machine."""
     metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
-    return {key: value for key, value in metrics.items() if _is_metric(key) or key == "loss"}
+    return {key: value for key, value in metrics.items() if is_metric(key) or key == "loss"}

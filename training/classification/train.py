@@ -41,6 +41,7 @@ from ..errors import InputError
 from . import report as reporting
 from .arguments import TuningArguments
 from .calibration import calibrate
+from .finished_run import FinishedRun
 from .labelled_stream import LabelledClipStream, LabelledStream, check_streaming, open_streams
 from .losses import training_loss
 from .metrics import choose_metric, metric_function
@@ -127,9 +128,8 @@ def run(
             outcome.metrics.update({f"{split}_{name}": value for name, value in metrics.items()})
     recipe = {"task": "classification"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
-    reporting.write_outputs(
-        trainer, datasets, labels, outcomes, recipe, seconds, starting_weights, circumstances, calibration
-    )
+    finished = FinishedRun(trainer, datasets, labels, outcomes, recipe)
+    reporting.write_outputs(finished, seconds, starting_weights, circumstances, calibration)
     trainer.push_to_hub()
 
 

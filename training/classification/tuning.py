@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from modeling_dual_ssast import PannsCnn14Model, VGGishModel
 
 from ..errors import InputError
+from ..files import check_same, write_json
 from .arguments import TuningArguments
 
 ADAPTER = "adapter"
@@ -148,22 +149,20 @@ def frozen_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def save_tuning(tuning: TuningArguments, folder: Path):
-    """What `check_same_tuning` compares."""
-    text = json.dumps(dataclasses.asdict(tuning), indent=2)
-    (folder / TUNING_NAME).write_text(text + "\n", encoding="utf-8")
+    """Stores the settings that `check_same_tuning` compares."""
+    write_json(folder / TUNING_NAME, dataclasses.asdict(tuning))
 
 
 def check_same_tuning(checkpoint: str, tuning: TuningArguments):
     """
+    Compares the recipe with the settings that the checkpoint to resume from was trained with.
+
     Raises:
-        InputError: the checkpoint to resume from was trained in another way than the recipe says.
+        InputError: a setting differs.
     """
     path = Path(checkpoint) / TUNING_NAME
     stored = dataclasses.asdict(TuningArguments())
     stored |= json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for name, value in dataclasses.asdict(tuning).items():
-        if stored[name] != value:
-            raise InputError(
-                f"{checkpoint}: was trained with {name} {stored[name]!r}, but the recipe has {value!r}; resume with "
-                "the same, or begin anew with --overwrite true"
-            )
+    check_same(
+        checkpoint, stored, dataclasses.asdict(tuning), "resume with the same, or begin anew with --overwrite true"
+    )

@@ -1,17 +1,15 @@
-"""The label set of a data set, and from labels in a table to what the loss takes."""
+"""The label set of a data set, and how it encodes the labels of a table for the loss."""
 
-import difflib
 import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas
 
-from ..errors import InputError
+from modeling_dual_ssast.configuration_dual_ssast import PROBLEM_TYPES
 
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+from ..errors import InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -20,6 +18,21 @@ class LabelSet:
 
     names: tuple[str, ...]
     problem_type: str
+
+    @property
+    def is_single(self) -> bool:
+        """Whether each clip has exactly one of the classes."""
+        return self.problem_type == "single_label_classification"
+
+    @property
+    def is_multi(self) -> bool:
+        """Whether a clip may have several of the classes, or none."""
+        return self.problem_type == "multi_label_classification"
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the label is a number."""
+        return self.problem_type == "regression"
 
     @functools.cached_property
     def id2label(self) -> dict[int, str]:
@@ -31,15 +44,15 @@ class LabelSet:
 
     def encode(self, label, source: str):
         """
-        A class index, a multi-hot float32 vector (labels,), or a float32 number.
+        Encodes the label of a clip: a class index, a multi-hot float32 vector (labels,), or a float32 number.
 
         Raises:
             InputError: a label that is not in the set; names `source`, the label and the nearest known one.
         """
-        if self.problem_type == "regression":
+        if self.is_regression:
             return _as_number(label, source)
         indices = [self._index(name, source) for name in _as_names(label)]
-        if self.problem_type == "multi_label_classification":
+        if self.is_multi:
             vector = np.zeros(len(self.names), dtype=np.float32)
             vector[indices] = 1.0
             return vector
@@ -52,19 +65,18 @@ class LabelSet:
     def _index(self, name: str, source: str) -> int:
         index = self.label2id.get(name)
         if index is None:
-            nearest = difflib.get_close_matches(name, self.names, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {', '.join(self.names[:20])}"
-            raise InputError(f"{source}: label {name!r} is not in the label set of the training data{hint}")
+            hint = nearest(name, self.names, f"known are {', '.join(self.names[:20])}")
+            raise InputError(f"{source}: label {name!r} is not in the label set of the training data; {hint}")
         return index
 
 
 def find_labels(labels: list, problem_type: str | None, known_names: tuple[str, ...] | None = None) -> LabelSet:
     """
-    The label set of the training data.
+    Returns the label set of the training data.
 
     Args:
-        labels: of all training examples
-        problem_type: `None` to tell from the data: several labels for some clip make it multi-label
+        labels: the labels of all training examples
+        problem_type: `None`: multi-label where a clip has several labels or none, else single-label
         known_names: a given order of classes (a label file, or a fine-tuned model that has the same classes)
 
     Raises:
@@ -90,31 +102,41 @@ def find_labels(labels: list, problem_type: str | None, known_names: tuple[str, 
 
 def read_label_file(path: Path) -> dict[str, str]:
     """
-    Label keys and display names, in order: one label per line, or SSAST's and AudioSet's CSV (index, mid,
+    Reads label keys and display names in order: one label per line, or SSAST's and AudioSet's CSV (index, mid,
     display_name).
 
     Raises:
-        InputError: the file is missing or empty.
+        InputError: the file is missing or empty, holds a label twice, or its indices have gaps.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; correct label_file")
     if path.suffix.lower() == ".csv":
+        import pandas  # here: predict_hf.py starts without it
+
         table = pandas.read_csv(path, dtype={"mid": str, "display_name": str}, keep_default_na=False)
-        if {"index", "mid", "display_name"} <= set(table):
-            table = table.sort_values("index")
-            return dict(zip(table["mid"], table["display_name"]))
-        raise InputError(f"{path}: expected the columns index, mid, display_name, got {', '.join(map(str, table))}")
+        if not {"index", "mid", "display_name"} <= set(table):
+            raise InputError(f"{path}: expected the columns index, mid, display_name, got {', '.join(map(str, table))}")
+        table = table.sort_values("index")
+        if list(table["index"]) != list(range(len(table))):
+            raise InputError(f"{path}: the indices must be 0 to {len(table) - 1}, each once")
+        for column in ("mid", "display_name"):
+            _check_unique(path, list(table[column]))
+        return dict(zip(table["mid"], table["display_name"]))
     names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not names or path.suffix.lower() in (".json", ".jsonl"):
         raise InputError(f"{path}: holds no labels; write one per line, or a CSV with index, mid, display_name")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path}: names the label {twice!r} twice; remove one")
+    _check_unique(path, names)
     return {name: name for name in names}
 
 
+def _check_unique(path: Path, names: list[str]):
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: names the label {twice!r} twice; remove one")
+
+
 def rename_labels(label, names: dict[str, str]):
-    """Keys (such as AudioSet's /m/09x0r) to display names; what is no key stays as it is."""
+    """Replaces keys (such as AudioSet's /m/09x0r) by display names; keeps other labels as they are."""
     if isinstance(label, list):
         return [names.get(part, part) for part in label]
     return names.get(str(label), label)
@@ -135,5 +157,5 @@ def _as_number(label, source: str) -> np.float32:
 
 
 def sort_key(name: str):
-    """Numbers in the order of their values, everything else alphabetically."""
+    """Returns a key that sorts whole numbers by value, before all other names in alphabetical order."""
     return (0, int(name), "") if name.isdigit() else (1, 0, name)

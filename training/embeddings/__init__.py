@@ -1,1 +1,1 @@
-"""Frozen encoders: the tasks sweep and probe, and the embeddings of `embed_hf.py`."""
+"""Evaluates and applies frozen encoders: the tasks sweep and probe, and the embeddings of `embed_hf.py`."""

@@ -1,6 +1,6 @@
 """Arguments of the tasks sweep and probe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import InputError
 from ..recipe import described
@@ -22,6 +22,10 @@ class SweepArguments:
     per_device_eval_batch_size: int = described(16, "Clips per encoder pass.")
     dataloader_num_workers: int = described(0, "Processes that decode.")
     seed: int = described(0, "Of the folds.")
+    figure_format: str = field(
+        default="png",
+        metadata={"help": "Also write the figures as pdf or svg.", "choices": ("png", "pdf", "svg")},
+    )
 
     def __post_init__(self):
         if not self.output_dir:

@@ -1,6 +1,6 @@
 """
-Embeddings of any number of clips, for embed_hf.py: decoded ahead in threads, encoded shard by shard, by one process or
-several, and joined into one Parquet or npz file.
+Embeds any number of clips, for embed_hf.py: threads decode ahead, one process or several encode shard by shard, and the
+shards are joined into one Parquet or npz file.
 """
 
 import collections
@@ -9,9 +9,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -20,27 +20,140 @@ import pyarrow
 import pyarrow.parquet
 import torch
 from tqdm.auto import tqdm
+from transformers import AutoConfig
 
-from ..base.outputs import fingerprint
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
+
+from ..base.inference import check_folder, explained, load_encoder
 from ..data.audio import AUDIO_EXTENSIONS
 from ..data.clips import LocalClips, StreamedClips, join
 from ..data.unlabelled_sources import open_source, parse_sources
 from ..data.unreadable import UnreadableLog, try_to_read
 from ..errors import InputError
+from ..files import complete_file, fingerprint
 from .shards import Shards
 
 LEVELS = ("clip", "frames", "layers")
 EXTENSIONS = (".parquet", ".npz")
-RAGGED = ("names", "embedding", "time_ms")  # what a shard holds one row of per readable clip or time frame, or text
+RAGGED = ("names", "embedding", "time_ms")  # text, and arrays with a row per readable clip or time frame
 MAX_CHUNK_S = 600.0  # decoded audio that waits in memory for the encoder; a longer clip waits alone
+
+
+@dataclass
+class Embedder:
+    """
+    An encoder with the settings of a run.
+
+    Args:
+        overrides: fields of the checkpoint's configuration that the options changed
+        level: one of `LEVELS`
+        batch_size: clips or windows per forward pass
+        window_s: seconds per window of long clips; `None`: the model's own
+    """
+
+    model: torch.nn.Module
+    extractor: object
+    overrides: dict
+    level: str
+    batch_size: int
+    window_s: float | None
+
+    def embed(self, waveforms: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """
+        Embeds clips (samples,) at the extractor's rate.
+
+        Returns:
+            `embedding` (rows, size); `rows` (clips,), the rows of each clip; at the level of time frames `time_ms`
+            (rows,)
+
+        Raises:
+            InputError: a window that the model does not accept.
+        """
+        options = {"feature_extractor": self.extractor, "batch_size": self.batch_size, "window_s": self.window_s}
+        try:
+            if self.level != "frames":
+                embedding = self.model.embed(waveforms, self.extractor.sampling_rate, **options)
+                return {"embedding": embedding.numpy(), "rows": np.ones(len(waveforms), dtype=np.int64)}
+            found = self.model.embed_frames(waveforms, self.extractor.sampling_rate, **options)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        return {
+            "embedding": torch.cat([frames.values for frames in found]).numpy(),
+            "time_ms": torch.cat([frames.time_ms for frames in found]).numpy(),
+            "rows": np.asarray([len(frames.values) for frames in found]),
+        }
+
+    def shard(self, names: list[str], is_readable: list[bool], parts: list[dict]) -> dict[str, np.ndarray]:
+        """Joins what `embed` returned into a shard: its arrays, with 0 `rows` of unreadable clips, and the `names`."""
+        size = sum(self.columns().values())
+        empty = {"embedding": np.zeros((0, size), dtype=np.float32), "rows": np.zeros(0, dtype=np.int64)}
+        if self.level == "frames":
+            empty["time_ms"] = np.zeros(0)
+        arrays = {name: np.concatenate([empty[name], *(part[name] for part in parts)]) for name in empty}
+        rows = np.zeros(len(names), dtype=np.int64)
+        rows[np.flatnonzero(is_readable)] = arrays["rows"]
+        return arrays | {"rows": rows, "names": np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)}
+
+    def columns(self) -> dict[str, int]:
+        """Returns the columns of vectors in the output, and the size of each."""
+        config = self.model.config
+        if self.level != "layers":
+            return {"embedding": self.model.frame_size if self.level == "frames" else config.fused_size}
+        layers, sizes = config.fused_layers, getattr(config, "fused_size_per_layer", None)
+        sizes = map(config.layer_size, layers) if sizes is None else sizes
+        return {f"layer_{layer}": size for layer, size in zip(layers, sizes)}
+
+
+def load(name: str, level: str, batch_size: int, window_s: float | None, **settings) -> Embedder:
+    """
+    Loads an encoder as the options of embed_hf.py change it.
+
+    Args:
+        name: folder or Hub name
+        settings: `readout`, `fusion_layers`, `pooling` and `pooling_combination`; `None`: the model's own
+
+    Raises:
+        InputError: it cannot be loaded, lacks weights, or does not have such a setting.
+    """
+    with explained(name, "cannot embed", "correct the options or name another model"):
+        check_folder(name)
+        overrides = find_overrides(name, AutoConfig.from_pretrained(name), level, settings)
+        model = load_encoder(name, **overrides)
+        extractor = model.own_feature_extractor()
+        window_and_hop(model, extractor, window_s)  # raises ValueError before the first clip is read
+    return Embedder(model, extractor, overrides, level, batch_size, window_s)
+
+
+def find_overrides(name: str, config, level: str, settings: dict) -> dict:
+    """
+    Returns the fields of the configuration to change: the settings, and for the level `layers` all layers side by side.
+
+    Raises:
+        InputError: this kind of model does not have such a field, or has no norms for all layers.
+    """
+    found = {field: value for field, value in settings.items() if value is not None}
+    if level == "layers":
+        if getattr(config, "fusion_norm", None) == "separate":
+            raise InputError(f"{name}: has a norm for each fused layer and none for the others; use --level clip")
+        found = {"fusion_layers": list(config.layers), **found}
+        if hasattr(config, "fusion"):
+            found = {"fusion": "concat", **found}
+        elif hasattr(config, "readout"):
+            found = {"readout": "composed", **found}  # PANNs' own readout has no layers
+    if hasattr(config, "temporal_pooling") and "pooling" in found:
+        found["temporal_pooling"] = found.pop("pooling")
+    unknown = [field for field in found if not hasattr(config, field)]
+    if unknown:
+        raise InputError(f"{name}: a {config.model_type} model has no {unknown[0]}; leave it out")
+    return found
 
 
 def open_inputs(inputs: list[str], streaming: bool) -> list[LocalClips | StreamedClips]:
     """
-    Audio files, and whatever pretraining takes as a source: folders, manifests, Hub data sets, JSON objects.
+    Opens audio files, and any source of a pretraining: folders, manifests, Hub data sets, JSON objects.
 
     Raises:
-        InputError: one of them cannot be had, or holds no clips.
+        InputError: one of them cannot be opened, or contains no clips.
     """
     opened = []
     for are_files, group in itertools.groupby(inputs, lambda entry: Path(entry).suffix.lower() in AUDIO_EXTENSIONS):
@@ -55,9 +168,9 @@ def open_inputs(inputs: list[str], streaming: bool) -> list[LocalClips | Streame
 
 class ClipSequence:
     """
-    The clips of several sources, one source after the other, undecoded.
+    Undecoded clips of several sources, one source after the other.
 
-    `num_clips` is `None` where a source is streamed: then every process reads all that is stored, and decodes its own.
+    `num_clips` is `None` if a source is streamed: every process then reads all stored clips, and decodes its share.
     """
 
     def __init__(self, sources: list[LocalClips | StreamedClips]):
@@ -66,12 +179,17 @@ class ClipSequence:
         self.num_clips = len(self.sources[0]) if is_local else None
 
     def fingerprint(self) -> str:
-        """Other clips have another one, as far as their names tell; of streams, other sources."""
+        """Returns a short text that changes with the names of the clips; for streams, with the sources."""
         parts = [source.names() if isinstance(source, LocalClips) else [source.name] for source in self.sources]
         return fingerprint(list(itertools.chain(*parts)))
 
     def missing(self, shards: Shards, process: tuple[int, int]) -> Iterator[tuple[int, str, dict]]:
-        """Number, name and audio of the clips that this process (index, number of processes) still has to encode."""
+        """
+        Yields number, name and audio of the clips that are not encoded yet.
+
+        Args:
+            process: index and number of processes that share the work
+        """
         if self.num_clips is not None:
             (source,) = self.sources
             for number in itertools.chain(*shards.missing(*process)):
@@ -91,7 +209,7 @@ def _named(source: LocalClips | StreamedClips) -> Iterator[tuple[str, dict]]:
 
 
 def read_ahead(items: Iterator, read: Callable, num_threads: int) -> Iterator:
-    """`read` of every item, in order; with threads, of a few items before they are asked for."""
+    """Yields `read(item)` of every item, in order; threads read a few items ahead."""
     if not num_threads:
         yield from map(read, items)
         return
@@ -110,25 +228,22 @@ def read_ahead(items: Iterator, read: Callable, num_threads: int) -> Iterator:
 
 
 def encode(
-    model,
-    extractor,
+    embedder: Embedder,
     clips: ClipSequence,
     shards: Shards,
     log: UnreadableLog,
-    level: str,
-    batch_size: int = 8,
     num_threads: int = 0,
-    window_s: float | None = None,
     process: tuple[int, int] = (0, 1),
 ):
     """
-    Fills the shards that are missing. What a shard holds does not depend on the other ones, or on who made them.
+    Fills the missing shards. A shard does not depend on the others, or on the process that made it.
 
     Args:
-        log: takes the unreadable clips
+        log: lists the unreadable clips
+        num_threads: threads that decode ahead
         process: index and number of processes that share the work
     """
-    rate = extractor.sampling_rate
+    rate = embedder.extractor.sampling_rate
 
     def read(clip):
         number, name, audio = clip
@@ -144,64 +259,24 @@ def encode(
             rows.append(waveform is not None)
             if waveform is not None:
                 if chunk and waiting_s + len(waveform) / rate > MAX_CHUNK_S:
-                    parts.append(_embed(model, extractor, chunk, level, batch_size, window_s))
+                    parts.append(embedder.embed(chunk))
                     chunk, waiting_s = [], 0.0
                 chunk.append(waveform)
                 waiting_s += len(waveform) / rate
             progress.update()
         if chunk:
-            parts.append(_embed(model, extractor, chunk, level, batch_size, window_s))
-        shards.save(_range(shards, number, len(names)), _shard(names, rows, parts, model, level), RAGGED)
+            parts.append(embedder.embed(chunk))
+        start = number * shards.shard_size
+        shards.save(range(start, start + len(names)), embedder.shard(names, rows, parts), RAGGED)
     progress.close()
-
-
-def _range(shards: Shards, number: int, length: int) -> range:
-    start = number * shards.shard_size
-    return range(start, start + length)
-
-
-def _embed(model, extractor, waveforms: list[np.ndarray], level: str, batch_size: int, window_s: float | None) -> dict:
-    """`embedding` (rows, size), `rows` (clips,) of each clip, and `time_ms` (rows,) at the level of time frames."""
-    options = {"feature_extractor": extractor, "batch_size": batch_size, "window_s": window_s}
-    try:
-        if level != "frames":
-            embedding = model.embed(waveforms, extractor.sampling_rate, **options)
-            return {"embedding": embedding.numpy(), "rows": np.ones(len(waveforms), dtype=np.int64)}
-        found = model.embed_frames(waveforms, extractor.sampling_rate, **options)
-    except ValueError as error:  # a window that the model cannot take
-        raise InputError(str(error)) from error
-    return {
-        "embedding": torch.cat([frames.values for frames in found]).numpy(),
-        "time_ms": torch.cat([frames.time_ms for frames in found]).numpy(),
-        "rows": np.asarray([len(frames.values) for frames in found]),
-    }
-
-
-def _shard(names: list[str], is_readable: list[bool], parts: list[dict], model, level: str) -> dict[str, np.ndarray]:
-    size = model.frame_size if level == "frames" else model.config.fused_size
-    empty = {"embedding": np.zeros((0, size), dtype=np.float32), "rows": np.zeros(0, dtype=np.int64)}
-    if level == "frames":
-        empty["time_ms"] = np.zeros(0)
-    arrays = {name: np.concatenate([empty[name], *(part[name] for part in parts)]) for name in empty}
-    rows = np.zeros(len(names), dtype=np.int64)
-    rows[np.flatnonzero(is_readable)] = arrays["rows"]
-    return arrays | {"rows": rows, "names": np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)}
-
-
-def columns_of(config, level: str, frame_size: int) -> dict[str, int]:
-    """The columns of vectors in the output, and the size of each."""
-    if level == "frames":
-        return {"embedding": frame_size}
-    if level == "clip":
-        return {"embedding": config.fused_size}
-    layers = config.fused_layers
-    sizes = config.fused_size_per_layer if hasattr(config, "fused_size_per_layer") else map(config.layer_size, layers)
-    return {f"layer_{layer}": size for layer, size in zip(layers, sizes)}
 
 
 def write(shards: Shards, log: UnreadableLog, output: Path, columns: dict[str, int]) -> tuple[int, dict[str, str]]:
     """
     Joins the shards into `output`, and lists the unreadable clips beside it, in OUTPUT.unreadable.csv.
+
+    Args:
+        columns: the columns of vectors, and the size of each
 
     Returns:
         the number of readable clips; unreadable clip -> reason
@@ -216,18 +291,18 @@ def write(shards: Shards, log: UnreadableLog, output: Path, columns: dict[str, i
     if not num_readable:
         first = next((f"; {name}: {reason}" for name, reason in unreadable.items()), "")
         raise InputError(f"none of {len(unreadable)} clips is readable{first}; name other inputs")
-    unfinished = output.with_name(f"{output.name}.unfinished")
-    (_write_parquet if output.suffix == ".parquet" else _write_npz)(unfinished, shards, columns)
     listing = unreadable_path(output)
-    listing.unlink(missing_ok=True)
-    if unreadable:
-        with open(listing, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("file_name", "reason"), *unreadable.items()])
-    os.replace(unfinished, output)
+    with complete_file(output) as unfinished:
+        (_write_parquet if output.suffix == ".parquet" else _write_npz)(unfinished, shards, columns)
+        listing.unlink(missing_ok=True)
+        if unreadable:
+            with complete_file(listing) as table, open(table, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([("file_name", "reason"), *unreadable.items()])
     return num_readable, unreadable
 
 
 def unreadable_path(output: Path) -> Path:
+    """Returns the path of the list of unreadable clips."""
     return output.with_name(f"{output.name}.unreadable.csv")
 
 
@@ -236,7 +311,7 @@ def _names(arrays: dict[str, np.ndarray]) -> list[str]:
 
 
 def _tables(shards: Shards, columns: dict[str, int]) -> Iterator[dict[str, np.ndarray]]:
-    """Shard by shard the columns of the output, one row per readable clip or time frame."""
+    """Yields the columns of the output shard by shard, one row per readable clip or time frame."""
     ends = np.cumsum(list(columns.values()))[:-1]
     for arrays in shards:
         table = {"file_name": np.asarray(_names(arrays), dtype=object).repeat(arrays["rows"])}
@@ -246,7 +321,7 @@ def _tables(shards: Shards, columns: dict[str, int]) -> Iterator[dict[str, np.nd
 
 
 def _write_parquet(path: Path, shards: Shards, columns: dict[str, int]):
-    """A row group per shard, so that memory holds one shard."""
+    """Writes a row group per shard, so that memory holds one shard."""
     writer = None
     for table in _tables(shards, columns):
         if not len(table["file_name"]):
@@ -270,7 +345,7 @@ def _write_npz(path: Path, shards: Shards, columns: dict[str, int]):
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
-    """A short text that other weights would change: a folder may hold another model by the time a run goes on."""
+    """Returns a short text that changes with the weights: a run must not continue after the model was replaced."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -1,9 +1,9 @@
 """
-The task `probe`: what a frozen encoder knows of a data set.
+The task `probe`: evaluates a frozen encoder on a data set.
 
-A linear layer on standardised embeddings by the protocol of EVAR (Niizumi et al., EUSIPCO 2022): trained with
-Adam, the learning rate chosen and the training stopped by the validation split, several seeds. Beside it the nearest
-neighbours, and a logistic regression on one, five and ten labels per class.
+It trains a linear layer on standardised embeddings by the protocol of EVAR (Niizumi et al., EUSIPCO 2022): Adam,
+learning rate and end of the training chosen on the validation split, several seeds. It also scores the nearest
+neighbours, and a logistic regression on a few labels per class.
 """
 
 from pathlib import Path
@@ -22,15 +22,17 @@ from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 from ..base import reproduction
 from ..base.arguments import ModelArguments
 from ..base.loading import choose_windows, load_feature_extractor, refuse_statistics
-from ..base.outputs import STAGING_NAME, describe_recipe, fingerprint, publish, write_results
+from ..base.outputs import STAGING_NAME, describe_recipe, publish, write_results
+from ..console import print_table
 from ..data.arguments import DataArguments
-from ..data.dataset import ClipDataset, Collator
+from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits
 from ..errors import InputError
+from ..files import fingerprint
 from .arguments import ProbeArguments
-from .representations import compute, fused, load_encoder
+from .representations import fill_shards, fused, load_for_recipe
 from .ridge import metric_of
 from .shards import Shards
 
@@ -43,7 +45,7 @@ def run(model_arguments: ModelArguments, data_arguments: DataArguments, argument
     Embeds the clips once, evaluates and writes the output folder.
 
     Raises:
-        InputError: bad input, told before the encoding starts wherever it can be known by then.
+        InputError: bad input, before the encoding starts wherever possible.
     """
     folder = Path(arguments.output_dir)
     if (folder / "results.json").exists() and not arguments.overwrite:
@@ -51,7 +53,7 @@ def run(model_arguments: ModelArguments, data_arguments: DataArguments, argument
     refuse_statistics(data_arguments)
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
-    model = load_encoder(model_arguments, extractor)
+    model = load_for_recipe(model_arguments, extractor)
     splits = screen(load_splits(data_arguments), data_arguments, folder)
     label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
     is_single = label_set.problem_type == SINGLE
@@ -86,7 +88,7 @@ def run(model_arguments: ModelArguments, data_arguments: DataArguments, argument
 
 
 def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArguments) -> np.ndarray:
-    """The fused vectors of a split: (clips, fused_size)"""
+    """Returns the fused vectors of a split: (clips, fused_size)"""
     shards = Shards(
         folder,
         len(dataset),
@@ -99,14 +101,13 @@ def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArgumen
         },
     )
     shards.prepare(arguments.overwrite)
-    collator = Collator(dataset.feature_extractor)
     batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
-    compute(model, dataset, collator, shards, batch_size, workers, represent=fused)
+    fill_shards(shards, model, dataset, batch_size, workers, represent=fused)
     return shards.load()["embedding"]
 
 
 def linear_rows(features: dict, labels: dict, label_set: LabelSet, arguments: ProbeArguments) -> list[dict]:
-    """A row per seed, with the learning rate that its validation score chose."""
+    """Returns a row per seed, with the learning rate of the best validation score."""
     rows = []
     for seed in range(arguments.seed, arguments.seed + arguments.num_seeds):
         tried = [
@@ -120,7 +121,7 @@ def linear_rows(features: dict, labels: dict, label_set: LabelSet, arguments: Pr
 def fit_linear(
     features: dict, labels: dict, label_set: LabelSet, learning_rate: float, seed: int, arguments: ProbeArguments
 ) -> dict:
-    """Trains one linear layer; its validation and test scores at the best epoch."""
+    """Trains one linear layer; returns its validation and test scores at the best epoch."""
     score = score_function(label_set)
     inputs = {split: torch.from_numpy(values) for split, values in features.items()}
     targets = {split: torch.from_numpy(values) for split, values in labels.items()}
@@ -151,7 +152,7 @@ def fit_linear(
 
 
 def score_function(label_set: LabelSet):
-    """(outputs (clips, labels), labels) -> the metric of this kind of problem, more is better."""
+    """Returns a function: outputs (clips, labels) and labels -> the metric of this kind of problem, more is better."""
     metric = metric_of(label_set.problem_type)[1]
     eye = np.eye(len(label_set.names))
 
@@ -163,7 +164,7 @@ def score_function(label_set: LabelSet):
 
 
 def neighbour_row(features: dict, labels: dict, arguments: ProbeArguments) -> dict:
-    """Nearest neighbours by the cosine, as many as the validation split likes best."""
+    """Scores the nearest neighbours by cosine, with the number that is best on the validation split."""
     rows = []
     for count in sorted(set(arguments.neighbours)):
         if count > len(features["train"]):
@@ -177,7 +178,7 @@ def neighbour_row(features: dict, labels: dict, arguments: ProbeArguments) -> di
 
 
 def few_shot_rows(features: dict, labels: dict, arguments: ProbeArguments) -> list[dict]:
-    """A logistic regression on a few training clips of every class; a row per number and draw."""
+    """Scores logistic regressions on a few training clips of every class; a row per number and draw."""
     rows = []
     classes, counts = np.unique(labels["train"], return_counts=True)
     for shots in arguments.few_shot:
@@ -195,14 +196,14 @@ def few_shot_rows(features: dict, labels: dict, arguments: ProbeArguments) -> li
 
 
 def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Mean and deviation over the seeds, per method; of the linear layer whatever rate each seed has chosen."""
+    """Returns mean and deviation over the seeds per method; each linear layer with the learning rate of its seed."""
     groups = table["method"].where(table["method"] != "few_shot", "few_shot, " + table["setting"])
     summary = table.groupby(groups, sort=False)["test"].agg(["mean", "std", "count"])
     return summary.rename(columns={"mean": "test", "std": "standard_deviation", "count": "runs"})
 
 
 def write_outputs(folder: Path, table: pandas.DataFrame, label_set: LabelSet, features: dict, recipe: dict):
-    """`probe.csv` with every run, `results.json` with the summary, and the summary on the screen."""
+    """Writes `probe.csv` with every run and `results.json` with the summary, and prints the summary."""
     staging = folder / STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
     table.to_csv(staging / "probe.csv", index=False)
@@ -219,5 +220,6 @@ def write_outputs(folder: Path, table: pandas.DataFrame, label_set: LabelSet, fe
     write_results(results, staging)
     publish(staging, folder)
     print(f"{metric} on {len(features['test'])} test clips, embeddings of {features['train'].shape[1]} numbers:")
-    print(summary.to_string(float_format="%.4f", na_rep=""))
+    rows = summary.round(4).astype(object).where(summary.notna(), None).reset_index().to_numpy().tolist()
+    print_table(rows, ["method", *summary.columns])
     print(f"everything is in {folder}")

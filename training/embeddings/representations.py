@@ -1,7 +1,7 @@
 """
-All that a fusion can be made of, from one encoder pass per clip: what every layer says, read out and pooled.
+Reads out and pools every layer in one encoder pass per clip.
 
-A sweep over layers and poolings composes its features from these; see `compose`.
+A sweep over layers and poolings composes the fused vectors of all configurations from these arrays; see `compose`.
 """
 
 import itertools
@@ -9,34 +9,34 @@ import itertools
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModel
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, frame_mask, time_frames, to_feature_map
 
 from ..base.arguments import EncoderArguments
+from ..base.inference import explained, load_encoder
 from ..base.loading import config_changes, load_config
-from ..data.dataset import mean_over_windows
+from ..data.dataset import ClipDataset, Collator, mean_over_windows
 from ..errors import InputError
 from .shards import Shards
 
-READOUTS = ("patches", "prefix", "frames")
-COMPOSED = "composed"  # the one readout of the convolutional networks
+COMPOSED = "composed"  # the only readout of the convolutional networks that a sweep can compose
 
 
 def name_of(readout: str, layer: int, pooling: str | None = None) -> str:
-    """The name of an array of `representations`; the prefix tokens are not pooled."""
+    """Returns the name of an array of `representations`; prefix tokens have no pooling."""
     return ".".join(map(str, (readout, layer) if pooling is None else (readout, layer, pooling)))
 
 
 @torch.no_grad()
 def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    What every layer of an encoder says of each clip, for every readout and pooling.
+    Reads out and pools every layer of an encoder, in every way.
 
     Args:
-        model: a convolutional network that fuses all its layers (`fusion_layers`), or a `DualSSASTModel`, whose states
-            are normalised as its configuration fuses: by the encoder's final LayerNorm, or not at all
+        model: a convolutional network that fuses all its layers (`fusion_layers`), or a `DualSSASTModel`; its states
+            are normalised as for fusion: by the encoder's final LayerNorm, or not at all (`fusion_norm`)
+        batch: inputs of the model
 
     Returns:
         `name_of` -> (clips, size)
@@ -65,7 +65,7 @@ def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Te
 
 
 def composed_representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As `representations`, of VGGish and CNN14: each layer's part of the time frames, pooled over time."""
+    """Pools each layer's part of the time frames of VGGish or CNN14 over time; see `representations`."""
     config, (num_clips, num_frames) = model.config, batch["input_values"].shape[:2]
     frames = model(**batch, return_dict=True).last_hidden_state  # (clips, columns, the sizes of all layers)
     lengths = torch.full((num_clips,), num_frames, device=frames.device)
@@ -81,33 +81,31 @@ def composed_representations(model, batch: dict[str, torch.Tensor]) -> dict[str,
 
 
 def fused(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What any model of this project makes of a clip: `embedding` (clips, size)."""
+    """Returns the fused vector of any model of this project: `embedding` (clips, size)."""
     with torch.no_grad():
         return {"embedding": model(**batch, return_dict=True).pooler_output}
 
 
-def compute(
-    model,
-    dataset,
-    collator,
+def fill_shards(
     shards: Shards,
+    model,
+    dataset: ClipDataset,
     batch_size: int,
-    num_workers: int,
+    num_workers: int = 0,
     dtype: str = "float32",
     represent=representations,
-    process: tuple[int, int] = (0, 1),
 ):
     """
-    Fills the shards that are missing. A clip of several windows is the mean of what is said of them.
+    Encodes the clips of the missing shards. The arrays of a clip of several windows are the mean over its windows.
 
     Args:
+        batch_size: clips or windows per encoder pass
+        num_workers: processes that decode
+        dtype: type of the stored arrays, `float32` or `float16`
         represent: (model, batch) -> arrays of the batch's clips: `representations` or `fused`
-        dataset: index -> example; collator: examples -> batch
-        dtype: of the stored arrays, `float32` or `float16`
-        process: index and number of processes that share the work
     """
-    missing = shards.missing(*process)
-    progress = tqdm(total=sum(map(len, missing)), desc="encoding", unit="clip", disable=process[0] != 0)
+    missing, collator = shards.missing(), Collator(dataset.feature_extractor)
+    progress = tqdm(total=sum(map(len, missing)), desc="encoding", unit="clip")
     for clips in missing:
         loader = torch.utils.data.DataLoader(
             torch.utils.data.Subset(dataset, clips), batch_size, num_workers=num_workers, collate_fn=collator
@@ -116,7 +114,7 @@ def compute(
         for batch in loader:
             progress.update(len(batch.pop("labels")))
             num_windows = batch.pop("num_windows", None)
-            # Long clips have many windows: no more of them go through the model at once than clips.
+            # Long clips have many windows: the model takes at most `batch_size` of them at once.
             pieces = zip(*(value.split(batch_size) for value in batch.values()))
             found = [represent(model, {name: v.to(model.device) for name, v in zip(batch, piece)}) for piece in pieces]
             part = {name: torch.cat([one[name] for one in found]) for name in found[0]}
@@ -128,14 +126,14 @@ def compute(
 
 
 def subsets(names: tuple[str, ...] = tuple(POOLINGS)) -> list[tuple[str, ...]]:
-    """All non-empty subsets: seven of mean, max and min."""
+    """Returns all non-empty subsets: seven of mean, max and min."""
     return [subset for size in range(1, len(names) + 1) for subset in itertools.combinations(names, size)]
 
 
 def blocks(readout: str, layers: tuple[int, ...], pooling: tuple[str, ...], combination: str) -> list[tuple]:
     """
-    The parts whose concatenation is a configuration's fused vector (`fusion="concat"`): (readout, layer, poolings whose
-    sum it is). Concatenation never changes how each part is standardised, so parts can be computed once.
+    Splits a configuration's fused vector (`fusion="concat"`) into its parts, each (readout, layer, poolings to sum).
+    Parts are standardised one by one, so that each can be computed once for all configurations.
     """
     if readout == "prefix":
         return [(readout, layer, ()) for layer in layers]
@@ -145,34 +143,36 @@ def blocks(readout: str, layers: tuple[int, ...], pooling: tuple[str, ...], comb
 
 
 def block_features(arrays: dict[str, np.ndarray], readout: str, layer: int, pooling: tuple[str, ...]) -> np.ndarray:
-    """(clips, size), in float64. A sum of poolings; their mean differs by a factor that standardising removes."""
+    """
+    Returns a part of a fused vector, the sum of its poolings: float64 (clips, size). Their mean differs by a factor,
+    which standardising removes.
+    """
     names = [name_of(readout, layer, name) for name in pooling] or [name_of(readout, layer)]
     return sum(arrays[name].astype(np.float64) for name in names)
 
 
 def compose(arrays: dict[str, np.ndarray], readout: str, layers, pooling, combination: str) -> np.ndarray:
-    """The fused vectors of a configuration, as `pooler_output` with it gives them: (clips, fused_size)"""
+    """Returns the fused vectors of a configuration, equal to the model's `pooler_output`: (clips, fused_size)"""
     parts = blocks(readout, tuple(layers), tuple(pooling), combination)
     return np.concatenate([block_features(arrays, *part) for part in parts], axis=1)
 
 
-def load_encoder(model_arguments: EncoderArguments, extractor, fuse_all: bool = False):
+def load_for_recipe(model_arguments: EncoderArguments, extractor, fuse_all: bool = False):
     """
-    The encoder in evaluation mode, on the accelerator if there is one; with `fuse_all` a convolutional network composes
-    all its layers.
+    Loads the encoder that a recipe names, with the recipe's changes of its configuration.
+
+    Args:
+        fuse_all: let a convolutional network compose all its layers
+
+    Raises:
+        InputError: no checkpoint is named, it cannot be loaded, or it lacks weights.
     """
-    config = load_config(model_arguments)
+    name, config = model_arguments.model_name_or_path, load_config(model_arguments)
     if config is None:
         raise InputError("model_name_or_path: is not set; name the checkpoint whose layers are to be compared")
     changes = config_changes(model_arguments, config) | {"padding_value": extractor.padding_value}
     if fuse_all and isinstance(config, ComposedConfig):
         changes |= {"fusion_layers": list(config.layers)}
         changes |= {"readout": COMPOSED} if hasattr(config, "readout") else {}
-    try:
-        model = AutoModel.from_pretrained(
-            model_arguments.model_name_or_path, revision=model_arguments.model_revision, **changes
-        )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"model: {error}") from error
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.eval().to(device)
+    with explained(f"model: {name}", "cannot be loaded with these settings", "correct the recipe"):
+        return load_encoder(name, model_arguments.model_revision, **changes)

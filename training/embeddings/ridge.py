@@ -1,9 +1,9 @@
 """
-Linear evaluation of very many feature combinations at once, by ridge regression on standardised features.
+Evaluates many combinations of features at once, by ridge regression on standardised features.
 
-The features of a configuration are a concatenation of blocks, and the kernel of a concatenation is the sum of their
-kernels. So each block is standardised and multiplied once per fold, and a configuration costs one small linear system:
-the same numbers as scikit-learn's StandardScaler and RidgeClassifier (or Ridge) give, without building its features.
+The features of a configuration are a concatenation of blocks, and the kernel of a concatenation is the sum of the
+kernels. Each block is standardised and multiplied once per fold, and a configuration costs one small linear system. The
+results are those of scikit-learn's StandardScaler and RidgeClassifier (or Ridge), without building the features.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, r2_score
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
@@ -23,9 +23,11 @@ BATCH = 32  # linear systems that are solved together
 @dataclass
 class Score:
     """
+    The score of a configuration.
+
     folds: the metric on each held-out fold
-    ridge: the penalty that was best on average, per feature
-    alpha: the same as scikit-learn counts it, for the whole vector
+    ridge: penalty per feature with the best mean over the folds
+    alpha: the same penalty for the whole vector, as in scikit-learn
     """
 
     folds: np.ndarray
@@ -34,7 +36,7 @@ class Score:
 
 
 def make_targets(labels: list, label_set: LabelSet) -> np.ndarray:
-    """What the regression aims at: +1 and -1 per class, or numbers: (clips, outputs)"""
+    """Returns the targets of the regression, +1 and -1 per class, or numbers: (clips, outputs)"""
     encoded = [label_set.encode(label, "a clip") for label in labels]
     if label_set.problem_type == "single_label_classification":
         return np.where(np.eye(len(label_set.names))[encoded] > 0, 1.0, -1.0)
@@ -45,7 +47,7 @@ def make_targets(labels: list, label_set: LabelSet) -> np.ndarray:
 
 
 def metric_of(problem_type: str) -> tuple[str, Callable[[np.ndarray, np.ndarray], float]]:
-    """Name and function: (targets, predictions), both (clips, outputs) -> number, more is better."""
+    """Returns name and function of a metric: targets, predictions, both (clips, outputs) -> number, more is better."""
 
     def accuracy(targets, predictions):
         return float((targets.argmax(axis=1) == predictions.argmax(axis=1)).mean())
@@ -54,13 +56,10 @@ def metric_of(problem_type: str) -> tuple[str, Callable[[np.ndarray, np.ndarray]
         present = (targets > 0).any(axis=0)
         return float(average_precision_score(targets[:, present] > 0, predictions[:, present], average="macro"))
 
-    def r2(targets, predictions):
-        return float(1 - ((targets - predictions) ** 2).sum() / ((targets - targets.mean(axis=0)) ** 2).sum())
-
     return {
         "single_label_classification": ("accuracy", accuracy),
         "multi_label_classification": ("mean_average_precision", mean_average_precision),
-        "regression": ("r2", r2),
+        "regression": ("r2", r2_score),
     }[problem_type]
 
 
@@ -73,7 +72,8 @@ def held_out_predictions(
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """
-    Yields configuration, penalty (as indices) and predictions (held-out clips, outputs); arguments as of `score_all`.
+    Yields the indices of configuration and penalty, and the predictions (held-out clips, outputs). For the arguments
+    see `score_all`.
     """
     training, test = fold
     kernels, sizes = {}, {}
@@ -106,12 +106,14 @@ def score_all(
     device: torch.device | str = "cpu",
 ) -> list[Score]:
     """
+    Scores every configuration by cross-validation, with the best penalty of each.
+
     Args:
         features: block -> (clips, size), float64
         configurations: lists of blocks
         targets: (clips, outputs)
         folds: (training clips, held-out clips)
-        ridge: penalties per feature to choose from, by the mean over the folds
+        ridge: penalties per feature; the one with the best mean over the folds is chosen
         metric: (targets, predictions) -> number, more is better
     """
     scores = np.zeros((len(configurations), len(ridge), len(folds)))

@@ -1,17 +1,15 @@
 """
-The task `sweep`: which layers and poolings of an encoder suit a data set, from one encoder pass per clip.
+The task `sweep`: compares layers and poolings of an encoder on a data set, with one encoder pass per clip.
 
-The Dual SSAST paper fine-tunes every candidate, Niizumi et al. evaluate layer by layer; here all pairs of layers,
-readouts and poolings are scored by linear evaluation, and the best one becomes a recipe for fine-tuning.
+The Dual SSAST paper fine-tunes every candidate, Niizumi et al. evaluate layer by layer. The sweep scores all pairs of
+layers, readouts and poolings by linear evaluation, and turns the best one into a recipe for fine-tuning.
 """
 
 import itertools
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import pandas
 import yaml
 from datasets import concatenate_datasets
@@ -21,24 +19,23 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
+from modeling_dual_ssast.configuration_dual_ssast import READOUTS
 
-from ..base import reproduction
+from ..base import outputs, reproduction
 from ..base.arguments import EncoderArguments
 from ..base.loading import choose_windows, load_feature_extractor, refuse_statistics
+from ..console import print_table
 from ..data.arguments import DataArguments
-from ..data.dataset import ClipDataset, Collator
+from ..data.dataset import ClipDataset
 from ..data.labels import find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
+from ..files import fingerprint, write_json
 from .arguments import SweepArguments
-from .representations import COMPOSED, READOUTS, block_features, blocks, compute, subsets
+from .representations import COMPOSED, block_features, blocks, fill_shards, load_for_recipe, subsets
 from .ridge import make_targets, metric_of, score_all
 from .shards import Shards
-
-matplotlib.use("Agg")
-from ..base import outputs
-from .representations import load_encoder
 from .sweep_plots import plot_heat_maps, plot_layers
 
 logger = logging.get_logger(__name__)
@@ -56,7 +53,7 @@ class Candidate:
     combination: str
 
     def settings(self) -> dict:
-        """As fields of `ModelArguments`."""
+        """Returns the candidate as fields of `ModelArguments`."""
         settings = {"readout": self.readout, "fusion_layers": list(self.layers)}
         if self.pooling:
             settings |= {"pooling": list(self.pooling)}
@@ -66,16 +63,38 @@ class Candidate:
 
     @property
     def way(self) -> str:
-        """Everything but the layers, in short."""
+        """Names readout and poolings in short."""
         if self.readout == "prefix":
             return "prefix"
         joined = (" + " if self.combination == "sum" else ", ").join(self.pooling)
         return f"{self.readout}: {joined}"
 
 
+@dataclass
+class Results:
+    """
+    The results of a sweep.
+
+    candidates: in the order of the index of `table`
+    table: as `make_table`, the best candidate first
+    metric: name of the score's column in `table`
+    layers: all layers of the encoder
+    seconds: duration of encoding and scoring
+    """
+
+    candidates: list[Candidate]
+    table: pandas.DataFrame
+    metric: str
+    layers: list[int]
+    num_clips: int
+    num_folds: int
+    seconds: dict[str, float]
+
+
 def candidates(layers: list[int], readouts: list[str]) -> list[Candidate]:
     """
-    Every layer and pair of layers, every subset of mean, max and min, summed and (for transformers) concatenated.
+    Returns every layer and pair of layers with every subset of mean, max and min, summed and (for transformers)
+    concatenated.
     """
     choices = [*((layer,) for layer in layers), *itertools.combinations(layers, 2)]
     found = []
@@ -95,7 +114,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     Encodes the clips once, scores all candidates and writes the output folder.
 
     Raises:
-        InputError: bad input, told before the encoding starts wherever it can be known by then.
+        InputError: bad input, before the encoding starts wherever possible.
     """
     folder = Path(arguments.output_dir)
     if (folder / "results.json").exists() and not arguments.overwrite:
@@ -103,7 +122,7 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     refuse_statistics(data_arguments)
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
-    model = load_encoder(model_arguments, extractor, fuse_all=True)
+    model = load_for_recipe(model_arguments, extractor, fuse_all=True)
     readouts = choose_readouts(model.config, arguments.readouts)
     clips = load_clips(data_arguments, arguments)
     label_set = find_labels(clips["label"], data_arguments.problem_type)
@@ -120,20 +139,13 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
             "settings": model_arguments.overrides(),
             "features": extractor.to_dict() | {"windows": windows},
             "dtype": arguments.storage_dtype,
-            "clips": outputs.fingerprint(dataset.names()),
+            "clips": fingerprint(dataset.names()),
         },
     )
     shards.prepare(arguments.overwrite)
     started = time.perf_counter()
-    compute(
-        model,
-        dataset,
-        Collator(extractor),
-        shards,
-        arguments.per_device_eval_batch_size,
-        arguments.dataloader_num_workers,
-        arguments.storage_dtype,
-    )
+    batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
+    fill_shards(shards, model, dataset, batch_size, workers, arguments.storage_dtype)
     encoded = time.perf_counter()
     arrays = shards.load()
     found = candidates(list(model.config.layers), readouts)
@@ -148,15 +160,19 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
         model.device,
     )
     seconds = {"encoding": encoded - started, "scoring": time.perf_counter() - encoded}
-    table = make_table(found, scores, name)
+    results = Results(
+        found, make_table(found, scores, name), name, list(model.config.layers), len(clips), len(folds), seconds
+    )
     recipe = {"task": "sweep"} | outputs.describe_recipe(model_arguments, data_arguments, arguments)
-    write_outputs(folder, table, found, name, model, len(clips), len(folds), recipe, seconds)
+    write_outputs(folder, results, recipe, model.config, arguments.figure_format)
 
 
 def choose_readouts(config, wanted: list[str] | None) -> list[str]:
     """
+    Returns the readouts to compare; all of the model without `wanted`.
+
     Raises:
-        InputError: a readout that this kind of model has not.
+        InputError: this kind of model does not have such a readout.
     """
     known = (COMPOSED,) if isinstance(config, ComposedConfig) else READOUTS
     unknown = [name for name in wanted or () if name not in known]
@@ -167,8 +183,8 @@ def choose_readouts(config, wanted: list[str] | None) -> list[str]:
 
 def load_clips(data_arguments: DataArguments, arguments: SweepArguments):
     """
-    The training and validation clips, of very many a sample of every class. The test clips are not looked at, be they
-    given or those that the fine-tuning with the sweep's result will set aside.
+    Loads the training and validation clips, at most `max_clips` with every class in its share. Test clips are left out,
+    given ones and those that a fine-tuning with the sweep's recipe sets aside.
     """
     splits = load_splits(data_arguments)
     splits = screen(splits, data_arguments, arguments.output_dir)
@@ -191,7 +207,7 @@ def load_clips(data_arguments: DataArguments, arguments: SweepArguments):
 
 
 def make_table(found: list[Candidate], scores: list, metric: str) -> pandas.DataFrame:
-    """One row per candidate, the best first: settings, mean, deviation and 95 % interval over the folds."""
+    """Returns a row per candidate, the best first: settings, mean, deviation and 95 % interval over the folds."""
     rows = []
     for candidate, score in zip(found, scores):
         folds, count = score.folds, len(score.folds)
@@ -211,12 +227,12 @@ def make_table(found: list[Candidate], scores: list, metric: str) -> pandas.Data
             }
         )
     table = pandas.DataFrame(rows)
-    # Among equals the one that comes first is the simpler one.
+    # The first of equals is the simplest.
     return table.sort_values(metric, ascending=False, kind="stable")
 
 
 def comparison(table: pandas.DataFrame, metric: str, layers: list[int]) -> pandas.DataFrame:
-    """The comparison of the Dual SSAST paper: last, middle and both layers, for every way of pooling."""
+    """Returns the comparison of the Dual SSAST paper: last, middle and both layers, for every way of pooling."""
     middle, last = layers[(len(layers) - 1) // 2], layers[-1]
     chosen = {"last": f"{last}", "middle": f"{middle}", "dual": f"{middle}+{last}"}
     ways = table["readout"].str.cat([table["pooling"], table["combination"]], sep=" ").str.strip()
@@ -230,25 +246,24 @@ def comparison(table: pandas.DataFrame, metric: str, layers: list[int]) -> panda
     return pandas.DataFrame(rows)
 
 
-def write_outputs(folder, table, found, metric, model, num_clips, num_folds, recipe, seconds):
-    """Tables, pictures, the best candidate and a recipe with it; `results.json` comes last."""
+def write_outputs(folder: Path, found: Results, recipe: dict, config, figure_format: str):
+    """Writes tables, figures, the best candidate and a recipe with it, `results.json` last; prints the best ones."""
     staging = folder / outputs.STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
-    layers = list(model.config.layers)
-    best = found[table.index[0]]
-    row = table.iloc[0]
-    score = f"{metric} {row[metric]:.4f} +- {row['interval']:.4f} over {num_folds} folds"
+    table, metric, seconds = found.table, found.metric, found.seconds
+    best, row = found.candidates[table.index[0]], table.iloc[0]
+    score = f"{metric} {row[metric]:.4f} +- {row['interval']:.4f} over {found.num_folds} folds"
     table.to_csv(staging / "sweep.csv", index=False)
-    compared = comparison(table, metric, layers)
+    compared = comparison(table, metric, found.layers)
     compared.to_csv(staging / "comparison.csv", index=False)
-    plot_heat_maps(table, found, metric, layers, staging)
-    plot_layers(table, found, metric, layers, staging / "layers.png")
+    plot_heat_maps(found, staging, figure_format)
+    plot_layers(found, staging / "layers.png", figure_format)
     encoder = {key: value for key, value in recipe["EncoderArguments"].items() if value not in (None, {})}
     settings = encoder | best.settings()
-    if not hasattr(model.config, "readout"):  # VGGish has only the one
+    if not hasattr(config, "readout"):  # VGGish has only one
         settings.pop("readout")
     description = {"model": settings, metric: float(row[metric]), "interval": float(row["interval"])}
-    (staging / "best.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_json(staging / "best.json", description)
     data = {key: value for key, value in recipe["DataArguments"].items() if value is not None and key in RECIPE_DATA}
     fine_tuning = {"task": "classification", **settings, **data, **FINE_TUNING, "output_dir": f"{folder}-fine-tuned"}
     text = RECIPE_HEADER.format(score=score) + yaml.safe_dump(fine_tuning, sort_keys=False)
@@ -256,8 +271,8 @@ def write_outputs(folder, table, found, metric, model, num_clips, num_folds, rec
     results = {
         "best": description,
         "comparison": compared.to_dict("records"),
-        "clips": num_clips,
-        "folds": num_folds,
+        "clips": found.num_clips,
+        "folds": found.num_folds,
         "candidates": len(table),
         "seconds": seconds,
         "versions": reproduction.versions(),
@@ -266,16 +281,16 @@ def write_outputs(folder, table, found, metric, model, num_clips, num_folds, rec
     outputs.write_results(results, staging)
     outputs.publish(staging, folder)
     print(
-        f"{len(table)} candidates, {num_clips} clips: encoded in {seconds['encoding']:.1f} s, "
+        f"{len(table)} candidates, {found.num_clips} clips: encoded in {seconds['encoding']:.1f} s, "
         f"scored in {seconds['scoring']:.1f} s"
     )
     columns = ["readout", "layers", "pooling", "combination", metric, "interval"]
-    print(table[columns].head(5).to_string(index=False, float_format="%.4f"))
+    print_table(table[columns].head(5).round(4).to_numpy().tolist(), columns)
     print(f"best: {best.way}, layers {' and '.join(map(str, best.layers))}: {score}")
     print(f"everything is in {folder}; to fine-tune with it: train_hf.py {folder / 'finetune.yaml'}")
 
 
-# What a fine-tuning takes over from the sweep's data, and what it begins with: SSAST's settings for small data sets.
+# Keys that the recipe of the fine-tuning copies from the sweep, and its other settings: SSAST's for small data sets.
 RECIPE_DATA = (
     "dataset_name", "dataset_config_name", "dataset_revision", "train_split", "validation_split", "test_split",
     "train_file", "validation_file", "test_file", "audio_column", "label_column", "label_separator", "problem_type",

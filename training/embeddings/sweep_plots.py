@@ -1,65 +1,65 @@
-"""Draws the layer x layer maps and the bars of a sweep."""
+"""Draws the layer x layer maps and the scores per layer of a sweep."""
 
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot
+
+from ..base.figures import COLOURS, MAP, new_figure, save_figure
 
 
-def plot_heat_maps(table, found, metric: str, layers: list[int], folder: Path):
-    """A picture per readout: layer x layer for every way of pooling; the diagonal is a layer alone."""
-    values = table[metric]
+def plot_heat_maps(found, folder: Path, figure_format: str):
+    """Draws a figure per readout: layer x layer for every way of pooling; the diagonal has single layers."""
+    layers, metric, values = found.layers, found.metric.replace("_", " "), found.table[found.metric]
     ticks = range(len(layers))
-    for readout in dict.fromkeys(candidate.readout for candidate in found):
-        own = values[table["readout"] == readout]
+    for readout in dict.fromkeys(candidate.readout for candidate in found.candidates):
+        own = values[found.table["readout"] == readout]
         lowest, highest = own.quantile(0.02), own.max()
         maps = {}
         for index in sorted(own.index):  # in the order of the candidates, not of their scores
-            candidate = found[index]
+            candidate = found.candidates[index]
             grid = maps.setdefault(candidate.way, np.full((len(layers), len(layers)), np.nan))
             first, last = layers.index(candidate.layers[0]), layers.index(candidate.layers[-1])
             grid[first, last] = grid[last, first] = own[index]
         columns = min(4, len(maps))
         rows = -(-len(maps) // columns)
-        figure, axes = pyplot.subplots(
-            rows, columns, figsize=(3.6 * columns, 3.4 * rows), squeeze=False, layout="constrained"
-        )
+        figure, axes = new_figure(rows, columns, size=(max(3.6 * columns, 6.4), 3.4 * rows + 0.5), squeeze=False)
         for axis, (way, grid) in zip(axes.flat, maps.items()):
-            image = axis.imshow(grid, origin="lower", cmap="viridis", vmin=lowest, vmax=highest)
+            image = axis.imshow(grid, origin="lower", cmap=MAP, vmin=lowest, vmax=highest)
             best = np.unravel_index(np.nanargmax(grid), grid.shape)
-            axis.plot(best[1], best[0], "r+", markersize=10)
+            axis.plot(best[1], best[0], "+", color=COLOURS[3], markersize=10, markeredgewidth=2)
             axis.set(title=f"{way} ({np.nanmax(grid):.3f})", xlabel="layer", ylabel="layer")
             axis.set_xticks(ticks, layers, fontsize="small")
             axis.set_yticks(ticks, layers, fontsize="small")
         for axis in axes.flat[len(maps) :]:
             axis.remove()
-        figure.colorbar(image, ax=list(axes.flat[: len(maps)]), label=metric.replace("_", " "))
-        figure.savefig(folder / f"layers_{readout}.png", dpi=110)
-        pyplot.close(figure)
+        figure.suptitle(
+            f"{metric} of two layers side by side (diagonal: one layer)\n+ and number in brackets: the best of a panel",
+            fontsize="medium",
+        )
+        figure.colorbar(image, ax=list(axes.flat[: len(maps)]), label=metric, extend="min")
+        save_figure(figure, folder / f"layers_{readout}.png", figure_format)
 
 
-def plot_layers(table, found, metric: str, layers: list[int], path: Path):
-    """Bars: each layer alone, with every way of pooling without concatenation; a panel per readout."""
-    ways = {}
+def plot_layers(found, path: Path, figure_format: str):
+    """Draws the score of each single layer with every way of pooling but concatenation; a panel per readout."""
+    layers, table, ways = found.layers, found.table, {}
     for index in sorted(table.index):
-        candidate, row = found[index], table.loc[index]
+        candidate, row = found.candidates[index], table.loc[index]
         if len(candidate.layers) == 1 and candidate.combination != "concat":
             own = ways.setdefault(candidate.readout, {})
-            bars = own.setdefault(candidate.way, (np.zeros(len(layers)), np.zeros(len(layers))))
+            dots = own.setdefault(candidate.way, (np.zeros(len(layers)), np.zeros(len(layers))))
             place = layers.index(candidate.layers[0])
-            bars[0][place], bars[1][place] = row[metric], row["interval"]
+            dots[0][place], dots[1][place] = row[found.metric], row["interval"]
     size = (max(8, 0.9 * len(layers)), 2.6 * max(len(ways), 2))
-    figure, panels = pyplot.subplots(len(ways), figsize=size, squeeze=False, layout="constrained", sharex=True)
+    figure, panels = new_figure(len(ways), size=size, squeeze=False, sharex=True, sharey=True)
     for axes, (readout, own) in zip(panels[:, 0], ways.items()):
-        width = 0.85 / len(own)
         for place, (way, (values, intervals)) in enumerate(own.items()):
-            x = np.arange(len(layers)) + (place - (len(own) - 1) / 2) * width
-            axes.bar(x, values, width, yerr=intervals, label=way.split(": ")[-1], error_kw={"linewidth": 0.5})
-        lowest = min(values.min() for values, _ in own.values())
-        axes.set(title=readout, ylabel=metric.replace("_", " "))
+            x = np.arange(len(layers)) + (place - (len(own) - 1) / 2) * 0.7 / len(own)
+            axes.errorbar(x, values, intervals, fmt="o", markersize=4, elinewidth=0.8, label=way.split(": ")[-1])
+        axes.set(title=readout, ylabel=found.metric.replace("_", " "))
         axes.set_xticks(range(len(layers)), layers)
-        axes.set_ylim(bottom=max(0.0, lowest - 0.1))
+        axes.grid(axis="y", alpha=0.3)
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     panels[-1, 0].set_xlabel("layer (0 is the embedding)" if layers[0] == 0 else "layer")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    figure.suptitle(f"one layer alone; bars: 95 % interval over {found.num_folds} folds", fontsize="medium")
+    save_figure(figure, path, figure_format)

@@ -1,1 +1,1 @@
-"""Finished models in other forms: `python -m training.export`."""
+"""Exports finished models as ONNX, int8, torch.export or float16: `python -m training.export`."""

@@ -1,13 +1,12 @@
 """
-A finished model in another form: `python -m training.export FOLDER OUT --format onnx`.
+Exports a finished model: `python -m training.export FOLDER OUT --format onnx`.
 
 onnx              for onnxruntime: waveform or features in, any number of clips of any length
 int8              the same with the weights of the Linear layers in 8 bits, for CPUs
-torchscript-free  a torch.export program, model.pt2: what torch.jit.save was for, without the deprecated TorchScript;
-                  torch.export.load runs it with torch alone
-safetensors-fp16  a folder for from_pretrained of half the size
+torch-export      a torch.export program, model.pt2: torch.export.load runs it with torch alone
+safetensors-fp16  a folder of half the size for from_pretrained
 
-Each is compared with the model on recordings before it takes its place.
+Each export is compared with the model on recordings before it takes its place.
 """
 
 import argparse
@@ -18,24 +17,26 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoFeatureExtractor, AutoModel, PretrainedConfig
+from transformers import AutoFeatureExtractor, PretrainedConfig
 from transformers.utils import logging
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 
-from ..base.inference import check_encoder_weights, check_folder, load_classifier
-from ..errors import InputError, one_line
+from ..base.inference import check_folder, explained, load_classifier, load_encoder
+from ..console import run_program
+from ..errors import InputError
 from .forms import FILES, FORMATS, write_graph, write_half
 from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name
 from .onnx_graph import NEWEST_OPSET, OLDEST_OPSET
 from .recordings import labelled_clips, read_recordings
 
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "int8": ("onnx", "onnxscript", "onnxruntime")}
-REPORT = "export.json"  # by which an earlier export is known
+OLD_NAMES = {"torchscript-free": "torch-export"}  # still accepted as --format
+REPORT = "export.json"  # marks a folder as an export, which --overwrite may replace
+KEPT = "an earlier export is kept, and nothing is left of this one: give the same command again"
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.export",
         description=__doc__,
@@ -44,14 +45,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("model", help="folder or Hub name of a classifier, or of an encoder for its embeddings")
     parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("--format", required=True, help=", ".join(FORMATS))
+    parser.add_argument("--format", required=True, type=lambda name: OLD_NAMES.get(name, name), help=", ".join(FORMATS))
     parser.add_argument(
         "--input",
         choices=("waveform", "features"),
         default="waveform",
-        help="what the graph hears: samples and their number, or what the feature extractor gives (default: waveform)",
+        help="input of the graph: samples and their number, or the feature extractor's output (default: waveform)",
     )
-    parser.add_argument("--opset", type=int, help="of the ONNX file (default: torch's own)")
+    parser.add_argument("--opset", type=int, help="opset of the ONNX file (default: torch's own)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument(
         "--verify_with",
@@ -59,36 +60,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="+",
         metavar="file-or-folder",
-        help="recordings to compare by (default: those of this project)",
+        help="recordings for the comparison (default: those of this project)",
     )
     parser.add_argument(
         "--data",
         type=Path,
-        help="labelled clips, a manifest or a folder, for the accuracy before and after (default: the test clips that "
-        "the run's results.json names, if they are there)",
+        help="labelled clips, a manifest or a folder, for the accuracy before and after (default: the test clips in "
+        "the run's results.json, if they still exist)",
     )
-    parser.add_argument("--label_column", "--label-column", help="of --data, where it cannot be told")
+    parser.add_argument("--label_column", "--label-column", help="label column of --data, if it cannot be guessed")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parse(argv)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    try:
-        export(arguments)
-    except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    return 0
+    return run_program(lambda words: export(parse(words)), sys.argv[1:] if argv is None else argv, KEPT)
 
 
 def export(arguments: argparse.Namespace):
     """
-    Writes the folder under another name, compares, and moves it to its place.
+    Writes the folder under another name, compares the export with the model, and renames the folder.
 
     Raises:
-        InputError: a bad argument, or an export that is not what the model is; nothing is left of it.
+        InputError: a bad argument, or an export that differs from the model; nothing is left of it.
     """
     check(arguments)
     model, extractor = load(arguments.model)
@@ -115,11 +110,11 @@ def export(arguments: argparse.Namespace):
     print(usage(arguments, model, extractor))
 
 
-# ---- what is asked for ----
+# ---- checks ----
 
 
 def check(arguments: argparse.Namespace):
-    """Before anything is loaded."""
+    """Raises `InputError` for bad arguments, before anything is loaded."""
     if arguments.format not in FORMATS:
         raise InputError(f"--format: {arguments.format!r} is unknown; choose one of {', '.join(FORMATS)}")
     missing = [name for name in PACKAGES.get(arguments.format, ()) if importlib.util.find_spec(name) is None]
@@ -135,13 +130,13 @@ def check(arguments: argparse.Namespace):
         raise InputError(f"{output}: the folder {output.parent} does not exist; make it or name another")
     for path in (Path(arguments.model), arguments.data, *(arguments.verify_with or ())):
         if path is not None and path.exists() and output in (path.resolve(), *path.resolve().parents):
-            raise InputError(f"{output}: is or holds {path}, which is read; name another folder")
+            raise InputError(f"{output}: is or holds {path}, an input; name another folder")
     if not output.exists():
         return
     if not arguments.overwrite:
         raise InputError(f"{output}: exists already; add --overwrite or name another folder")
     if not (output / REPORT).is_file():
-        raise InputError(f"{output}: is no export, and is not overwritten; name another folder")
+        raise InputError(f"{output}: is not an export, and is not overwritten; name another folder")
 
 
 def check_opset(arguments: argparse.Namespace):
@@ -152,30 +147,19 @@ def check_opset(arguments: argparse.Namespace):
 
 
 def load(name: str):
-    """The model in float32 on the CPU, ready for inference, and its feature extractor."""
-    try:
+    """Loads the model in float32 on the CPU, ready for inference, and its feature extractor."""
+    with explained(name, "not a model that can be loaded", "name a folder or a Hub model"):
         architectures = PretrainedConfig.get_config_dict(name)[0].get("architectures") or [""]
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{name}: no model that can be loaded ({reason}); name a folder or a Hub model") from error
-    is_encoder = architectures[0].endswith(("Model", "ForPreTraining"))
-    model, extractor = load_encoder(name) if is_encoder else load_classifier(name)
+        if architectures[0].endswith(("Model", "ForPreTraining")):
+            check_folder(name)
+            model, extractor = load_encoder(name), AutoFeatureExtractor.from_pretrained(name)
+        else:
+            model, extractor = load_classifier(name)
     return model.eval().to("cpu", torch.float32).requires_grad_(False), extractor
 
 
-def load_encoder(name: str):
-    try:
-        check_folder(name)
-        extractor = AutoFeatureExtractor.from_pretrained(name)
-        model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{name}: not a model that can be loaded ({reason}); name a folder or a Hub model") from error
-    check_encoder_weights(name, loading)
-    return model, extractor
-
-
 def check_model(arguments: argparse.Namespace, model):
+    """Raises `InputError` if the format does not suit the model."""
     architecture = (model.config.architectures or [""])[0]
     if arguments.format == "safetensors-fp16" and architecture.endswith("ForPreTraining"):
         raise InputError(
@@ -184,27 +168,16 @@ def check_model(arguments: argparse.Namespace, model):
         )
     if arguments.format == "int8" and isinstance(model.config, ComposedConfig):
         raise InputError(
-            f"{arguments.model}: a {model.config.model_type} is made of convolutions, and int8 is for Linear layers; "
+            f"{arguments.model}: a {model.config.model_type} consists of convolutions, and int8 is for Linear layers; "
             "choose --format onnx"
         )
-
-
-# ---- recordings ----
-
-
-# ---- the graph ----
-
-
-# ---- running, comparing and timing ----
-
-# ---- half precision ----
 
 
 # ---- the folder ----
 
 
 def replace_folder(staging: Path, folder: Path):
-    """Moves the complete folder to its place; an earlier export goes when the new one is there."""
+    """Renames the complete folder; an earlier export is deleted once the new one is in its place."""
     earlier = folder.with_name(f".{folder.name}.earlier")
     shutil.rmtree(earlier, ignore_errors=True)
     try:
@@ -219,7 +192,7 @@ def replace_folder(staging: Path, folder: Path):
 
 
 def usage(arguments: argparse.Namespace, model, extractor) -> str:
-    """How to call what was written."""
+    """Returns the code that calls the export."""
     output, rate = arguments.output, extractor.sampling_rate
     if arguments.format == "safetensors-fp16":
         auto_class = "AutoModelForAudioClassification" if hasattr(model, "classifier") else "AutoModel"
@@ -227,13 +200,13 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
     path = str(output / FILES[arguments.format])
     is_waveform = arguments.input == "waveform"
     made = (
-        f"waveform: float32 (batch, samples) at {rate} Hz, filled up behind the shorter clips; lengths: int64 (batch,)"
+        f"waveform: float32 (batch, samples) at {rate} Hz, shorter clips padded at the end; lengths: int64 (batch,)"
         if is_waveform
-        else "input_values, attention_mask: of AutoFeatureExtractor.from_pretrained(FOLDER, trust_remote_code=True)"
+        else "input_values, attention_mask: from AutoFeatureExtractor.from_pretrained(FOLDER, trust_remote_code=True)"
     )
     first, second = WaveformGraph.inputs if is_waveform else FeatureGraph.inputs
     lines = ["", made]
-    if arguments.format == "torchscript-free":
+    if arguments.format == "torch-export":
         lines += [f"{output_name(model)} = torch.export.load({path!r}).module()({first}, {second})"]
     else:
         lines += [f"session = onnxruntime.InferenceSession({path!r})"]
@@ -241,12 +214,12 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
     longest = longest_samples(model, extractor)
     if longest is not None:
         lines += [
-            f"The model hears at most {longest / rate:.2f} s at once. Cut longer clips into windows of {longest} "
+            f"The model takes at most {longest / rate:.2f} s at once. Cut longer clips into windows of {longest} "
             "samples, half a window apart, the last one ending with the clip, and average their outputs."
         ]
     if arguments.format == "int8":
         lines += [
-            "int8 shares one scale among the clips of a batch: they change each other a little; alone they do not."
+            "int8 shares one scale among the clips of a batch, so they change each other a little: give one at a time."
         ]
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ Runner = Callable[[list[np.ndarray]], np.ndarray]  # clips (samples,) -> (clips,
 
 
 def extract(extractor, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    """Clips (samples,) -> `input_values` (batch, frames, mel) and `attention_mask` (batch, frames)."""
     features = extractor(
         clips,
         sampling_rate=extractor.sampling_rate,
@@ -30,6 +31,8 @@ def extract(extractor, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def torch_runner(model, extractor) -> Runner:
+    """Runs the model itself, in its own precision."""
+
     def run(clips):
         with torch.no_grad():
             features = extract(extractor, clips)
@@ -40,7 +43,7 @@ def torch_runner(model, extractor) -> Runner:
 
 
 def inputs_of(kind: str, clips: list[np.ndarray], extractor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a graph is called with."""
+    """Returns the inputs of a graph: features and mask, or padded waveforms (batch, samples) and lengths (batch,)."""
     if kind == "features":
         features = extract(extractor, clips)
         return features["input_values"], features["attention_mask"]
@@ -51,6 +54,7 @@ def inputs_of(kind: str, clips: list[np.ndarray], extractor) -> tuple[torch.Tens
 
 
 def onnx_runner(path: Path, kind: str, extractor) -> Runner:
+    """Runs an ONNX file with onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -66,17 +70,18 @@ def onnx_runner(path: Path, kind: str, extractor) -> Runner:
 
 
 def program_runner(path: Path, kind: str, extractor) -> Runner:
+    """Runs a file of `torch.export.save`."""
     module = torch.export.load(path).module()
     return lambda clips: module(*inputs_of(kind, clips, extractor)).detach().numpy()
 
 
 def compare(model, run: Runner, reference: Runner, batches: list[list[np.ndarray]]) -> float:
     """
-    The largest difference of clips in batches from clips that the model hears alone, so that neighbours count too; of
-    embeddings, relative to the largest number where that is above 1.
+    Returns the largest difference between the export on batches and the model on single clips, so that influence among
+    the clips of a batch counts. For embeddings it is relative to the largest number if that is above 1.
 
     Raises:
-        InputError: more than the tolerance.
+        InputError: the difference exceeds `TOLERANCE`.
     """
     differences = []
     for batch in batches:
@@ -93,6 +98,7 @@ def compare(model, run: Runner, reference: Runner, batches: list[list[np.ndarray
 
 
 def describe_int8(model, extractor, sides: dict[str, Runner], batches: list[list[np.ndarray]], labelled) -> dict:
+    """Compares int8 with torch in outputs and accuracy, and with torch and ONNX in speed."""
     clips = [clip for batch in batches for clip in batch]
     report = describe_difference(model, extractor, sides["torch"], sides["int8"], clips, labelled)
     for other, seconds in time_sides(sides, clips[:TIMED_CLIPS]).items():
@@ -103,10 +109,11 @@ def describe_int8(model, extractor, sides: dict[str, Runner], batches: list[list
 
 def describe_difference(model, extractor, exact: Runner, small: Runner, clips: list[np.ndarray], labelled) -> dict:
     """
-    How far outputs are apart; of a classifier how often they name the same class, and how often the right one.
+    Compares outputs: the largest difference; for a classifier also how often the answers agree, and the accuracy of
+    both on labelled clips.
 
     Raises:
-        InputError: outputs that are no numbers.
+        InputError: outputs that are NaN or infinite.
     """
     before, after = (over_windows(model, extractor, run, clips) for run in (exact, small))
     if not np.isfinite(after).all():
@@ -119,13 +126,13 @@ def describe_difference(model, extractor, exact: Runner, small: Runner, clips: l
         before, after = (over_windows(model, extractor, run, [clip for clip, _ in labelled]) for run in (exact, small))
         for name, logits in (("before", before), ("after", after)):
             report[f"accuracy {name}"] = float((logits.argmax(axis=1) == targets).mean())
-    told = [model.predict_labels(torch.from_numpy(logits)) for logits in (before, after)]
-    report["same answer"] = f"{sum(map(str.__eq__, *(map(str, answers) for answers in told)))} of {len(before)} clips"
+    answers = [map(str, model.predict_labels(torch.from_numpy(logits))) for logits in (before, after)]
+    report["same answer"] = f"{sum(map(str.__eq__, *answers))} of {len(before)} clips"
     return report
 
 
 def over_windows(model, extractor, run: Runner, clips: list[np.ndarray]) -> np.ndarray:
-    """Clip by clip; of one longer than the model hears, the mean over its windows: (clips, outputs)"""
+    """Runs clip by clip, with the mean over windows for clips longer than the model's input: (clips, outputs)."""
     window, hop = window_and_hop(getattr(model, "base_model", model), extractor)
     outputs = []
     for clip in clips:
@@ -135,9 +142,7 @@ def over_windows(model, extractor, run: Runner, clips: list[np.ndarray]) -> np.n
 
 
 def time_sides(sides: dict[str, Runner], clips: list[np.ndarray]) -> dict[str, float]:
-    """
-    Seconds of each side divided by the last one's, the median over rounds in which the sides take turns clip by clip.
-    """
+    """Returns each side's time divided by the last side's: medians over rounds in which the sides take turns."""
     ratios = {name: [] for name in sides}
     last = list(sides)[-1]
     for round_ in range(TIMED_ROUNDS + 1):

@@ -1,4 +1,4 @@
-"""The forms of an exported model: ONNX, int8, torch.export and float16."""
+"""Writes the formats of an export: ONNX, int8, torch.export and float16."""
 
 import json
 import re
@@ -11,20 +11,23 @@ import torch
 import modeling_dual_ssast
 
 from .comparison import compare, describe_difference, describe_int8, onnx_runner, program_runner, torch_runner
-from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name
-from .onnx_graph import quantise, trace, write_onnx
+from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name, trace
+from .onnx_graph import quantise, write_onnx
 from .recordings import pieces
 
-FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx", "torchscript-free": "model.pt2"}
+FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx", "torch-export": "model.pt2"}
 FORMATS = (*FILES, "safetensors-fp16")
 
 
 def write_graph(arguments, model, extractor, staging: Path, clips: list[np.ndarray], labelled) -> dict:
     """
-    The graph, compared with the model, and the configurations beside it.
+    Writes the graph and the configurations, and compares the graph with the model.
+
+    Returns:
+        the report for `export.json`
 
     Raises:
-        InputError: it differs.
+        InputError: the outputs differ.
     """
     graph = WaveformGraph(model, extractor) if arguments.input == "waveform" else FeatureGraph(model)
     program = trace(graph, extractor)
@@ -32,7 +35,7 @@ def write_graph(arguments, model, extractor, staging: Path, clips: list[np.ndarr
     path = staging / FILES[arguments.format]
     reference = torch_runner(model, extractor)
     batches = pieces(clips, extractor.sampling_rate, longest_samples(model, extractor))
-    if arguments.format == "torchscript-free":
+    if arguments.format == "torch-export":
         files = {name: json.dumps(value) for name, value in described.items()}
         torch.export.save(program, path, extra_files=files)
         difference = compare(model, program_runner(path, arguments.input, extractor), reference, batches)
@@ -54,7 +57,7 @@ def write_graph(arguments, model, extractor, staging: Path, clips: list[np.ndarr
 
 
 def metadata(arguments, model, extractor) -> dict:
-    """What a program needs beside the graph, also without the configurations."""
+    """Returns the facts that a program needs to use the graph without the configurations."""
     config = model.config
     settings = extractor.to_dict()
     described = {
@@ -75,7 +78,7 @@ def metadata(arguments, model, extractor) -> dict:
 
 
 def write_half(name: str, model, extractor, staging: Path, clips: list[np.ndarray], labelled, folder_name: str) -> dict:
-    """The folder with weights in float16, loaded again and compared, computing in float16 and in float32."""
+    """Writes the folder with weights in float16; reports its outputs, computed in float16 and in float32."""
     exact = torch_runner(model, extractor)
     kind = type(model)
     if Path(name).is_dir():  # the card and its pictures
@@ -86,11 +89,11 @@ def write_half(name: str, model, extractor, staging: Path, clips: list[np.ndarra
     half.save_pretrained(staging)
     extractor.save_pretrained(staging)
     batches = pieces(clips, extractor.sampling_rate, longest_samples(model, extractor))
-    heard = [clip for batch in batches for clip in batch]
+    compared = [clip for batch in batches for clip in batch]
     report = {"format": "safetensors-fp16"}
     for dtype in (torch.float16, torch.float32):
         loaded = kind.from_pretrained(staging, dtype=dtype).eval()
-        found = describe_difference(model, extractor, exact, torch_runner(loaded, extractor), heard, labelled)
+        found = describe_difference(model, extractor, exact, torch_runner(loaded, extractor), compared, labelled)
         computed = str(dtype).removeprefix("torch.")
         report |= {f"{key}, computed in {computed}": value for key, value in found.items()}
     card = staging / "README.md"
@@ -99,7 +102,9 @@ def write_half(name: str, model, extractor, staging: Path, clips: list[np.ndarra
             r'(?m)^(repository = )"[^"\n]*"', lambda line: f'{line[1]}"{folder_name}"', card.read_text("utf-8")
         )
         lines = [f"- {key}: {value}" for key, value in report.items() if "difference" in key]
-        note = "\n## In float16\n\nThe weights of this copy are in float16. The logits beside those in float32:\n\n"
+        note = (
+            "\n## In float16\n\nThe weights of this copy are in float16. Its logits compared with those in float32:\n\n"
+        )
         card.write_text(text + note + "\n".join(lines) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in staging.glob("*.safetensors"))
     return report | {"size": f"{size / 1e6:.1f} MB", "torch": torch.__version__}

@@ -1,12 +1,14 @@
 """
-What `training.export` traces: a model with its feature extraction written as tensors, for any number of clips of any
-length.
+Traces a model and its feature extraction as one graph, for any number of clips of any length.
 
-Sizes that depend on the input are those of the longest clip, in whole columns of patches or what takes their place in
-a network. So a graph compares no lengths, which `torch.export` would settle once and for all, and padding costs little.
+Sizes that depend on the input are those of the longest clip, in whole columns of patches or the network's equivalent.
+So the graph contains no comparison of lengths (`torch.export` would fix its outcome), and padding costs little.
 """
 
+import contextlib
+import logging as python_logging
 import math
+import warnings
 
 import torch
 from torch import nn
@@ -28,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 class WholeFrames:
-    """How many spectrogram frames a network wants to see, so that nothing but whole columns leaves the graph."""
+    """Rounds the number of spectrogram frames up to whole columns of patches, or the network's equivalent."""
 
     def __init__(self, config):
         self.config = config
@@ -39,7 +41,7 @@ class WholeFrames:
             self.limit, self.beyond = None, config.min_frames
 
     def __call__(self, lengths: torch.Tensor) -> int:
-        """Frames that the longest clip needs, at most `beyond` more than it has: (batch,) -> a symbolic integer"""
+        """Lengths in frames (batch,) -> frames for the longest clip, at most `beyond` more: a symbolic integer."""
         config = self.config
         if self.limit is None:
             size = config.min_frames
@@ -59,7 +61,7 @@ class WholeFrames:
 
 
 class LengthCheck(nn.Module):
-    """Clips longer than the model hears are an error in every runtime: a look-up that has no such entry."""
+    """Makes a clip longer than the model's limit an error in every runtime, by a look-up out of range."""
 
     def __init__(self, limit: int | None):
         super().__init__()
@@ -71,7 +73,7 @@ class LengthCheck(nn.Module):
 
 
 class FeatureGraph(nn.Module):
-    """`input_values` (batch, frames, mel) and `attention_mask` (batch, frames) -> logits, or a clip's vector."""
+    """`input_values` (batch, frames, mel), `attention_mask` (batch, frames) -> logits or embeddings (batch, n)."""
 
     inputs = ("input_values", "attention_mask")
 
@@ -96,7 +98,7 @@ class FeatureGraph(nn.Module):
 
 
 class WaveformGraph(FeatureGraph):
-    """`waveform` (batch, samples), anything behind a clip's end, and `lengths` (batch,) in samples -> as above."""
+    """`waveform` (batch, samples) with any padding, `lengths` (batch,) in samples -> as `FeatureGraph`."""
 
     inputs = ("waveform", "lengths")
 
@@ -114,8 +116,8 @@ class WaveformGraph(FeatureGraph):
 
 class Spectrogram(nn.Module):
     """
-    A feature extractor as one graph: the same steps, rounded to float32 in the same places, but the Fourier transform
-    and what follows it in float64, where a sum of products is as good as the extractor's fast transform.
+    A feature extractor as one graph: the same steps, rounded to float32 in the same places. The Fourier transform and
+    the steps after it are in float64: as sums of products they are as exact as the extractor's fast transform.
     """
 
     def __init__(self, window: torch.Tensor, shift: int, num_fft: int, filters: torch.Tensor):
@@ -129,12 +131,13 @@ class Spectrogram(nn.Module):
         self.register_buffer("filters", filters.double())  # (fft / 2 + 1, mel)
 
     def num_frames(self, lengths: torch.Tensor) -> torch.Tensor:
+        """(batch,) samples -> (batch,) frames"""
         return 1 + (lengths.clamp(min=self.size) - self.size) // self.shift
 
     def forward(self, waveform: torch.Tensor, lengths: torch.Tensor, num_frames: int, beyond: int) -> torch.Tensor:
         """
-        (batch, samples), (batch,) -> float32 (batch, num_frames, mel), of which what lies behind a clip's end is
-        undefined; `beyond`: frames that may lie behind the end of the longest clip
+        (batch, samples), (batch,) -> float32 (batch, num_frames, mel), undefined after a clip's end. `beyond`: frames
+        that may follow the end of the longest clip.
         """
         is_audio = torch.arange(waveform.shape[1]) < lengths.unsqueeze(1)  # (batch, samples)
         waveform = self.prepare(waveform, is_audio, lengths)
@@ -144,7 +147,7 @@ class Spectrogram(nn.Module):
         return self.to_log_mel(power).float()
 
     def prepare(self, waveform: torch.Tensor, is_audio: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Silence behind the end."""
+        """Sets samples after a clip's end to zero."""
         return waveform.masked_fill(~is_audio, 0)
 
     def cut(self, waveform: torch.Tensor, lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
@@ -152,9 +155,11 @@ class Spectrogram(nn.Module):
         return waveform[:, torch.arange(num_frames)[:, None] * self.shift + torch.arange(self.size)]
 
     def shape(self, frames: torch.Tensor) -> torch.Tensor:
+        """Multiplies frames (batch, num_frames, window) by the window."""
         return frames * self.window
 
     def to_log_mel(self, power: torch.Tensor) -> torch.Tensor:
+        """(batch, num_frames, fft / 2 + 1) -> (batch, num_frames, mel)"""
         raise NotImplementedError
 
 
@@ -168,7 +173,7 @@ class KaldiSpectrogram(Spectrogram):
         self.normalize = extractor._normalize
 
     def prepare(self, waveform: torch.Tensor, is_audio: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Without the clip's mean, and with silence behind its end."""
+        """Subtracts the clip's mean, and sets samples after its end to zero."""
         total = waveform.masked_fill(~is_audio, 0).double().sum(dim=1)
         mean = (total / lengths.clamp(min=1)).float()
         return (waveform - mean.unsqueeze(1)).masked_fill(~is_audio, 0)
@@ -226,15 +231,46 @@ SPECTROGRAMS = {
 
 
 def spectrogram_of(extractor: SpectrogramFeatureExtractor) -> Spectrogram:
+    """Returns the graph of a feature extractor."""
     return next(made for kind, made in SPECTROGRAMS.items() if isinstance(extractor, kind))(extractor)
 
 
 def output_name(model) -> str:
+    """Returns the name of the model's output that is exported."""
     return "logits" if hasattr(model, "classifier") else "pooler_output"
 
 
 def longest_samples(model, extractor) -> int | None:
-    """The longest clip that the model and its feature extractor take; `None`: any."""
+    """Returns the longest clip that the model and its feature extractor take, in samples; `None`: any."""
     limits = (getattr(model, "base_model", model).max_frames, extractor.max_length)
     limits = [limit for limit in limits if limit is not None]
     return extractor.num_samples(min(limits)) if limits else None
+
+
+@contextlib.contextmanager
+def quiet():
+    """Silences the logs and warnings of the exporters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        python_logging.disable(python_logging.WARNING)
+        try:
+            yield
+        finally:
+            python_logging.disable(python_logging.NOTSET)
+
+
+def trace(graph: FeatureGraph, extractor) -> torch.export.ExportedProgram:
+    """Traces with two clips of different lengths; batch and time stay dynamic."""
+    if isinstance(graph, WaveformGraph):
+        waveform = torch.zeros(2, extractor.num_samples(40))
+        example, axis = (waveform, torch.tensor([waveform.shape[1], waveform.shape[1] // 2])), {0: "batch"}
+        dynamic = {"waveform": {0: "batch", 1: "samples"}, "lengths": axis}
+    else:
+        values, mask = torch.zeros(2, 40, extractor.num_mel_bins), torch.ones(2, 40, dtype=torch.long)
+        mask[1, 20:] = 0
+        axes = {0: "batch", 1: "frames"}
+        example, dynamic = (values, mask), {"input_values": axes, "attention_mask": axes}
+    dims = {name: torch.export.Dim(name) for axes in dynamic.values() for name in axes.values()}
+    shapes = {name: {axis: dims[dim] for axis, dim in axes.items()} for name, axes in dynamic.items()}
+    with quiet():
+        return torch.export.export(graph.eval(), example, dynamic_shapes=shapes)

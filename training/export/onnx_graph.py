@@ -1,49 +1,18 @@
-"""Traces a model, writes it as ONNX and quantises it to int8."""
+"""Writes a traced model as ONNX, and quantises it to int8."""
 
-import contextlib
 import json
-import logging as python_logging
-import warnings
 from pathlib import Path
 
 import torch
 
-from .graph import FeatureGraph, WaveformGraph, output_name
+from .graph import FeatureGraph, WaveformGraph, output_name, quiet
 
 # The oldest of torch's exporter; from 23 on it writes an Attention node that onnxruntime refuses with a mask per clip.
 OLDEST_OPSET, NEWEST_OPSET = 18, 22
 
 
-@contextlib.contextmanager
-def quiet():
-    """The exporters speak to those who develop them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        python_logging.disable(python_logging.WARNING)
-        try:
-            yield
-        finally:
-            python_logging.disable(python_logging.NOTSET)
-
-
-def trace(graph: FeatureGraph, extractor) -> torch.export.ExportedProgram:
-    """Of two clips of different lengths, which the graph does not remember."""
-    if isinstance(graph, WaveformGraph):
-        waveform = torch.zeros(2, extractor.num_samples(40))
-        example, axis = (waveform, torch.tensor([waveform.shape[1], waveform.shape[1] // 2])), {0: "batch"}
-        dynamic = {"waveform": {0: "batch", 1: "samples"}, "lengths": axis}
-    else:
-        values, mask = torch.zeros(2, 40, extractor.num_mel_bins), torch.ones(2, 40, dtype=torch.long)
-        mask[1, 20:] = 0
-        axes = {0: "batch", 1: "frames"}
-        example, dynamic = (values, mask), {"input_values": axes, "attention_mask": axes}
-    dims = {name: torch.export.Dim(name) for axes in dynamic.values() for name in axes.values()}
-    shapes = {name: {axis: dims[dim] for axis, dim in axes.items()} for name, axes in dynamic.items()}
-    with quiet():
-        return torch.export.export(graph.eval(), example, dynamic_shapes=shapes)
-
-
 def write_onnx(program, graph: FeatureGraph, path: Path, opset: int | None, described: dict):
+    """Writes a program of `trace` as ONNX; `described` goes into the file's metadata."""
     with quiet():
         converted = torch.onnx.export(
             program,
@@ -59,7 +28,7 @@ def write_onnx(program, graph: FeatureGraph, path: Path, opset: int | None, desc
 
 
 def name_axes(onnx_graph, graph: FeatureGraph):
-    """Names in the place of the tracer's symbols: they are what a runtime shows."""
+    """Names the dynamic axes: runtimes show these names instead of the tracer's symbols."""
     import onnx_ir
 
     length = "samples" if isinstance(graph, WaveformGraph) else "frames"
@@ -73,14 +42,14 @@ def name_axes(onnx_graph, graph: FeatureGraph):
 
 def quantise(source: Path, path: Path, described: dict):
     """
-    Weights of the Linear layers in 8 bits, one scale per output; what they read is quantised as it comes. The features,
-    in float64, stay as they are, and so do attention and the patches' convolution.
+    Quantises the weights of the Linear layers to 8 bits, one scale per output, and their inputs dynamically. The
+    feature extraction (float64), attention and the patch convolution stay as they are.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     exact = onnx.load(source)
-    del exact.graph.value_info[:]  # of weights that are transposed on the way
+    del exact.graph.value_info[:]  # shapes of weights that quantisation transposes
     doubles = {value.name for value in exact.graph.initializer if value.data_type == onnx.TensorProto.DOUBLE}
     features = [node.name for node in exact.graph.node if doubles & set(node.input)]
     with quiet():

@@ -1,4 +1,4 @@
-"""Recordings on which an exported model is compared with the original."""
+"""Reads the recordings on which an export is compared with the model."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ RECORDINGS = Path(__file__).parent.parent.parent / "data"
 
 
 def read_recordings(inputs: list[Path] | None, rate: int) -> list[np.ndarray]:
-    """Clips (samples,) to compare by, at least as long together as the longest piece."""
+    """Reads clips (samples,) for the comparison."""
     if inputs is None:
         files = [path for name in ("voice_prompts", "instruments") for path in find_audio_files(RECORDINGS / name)]
         files = files[::16]
@@ -33,15 +33,15 @@ def read_recordings(inputs: list[Path] | None, rate: int) -> list[np.ndarray]:
     return [read_audio(str(file), rate) for file in files]
 
 
-def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tuple[np.ndarray, object]] | None:
-    """Clips and what they are, indices or texts as the model's label set has them; `None` where none are known."""
+def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tuple[np.ndarray, int]] | None:
+    """Reads labelled clips: (samples,) and class index; `None` if there are none."""
     path, columns = arguments.data, Columns(label=arguments.label_column)
     if path is None and arguments.format in ("int8", "safetensors-fp16"):
         path, columns = test_clips_of(Path(arguments.model))
     if path is None:
         return None
     if not hasattr(model, "classifier"):
-        raise InputError(f"--data: {arguments.model} is an encoder, which has no labels; leave it out")
+        raise InputError(f"--data: {arguments.model} is an encoder without labels; leave it out")
     labels = labels_of(arguments.model, model.config)
     if labels.problem_type != "single_label_classification":
         raise InputError(f"--data: accuracy is for one label per clip, not {labels.problem_type}; leave it out")
@@ -54,7 +54,7 @@ def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tupl
 
 
 def test_clips_of(folder: Path) -> tuple[Path | None, Columns | None]:
-    """The table of the test clips that a run was told of, if it is still there, and its columns."""
+    """Finds the table of a run's test clips, if it still exists, and its columns."""
     if not (folder / "results.json").is_file():
         return None, None
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -67,6 +67,7 @@ def test_clips_of(folder: Path) -> tuple[Path | None, Columns | None]:
 
 
 def read_labelled(path: Path, columns: Columns) -> datasets.Dataset:
+    """Loads a manifest, or the test split of a folder (all of it if it has none)."""
     if not path.is_dir():
         return load_table(path, columns)
     splits = load_folder(path, columns)
@@ -74,7 +75,7 @@ def read_labelled(path: Path, columns: Columns) -> datasets.Dataset:
 
 
 def pieces(clips: list[np.ndarray], rate: int, longest: int | None) -> list[list[np.ndarray]]:
-    """Batches of pieces of the recordings, laid end to end, of mixed lengths up to what the model hears."""
+    """Cuts the concatenated recordings into batches of pieces of mixed lengths, up to `longest` samples."""
     joined = np.concatenate(clips)
     lengths = [round(seconds * rate) for seconds in LENGTHS_S]
     lengths = [length for length in lengths if longest is None or length < longest]

@@ -1,1 +1,1 @@
-"""The tasks mspm and asit: pretraining without labels. `train.py` is where to begin."""
+"""Pretrains without labels: the tasks mspm and asit. `train.py` is where to begin."""

@@ -36,7 +36,7 @@ class PretrainingArguments(TrainingArguments):
     picture_clips: int = described(4, "Validation clips whose reconstruction is drawn at every evaluation.")
 
     def __post_init__(self):
-        fields = {field.name: field for field in dataclasses.fields(self)}
+        fields = {f.name: f for f in dataclasses.fields(self)}
         for name in self.WITHOUT_EFFECT:
             if getattr(self, name) != fields[name].default:
                 raise InputError(f"{name}: has no effect on this pretraining; remove it")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTFeatureExtractor
+from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining
 from modeling_dual_ssast.corruption_asit import LARGEST_SIDE, corrupt, corruption_rng, replace_from_batch
 
 from ..base.arguments import EncoderArguments
@@ -14,36 +14,40 @@ from ..data.arguments import UnlabelledDataArguments
 from ..data.augmentation import random_crop
 from ..data.clip_stream import clips_per_step
 from ..errors import InputError
-from . import throughput, train
+from . import train
 from .arguments import AsitTrainingArguments
-from .trainer import PretrainingTask, PretrainingTrainer, pad_features
+from .throughput import encoder_flops, num_patches
+from .trainer import Examples, PretrainingTrainer
 
-SHIFT_RATE = 0.5  # of the clips that are rolled in time before they are cropped, as in the original
-REFERENCE_BATCH = 256  # clips per step for which the recipe's learning rate is meant
+SHIFT_RATE = 0.5  # share of the clips that are rolled in time before they are cropped, as in the original
+REFERENCE_BATCH = 256  # clips per step that the recipe's learning rate refers to
 
 
 def run(model: EncoderArguments, data: UnlabelledDataArguments, arguments: AsitTrainingArguments):
-    """Pretrains as `training.pretraining.run` says."""
-    train.run(TASK, model, data, arguments)
+    """Pretrains as `training.pretraining.train.run` describes."""
+    train.run(AsitTrainer, model, data, arguments)
 
 
-class Examples:
+class AsitExamples(Examples):
     """
-    Two random crops and their corruption: (samples,) -> `input_values`, `corrupted_values`, `corruption_mask`, each
-    (2, frames, mel), and a `key` for what is random in the batch.
+    Makes examples of two random crops and their corruption.
 
-    The published code calls its crops random-resized; what it calls cuts without resizing, and so does this.
+    The published code names its crops random-resized, but cuts without resizing; so does this class.
     """
 
-    def __init__(self, feature_extractor: DualSSASTFeatureExtractor, config: ASiTConfig):
+    def __init__(self, feature_extractor, config: ASiTConfig):
+        super().__init__(feature_extractor, config)
         largest = int(min(feature_extractor.max_length, config.num_mel_bins) * LARGEST_SIDE)
         if config.corruption_align >= largest:
             got = config.corruption_align
             raise InputError(f"corruption_align: must be below {largest}, 30 % of a crop, got {got}")
-        self.feature_extractor = feature_extractor
-        self.config = config
 
-    def __call__(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
+    def make(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
+        """
+        Returns:
+            `input_values`, `corrupted_values` and `corruption_mask`, each (2, frames, mel), and `key`, the seed of the
+            random numbers of the batch
+        """
         extractor, config = self.feature_extractor, self.config
         # Blocks need room: their sides are at most 30 % of a crop's.
         shortest = extractor.num_samples(int((config.corruption_align + 2) / LARGEST_SIDE))
@@ -65,15 +69,14 @@ class Examples:
             "key": int(rng.integers(2**62)),
         }
 
+    def collate(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        """
+        Joins examples, and replaces blocks by those of other clips.
 
-class Collator:
-    """Joins examples into a batch padded to its longest clip, and replaces blocks by those of other clips."""
-
-    def __init__(self, feature_extractor: DualSSASTFeatureExtractor, config: ASiTConfig, seed: int = 0):
-        self.feature_extractor = feature_extractor
-        self.config = config
-
-    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        Returns:
+            `input_values`, `corrupted_values` and `corruption_mask`, each (batch, 2, frames, mel), and, if anything is
+            padded, `attention_mask` (batch, frames)
+        """
         rng = corruption_rng(*(example["key"] for example in examples))
         lengths = [example["input_values"].shape[1] for example in examples]
         crops = [self._crop(examples, crop, lengths, rng) for crop in range(2)]
@@ -85,9 +88,9 @@ class Collator:
         return batch
 
     def _crop(self, examples: list[dict], crop: int, lengths: list[int], rng) -> dict[str, torch.Tensor]:
-        """The batch's first or second crops: (batch, frames, mel)"""
-        clean = pad_features(self.feature_extractor, [example["input_values"][crop] for example in examples])
-        corrupted = pad_features(self.feature_extractor, [example["corrupted_values"][crop] for example in examples])
+        """Joins the first or second crops: (batch, frames, mel)"""
+        clean = self.pad([example["input_values"][crop] for example in examples])
+        corrupted = self.pad([example["corrupted_values"][crop] for example in examples])
         corrupted, frames = corrupted["input_values"], max(lengths)
         masks = [example["corruption_mask"][crop] for example in examples]
         masks = torch.stack([torch.nn.functional.pad(mask, (0, 0, 0, frames - len(mask))) for mask in masks])
@@ -102,20 +105,6 @@ class Collator:
                 num_valid_frames=lengths,
             )
         return {**clean, "corrupted_values": corrupted, "corruption_mask": masks}
-
-
-def panels(model: ASiTForPreTraining, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The first crops, what the student saw of them, and what it painted: (clips, frames, mel) each."""
-    output = model(**batch, return_dict=True)
-    return {
-        "clip": batch["input_values"][:, 0],
-        "corrupted": batch["corrupted_values"][:, 0],
-        "reconstructed": output.reconstruction[:, 0],
-    }
-
-
-def metrics(config: ASiTConfig) -> tuple[str, ...]:
-    return "reconstruction_loss", "class_loss", "data_loss"  # these two fall and rise with the teacher's temperature
 
 
 def cosine_schedule(
@@ -133,7 +122,7 @@ def cosine_schedule(
 
 
 class Schedules(TrainerCallback):
-    """What the original sets around every step: weight decay, temperature, gradient clipping, teacher."""
+    """Sets weight decay, teacher temperature, gradient clipping and teacher at every step, as in the original."""
 
     def __init__(self, trainer: "AsitTrainer"):
         self.trainer = trainer
@@ -160,14 +149,53 @@ class Schedules(TrainerCallback):
 
 @torch.no_grad()
 def clip_each(parameters, largest: float):
-    """Scales every parameter's gradient whose norm is above `largest` down to it, each for itself."""
+    """Clips the norm of each parameter's gradient to `largest`, one by one."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for gradient, norm in zip(gradients, torch._foreach_norm(gradients)):
         gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
 
 
 class AsitTrainer(PretrainingTrainer):
-    """With ASiT's optimiser and schedules."""
+    """Trains with ASiT's objectives, optimiser and schedules."""
+
+    task = "asit"
+    title = "group masked model learning with self-distillation (ASiT)"
+    config_class = ASiTConfig
+    model_class = ASiTForPreTraining
+    examples_class = AsitExamples
+    components = ("class_loss", "data_loss", "reconstruction_loss")
+    crops = 2
+
+    @staticmethod
+    def metrics_of(config: ASiTConfig) -> tuple[str, ...]:
+        """Returns the losses to watch; class and data loss rise and fall with the teacher's temperature."""
+        return "reconstruction_loss", "class_loss", "data_loss"
+
+    @staticmethod
+    def flops_per_clip(config: ASiTConfig, num_frames: int) -> float:
+        """
+        Returns the floating-point operations of a training step per clip: two crops, the teacher forward only. The
+        backward pass counts as in `MspmTrainer.flops_per_clip`.
+        """
+        patches, size = num_patches(config, num_frames), config.hidden_size
+        tokens, values = config.num_prefix_tokens + patches, math.prod(config.patch_shape)
+        hidden, bottleneck = config.head_hidden_size, config.head_bottleneck_size
+        embedding = 2 * patches * values * size
+        network = encoder_flops(config, tokens, config.num_hidden_layers)
+        network += 2 * tokens * (size * hidden + hidden**2 + hidden * bottleneck)
+        network += 2 * bottleneck * (config.class_dim + patches * config.data_dim)
+        hidden, bottleneck = config.reconstruction_hidden_size, config.reconstruction_bottleneck_size
+        reconstruction = 2 * patches * (size * hidden + hidden**2 + hidden * bottleneck + bottleneck * values)
+        return 2 * (3 * embedding + 4 * network + 3 * reconstruction)
+
+    def make_panels(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Returns the first crops, the student's input, and its reconstruction: (clips, frames, mel) each."""
+        output = self.model(**batch, return_dict=True)
+        return {
+            "clip": batch["input_values"][:, 0],
+            "corrupted": batch["corrupted_values"][:, 0],
+            "reconstructed": output.reconstruction[:, 0],
+        }
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -175,10 +203,11 @@ class AsitTrainer(PretrainingTrainer):
 
     @property
     def highest_learning_rate(self) -> float:
+        """Returns the recipe's learning rate, scaled from `REFERENCE_BATCH` to the true batch."""
         return self.args.learning_rate * clips_per_step(self.args) / REFERENCE_BATCH
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """AdamW that spares biases and vectors from weight decay, but not tokens and positions."""
+        """Creates AdamW without weight decay of biases and vectors; tokens and positions are decayed."""
         if self.optimizer is None:
             model = self.model if model is None else model
             named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -194,7 +223,7 @@ class AsitTrainer(PretrainingTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """The cosine from `highest_learning_rate` to `min_learning_rate`, after a linear rise."""
+        """Creates a linear rise to `highest_learning_rate`, then a cosine to `min_learning_rate`."""
         if self.lr_scheduler is None:
             highest, warmup = self.highest_learning_rate, self.args.warmup_epochs * self.epoch_steps
 
@@ -203,19 +232,3 @@ class AsitTrainer(PretrainingTrainer):
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
-
-
-TASK = PretrainingTask(
-    name="asit",
-    title="group masked model learning with self-distillation (ASiT)",
-    config_class=ASiTConfig,
-    model_class=ASiTForPreTraining,
-    make_examples=Examples,
-    make_collator=Collator,
-    components=("class_loss", "data_loss", "reconstruction_loss"),
-    metrics=metrics,
-    flops_per_clip=throughput.asit_flops,
-    crops=2,
-    panels=panels,
-    trainer_class=AsitTrainer,
-)

@@ -1,68 +1,66 @@
 """The task `mspm`: masked spectrogram patch modelling, the pretraining of SSAST (Gong et al., AAAI 2022)."""
 
+import math
+
 import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTForPreTraining
 from modeling_dual_ssast.masking_dual_ssast import sample_masked_patches
 
 from ..base.arguments import EncoderArguments
 from ..data.arguments import UnlabelledDataArguments
 from ..data.augmentation import random_crop
-from . import throughput, train
+from . import train
 from .arguments import MspmTrainingArguments
-from .trainer import PretrainingTask, PretrainingTrainer, pad_features
+from .throughput import encoder_flops, num_patches
+from .trainer import Examples, PretrainingTrainer
 
 
 def run(model: EncoderArguments, data: UnlabelledDataArguments, arguments: MspmTrainingArguments):
-    """Pretrains as `training.pretraining.run` says."""
-    train.run(TASK, model, data, arguments)
+    """Pretrains as `training.pretraining.train.run` describes."""
+    train.run(MspmTrainer, model, data, arguments)
 
 
-class Examples:
+class MspmExamples(Examples):
     """
-    A random crop and its mask: (samples,) -> {"input_values": (frames, mel), "bool_masked_pos": (masks, rows, columns)}
+    Makes examples of a random crop and its mask.
 
-    Masks are drawn here and not by the model, so that they belong to the clip's place in the training: a run is the
-    same with any number of processes, and after a resumption.
+    The mask is drawn here and not by the model: it depends on the clip's place in the training alone, whatever the
+    number of processes, and after a resumption.
     """
 
-    def __init__(self, feature_extractor: DualSSASTFeatureExtractor, config: DualSSASTConfig):
-        self.feature_extractor = feature_extractor
-        self.config = config
-
-    def __call__(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
+    def make(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
+        """
+        Returns:
+            `input_values` (frames, mel) and `bool_masked_pos` (masks, rows, columns)
+        """
         extractor, config = self.feature_extractor, self.config
         waveform = random_crop(waveform, extractor.max_samples, rng)
         features = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, padding=False)["input_values"][0]
         rows, columns = config.grid_shape[0], config.num_columns(len(features))
+        # The published form draws a mask for each objective.
+        num_masks = 2 if config.pretraining_objective == "joint" and not config.shared_mask else 1
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         masks = sample_masked_patches(
             rows,
             columns,
-            torch.full((num_masks(config),), columns),
+            torch.full((num_masks,), columns),
             config.mask_ratio,
             clustered=rows > 1,
             generator=generator,
         )
         return {"input_values": features, "bool_masked_pos": masks.unflatten(1, (rows, columns))}
 
+    def collate(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        """
+        Joins examples; padding is never masked.
 
-def num_masks(config: DualSSASTConfig) -> int:
-    """Per clip: the published form draws one for each objective."""
-    return 2 if config.pretraining_objective == "joint" and not config.shared_mask else 1
-
-
-class Collator:
-    """Joins examples into a batch padded to its longest clip; padding is never masked."""
-
-    def __init__(self, feature_extractor: DualSSASTFeatureExtractor, config: DualSSASTConfig, seed: int = 0):
-        self.feature_extractor = feature_extractor
-        self.config = config
-
-    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        batch = pad_features(self.feature_extractor, [example["input_values"] for example in examples])
+        Returns:
+            as `pad`, and `bool_masked_pos` (batch, patches), or (batch, 2, patches) with a mask for each objective
+        """
+        batch = self.pad([example["input_values"] for example in examples])
         columns = self.config.num_columns(batch["input_values"].shape[1])
         if self.config.attention_over_padding:
             columns = self.config.grid_shape[1]
@@ -72,33 +70,8 @@ class Collator:
         return {**batch, "bool_masked_pos": masks if masks.shape[1] > 1 else masks[:, 0]}
 
 
-def panels(model: DualSSASTForPreTraining, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The clips, what the model saw of them, and what it painted there: (clips, frames, mel) each."""
-    output = model(**batch, return_dict=True)
-    patches = model.patchify(batch["input_values"], batch.get("attention_mask"))  # (clips, patches, values)
-    masked = batch["bool_masked_pos"]
-    masked = (masked[:, 1] if masked.ndim == 3 else masked).unsqueeze(-1)
-    pictures = {"clip": patches, "masked": torch.where(masked, float("nan"), patches)}
-    if output.reconstruction is not None:
-        pictures["reconstructed"] = torch.where(masked, output.reconstruction.to(patches.dtype), patches)
-    rows = model.config.grid_shape[0]
-    mels, frames = model.config.patch_shape
-    shape = (rows * mels, patches.shape[1] // rows * frames)
-    return {
-        title: torch.nn.functional.fold(values.mT, shape, (mels, frames), stride=(mels, frames)).squeeze(1).mT
-        for title, values in pictures.items()
-    }
-
-
-def metrics(config: DualSSASTConfig) -> tuple[str, ...]:
-    """What tells that the training stalls: SSAST watches the accuracy, or the error where there is none."""
-    discriminative, generative = ("discriminative_accuracy", "discriminative_loss"), ("generative_loss",)
-    objectives = {"discriminative": discriminative, "generative": generative, "joint": discriminative + generative}
-    return objectives[config.pretraining_objective]
-
-
 class WarmUp(TrainerCallback):
-    """A linear rise of the learning rate, before the plateau schedule has its say."""
+    """Raises the learning rate linearly over the first steps; the plateau schedule follows."""
 
     def __init__(self, trainer: "MspmTrainer", num_steps: int):
         self.trainer = trainer
@@ -111,7 +84,61 @@ class WarmUp(TrainerCallback):
 
 
 class MspmTrainer(PretrainingTrainer):
-    """With SSAST's optimiser, and its schedule where the recipe does not name another."""
+    """Trains with SSAST's objectives, its optimiser, and its schedule unless the recipe names another."""
+
+    task = "mspm"
+    title = "masked spectrogram patch modelling (SSAST)"
+    config_class = DualSSASTConfig
+    model_class = DualSSASTForPreTraining
+    examples_class = MspmExamples
+    components = ("discriminative_loss", "discriminative_accuracy", "generative_loss", "num_masked")
+
+    @staticmethod
+    def metrics_of(config: DualSSASTConfig) -> tuple[str, ...]:
+        """Returns the metrics to watch: SSAST's plateau schedule watches the accuracy, or the error without one."""
+        discriminative, generative = ("discriminative_accuracy", "discriminative_loss"), ("generative_loss",)
+        objectives = {"discriminative": discriminative, "generative": generative, "joint": discriminative + generative}
+        return objectives[config.pretraining_objective]
+
+    @staticmethod
+    def flops_per_clip(config: DualSSASTConfig, num_frames: int) -> float:
+        """
+        Returns the floating-point operations of a training step per clip. The backward pass of a product counts twice
+        its forward pass, or once if one factor, the input, needs no gradient.
+        """
+        patches, values = num_patches(config, num_frames), math.prod(config.patch_shape)
+        tokens, size = config.num_prefix_tokens + patches, config.hidden_size
+        embedding = 2 * patches * values * size
+        if config.num_decoder_layers:
+            visible = tokens - round(patches * config.mask_ratio)
+            blocks = encoder_flops(config, visible, config.num_hidden_layers)
+            blocks += encoder_flops(config, tokens, config.num_decoder_layers)
+        else:
+            blocks = encoder_flops(config, tokens, config.num_hidden_layers)
+        heads = 2 if config.pretraining_objective == "joint" else 1
+        passes = 1 if config.shared_mask else heads
+        total = passes * (2 * embedding + 3 * blocks) + heads * 3 * 2 * patches * (size**2 + size * values)
+        if config.pretraining_objective != "generative":
+            total += 2 * 2 * patches**2 * values  # every patch against every other
+        return total
+
+    def make_panels(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Returns the clips, their visible patches, and the reconstruction of the others: (clips, frames, mel) each."""
+        model = self.model
+        output = model(**batch, return_dict=True)
+        patches = model.patchify(batch["input_values"], batch.get("attention_mask"))  # (clips, patches, values)
+        masked = batch["bool_masked_pos"]
+        masked = (masked[:, 1] if masked.ndim == 3 else masked).unsqueeze(-1)
+        pictures = {"clip": patches, "masked": torch.where(masked, float("nan"), patches)}
+        if output.reconstruction is not None:
+            pictures["reconstructed"] = torch.where(masked, output.reconstruction.to(patches.dtype), patches)
+        rows = model.config.grid_shape[0]
+        mels, frames = model.config.patch_shape
+        shape = (rows * mels, patches.shape[1] // rows * frames)
+        return {
+            title: torch.nn.functional.fold(values.mT, shape, (mels, frames), stride=(mels, frames)).squeeze(1).mT
+            for title, values in pictures.items()
+        }
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -125,7 +152,7 @@ class MspmTrainer(PretrainingTrainer):
             self.add_callback(WarmUp(self, arguments.get_warmup_steps(arguments.max_steps)))
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Adam with its L2 penalty on every parameter, as the original has it."""
+        """Creates Adam with its L2 penalty on every parameter, like the original."""
         if self.optimizer is None:
             model = self.model if model is None else model
             self.optimizer = torch.optim.Adam(
@@ -137,19 +164,3 @@ class MspmTrainer(PretrainingTrainer):
                 fused=True,
             )
         return self.optimizer
-
-
-TASK = PretrainingTask(
-    name="mspm",
-    title="masked spectrogram patch modelling (SSAST)",
-    config_class=DualSSASTConfig,
-    model_class=DualSSASTForPreTraining,
-    make_examples=Examples,
-    make_collator=Collator,
-    components=("discriminative_loss", "discriminative_accuracy", "generative_loss", "num_masked"),
-    metrics=metrics,
-    flops_per_clip=throughput.mspm_flops,
-    crops=1,
-    panels=panels,
-    trainer_class=MspmTrainer,
-)

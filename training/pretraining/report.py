@@ -1,88 +1,74 @@
-"""What a pretraining leaves in its folder: model, results, pictures, the unreadable clips, and a model card."""
+"""Writes the output folder of a pretraining: model, results, figures, the unreadable clips, and a model card."""
 
-import os
 import shutil
 from pathlib import Path
 
-import matplotlib
+from matplotlib.ticker import MaxNLocator
 
 from model_cards.card import pretraining_card
 
-from ..data.unreadable import UnreadableLog
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
 from ..base import outputs, reproduction
+from ..base.figures import draw_spectrogram, new_figure, save_figure
+from ..data.unreadable import UnreadableLog
 
 
 def draw_reconstructions(trainer, path: Path):
-    """One row per clip: what it is, what the model saw, what it painted. Drawn whole under another name first."""
+    """Draws a row per clip: the clip, the model's input, and the reconstruction, with one colour scale per row."""
     panels = trainer.panels()
-    extractor = trainer.processing_class
     rows, columns = len(next(iter(panels.values()))), len(panels)
-    figure, grid = pyplot.subplots(
-        rows, columns, figsize=(4 * columns, 1.7 * rows), squeeze=False, layout="constrained", sharex="row"
-    )
+    figure, grid = new_figure(rows, columns, size=(4 * columns, 1.9 * rows + 0.4), squeeze=False, sharex="row")
     for row in range(rows):
         lowest, highest = (float(panels["clip"][row].quantile(q)) for q in (0.01, 0.99))
         for column, (title, clips) in enumerate(panels.items()):
             axes = grid[row, column]
-            spectrogram = clips[row]  # (frames, mel)
-            seconds = len(spectrogram) * extractor.frame_shift_ms / 1000
-            axes.imshow(
-                spectrogram.mT.numpy(),
-                origin="lower",
-                aspect="auto",
-                cmap="magma",
-                vmin=lowest,
-                vmax=highest,
-                extent=(0, seconds, 0, spectrogram.shape[1]),
-                interpolation="none",
-            )
-            axes.set_facecolor("lightgrey")  # what is masked is not drawn
+            spectrogram = clips[row].mT.numpy()  # (mel, frames)
+            draw_spectrogram(axes, spectrogram, trainer.processing_class, vmin=lowest, vmax=highest)
+            axes.set_facecolor("lightgrey")  # masked patches are not drawn
             if row == 0:
-                axes.set_title(title)
-            if row == rows - 1:
-                axes.set_xlabel("seconds")
-            if column == 0:
-                axes.set_ylabel("mel bin")
+                axes.set_title(f"{title} (grey: hidden)" if title == "masked" else title)
+            if row < rows - 1:
+                axes.set_xlabel("")
+            if column > 0:
+                axes.set_ylabel("")
     figure.suptitle(f"step {trainer.state.global_step}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=100, format="png")
-    pyplot.close(figure)
-    os.replace(unfinished, path)
+    save_figure(figure, path, trainer.args.figure_format)
 
 
-def plot_curves(log: list[dict], names: tuple[str, ...], path: Path):
-    """Each part of the loss in training and validation, and the learning rate, over the epochs."""
-    names = [name for name in names if any(name in entry for entry in log)]
+def plot_curves(log: list[dict], names: tuple[str, ...], kept_epoch: float, path: Path, figure_format: str):
+    """
+    Plots each part of the loss in training and validation, and the learning rate, over the epochs.
+
+    Args:
+        kept_epoch: epoch whose weights the run keeps
+    """
+    names = [name for name in names if any(name in entry or f"eval_{name}" in entry for entry in log)]
     columns = (len(names) + 2) // 2
-    figure, grid = pyplot.subplots(2, columns, figsize=(4 * columns, 6), squeeze=False, layout="constrained")
+    figure, grid = new_figure(2, columns, size=(4 * columns, 6), squeeze=False)
     for axes, name in zip(grid.flat, [*names, "learning_rate"]):
         for key, label in ((name, "training"), (f"eval_{name}", "validation")):
             points = [(entry["epoch"], entry[key]) for entry in log if key in entry]
             if points:
                 axes.plot(*zip(*points), marker="." if len(points) < 50 else None, label=label)
+        axes.axvline(kept_epoch, color="grey", linestyle=":", label="weights kept")
         axes.set(title=name.replace("_", " "), xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
+        axes.legend(fontsize="small")
     for axes in grid.flat[len(names) + 1 :]:
         axes.remove()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save_figure(figure, path, figure_format)
 
 
-def write_outputs(trainer, task, sources, clips, log: UnreadableLog, metrics: dict, recipe: dict, seconds: float):
+def write_outputs(trainer, sources, clips, log: UnreadableLog, metrics: dict, recipe: dict, seconds: float):
     """
-    Writes the output folder as `reporting.write_outputs` does for classifiers. Called by every process.
+    Writes the output folder, every file complete before it takes its place. Called by every process.
 
     Args:
-        sources, clips: of the recipe, and what they hold for training
-        metrics: of the last evaluation, empty where there was none
-        seconds: of the training, since it began or was resumed
+        sources: the recipe's sources
+        clips: the training clips of each source
+        metrics: the metrics of the last evaluation, empty if there was none
+        seconds: duration of the training, since it began or was resumed
     """
     folder = Path(trainer.args.output_dir)
     staging = folder / outputs.STAGING_NAME
@@ -91,9 +77,9 @@ def write_outputs(trainer, task, sources, clips, log: UnreadableLog, metrics: di
         return
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine
     unreadable = log.entries()
-    names = [name for name in ("loss", *task.components) if f"eval_{name}" in metrics]
+    names = [name for name in ("loss", *trainer.components) if f"eval_{name}" in metrics]
     results = {
-        "task": task.name,
+        "task": trainer.task,
         "metrics": {"validation": {name: metrics[f"eval_{name}"] for name in names}} if metrics else {},
         "sources": [describe_source(source, opened) for source, opened in zip(sources, clips)],
         "validation_clips": len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0,
@@ -110,18 +96,21 @@ def write_outputs(trainer, task, sources, clips, log: UnreadableLog, metrics: di
         "recipe": recipe,
         "log": trainer.state.log_history,
     }
-    plot_curves(trainer.state.log_history, ("loss", *task.components), staging / "learning_curves.png")
+    kept_epoch = trainer.kept_step / trainer.epoch_steps
+    names = ("loss", *trainer.components)
+    curves = staging / "learning_curves.png"
+    plot_curves(trainer.state.log_history, names, kept_epoch, curves, trainer.args.figure_format)
     picture = trainer.picture_path(trainer.kept_step)
-    if picture.exists():
-        shutil.copy(picture, staging / "reconstruction.png")
-    write_card(trainer, task, results, staging / "README.md")
+    for file in picture.parent.glob(f"{picture.stem}.*"):
+        shutil.copy(file, staging / f"reconstruction{file.suffix}")
+    write_card(trainer, results, staging / "README.md")
     outputs.write_results(results, staging)
     outputs.publish(staging, folder)
     print(summary(results, folder))
 
 
 def describe_source(source, clips) -> dict:
-    """Its name in public: a path of this machine says nothing to others, its last part may."""
+    """Describes a source without paths of this machine: a folder by its last part, a data set by its name."""
     is_local_path = Path(source.path).exists()
     return {
         "name": Path(source.path).resolve().name if is_local_path else source.path,
@@ -134,7 +123,7 @@ def describe_source(source, clips) -> dict:
 
 
 def summary(results: dict, folder: Path) -> str:
-    """What the run did, in a few lines."""
+    """Summarises the run in a few lines."""
     training = results["training"]
     clips = sum(source["training_clips"] or 0 for source in results["sources"])
     lines = [
@@ -143,9 +132,9 @@ def summary(results: dict, folder: Path) -> str:
         + (f" ({clips} clips)" if clips else "")
     ]
     lines.append(
-        f"{training['audio_hours']:.2f} hours of audio heard; {training['clips_per_second']:.1f} clips and "
+        f"{training['audio_hours']:.2f} hours of audio processed; {training['clips_per_second']:.1f} clips and "
         f"{training['audio_hours_per_second']:.3f} hours of audio per second, "
-        f"{training['model_flops_utilisation']:.0%} of what the device makes of large matrix products"
+        f"{training['model_flops_utilisation']:.0%} of the device's rate in large matrix products"
     )
     for split, metrics in results["metrics"].items():
         lines.append(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
@@ -157,14 +146,14 @@ def summary(results: dict, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def write_card(trainer, task, results: dict, path: Path):
-    """The model card, from the template and the run's own figures."""
+def write_card(trainer, results: dict, path: Path):
+    """Writes the model card from the template and the run's results."""
     card = pretraining_card(
         Path(trainer.args.output_dir).resolve().name,
         trainer.model.config,
         trainer.processing_class,
         results,
-        title=task.title,
+        title=trainer.title,
         num_parameters=sum(parameter.numel() for parameter in trainer.model.base_model.parameters()),
         has_picture=(path.parent / "reconstruction.png").exists(),
     )

@@ -1,4 +1,4 @@
-"""What the two pretraining tasks share: data, trainer, evaluation with pictures, and the folder that a run leaves."""
+"""Runs a pretraining: loads the data and the model, trains, evaluates, and writes the output folder."""
 
 import itertools
 import json
@@ -9,9 +9,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 from transformers import AutoModelForPreTraining, set_seed
-from transformers.utils import logging
-
-from modeling_dual_ssast import DualSSASTFeatureExtractor
 
 from ..base import outputs
 from ..base.arguments import EncoderArguments
@@ -34,18 +31,17 @@ from ..data.clips import LocalClips, StreamedClips, join
 from ..data.unlabelled_sources import drop_unreadable, hold_out, open_source, parse_sources
 from ..data.unreadable import UNREADABLE_CLIPS, UnreadableLog
 from ..errors import InputError
+from ..files import check_same, fingerprint, write_json
 from . import report as pretraining_report
 from .arguments import NO_PLATEAU, PretrainingArguments
-from .trainer import PretrainingTask, PretrainingTrainer
+from .trainer import Examples, PretrainingTrainer
 
-logger = logging.get_logger(__name__)
-
-DATA = "training_data.json"  # what a resumed run must find again
-LARGEST_HELD_OUT_SHARE = 0.1  # of small collections
+DATA = "training_data.json"  # the clips and the seed of a run: a resumed run must have the same
+LARGEST_HELD_OUT_SHARE = 0.1  # of the local clips: few clips are mostly for training
 
 
 def run(
-    task: PretrainingTask,
+    method: type[PretrainingTrainer],
     model_arguments: EncoderArguments,
     data_arguments: UnlabelledDataArguments,
     arguments: PretrainingArguments,
@@ -54,13 +50,13 @@ def run(
     Pretrains, evaluates and writes the output folder.
 
     Raises:
-        InputError: bad input, told before training starts wherever it can be known by then.
+        InputError: bad input, before the training starts wherever possible.
     """
     checkpoint = check_output_folder(arguments)
     check_hub(arguments)
     set_seed(arguments.seed)
     stored_config = load_config(model_arguments, PATCH_MODEL_TYPES)
-    extractor = load_feature_extractor(model_arguments, data_arguments, task.config_class)
+    extractor = load_feature_extractor(model_arguments, data_arguments, method.config_class)
     log_path = Path(arguments.output_dir) / UNREADABLE_CLIPS
     with arguments.main_process_first(desc="looking for an earlier run"):
         if checkpoint is None and arguments.should_save:
@@ -70,16 +66,16 @@ def run(
     if data_arguments.compute_statistics:
         some = some_clips(clips, data_arguments.statistics_clips, arguments.seed)
         extractor = compute_statistics(readable(some, extractor.sampling_rate), len(some), extractor)
-    model = load_model(task, model_arguments, stored_config, extractor)
+    model = load_model(method, model_arguments, stored_config, extractor)
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
     with arguments.main_process_first(desc="comparing the data with an earlier run's"):
         check_same_data(Path(arguments.output_dir) / DATA, clips, validation, arguments, is_new=checkpoint is None)
-    make_example = task.make_examples(extractor, model.config)
+    examples = method.examples_class(extractor, model.config)
     stream = ClipStream(
         clips,
         [source.weight for source in sources],
-        make_example,
+        examples.make,
         extractor.sampling_rate,
         arguments.seed,
         arguments.train_batch_size,
@@ -91,23 +87,25 @@ def run(
     epoch_steps = count_steps(arguments, stream)
     held_out = None
     if validation is not None:
-        held_out = ClipList(validation, make_example, extractor.sampling_rate, arguments.seed, log)
-    trainer = make_trainer(task, model, extractor, stream, held_out, arguments, epoch_steps)
+        held_out = ClipList(validation, examples.make, extractor.sampling_rate, arguments.seed, log)
+    trainer = make_trainer(method, model, examples, stream, held_out, arguments, epoch_steps)
     if checkpoint is None:
         trainer.remove_checkpoints()
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     metrics = trainer.last_metrics()
-    recipe = {"task": task.name} | outputs.describe_recipe(model_arguments, data_arguments)
+    recipe = {"task": method.task} | outputs.describe_recipe(model_arguments, data_arguments)
     recipe["TrainingArguments"] = arguments.to_dict()
-    trainer.accelerator.wait_for_everyone()  # all clips are logged
-    pretraining_report.write_outputs(trainer, task, sources, clips, log, metrics, recipe, seconds)
+    trainer.accelerator.wait_for_everyone()  # until every process has logged its unreadable clips
+    pretraining_report.write_outputs(trainer, sources, clips, log, metrics, recipe, seconds)
     trainer.push_to_hub()
 
 
 def open_clips(data_arguments: UnlabelledDataArguments, arguments: PretrainingArguments, log: UnreadableLog):
     """
+    Opens the recipe's sources, and holds out clips for validation; sets `eval_strategy` to no without such clips.
+
     Returns:
         the recipe's sources, the training clips of each, and the validation clips or `None`
     """
@@ -134,28 +132,23 @@ def open_clips(data_arguments: UnlabelledDataArguments, arguments: PretrainingAr
 
 def check_same_data(path: Path, clips: list, validation, arguments: PretrainingArguments, is_new: bool):
     """
-    Writes down which clips a run hears and in which order, or compares that with what a resumed run wrote down.
+    Stores the clips and the seed of a run, or compares them with those that a resumed run stored.
 
     Raises:
-        InputError: other clips, or another seed: what was heard and what was held out would mix.
+        InputError: other clips or another seed, which would mix training and validation clips.
     """
-    names = {source.name: outputs.fingerprint(source.names()) for source in clips if isinstance(source, LocalClips)}
+    names = {source.name: fingerprint(source.names()) for source in clips if isinstance(source, LocalClips)}
     streams = {source.name: "streamed" for source in clips if isinstance(source, StreamedClips)}
-    held_out = None if validation is None else outputs.fingerprint(validation.names())
+    held_out = None if validation is None else fingerprint(validation.names())
     found = {"seed": arguments.seed, "train_sources": names | streams, "validation clips": held_out}
-    if is_new or not path.exists():
-        if arguments.should_save:
-            unfinished = path.with_name(f".{path.name}")
-            unfinished.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(path)
-        return
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    for key, value in found.items():
-        if stored.get(key) != value:
-            raise InputError(
-                f"{path}: the run began with other {key} than the recipe gives now (files that were added, removed or "
-                "named by another path count too); resume with the same, or begin anew with --overwrite true"
-            )
+    if not is_new and path.exists():
+        remedy = (
+            "resume with the same clips (files that were added, removed or named by another path count too), or begin "
+            "anew with --overwrite true"
+        )
+        check_same(path, json.loads(path.read_text(encoding="utf-8")), found, remedy)
+    elif arguments.should_save:
+        write_json(path, found)
 
 
 def _open(source, data_arguments: UnlabelledDataArguments, log: UnreadableLog) -> LocalClips | StreamedClips:
@@ -166,7 +159,7 @@ def _open(source, data_arguments: UnlabelledDataArguments, log: UnreadableLog) -
 
 
 def some_clips(clips: list[LocalClips | StreamedClips], count: int, seed: int) -> LocalClips:
-    """About `count` clips, undecoded, from all sources alike; of the local ones evenly spaced."""
+    """Takes about `count` clips, undecoded, equally many from every source; from local ones evenly spaced."""
     share = math.ceil(count / len(clips))
     chosen = []
     for source in clips:
@@ -180,24 +173,24 @@ def some_clips(clips: list[LocalClips | StreamedClips], count: int, seed: int) -
 
 
 def readable(clips: LocalClips, sampling_rate: int):
-    """The waveforms of the clips that can be read."""
+    """Yields the waveforms (samples,) of the clips that can be read."""
     for index in range(len(clips)):
         try:
             yield read_audio(clips[index], sampling_rate)
-        except InputError:  # told when the run itself meets the clip
+        except InputError:  # logged when the run itself reads the clip
             continue
 
 
-def load_model(task: PretrainingTask, model_arguments: EncoderArguments, stored_config, extractor):
-    """The pretraining model, from random weights or from a checkpoint."""
+def load_model(method: type[PretrainingTrainer], model_arguments: EncoderArguments, stored_config, extractor):
+    """Loads the pretraining model from a checkpoint, or makes one with random weights if `stored_config` is `None`."""
     overrides = model_arguments.overrides() | {"padding_value": extractor.padding_value}
     try:
         if stored_config is None:
             attention = overrides.pop("attn_implementation", None)
             return AutoModelForPreTraining.from_config(
-                task.config_class(**overrides), **({"attn_implementation": attention} if attention else {})
+                method.config_class(**overrides), **({"attn_implementation": attention} if attention else {})
             )
-        model, report = task.model_class.from_pretrained(
+        model, report = method.model_class.from_pretrained(
             model_arguments.model_name_or_path,
             revision=model_arguments.model_revision,
             ignore_mismatched_sizes=True,
@@ -212,7 +205,7 @@ def load_model(task: PretrainingTask, model_arguments: EncoderArguments, stored_
 
 
 def count_steps(arguments: PretrainingArguments, stream: ClipStream) -> int:
-    """Fills in the numbers of steps that the recipe leaves open; returns those of an epoch."""
+    """Sets the numbers of steps that the recipe leaves open, and returns the steps of an epoch."""
     epoch_steps = arguments.epoch_steps
     if epoch_steps is None:
         if stream.clips_per_pass is None:
@@ -229,15 +222,16 @@ def count_steps(arguments: PretrainingArguments, stream: ClipStream) -> int:
 
 
 def make_trainer(
-    task: PretrainingTask,
+    method: type[PretrainingTrainer],
     model,
-    extractor: DualSSASTFeatureExtractor,
+    examples: Examples,
     stream: ClipStream,
     held_out: ClipList | None,
     arguments: PretrainingArguments,
     epoch_steps: int,
 ) -> PretrainingTrainer:
-    metrics = (*task.metrics(model.config), "loss")
+    """Builds the method's Trainer; sets the metric that `metric_for_best_model` leaves open."""
+    metrics = (*method.metrics_of(model.config), "loss")
     watched = (arguments.chosen_metric or metrics[0]).removeprefix("eval_")
     if watched not in metrics:
         raise InputError(f"metric_for_best_model: {watched!r} is unknown; known are {', '.join(metrics)}")
@@ -246,14 +240,13 @@ def make_trainer(
     arguments.greater_is_better = watched.endswith("accuracy") if direction is None else direction
     if held_out is None and arguments.lr_scheduler_type == "reduce_lr_on_plateau":
         raise InputError(NO_PLATEAU)
-    return task.trainer_class(
+    return method(
         model=model,
         args=arguments,
         train_dataset=stream,
         eval_dataset=held_out,
-        data_collator=task.make_collator(extractor, model.config, arguments.seed),
-        processing_class=extractor,
+        data_collator=examples.collate,
+        processing_class=examples.feature_extractor,
         callbacks=early_stopping(arguments),
-        task=task,
         epoch_steps=epoch_steps,
     )

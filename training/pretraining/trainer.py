@@ -1,11 +1,11 @@
-"""The Trainer of both pretraining tasks."""
+"""The Trainer of the pretraining methods. A method is a subclass of `PretrainingTrainer` and one of `Examples`."""
 
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import torch
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -15,42 +15,47 @@ from ..data.clip_stream import StreamCallback
 from . import report as pretraining_report
 from . import throughput
 
-PICTURES = "reconstructions"  # one of every evaluation
+PICTURES = "reconstructions"  # folder with a figure per evaluation
 
 
-@dataclass(frozen=True)
-class PretrainingTask:
-    """
-    What one method of pretraining brings along.
+class Examples:
+    """Makes the training examples of a method, and joins them into batches."""
 
-    name: of the task; title: of the method
-    config_class, model_class: its model
-    make_examples: (feature extractor, config) -> what turns a waveform and random numbers into an example
-    make_collator: (feature extractor, config, seed) -> what joins examples into a batch
-    components: the model's outputs that are logged, beside the loss
-    metrics: config -> those that can be watched beside the loss, the usual one first
-    flops_per_clip: (config, frames) -> operations of a training step
-    crops: that the model hears of each clip
-    panels: (model, batch) -> pictures of the reconstruction, title -> (clips, frames, mel)
-    trainer_class: with the method's optimiser and schedules
-    """
+    def __init__(self, feature_extractor: DualSSASTFeatureExtractor, config):
+        self.feature_extractor = feature_extractor
+        self.config = config
 
-    name: str
-    title: str
-    config_class: type
-    model_class: type
-    make_examples: Callable
-    make_collator: Callable
-    components: tuple[str, ...]
-    metrics: Callable
-    flops_per_clip: Callable
-    crops: int
-    panels: Callable
-    trainer_class: type
+    def make(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
+        """Makes an example of a clip (samples,) and the random numbers of its place in the training."""
+        raise NotImplementedError
+
+    def collate(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        """Joins examples into the inputs of the model, padded to the longest clip."""
+        raise NotImplementedError
+
+    def pad(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """
+        Pads spectrograms (frames, mel) to the longest one.
+
+        Returns:
+            `input_values` (batch, frames, mel) and, if anything is padded, `attention_mask` (batch, frames): the
+            fastest attention kernels take no mask.
+        """
+        batch = dict(
+            self.feature_extractor.pad(
+                [{"input_values": clip} for clip in features],
+                padding="longest",
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+        )
+        if batch["attention_mask"].all():
+            del batch["attention_mask"]
+        return batch
 
 
 class PretrainingCallback(StreamCallback):
-    """And tells the meter what was heard before."""
+    """Also restores the throughput totals of a resumed run, and its best checkpoint."""
 
     def __init__(self, trainer: "PretrainingTrainer"):
         super().__init__(trainer.train_dataset, trainer.epoch_steps)
@@ -66,23 +71,47 @@ class PretrainingCallback(StreamCallback):
 
 
 class PretrainingTrainer(AudioTrainer):
-    """Trainer on a stream, which logs the parts of the loss and the throughput, and draws reconstructions."""
+    """
+    Trains a method of pretraining on a stream; logs the parts of the loss and the throughput, and draws
+    reconstructions. A subclass sets the attributes and methods that follow, and the optimiser with its schedules.
+    """
 
-    def __init__(self, *args, task: PretrainingTask, epoch_steps: int, **kwargs):
+    task: ClassVar[str]  # name in `tasks.TASKS`
+    title: ClassVar[str]  # name of the method, for the model card
+    config_class: ClassVar[type]
+    model_class: ClassVar[type]
+    examples_class: ClassVar[type[Examples]]
+    components: ClassVar[tuple[str, ...]]  # outputs of the model that are logged beside the loss
+    crops: ClassVar[int] = 1  # of each clip that go through the model
+
+    @staticmethod
+    def metrics_of(config) -> tuple[str, ...]:
+        """Returns the metrics that `metric_for_best_model` may name beside the loss, the default first."""
+        raise NotImplementedError
+
+    @staticmethod
+    def flops_per_clip(config, num_frames: int) -> float:
+        """Returns the floating-point operations of a training step per clip."""
+        raise NotImplementedError
+
+    def make_panels(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Returns the pictures of a reconstruction, beginning with the clip: title -> (clips, frames, mel)."""
+        raise NotImplementedError
+
+    def __init__(self, *args, epoch_steps: int, **kwargs):
         super().__init__(*args, **kwargs)
-        self.task = task
         self.epoch_steps = epoch_steps
         self.compute_metrics = self._mean_components
-        self._evaluated = ()  # the components that the model gives, in order
+        self._evaluated = ()  # components that the model returned last
         config, dtype = self.model.config, torch.float32
         if (self.args.bf16 or self.args.fp16) and self.args.device.type != "cpu":
             dtype = torch.bfloat16 if self.args.bf16 else torch.float16
         self.meter = throughput.Meter(
-            task.components,
-            lambda num_frames: task.flops_per_clip(config, num_frames),
+            self.components,
+            lambda num_frames: self.flops_per_clip(config, num_frames),
             throughput.measure_peak_flops(self.args.device, dtype),
-            self.processing_class.frame_shift_ms / 1000,
-            task.crops,
+            self.processing_class.hop_s,
+            self.crops,
             self.args.world_size,
         )
         self.add_callback(PretrainingCallback(self))
@@ -99,11 +128,11 @@ class PretrainingTrainer(AudioTrainer):
         super().log(logs, start_time)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss, components per clip (clips, components), and labels that nobody reads but Trainer wants."""
+        """Returns the loss, the components (clips, components), and zeros (clips,): Trainer requires labels."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
-        self._evaluated = [name for name in self.task.components if getattr(outputs, name, None) is not None]
+        self._evaluated = [name for name in self.components if getattr(outputs, name, None) is not None]
         values = torch.stack([getattr(outputs, name).float().mean() for name in self._evaluated])
         clips = inputs["input_values"].shape[0]
         return outputs.loss.mean().detach(), values.repeat(clips, 1), torch.zeros(clips, device=values.device)
@@ -120,19 +149,19 @@ class PretrainingTrainer(AudioTrainer):
         return metrics
 
     def remove_checkpoints(self):
-        """And the pictures, which would be taken for this run's."""
+        """Also removes the reconstruction images of an earlier run."""
         if self.args.should_save:
             shutil.rmtree(Path(self.args.output_dir) / PICTURES, ignore_errors=True)
         super().remove_checkpoints()
 
     @property
     def kept_step(self) -> int:
-        """The step whose weights the model has after the training: the last or the best."""
+        """Returns the step whose weights the model has after the training: the last or the best."""
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         return self.state.best_global_step if best and Path(best).is_dir() else self.state.global_step
 
     def last_metrics(self) -> dict[str, float]:
-        """Of the weights that are kept: from the log where they were evaluated, empty without validation clips."""
+        """Returns the metrics of the kept weights, from the log if possible; empty without validation clips."""
         if self.eval_dataset is None:
             return {}
         for entry in reversed(self.state.log_history):
@@ -141,10 +170,11 @@ class PretrainingTrainer(AudioTrainer):
         return self.evaluate()
 
     def picture_path(self, step: int) -> Path:
+        """Returns the path of the figure of the evaluation at `step`."""
         return Path(self.args.output_dir) / PICTURES / f"step-{step:07d}.png"
 
     def panels(self) -> dict[str, list[torch.Tensor]]:
-        """What the model makes of the first validation clips, without their padding: title -> (frames, mel) each"""
+        """Reconstructs the first validation clips: title -> (frames, mel) of each clip, without its padding."""
         count = min(self.args.picture_clips, len(self.eval_dataset))
         examples = [self.eval_dataset[index] for index in range(count)]
         lengths = [example["input_values"].shape[-2] for example in examples]
@@ -152,7 +182,7 @@ class PretrainingTrainer(AudioTrainer):
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            panels = self.task.panels(self.model, batch)
+            panels = self.make_panels(batch)
         self.model.train(was_training)
         return {
             title: [clip[:length] for clip, length in zip(clips.float().cpu(), lengths)]
@@ -163,21 +193,3 @@ class PretrainingTrainer(AudioTrainer):
         started = time.perf_counter()
         super()._save_checkpoint(model, trial)
         self.meter.paused_s += time.perf_counter() - started
-
-
-def pad_features(feature_extractor: DualSSASTFeatureExtractor, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """
-    `input_values` (batch, frames, mel) and `attention_mask` (batch, frames). A batch without padding has no mask: the
-    fastest attention kernels take none.
-    """
-    batch = dict(
-        feature_extractor.pad(
-            [{"input_values": clip} for clip in features],
-            padding="longest",
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-    )
-    if batch["attention_mask"].all():
-        del batch["attention_mask"]
-    return batch

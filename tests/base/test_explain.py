@@ -74,6 +74,9 @@ def test_a_file_becomes_one_picture(folder, tmp_path, capsys):
     assert str(tmp_path / "out" / "x.png") in capsys.readouterr().out
     words = [str(folder), str(tmp_path / "clip.wav"), "--label", "low", "--output", str(tmp_path / "y.png")]
     assert explain.main(words) == 0 and capsys.readouterr().out.startswith("low: ")
+    words[-1] = str(tmp_path / "z.pdf")
+    assert explain.main(words) == 0 and (tmp_path / "z.pdf").read_bytes().startswith(b"%PDF")
+    assert not (tmp_path / "z.png").exists()
 
 
 def test_bad_input_is_told_in_one_line(folder, tmp_path, capsys):
@@ -82,6 +85,11 @@ def test_bad_input_is_told_in_one_line(folder, tmp_path, capsys):
         (["nowhere", "clip.wav"], "nowhere: not a classifier that can be loaded"),
         ([str(folder), "nowhere.wav"], "nowhere.wav: no such file"),
         ([str(folder), str(tmp_path / "clip.wav"), "--label", "dog"], "--label: 'dog' is no class of the model"),
+        (
+            [str(folder), str(tmp_path / "clip.wav"), "--output", "x.jpg"],
+            "output: x.jpg must end in .png, .pdf or .svg",
+        ),
+        ([str(folder)], "usage: python -m training.explain MODEL FILE"),
     ):
         assert explain.main(words) == 1
         error = capsys.readouterr().err.strip().splitlines()

@@ -1,0 +1,31 @@
+"""Makes the table of a classifier's predictions, for predict_hf.py and the classification tasks."""
+
+import numpy as np
+import torch
+
+from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
+
+from ..data.labels import LabelSet
+
+
+def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, thresholds: list[float] | None = None):
+    """
+    Returns a `pandas.DataFrame` with a row per clip: file, prediction, and a probability per class (or the number).
+
+    Args:
+        scores: (files, labels)
+        thresholds: (labels,) of several labels per clip, above which a label is predicted; `None`: 0.5 for all
+    """
+    import pandas  # here: a prediction without a table starts without it
+
+    prefix = "" if labels.problem_type == "regression" else "probability_"
+    table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])
+    table.insert(0, "file", files)
+    predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
+    table.insert(1, "prediction", [as_text(prediction) for prediction in predictions])
+    return table
+
+
+def as_text(label) -> str:
+    """Returns a label as a cell of the table; several labels are joined by commas."""
+    return ",".join(map(str, label)) if isinstance(label, (list, tuple)) else str(label)

@@ -1,0 +1,60 @@
+"""The record of a finished training or evaluation, from which its outputs are written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PretrainedConfig
+from transformers.trainer_utils import PredictionOutput
+
+from ..data.dataset import ClipDataset
+from ..data.labels import LabelSet
+from .trainer import ClassificationTrainer
+
+
+@dataclass
+class FinishedRun:
+    """
+    A finished training or evaluation.
+
+    datasets: split -> clips
+    outcomes: split -> logits (clips, labels), targets and metrics; the last split is the one that is reported
+    recipe: argument class -> its values
+    """
+
+    trainer: ClassificationTrainer
+    datasets: dict[str, ClipDataset]
+    labels: LabelSet
+    outcomes: dict[str, PredictionOutput]
+    recipe: dict
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.trainer.model.config
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.trainer.args.output_dir)
+
+    @property
+    def figure_format(self) -> str:
+        return self.trainer.args.figure_format
+
+    @property
+    def split(self) -> str | None:
+        """The split that is reported, if any was held out."""
+        return list(self.outcomes)[-1] if self.outcomes else None
+
+    @property
+    def data(self) -> dict:
+        """The recipe's `DataArguments`, or `EvaluationDataArguments`."""
+        return next(part for part in self.recipe.values() if "dataset_name" in part)
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data set: that of its folder, or of the folder of its table."""
+        data = self.data
+        return Path(data["dataset_name"] or Path(data["train_file"] or data["test_file"]).parent).resolve().name
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.trainer.model.parameters())
