@@ -1,1 +1,1 @@
-"""Model cards of classifiers, pretrained encoders and converted checkpoints."""
+"""Writes model cards of classifiers, pretrained encoders and converted checkpoints."""

@@ -1,7 +1,7 @@
 """
-Model cards: the metadata that the Hub reads and the text that people read, from the templates beside this file.
+Writes model cards: the metadata for the Hub and the text for people, from the templates in templates/.
 
-Knows only public libraries: a configuration and a feature extractor are here whatever has their fields.
+Imports public libraries alone: any object with their fields serves as configuration or feature extractor.
 """
 
 import functools
@@ -25,7 +25,7 @@ TAGS = {
     "panns_cnn14": ["panns", "cnn14", "composed-features"],
 }
 TITLES = {"vggish_composed": "VGGish", "panns_cnn14": "PANNs' CNN14"}
-# Keys of papers.bib. Every card names the four systems that the project is made of, but first what the model itself is.
+# Keys of papers.bib. Every card cites the paper of the model itself, then the four systems of this project.
 SYSTEMS = ("gong2022ssast", "choi2025dual", "atito2024asit", "niizumi2022composing")
 PAPERS = {
     "asit": ("atito2024asit",),
@@ -38,13 +38,13 @@ def classifier_card(
     name: str, config, extractor, results: Mapping, *, dataset_name: str, num_parameters: int, settings: Mapping
 ) -> ModelCard:
     """
-    The card of a fine-tuned classifier.
+    Writes the card of a fine-tuned classifier.
 
     Args:
-        name: of its folder
-        results: what `results.json` holds
-        dataset_name: what to call the data set
-        settings: what the recipe sets of model, tuning and augmentation
+        name: name of its folder
+        results: content of `results.json`
+        dataset_name: display name of the data set
+        settings: the recipe's settings of model, tuning and augmentation
     """
     recipe = results["recipe"]
     split, metrics = list(results["metrics"].items())[-1] if results["metrics"] else ("", {})
@@ -97,11 +97,11 @@ def pretraining_card(
     name: str, config, extractor, results: Mapping, *, title: str, num_parameters: int, has_picture: bool
 ) -> ModelCard:
     """
-    The card of a pretraining.
+    Writes the card of a pretrained model.
 
     Args:
-        title: of the method
-        num_parameters: of the encoder
+        title: name of the pretraining method
+        num_parameters: number of parameters of the encoder
         has_picture: whether `reconstruction.png` lies beside the card
     """
     recipe = results["recipe"]
@@ -149,14 +149,14 @@ def converted_card(
     origin=None,
 ) -> ModelCard:
     """
-    The card of a converted checkpoint.
+    Writes the card of a converted checkpoint.
 
     Args:
-        title: what the file holds
-        file_name: of the original, without its folder
-        notes, dropped, new: what the conversion says
-        verified: tensors that were read back, and their largest difference
-        origin: what the catalogue knows of the file, a `catalogue.Published`; `None` of any other file
+        title: kind of model in the file
+        file_name: name of the original file, without its folder
+        notes, dropped, new: notes of the conversion
+        verified: number of tensors that were read back, and their largest difference
+        origin: entry of the catalogue, a `catalogue.Published`; `None` if the file is not in it
     """
     data = metadata(
         name,
@@ -217,7 +217,7 @@ def metadata(
     language: Sequence[str] | None = None,
     evaluations: Sequence[EvalResult] = (),
 ) -> ModelCardData:
-    """What the Hub reads. What is not known is not there."""
+    """Returns the metadata for the Hub, without unknown facts."""
     found = {"model_name": name, "eval_results": list(evaluations)} if evaluations else {}
     return ModelCardData(
         license=license,
@@ -238,7 +238,7 @@ def metadata(
 
 
 def render(template: str, data: ModelCardData, **facts) -> ModelCard:
-    """A template of this folder, filled in; a fact that it lacks is an error."""
+    """Fills in a template of templates/; a missing fact is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -252,7 +252,7 @@ def render(template: str, data: ModelCardData, **facts) -> ModelCard:
 
 
 def citations(config, first: Sequence[str] = ()) -> str:
-    """BibTeX of the papers: `first`, what the model is, then the four systems of the project, and AST."""
+    """Returns BibTeX: `first`, the papers of the model type, the four systems of the project, and AST."""
     keys = dict.fromkeys((*first, *PAPERS.get(config.model_type, ()), *SYSTEMS, "gong2021ast"))
     entries = bibliography()
     return "\n\n".join(entries[key] for key in keys)
@@ -260,13 +260,13 @@ def citations(config, first: Sequence[str] = ()) -> str:
 
 @functools.cache
 def bibliography() -> dict[str, str]:
-    """Key -> entry of `papers.bib`."""
+    """Returns key -> entry of `papers.bib`."""
     text = (TEMPLATES / "papers.bib").read_text(encoding="utf-8")
     return {found[2]: found[1] for found in re.finditer(r"^(@\w+\{(\w+),.*?^\})", text, re.DOTALL | re.MULTILINE)}
 
 
 def hub_name(name: str | None) -> str | None:
-    """A name on the Hub; nothing for a local path, which nobody else could follow."""
+    """Returns the name if it can be on the Hub; `None` for a local path."""
     if not name or Path(name).exists():
         return None
     try:
@@ -277,12 +277,12 @@ def hub_name(name: str | None) -> str | None:
 
 
 def cell(value) -> str:
-    """A text that stays in its cell of a Markdown table."""
+    """Makes a text fit in a cell of a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def with_interval(name: str, value: float, found: Mapping | None) -> str:
-    """0.9545 (0.909-0.989), or the value alone where there is no interval."""
+    """Formats a value with its confidence interval, 0.9545 (0.909-0.989), or alone if it has none."""
     if not found or name not in found["intervals"]:
         return f"{value:.4f}"
     lower, upper = found["intervals"][name]

@@ -1,80 +1,89 @@
-"""What a model card says of limits and biases: sentences that follow from the run's own data."""
+"""Writes the limits and biases of a model card: sentences that follow from the run's own data."""
 
 from collections.abc import Mapping
 
-FEW_CLIPS = 10  # of a class: its figures then move by a tenth with every clip
+FEW_CLIPS = 10  # per class: one clip then changes the class's figures by more than a tenth
 SHOWN_CLASSES = 8
-VGGISH_BAND = (125.0, 7500.0)  # Hz, as its feature extractor has it
+VGGISH_BAND = (125.0, 7500.0)  # Hz, of its feature extractor
 KALDI_LOWEST_HZ = 20.0
 
 
 def of_classifier(config, extractor, results: Mapping, split: str) -> list[str]:
-    """Sentences on what was heard, what was tested, which classes are weak and what the figures do not say."""
-    found = [*_hearing(config, extractor), *_clip_lengths(results), *_balance(results)]
+    """Returns sentences on the training data, the tested clips, weak classes and the limits of the figures."""
+    found = [*_input(config, extractor), *_clip_lengths(results), *_balance(results)]
     if not split:
-        return [*found, "No clips were set aside, so nothing is known about clips that the model has not heard."]
+        return [*found, "No clips were set aside, so the performance on new clips is unknown."]
     if split == "validation":
         found.append(
-            "There is no test split: the figures are of the validation split, on which the best checkpoint was chosen, "
-            "and so too good."
+            "There is no test split: the figures are of the validation split, which also chose the best checkpoint, so "
+            "they are too optimistic."
         )
     found += [*_groups(results, split), *_uncertainty(results, split), *_weak_classes(results, split)]
     return [*found, *_languages(results["recipe"]["TrainingArguments"].get("language"))]
 
 
 def of_pretraining(config, extractor, results: Mapping) -> list[str]:
+    """Returns sentences on the training data and on what was not tested."""
     names = ", ".join(source["name"] for source in results["sources"])
     counts = [source["training_clips"] for source in results["sources"]]
     clips = f"{sum(counts):,} clips of {names}" if counts and None not in counts else f"clips of {names}"
     hours = results["training"].get("audio_hours")
-    heard = f"{duration(hours)} of audio, repetitions counted, from {clips}" if hours else clips
+    amount = f"{duration(hours)} of audio, repetitions counted, from {clips}" if hours else clips
     found = [
-        "It knows no task: nothing can be said of any before the model was fine-tuned and tested on it.",
-        f"It has heard {heard}. Sounds, voices and rooms that are not in there are new to it.",
-        *_hearing(config, extractor),
+        "It is not trained for any task: fine-tune it, and test it on the task, before you rely on it.",
+        f"It was trained on {amount}. Sounds, voices and rooms that are not among them are new to it.",
+        *_input(config, extractor),
     ]
     if results["unreadable"]["clips"]:
         found.append(f"{results['unreadable']['clips']} clips could not be read and were left out.")
     if not results["validation_clips"]:
-        found.append("No clips were held out, so the losses tell nothing of clips that it has not heard.")
+        found.append("No clips were held out, so the losses on new clips are unknown.")
     return [*found, *_languages(results["recipe"]["TrainingArguments"].get("language"))]
 
 
 def of_converted(config, extractor, is_classifier: bool, has_new_weights: bool, origin) -> list[str]:
+    """Returns sentences on the original's data and figures; `origin` as for `card.converted_card`."""
     found = []
     if is_classifier and has_new_weights:
         found.append("Its classifier is random: train it before you use it.")
     elif not is_classifier:
-        found.append("It knows no task: fine-tune it, and test it on clips of your own before you rely on it.")
+        found.append(
+            "It is not trained for any task: fine-tune it, and test it on your own clips, before you rely on it."
+        )
     if origin is None:
-        found.append("What the original was trained on, and how well it does, is not in the file and not stated here.")
+        found.append(
+            "The training data and the accuracy of the original are not in the file, so this card does not state them."
+        )
     else:
-        found.append(f"It has heard {origin.data}; voices, rooms and sounds that are not in there are new to it.")
+        found.append(
+            f"It was trained on {origin.data}; voices, rooms and sounds that are not among them are new to it."
+        )
         if origin.figures:
             found.append(
-                "The figures are the originals', under their protocol; they were not measured again with this folder."
+                "The figures are those of the originals, under their protocol; they were not measured on this folder."
             )
         if origin.language:
-            found.append(f"Its speech is in {_join(origin.language)} alone.")
-    found += _hearing(config, extractor)
+            found.append(f"The speech in its training data is only in {_join(origin.language)}.")
+    found += _input(config, extractor)
     if is_classifier and config.id2label[0] == "LABEL_0":
-        found.append("The outputs have no names (LABEL_0, ...): the conversion was given none.")
+        found.append("The outputs have no names (LABEL_0, ...): the conversion had no label file.")
     if getattr(config, "attention_over_padding", False):
         found.append(
-            f"As in the original, every clip is padded to {extractor.max_seconds:.2f} s and costs as much; "
-            "`from_pretrained(..., attention_over_padding=False)` frees it of that, with other scores for short clips."
+            f"As in the original, every clip is padded to {extractor.max_seconds:.2f} s, so short clips cost as much "
+            "as long ones; `from_pretrained(..., attention_over_padding=False)` avoids it, with other scores for them."
         )
     return found
 
 
 def duration(hours: float) -> str:
+    """Formats a duration in hours, minutes or seconds."""
     if hours >= 1:
         return f"{hours:.1f} hours"
     return f"{60 * hours:.1f} minutes" if 60 * hours >= 1 else f"{3600 * hours:.0f} seconds"
 
 
 def band(config, extractor) -> tuple[float, float]:
-    """Lowest and highest frequency that the features hold, in Hz."""
+    """Returns the lowest and the highest frequency of the features, in Hz."""
     if config.model_type == "vggish_composed":
         return VGGISH_BAND
     if hasattr(extractor, "fmin"):
@@ -82,15 +91,16 @@ def band(config, extractor) -> tuple[float, float]:
     return KALDI_LOWEST_HZ, extractor.sampling_rate / 2
 
 
-def _hearing(config, extractor) -> list[str]:
+def _input(config, extractor) -> list[str]:
+    """The frequency band and the longest input."""
     lowest, highest = band(config, extractor)
     found = [
-        f"It hears {lowest:g} to {highest:g} Hz: sounds that differ only outside of that are the same to it. "
-        "Recordings with a narrower band than those of the training, such as telephone calls, sound foreign to it."
+        f"Its input covers {lowest:g} to {highest:g} Hz: sounds that differ only outside this band are the same to it. "
+        "Recordings with a narrower band than the training data, such as telephone calls, may get worse results."
     ]
     if extractor.max_seconds is not None:
         found.append(
-            f"It hears {extractor.max_seconds:.2f} s at once: of a longer clip an ordinary call hears the beginning."
+            f"It takes {extractor.max_seconds:.2f} s at once: an ordinary call cuts off the rest of a longer clip."
         )
     return found
 
@@ -100,16 +110,18 @@ def _clip_lengths(results: Mapping) -> list[str]:
     if not lengths:
         return []
     return [
-        "The training clips last {shortest:.2f} to {longest:.2f} s (median {median:.2f} s); it was "
-        "not tried on others.".format(**lengths)
+        "The training clips last {shortest:.2f} to {longest:.2f} s (median {median:.2f} s); other "
+        "lengths were not tested.".format(**lengths)
     ]
 
 
 def _balance(results: Mapping) -> list[str]:
-    """Of the training clips of each class, or the range of a regression's numbers."""
+    """The number of training clips per class, or the range of a regression's numbers."""
     if "label_range" in results:
         lowest, highest = results["label_range"]
-        return [f"The training labels go from {lowest:g} to {highest:g}; numbers beyond were never asked of it."]
+        return [
+            f"The training labels range from {lowest:g} to {highest:g}; it was not trained to predict other numbers."
+        ]
     counts = results.get("clips_per_class", {}).get("train")
     if not counts:
         return []
@@ -119,9 +131,9 @@ def _balance(results: Mapping) -> list[str]:
     balanced = results["recipe"]["TuningArguments"]
     is_balanced = "balanced" in (balanced.get("class_weights"), balanced.get("sampler"))
     remark = (
-        "rare classes were made to count more in the training"
+        "rare classes had more weight in the training"
         if is_balanced
-        else "nothing was done against it, so in doubt the model leans to the frequent ones"
+        else "the training did not compensate for it, so the model favours frequent classes"
     )
     return [f"Classes have {counts[rarest]} ({rarest}) to {counts[commonest]} ({commonest}) training clips; {remark}."]
 
@@ -140,7 +152,7 @@ def _groups(results: Mapping, split: str) -> list[str]:
         ]
     return [
         f"None of the {groups['count']} values of `{groups['column']}` in the {split} split is in the training split: "
-        "the figures hold for new ones."
+        "the figures apply to new ones."
     ]
 
 
@@ -151,7 +163,7 @@ def _uncertainty(results: Mapping, split: str) -> list[str]:
     name, (lower, upper) = next(iter(found["intervals"].items()))
     return [
         f"{results['clips'][split]} {split} clips leave {name.replace('_', ' ')} between {lower:.3f} and {upper:.3f} "
-        "(95 %): differences between models that are smaller than that mean nothing."
+        "(95 %): smaller differences between models are not significant."
     ]
 
 
@@ -163,7 +175,7 @@ def _weak_classes(results: Mapping, split: str) -> list[str]:
         shown = [f"{name} ({count})" for name, count in sorted(few.items(), key=lambda item: item[1])]
         more = f" and {len(shown) - SHOWN_CLASSES} more" if len(shown) > SHOWN_CLASSES else ""
         found.append(
-            f"Classes of fewer than {FEW_CLIPS} {split} clips, whose figures say little: "
+            f"Classes with fewer than {FEW_CLIPS} {split} clips, whose figures are uncertain: "
             f"{_join(shown[:SHOWN_CLASSES])}{more}."
         )
     tested = {name: row for name, row in (results.get("per_class") or {}).items() if row["support"]}
@@ -171,17 +183,17 @@ def _weak_classes(results: Mapping, split: str) -> list[str]:
         worst = min(tested, key=lambda name: tested[name]["recall"])
         row = tested[worst]
         found.append(
-            f"The class that is missed most is {worst}: a recall of {row['recall']:.3f} on {row['support']:.0f} clips."
+            f"The weakest class is {worst}, with a recall of {row['recall']:.3f} on {row['support']:.0f} clips."
             if row["recall"] < 1
-            else f"Every {split} clip was recognised: they may be easier than those that the model will meet."
+            else f"Every {split} clip was recognised: clips in practice may be harder."
         )
     return found
 
 
 def _languages(language) -> list[str]:
     if language:
-        return [f"The recordings are in {_join(language)}; other languages and accents were not tried."]
-    return ["What languages are spoken in the recordings, if any, is not stated."]
+        return [f"The recordings are in {_join(language)}; other languages and accents were not tested."]
+    return ["The languages spoken in the recordings, if any, are not stated."]
 
 
 def _join(names) -> str:

@@ -168,7 +168,7 @@ def test_what_is_there_is_converted_verified_and_described(downloads, small, tmp
         card.data.eval_results is None and "| average over the audio tasks | 53.3 | table of README.md |" in card.text
     )
     assert "AudioSet-2M and LibriSpeech-960" in card.text and "`SSAST-Tiny-Patch-400.pth`" in card.text
-    assert "the largest difference to what was converted is 0" in card.text
+    assert "their largest difference from the original is 0" in card.text
     card = ModelCard.load(output / "asit-base" / "README.md")
     assert card.data.license is None and "none is stated" in card.text and "no licence" in card.text
     for name in {*small} - {"cnn14-32k"}:

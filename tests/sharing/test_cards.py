@@ -235,10 +235,10 @@ def test_soxr_is_needed_only_for_other_rates(models, tmp_path):
 
 def test_architecture_and_procedure(models):
     text = {name: (models / name / "README.md").read_text() for name in (*TRAINED, *CONVERTED)}
-    assert "| fused layers | 0, 2 of 2 (0: patch embedding), weighed by learned numbers |" in text["single"]
+    assert "| fused layers | 0, 2 of 2 (0: patch embedding), weighted by learned numbers |" in text["single"]
     assert "| pooling | mean, max (sum) over all patches; a vector of 16 |" in text["single"]
-    assert "| pooling | max over time, frequencies apart; a vector of" in text["frames"]
-    assert "| longest input | 32 frames: 0.34 s; a shorter clip costs what it is long |" in text["single"]
+    assert "| pooling | max over time, separately per frequency; a vector of" in text["frames"]
+    assert "| longest input | 32 frames: 0.34 s; shorter clips cost less |" in text["single"]
     assert ", to which every clip is padded |" in text["ssast_finetuned"]
     assert "| fused layers | 3, 6: frequency x channel at every time step |" in text["cnn14"]
     assert "the original's own embedding of" in text["cnn14_original"]
@@ -265,11 +265,11 @@ def test_limits_follow_from_the_data(models):
         return (models / name / "README.md").read_text().split("## Limits and biases")[1].split("## Papers")[0]
 
     single, results = said("single"), results_of(models / "single")
-    assert "It hears 20 to 8000 Hz" in single and "It hears 0.34 s at once" in single
+    assert "covers 20 to 8000 Hz" in single and "It takes 0.34 s at once" in single
     assert "last 0.20 to 0.35 s" in single and "Every class has 6 training clips" in single
     lower, upper = results["confidence_intervals"]["intervals"]["accuracy"]
     assert f"4 test clips leave accuracy between {lower:.3f} and {upper:.3f}" in single
-    assert "say little: high (2), low (2)" in single and "`group_column`" in single
+    assert "are uncertain: high (2), low (2)" in single and "`group_column`" in single
     worst = min(results["per_class"].values(), key=lambda row: row["recall"])["recall"]
     assert f"a recall of {worst:.3f} on 2 clips" in single or worst == 1
     assert "The recordings are in en;" in single
@@ -280,13 +280,13 @@ def test_limits_follow_from_the_data(models):
         "multi"
     )
     lowest, highest = results_of(models / "regression")["label_range"]
-    assert f"The training labels go from {lowest:g} to {highest:g}" in said("regression")
-    assert "nothing is known about clips" in said("alone")
-    assert "It hears 125 to 7500 Hz" in said("vggish") and "It hears 50 to 8000 Hz" in said("cnn14")
+    assert f"The training labels range from {lowest:g} to {highest:g}" in said("regression")
+    assert "performance on new clips is unknown" in said("alone")
+    assert "covers 125 to 7500 Hz" in said("vggish") and "covers 50 to 8000 Hz" in said("cnn14")
     hours = results_of(models / "mspm")["training"]["audio_hours"]
     assert f"{3600 * hours:.0f} seconds of audio, repetitions counted, from 18 clips of my_clips" in said("mspm")
     assert "no names (LABEL_0" in said("ssast_finetuned") and "every clip is padded" in said("ssast_finetuned")
-    assert "is not in the file" in said("ssast_pretrained")
+    assert "are not in the file" in said("ssast_pretrained")
 
 
 @pytest.mark.parametrize(
@@ -312,6 +312,21 @@ def test_many_classes_are_shortened(models):
     card = cards.classifier_card("n", config, extractor, results, dataset_name="d", num_parameters=1, settings={})
     assert card.text.count("| class ") == 31 and "has all 70" in card.text
     assert "| class 29 |" in card.text and "| class 30 |" not in card.text
+
+
+@pytest.mark.parametrize(("temperature", "thresholds"), [(1.5, None), (1.0, None), (1.0, [0.4, 0.6])])
+def test_calibrated_is_said_only_where_a_temperature_was_found(models, temperature, thresholds):
+    results = results_of(models / "single")
+    scores = {"expected_calibration_error": 0.123, "negative_log_likelihood": 0.5, "brier_score": 0.25}
+    results["calibration"] = {"temperature": temperature, "decision_thresholds": thresholds}
+    results["calibration"]["test"] = {"before": scores, "after": scores}
+    config = AutoConfig.from_pretrained(models / "single", calibration_temperature=temperature)
+    config.decision_thresholds = thresholds
+    extractor = AutoFeatureExtractor.from_pretrained(models / "single")
+    card = cards.classifier_card("n", config, extractor, results, dataset_name="d", num_parameters=1, settings={})
+    assert ("alibrated" in card.text) == (temperature != 1) == ("No temperature" not in card.text)
+    assert ("decision threshold" in card.text) == (thresholds is not None)
+    assert "expected calibration error" in " ".join(card.text.split()) and "0.123" in card.text
 
 
 def test_the_four_papers_are_cited_in_every_card(models):
