@@ -84,7 +84,7 @@ def fingerprint(names: list[str]) -> str:
 
 def describe_recipe(*parts) -> dict[str, dict]:
     """Argument class -> its values."""
-    return {type(part).__name__: dataclasses.asdict(part) for part in parts}
+    return {part.stored_as or type(part).__name__: dataclasses.asdict(part) for part in parts}
 
 
 def _without_nan(value):

@@ -24,8 +24,8 @@ from modeling_dual_ssast.configuration_composed import ComposedConfig
 
 from ..base import reproduction
 from ..base.arguments import EncoderArguments
-from ..base.loading import choose_windows, load_feature_extractor, refuse_statistics
-from ..data.arguments import DataArguments
+from ..base.loading import choose_windows, load_feature_extractor
+from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset, Collator
 from ..data.labels import find_labels
 from ..data.screening import screen
@@ -90,7 +90,7 @@ def candidates(layers: list[int], readouts: list[str]) -> list[Candidate]:
     return found
 
 
-def run(model_arguments: EncoderArguments, data_arguments: DataArguments, arguments: SweepArguments):
+def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, arguments: SweepArguments):
     """
     Encodes the clips once, scores all candidates and writes the output folder.
 
@@ -100,7 +100,6 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     folder = Path(arguments.output_dir)
     if (folder / "results.json").exists() and not arguments.overwrite:
         raise InputError(f"{folder}: holds a sweep already; set overwrite to begin anew, or choose another output_dir")
-    refuse_statistics(data_arguments)
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_encoder(model_arguments, extractor, fuse_all=True)
@@ -165,7 +164,7 @@ def choose_readouts(config, wanted: list[str] | None) -> list[str]:
     return list(wanted or known)
 
 
-def load_clips(data_arguments: DataArguments, arguments: SweepArguments):
+def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
     """
     The training and validation clips, of very many a sample of every class. The test clips are not looked at, be they
     given or those that the fine-tuning with the sweep's result will set aside.
