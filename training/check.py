@@ -1,15 +1,14 @@
 """
-What is wrong with a labelled data set, before anything is trained on it: `python -m training.check DATA`.
+Checks a labelled data set before anything is trained on it: `python -m training.check DATA`.
 
-Every clip is decoded once. Errors are what would stop a training or make its test no test; warnings are worth a look.
-Duplicates are found by their decoded samples: the same recording as wav and as flac, under any name. They are not found
-at another sampling rate, as mp3 or ogg, or cut otherwise.
+Every clip is decoded. Errors would stop a training or make its test invalid; warnings are worth a look. Duplicates are
+found by their decoded samples: the same recording as wav and as flac, under any name. They are not found at another
+sampling rate, as mp3 or ogg, or with other beginnings and ends.
 """
 
 import difflib
 import filecmp
 import hashlib
-import json
 import math
 import os
 import re
@@ -24,38 +23,53 @@ import numpy as np
 import pandas
 from transformers.utils import logging
 
-from .data.arguments import DataArguments
+from .console import print_table, run_program
+from .data.arguments import SplitArguments
 from .data.audio import AudioSource
 from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
 from .data.screening import classes_of, for_each_clip, names_of, try_to_decode
 from .data.sources import TABLE_READERS
 from .data.splits import load_splits
-from .errors import InputError, one_line
+from .errors import InputError
+from .files import write_json
 from .recipe import described, parse_words, show_help
 
 USAGE = "python -m training.check DATA [--key value ...]"
+DATA = """DATA is one of
+  a folder with a sub-folder of audio per class, also within train, validation and test
+  a folder with audio and metadata.csv, .jsonl or .parquet (columns file_name and label)
+  a folder with train.csv and, if there are, validation.csv and test.csv
+  a manifest of the training clips: CSV, TSV, JSON, JSONL or Parquet; --validation_file and --test_file add others
+  a data set on the Hub, such as ashraq/esc50"""
 PRINTED = 10  # findings of each kind on the screen
 
 SILENCE_DBFS = -60.0  # RMS of the mean over the channels, without its mean; a full-scale square wave has 0
-LOWEST_DBFS = -200.0  # what digital silence is said to have
+LOWEST_DBFS = -200.0  # stands for digital silence
 FULL_SCALE = 32767 / 32768  # of 16 bits
 CLIPPED_SHARE = 1e-3  # of the samples, at full scale
 CLIPPED_SAMPLES = 3  # and at least so many: the peaks of a clip that was normalised lie there too
 DC_OFFSET = 0.02  # of full scale
-FRAME_S = 0.025  # what features are computed on
+FRAME_S = 0.025  # the window of the features
 LENGTH_RATIO = 10.0  # to the median
 NEAR_NAMES = 0.8  # difflib's ratio
 RARE_SHARE = 0.1  # of the clips of the class with a name like it: fewer look like a slip
+HIGH_SHARE = 0.1  # of a clip's energy
+SAMPLED_CLIPS, SAMPLED_S = 100, 10.0  # clips, and seconds of each, whose spectra are computed
 
 KINDS = {  # kind -> whether it is an error, and what it means
-    "unreadable": (True, "clips that cannot be read"),
+    "unreadable": (True, "clips that cannot be read, which --on_bad_audio skip leaves out of a training"),
     "bad_labels": (True, "labels at which a training stops"),
     "duplicates_across_splits": (True, "the same samples in several splits"),
     "groups_across_splits": (True, "groups that lie in several splits"),
     "duplicates_within_splits": (False, "the same samples under several names, which a split that is made may divide"),
     "listed_twice": (False, "clips that are listed more than once"),
-    "other_sampling_rate": (False, "clips at another rate than sampling_rate, which are resampled whenever heard"),
+    "other_sampling_rate": (False, "clips at another rate than sampling_rate, which are resampled whenever read"),
+    "high_frequencies": (
+        False,
+        f"sampled clips with more than {HIGH_SHARE:.0%} of their energy above half of sampling_rate, which the model "
+        "does not receive",
+    ),
     "mixed_sampling_rates": (False, "clips have different sampling rates"),
     "mixed_channels": (False, "clips have different numbers of channels, which are averaged"),
     "silent": (False, f"clips below {SILENCE_DBFS:g} dBFS"),
@@ -71,42 +85,41 @@ KINDS = {  # kind -> whether it is an error, and what it means
 
 
 @dataclass
-class CheckArguments:
-    """What `training.check` does beside reading the data."""
+class CheckArguments(SplitArguments):
+    """The data, the rate that the model needs, and what to do with the findings."""
 
-    output: str | None = described(None, "JSON file for everything that is found.")
-    num_workers: int | None = described(None, "Threads that decode; as many as there are cores, at most 16, if unset.")
+    sampling_rate: int = described(16000, "Sampling rate in Hz of the model's features.", at_least=1)
+    output: str | None = described(None, "JSON file for all findings; unset: none.", group="report")
+    num_workers: int | None = described(
+        None, "Threads that decode; unset: as many as there are cores, at most 16.", at_least=1, group="report"
+    )
 
-    def __post_init__(self):
-        if self.num_workers is not None and self.num_workers < 1:
-            raise InputError(f"num_workers: must be positive, got {self.num_workers}")
 
-
-def parse(argv: list[str]) -> tuple[DataArguments, CheckArguments]:
+def parse(argv: list[str]) -> CheckArguments:
     """
-    `[DATA] [--key value ...]`; DATA is a folder, a manifest or a data set of the Hub.
+    Reads `[DATA] [--key value ...]`; DATA is a folder, a manifest or a data set of the Hub.
 
     Raises:
         InputError: no data, an unknown key, or a value of the wrong kind.
     """
-    classes = (DataArguments, CheckArguments)
     if {"-h", "--help"} & set(argv):
-        show_help(classes, USAGE)
+        show_help((CheckArguments,), USAGE, DATA)
     if argv and not argv[0].startswith("-"):
         is_table = Path(argv[0]).is_file() or Path(argv[0]).suffix.lower() in TABLE_READERS
         argv = ["--train_file" if is_table else "--dataset_name", *argv]
     if not argv:
         raise InputError(f"usage: {USAGE}")
-    return parse_words(classes, argv, USAGE, "command line")
+    return parse_words((CheckArguments,), argv, USAGE, "command line")[0]
 
 
-def check(arguments: DataArguments, num_workers: int | None = None) -> dict:
+def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
     """
-    Everything that is found, in an order that depends on the data alone.
+    Returns all findings, in an order that depends on the data alone.
 
     Returns:
         "splits": split -> clips and seconds; "sampling_rates", "channels": value -> clips; "classes": class -> split ->
-        clips; "thresholds"; "findings": kind -> severity, meaning, count and items; "errors", "warnings": their number
+        clips; "thresholds"; "findings": kind -> severity, meaning, clips that were examined, count and items; "errors",
+        "warnings": their number
 
     Raises:
         InputError: the data cannot be loaded.
@@ -115,18 +128,26 @@ def check(arguments: DataArguments, num_workers: int | None = None) -> dict:
     clips = make_table(splits, num_workers)
     readable = clips[clips["reason"] == ""]
     classes = {} if arguments.problem_type == "regression" else count_classes(splits)
+    sampled = sample_spectra(readable, splits, arguments.sampling_rate, num_workers)
     found = {
         "unreadable": _rows(clips[clips["reason"] != ""], "reason"),
         "bad_labels": find_bad_labels(splits, clips, arguments),
         "groups_across_splits": find_divided_groups(splits),
         "listed_twice": find_repeats(clips),
         **find_duplicates(readable, splits),
+        "high_frequencies": _rows(sampled[sampled["energy_share"] > HIGH_SHARE], "energy_share"),
         **find_odd_sounds(readable, arguments.sampling_rate),
         **find_odd_classes(classes, list(splits)),
     }
+    examined = {"high_frequencies": len(sampled), "unreadable": len(clips)}
     findings = {
-        kind: {"severity": "error" if is_error else "warning", "meaning": meaning, "count": len(found[kind])}
-        | {"items": found[kind]}
+        kind: {
+            "severity": "error" if is_error else "warning",
+            "meaning": meaning,
+            "examined": examined.get(kind, len(readable)),
+            "count": len(found[kind]),
+            "items": found[kind],
+        }
         for kind, (is_error, meaning) in KINDS.items()
     }
     counts = {
@@ -144,7 +165,7 @@ def check(arguments: DataArguments, num_workers: int | None = None) -> dict:
             "sampling_rate": arguments.sampling_rate, "silence_dbfs": SILENCE_DBFS, "clipped_share": CLIPPED_SHARE,
             "clipped_samples": CLIPPED_SAMPLES,
             "dc_offset": DC_OFFSET, "frame_s": FRAME_S, "length_ratio": LENGTH_RATIO,
-            "near_names": NEAR_NAMES, "rare_share": RARE_SHARE,
+            "near_names": NEAR_NAMES, "rare_share": RARE_SHARE, "high_share": HIGH_SHARE,
         },
         "findings": findings,
         "errors": counts["error"],
@@ -153,7 +174,7 @@ def check(arguments: DataArguments, num_workers: int | None = None) -> dict:
 
 
 def measure(source: AudioSource) -> dict:
-    """What is known of a clip once it is decoded; `reason` is empty unless it cannot be read."""
+    """Decodes a clip and measures rate, length, levels and content; `reason` is empty unless it cannot be read."""
     decoded, reason = try_to_decode(source)
     if decoded is None:
         return {"reason": reason}
@@ -175,7 +196,7 @@ def measure(source: AudioSource) -> dict:
 
 
 def make_table(splits: dict[str, datasets.Dataset], num_workers: int | None) -> pandas.DataFrame:
-    """A row per clip: its split, index and name, and what `measure` says."""
+    """Makes a table with a row per clip: its split, index and name, and the results of `measure`."""
     names, measured = names_of(splits), for_each_clip(splits, measure, num_workers)
     rows = [
         {"split": split, "index": index, "clip": names[split][index]} | facts
@@ -186,10 +207,36 @@ def make_table(splits: dict[str, datasets.Dataset], num_workers: int | None) -> 
     return pandas.DataFrame(rows, columns=["split", "index", "clip", *columns])
 
 
+def sample_spectra(
+    readable: pandas.DataFrame, splits: dict[str, datasets.Dataset], sampling_rate: int, num_workers: int | None
+) -> pandas.DataFrame:
+    """
+    Measures the share of energy above half of `sampling_rate`, which resampling removes, of at most `SAMPLED_CLIPS`
+    clips at a higher rate, evenly spaced.
+    """
+    higher = readable[readable["sampling_rate"] > sampling_rate]
+    places = np.linspace(0, len(higher) - 1, min(len(higher), SAMPLED_CLIPS)).round().astype(int)
+    chosen = higher.iloc[places]
+    parts = {split: splits[split].select(own["index"]) for split, own in chosen.groupby("split", sort=False)}
+    shares = for_each_clip(parts, lambda source: energy_share_above(source, sampling_rate / 2), num_workers)
+    return chosen.assign(energy_share=[share for own in shares.values() for share in own])
+
+
+def energy_share_above(source: AudioSource, frequency_hz: float) -> float:
+    """Returns the share of a clip's energy above a frequency, in its first seconds, without its mean."""
+    decoded, _ = try_to_decode(source)
+    if decoded is None:  # the disk or the network: it could be read before
+        return 0.0
+    mono = decoded.mono[: int(SAMPLED_S * decoded.sampling_rate)]
+    power = np.abs(np.fft.rfft(mono - mono.mean())) ** 2
+    frequencies = np.fft.rfftfreq(len(mono), 1 / decoded.sampling_rate)
+    return float(power[frequencies > frequency_hz].sum() / max(power.sum(), 1e-30))
+
+
 def find_bad_labels(
-    splits: dict[str, datasets.Dataset], clips: pandas.DataFrame, arguments: DataArguments
+    splits: dict[str, datasets.Dataset], clips: pandas.DataFrame, arguments: SplitArguments
 ) -> list[dict]:
-    """What a training would say of the labels of each clip."""
+    """Finds the labels at which a training would stop, with its reason."""
     known = tuple(read_label_file(Path(arguments.label_file)).values()) if arguments.label_file else None
     try:
         labels = find_labels(splits["train"]["label"], arguments.problem_type, known)
@@ -229,8 +276,8 @@ def find_repeats(clips: pandas.DataFrame) -> list[dict]:
 
 def find_duplicates(readable: pandas.DataFrame, splits: dict[str, datasets.Dataset]) -> dict[str, list[dict]]:
     """
-    Clips with the same samples, rate and channels, in several splits or under several names. Digital silence is left
-    out, which every clip of that kind and length shares.
+    Finds clips with the same samples, rate and channels, in several splits or under several names. Digital silence is
+    left out: all silent clips of a length have the same samples.
     """
     found = {"duplicates_across_splits": [], "duplicates_within_splits": []}
     audible = readable[readable["level_dbfs"] > LOWEST_DBFS]
@@ -257,7 +304,7 @@ def _same_bytes(one: AudioSource, two: AudioSource) -> bool:
 
 
 def find_odd_sounds(readable: pandas.DataFrame, sampling_rate: int) -> dict[str, list[dict]]:
-    """What the samples themselves tell: rates, channels, levels and lengths."""
+    """Finds unusual rates, channels, levels and lengths."""
     seconds, median = readable["seconds"], readable["seconds"].median()
     return {
         "other_sampling_rate": _rows(readable[readable["sampling_rate"] != sampling_rate], "sampling_rate"),
@@ -273,7 +320,7 @@ def find_odd_sounds(readable: pandas.DataFrame, sampling_rate: int) -> dict[str,
 
 
 def count_classes(splits: dict[str, datasets.Dataset]) -> dict[str, dict[str, int]]:
-    """class -> split -> clips"""
+    """Counts clips: class -> split -> number."""
     counts = {split: Counter() for split in splits}
     for split, data in splits.items():
         for label in data["label"]:
@@ -300,7 +347,7 @@ def find_odd_classes(classes: dict[str, dict[str, int]], splits: list[str]) -> d
 
 
 def find_similar_names(totals: dict[str, int]) -> list[dict]:
-    """Pairs that differ in case, spaces or underscores alone, or in a few letters where one of them is rare."""
+    """Finds pairs that differ in case, spaces or underscores alone, or in a few letters where one of them is rare."""
     found = {}
     forms = defaultdict(list)
     for name in totals:
@@ -322,7 +369,7 @@ def find_similar_names(totals: dict[str, int]) -> list[dict]:
 
 
 def _rows(clips: pandas.DataFrame, column: str) -> list[dict]:
-    """The clips of a finding, with the value that they are listed for."""
+    """Returns the clips of a finding, with the value that they are listed for."""
     kinds = {"sampling_rate": int, "channels": int}
     convert = kinds.get(column, lambda value: value if isinstance(value, str) else round(float(value), 6))
     rows = zip(clips["split"], clips["clip"], clips[column])
@@ -330,7 +377,7 @@ def _rows(clips: pandas.DataFrame, column: str) -> list[dict]:
 
 
 def _values(readable: pandas.DataFrame, column: str) -> list[dict]:
-    """A row per value, where there are several."""
+    """Returns a row per value, where there are several."""
     if readable[column].nunique() < 2:
         return []
     first = readable.drop_duplicates(column).set_index(column)["clip"]
@@ -342,67 +389,70 @@ def _counts(values: pandas.Series) -> dict[int, int]:
 
 
 def print_report(report: dict):
-    """The splits, the classes, and a table of the first findings of each kind."""
+    """Prints the splits, the classes, and a table of the first findings of each kind."""
     for split, own in report["splits"].items():
         print(f"{split}: {own['clips']} clips, {own['seconds'] / 60:.1f} min")
     rates = ", ".join(f"{rate} Hz ({count})" for rate, count in report["sampling_rates"].items())
     channels = ", ".join(f"{number} ({count})" for number, count in report["channels"].items())
     print(f"sampling rates: {rates}; channels: {channels}")
-    print_table("clips per class", [{"class": name} | own for name, own in report["classes"].items()])
+    print_rows("clips per class", [{"class": name} | own for name, own in report["classes"].items()])
     for found in report["findings"].values():
-        if found["count"]:
-            print_table(f"{found['severity']}: {found['meaning']}", found["items"])
+        title = f"{found['severity']}: {found['meaning']}"
+        shared = value_of_all(found)
+        if shared:
+            print(f"\n{title}: all {found['examined']} ({shared})")
+        elif found["count"]:
+            print_rows(title, found["items"])
     print(f"\n{report['errors']} errors, {report['warnings']} warnings")
 
 
-def print_table(title: str, rows: list[dict]):
+def value_of_all(found: dict) -> str:
+    """Returns the range of the measured value where all of several examined clips have the finding; else nothing."""
+    items = found["items"]
+    if not 1 < len(items) == found["examined"] or list(items[0])[:2] != ["split", "clip"]:
+        return ""
+    name = list(items[0])[2]
+    values = [item[name] for item in items]
+    if isinstance(values[0], str):
+        return ""
+    lowest, highest = (f"{value:g}" for value in (min(values), max(values)))
+    return f"{name} {lowest}" if lowest == highest else f"{name} {lowest} to {highest}"
+
+
+def print_rows(title: str, rows: list[dict]):
+    """Prints the first rows as a table."""
     print(f"\n{title} ({len(rows)})")
-    if not rows:
-        return
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [header, *([_as_cell(row.get(key, "")) for key in header] for row in rows[:PRINTED])]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    for row in cells:
-        print("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if rows:
+        print_table([[_as_cell(row.get(key)) for key in columns] for row in rows[:PRINTED]], columns)
     if len(rows) > PRINTED:
-        print(f"  ... and {len(rows) - PRINTED} more")
+        print(f"... and {len(rows) - PRINTED} more")
 
 
-def _as_cell(value) -> str:
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, list)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+def _as_cell(value):
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return float(f"{value:g}") if isinstance(value, float) else value
 
 
-def write_report(report: dict, path: Path):
-    """Under another name first."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """0 where nothing is an error, else 1."""
+def program(argv: list[str]) -> int:
+    """Checks and prints; returns 0 where nothing is an error, else 1."""
     logging.set_verbosity_error()
-    try:
-        data_arguments, arguments = parse(sys.argv[1:] if argv is None else argv)
-        output = Path(arguments.output) if arguments.output else None
-        if output is not None and not output.parent.is_dir():
-            raise InputError(f"output: the folder {output.parent} does not exist; make it or name another")
-        report = check(data_arguments, arguments.num_workers)
-        if output is not None:
-            write_report(report, output)
-    except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
+    arguments = parse(argv)
+    output = Path(arguments.output) if arguments.output else None
+    if output is not None and not output.parent.is_dir():
+        raise InputError(f"output: the folder {output.parent} does not exist; make it or name another")
+    report = check(arguments, arguments.num_workers)
+    if output is not None:
+        write_json(output, report)
     print_report(report)
     if output is not None:
         print(f"everything is in {output}")
     return int(report["errors"] > 0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_program(program, sys.argv[1:] if argv is None else argv, "nothing is written")
 
 
 if __name__ == "__main__":

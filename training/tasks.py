@@ -4,16 +4,24 @@ import dataclasses
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from .base import reproduction
 from .base.arguments import EncoderArguments, ModelArguments, TrainingArguments
-from .classification.arguments import CrossValidationArguments, EvaluationArguments, TuningArguments
-from .data.arguments import DataArguments, EvaluationDataArguments, UnlabelledDataArguments
+from .classification.arguments import (
+    ClassificationTrainingArguments,
+    CrossValidationArguments,
+    EvaluationArguments,
+    FoldDataArguments,
+    FoldTrainingArguments,
+    TuningArguments,
+)
+from .data.arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, UnlabelledDataArguments
 from .data.augmentation import AugmentationArguments
 from .embeddings.arguments import ProbeArguments, SweepArguments
 from .errors import InputError
 from .pretraining.arguments import AsitTrainingArguments, MspmTrainingArguments
-from .recipe import described, parse_words, read_recipe, show_help
+from .recipe import Arguments, described, options, parse_words, read_recipe, show_help
 
 
 @dataclass(frozen=True)
@@ -27,23 +35,32 @@ class Task:
         importlib.import_module(f"{__package__}.{self.module}").run(*parts)
 
 
-CLASSIFICATION = (ModelArguments, DataArguments, AugmentationArguments, TuningArguments, TrainingArguments)
+TUNED = (AugmentationArguments, TuningArguments)
 TASKS = {
-    "classification": Task("classification.train", CLASSIFICATION),
-    "cross_validation": Task("classification.cross_validation", (*CLASSIFICATION, CrossValidationArguments)),
+    "classification": Task(
+        "classification.train", (ModelArguments, DataArguments, *TUNED, ClassificationTrainingArguments)
+    ),
+    "cross_validation": Task(
+        "classification.cross_validation",
+        (ModelArguments, FoldDataArguments, *TUNED, FoldTrainingArguments, CrossValidationArguments),
+    ),
     "evaluation": Task("classification.evaluation", (EvaluationDataArguments, EvaluationArguments)),
     "mspm": Task("pretraining.mspm", (EncoderArguments, UnlabelledDataArguments, MspmTrainingArguments)),
     "asit": Task("pretraining.asit", (EncoderArguments, UnlabelledDataArguments, AsitTrainingArguments)),
-    "sweep": Task("embeddings.sweep", (EncoderArguments, DataArguments, SweepArguments)),
-    "probe": Task("embeddings.probe", (ModelArguments, DataArguments, ProbeArguments)),
+    "sweep": Task("embeddings.sweep", (EncoderArguments, FrozenDataArguments, SweepArguments)),
+    "probe": Task("embeddings.probe", (ModelArguments, FrozenDataArguments, ProbeArguments)),
 }
 
 
 @dataclass
-class TaskArguments:
-    """Which module of training/ runs the recipe."""
+class TaskArguments(Arguments):
+    """Which task runs the recipe."""
 
-    task: str = described("classification", f"One of {', '.join(TASKS)}.")
+    group: ClassVar[str] = "task"
+
+    task: str = described(
+        "classification", "Task of the recipe, which decides which other keys there are.", choices=tuple(TASKS)
+    )
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -52,8 +69,8 @@ class TaskArguments:
 
 def parse(argv: list[str]) -> tuple:
     """
-    `RECIPE.yaml [--key value ...]` -> the task's name and one object per class of its `Task.arguments`. The recipe
-    may be the `results.json` of a run.
+    Reads `RECIPE.yaml [--key value ...]`: returns the task's name and one object per class of its `Task.arguments`. The
+    recipe may be the `results.json` of a run.
 
     Raises:
         InputError: no recipe, an unknown key (with the nearest known one), or a value of the wrong kind.
@@ -63,18 +80,19 @@ def parse(argv: list[str]) -> tuple:
         raise InputError("usage: train_hf.py RECIPE.yaml [--key value ...]")
     recipe = read_recipe(Path(argv[0])) if argv and not argv[0].startswith("-") else {}
     results = recipe if reproduction.is_results(recipe) else None
-    task = _find_task(recipe if results is None else results["recipe"], argv[1:])
+    task = _find_task(recipe if results is None else results["recipe"], argv[1:] if recipe else argv)
     classes = (TaskArguments, *TASKS[task].arguments)
     usage = "train_hf.py RECIPE [--key value ...]"
     if asks_for_help:
         show_help(
             classes, usage, f"These are the keys of task {task}; --task NAME --help lists those of {', '.join(TASKS)}."
         )
+    refused = dict.fromkeys(_known_keys(), f"is no option of task {task}; leave it out")
     if results is None:
-        arguments, *parts = parse_words(classes, argv[1:], usage, argv[0], recipe)
+        arguments, *parts = parse_words(classes, argv[1:], usage, argv[0], recipe, refused=refused)
         return arguments.task, *parts
     stored = _stored_recipe(argv[0], results, classes)
-    _, *parts = parse_words(classes, argv[1:], usage, argv[0], defaults=stored)
+    _, *parts = parse_words(classes, argv[1:], usage, argv[0], defaults=stored, refused=refused)
     reproduction.warn_of_differences(argv[0], results, {"versions": reproduction.versions()})
     for part in parts:
         if isinstance(part, TrainingArguments):
@@ -82,15 +100,26 @@ def parse(argv: list[str]) -> tuple:
     return task, *parts
 
 
+def _known_keys() -> set[str]:
+    """Returns the names of all fields of all tasks."""
+    return {key.name for task in TASKS.values() for cls in task.arguments for key in dataclasses.fields(cls)}
+
+
 def _stored_recipe(path: str, results: dict, classes: tuple[type, ...]) -> dict:
-    """What the recipe of a `results.json` sets."""
-    known = {f.name for cls in classes for f in dataclasses.fields(cls) if f.init}
+    """Returns what the recipe of a `results.json` sets. Older versions stored keys that the task does not obey too."""
+    known = {option.name for cls in classes for option in options(cls)}
+    foreign = _known_keys() - known
     training = next((cls for cls in classes if issubclass(cls, TrainingArguments)), None)
-    return reproduction.recipe_of(results, path, known, {} if training is None else training().to_dict())
+    recipe = {
+        name: {key: value for key, value in part.items() if key not in foreign} if isinstance(part, dict) else part
+        for name, part in results["recipe"].items()
+    }
+    defaults = {} if training is None else training().to_dict()
+    return reproduction.recipe_of({"recipe": recipe}, path, known, defaults)
 
 
 def _find_task(recipe: dict, command_line: list[str]) -> str:
-    """The task decides which keys there are: the command line's, else the recipe's."""
+    """Returns the task, which decides which keys there are: the command line's, else the recipe's."""
     task = recipe.get("task") or TaskArguments().task
     for word, following in zip(command_line, [*command_line[1:], ""]):
         if word == "--task" or word.startswith("--task="):

@@ -1,6 +1,9 @@
-"""training/recipe.py and tasks.py: recipes, overrides, and one line for what is wrong in them."""
+"""training/recipe.py and tasks.py: recipes, overrides, help, and one line for what is wrong in them."""
 
+import collections
+import dataclasses
 import json
+import re
 
 import pytest
 import yaml
@@ -9,6 +12,7 @@ from audio_files import ROOT
 from training.base.arguments import TrainingArguments
 from training.base.outputs import check_output_folder
 from training.errors import InputError
+from training.recipe import GROUPS, Arguments, described
 from training.tasks import TASKS, parse
 
 MINIMAL = {"dataset_name": "clips", "output_dir": "runs/x"}
@@ -66,6 +70,13 @@ def test_model_overrides_keep_their_kinds(recipe):
         (["--train_file", "x.csv"], {}, "set either dataset_name or train_file"),
         (["--test_fraction", "0.7"], {}, "test_fraction: must be from 0 to below 0.5, got 0.7"),
         (["--config_overrides", "{"], {}, "config_overrides: not readable as JSON"),
+        (["--loss", "hinge"], {}, "loss: must be cross_entropy, binary_cross_entropy or focal, got 'hinge'"),
+        (["--learning_rate", "-1"], {}, "learning_rate: must be 0 or more, got -1.0"),
+        (["--per_device_eval_batch_size", "0"], {}, "per_device_eval_batch_size: must be 1 or more, got 0"),
+        (["--num_folds", "3"], {}, "num_folds: is no option of task classification; leave it out"),
+        (["--task", "mspm"], {}, "recipe.yaml: dataset_name: is no option of task mspm; leave it out"),
+        (["--remove_unused_columns", "true"], {}, "remove_unused_columns: has no effect here"),
+        (["--task", "cross_validation", "--streaming"], {}, "streaming: folds need all clips at once"),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_one_line(recipe, words, values, pattern):
@@ -101,3 +112,79 @@ def test_an_output_folder_with_a_run_needs_a_word(tmp_path):
         check_output_folder(arguments)
     arguments.resume_from_checkpoint, arguments.overwrite = None, True
     assert check_output_folder(arguments) is None
+
+
+@dataclasses.dataclass
+class Limited(Arguments):
+    share: float = described(0.5, "A share.", at_least=0, below=1)
+    rate: float = described(0.5, "A rate.", above=0, at_most=1)
+    sizes: list[int] = described([1], "Sizes.", at_least=1)
+    kinds: list[str] | None = described(None, "Kinds.", choices=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("values", "pattern"),
+    [
+        ({"share": 1.0}, "share: must be from 0 to below 1, got 1.0"),
+        ({"share": float("nan")}, "share: must be from 0 to below 1, got nan"),
+        ({"rate": 0.0}, "rate: must be above 0 and at most 1, got 0.0"),
+        ({"sizes": [3, 0]}, "sizes: must be 1 or more, got 0"),
+        ({"sizes": []}, r"sizes: must be 1 or more, got \[\]"),
+        ({"kinds": ["a", "c"]}, "kinds: must be a or b, got 'c'"),
+    ],
+)
+def test_limits_and_choices_are_checked_wherever_arguments_are_made(values, pattern):
+    with pytest.raises(InputError, match=f"^{pattern}$"):
+        Limited(**values)
+    assert Limited(share=0, rate=1, sizes=[1, 9], kinds=["b"]).kinds == ["b"]
+
+
+def test_a_key_of_a_recipe_can_be_unset(recipe):
+    path = recipe(
+        validation_file="x.csv", model_name_or_path="x", pooling=["max"], fusion_norm="shared", save_total_limit=3
+    )
+    words = ["--validation_file", "null", "--model-name-or-path", "none", "--pooling", "", "--save_total_limit=none"]
+    _, model, data, *_, training = parse([path, *words, "--report_to", "none", "--eval_strategy", "no"])
+    assert (data.validation_file, model.model_name_or_path, model.pooling) == (None, None, None)
+    assert training.save_total_limit is None
+    assert training.report_to == [] and training.eval_strategy == "no" and model.fusion_norm == "shared"
+    assert parse([path, "--fusion_norm", "none"])[1].fusion_norm == "none"  # a value of this key
+    assert parse([path, "--fusion_norm", "null"])[1].fusion_norm is None
+    with pytest.raises(InputError, match="invalid int value: 'none'"):
+        parse([path, "--seed", "none"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_help_of_a_task_lists_its_options_once_by_groups(task, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--task", task, "--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    ours = re.findall(r"^  --(\w+)", text, re.MULTILINE)
+    assert not [name for name, count in collections.Counter(ours).items() if count > 1]
+    headings = re.findall(r"^(\w+):$", text, re.MULTILINE)
+    assert headings == [name for name in GROUPS if name in headings]
+    assert {"task", "output_dir", "overwrite"} <= set(ours) and "report" in headings
+    assert ("html_report" in ours) == (task in ("classification", "cross_validation", "evaluation"))
+    assert ("compute_statistics" in ours) == (task not in ("evaluation", "sweep", "probe"))
+    assert ("bf16 (false)" in " ".join(text.split())) == (task not in ("evaluation", "sweep", "probe"))
+    assert not re.search(r"remove_unused_columns|hub_token|Leave this off", text)
+
+
+OLD_RESULTS = json.loads((ROOT / "tests" / "fixtures" / "old_results.json").read_text())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_results_of_older_versions_are_recipes(task, tmp_path, caplog):
+    """As commit 06383e5 wrote them: with keys that the task does not obey any more, which go without a word."""
+    (tmp_path / "results.json").write_text(json.dumps(OLD_RESULTS[task]))
+    found, *parts = parse([str(tmp_path / "results.json"), "--output_dir", "other"])
+    assert found == task and not caplog.records
+    stored = {}
+    for values in OLD_RESULTS[task]["recipe"].values():
+        stored |= values if isinstance(values, dict) else {}
+    not_repeated = {"output_dir", "run_name", "logging_dir", "use_cpu", "local_rank", "from_sweep"}
+    for part in parts:
+        values = part.to_dict() if isinstance(part, TrainingArguments) else dataclasses.asdict(part)
+        for name in (values.keys() & stored.keys()) - not_repeated - part.refused.keys():
+            assert values[name] == stored[name], name

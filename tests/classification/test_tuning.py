@@ -446,7 +446,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(recipe):
         ("dual_ssast", {"average_from_epoch": 0}, "average_from_epoch: must be 1 or more, got 0"),
         ("dual_ssast", {"lr_decay": 0.85}, "lr_decay: lowers a constant rate, but lr_scheduler_type is linear"),
         ("dual_ssast", {"lr_decay": 1.5, "lr_scheduler_type": "constant"}, "lr_decay: must be above 0 and at most 1"),
-        ("dual_ssast", {"lr_decay_every": 0}, "lr_decay_every: must be positive, got 0"),
+        ("dual_ssast", {"lr_decay_every": 0}, "lr_decay_every: must be 1 or more, got 0"),
         ("dual_ssast", {"lora_rank": 2, "freeze_encoder": True}, "lora_rank: has nothing to train"),
         ("dual_ssast", {"lora_rank": 2, "lora_target_modules": ["dance"]}, "a layer called .*dance.*; they have .*fc1"),
         ("dual_ssast", {"lora_rank": 2, "model_name_or_path": None}, "lora_rank: an adapter needs the checkpoint"),

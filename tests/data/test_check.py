@@ -39,7 +39,7 @@ class Tables:
         return [str(self.folder / "train.csv"), *files, "--group_column", "group", *words]
 
     def check(self, *words: str) -> dict:
-        return check.check(check.parse(self.arguments(*words))[0])
+        return check.check(check.parse(self.arguments(*words)))
 
     def found(self, *words: str) -> dict[str, list]:
         """The kinds that have findings, and those."""
@@ -177,7 +177,7 @@ def test_groups_that_several_splits_share(tables):
     assert tables.found() == {"groups_across_splits": [{"group": "test 1", "train": 1, "test": 2}]}
     with pytest.raises(InputError, match="group_column: .* has class folders and no columns; use a table"):
         folder = write_class_folders(tables.folder / "folders", 3)
-        check.check(check.parse([str(folder), "--group_column", "speaker"])[0])
+        check.check(check.parse([str(folder), "--group_column", "speaker"]))
 
 
 def test_rates_and_channels(tables):
@@ -334,7 +334,7 @@ def test_the_program_prints_tables_and_writes_everything(tables, tmp_path):
     words = ["-m", "training.check", *tables.arguments("--output", str(tmp_path / "report.json"))]
     process = run_program(*words)
     assert process.returncode == 1 and not process.stderr, process.stderr
-    assert "error: clips that cannot be read (12)" in process.stdout
+    assert "which --on_bad_audio skip leaves out of a training (12)" in process.stdout
     assert "missing_09.wav" in process.stdout and "missing_10.wav" not in process.stdout
     assert "... and 2 more" in process.stdout and "12 errors, 0 warnings" in process.stdout
     written = (tmp_path / "report.json").read_text()
@@ -344,6 +344,22 @@ def test_the_program_prints_tables_and_writes_everything(tables, tmp_path):
     assert not list(tmp_path.glob(".*"))
     assert check.main(tables.arguments("--output", str(tmp_path / "again.json"), "--num_workers", "5")) == 1
     assert (tmp_path / "again.json").read_text() == written
+
+
+def test_what_all_clips_share_is_one_line(tmp_path, capsys):
+    """And energy above 8 kHz is found, in white noise but not in low tones."""
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        write_tone(tmp_path / "low" / f"{index}.wav", rate=32000, seconds=0.2 + 0.01 * index, hz=300)
+        (tmp_path / "noise").mkdir(exist_ok=True)
+        write(tmp_path / "noise" / f"{index}.wav", 0.1 * rng.standard_normal(8000), 32000)
+    assert check.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "which are resampled whenever read: all 8 (sampling_rate 32000)" in out
+    assert "above half of sampling_rate, which the model does not receive (4)" in out
+    high = check.check(check.parse([str(tmp_path)]))["findings"]["high_frequencies"]
+    assert high["examined"] == 8 and all("noise" in item["clip"] for item in high["items"])
+    assert all(item["energy_share"] == pytest.approx(0.5, abs=0.05) for item in high["items"])
 
 
 def test_warnings_do_not_fail(tables, capsys):
@@ -359,7 +375,7 @@ def test_warnings_do_not_fail(tables, capsys):
         ([], "usage: python -m training.check DATA"),
         (["--output", "x.json"], "data: set either dataset_name or train_file"),
         (["clips", "--lable_column", "x"], "command line: unknown key lable_column; did you mean label_column?"),
-        (["clips", "--num_workers", "0"], "num_workers: must be positive, got 0"),
+        (["clips", "--num_workers", "0"], "num_workers: must be 1 or more, got 0"),
         (["clips", "more_clips"], "command line: Some specified arguments are not used"),
         (["clips.csv"], "clips.csv: no such file"),
         (["clips", "--output", "nowhere/x.json"], "output: the folder nowhere does not exist"),
@@ -374,11 +390,12 @@ def test_bad_input_is_one_line(words, pattern, capsys, tmp_path, monkeypatch):
 
 def test_data_is_a_folder_or_a_manifest(tmp_path, capsys):
     folder = write_class_folders(tmp_path / "clips", 4)
-    assert check.parse([str(folder)])[0].dataset_name == str(folder)
-    assert check.parse([str(tmp_path / "a.csv")])[0].train_file == str(tmp_path / "a.csv")
+    assert check.parse([str(folder)]).dataset_name == str(folder)
+    assert check.parse([str(tmp_path / "a.csv")]).train_file == str(tmp_path / "a.csv")
     assert check.main([str(folder)]) == 0
     assert "train: 8 clips" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stopped:
         check.main(["--help"])
     help_text = capsys.readouterr().out
     assert stopped.value.code == 0 and "--num_workers" in help_text and "--group_column" in help_text
+    assert "a folder with train.csv" in help_text and "--check_samples" not in help_text

@@ -18,8 +18,8 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from training.data import clip_stream
-from training.data.audio import datasets_without_torchcodec, read_audio
+from training.data import clip_stream, unreadable
+from training.data.audio import datasets_without_torchcodec
 from training.data.clip_stream import ClipList, ClipStream
 from training.data.clips import LocalClips, join
 from training.data.unlabelled_sources import UnlabelledSource, drop_unreadable, hold_out, open_source, parse_sources
@@ -311,13 +311,13 @@ def test_impossible_settings_are_refused(tmp_path, make_stream):
 
 def _counted_reads(monkeypatch):
     reads = Counter()
-    read = read_audio
+    read = unreadable.read_audio
 
     def counted(audio, rate):
         reads[int(os.path.basename(audio["path"])[:4])] += 1
         return read(audio, rate)
 
-    monkeypatch.setattr("training.data.unreadable.read_audio", counted)
+    monkeypatch.setattr(unreadable, "read_audio", counted)
     return reads
 
 
@@ -352,14 +352,14 @@ def test_an_unreadable_clip_is_replaced_by_the_next_of_the_sequence(tmp_path, ma
 
 
 def test_any_error_while_decoding_is_an_unreadable_clip(tmp_path, make_stream, monkeypatch):
-    read = read_audio
+    read = unreadable.read_audio
 
     def failing(audio, rate):
         if audio["path"].endswith("0002.wav"):
             raise ZeroDivisionError
         return read(audio, rate)
 
-    monkeypatch.setattr("training.data.unreadable.read_audio", failing)
+    monkeypatch.setattr(unreadable, "read_audio", failing)
     stream = make_stream([_open(_folder(tmp_path / "a", range(8)))])
     assert set(_clips(stream, 8)) == set(range(8)) - {2}
     assert list(stream.log.entries().values()) == ["ZeroDivisionError"]

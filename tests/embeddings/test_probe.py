@@ -120,9 +120,9 @@ def test_few_labels_are_drawn_anew_per_seed_and_only_from_the_training_clips():
     ("values", "pattern"),
     [
         ({"model_name_or_path": None}, "model_name_or_path: is not set"),
-        ({"methods": ["guess"]}, r"methods: \['guess'\] must name some of linear, neighbours, few_shot"),
-        ({"learning_rates": [-1.0]}, "learning_rates: must be positive numbers"),
-        ({"patience": 0}, "patience: must be positive, got 0"),
+        ({"methods": ["guess"]}, "methods: must be linear, neighbours or few_shot, got 'guess'"),
+        ({"learning_rates": [-1.0]}, "learning_rates: must be above 0, got -1.0"),
+        ({"patience": 0}, "patience: must be 1 or more, got 0"),
         ({"test_fraction": 0.0}, "test_split: a probe needs one"),
         ({"fusion_layers": [9]}, "fusion_layers must be integers from -3 to 2, got 9"),
         ({"neighbours": [500]}, r"neighbours: \[500\] are more than the 25 clips"),

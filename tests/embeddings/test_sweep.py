@@ -250,11 +250,11 @@ def test_a_stopped_sweep_goes_on(recipe, monkeypatch):
     [
         ({"model_name_or_path": None}, "model_name_or_path: is not set"),
         ({"readouts": ["patchs"]}, r"readouts: a dual_ssast model has no 'patchs', only patches, prefix, frames"),
-        ({"ridge": [0.0]}, r"ridge: must be positive numbers, got \[0.0\]"),
-        ({"num_folds": 1}, "num_folds: must be at least 2, got 1"),
+        ({"ridge": [0.0]}, "ridge: must be above 0, got 0.0"),
+        ({"num_folds": 1}, "num_folds: must be 2 or more, got 1"),
         ({"storage_dtype": "int8"}, "storage_dtype: must be float32 or float16"),
         ({"fold_column": "fold"}, "fold"),
-        ({"learning_rate": 1.0}, "unknown key learning_rate"),
+        ({"learning_rate": 1.0}, "learning_rate: is no option of task sweep; leave it out"),
     ],
 )
 def test_bad_recipes_stop_with_one_line(recipe, values, pattern):

@@ -347,7 +347,7 @@ def test_unreadable_clips_are_skipped_counted_and_listed(clips, recipe, tmp_path
         ),
         ({"train_sources": ["CLIPS"], "eval_strategy": "no"}, "reduce_lr_on_plateau watches the evaluations"),
         ({"train_sources": ["CLIPS"], "eval_strategy": "epoch"}, "eval_strategy: pretraining counts in steps"),
-        ({"train_sources": ["CLIPS"], "epoch_steps": 0}, "epoch_steps: must be positive, got 0"),
+        ({"train_sources": ["CLIPS"], "epoch_steps": 0}, "epoch_steps: must be 1 or more, got 0"),
         ({"train_sources": ["CLIPS"], "fusion_layers": [1]}, "unknown key fusion_layers"),
         ({"train_sources": ["CLIPS"], "max_unreadable_share": 2}, "max_unreadable_share: must be from 0 to 1, got 2"),
         (
@@ -379,7 +379,7 @@ def test_a_stream_needs_an_epoch_and_clips_for_validation(clips, recipe):
 @pytest.mark.parametrize(
     ("task", "values", "pattern"),
     [
-        ("mspm", {"head_learning_rate": 1e-3}, "head_learning_rate: has no effect on this pretraining"),
+        ("mspm", {"head_learning_rate": 1e-3}, "head_learning_rate: is no option of task mspm; leave it out"),
         ("mspm", {"optim": "adafactor"}, "optim: has no effect on this pretraining"),
         ("asit", {"lr_scheduler_type": "constant"}, "lr_scheduler_type: has no effect on this pretraining"),
         ("asit", {"warmup_steps": 10}, "warmup_steps: has no effect on this pretraining"),
@@ -388,7 +388,7 @@ def test_a_stream_needs_an_epoch_and_clips_for_validation(clips, recipe):
         ("mspm", {"picture_clips": -1}, "picture_clips: must be 0 or more, got -1"),
         ("mspm", {"per_device_train_batch_size": 0}, "per_device_train_batch_size: must be 1 or more, got 0"),
         ("mspm", {"num_train_epochs": 0, "max_steps": -1}, "num_train_epochs: must be above 0"),
-        ("mspm", {"sampling_rate": 0}, "features: sampling_rate must be a positive integer, got 0"),
+        ("mspm", {"sampling_rate": 0}, "sampling_rate: must be 1 or more, got 0"),
         (
             "mspm",
             {

@@ -595,7 +595,7 @@ def test_a_failed_push_at_the_end_leaves_the_run_and_says_how_to_go_on(hub, reci
         (["--hub_model_id", "run"], "hub_model_id: must be user/name"),
         (
             ["--hub_strategy", "checkpoint"],
-            "hub_strategy: must be end or every_save, got 'checkpoint'; optimiser states",
+            "hub_strategy: must be end or every_save, got 'checkpoint'",
         ),
         (["--hub_token", TOKEN], "hub_token: does not belong in a recipe"),
         (["--hub_revision", "v2"], "hub_revision: has no effect here"),

@@ -1,35 +1,46 @@
-"""Arguments of every encoder and every training."""
+"""Options of every encoder and every training."""
 
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 import transformers
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_utils import SchedulerType
+
+from modeling_dual_ssast.configuration_dual_ssast import FUSION_NORMS, FUSIONS, POOLING_COMBINATIONS
 
 from ..errors import InputError
-from ..recipe import described
+from ..recipe import Arguments, check_limits, described
+
+STRATEGIES = ("no", "steps", "epoch")
+SCHEDULES = tuple(kind.value for kind in SchedulerType)
 
 
 @dataclass
-class EncoderArguments:
+class EncoderArguments(Arguments):
     """The checkpoint, and what to change in its configuration. Unset fields keep the checkpoint's value."""
 
-    model_name_or_path: str | None = described(None, "Folder or Hub name of a checkpoint; none: random weights.")
+    group: ClassVar[str] = "model"
+
+    model_name_or_path: str | None = described(None, "Folder or Hub name of a checkpoint; unset: random weights.")
     model_revision: str = described("main", "Branch, tag or commit of a checkpoint on the Hub.")
-    config_overrides: dict | str | None = described(None, "Any fields of the configuration, such as hidden_size.")
+    config_overrides: dict | str | None = described(None, "Fields of the configuration as JSON, such as hidden_size.")
     max_length: int | None = described(None, "Most frames (10 ms) per clip; positions are resized by SSAST's rule.")
-    attn_implementation: str | None = described(None, "sdpa, eager, flash_attention_2, flex_attention.")
+    attn_implementation: str | None = described(
+        None, "Attention: sdpa, eager, flash_attention_2 or flex_attention; unset: the fastest that is installed."
+    )
 
     def __post_init__(self):
+        super().__post_init__()
         self.config_overrides = _as_dict("config_overrides", self.config_overrides)
 
     def overrides(self) -> dict:
-        """The configuration fields that the recipe sets."""
+        """Returns the configuration fields that the recipe sets."""
         others = ("model_name_or_path", "model_revision", "config_overrides", "from_sweep")
         fields = (f.name for f in dataclasses.fields(self) if f.name not in others)
         return {
@@ -40,20 +51,26 @@ class EncoderArguments:
 
 @dataclass
 class ModelArguments(EncoderArguments):
-    """The encoder's arguments, and those of fusion and classifier."""
+    """The encoder's options, and those of fusion and classifier."""
 
-    from_sweep: str | None = described(None, "Folder of a sweep: its encoder, and the best layers and poolings.")
-    fusion_layers: list[int] | None = described(None, "States to fuse: 0 the embedding, -1 the last block.")
-    fusion_norm: str | None = described(None, "shared, separate or none.")
-    readout: str | None = described(None, "patches, prefix or frames; of CNN14 composed or panns.")
-    pooling: list[str] | None = described(None, "Some of mean, max, min; or one list per layer, as JSON.")
-    pooling_combination: str | None = described(None, "sum, mean or concat.")
-    fusion: str | None = described(None, "concat, sum or weighted.")
-    classifier_hidden_sizes: list[int] | None = described(None, "Hidden layers of the classifier.")
-    classifier_dropout: float | None = described(None, "Dropout in the classifier.")
-    label_smoothing: float | None = described(None, "Label smoothing of the cross-entropy.")
-    frequency_stride: int | None = described(None, "Step of the patches in mel bins; positions are resized.")
-    time_stride: int | None = described(None, "Step of the patches in frames; positions are resized.")
+    from_sweep: str | None = described(
+        None, "Folder of a sweep: its encoder, and the best layers and poolings, where they are unset."
+    )
+    fusion_layers: list[int] | None = described(None, "Hidden states to fuse: 0 the embedding, -1 the last block.")
+    fusion_norm: str | None = described(None, "Layer norm of the fused states.", choices=FUSION_NORMS)
+    readout: str | None = described(None, "Tokens to pool: patches, prefix or frames; of CNN14 composed or panns.")
+    pooling: list[str] | None = described(
+        None, "Statistics over the tokens: some of mean, max, min; or one list per layer, as JSON."
+    )
+    pooling_combination: str | None = described(None, "Combination of several poolings.", choices=POOLING_COMBINATIONS)
+    fusion: str | None = described(None, "Combination of several layers.", choices=FUSIONS)
+    classifier_hidden_sizes: list[int] | None = described(
+        None, "Sizes of the classifier's hidden layers; unset: a linear classifier.", at_least=1
+    )
+    classifier_dropout: float | None = described(None, "Dropout rate in the classifier.", at_least=0, below=1)
+    label_smoothing: float | None = described(None, "Label smoothing of the cross-entropy.", at_least=0, below=1)
+    frequency_stride: int | None = described(None, "Patch stride in mel bins; positions are resized.", at_least=1)
+    time_stride: int | None = described(None, "Patch stride in frames (10 ms); positions are resized.", at_least=1)
 
     def __post_init__(self):
         super().__post_init__()
@@ -66,45 +83,83 @@ class ModelArguments(EncoderArguments):
 
 
 @dataclass
-class TrainingArguments(transformers.TrainingArguments):
+class TrainingArguments(transformers.TrainingArguments, Arguments):
     """Transformers' TrainingArguments with this project's defaults, and what it adds to them."""
 
-    reproduces: ClassVar[tuple[str, dict] | None] = None  # path and content of the results.json that is the recipe
+    group: ClassVar[str] = "training"
+    refused: ClassVar[dict[str, str]] = {
+        "label_smoothing_factor": "set label_smoothing instead, which takes mixed labels too",
+        "hub_token": "does not belong in a recipe; run hf auth login, or set HF_TOKEN",  # it would be in checkpoints
+        "hub_revision": "has no effect here; leave it out",
+        "hub_always_push": "has no effect here; leave it out",
+        "remove_unused_columns": "has no effect here; leave it out",
+    }
 
-    report_to: None | str | list[str] = described(  # noqa: RUF036  HfArgumentParser needs this order
-        "none", "none, tensorboard, trackio, wandb, ..."
-    )
-    eval_strategy: str = described("epoch", "no, steps or epoch.")
-    save_strategy: str = described("epoch", "no, steps or epoch.")
-    logging_strategy: str = described("epoch", "no, steps or epoch.")
-    save_total_limit: int | None = described(2, "Checkpoints to keep.")
-    load_best_model_at_end: bool = described(True, "Use the weights of the best evaluation.")
-    # The collator turns the examples into tensors itself; a column filter would look for them in forward.
-    remove_unused_columns: bool = described(False, "Leave this off.")
-    head_learning_rate: float | None = described(None, "Learning rate of the classifier; as the encoder's when unset.")
-    fusion_learning_rate: float = described(1e-2, "Learning rate of the layers' weights where fusion is weighted.")
+    num_train_epochs: float = described(3.0, "Epochs to train.")
+    max_steps: int = described(-1, "Steps to train, instead of num_train_epochs where it is above 0.")
+    per_device_train_batch_size: int = described(8, "Clips per process and step.", at_least=1)
+    per_device_eval_batch_size: int = described(8, "Clips per process and evaluation step.", at_least=1)
+    gradient_accumulation_steps: int = described(1, "Batches per optimiser step.", at_least=1)
+    learning_rate: float = described(5e-5, "Highest learning rate.", at_least=0)
+    lr_scheduler_type: str = described("linear", "Schedule of the learning rate.", choices=SCHEDULES)
+    warmup_steps: float = described(0, "Steps over which the learning rate rises; below 1: their share.", at_least=0)
     lr_decay: float | None = described(
-        None, "Factor of a constant learning rate from the end of epoch lr_decay_start on, as in SSAST and AST."
+        None,
+        "Factor of a constant learning rate from the end of epoch lr_decay_start on, as in SSAST and AST.",
+        above=0,
+        at_most=1,
     )
-    lr_decay_start: int = described(1, "Epochs with the full learning rate.")
-    lr_decay_every: int = described(1, "Epochs between one lr_decay and the next.")
-    epoch_steps: int | None = described(None, "Steps that count as an epoch, of streamed clips.")
-    early_stopping_patience: int | None = described(None, "Stop after so many evaluations without improvement.")
-    overwrite: bool = described(False, "Begin anew in an output folder that holds a run.")
-    calibrate: bool = described(True, "Choose temperature and thresholds on the validation split after the training.")
-    html_report: bool = described(True, "Write report.html, a page about the run that holds recordings of the test.")
-    report_clips: int = described(12, "Clips with the highest loss to show and hear in report.html.")
-    figure_format: str = described("png", "png; or pdf or svg: every figure is written in that format too, for papers.")
-    license: str | None = described(None, "For the model card: the model's licence as the Hub spells it, such as mit.")
-    language: list[str] | None = described(None, "For the model card: languages of the recordings, such as en fr.")
-    hub_strategy: str = described("end", "What push_to_hub pushes: end, or every_save for each checkpoint too.")
+    lr_decay_start: int = described(1, "Epochs with the full learning rate.", at_least=1)
+    lr_decay_every: int = described(1, "Epochs between one lr_decay and the next.", at_least=1)
+    weight_decay: float = described(0.0, "Weight decay of AdamW.", at_least=0)
+    max_grad_norm: float = described(1.0, "Largest norm of the gradient; 0: not clipped.", at_least=0)
+    epoch_steps: int | None = described(None, "Steps that count as an epoch, of streamed clips.", at_least=1)
+    early_stopping_patience: int | None = described(
+        None, "Evaluations without improvement after which the training stops; unset: it does not.", at_least=1
+    )
+    eval_strategy: str = described("epoch", "Time of the evaluations.", choices=STRATEGIES)
+    save_strategy: str = described("epoch", "Time of the checkpoints.", choices=(*STRATEGIES, "best"))
+    logging_strategy: str = described("epoch", "Time of the log lines.", choices=STRATEGIES)
+    save_total_limit: int | None = described(2, "Checkpoints to keep; unset: all.")
+    load_best_model_at_end: bool = described(True, "Use the weights of the best evaluation.")
+    metric_for_best_model: str | None = described(None, "Metric that chooses the best evaluation; unset: the task's.")
+    dataloader_num_workers: int = described(0, "Processes that decode; 0: the training process itself.", at_least=0)
+    seed: int = described(42, "Random seed.", at_least=0)
+    remove_unused_columns: bool = False  # a column filter would look for the examples' tensors in forward
+    output_dir: str | None = described(None, "Folder to write to.", group="report")
+    overwrite: bool = described(False, "Begin anew in an output folder that holds a run.", group="report")
+    resume_from_checkpoint: str | None = described(
+        None, "Checkpoint to resume from, or true for the last one of output_dir.", group="report"
+    )
+    report_to: None | str | list[str] = described(  # noqa: RUF036  HfArgumentParser needs this order
+        "none", "Trackers to log to: none, tensorboard, trackio, wandb, ...", group="report"
+    )
+    figure_format: str = described(
+        "png", "Format in which figures are written too, for papers.", choices=("png", "pdf", "svg"), group="report"
+    )
+    license: str | None = described(
+        None, "Licence of the model as the Hub spells it, such as mit, for the model card.", group="report"
+    )
+    language: list[str] | None = described(
+        None, "Languages of the recordings, such as en fr, for the model card.", group="report"
+    )
+    push_to_hub: bool = described(False, "Push the finished run to the Hub.", group="report")
+    hub_model_id: str | None = described(None, "Repository to push to: user/name.", group="report")
+    hub_private_repo: bool | None = described(None, "Make the repository private.", group="report")
+    hub_strategy: str = described(
+        "end",
+        "Time of the pushes: the end, or each checkpoint too, without optimiser states.",
+        choices=("end", "every_save"),
+        group="report",
+    )
+
+    # What the recipe said, before Transformers fills it in; path and content of the results.json that is the recipe.
+    chosen_metric: str | None = field(default=None, init=False, repr=False)
+    chosen_direction: bool | None = field(default=None, init=False, repr=False)
+    reproduces: tuple[str, dict] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
-        if self.report_clips < 0:
-            raise InputError(f"report_clips: must be 0 or more, got {self.report_clips}")
-        for name in ("epoch_steps", "lr_decay_start", "lr_decay_every"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name}: must be positive, got {getattr(self, name)}")
+        check_limits(self)
         self._check_decay()
         if self.output_dir:  # else trackio calls training and evaluation by two names of its own
             self.run_name = self.run_name or Path(self.output_dir).name
@@ -112,11 +167,9 @@ class TrainingArguments(transformers.TrainingArguments):
             self.use_cpu = True  # without it two CPU processes train independently into one folder
         if "no" in (self.eval_strategy, self.save_strategy):
             self.load_best_model_at_end = False
-        if self.label_smoothing_factor:
-            raise InputError("label_smoothing_factor: set label_smoothing instead, which takes mixed labels too")
         self._check_card()
-        self._check_push()
-        # Transformers fills these in; what the recipe said decides.
+        if self.push_to_hub and (self.hub_model_id or "").count("/") != 1:
+            raise InputError(f"hub_model_id: must be user/name, the repository to push to, got {self.hub_model_id!r}")
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
         for name in set(self.report_to) - {"none", *get_available_reporting_integrations()}:
@@ -135,36 +188,16 @@ class TrainingArguments(transformers.TrainingArguments):
                     'Norwegian is "no" in quotes'
                 )
 
-    def _check_push(self):
-        if self.hub_token:  # it would be in the shell's history and in every checkpoint
-            raise InputError("hub_token: does not belong in a recipe; run hf auth login, or set HF_TOKEN")
-        for name in ("hub_revision", "hub_always_push"):
-            if getattr(self, name):
-                raise InputError(f"{name}: has no effect here; leave it out")
-        if not self.push_to_hub:
-            return
-        if (self.hub_model_id or "").count("/") != 1:
-            raise InputError(f"hub_model_id: must be user/name, the repository to push to, got {self.hub_model_id!r}")
-        strategy = getattr(self.hub_strategy, "value", self.hub_strategy)
-        if strategy not in ("end", "every_save"):
-            raise InputError(
-                f"hub_strategy: must be end or every_save, got {strategy!r}; optimiser states are not pushed"
-            )
-
     def _check_decay(self):
-        if self.lr_decay is None:
-            return
-        if not 0 < self.lr_decay <= 1:
-            raise InputError(f"lr_decay: must be above 0 and at most 1, got {self.lr_decay}")
         kind = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
-        if not kind.startswith("constant"):
+        if self.lr_decay is not None and not kind.startswith("constant"):
             raise InputError(
                 f"lr_decay: lowers a constant rate, but lr_scheduler_type is {kind}; set constant_with_warmup"
             )
 
 
 def _read_sweep(folder: Path) -> dict:
-    """The best configuration that a sweep has found, as fields of `ModelArguments`."""
+    """Reads the best configuration that a sweep has found, as fields of `ModelArguments`."""
     path = folder / "best.json"
     if not path.is_file():
         raise InputError(f"from_sweep: {path} does not exist; name the output folder of a finished sweep")

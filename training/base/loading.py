@@ -8,7 +8,7 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
-from ..data.arguments import DataArguments, FeatureArguments
+from ..data.arguments import ClipArguments, FeatureArguments
 from ..errors import InputError
 from .arguments import EncoderArguments
 from .inference import MODEL_TYPES
@@ -140,7 +140,7 @@ def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExt
     return DualSSASTFeatureExtractor.from_dict(extractor.to_dict() | {"mean": mean, "std": std})
 
 
-def choose_windows(encoder, extractor, data_arguments: DataArguments) -> tuple[int, int]:
+def choose_windows(encoder, extractor, data_arguments: ClipArguments) -> tuple[int, int]:
     """
     Window and hop of the evaluation, in samples.
 
@@ -151,15 +151,3 @@ def choose_windows(encoder, extractor, data_arguments: DataArguments) -> tuple[i
         return window_and_hop(encoder, extractor, data_arguments.window_s, data_arguments.hop_s)
     except ValueError as error:
         raise InputError(str(error)) from error
-
-
-def refuse_statistics(data_arguments: DataArguments):
-    """
-    Raises:
-        InputError: statistics are to be computed for an encoder that is not trained.
-    """
-    if data_arguments.compute_statistics:
-        raise InputError(
-            "compute_statistics: a frozen encoder keeps the statistics that it was trained with; leave it out, or give "
-            "mean and std"
-        )

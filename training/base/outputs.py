@@ -82,7 +82,7 @@ def describe_recipe(*arguments) -> dict[str, dict]:
 
     arguments: dataclass objects of a task, such as `DataArguments`; `TrainingArguments` have their own `to_dict`
     """
-    return {type(part).__name__: dataclasses.asdict(part) for part in arguments}
+    return {part.stored_as or type(part).__name__: dataclasses.asdict(part) for part in arguments}
 
 
 def _without_nan(value):

@@ -1,7 +1,6 @@
 """The task `evaluation`: how good a finished classifier is on labelled clips, without training."""
 
 from ..base import outputs, reproduction
-from ..base.arguments import TrainingArguments
 from ..base.inference import labels_of, load_classifier
 from ..base.loading import choose_windows
 from ..base.outputs import check_output_folder
@@ -11,16 +10,10 @@ from ..data.screening import screen
 from ..data.splits import load_test_split, sample_splits
 from ..errors import InputError
 from . import report
-from .arguments import EvaluationArguments, TuningArguments
+from .arguments import ClassificationTrainingArguments, EvaluationArguments, TuningArguments
 from .finished_run import FinishedRun
 from .metrics import metric_function
 from .trainer import ClassificationTrainer
-
-# Of the data: what the model has itself, and what only a training has.
-FOREIGN = (
-    "mean", "std", "problem_type", "compute_statistics", "streaming", "train_file", "validation_file",
-    "max_train_clips",
-)  # fmt: skip
 
 
 def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments):
@@ -30,11 +23,10 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     Raises:
         InputError: bad input, told before the clips are heard wherever it can be known by then.
     """
-    refuse(data_arguments)
     name = arguments.model_name_or_path
     if name is None:
         raise InputError("model_name_or_path: is not set; name the classifier")
-    settings = TrainingArguments(
+    settings = ClassificationTrainingArguments(
         output_dir=arguments.output_dir,
         eval_strategy="no",
         save_strategy="no",
@@ -68,13 +60,3 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
         recipe = {"task": "evaluation"} | outputs.describe_recipe(data_arguments, arguments)
         finished = FinishedRun(trainer, {"test": dataset}, labels, {"test": outcome}, recipe)
         report.write_evaluation(finished, circumstances)
-
-
-def refuse(data_arguments: EvaluationDataArguments):
-    """
-    Raises:
-        InputError: a setting that belongs to a training.
-    """
-    for key in FOREIGN:
-        if getattr(data_arguments, key):
-            raise InputError(f"{key}: has no place in an evaluation, where the model is finished; leave it out")

@@ -1,111 +1,184 @@
-"""Arguments of labelled and unlabelled data."""
+"""Options of labelled and unlabelled data: each task takes the class with those that it obeys."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from modeling_dual_ssast.configuration_dual_ssast import PROBLEM_TYPES
+
 from ..errors import InputError
-from ..recipe import described
+from ..recipe import Arguments, described
 
 
 @dataclass
-class FeatureArguments:
-    """How clips become features, for every task."""
+class SourceArguments(Arguments):
+    """Where labelled clips are, and how their tables are read."""
 
-    check_files: bool = described(True, "Read the header of every file before training.")
-    sampling_rate: int = described(16000, "Hz, of the features of a model with random weights.")
-    mean: float | None = described(None, "Mean of the log-mels, for normalisation.")
-    std: float | None = described(None, "Standard deviation of the log-mels, for normalisation.")
-    compute_statistics: bool = described(False, "Compute mean and std on the training clips.")
-    shuffle_buffer: int = described(1000, "Clips among which streamed ones are shuffled.")
-    max_unreadable_share: float = described(
-        0.05, "Share of unreadable clips above which a run stops that leaves them out."
+    group: ClassVar[str] = "data"
+    needed_file: ClassVar[str] = "test_file"  # where there is no data set
+
+    dataset_name: str | None = described(
+        None, "Data set on the Hub, or local folder: class folders, metadata, or train, validation and test tables."
     )
-
-    def __post_init__(self):
-        if self.shuffle_buffer < 1:
-            raise InputError(f"shuffle_buffer: must be positive, got {self.shuffle_buffer}")
-        if not 0 <= self.max_unreadable_share <= 1:
-            raise InputError(f"max_unreadable_share: must be from 0 to 1, got {self.max_unreadable_share}")
-
-
-@dataclass
-class DataArguments(FeatureArguments):
-    """Where the labelled clips come from and how they are read."""
-
-    needed_file: ClassVar[str] = "train_file"  # where there is no data set
-
-    dataset_name: str | None = described(None, "A data set on the Hub, or a local folder (class folders or metadata).")
-    dataset_config_name: str | None = described(None, "Configuration of the Hub data set.")
-    dataset_revision: str | None = described(None, "Branch, tag or commit of the Hub data set.")
-    train_split: str = described("train", "Name of the training split.")
-    validation_split: str = described("validation", "Name of the validation split.")
+    dataset_config_name: str | None = described(None, "Configuration of the Hub data set; unset: its only one.")
+    dataset_revision: str | None = described(None, "Branch, tag or commit of the Hub data set; unset: the latest.")
     test_split: str = described("test", "Name of the test split.")
-    train_file: str | None = described(None, "Manifest of the training clips: CSV, TSV, JSON, JSONL or Parquet.")
-    validation_file: str | None = described(None, "Manifest of the validation clips.")
-    test_file: str | None = described(None, "Manifest of the test clips.")
-    audio_column: str | None = described(None, "Column of the audio; guessed when unset.")
-    label_column: str | None = described(None, "Column of the labels; guessed when unset.")
-    fold_column: str | None = described(None, "Column of the data set's own folds, for cross-validation and sweeps.")
-    group_column: str | None = described(None, "Column of what splits must not divide, such as a speaker.")
-    start_column: str | None = described(None, "Column of the beginnings of parts of recordings, in seconds.")
-    end_column: str | None = described(None, "Column of their ends, in seconds.")
-    label_separator: str | None = described(None, "What separates several labels in one text, such as a comma.")
+    test_file: str | None = described(None, "Manifest of the test clips: CSV, TSV, JSON, JSONL or Parquet.")
+    audio_column: str | None = described(None, "Column of the audio; unset: guessed.")
+    label_column: str | None = described(None, "Column of the labels; unset: guessed.")
+    start_column: str | None = described(
+        None, "Column with the start times of segments, in seconds; unset: clips begin with their recordings."
+    )
+    end_column: str | None = described(
+        None, "Column with the end times of segments, in seconds; unset: clips end with their recordings."
+    )
+    label_separator: str | None = described(
+        None, "Separator of several labels in one text, such as a comma; unset: a text is one label."
+    )
     label_file: str | None = described(
-        None, "Labels in order, one per line, or SSAST's CSV (index, mid, display_name)."
+        None,
+        "File of the labels in order, one per line, or SSAST's CSV (index, mid, display_name); unset: those of the "
+        "data.",
     )
-    problem_type: str | None = described(None, "single_label_classification, multi_label_classification or regression.")
-    validation_fraction: float = described(0.1, "Share of the training clips for validation where no split is given.")
-    test_fraction: float = described(0.1, "Share of the training clips for the test where no split is given.")
-    check_samples: bool = described(False, "Decode every file before training: finds NaN samples too.")
-    on_bad_audio: str = described(
-        "error", "error: stop at unreadable clips; skip: decode every clip before training and leave those out."
-    )
-    max_train_clips: int | None = described(None, "Train with a random sample of so many clips, to try a recipe out.")
-    max_eval_clips: int | None = described(None, "Evaluate on a random sample of so many clips of each split.")
-    streaming: bool = described(False, "Stream the training split of a Hub data set instead of downloading it.")
-    window_s: float | None = described(
-        None, "Seconds per window in which long clips are evaluated; unset, the longest."
-    )
-    hop_s: float | None = described(None, "Seconds from window to window; half a window if unset.")
 
     def __post_init__(self):
         super().__post_init__()
         if bool(self.dataset_name) == bool(getattr(self, self.needed_file)):
             raise InputError(f"data: set either dataset_name or {self.needed_file}")
-        for name in ("max_train_clips", "max_eval_clips"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name}: must be 1 or more, got {getattr(self, name)}")
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 <= getattr(self, name) < 0.5:
-                raise InputError(f"{name}: must be from 0 to below 0.5, got {getattr(self, name)}")
-        if self.on_bad_audio not in ("error", "skip"):
-            raise InputError(f"on_bad_audio: must be error or skip, got {self.on_bad_audio!r}")
 
 
 @dataclass
-class EvaluationDataArguments(DataArguments):
-    """The same, of the clips that a finished classifier is tested on: the test split, or all where there is one."""
+class SplitArguments(SourceArguments):
+    """Labelled clips in splits, from which a training or a test could be made."""
 
-    needed_file: ClassVar[str] = "test_file"
+    needed_file: ClassVar[str] = "train_file"
+
+    train_split: str = described("train", "Name of the training split.")
+    validation_split: str = described("validation", "Name of the validation split.")
+    train_file: str | None = described(None, "Manifest of the training clips: CSV, TSV, JSON, JSONL or Parquet.")
+    validation_file: str | None = described(None, "Manifest of the validation clips.")
+    fold_column: str | None = described(
+        None, "Column of the data set's own folds, for cross-validation and sweeps; unset: folds are drawn."
+    )
+    group_column: str | None = described(None, "Column of what splits must not divide, such as a speaker.")
+    problem_type: str | None = described(
+        None, "Kind of labels; unset: multi-label where a clip has several labels or none.", choices=PROBLEM_TYPES
+    )
 
 
 @dataclass
-class UnlabelledDataArguments(FeatureArguments):
-    """Where the clips of a pretraining come from. Each source is a name or path, or a JSON object; see the README."""
+class ScreeningArguments(Arguments):
+    """How unreadable clips are found, and how many of them a run skips."""
+
+    group: ClassVar[str] = "data"
+
+    check_files: bool = described(True, "Read the header of every file before the run.")
+    max_unreadable_share: float = described(
+        0.05, "Share of unreadable clips above which a run that skips them stops.", at_least=0, at_most=1
+    )
+
+
+@dataclass
+class ClipArguments(ScreeningArguments):
+    """How labelled clips are read: unreadable ones, and long ones."""
+
+    check_samples: bool = described(False, "Decode every file before the run: finds NaN samples too.")
+    on_bad_audio: str = described(
+        "error",
+        "Treatment of unreadable clips: error stops; skip decodes every clip before the run and leaves them out.",
+        choices=("error", "skip"),
+    )
+    window_s: float | None = described(
+        None,
+        "Window length in seconds for the evaluation of long clips; unset: the longest that the model takes.",
+        above=0,
+    )
+    hop_s: float | None = described(None, "Seconds from window to window; unset: half a window.", above=0)
+
+
+@dataclass
+class FeatureArguments(Arguments):
+    """How clips become features."""
+
+    group: ClassVar[str] = "data"
+
+    sampling_rate: int = described(
+        16000, "Sampling rate in Hz of the features of a model with random weights.", at_least=1
+    )
+    mean: float | None = described(None, "Mean of the log-mels, for normalisation; unset: the checkpoint's.")
+    std: float | None = described(
+        None, "Standard deviation of the log-mels, for normalisation; unset: the checkpoint's."
+    )
+
+
+@dataclass
+class TrainingFeatureArguments(FeatureArguments):
+    """How the clips of a training become features, and in which order they stream."""
+
+    compute_statistics: bool = described(False, "Compute mean and std on the training clips.")
+    shuffle_buffer: int = described(1000, "Clips among which streamed ones are shuffled.", at_least=1)
+
+
+@dataclass
+class EvaluationDataArguments(ClipArguments, SourceArguments):
+    """Clips on which a finished classifier is tested: the test split, or all where there is only one."""
+
+    max_eval_clips: int | None = described(
+        None, "Clips in the random sample that is evaluated; unset: all.", at_least=1
+    )
+
+
+@dataclass
+class FrozenDataArguments(FeatureArguments, ClipArguments, SplitArguments):
+    """Labelled clips for a frozen encoder: sweep and probe."""
+
+    stored_as: ClassVar[str] = "DataArguments"
+    refused: ClassVar[dict[str, str]] = {
+        "compute_statistics": "a frozen encoder keeps the statistics that it was trained with; leave it out, or give "
+        "mean and std",
+        "streaming": "folds and the features of a frozen encoder need all clips at once; leave it out",
+    }
+
+    validation_fraction: float = described(
+        0.1, "Share of the training clips for validation where no split is given.", at_least=0, below=0.5
+    )
+    test_fraction: float = described(
+        0.1, "Share of the training clips for the test where no split is given.", at_least=0, below=0.5
+    )
+
+
+@dataclass
+class DataArguments(TrainingFeatureArguments, FrozenDataArguments):
+    """Labelled clips for a training."""
+
+    refused: ClassVar[dict[str, str]] = {}
+
+    max_train_clips: int | None = described(
+        None, "Clips in the random sample of the training split, to try a recipe out; unset: all.", at_least=1
+    )
+    max_eval_clips: int | None = described(
+        None, "Clips in the random sample of each other split; unset: all.", at_least=1
+    )
+    streaming: bool = described(False, "Stream the training split of a Hub data set instead of downloading it.")
+
+
+@dataclass
+class UnlabelledDataArguments(TrainingFeatureArguments, ScreeningArguments):
+    """Where the clips of a pretraining come from. Each source is a name or path, or a JSON object."""
 
     train_sources: list[str] | None = described(
         None, 'Folders, manifests and Hub data sets, or {"path": ..., "weight": ..., "streaming": true, ...}.'
     )
-    validation_sources: list[str] | None = described(None, "The same, for the evaluations.")
-    validation_clips: int = described(
-        256, "Clips for the evaluations: of validation_sources (0: all), else of the local train_sources (0: none)."
+    validation_sources: list[str] | None = described(
+        None, "The same, for the evaluations; unset: clips held out of the local train_sources."
     )
-    statistics_clips: int = described(1000, "Clips on which compute_statistics computes.")
+    validation_clips: int = described(
+        256,
+        "Clips for the evaluations: of validation_sources (0: all), else of the local train_sources (0: none).",
+        at_least=0,
+    )
+    statistics_clips: int = described(1000, "Clips on which compute_statistics computes.", at_least=1)
 
     def __post_init__(self):
         super().__post_init__()
         if not self.train_sources:
             raise InputError("train_sources: is not set; name folders, manifests or Hub data sets")
-        for name, lowest in (("validation_clips", 0), ("statistics_clips", 1)):
-            if getattr(self, name) < lowest:
-                raise InputError(f"{name}: must be {lowest} or more, got {getattr(self, name)}")

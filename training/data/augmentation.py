@@ -7,53 +7,58 @@ workers and after a resumption.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from ..errors import InputError
-from ..recipe import described
+from ..recipe import Arguments, described
 
 RRC_CANVAS = 1.5  # BYOL-A: crops may reach beyond the clip, into padding of half its length
-RRC_FIELDS = ("crop_frequency_scale", "crop_time_scale")
 
 
 @dataclass
-class AugmentationArguments:
+class AugmentationArguments(Arguments):
     """Augmentation of the training clips. All off by default except random crops of long clips."""
 
-    frequency_mask_bins: int = described(0, "Widest band of mel bins that SpecAugment masks.")
-    time_mask_frames: int = described(0, "Widest band of frames that SpecAugment masks.")
-    mixup_rate: float = described(0.0, "Share of the clips that are mixed with another one, as are their labels.")
-    mixup_alpha: float = described(10.0, "The weight of a mixture is drawn from Beta(alpha, alpha); SSAST's is 10.")
-    mixup_domain: str = described("waveform", "waveform, as SSAST and AST; or spectrogram: log-mels are mixed.")
-    noise: bool = described(False, "Uniform noise on the features, up to a random strength of at most a tenth.")
-    time_shift_frames: int = described(0, "Frames by which a clip is rolled at most, to either side.")
-    gain_db: float = described(0.0, "Random gain, up to so many dB up or down.")
-    background_folder: str | None = described(None, "Folder of recordings that are heard behind the clips.")
-    background_snr_db: list[float] = described([0.0, 20.0], "Lowest and highest signal-to-noise ratio, in dB.")
-    background_rate: float = described(0.5, "Share of the clips with a background, where there is a folder.")
+    group: ClassVar[str] = "augmentation"
+
+    frequency_mask_bins: int = described(0, "Widest band of mel bins that SpecAugment masks.", at_least=0)
+    time_mask_frames: int = described(0, "Widest band of frames (10 ms) that SpecAugment masks.", at_least=0)
+    mixup_rate: float = described(
+        0.0, "Share of the clips that are mixed with another one, as are their labels.", at_least=0, at_most=1
+    )
+    mixup_alpha: float = described(
+        10.0, "Parameter of Beta(alpha, alpha), the mixtures' weights; SSAST's is 10.", above=0
+    )
+    mixup_domain: str = described(
+        "waveform",
+        "Domain of the mixtures: waveform as in SSAST and AST, or log-mels.",
+        choices=("waveform", "spectrogram"),
+    )
+    noise: bool = described(False, "Uniform noise on the features, of a random strength up to 0.1.")
+    time_shift_frames: int = described(0, "Most frames by which a clip is rolled, to either side.", at_least=0)
+    gain_db: float = described(0.0, "Largest random gain in dB, up or down.", at_least=0)
+    background_folder: str | None = described(None, "Folder of recordings that are mixed into the clips as background.")
+    background_snr_db: list[float] = described([0.0, 20.0], "Lowest and highest signal-to-noise ratio in dB.")
+    background_rate: float = described(
+        0.5, "Share of the clips with a background, where there is a folder.", at_least=0, at_most=1
+    )
     random_resized_crop: bool = described(False, "A part of the spectrogram, resized to all of it (BYOL-A).")
-    crop_frequency_scale: list[float] = described([0.6, 1.5], "Smallest and largest height of the part; 1: as it is.")
-    crop_time_scale: list[float] = described([0.6, 1.5], "Smallest and largest length of the part; 1: as it is.")
+    crop_frequency_scale: list[float] = described(
+        [0.6, 1.5], "Smallest and largest height of the part; 1: unchanged.", above=0
+    )
+    crop_time_scale: list[float] = described(
+        [0.6, 1.5], "Smallest and largest length of the part; 1: unchanged.", above=0
+    )
 
     def __post_init__(self):
-        for name in ("frequency_mask_bins", "time_mask_frames", "time_shift_frames", "gain_db"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name}: must be 0 or more, got {getattr(self, name)}")
-        for name in ("mixup_rate", "background_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}: must be from 0 to 1, got {getattr(self, name)}")
-        if not 0 < self.mixup_alpha < math.inf:
-            raise InputError(f"mixup_alpha: must be above 0, got {self.mixup_alpha}")
-        if self.mixup_domain not in ("waveform", "spectrogram"):
-            raise InputError(f"mixup_domain: must be waveform or spectrogram, got {self.mixup_domain!r}")
-        for name in ("background_snr_db", *RRC_FIELDS):
+        super().__post_init__()
+        for name in ("background_snr_db", "crop_frequency_scale", "crop_time_scale"):
             values = getattr(self, name)
             if len(values) != 2 or not -math.inf < values[0] <= values[1] < math.inf:
                 raise InputError(f"{name}: must be two numbers, the lower one first, got {values}")
-            if name in RRC_FIELDS and values[0] <= 0:
-                raise InputError(f"{name}: must be above 0, got {values}")
 
 
 def clip_generator(seed: int, epoch: int, index: int) -> np.random.Generator:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..errors import InputError
-from .arguments import DataArguments
+from .arguments import ClipArguments
 from .audio import AudioSource, check_audio, decode_audio, mix_down
 from .columns import audio_of, clip_names
 from .unreadable import UNREADABLE_CLIPS, UnreadableLog, reason_of
@@ -79,7 +79,7 @@ def names_of(splits: dict[str, datasets.Dataset]) -> dict[str, list[str]]:
     return names
 
 
-def screen(splits: dict[str, datasets.Dataset], arguments: DataArguments, folder) -> dict[str, datasets.Dataset]:
+def screen(splits: dict[str, datasets.Dataset], arguments: ClipArguments, folder) -> dict[str, datasets.Dataset]:
     """
     Stops at unreadable clips or leaves them out, as `on_bad_audio` says. Called by every process; the main one decodes.
 
@@ -102,7 +102,7 @@ def screen(splits: dict[str, datasets.Dataset], arguments: DataArguments, folder
 
 
 def _leave_out(
-    splits: dict[str, datasets.Dataset], arguments: DataArguments, path: Path
+    splits: dict[str, datasets.Dataset], arguments: ClipArguments, path: Path
 ) -> dict[str, datasets.Dataset]:
     # Every process must leave out the same clips, also where one of them could not read a file just now.
     unreadable = _from_main_process(lambda: _log_unreadable(splits, path))
@@ -118,7 +118,7 @@ def _leave_out(
     for split, data in kept.items():
         if not len(data):
             raise InputError(f"all {len(splits[split])} {split} clips are unreadable; repair them ({path} lists them)")
-    if arguments.problem_type != "regression":
+    if getattr(arguments, "problem_type", None) != "regression":  # an evaluation's is the model's
         _check_classes(splits, kept, path)
     if _is_main_process():
         first = "; ".join(f"{clip} ({reason})" for clip, reason in list(log.entries().items())[:3])

@@ -10,23 +10,21 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from transformers.utils import logging
 
 from ..errors import InputError
-from .arguments import DataArguments
-from .columns import Columns, clip_names
+from .arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, SourceArguments, SplitArguments
+from .columns import OTHER_COLUMNS, Columns, clip_names
 from .labels import read_label_file, rename_labels, sort_key
 from .sources import choose_split, is_audio_folder, load_folder, load_hub, load_table, standardise
 
 logger = logging.get_logger(__name__)
 
 
-def load_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
+def load_splits(arguments: SplitArguments) -> dict[str, datasets.Dataset]:
     """
     The splits that the recipe names, under `train`, `validation` and `test`; the last two only if they are given.
 
     Raises:
         InputError: a source cannot be read or has no training split.
     """
-    if arguments.streaming:
-        raise InputError("streaming: folds and the features of a frozen encoder need all clips at once; leave it out")
     columns = columns_of(arguments)
     if arguments.train_file:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
@@ -43,7 +41,7 @@ def load_splits(arguments: DataArguments) -> dict[str, datasets.Dataset]:
     return {split: _with_label_names(data, arguments) for split, data in splits.items()}
 
 
-def load_test_split(arguments: DataArguments) -> datasets.Dataset:
+def load_test_split(arguments: SourceArguments) -> datasets.Dataset:
     """
     The clips that the recipe names for a test; of a source without splits all.
 
@@ -60,20 +58,16 @@ def load_test_split(arguments: DataArguments) -> datasets.Dataset:
     return _with_label_names(_standardised(name, chosen or next(iter(available)), available, columns), arguments)
 
 
-def columns_of(arguments: DataArguments) -> Columns:
+def columns_of(arguments: SourceArguments) -> Columns:
     """The columns that the recipe names."""
+    names = ("audio", "label", *OTHER_COLUMNS)
     return Columns(
-        arguments.audio_column,
-        arguments.label_column,
-        arguments.label_separator,
-        arguments.fold_column,
-        arguments.group_column,
-        arguments.start_column,
-        arguments.end_column,
+        separator=arguments.label_separator,
+        **{name: getattr(arguments, f"{name}_column", None) for name in names},  # an evaluation has no folds and groups
     )
 
 
-def _load_named(arguments: DataArguments, columns: Columns) -> dict[str, datasets.Dataset]:
+def _load_named(arguments: SourceArguments, columns: Columns) -> dict[str, datasets.Dataset]:
     """All splits of a folder, of the Hub, or of a local folder of Parquet files."""
     name = arguments.dataset_name
     if is_audio_folder(Path(name)):
@@ -86,7 +80,7 @@ def _standardised(name: str, split: str, available: dict, columns: Columns) -> d
     return data if is_audio_folder(Path(name)) else standardise(f"{name}[{split}]", data, columns)
 
 
-def _with_label_names(data: datasets.Dataset, arguments: DataArguments) -> datasets.Dataset:
+def _with_label_names(data: datasets.Dataset, arguments: SourceArguments) -> datasets.Dataset:
     """The labels as the label file calls them."""
     if not arguments.label_file:
         return data
@@ -103,7 +97,7 @@ def warn_of_repeats(splits: dict[str, datasets.Dataset]):
 
 
 def complete_splits(
-    splits: dict[str, datasets.Dataset], arguments: DataArguments, stratify: bool, seed: int
+    splits: dict[str, datasets.Dataset], arguments: FrozenDataArguments, stratify: bool, seed: int
 ) -> dict[str, datasets.Dataset]:
     """
     Sets aside a test and a validation split from the training clips where the source has none. Clips of one `group`
@@ -168,13 +162,12 @@ def _set_groups_aside(
 
 
 def sample_splits(
-    splits: dict[str, datasets.Dataset], arguments: DataArguments, seed: int
+    splits: dict[str, datasets.Dataset], arguments: DataArguments | EvaluationDataArguments, seed: int
 ) -> dict[str, datasets.Dataset]:
     """At most `max_train_clips` and `max_eval_clips` of the splits, at random and in their order."""
-    limits = {"train": arguments.max_train_clips}
     sampled = {}
     for split, data in splits.items():
-        limit = limits.get(split, arguments.max_eval_clips)
+        limit = arguments.max_train_clips if split == "train" else arguments.max_eval_clips
         if limit is not None and limit < len(data):
             data = data.select(sorted(np.random.default_rng(seed).choice(len(data), limit, replace=False)))
         sampled[split] = data

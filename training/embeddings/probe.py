@@ -21,10 +21,10 @@ from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 
 from ..base import reproduction
 from ..base.arguments import ModelArguments
-from ..base.loading import choose_windows, load_feature_extractor, refuse_statistics
+from ..base.loading import choose_windows, load_feature_extractor
 from ..base.outputs import STAGING_NAME, describe_recipe, publish, write_results
 from ..console import print_table
-from ..data.arguments import DataArguments
+from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
@@ -40,7 +40,7 @@ SPLITS = ("train", "validation", "test")
 SINGLE = "single_label_classification"
 
 
-def run(model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ProbeArguments):
+def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, arguments: ProbeArguments):
     """
     Embeds the clips once, evaluates and writes the output folder.
 
@@ -50,7 +50,6 @@ def run(model_arguments: ModelArguments, data_arguments: DataArguments, argument
     folder = Path(arguments.output_dir)
     if (folder / "results.json").exists() and not arguments.overwrite:
         raise InputError(f"{folder}: holds a probe already; set overwrite to begin anew, or choose another output_dir")
-    refuse_statistics(data_arguments)
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_for_recipe(model_arguments, extractor)

@@ -23,9 +23,9 @@ from modeling_dual_ssast.configuration_dual_ssast import READOUTS
 
 from ..base import outputs, reproduction
 from ..base.arguments import EncoderArguments
-from ..base.loading import choose_windows, load_feature_extractor, refuse_statistics
+from ..base.loading import choose_windows, load_feature_extractor
 from ..console import print_table
-from ..data.arguments import DataArguments
+from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import find_labels
 from ..data.screening import screen
@@ -109,7 +109,7 @@ def candidates(layers: list[int], readouts: list[str]) -> list[Candidate]:
     return found
 
 
-def run(model_arguments: EncoderArguments, data_arguments: DataArguments, arguments: SweepArguments):
+def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, arguments: SweepArguments):
     """
     Encodes the clips once, scores all candidates and writes the output folder.
 
@@ -119,7 +119,6 @@ def run(model_arguments: EncoderArguments, data_arguments: DataArguments, argume
     folder = Path(arguments.output_dir)
     if (folder / "results.json").exists() and not arguments.overwrite:
         raise InputError(f"{folder}: holds a sweep already; set overwrite to begin anew, or choose another output_dir")
-    refuse_statistics(data_arguments)
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_for_recipe(model_arguments, extractor, fuse_all=True)
@@ -181,7 +180,7 @@ def choose_readouts(config, wanted: list[str] | None) -> list[str]:
     return list(wanted or known)
 
 
-def load_clips(data_arguments: DataArguments, arguments: SweepArguments):
+def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
     """
     Loads the training and validation clips, at most `max_clips` with every class in its share. Test clips are left out,
     given ones and those that a fine-tuning with the sweep's recipe sets aside.

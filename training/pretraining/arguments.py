@@ -1,10 +1,9 @@
-"""Arguments of the tasks mspm and asit."""
+"""Options of the tasks mspm and asit."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..base.arguments import TrainingArguments
+from ..base.arguments import SCHEDULES, TrainingArguments
 from ..errors import InputError
 from ..recipe import described
 
@@ -12,39 +11,38 @@ NO_PLATEAU = (
     "lr_scheduler_type: reduce_lr_on_plateau watches the evaluations, of which there are none; evaluate, or choose "
     "another one, such as constant_with_warmup"
 )
+NO_EFFECT = "has no effect on this pretraining; leave it out"
 
 
 @dataclass
 class PretrainingArguments(TrainingArguments):
     """TrainingArguments counted in steps, since streams have no epochs: one is `epoch_steps` long."""
 
-    # The published methods bring their own: what has no effect is refused.
-    WITHOUT_EFFECT: ClassVar = (
-        "head_learning_rate", "fusion_learning_rate", "optim", "optim_args", "auto_find_batch_size", "html_report",
-        "report_clips", "calibrate",
-    )  # fmt: skip
+    # The published methods bring their own optimisers.
+    refused: ClassVar[dict[str, str]] = TrainingArguments.refused | dict.fromkeys(
+        ("optim", "optim_args", "auto_find_batch_size"), NO_EFFECT
+    )
 
-    epoch_steps: int | None = described(None, "Steps that count as an epoch; as many as the local clips fill if unset.")
-    eval_strategy: str = described("steps", "no or steps.")
-    save_strategy: str = described("steps", "no or steps.")
-    logging_strategy: str = described("steps", "no or steps.")
-    eval_steps: float | None = described(None, "Steps between evaluations; an epoch if unset.")
-    save_steps: float | None = described(None, "Steps between checkpoints; an epoch if unset.")
-    logging_steps: float | None = described(None, "Steps between log lines; a tenth of an epoch if unset.")
+    epoch_steps: int | None = described(
+        None, "Steps that count as an epoch; unset: as many as the local clips fill.", at_least=1
+    )
+    eval_strategy: str = described("steps", "Time of the evaluations.", choices=("no", "steps"))
+    save_strategy: str = described("steps", "Time of the checkpoints.", choices=("no", "steps"))
+    logging_strategy: str = described("steps", "Time of the log lines.", choices=("no", "steps"))
+    eval_steps: float | None = described(None, "Steps between evaluations; unset: an epoch.", above=0)
+    save_steps: float | None = described(None, "Steps between checkpoints; unset: an epoch.", above=0)
+    logging_steps: float | None = described(None, "Steps between log lines; unset: a tenth of an epoch.", above=0)
     load_best_model_at_end: bool = described(False, "Keep the best evaluation's weights instead of the last.")
-    ddp_find_unused_parameters: bool | None = described(False, "Every parameter takes part.")
-    picture_clips: int = described(4, "Validation clips whose reconstruction is drawn at every evaluation.")
+    ddp_find_unused_parameters: bool | None = False  # every parameter takes part
+    picture_clips: int = described(
+        4, "Validation clips whose reconstruction is drawn at every evaluation.", at_least=0, group="report"
+    )
+
+    open_steps: list[str] = field(
+        default_factory=list, init=False, repr=False
+    )  # the numbers that the recipe leaves open
 
     def __post_init__(self):
-        fields = {f.name: f for f in dataclasses.fields(self)}
-        for name in self.WITHOUT_EFFECT:
-            if getattr(self, name) != fields[name].default:
-                raise InputError(f"{name}: has no effect on this pretraining; remove it")
-        for name, lowest in (("per_device_train_batch_size", 1), ("picture_clips", 0)):
-            if getattr(self, name) < lowest:
-                raise InputError(f"{name}: must be {lowest} or more, got {getattr(self, name)}")
-        if self.num_train_epochs <= 0:
-            raise InputError(f"num_train_epochs: must be above 0, got {self.num_train_epochs}")
         self.ignore_data_skip = True  # the stream itself jumps to the place of a resumption
         if self.load_best_model_at_end:  # what is evaluated must be saved
             self.eval_steps, self.save_steps = self.eval_steps or self.save_steps, self.save_steps or self.eval_steps
@@ -57,44 +55,43 @@ class PretrainingArguments(TrainingArguments):
         if self.eval_strategy == "no" and self.lr_scheduler_type == "reduce_lr_on_plateau":
             raise InputError(NO_PLATEAU)
         super().__post_init__()
-        for name in ("eval_strategy", "save_strategy", "logging_strategy"):
-            if getattr(self, name) == "epoch":
-                raise InputError(f"{name}: pretraining counts in steps; set steps, and {name.split('_')[0]}_steps")
 
 
 @dataclass
 class MspmTrainingArguments(PretrainingArguments):
     """SSAST's pretraining: Adam, a warm-up of 1000 steps, and half the rate when the pretext accuracy stalls."""
 
-    learning_rate: float = described(1e-4, "The highest learning rate.")
-    weight_decay: float = described(5e-7, "L2 penalty, added to the gradient as Adam does.")
-    adam_beta1: float = described(0.95, "Of Adam.")
-    warmup_steps: float = described(1000, "Steps over which the learning rate rises.")
-    max_grad_norm: float = described(0.0, "Largest norm of the gradient; 0: not clipped.")
-    lr_scheduler_type: str = described("reduce_lr_on_plateau", "Any of Transformers'.")
-    lr_patience: int = described(2, "Evaluations without a better accuracy before the rate is halved.")
-    per_device_train_batch_size: int = described(24, "Clips per process and step.")
-    num_train_epochs: float = described(10.0, "Epochs, of epoch_steps each.")
+    per_device_train_batch_size: int = described(24, "Clips per process and step.", at_least=1)
+    num_train_epochs: float = described(10.0, "Epochs, of epoch_steps each.", above=0)
+    learning_rate: float = described(1e-4, "Highest learning rate.", at_least=0)
+    lr_scheduler_type: str = described("reduce_lr_on_plateau", "Schedule of the learning rate.", choices=SCHEDULES)
+    lr_patience: int = described(2, "Evaluations without a better accuracy before the rate is halved.", at_least=0)
+    warmup_steps: float = described(1000, "Steps over which the learning rate rises; below 1: their share.", at_least=0)
+    weight_decay: float = described(5e-7, "L2 penalty, added to the gradient as Adam does.", at_least=0)
+    adam_beta1: float = described(0.95, "Adam's beta1.", at_least=0, below=1)
+    max_grad_norm: float = described(0.0, "Largest norm of the gradient; 0: not clipped.", at_least=0)
 
 
 @dataclass
 class AsitTrainingArguments(PretrainingArguments):
     """ASiT's pretraining: AdamW with cosine schedules of learning rate, weight decay and teacher momentum."""
 
-    WITHOUT_EFFECT: ClassVar = (
-        *PretrainingArguments.WITHOUT_EFFECT,
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
-        "warmup_steps",
+    refused: ClassVar[dict[str, str]] = PretrainingArguments.refused | dict.fromkeys(
+        ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "lr_decay", "lr_decay_start", "lr_decay_every"),
+        NO_EFFECT,
     )
 
-    learning_rate: float = described(5e-4, "At a batch of 256 clips; scaled with the true batch, as in the original.")
-    min_learning_rate: float = described(1e-6, "At the end.")
-    weight_decay: float = described(0.04, "At the beginning.")
-    final_weight_decay: float = described(0.4, "At the end.")
-    warmup_epochs: int = described(10, "Epochs over which the learning rate rises.")
-    max_grad_norm: float = described(0.0, "Largest norm of the whole gradient; 0: not clipped.")
-    max_parameter_grad_norm: float = described(3.0, "Largest norm of each parameter's gradient; 0: not clipped.")
-    freeze_last_layer_epochs: int = described(0, "Epochs in which the heads' last layers stay as they are.")
-    per_device_train_batch_size: int = described(32, "Clips per process and step.")
-    num_train_epochs: float = described(100.0, "Epochs, of epoch_steps each.")
+    per_device_train_batch_size: int = described(32, "Clips per process and step.", at_least=1)
+    num_train_epochs: float = described(100.0, "Epochs, of epoch_steps each.", above=0)
+    learning_rate: float = described(
+        5e-4, "Highest learning rate at 256 clips per step; scaled with the clips per step.", at_least=0
+    )
+    min_learning_rate: float = described(1e-6, "Learning rate at the end.", at_least=0)
+    warmup_epochs: int = described(10, "Epochs over which the learning rate rises.", at_least=0)
+    weight_decay: float = described(0.04, "Weight decay at the beginning.", at_least=0)
+    final_weight_decay: float = described(0.4, "Weight decay at the end.", at_least=0)
+    max_grad_norm: float = described(0.0, "Largest norm of the whole gradient; 0: not clipped.", at_least=0)
+    max_parameter_grad_norm: float = described(
+        3.0, "Largest norm of each parameter's gradient; 0: not clipped.", at_least=0
+    )
+    freeze_last_layer_epochs: int = described(0, "Epochs in which the heads' last layers are frozen.", at_least=0)
