@@ -1,4 +1,4 @@
-"""The task `evaluation`: how good a finished classifier is on labelled clips, without training."""
+"""The task `evaluation`: scores a finished classifier on labelled clips, without training."""
 
 from ..base import outputs, reproduction
 from ..base.arguments import TrainingArguments
@@ -16,7 +16,7 @@ from .finished_run import FinishedRun
 from .metrics import metric_function
 from .trainer import ClassificationTrainer
 
-# Of the data: what the model has itself, and what only a training has.
+# Settings of the data that the model itself has, or that only a training needs.
 FOREIGN = (
     "mean", "std", "problem_type", "compute_statistics", "streaming", "train_file", "validation_file",
     "max_train_clips",
@@ -28,7 +28,7 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     Scores the clips and writes the output folder.
 
     Raises:
-        InputError: bad input, told before the clips are heard wherever it can be known by then.
+        InputError: bad input, wherever possible before the clips are decoded.
     """
     refuse(data_arguments)
     name = arguments.model_name_or_path
@@ -48,7 +48,7 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     check_output_folder(settings)
     model, extractor = load_classifier(name, arguments.model_revision)
     labels = labels_of(name, model.config)
-    model.config.problem_type = labels.problem_type  # of a model that does not say it
+    model.config.problem_type = labels.problem_type  # some models leave it out
     splits = screen({"test": load_test_split(data_arguments)}, data_arguments, arguments.output_dir)
     splits = sample_splits(splits, data_arguments, seed=0)
     windows = choose_windows(model.base_model, extractor, data_arguments)
@@ -72,8 +72,10 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
 
 def refuse(data_arguments: EvaluationDataArguments):
     """
+    Refuses settings of a training.
+
     Raises:
-        InputError: a setting that belongs to a training.
+        InputError: one of them is set.
     """
     for key in FOREIGN:
         if getattr(data_arguments, key):

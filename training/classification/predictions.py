@@ -15,7 +15,7 @@ from ..data.labels import LabelSet
 def score_table(
     files: list[str], labels: LabelSet, scores: np.ndarray, thresholds: list[float] | None = None
 ) -> pandas.DataFrame:
-    """One row per clip: file, prediction, and a probability per class (or the number). scores: (files, labels)"""
+    """Returns a row per clip: file, prediction, and a probability per class (or the number). scores: (files, labels)"""
     prefix = "" if labels.problem_type == "regression" else "probability_"
     table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])
     table.insert(0, "file", files)
@@ -27,7 +27,7 @@ def score_table(
 def write_predictions(
     dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, path: Path, thresholds: list[float] | None = None
 ):
-    """The score table of a split as a CSV, with the column `label` beside the prediction."""
+    """Writes the score table of a split as a CSV, with the column `label` beside the prediction."""
     table = score_table(dataset.names(), labels, scores, thresholds)
     table.insert(1, "label", [_as_text(label) for label in dataset.examples["label"]])
     table.to_csv(path, index=False)
