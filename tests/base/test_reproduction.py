@@ -146,8 +146,8 @@ def test_the_metric_that_chose_the_checkpoint_chooses_again(finished, tmp_path, 
     assert repeated.chosen_metric == chosen and repeated.chosen_direction == (chosen == "accuracy")
     # A cross-validation leaves the choice to each of its runs.
     _, *parts = tasks.parse([str(tmp_path / "recipe.json")])
-    given = next(part for part in parts if isinstance(part, TrainingArguments))
-    assert cross_validation.as_chosen(given)["metric_for_best_model"] == metric
+    described = cross_validation.Recipe(*parts).describe()["TrainingArguments"]
+    assert described["metric_for_best_model"] == metric
 
 
 def test_what_a_sweep_had_found_is_in_the_recipe(finished, tmp_path):

@@ -451,8 +451,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(recipe):
         ("dual_ssast", {"lora_rank": 2, "lora_target_modules": ["dance"]}, "a layer called .*dance.*; they have .*fc1"),
         ("dual_ssast", {"lora_rank": 2, "model_name_or_path": None}, "lora_rank: an adapter needs the checkpoint"),
         ("dual_ssast", {"lora_target_modules": ["fc1"]}, "lora_target_modules: has no effect without lora_rank"),
-        ("vggish", {"gradient_checkpointing": True}, "gradient_checkpointing: a .* model has none"),
-        ("panns_cnn14", {"gradient_checkpointing": True}, "gradient_checkpointing: a .* model has none"),
+        ("vggish", {"gradient_checkpointing": True}, "gradient_checkpointing: a .* model does not support it"),
+        ("panns_cnn14", {"gradient_checkpointing": True}, "gradient_checkpointing: a .* model does not support it"),
     ],
 )
 def test_what_cannot_be_is_told_before_training(train, tmp_path, model, settings, pattern):

@@ -1,4 +1,4 @@
-"""Pushing to the Hub from a training: the check before it, checkpoints beside it, and the finished run."""
+"""Pushes to the Hub from a training: a check before it, checkpoints during it, and the finished run."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +14,10 @@ logger = logging.get_logger(__name__)
 
 def check_hub(arguments):
     """
-    Asks the Hub, where the run is to be pushed, before anything else costs time. The main process asks.
+    Checks on the main process that the run can be pushed, before anything else costs time.
 
     Raises:
-        InputError: there is no token, or it may not write to the repository.
+        InputError: the token is missing, or may not write to the repository.
     """
     if arguments.push_to_hub and arguments.process_index == 0:
         try:
@@ -31,7 +31,7 @@ def push_run(arguments):
     Pushes the finished run.
 
     Raises:
-        InputError: the Hub did not take it. The folder stays as it is.
+        InputError: the push failed; the folder stays as it is.
     """
     folder = Path(arguments.output_dir)
     try:
@@ -41,7 +41,7 @@ def push_run(arguments):
 
 
 class CheckpointPushes:
-    """Pushes checkpoints while the training goes on: one at a time, and those that come meanwhile are left out."""
+    """Pushes checkpoints during training, one at a time; checkpoints that are saved meanwhile are skipped."""
 
     def __init__(self, arguments):
         self.arguments = arguments
@@ -49,7 +49,7 @@ class CheckpointPushes:
         self._current: Future | None = None
 
     def push(self, folder: Path):
-        """Reads the checkpoint, which may be gone before it is pushed. What fails is a warning."""
+        """Reads a checkpoint, which may be deleted before the push ends, and pushes it. Failures are warnings."""
         if self._current is not None and not self._current.done():
             logger.warning(f"{folder.name} is not pushed: the push of an earlier one goes on")
             return
@@ -71,6 +71,6 @@ class CheckpointPushes:
             logger.warning(f"{name} is not pushed, and the training goes on: {error}")
 
     def finish(self):
-        """Waits for the push that goes on."""
+        """Waits for the current push."""
         if self._current is not None:
             self._current.result()

@@ -1,4 +1,4 @@
-"""Repeating a run from its `results.json`: the recipe in it, and what must be the same for the same weights."""
+"""Repeats a run from its `results.json`: its recipe, and the versions, machine and data that decide the weights."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ from ..data.columns import audio_of
 logger = logging.get_logger(__name__)
 
 ENDS_SIZE = 64 * 1024  # bytes of the beginning and of the end of a file that its fingerprint reads
-# What Transformers fills in where a recipe is silent, with another value than this project's.
+# Settings that Transformers fills in, with other values than this project's.
 CHOSEN = ("metric_for_best_model", "greater_is_better")
-# What a run has for itself; `from_sweep` has filled in other keys, which are in the recipe.
+# Settings of one run only; `from_sweep` has filled in other keys, which the recipe contains.
 NOT_REPEATED = (
     "logging_dir", "run_name", "overwrite", "resume_from_checkpoint", "from_sweep", "push_to_hub", "hub_model_id",
     "hub_private_repo", "hub_strategy",
@@ -30,17 +30,17 @@ NOT_REPEATED = (
 
 
 def is_results(recipe: dict) -> bool:
-    """Whether what was read as a recipe is the `results.json` of a run."""
+    """Returns whether a recipe is the `results.json` of a run."""
     return isinstance(recipe.get("recipe"), dict) and "versions" in recipe
 
 
 def recipe_of(results: dict, path: str, known: set[str], defaults: dict) -> dict:
     """
-    The keys of a run's recipe with their values, `None` included.
+    Returns the keys of a run's recipe with their values, `None` included.
 
     Args:
-        known: keys of this version; a warning tells of others
-        defaults: what keys are by themselves on this machine; values that are the same are left out
+        known: keys of this version; others cause a warning
+        defaults: values of the keys on this machine; equal values are left out
     """
     recipe = {}
     for part in results["recipe"].values():
@@ -60,8 +60,8 @@ def recipe_of(results: dict, path: str, known: set[str], defaults: dict) -> dict
 
 def circumstances(splits: dict[str, huggingface_datasets.Dataset], arguments) -> dict:
     """
-    Versions, machine and data, for `results.json`. Where the recipe is a `results.json`, a warning tells where the
-    last two differ. Called by every process; the main one looks at the data.
+    Returns versions, machine and data, for `results.json`. If the recipe is a `results.json`, warns where machine or
+    data differ. Called by every process; the main one reads the data.
     """
     if arguments.process_index:
         return {}
@@ -72,13 +72,13 @@ def circumstances(splits: dict[str, huggingface_datasets.Dataset], arguments) ->
 
 
 def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
+    """Returns the versions of the packages that the metrics depend on."""
     modules = (modeling_dual_ssast, transformers, torch, np, sklearn)
     return {"python": platform.python_version()} | {module.__name__: module.__version__ for module in modules}
 
 
 def machine(arguments) -> dict[str, str | int]:
-    """What sums in another order depend on: the device, its threads and the number of processes."""
+    """Returns what the order of sums depends on: the device, its threads and the number of processes."""
     is_gpu = arguments.device.type == "cuda"
     device = torch.cuda.get_device_name(arguments.device) if is_gpu else arguments.device.type
     return {"device": device, "threads": torch.get_num_threads(), "processes": arguments.world_size}
@@ -86,8 +86,8 @@ def machine(arguments) -> dict[str, str | int]:
 
 def describe_data(splits: dict[str, huggingface_datasets.Dataset]) -> dict[str, dict]:
     """
-    Split -> number of clips and their fingerprint: of file names without their folders, labels, sizes, and the first
-    and the last 64 KiB of each file. Another clip, order, label or recording changes it; another place does not.
+    Returns split -> number of clips and their fingerprint, from file names without folders, labels, sizes, and the
+    first and last 64 KiB of each file. Another clip, order, label or recording changes it; another folder does not.
     """
     files = {}  # many clips can be parts of one recording
     described = {}
@@ -107,7 +107,7 @@ def describe_data(splits: dict[str, huggingface_datasets.Dataset]) -> dict[str, 
 
 
 def warn_of_differences(path: str, then: dict, now: dict):
-    """One line per version, split or property of the machine that differs. then, now: entries of `results.json`"""
+    """Warns of every version, split or property of the machine that differs. then, now: entries of `results.json`"""
     for section in now:
         there, here = then.get(section) or {}, now[section]
         for key in [*there, *(key for key in here if key not in there)] if there and here else ():
@@ -123,13 +123,13 @@ def warn_of_differences(path: str, then: dict, now: dict):
 
 
 def _warn(message: str):
-    """Once, also where several processes read the recipe."""
+    """Warns once, also where several processes read the recipe."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning(message)
 
 
 def _file_fingerprint(path: str) -> list | None:
-    """Size, and a hash of both ends; `None` of a file that cannot be read, which the training tells."""
+    """Returns the size and a hash of both ends; `None` for an unreadable file, which the training reports."""
     try:
         with open(path, "rb") as file:
             beginning = file.read(ENDS_SIZE)
@@ -141,14 +141,14 @@ def _file_fingerprint(path: str) -> list | None:
 
 
 def _as_words(value):
-    """Lists in a list as JSON, as a command line would have them."""
+    """Returns a value with inner lists as JSON, as on a command line."""
     if not isinstance(value, list):
         return value
     return [json.dumps(item) if isinstance(item, (list, dict)) else item for item in value]
 
 
 def _bytes_fingerprint(content: bytes) -> list:
-    """As `_file_fingerprint`, of a file that is in memory."""
+    """Returns the `_file_fingerprint` of a file in memory."""
     beginning = content[:ENDS_SIZE]
     end = content[max(len(beginning), len(content) - ENDS_SIZE) :]
     return [len(content), hashlib.sha256(beginning + end).hexdigest()]

@@ -19,10 +19,10 @@ STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: nothing takes it for
 
 def early_stopping(arguments) -> list[EarlyStoppingCallback]:
     """
-    The callback that `early_stopping_patience` asks for, if it does.
+    Returns the callback of `early_stopping_patience`, if it is set.
 
     Raises:
-        InputError: there are no evaluations whose best one could be kept.
+        InputError: the run has no evaluations, or does not keep the best.
     """
     if arguments.early_stopping_patience is None:
         return []
@@ -35,7 +35,7 @@ def early_stopping(arguments) -> list[EarlyStoppingCallback]:
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """Counts on where a stopped run resumes, and stops at once what was stopped before: Transformers begins at zero."""
+    """Early stopping whose count survives a resumption; a run that was stopped early does not train on."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
@@ -53,10 +53,10 @@ class EarlyStopping(EarlyStoppingCallback):
 
 class AudioTrainer(Trainer):
     """
-    Trainer for the tasks of this project.
+    Trainer of this project's tasks.
 
     Checkpoints are written under a staging name and renamed when every process has finished its part, so that a run
-    killed at any moment leaves only whole ones. What goes to the Hub is chosen by `model_cards.push`.
+    killed at any moment leaves only whole ones. `hub.push` chooses the files that go to the Hub.
     """
 
     _staging: str | None = None
@@ -69,11 +69,11 @@ class AudioTrainer(Trainer):
 
     def set_initial_training_values(self, args, dataloader):
         values = super().set_initial_training_values(args, dataloader)
-        self._epoch_steps = args.epoch_steps or values[1]  # for `create_scheduler`, which comes next
+        self._epoch_steps = args.epoch_steps or values[1]  # `create_scheduler` reads it next
         return values
 
     def create_scheduler(self, num_training_steps: int, optimizer=None) -> torch.optim.lr_scheduler.LRScheduler:
-        """As Trainer's, or with `lr_decay` SSAST's: constant, and lower by that factor every so many epochs."""
+        """Creates Trainer's schedule, or with `lr_decay` SSAST's: a constant rate, decayed every few epochs."""
         args = self.args
         if args.lr_decay is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
@@ -89,7 +89,7 @@ class AudioTrainer(Trainer):
         return self.lr_scheduler
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """A stream not through Accelerate, which would deal out what the stream has dealt out already."""
+        """Returns the loader; a stream's bypasses Accelerate, which would divide its clips a second time."""
         if not isinstance(self.train_dataset, ClipStream):
             return super().get_train_dataloader()
         workers = self.args.dataloader_num_workers
@@ -100,11 +100,11 @@ class AudioTrainer(Trainer):
             num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
-            generator=torch.Generator(),  # or a resumed run, which begins an iterator, would draw once more
+            generator=torch.Generator(),  # else a resumed run would draw one more random number
         )
 
     def _run_epoch(self, *args, **kwargs):
-        """A finished run takes no step more where it is resumed: on a stream, which has no end, or stopped early."""
+        """Does nothing when a finished or early-stopped run is resumed."""
         is_finished = isinstance(self.train_dataset, ClipStream) and self.state.global_step >= self.state.max_steps
         if is_finished or self.control.should_training_stop:
             self.control.should_training_stop = True
@@ -112,29 +112,29 @@ class AudioTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def remove_checkpoints(self):
-        """Removes the checkpoints of an earlier run, which a resumption would take for this one's."""
+        """Removes the checkpoints of an earlier run, from which this one could be resumed by mistake."""
         if self.args.should_save and os.path.isdir(self.args.output_dir):
             for folder in Path(self.args.output_dir).glob("checkpoint-*"):
                 shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
 
     def init_hf_repo(self, token=None, private=None):
-        """The repository was made by `check_hub`."""
+        """Prepares pushes of checkpoints; `check_hub` has made the repository."""
         if self.is_world_process_zero() and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
             self._pushes = CheckpointPushes(self.args)
 
     def _push_from_checkpoint(self, checkpoint_folder: str):
-        """Not from the staging name; `_save_checkpoint` pushes what is whole."""
+        """Does nothing: `_save_checkpoint` pushes the checkpoint once it is whole."""
 
     def _finish_current_push(self):
-        """Not before the outputs are written: the other processes would wait for it."""
+        """Does nothing: the other processes would wait; `push_to_hub` waits after the outputs are written."""
 
     def push_to_hub(self):
         """
         Pushes the finished run where `push_to_hub` is set. Called by every process.
 
         Raises:
-            InputError: the Hub did not take it.
+            InputError: the push failed.
         """
         if self._pushes is not None:
             self._pushes.finish()

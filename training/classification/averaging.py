@@ -16,7 +16,7 @@ EPOCH_TOLERANCE = 1e-6  # Trainer counts epochs in fractions
 
 
 def weight_average(tuning: TuningArguments) -> "WeightAverage | None":
-    """The average that the recipe asks for."""
+    """Returns the average of the recipe, if any."""
     if tuning.ema_decay is not None:
         return WeightAverage(get_ema_multi_avg_fn(tuning.ema_decay))
     if tuning.average_from_epoch is not None:
@@ -26,7 +26,7 @@ def weight_average(tuning: TuningArguments) -> "WeightAverage | None":
 
 @torch.no_grad()
 def update_mean(means: list[torch.Tensor], values: list[torch.Tensor], num_averaged: torch.Tensor):
-    """The mean of one value more. Counters take the last one: torch's own function has no mean of integers."""
+    """Updates means in place by one more value. Integer counters take the value: torch averages no integers."""
     if means[0].is_floating_point():
         torch._foreach_lerp_(means, values, float(1 / (num_averaged + 1)))
     else:
@@ -35,22 +35,22 @@ def update_mean(means: list[torch.Tensor], values: list[torch.Tensor], num_avera
 
 class WeightAverage(TrainerCallback):
     """
-    An average of the weights, as `torch.optim.swa_utils` keeps it.
+    Averages the weights during training, by `torch.optim.swa_utils`.
 
-    `applied` puts the average into the model, which is what is evaluated and saved; a checkpoint keeps the weights that
-    are trained beside it. Before anything was averaged the model stays as it is.
+    `applied` puts the average into the model, for evaluations and checkpoints; a checkpoint also has the trained
+    weights. Before the first update the model stays as it is.
 
     Args:
-        update: of an average. With an exponential one it is average = decay * average + (1 - decay) * weights,
-            beginning with the weights after the first step
-        from_epoch: the average is of the weights at the ends of the epochs, this one the first; `None`: of every step
+        update: (averages, weights, number averaged), in place. An exponential average is decay * average
+            + (1 - decay) * weights, and begins with the weights after the first step
+        from_epoch: first epoch at whose end the weights enter the average; `None`: they enter after every step
     """
 
     def __init__(self, update, from_epoch: int | None = None):
         self.update = update
         self.from_epoch = from_epoch
         self.average: AveragedModel | None = None  # only while the training runs
-        self.checkpoint: Path | None = None  # what is resumed; the model has its average when the training begins
+        self.checkpoint: Path | None = None  # to resume from; the model then begins with its average
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         # With buffers: the statistics of batch norms belong to the weights.
@@ -75,13 +75,13 @@ class WeightAverage(TrainerCallback):
             self.average.update_parameters(model)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        if not (args.load_best_model_at_end and state.best_model_checkpoint):  # which holds an average already
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):  # that one is an average already
             self._exchange(model)
         self.average = None
 
     @contextlib.contextmanager
     def applied(self, model: nn.Module):
-        """The model has the averaged weights, and its own again afterwards."""
+        """Gives the model the averaged weights, and its own again afterwards."""
         self._exchange(model)
         try:
             yield
@@ -89,13 +89,13 @@ class WeightAverage(TrainerCallback):
             self._exchange(model)
 
     def save(self, model: nn.Module, folder: Path):
-        """What a resumption needs beside the averaged weights."""
+        """Saves the trained weights, which a resumption needs beside the averaged ones."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self._trained(model).items()}
         save_file(weights, folder / TRAINED_WEIGHTS_NAME)
 
     @torch.no_grad()
     def _exchange(self, model: nn.Module):
-        """In place: compiled graphs and the optimiser keep their tensors."""
+        """Exchanges in place: compiled graphs and the optimiser keep their tensors."""
         if self.average is None or not self.average.n_averaged:
             return
         averaged = self._trained(self.average.module)

@@ -1,9 +1,8 @@
 """
-Probabilities that are right as often as they say, and decisions on several labels: a temperature (Guo et al., *On
-Calibration of Modern Neural Networks*, ICML 2017) and a threshold per class, both chosen on the validation split.
+Calibration: temperature scaling (Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017) and a decision
+threshold per label, both chosen on the validation split.
 """
 
-import matplotlib
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
@@ -14,47 +13,45 @@ from modeling_dual_ssast.classifier_dual_ssast import probabilities_of_logits
 
 from ..data.labels import LabelSet
 
-matplotlib.use("Agg")
-
 logger = logging.get_logger(__name__)
 
-MIN_CLIPS = 30  # of fewer, a temperature says more about the draw than about the model
+MIN_CLIPS = 30  # with fewer, the temperature depends more on the draw of the clips than on the model
 NUM_BINS = 15  # of equal width, as in Guo et al.
-TEMPERATURES = (0.05, 20.0)  # an optimum at a bound is none: all clips are right, or the model knows nothing
+TEMPERATURES = (0.05, 20.0)  # an optimum at a bound is rejected: the split is perfectly classified, or at chance
 THRESHOLDS = (np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).eps)
 
 
 def probabilities(logits: np.ndarray, problem_type: str, temperature: float = 1.0) -> np.ndarray:
-    """Softmax or sigmoid after the temperature, or the numbers themselves: (clips, labels) -> the same shape."""
+    """Returns softmax or sigmoid of logits / temperature, or the numbers of a regression: (clips, labels) for both."""
     tensor = torch.from_numpy(np.asarray(logits, dtype=np.float32))
     return probabilities_of_logits(tensor, problem_type, temperature).numpy()
 
 
 def calibrate(config: PretrainedConfig, outcomes: dict, labels: LabelSet) -> dict | None:
     """
-    Sets `temperature` and `decision_thresholds` of the configuration by the validation split.
+    Sets `calibration_temperature` and `decision_thresholds` of the configuration, chosen on the validation split.
 
     Args:
         outcomes: split -> Trainer's PredictionOutput, whose predictions are logits (clips, labels)
 
     Returns:
-        what `results.json` says of it; `None` where there is nothing to calibrate, or not enough validation clips
+        the entry `calibration` of `results.json`; `None` for a regression, or without enough validation clips
     """
-    if labels.problem_type == "regression" or "validation" not in outcomes:
+    if labels.is_regression or "validation" not in outcomes:
         return None
     logits, targets = outcomes["validation"].predictions, outcomes["validation"].label_ids
     if len(targets) < MIN_CLIPS:
         logger.warning(f"{len(targets)} validation clips are too few to calibrate by; {MIN_CLIPS} are needed")
         return None
     config.calibration_temperature = fit_temperature(logits, targets, labels.problem_type)
-    if labels.problem_type == "multi_label_classification":
+    if labels.is_multi:
         scores = probabilities(logits, labels.problem_type, config.calibration_temperature)
         config.decision_thresholds = choose_thresholds(scores, targets > 0.5)
     return describe_calibration(config, outcomes, labels)
 
 
 def describe_calibration(config: PretrainedConfig, outcomes: dict, labels: LabelSet) -> dict:
-    """What `results.json` says of the configuration's temperature and thresholds, arguments as of `calibrate`."""
+    """Returns temperature, thresholds, and per split the scores before and after; arguments as for `calibrate`."""
     report = {"temperature": config.calibration_temperature, "decision_thresholds": config.decision_thresholds}
     for split, outcome in outcomes.items():
         report[split] = {
@@ -66,7 +63,7 @@ def describe_calibration(config: PretrainedConfig, outcomes: dict, labels: Label
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray, problem_type: str) -> float:
     """
-    The temperature with the lowest negative log-likelihood; 1.0 where none is lower, or the lowest is at a bound.
+    Returns the temperature with the lowest negative log-likelihood; 1.0 where that is no gain, or lies at a bound.
 
     logits: (clips, labels); targets: (clips,) indices, or (clips, labels) of 0 and 1
     """
@@ -74,7 +71,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, problem_type: str) 
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(logits, targets, problem_type, float(np.exp(log_temperature)))
 
-    # Convex in the inverse of the temperature, so that there is one minimum.
+    # Convex in the inverse of the temperature: there is one minimum.
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     if found.x - low < 1e-3 or high - found.x < 1e-3:
@@ -88,8 +85,10 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, problem_type: str) 
 
 def choose_thresholds(scores: np.ndarray, targets: np.ndarray) -> list[float]:
     """
-    Per class the threshold with the highest F1; of several the nearest to one half, which a class without positive
-    clips keeps. scores, targets (bool): (clips, labels)
+    Returns per label the threshold with the highest F1; where several are best, the nearest to 0.5. A label without
+    positive clips gets 0.5.
+
+    scores: (clips, labels), float; targets: (clips, labels), bool
     """
     return [
         _best_threshold(scores[:, index].astype(np.float64), targets[:, index]) if targets[:, index].any() else 0.5
@@ -98,8 +97,8 @@ def choose_thresholds(scores: np.ndarray, targets: np.ndarray) -> list[float]:
 
 
 def _best_threshold(scores: np.ndarray, targets: np.ndarray) -> float:
-    """(clips,) each"""
-    edges = np.concatenate([[0.0], np.unique(scores)])  # what lies between two edges decides alike
+    """Returns the threshold of one label. scores: (clips,), float64; targets: (clips,), bool"""
+    edges = np.concatenate([[0.0], np.unique(scores)])  # all thresholds between two edges give the same decisions
     below, above = edges[:-1], edges[1:]
     candidates = np.where((below <= 0.5) & (above > 0.5), 0.5, (below + above) / 2).clip(*THRESHOLDS)
 
@@ -113,8 +112,10 @@ def _best_threshold(scores: np.ndarray, targets: np.ndarray) -> float:
 
 def calibration_scores(logits: np.ndarray, targets: np.ndarray, problem_type: str, temperature: float) -> dict:
     """
-    Expected calibration error, negative log-likelihood and Brier score at a temperature, and the bins of the
-    reliability diagram. With several labels per clip every label of every clip counts as one decision.
+    Returns expected calibration error, negative log-likelihood and Brier score at a temperature, and the bins of the
+    reliability diagram. With several labels per clip, each label of each clip is one decision.
+
+    logits: (clips, labels); targets: (clips,) class indices, or (clips, labels) of 0 and 1
     """
     scores = probabilities(logits, problem_type, temperature)
     if problem_type == "single_label_classification":
@@ -133,7 +134,11 @@ def calibration_scores(logits: np.ndarray, targets: np.ndarray, problem_type: st
 
 
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray, problem_type: str, temperature: float) -> float:
-    """Mean over the clips, and over the labels where a clip has several."""
+    """
+    Returns the mean over the clips, and over the labels where a clip may have several.
+
+    logits: (clips, labels); targets: (clips,) class indices, or (clips, labels) of 0 and 1
+    """
     logits = torch.from_numpy(np.asarray(logits, dtype=np.float64)) / temperature
     if problem_type == "single_label_classification":
         return float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(np.asarray(targets, dtype=np.int64))))
@@ -142,7 +147,11 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray, problem_typ
 
 
 def reliability_bins(confidences: np.ndarray, hits: np.ndarray) -> dict[str, list]:
-    """Per bin of confidence: how many decisions are in it, their mean confidence, and the share that is right."""
+    """
+    Returns per bin of confidence the number of decisions, their mean confidence, and the share that is right.
+
+    confidences: (decisions,), from 0 to 1; hits: (decisions,), bool
+    """
     index = np.clip(np.ceil(confidences * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
     counts = np.bincount(index, minlength=NUM_BINS)
     sums = (np.bincount(index, weights=values, minlength=NUM_BINS) for values in (confidences, hits))
@@ -151,6 +160,6 @@ def reliability_bins(confidences: np.ndarray, hits: np.ndarray) -> dict[str, lis
 
 
 def expected_calibration_error(bins: dict[str, list]) -> float:
-    """Mean distance of confidence and accuracy, weighted by the bins' decisions."""
+    """Returns the mean distance between confidence and accuracy, weighted by the decisions per bin."""
     distances = np.abs(np.subtract(bins["confidence"], bins["accuracy"]))
     return float(np.average(distances, weights=bins["count"]))

@@ -1,7 +1,7 @@
 """
 Confidence intervals of the metrics: the percentile bootstrap (Efron, 1979) over the clips of a split, or over groups of
-them, which are drawn whole (speakers, recordings). A clip that is drawn twice counts twice: the metrics are computed
-with weights, for many resamples at once.
+clips (speakers, recordings) that are drawn whole. A clip that is drawn twice counts twice: weighted metrics are
+computed for many resamples at once.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from .metrics import d_prime, weighted_metrics
 
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
-# What keeps several labels at seconds: fewer resamples where clips x labels x resamples would be more than this.
+# Bounds the time with several labels: fewer resamples where clips x labels x resamples would be more.
 MAX_SORTED = 500_000_000
 MIN_RESAMPLES = 200
-BLOCK_SIZE = 2_000_000  # weights at a time
+BLOCK_SIZE = 2_000_000  # weights in memory at a time
 
 
 def confidence_intervals(
@@ -27,11 +27,13 @@ def confidence_intervals(
     seed: int = 0,
 ) -> dict | None:
     """
+    Returns the confidence interval of every metric.
+
     Args:
-        predictions: what the metric takes: class indices (clips,), scores (clips, labels), or numbers (clips,)
+        predictions: class indices (clips,), scores (clips, labels), or numbers (clips,)
         targets: class indices, 0 or 1 per class, or numbers
-        thresholds: of the scores, one per label; one half if there are none
-        groups: one per clip
+        thresholds: (labels,), the score above which a label is predicted; `None`: 0.5
+        groups: (clips,), the group of each clip; `None`: each clip by itself
 
     Returns:
         `intervals`: metric -> [lower, upper] end; `level`, the number of `resamples`, and what was `resampled`. `None`
@@ -62,8 +64,9 @@ def confidence_intervals(
 
 def draw_weights(units: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
     """
-    How often each clip is in each resample, as blocks (clips, resamples of the block). units: (clips,) the number of
-    what is drawn with the clip, from 0
+    Yields how often each clip is in each resample, as blocks (clips, resamples of the block), float32.
+
+    units: (clips,), from 0: clips with the same number are drawn together
     """
     rng = np.random.default_rng(seed)
     num_units = int(units.max()) + 1

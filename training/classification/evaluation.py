@@ -1,4 +1,4 @@
-"""The task `evaluation`: how good a finished classifier is on labelled clips, without training."""
+"""The task `evaluation`: scores a finished classifier on labelled clips, without training."""
 
 from ..base import outputs, reproduction
 from ..base.inference import labels_of, load_classifier
@@ -21,7 +21,7 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     Scores the clips and writes the output folder.
 
     Raises:
-        InputError: bad input, told before the clips are heard wherever it can be known by then.
+        InputError: bad input, wherever possible before the clips are decoded.
     """
     name = arguments.model_name_or_path
     if name is None:
@@ -40,7 +40,7 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     check_output_folder(settings)
     model, extractor = load_classifier(name, arguments.model_revision)
     labels = labels_of(name, model.config)
-    model.config.problem_type = labels.problem_type  # of a model that does not say it
+    model.config.problem_type = labels.problem_type  # some models leave it out
     splits = screen({"test": load_test_split(data_arguments)}, data_arguments, arguments.output_dir)
     splits = sample_splits(splits, data_arguments, seed=0)
     windows = choose_windows(model.base_model, extractor, data_arguments)

@@ -1,6 +1,6 @@
 """
-Labelled clips of streamed data sets, which train without a download: shuffled through a buffer, dealt out to processes
-and data-loader workers without duplicates or gaps, and taken up where a stopped run was.
+Streams labelled clips, so that training needs no download: shuffled in a buffer, divided among processes and
+data-loader workers without duplicates or gaps, and resumed where a stopped run ended.
 """
 
 import itertools
@@ -26,13 +26,13 @@ from ..data.unreadable import UNREADABLE_CLIPS, UnreadableLog, try_to_read
 from ..errors import InputError
 
 STATISTICS_CLIPS = 1000  # clips on which `compute_statistics` computes
-MOST_EVALUATED = 100_000  # clips of a validation or test split, which stay in memory, undecoded
+MOST_EVALUATED = 100_000  # clips of a validation or test split, kept undecoded in memory
 
 
 class LabelledStream(StreamedClips):
     """
-    A streamed split. Its clips have `label` (a text, or a list of texts) beside `path` and `bytes`, and `start` and
-    `end` where they are parts of recordings.
+    Streams a split. Its clips have `label` (a text, or a list of texts) beside `path` and `bytes`, and `start` and
+    `end` (seconds) where they are parts of recordings.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class LabelledStream(StreamedClips):
         names: dict[str, str] | None = None,
         shuffle_buffer: int = 1000,
     ):
-        with datasets_without_torchcodec():  # the features of JSON lines are known after the first only
+        with datasets_without_torchcodec():  # JSON lines have features only after the first row
             features = data.features or dict.fromkeys(next(iter(data), {}))
         column = choose_label_column(name, features, columns.label)
         times = {"start": columns.start, "end": columns.end}
@@ -54,7 +54,7 @@ class LabelledStream(StreamedClips):
         self._names = names or {}
 
     def class_names(self) -> tuple[str, ...] | None:
-        """The classes, where the data set knows them before it is read."""
+        """Returns the classes if the data set's description names them, else `None`."""
         names = getattr(getattr(self._feature, "feature", self._feature), "names", None)
         return None if names is None else tuple(sorted(names, key=sort_key))
 
@@ -68,11 +68,11 @@ class LabelledStream(StreamedClips):
 
 class LabelledClipStream(ClipStream):
     """
-    The endless sequence of training examples, or one process's share of it.
+    Iterates endlessly over training examples, or over one process's share of them.
 
     Args:
         stream: the clips
-        template: makes an example of a clip; its own clips are not looked at
+        template: makes the examples; its own clips are not used
 
     Raises:
         InputError: while iterating, a label outside the label set, or unreadable clips: the first, or too many.
@@ -96,8 +96,8 @@ class LabelledClipStream(ClipStream):
         self.template = template
         self.skips_unreadable = data_arguments.on_bad_audio == "skip"
         self.epoch_steps = arguments.epoch_steps
-        self.windows = None  # of the evaluations
-        self.num_clips = arguments.max_steps * clips_per_step(arguments)  # that will be heard
+        self.windows = None  # of evaluations only
+        self.num_clips = arguments.max_steps * clips_per_step(arguments)  # that the training reads
 
     @property
     def feature_extractor(self):
@@ -108,7 +108,7 @@ class LabelledClipStream(ClipStream):
         self.template.feature_extractor = extractor
 
     def check_labels(self):
-        """Of clips that were not read yet nothing is known."""
+        """Does nothing: a stream's labels are unknown until read."""
 
     def callback(self) -> TrainerCallback:
         return StreamCallback(self, self.epoch_steps)
@@ -122,7 +122,7 @@ class LabelledClipStream(ClipStream):
             raise InputError(f"{name}: {reason}; or set on_bad_audio to skip")
 
     def waveforms(self) -> Iterator[np.ndarray]:
-        """Of some clips, for the statistics of their features."""
+        """Yields some clips, (samples,) each, for the statistics of their features."""
         (stream,) = self.clips
         clips = itertools.islice(stream.shuffled(np.random.default_rng((self.seed, ORDER, 0, 0))), STATISTICS_CLIPS)
         for index, clip in enumerate(clips):
@@ -133,11 +133,11 @@ class LabelledClipStream(ClipStream):
 
 def open_streams(arguments: DataArguments) -> dict[str, LabelledStream | datasets.Dataset]:
     """
-    The splits that the recipe names: `train` as a stream; `validation` and `test`, if they are given, read at once and
-    kept undecoded.
+    Returns the splits of the recipe: `train` as a stream; `validation` and `test`, where given, read at once and kept
+    undecoded.
 
     Raises:
-        InputError: the data set cannot be had, or is a table or a folder, which need no streaming.
+        InputError: the data set cannot be loaded, or is a table or a folder, which need no streaming.
     """
     if arguments.train_file:
         raise InputError("streaming: tables name files that are here already; leave it out")
@@ -164,7 +164,7 @@ def open_streams(arguments: DataArguments) -> dict[str, LabelledStream | dataset
 
 
 def read_whole(stream: LabelledStream) -> datasets.Dataset:
-    """A split with the columns of `sources`, in its own order."""
+    """Returns a split with the columns of `sources`, in its own order."""
     rows = list(itertools.islice(stream.in_order(), MOST_EVALUATED + 1))
     if not rows or len(rows) > MOST_EVALUATED:
         number = "no" if not rows else f"more than {MOST_EVALUATED}"
@@ -176,7 +176,7 @@ def read_whole(stream: LabelledStream) -> datasets.Dataset:
 
 def check_streaming(data_arguments: DataArguments, augmentation, tuning, arguments: TrainingArguments):
     """
-    Fills in the numbers of steps, since a stream has no end.
+    Sets the numbers of steps, since a stream has no end.
 
     Raises:
         InputError: a setting that needs all clips at once.
@@ -185,14 +185,14 @@ def check_streaming(data_arguments: DataArguments, augmentation, tuning, argumen
         raise InputError("mixup_rate: streamed clips cannot be mixed with others that are not there yet; set 0")
     for name in ("max_train_clips", "max_eval_clips"):
         if getattr(data_arguments, name) is not None:
-            raise InputError(f"{name}: a stream is heard step by step; set max_steps instead")
+            raise InputError(f"{name}: a stream is read step by step; set max_steps instead")
     for name, value, plain in (
         ("sampler", tuning.sampler, "uniform"),
         ("class_weights", tuning.class_weights, "none"),
         ("train_sampling_strategy", arguments.train_sampling_strategy, "random"),
     ):
         if value != plain:
-            raise InputError(f"{name}: {value} needs all clips, which a stream has not; set {plain}")
+            raise InputError(f"{name}: {value} needs all clips at once, and a stream reads one by one; set {plain}")
     if tuning.average_from_epoch is not None:
         raise InputError("average_from_epoch: a stream has no epochs that end; set ema_decay instead")
     if arguments.epoch_steps is None and arguments.max_steps <= 0:
@@ -200,7 +200,7 @@ def check_streaming(data_arguments: DataArguments, augmentation, tuning, argumen
     if arguments.max_steps <= 0:
         arguments.max_steps = math.ceil(arguments.num_train_epochs * arguments.epoch_steps)
     arguments.epoch_steps = arguments.epoch_steps or arguments.max_steps
-    arguments.ignore_data_skip = True  # the stream itself jumps to the place of a resumption
+    arguments.ignore_data_skip = True  # the stream itself skips to where a run resumes
     for kind in ("eval", "save", "logging"):
         if getattr(arguments, f"{kind}_strategy") == "epoch":
             setattr(arguments, f"{kind}_strategy", IntervalStrategy.STEPS)

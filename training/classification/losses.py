@@ -1,4 +1,4 @@
-"""The loss of the training where classes are rare or clips are easy; evaluations keep the model's own."""
+"""Training losses for rare classes and easy clips; evaluations keep the model's own loss."""
 
 import torch
 from torch import nn
@@ -11,18 +11,18 @@ from .samplers import class_weights, positive_weights
 
 class TrainingLoss:
     """
-    Cross-entropy with class weights, or the focal loss (Lin et al., ICCV 2017, equations 4 and 5): a clip counts
-    (1 - p) ** gamma, p being the probability of what is true. Of several labels each is a binary problem.
+    Computes the cross-entropy with class weights, or the focal loss (Lin et al., ICCV 2017, equations 4 and 5), which
+    weighs a clip by (1 - p) ** gamma, where p is the probability of the true class. With several labels per clip, each
+    label is a binary problem.
 
-    With `is_binary` the classes of one label per clip are binary problems too, as SSAST trains Speech Commands.
-
-    Soft labels are mixtures of the losses of hard ones. The mean is over clips and not over weights, so that batches,
-    accumulated steps and processes count alike.
+    The loss of a soft label is the mixture of the losses of hard labels. The mean is over clips, not over weights, so
+    that batches, accumulated steps and processes count alike.
 
     Args:
-        label_smoothing: as in `torch.nn.functional.cross_entropy`; of one label only
-        weights: (labels,), of the classes or of the positives of each label; `None` for ones
+        label_smoothing: as in `torch.nn.functional.cross_entropy`; for one label per clip only
+        weights: (labels,), of the classes, or of the positives of each label; `None`: ones
         gamma: 0 for the cross-entropy
+        is_binary: each class is a binary problem also with one label per clip, as SSAST trains Speech Commands
     """
 
     def __init__(
@@ -40,7 +40,11 @@ class TrainingLoss:
         self.gamma = gamma
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """logits: (batch, labels); labels: classes (batch,), or (batch, labels) -> scalar, in float32"""
+        """
+        Returns the loss, a scalar in float32.
+
+        logits: (batch, labels); labels: class indices (batch,), or probabilities (batch, labels)
+        """
         logits, labels = logits.float(), labels.to(logits.device)
         weights = 1.0 if self.weights is None else self.weights.to(logits.device)
         if self.is_single:
@@ -55,13 +59,14 @@ class TrainingLoss:
         return -(weights * labels * focus * log_probabilities).sum(dim=-1).mean()
 
     def _focus(self, distance: torch.Tensor) -> torch.Tensor | float:
-        # Below 1 the power has no derivative at zero, where float32 arrives.
+        """Returns the focal weight: `distance` is 1 - p, of any shape."""
+        # A power below 1 has no derivative at zero, which float32 reaches.
         return distance.clamp(min=1e-7) ** self.gamma if self.gamma else 1.0
 
 
 def training_loss(tuning: TuningArguments, labels: LabelSet, dataset, label_smoothing: float) -> TrainingLoss | None:
     """
-    The loss that the recipe asks for; `None` for the model's own.
+    Returns the loss of the recipe; `None` for the model's own.
 
     Raises:
         InputError: class weights or a focal loss of a regression.
@@ -69,11 +74,11 @@ def training_loss(tuning: TuningArguments, labels: LabelSet, dataset, label_smoo
     gamma = tuning.focal_gamma if tuning.loss == "focal" else 0.0
     if tuning.loss == "cross_entropy" and tuning.class_weights == "none":
         return None
-    if labels.problem_type == "regression":
+    if labels.is_regression:
         name = "class_weights" if tuning.loss == "cross_entropy" else "loss"
-        raise InputError(f"{name}: {getattr(tuning, name)} needs classes, which a regression has not; leave it out")
+        raise InputError(f"{name}: {getattr(tuning, name)} needs classes, and a regression has none; leave it out")
     weights = None
     if tuning.class_weights == "balanced":
-        compute = class_weights if labels.problem_type == "single_label_classification" else positive_weights
+        compute = class_weights if labels.is_single else positive_weights
         weights = torch.from_numpy(compute(dataset.label_matrix()))
     return TrainingLoss(labels.problem_type, label_smoothing, weights, gamma, tuning.loss == "binary_cross_entropy")

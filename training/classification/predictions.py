@@ -12,7 +12,7 @@ from ..data.labels import LabelSet
 def write_predictions(
     dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, path: Path, thresholds: list[float] | None = None
 ):
-    """The score table of a split as a CSV, with the column `label` beside the prediction."""
+    """Writes the score table of a split as a CSV, with the column `label` beside the prediction."""
     table = score_table(dataset.names(), labels, scores, thresholds)
     table.insert(1, "label", [as_text(label) for label in dataset.examples["label"]])
     table.to_csv(path, index=False)

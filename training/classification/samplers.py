@@ -1,4 +1,4 @@
-"""In which order the training clips are heard, and how much a class counts."""
+"""Samplers: the order of the training clips, and weights that balance the classes."""
 
 from collections.abc import Iterator
 
@@ -18,15 +18,15 @@ POOL_STEPS = 50
 
 class ClipSampler(torch.utils.data.Sampler):
     """
-    The clips of an epoch, drawn by seed and epoch alone: the same for every process, any number of workers, and after a
+    Draws the clips of an epoch by seed and epoch alone: the same for every process, any number of workers, and after a
     resumption.
 
     Args:
-        num_clips: of the data set, and of an epoch
-        epoch: the data set's, in memory that the training loop writes
-        weights: (clips,) each clip is drawn, with replacement, as often as its weight says; `None`: each once
-        lengths: (clips,) clips of about the same length share a batch; `None`: they meet by chance
-        group_size: clips of a step of the optimiser, of all processes together
+        num_clips: clips of the data set, and of an epoch
+        epoch: the data set's tensor with the number of the epoch, which the training loop updates
+        weights: (clips,), to draw with replacement; `None`: each clip once
+        lengths: (clips,), so that clips of about the same length share a batch; `None`: batches are random
+        group_size: clips per step of the optimiser, over all processes
     """
 
     def __init__(
@@ -58,15 +58,17 @@ class ClipSampler(torch.utils.data.Sampler):
 
     def _grouped(self, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """
-        Transformers sorts a few large groups, which leaves a small data set 10 % of padding, and hears the longest
-        clips first. Here all are sorted (of a large data set 50 steps at a time) by lengths that are off by up to
-        5 %, so that other clips meet in the next epoch, and the steps are shuffled.
+        Returns the drawn clips (clips,) with similar lengths in each step, and the steps in random order.
+
+        Transformers sorts a few large groups, which leaves 10 % of padding in a small data set and begins with the
+        longest clips. Here all clips are sorted (50 steps at a time in a large data set) by lengths that are changed at
+        random by up to 5 %, so that batches differ between epochs.
         """
         blurred = np.asarray(self.lengths)[drawn] * rng.uniform(1 - BLUR, 1 + BLUR, len(drawn))
         pools = np.arange(len(drawn)) // (POOL_STEPS * self.group_size)
         drawn = drawn[np.lexsort((-blurred, pools))]
         steps = [drawn[first : first + self.group_size] for first in range(0, len(drawn), self.group_size)]
-        last = [steps.pop()] if len(steps[-1]) < self.group_size else []  # in the middle it would shift all others
+        last = [steps.pop()] if len(steps[-1]) < self.group_size else []  # elsewhere it would shift all others
         return np.concatenate([steps[index] for index in rng.permutation(len(steps))] + last)
 
 
@@ -74,14 +76,14 @@ def make_sampler(
     tuning: TuningArguments, labels: LabelSet, dataset: ClipDataset, arguments: TrainingArguments
 ) -> ClipSampler | None:
     """
-    The sampler that the recipe asks for; `None` for Transformers' own.
+    Returns the sampler of the recipe; `None` for Transformers' own.
 
     Raises:
-        InputError: balanced classes of a regression, or in an order of Transformers'.
+        InputError: balanced classes for a regression, or with one of Transformers' other strategies.
     """
     balances, strategy = tuning.sampler == "balanced", arguments.train_sampling_strategy
-    if balances and labels.problem_type == "regression":
-        raise InputError("sampler: balanced needs classes, which a regression has not; leave it out")
+    if balances and labels.is_regression:
+        raise InputError("sampler: balanced needs classes, and a regression has none; leave it out")
     if balances and strategy not in ("random", "group_by_length"):
         raise InputError(f"sampler: balanced draws by chance, but train_sampling_strategy is {strategy}; set random")
     if not balances and strategy != "group_by_length":
@@ -95,8 +97,8 @@ def make_sampler(
 
 def class_weights(matrix: np.ndarray) -> np.ndarray:
     """
-    scikit-learn's balanced class weights, clips / (classes * clips of the class), of one label per clip; 1 for a class
-    without clips. (clips, labels) -> float32 (labels,)
+    Returns scikit-learn's balanced class weights, clips / (classes * clips of the class), for one label per clip; 1 for
+    a class without clips. (clips, labels) -> float32 (labels,)
     """
     classes = matrix.argmax(axis=1)
     present = np.unique(classes)
@@ -107,8 +109,8 @@ def class_weights(matrix: np.ndarray) -> np.ndarray:
 
 def positive_weights(matrix: np.ndarray) -> np.ndarray:
     """
-    How much more a label counts where it is there than where it is not: negatives / positives, the ratio of its two
-    balanced class weights; 1 for a label that no clip or every clip has. (clips, labels) -> float32 (labels,)
+    Returns the weight of each label's positive clips, negatives / positives: the ratio of its two balanced class
+    weights; 1 for a label that no clip or every clip has. (clips, labels) -> float32 (labels,)
     """
     positives = matrix.sum(axis=0)
     negatives = len(matrix) - positives
@@ -118,8 +120,8 @@ def positive_weights(matrix: np.ndarray) -> np.ndarray:
 
 def clip_weights(matrix: np.ndarray) -> np.ndarray:
     """
-    How often a clip is drawn where classes are balanced: the sum over its labels of 1 / clips with the label (PSLA,
-    Gong et al., TASLP 2021). To have no label counts as a label. (clips, labels) -> float64 (clips,)
+    Returns sampling weights that balance the classes: the sum over a clip's labels of 1 / clips with the label (PSLA,
+    Gong et al., TASLP 2021). Clips without a label form a class too. (clips, labels) -> float64 (clips,)
     """
     weights = np.zeros(len(matrix))
     for has_label in [*np.transpose(matrix), ~np.any(matrix, axis=1)]:  # a label at a time: the matrix may be large

@@ -51,7 +51,7 @@ from .tuning import check_same_tuning, prepare
 
 logger = logging.get_logger(__name__)
 
-# What a checkpoint may lack: what fuses layers, and classifiers.
+# Weights that a checkpoint may lack: fusion and classifiers.
 NEW_WEIGHTS = (
     "classifier.", "dual_ssast.fusion.", "composed_classifier.", "audioset_classifier.", "panns_cnn14.embedding.",
 )  # fmt: skip
@@ -75,7 +75,7 @@ def run(
         label_names: the classes in their order, instead of those of the training split
 
     Raises:
-        InputError: bad input, told before training starts wherever it can be known by then.
+        InputError: bad input, wherever possible before the training starts.
     """
     checkpoint = check_output_folder(arguments)
     check_hub(arguments)
@@ -94,7 +94,7 @@ def run(
     }
     if data_arguments.streaming:
         datasets["train"] = LabelledClipStream(splits.pop("train"), datasets["train"], data_arguments, arguments)
-    for dataset in datasets.values():  # a label outside the label set is told now, not after the first epoch
+    for dataset in datasets.values():  # before the training, not after the first epoch
         dataset.check_labels()
     model = load_model(model_arguments, stored_config, labels)
     if data_arguments.compute_statistics:
@@ -122,7 +122,7 @@ def run(
         if split in datasets
     }
     calibration = calibrate(model.config, outcomes, labels) if arguments.calibrate else None
-    if calibration is not None:  # the metrics of decisions are others with thresholds
+    if calibration is not None:  # thresholds change the metrics of decisions
         for split, outcome in outcomes.items():
             metrics = trainer.compute_metrics(EvalPrediction(outcome.predictions, outcome.label_ids))
             outcome.metrics.update({f"{split}_{name}": value for name, value in metrics.items()})
@@ -136,21 +136,20 @@ def run(
 def open_splits(
     splits: dict | None, label_names, data_arguments: DataArguments, stored_config, arguments: TrainingArguments
 ) -> tuple[dict, LabelSet]:
-    """Readable clips in all splits that there are to be, and the label set; arguments as of `run`."""
+    """Returns the readable clips of all splits, and the label set; arguments as for `run`."""
     if splits is None:
         splits = load_splits(data_arguments)
         warn_of_repeats(splits)
     splits = screen(splits, data_arguments, arguments.output_dir)
     labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
-    is_single = labels.problem_type == "single_label_classification"
-    splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
+    splits = complete_splits(splits, data_arguments, stratify=labels.is_single, seed=arguments.seed)
     return sample_splits(splits, data_arguments, arguments.seed), labels
 
 
 def choose_labels(
     training_labels: list, data_arguments: DataArguments, stored_config, names: tuple[str, ...] | None = None
 ) -> LabelSet:
-    """The label set, in the order of a label file or of a fine-tuned checkpoint that has the same classes."""
+    """Returns the label set, in the order of a label file or of a fine-tuned checkpoint with the same classes."""
     if data_arguments.label_file:
         names = tuple(read_label_file(Path(data_arguments.label_file)).values())
     labels = find_labels(training_labels, data_arguments.problem_type, names)
@@ -162,11 +161,11 @@ def choose_labels(
 
 def choose_streamed_labels(stream: LabelledStream, data_arguments: DataArguments, stored_config) -> LabelSet:
     """
-    The label set of clips that were not read yet: of a label file, of the data set's own description, or of a
+    Returns the label set of a stream, whose clips are not read yet: from a label file, the data set's description, or a
     checkpoint that was fine-tuned for it.
 
     Raises:
-        InputError: none of them knows the classes.
+        InputError: none of them names the classes.
     """
     names = stream.class_names()
     if names is None and not data_arguments.label_file and data_arguments.problem_type != "regression":
@@ -183,13 +182,13 @@ def choose_streamed_labels(stream: LabelledStream, data_arguments: DataArguments
 
 
 def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet) -> PreTrainedModel:
-    """The classifier: the checkpoint's weights with the recipe's changes, or a Dual SSAST with random weights."""
+    """Returns the classifier: the checkpoint with the recipe's changes, or a Dual SSAST with random weights."""
     config = DualSSASTConfig() if stored_config is None else stored_config
     overrides = config_changes(model_arguments, config) | {
         "id2label": labels.id2label,
         "label2id": labels.label2id,
         "problem_type": labels.problem_type,
-        "calibration_temperature": 1.0,  # what was calibrated before the fine-tuning is not calibrated after it
+        "calibration_temperature": 1.0,  # fine-tuning invalidates an earlier calibration
         "decision_thresholds": None,
     }
     try:
@@ -212,9 +211,9 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
     if getattr(stored_config, "fused_layers", None) != model.config.fused_layers and hasattr(
         model.base_model, "fusion"
     ):
-        model.base_model.reset_fusion()  # what was learned of other layers
-    if stored_config.id2label != labels.id2label and not new:  # as many classes, but others
-        logger.warning("The checkpoint's classifier knows other classes: a new one takes its place.")
+        model.base_model.reset_fusion()  # its weights belong to other layers
+    if stored_config.id2label != labels.id2label and not new:  # as many classes, but different ones
+        logger.warning("The checkpoint's classifier has other classes: a new one takes its place.")
         model.reset_classifier()
     return model
 
@@ -228,15 +227,15 @@ def make_trainer(
     arguments: TrainingArguments,
 ) -> ClassificationTrainer:
     """
-    The trainer with metrics, model selection and early stopping, of what the recipe trains.
+    Returns the trainer of the recipe, with metrics, model selection and early stopping.
 
     Raises:
         InputError: settings that do not fit the model or the labels.
     """
     if arguments.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise InputError(
-            f"gradient_checkpointing: a {model.config.model_type} model has none; leave it out, or take smaller "
-            "batches and more gradient_accumulation_steps"
+            f"gradient_checkpointing: a {model.config.model_type} model does not support it; leave it out, or take "
+            "smaller batches and more gradient_accumulation_steps"
         )
     if "validation" not in datasets:
         arguments.eval_strategy, arguments.eval_on_start, arguments.load_best_model_at_end = "no", False, False

@@ -20,14 +20,14 @@ from .tuning import ADAPTER, count_parameters, frozen_modules, rate_scales, save
 
 class ClassificationTrainer(AudioTrainer):
     """
-    AudioTrainer for what `TuningArguments` says: frozen parts, adapters, averaged weights, another loss or order.
+    AudioTrainer with the options of `TuningArguments`: frozen parts, adapters, averaged weights, losses and samplers.
 
     Args:
-        training_loss: (logits, labels) -> loss, in the place of the model's own while it trains
-        sampler: of the training clips
+        training_loss: (logits, labels) -> loss, in place of the model's own during training
+        sampler: order of the training clips; `None`: Transformers'
 
     Raises:
-        InputError: a way of training that a sharded model has not.
+        InputError: an option that needs whole weights, with a sharded model.
     """
 
     def __init__(self, *args, tuning: TuningArguments, training_loss=None, sampler=None, **kwargs):
@@ -50,10 +50,10 @@ class ClassificationTrainer(AudioTrainer):
         self.frozen = frozen_modules(self.model)
         # id of a parameter -> factor of its learning rate
         self.rate_scales = rate_scales(self._plain_model(), tuning.layer_decay)
-        self._frames = torch.zeros(2, device=self.args.device)  # with audio, and all, since the last log
+        self._frames = torch.zeros(2, device=self.args.device)  # frames with audio, and all frames, since the last log
 
     def _plain_model(self):
-        """The model without its adapter's wrapper."""
+        """Returns the model without its adapter's wrapper."""
         return self.model.get_base_model() if self.is_adapter else self.model
 
     @property
@@ -61,7 +61,7 @@ class ClassificationTrainer(AudioTrainer):
         return hasattr(self.model, "merge_and_unload")
 
     def train(self, *args, **kwargs):
-        """As Trainer's. An adapter is then saved by itself, with the outputs to come, and merged into the model."""
+        """Trains as Trainer does; then saves an adapter by itself, among the outputs, and merges it into the model."""
         outputs = Path(self.args.output_dir) / OUTPUT_STAGING_NAME
         if self.args.should_save:
             shutil.rmtree(outputs, ignore_errors=True)
@@ -70,7 +70,7 @@ class ClassificationTrainer(AudioTrainer):
         result = super().train(*args, **kwargs)
         if self.is_adapter:
             self.model.save_pretrained(str(outputs / ADAPTER), is_main_process=self.args.should_save)
-            (outputs / ADAPTER / "README.md").unlink(missing_ok=True)  # an empty form, with a path of this machine
+            (outputs / ADAPTER / "README.md").unlink(missing_ok=True)  # an empty template, with a path of this machine
             self.model = self.model_wrapped = self.model.merge_and_unload()
         return result
 
@@ -89,7 +89,7 @@ class ClassificationTrainer(AudioTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
-        """With the share of the frames of the training batches that was padding."""
+        """Logs also the share of padding in the training batches, and a stream's clips so far."""
         if "loss" in logs and self._frames[1]:
             logs = logs | {"padded_share": 1 - float(self._frames[0] / self._frames[1])}
             self._frames.zero_()
@@ -99,8 +99,8 @@ class ClassificationTrainer(AudioTrainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """
-        AdamW (or what `optim` says), with `head_learning_rate` for everything outside the encoder,
-        `fusion_learning_rate` for the learned weights of layers, and factors by parameter, `rate_scales`.
+        Creates AdamW (or `optim`) with `head_learning_rate` for all parameters outside the encoder,
+        `fusion_learning_rate` for the learned weights of layers, and the factors of `rate_scales`.
         """
         model = self.model if model is None else model
         weighs_layers = any(name.endswith("layer_weights") for name, _ in model.named_parameters())
@@ -117,7 +117,7 @@ class ClassificationTrainer(AudioTrainer):
             if not parameter.requires_grad:
                 continue
             rate, is_decayed = self.args.learning_rate, name in decayed
-            if name.endswith("layer_weights"):  # decayed, they would be drawn to be equal
+            if name.endswith("layer_weights"):  # weight decay would make them equal
                 rate, is_decayed = self.args.fusion_learning_rate, False
             elif prefix not in f".{name}" and self.args.head_learning_rate is not None:
                 rate = self.args.head_learning_rate
@@ -125,14 +125,14 @@ class ClassificationTrainer(AudioTrainer):
             groups.setdefault((rate, is_decayed), []).append(parameter)
         return [
             {"params": parameters, "lr": rate, "weight_decay": self.args.weight_decay if is_decayed else 0.0}
-            # Trainer logs the rate of the first group: the recipe's, where there is one.
+            # Trainer logs the rate of the first group: it should be the recipe's.
             for (rate, is_decayed), parameters in sorted(
                 groups.items(), key=lambda x: x[0][0] != self.args.learning_rate
             )
         ]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """As Trainer's. The logits of a clip that comes as windows are the mean over them, as in `classify_windows`."""
+        """Predicts as Trainer does; a clip in windows gets the mean of their logits, as in `classify_windows`."""
         num_windows = inputs.pop("num_windows", None)
         if num_windows is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
@@ -155,7 +155,7 @@ class ClassificationTrainer(AudioTrainer):
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
 
     def _get_eval_sampler(self, eval_dataset):
-        """In order: predictions are written beside the names of the clips."""
+        """Keeps the order: predictions are written beside the names of the clips."""
         return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
@@ -168,11 +168,11 @@ class ClassificationTrainer(AudioTrainer):
     def _save(self, output_dir=None, state_dict=None):
         with self._averaged():
             super()._save(output_dir, state_dict)
-        if self.is_adapter and self.args.should_save:  # PEFT saves none
+        if self.is_adapter and self.args.should_save:  # PEFT does not save it
             self.model.config.to_json_file(Path(output_dir) / "config.json")
 
     def _save_optimizer_and_scheduler(self, output_dir):
-        """And what else a resumption needs."""
+        """Also saves the tuning settings and the averaged weights."""
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             save_tuning(self.tuning, Path(output_dir))

@@ -1,4 +1,4 @@
-"""What of a classifier is trained: frozen blocks, learning rates by depth, LoRA, and averaged weights."""
+"""Chooses the trained parameters of a classifier: frozen blocks, learning rates by depth, and LoRA."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ TUNING_NAME = "tuning.json"
 
 
 def encoder_stages(encoder: PreTrainedModel) -> list[nn.Module]:
-    """The embedding, empty where there is none, and the blocks in use, in the order in which a clip passes them."""
+    """Returns the embedding (empty for networks without one) and the blocks in use, from input to output."""
     if isinstance(encoder, PannsCnn14Model):
         return [encoder.bn0, *encoder.blocks[: encoder.used_blocks[-1]]]
     if isinstance(encoder, VGGishModel):
@@ -30,7 +30,7 @@ def encoder_stages(encoder: PreTrainedModel) -> list[nn.Module]:
 
 
 def head_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """What is trained whatever is frozen: the classifier, and what is learned of the fused layers."""
+    """Returns the modules that are always trained: the classifier, and a fusion with learned weights."""
     fusion = getattr(model.base_model, "fusion", None)
     learned = fusion is not None and list(fusion.parameters())
     return [model.classifier, fusion] if learned else [model.classifier]
@@ -38,10 +38,10 @@ def head_modules(model: PreTrainedModel) -> list[nn.Module]:
 
 def prepare(model: PreTrainedModel, tuning: TuningArguments) -> nn.Module:
     """
-    Freezes what the recipe says, and adds the adapter that it asks for, in a `PeftModel`.
+    Freezes the blocks of the recipe, or adds its adapter; returns the model, or a `PeftModel` around it.
 
     Raises:
-        InputError: more blocks than there are, or an adapter that cannot be.
+        InputError: more frozen blocks than the model has, or an impossible adapter.
     """
     stages = encoder_stages(model.base_model)
     if tuning.freeze_layers >= len(stages):
@@ -49,7 +49,7 @@ def prepare(model: PreTrainedModel, tuning: TuningArguments) -> nn.Module:
             f"freeze_layers: {tuning.freeze_layers} are more than the {len(stages) - 1} blocks in use; set fewer, or "
             "freeze_encoder"
         )
-    num_frozen = tuning.freeze_layers + 1 if tuning.freeze_layers else 0  # the embedding among them
+    num_frozen = tuning.freeze_layers + 1 if tuning.freeze_layers else 0  # with the embedding
     if tuning.lora_rank:
         return add_lora(model, stages[num_frozen:], tuning)
     for module in [model.base_model] if tuning.freeze_encoder else stages[:num_frozen]:
@@ -61,10 +61,10 @@ def prepare(model: PreTrainedModel, tuning: TuningArguments) -> nn.Module:
 
 def add_lora(model: PreTrainedModel, stages: list[nn.Module], tuning: TuningArguments) -> nn.Module:
     """
-    The model with trainable low-rank updates in some blocks (LoRA), as PEFT has them; all else but the head is frozen.
+    Returns PEFT's model with trainable low-rank updates (LoRA) in some blocks; all else but the head is frozen.
 
     Raises:
-        InputError: PEFT is missing, the encoder is random, or no layer is called as the recipe says.
+        InputError: PEFT is missing, the encoder has random weights, or no layer has a name of the recipe.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -82,12 +82,12 @@ def add_lora(model: PreTrainedModel, stages: list[nn.Module], tuning: TuningArgu
     )
     adapted = get_peft_model(model, config)
     config.base_model_name_or_path = portable_name(model.name_or_path)
-    config.target_modules = sorted(config.target_modules)  # a set would be written in another order every time
+    config.target_modules = sorted(config.target_modules)  # a set has another order in every process
     return adapted
 
 
 def lora_targets(model: PreTrainedModel, stages: list[nn.Module], wanted: list[str] | None) -> list[str]:
-    """Full names of the layers to adapt."""
+    """Returns the full names of the layers to adapt."""
     inside = {id(module) for stage in stages for module in stage.modules()}
     layers = {
         name: module
@@ -104,7 +104,7 @@ def lora_targets(model: PreTrainedModel, stages: list[nn.Module], wanted: list[s
 
 
 def portable_name(name: str) -> str:
-    """A Hub name or a relative path as it is; of an absolute path what another machine may have too."""
+    """Returns a Hub name or a relative path as it is, and an absolute path without this machine's folders."""
     if not os.path.isabs(name):
         return name
     relative = os.path.relpath(name)
@@ -113,9 +113,9 @@ def portable_name(name: str) -> str:
 
 def rate_scales(model: PreTrainedModel, layer_decay: float | None) -> dict[int, float]:
     """
-    id of a parameter -> factor of its learning rate, of the encoder's embedding and blocks (BEiT; Bao et al., ICLR
-    2022): the highest block has `layer_decay`, each one below `layer_decay` times the one above, the embedding the
-    least. What is not listed, such as the last norm, has 1.
+    Returns id of a parameter -> factor of its learning rate, for the encoder's embedding and blocks (BEiT; Bao et al.,
+    ICLR 2022): the highest block has `layer_decay`, each block below has `layer_decay` times the factor above, and the
+    embedding has the lowest. Other parameters, such as the last norm's, are missing and have 1.
     """
     if layer_decay is None:
         return {}
@@ -128,7 +128,7 @@ def rate_scales(model: PreTrainedModel, layer_decay: float | None) -> dict[int, 
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Of the model as it is saved, and of what is trained, low-rank updates among it."""
+    """Returns the number of parameters of the saved model, and of trained ones, low-rank updates included."""
     own = {
         name: parameter.numel()
         for name, parameter in model.named_parameters()
@@ -139,7 +139,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
-    """What has parameters and trains none of them."""
+    """Returns the modules with parameters of which none is trained."""
     found = []
     for module in model.modules():
         parameters = list(module.parameters())
