@@ -27,7 +27,7 @@ from training.embeddings.embed import (
 )
 from training.embeddings.shards import Shards
 from training.errors import InputError, one_line
-from training.recipe import described, parse_words, show_help
+from training.recipe import Arguments, described, parse_words, show_help
 
 USAGE = "embed_hf.py MODEL INPUT ... --output OUT.parquet|OUT.npz [--key value ...]"
 LONGEST_WAIT = datetime.timedelta(days=7)  # for the other processes, whose clips may be longer
@@ -37,7 +37,7 @@ PRINTED_FAILURES = 20
 
 
 @dataclass
-class EmbedArguments:
+class EmbedArguments(Arguments):
     """Options of embed_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a model of this project; the first word.")
@@ -48,27 +48,23 @@ class EmbedArguments:
     )
     output: Path | None = described(None, "OUT.parquet or OUT.npz.")
     level: str = described(
-        "clip", "clip, frames or layers: a row per clip, per time frame, or per clip with a column per layer."
+        "clip", "Rows of the output: one per clip, per time frame, or per clip with a column per layer.", choices=LEVELS
     )
-    batch_size: int = described(8, "Clips per forward pass.")
-    num_workers: int = described(2, "Threads that decode.")
-    window_s: float | None = described(None, "Seconds per window of long clips; the model's own if unset.")
+    batch_size: int = described(8, "Clips per forward pass.", at_least=1)
+    num_workers: int = described(2, "Threads that decode.", at_least=0)
+    window_s: float | None = described(None, "Seconds per window of long clips; unset: the model's longest input.")
     readout: str | None = described(None, "Readout, if not the model's: patches, prefix or frames.")
     fusion_layers: list[int] | None = described(None, "Layers, if not the model's; 0 is the embedding.")
     pooling: list[str] | None = described(None, "Poolings, if not the model's: some of mean, max, min.")
     pooling_combination: str | None = described(None, "Combination, if not the model's: sum, mean or concat.")
     streaming: bool = described(False, "Stream the data sets instead of downloading them.")
-    shard_clips: int = described(128, "Clips per shard; a stopped run may lose as many per process.")
+    shard_clips: int = described(128, "Clips per shard; a stopped run may lose as many per process.", at_least=1)
     overwrite: bool = described(False, "Begin anew, and replace an earlier output.")
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.model or not self.inputs or not self.output:
             raise InputError(f"usage: {USAGE}")
-        if self.level not in LEVELS:
-            raise InputError(f"level: must be one of {', '.join(LEVELS)}, got {self.level!r}")
-        for name, lowest in (("batch_size", 1), ("num_workers", 0), ("shard_clips", 1)):
-            if getattr(self, name) < lowest:
-                raise InputError(f"{name}: must be {lowest} or more, got {getattr(self, name)}")
 
 
 def main(argv: list[str]) -> int:

@@ -18,31 +18,31 @@ from training.data.audio import find_audio_files, read_audio
 from training.data.labels import LabelSet
 from training.errors import InputError
 from training.files import complete_file
-from training.recipe import described, parse_words, show_help
+from training.recipe import Arguments, described, parse_words, show_help
 
 USAGE = "predict_hf.py MODEL FILE-OR-FOLDER ... [--key value ...]"
 KEPT = "tables are written at the end, so nothing is kept; give the same command again"
 
 
 @dataclass
-class PredictArguments:
+class PredictArguments(Arguments):
     """Options of predict_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
     inputs: list[Path] | None = described(None, "Audio of any rate and length, and folders; the words after MODEL.")
-    top_k: int = described(1, "Classes to print per file.")
+    top_k: int = described(1, "Classes to print per file.", at_least=1)
     output: Path | None = described(None, "CSV for the scores of all classes.")
     windows: Path | None = described(None, "CSV for the scores of every window, with its times.")
-    batch_size: int = described(8, "Clips per forward pass.")
-    window_s: float | None = described(None, "Seconds per window of long clips; the model's own if unset.")
-    hop_s: float | None = described(None, "Seconds between windows; half a window if unset.")
+    batch_size: int = described(8, "Clips per forward pass.", at_least=1)
+    window_s: float | None = described(
+        None, "Seconds per window of long clips; unset: the model's longest input.", above=0
+    )
+    hop_s: float | None = described(None, "Seconds from window to window; unset: half a window.", above=0)
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.model or not self.inputs:
             raise InputError(f"usage: {USAGE}")
-        for name in ("top_k", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: must be 1 or more, got {getattr(self, name)}")
 
 
 def main(argv: list[str]) -> int:

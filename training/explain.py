@@ -19,7 +19,7 @@ from .base.inference import load_classifier
 from .console import name_positionals, run_program
 from .data.audio import read_audio
 from .errors import InputError
-from .recipe import described, parse_words, show_help
+from .recipe import Arguments, described, parse_words, show_help
 
 USAGE = "python -m training.explain MODEL FILE [--key value ...]"
 KEPT = "nothing was written; give the same command again"
@@ -27,7 +27,7 @@ MAP = "inferno"  # of the maps: dark is transparent over the spectrogram
 
 
 @dataclass
-class ExplainArguments:
+class ExplainArguments(Arguments):
     """Options of training.explain."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier; the first word.")

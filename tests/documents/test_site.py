@@ -41,7 +41,7 @@ def test_every_public_class_and_function_is_in_the_reference(site):
 def test_options_come_from_the_programs(site):
     tasks = (site / "reference" / "train_hf.html").read_text(encoding="utf-8")
     for option in ("lora_rank", "num_folds", "readouts", "few_shot", "train_sources", "min_learning_rate", "test_file"):
-        assert f"<code>--{option}</code>" in tasks
+        assert f"--{option}" in tasks
     programs = (site / "reference" / "programs.html").read_text(encoding="utf-8")
     for option in ("--windows", "--level", "--opset", "--verify", "--download-dir", "--private", "--dry-run"):
-        assert f"<code>{option}</code>" in programs
+        assert option in programs
