@@ -1,7 +1,7 @@
 """
 Writes the command-line reference when the site is built.
 
-A line `<!-- options: -m hub push -->` of a page becomes what `python -m hub push --help` prints.
+A line `<!-- options: -m hub push -->` of a page becomes what `python -m hub push --help` prints, as tables.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import os
 import re
 import runpy
 import sys
+from html import escape
 from pathlib import Path
 from unittest import mock
 
@@ -18,12 +19,14 @@ ROOT = Path(__file__).parent.parent
 MARKER = re.compile(r"<!-- options: (.+?) -->")
 NAME = re.compile(r"\[(<code>~?[\w.]+</code>)\]")
 TYPE = re.compile(r"<code>(`[^<]*?)(?:, \*optional\*)?(?:, defaults? to [^<]*)?</code>")
-COLUMNS = "88"  # of the help texts: they fit the page
+MARKUP = re.compile(r"[\\*_`\[\]|{}#]")  # what Markdown would read as more than a character
+ENTRY = re.compile(r"  (?P<name>\S.*?)(?:  +(?P<text>\S.*)|$)")  # of an option: its names, then its help
+COLUMNS = "120"  # of the help texts
 
 
 def on_page_markdown(markdown: str, **kwargs) -> str:
     """Replaces the markers of a page (a hook of MkDocs)."""
-    return MARKER.sub(lambda marker: f"```text\n{help_text(marker[1].split())}\n```", markdown)
+    return MARKER.sub(lambda marker: as_tables(help_text(marker[1].split())), markdown)
 
 
 def on_page_content(html: str, **kwargs) -> str:
@@ -32,6 +35,40 @@ def on_page_content(html: str, **kwargs) -> str:
     class, and "`int`, *optional*, defaults to 768" for a type, beside which the signature's default stands anyway.
     """
     return TYPE.sub(lambda kind: f"<code>{kind[1].replace('`', '')}</code>", NAME.sub(r"\1", html))
+
+
+def as_tables(printed: str) -> str:
+    """Returns a help text as Markdown: a paragraph stays, a list of options becomes a table under its heading."""
+    found = []
+    for paragraph in printed.split("\n\n"):
+        heading, *lines = paragraph.splitlines()
+        if heading.startswith("usage:"):
+            found.append(f"```text\n{' '.join(paragraph.removeprefix('usage:').split())}\n```")
+        elif lines and heading.endswith(":") and ENTRY.fullmatch(lines[0]):
+            rows = []
+            for line in lines:
+                entry = ENTRY.fullmatch(line)
+                if entry and not line.startswith("   "):
+                    rows.append([entry["name"], entry["text"] or ""])
+                else:
+                    rows[-1][1] += f" {line.strip()}"
+            table = "\n".join(f"| {spelling(name)} | {as_text(text)} |" for name, text in rows if "--help" not in name)
+            table = f'<div class="options" markdown="block">\n\n| option | meaning |\n|---|---|\n{table}\n\n</div>'
+            found.append(f"**{heading[:-1]}**\n\n{table}")
+        else:
+            found.append(f"```text\n{paragraph}\n```" if "   " in paragraph else as_text(paragraph))
+    return "\n\n".join(filter(None, found))
+
+
+def spelling(text: str) -> str:
+    """Returns the first spelling of an option, without the word that stands for its value."""
+    long = [name.split()[0] for name in text.split(", ") if name.startswith("--")]
+    return f"`{long[0] if long else text}`"
+
+
+def as_text(text: str) -> str:
+    """Returns text that Markdown leaves as it is."""
+    return MARKUP.sub(r"\\\g<0>", escape(" ".join(text.split()), quote=False))
 
 
 def help_text(words: list[str]) -> str:
