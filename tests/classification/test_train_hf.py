@@ -365,7 +365,7 @@ def test_bad_labels_and_tables_stop_with_one_line(tmp_path, recipe):
     (tmp_path / "one_class.csv").write_text(good.replace("cat", "dog"))
     (tmp_path / "one_clip.csv").write_text("file_name,label\na.wav,dog\n")
     cases = {
-        "typo.csv": "d.wav: label 'cta' is not in the label set of the training data; did you mean 'cat'",
+        "typo.csv": "d.wav: label 'cta' is not in the label set of the training data; did you mean cat",
         "missing.csv": "nowhere.wav: no such file",
     }
     for name, message in cases.items():
