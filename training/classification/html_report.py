@@ -114,7 +114,7 @@ def _hardest_clips(
     """What the page shows of the clips with the highest loss, the hardest first."""
     losses = clip_losses(outcome.predictions, outcome.label_ids, labels.problem_type)
     names, data = dataset.names(), next(part for part in results["recipe"].values() if "dataset_name" in part)
-    folder = data["dataset_name"] or os.path.dirname(data["train_file"] or data["test_file"]) or "."
+    folder = data["dataset_name"] or os.path.dirname(data.get("train_file") or data["test_file"]) or "."
     thresholds = trainer.model.config.decision_thresholds
     predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
     clips = []

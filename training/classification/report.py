@@ -271,7 +271,7 @@ def clips_per_class(dataset: ClipDataset, labels: LabelSet) -> dict[str, int]:
 
 def data_name(data: dict) -> str:
     """What to call the data set of a recipe's `DataArguments`."""
-    return Path(data["dataset_name"] or Path(data["train_file"] or data["test_file"]).parent).resolve().name
+    return Path(data["dataset_name"] or Path(data.get("train_file") or data["test_file"]).parent).resolve().name
 
 
 def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
