@@ -379,3 +379,4 @@ def test_the_program_prepares_in_a_fresh_process(originals, tmp_path):
     process = run_program("-m", "training.prepare", "esc50", "--from", originals("esc50"), "--output", tmp_path / "out")
     assert process.returncode == 0, process.stderr[-2000:]
     assert "clips.csv with 15 clips, train.csv with 12 clips, test.csv with 3 clips" in process.stdout
+    assert "15 of 2000 clips; the download of ESC-50 is incomplete" in process.stderr

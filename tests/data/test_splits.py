@@ -4,7 +4,8 @@ import datasets
 import numpy as np
 import pytest
 
-from training.data.arguments import DataArguments
+from training.data import splits as splits_module
+from training.data.arguments import DataArguments, EvaluationDataArguments
 from training.data.splits import complete_splits, make_folds, sample_splits
 from training.errors import InputError
 
@@ -59,7 +60,10 @@ def test_clips_are_set_aside_in_whole_groups(stratify):
     assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == 12
     assert {split: len(data) for split, data in splits.items()} == {"train": 36, "validation": 9, "test": 15}
     few = {"train": table(12, group=["one"] * 6 + ["two"] * 6)}
-    with pytest.raises(InputError, match="are of 2 groups, too few to set 25% aside for the test split"):
+    with pytest.raises(
+        InputError,
+        match="the training clips are of one group, which cannot be divided into training and validation split",
+    ):
         complete_splits(few, arguments, stratify, seed=3)
 
 
@@ -73,3 +77,30 @@ def test_a_recipe_is_tried_out_on_a_sample():
     assert sample_splits(splits, arguments, seed=0)["train"]["audio"][:] == sampled["train"]["audio"][:]
     with pytest.raises(InputError, match="max_train_clips: must be 1 or more, got 0"):
         DataArguments(train_file="x.csv", max_train_clips=0)
+
+
+def test_few_groups_set_at_least_one_aside(monkeypatch):
+    """With a warning; a single group cannot be divided."""
+    messages = []
+    monkeypatch.setattr(splits_module.logger, "warning", messages.append)
+    data = table(12, group=[str(index // 4) for index in range(12)])
+    arguments = DataArguments(train_file="x.csv", test_fraction=0.1, validation_fraction=0)
+    splits = splits_module.complete_splits({"train": data}, arguments, stratify=True, seed=0)
+    assert len(set(splits["test"]["group"])) == 1 and not set(splits["test"]["group"]) & set(splits["train"]["group"])
+    assert messages == ["3 groups are too few for test_fraction 0.1: the test split is a whole group"]
+    with pytest.raises(InputError, match="the training clips are of one group"):
+        splits_module.complete_splits({"train": data.select(range(4))}, arguments, stratify=True, seed=0)
+
+
+def test_a_folder_with_tables_and_a_folder_without_audio(tmp_path):
+    for split, count in (("train", 3), ("test", 2)):
+        rows = "".join(f"{split}_{i}.wav,a\n" for i in range(count))
+        (tmp_path / f"{split}.csv").write_text(f"file_name,label\n{rows}")
+    found = splits_module.load_splits(DataArguments(dataset_name=str(tmp_path)))
+    assert {split: len(data) for split, data in found.items()} == {"train": 3, "test": 2}
+    assert found["train"]["audio"][0] == str(tmp_path / "train_0.wav")
+    assert len(splits_module.load_test_split(EvaluationDataArguments(dataset_name=str(tmp_path)))) == 2
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("nothing")
+    with pytest.raises(InputError, match="notes: holds no audio .*, no train.csv and no metadata.csv"):
+        splits_module.load_splits(DataArguments(dataset_name=str(tmp_path / "notes")))

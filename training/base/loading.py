@@ -1,33 +1,44 @@
-"""What every task loads: a checkpoint's configuration, its feature extractor, and the statistics of the clips."""
+"""Loads what every task needs: a checkpoint's configuration and feature extractor; statistics of the clips."""
+
+import os
+from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoFeatureExtractor
+from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from ..data.arguments import ClipArguments, FeatureArguments
-from ..errors import InputError
+from ..errors import InputError, nearest
+from ..files import check_same
 from .arguments import EncoderArguments
 from .inference import MODEL_TYPES
 
 # What a saved configuration need not share with the one that it was saved from.
 VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
+logger = logging.get_logger(__name__)
+
+ORIGINAL_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
+NO_CHECKPOINT = "python -m conversion turns published checkpoints into folders (README.md, Where checkpoints come from)"
+
 
 def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] = MODEL_TYPES):
-    """The checkpoint's configuration, or `None` for random weights."""
+    """Loads the checkpoint's configuration; `None` for random weights."""
     name = model_arguments.model_name_or_path
     if name is None:
         return None
+    check_checkpoint(name)
     try:
         config = AutoConfig.from_pretrained(name, revision=model_arguments.model_revision)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"model_name_or_path: {name} cannot be loaded ({reason}); name a folder or a Hub model"
+            f"model_name_or_path: {name} cannot be loaded ({reason}); name a folder or a Hub model; {NO_CHECKPOINT}"
         ) from error
     if config.model_type not in model_types:
         raise InputError(
@@ -37,12 +48,34 @@ def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] 
     return config
 
 
-def config_changes(model_arguments: EncoderArguments, config) -> dict:
+def check_checkpoint(name: str):
     """
-    The fields of the checkpoint's configuration that the recipe sets, as its kind of model calls them.
+    Checks the name of a checkpoint without asking the Hub.
 
     Raises:
-        InputError: a field that this kind of model has not.
+        InputError: an original checkpoint, or a local path that does not exist (with the nearest folder).
+    """
+    path = Path(name).expanduser()
+    if path.suffix in ORIGINAL_SUFFIXES:
+        raise InputError(
+            f"model_name_or_path: {name} is an original checkpoint; convert it with python -m conversion FAMILY {name} "
+            "OUT, and name OUT (--help lists the families)"
+        )
+    if path.exists():
+        return
+    folders = [str(other) for other in path.parent.glob("*") if other.is_dir()] if path.parent.is_dir() else []
+    similar = nearest(str(path), folders)
+    is_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or (path.parent.is_dir() and "/" in name)
+    if is_local or similar:
+        raise InputError(f"model_name_or_path: {name} does not exist; {similar or NO_CHECKPOINT}")
+
+
+def config_changes(model_arguments: EncoderArguments, config) -> dict:
+    """
+    Returns the fields of the checkpoint's configuration that the recipe sets, under this kind of model's names.
+
+    Raises:
+        InputError: a field that this kind of model does not have.
     """
     changes = model_arguments.overrides()
     if not isinstance(config, ComposedConfig):
@@ -59,7 +92,7 @@ def config_changes(model_arguments: EncoderArguments, config) -> dict:
 def load_feature_extractor(
     model_arguments: EncoderArguments, data_arguments: FeatureArguments, config_class=DualSSASTConfig
 ) -> DualSSASTFeatureExtractor:
-    """The checkpoint's feature extractor, or a new one, with the recipe's length and statistics."""
+    """Loads the checkpoint's feature extractor, or makes a new one, with the recipe's length and statistics."""
     wanted = {"max_length": model_arguments.overrides().get("max_length")}
     wanted |= {"mean": data_arguments.mean, "std": data_arguments.std}
     wanted = {name: value for name, value in wanted.items() if value is not None}
@@ -84,13 +117,25 @@ def load_feature_extractor(
     return extractor
 
 
+def tell_random_weights(model):
+    """Warns that a training starts from random weights, and names what it could start from."""
+    if os.environ.get("RANK", "0") == "0":
+        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        logger.warning(
+            f"Training {millions:.1f} million random weights: model_name_or_path can name a checkpoint to start from; "
+            f"{NO_CHECKPOINT}"
+        )
+
+
 def mismatched(report: dict) -> set[str]:
-    """Names of the weights whose shapes differ, of a loading report."""
+    """Returns the names of the weights whose shapes differ, from a loading report."""
     return {str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]}
 
 
 def check_weights(model_arguments: EncoderArguments, foreign: set[str]):
     """
+    Checks that the checkpoint has all encoder weights.
+
     Raises:
         InputError: the checkpoint lacks weights, `foreign`, that would otherwise be random in silence.
     """
@@ -103,22 +148,22 @@ def check_weights(model_arguments: EncoderArguments, foreign: set[str]):
 
 def check_same_run(checkpoint: str, config):
     """
+    Checks that a run can be resumed.
+
     Raises:
         InputError: the checkpoint to resume from belongs to another model than the recipe's.
     """
     stored, wanted = AutoConfig.from_pretrained(checkpoint).to_dict(), config.to_dict()
-    different = [key for key in ("model_type", *wanted) if key not in VOLATILE_KEYS and stored.get(key) != wanted[key]]
-    if different:
-        key = different[0]
-        raise InputError(
-            f"{checkpoint}: was saved with {key} {stored.get(key)!r}, but the recipe and its data give "
-            f"{wanted[key]!r}; resume with the same ones, or begin anew with --overwrite true"
-        )
+    compared = {key: wanted[key] for key in ("model_type", *wanted) if key not in VOLATILE_KEYS}
+    stored = dict.fromkeys(compared) | stored
+    check_same(
+        checkpoint, stored, compared, "resume with the same recipe and data, or begin anew with --overwrite true"
+    )
 
 
 def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExtractor) -> DualSSASTFeatureExtractor:
     """
-    The feature extractor with the mean and standard deviation of the log-mels of `waveforms`, each (samples,).
+    Returns the feature extractor with the mean and standard deviation of the log-mels of `waveforms`, each (samples,).
 
     Raises:
         InputError: no clip, silence, or a model that takes its features as they are.
@@ -142,10 +187,10 @@ def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExt
 
 def choose_windows(encoder, extractor, data_arguments: ClipArguments) -> tuple[int, int]:
     """
-    Window and hop of the evaluation, in samples.
+    Returns window and hop of the evaluation, in samples.
 
     Raises:
-        InputError: a window that the model cannot hear at once, or a hop that skips audio.
+        InputError: a window longer than the model takes, or a hop that skips audio.
     """
     try:
         return window_and_hop(encoder, extractor, data_arguments.window_s, data_arguments.hop_s)

@@ -88,12 +88,11 @@ class TuningArguments(Arguments):
 
 @dataclass
 class FoldDataArguments(DataArguments):
-    """Labelled clips for a cross-validation."""
+    """Labelled clips for a cross-validation. `test_fraction` stays: a recipe of a classification can be repeated."""
 
     refused: ClassVar[dict[str, str]] = {
         "streaming": "folds need all clips at once; leave it out",
         "shuffle_buffer": "has an effect on streamed clips alone; leave it out",
-        "test_fraction": "every clip is tested in one of the folds; set num_folds",
     }
 
 

@@ -53,7 +53,7 @@ class FinishedRun:
     def data_name(self) -> str:
         """The name of the data set: that of its folder, or of the folder of its table."""
         data = self.data
-        return Path(data["dataset_name"] or Path(data["train_file"] or data["test_file"]).parent).resolve().name
+        return Path(data["dataset_name"] or Path(data.get("train_file") or data["test_file"]).parent).resolve().name
 
     @property
     def num_parameters(self) -> int:

@@ -101,7 +101,7 @@ def _hardest_clips(run: FinishedRun, scores: np.ndarray) -> list[dict]:
     dataset, labels, outcome, data = run.datasets[run.split], run.labels, run.outcomes[run.split], run.data
     losses = clip_losses(outcome.predictions, outcome.label_ids, labels.problem_type)
     names, thresholds = dataset.names(), run.config.decision_thresholds
-    folder = data["dataset_name"] or os.path.dirname(data["train_file"] or data["test_file"]) or "."
+    folder = data["dataset_name"] or os.path.dirname(data.get("train_file") or data["test_file"]) or "."
     predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
     clips = []
     for index in np.argsort(-losses, kind="stable")[: run.trainer.args.report_clips]:

@@ -27,6 +27,7 @@ from ..base.loading import (
     load_config,
     load_feature_extractor,
     mismatched,
+    tell_random_weights,
 )
 from ..base.outputs import check_output_folder
 from ..base.pushes import check_hub
@@ -97,6 +98,8 @@ def run(
     for dataset in datasets.values():  # before the training, not after the first epoch
         dataset.check_labels()
     model = load_model(model_arguments, stored_config, labels)
+    if stored_config is None:
+        tell_random_weights(model)
     if data_arguments.compute_statistics:
         extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)
         for dataset in datasets.values():

@@ -59,6 +59,12 @@ def is_audio_folder(folder: Path) -> bool:
     return folder.is_dir() and (any(folder.glob("metadata.*")) or bool(find_audio_files(folder)))
 
 
+def find_split_tables(folder: Path) -> dict[str, Path]:
+    """Finds train.csv, validation.csv and test.csv in a local folder; nothing unless it has the first."""
+    paths = {split: folder / f"{split}.csv" for split in ("train", "validation", "test")}
+    return {split: path for split, path in paths.items() if path.is_file()} if paths["train"].is_file() else {}
+
+
 def load_folder(folder: Path, columns: Columns) -> dict[str, datasets.Dataset]:
     """
     A local folder by the conventions of `audiofolder`: one folder per class, or a metadata.csv, .jsonl or .parquet with

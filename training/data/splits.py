@@ -11,11 +11,24 @@ from transformers.utils import logging
 
 from ..errors import InputError
 from .arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, SourceArguments, SplitArguments
+from .audio import AUDIO_EXTENSIONS
 from .columns import OTHER_COLUMNS, Columns, clip_names
 from .labels import read_label_file, rename_labels, sort_key
-from .sources import choose_split, is_audio_folder, load_folder, load_hub, load_table, standardise
+from .sources import choose_split, find_split_tables, is_audio_folder, load_folder, load_hub, load_table, standardise
 
 logger = logging.get_logger(__name__)
+
+STORED_SUFFIXES = (
+    ".parquet",
+    ".arrow",
+    ".tar",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".py",
+    ".zip",
+    ".gz",
+)  # `datasets` loads them
 
 
 def load_splits(arguments: SplitArguments) -> dict[str, datasets.Dataset]:
@@ -68,16 +81,26 @@ def columns_of(arguments: SourceArguments) -> Columns:
 
 
 def _load_named(arguments: SourceArguments, columns: Columns) -> dict[str, datasets.Dataset]:
-    """All splits of a folder, of the Hub, or of a local folder of Parquet files."""
+    """Loads all splits of a folder of tables or audio, of the Hub, or of a local folder of Parquet files."""
     name = arguments.dataset_name
-    if is_audio_folder(Path(name)):
-        return load_folder(Path(name), columns)
+    folder = Path(name)
+    tables = find_split_tables(folder)
+    if tables:
+        return {split: load_table(path, columns) for split, path in tables.items()}
+    if is_audio_folder(folder):
+        return load_folder(folder, columns)
+    if folder.is_dir() and not any(path.suffix in STORED_SUFFIXES for path in folder.rglob("*")):
+        raise InputError(
+            f"{name}: holds no audio ({', '.join(sorted(AUDIO_EXTENSIONS))}), no train.csv and no metadata.csv; name "
+            "another folder"
+        )
     return load_hub(name, arguments.dataset_config_name, arguments.dataset_revision)
 
 
 def _standardised(name: str, split: str, available: dict, columns: Columns) -> datasets.Dataset:
     data = available[split]
-    return data if is_audio_folder(Path(name)) else standardise(f"{name}[{split}]", data, columns)
+    is_standard = is_audio_folder(Path(name)) or find_split_tables(Path(name))
+    return data if is_standard else standardise(f"{name}[{split}]", data, columns)
 
 
 def _with_label_names(data: datasets.Dataset, arguments: SourceArguments) -> datasets.Dataset:
@@ -145,13 +168,18 @@ def _set_aside(
 def _set_groups_aside(
     data: datasets.Dataset, labels: list[str], split: str, fraction: float, stratify: bool, seed: int
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """About the wanted share of the clips, in whole groups."""
+    """Sets about the wanted share of the clips aside, in whole groups: at least one."""
     num_groups, num_folds = len(set(data["group"])), max(2, round(1 / fraction))
-    if num_groups < num_folds:
+    if num_groups < 2:
         raise InputError(
-            f"the training clips are of {num_groups} groups, too few to set {fraction:.0%} aside for the {split} "
-            f"split; name a {split} split, set a larger {split}_fraction or 0, or leave out group_column"
+            f"the training clips are of one group, which cannot be divided into training and {split} split; name a "
+            f"{split} split, set {split}_fraction to 0, or leave out group_column"
         )
+    if num_groups < num_folds:
+        logger.warning(
+            f"{num_groups} groups are too few for {split}_fraction {fraction:g}: the {split} split is a whole group"
+        )
+        num_folds = num_groups
     try:
         folds = group_folds(labels, data["group"], num_folds, stratify, seed)
     except ValueError as error:

@@ -1,17 +1,21 @@
 """Turns data sets as they are published into the manifests that the recipes of recipes/datasets read."""
 
 import csv
-import os
 import shutil
 from pathlib import Path
 
+from transformers.utils import logging
+
 from ..errors import InputError
+from ..files import complete_file
 from . import emotion, events, music, speech
 from .common import SPLITS, Clip, DatasetInfo
 
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info for module in (emotion, events, speech, music) for info in module.DATASETS
 }
+logger = logging.get_logger(__name__)
+
 MANIFESTS = ("clips", *SPLITS)
 COLUMNS = ("label", "start", "end", "fold", "speaker", "group")
 
@@ -34,6 +38,8 @@ def prepare(name: str, folder: Path, output: Path, split: str = "paper", seed: i
         clips = info.read(folder)
     except InputError as error:
         raise InputError(f"{error}. {info.title} is expected as {info.layout}; get it from {info.source}") from None
+    if info.num_clips and len(clips) < info.num_clips:
+        logger.warning(f"{folder}: {len(clips)} of {info.num_clips} clips; the download of {info.title} is incomplete")
     manifests = info.splits[split](clips, seed)
     check_output(output, folder)
     output.mkdir(parents=True, exist_ok=True)
@@ -49,7 +55,7 @@ def prepare(name: str, folder: Path, output: Path, split: str = "paper", seed: i
 
 
 def find(name: str) -> DatasetInfo:
-    """The data set of that name; raises `InputError` if there is none."""
+    """Returns the data set of that name; raises `InputError` where it is unknown."""
     if name not in DATASETS:
         raise InputError(f"{name}: is no known data set; known are {', '.join(DATASETS)}")
     return DATASETS[name]
@@ -69,17 +75,15 @@ def check_output(output: Path, folder: Path):
 
 
 def write_manifest(path: Path, clips: list[Clip], columns: list[str]):
-    """A row per clip, with the whole path of its file."""
-    part = path.with_suffix(".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    """Writes a row per clip, with the absolute path of its file."""
+    with complete_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file_name", *columns])
         writer.writerows([clip.path.resolve(), *(getattr(clip, column) for column in columns)] for clip in clips)
-    os.replace(part, path)
 
 
 def describe(info: DatasetInfo) -> str:
-    """What is to know before one gets and uses a data set."""
+    """Describes a data set: source, licence, layout, splits and leaks."""
     lines = {
         "title": info.title,
         "get it from": info.source,

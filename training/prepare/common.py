@@ -47,6 +47,7 @@ class DatasetInfo:
         read: the folder -> its clips
         splits: name -> splitter; the first is the default
         copies: files to lay beside the manifests
+        num_clips: of the whole data set, where every release has the same
     """
 
     name: str
@@ -62,6 +63,7 @@ class DatasetInfo:
     read: Callable[[Path], list[Clip]]
     splits: dict[str, Splitter]
     copies: tuple[str, ...] = ()
+    num_clips: int | None = None
 
 
 def need(path: Path) -> Path:

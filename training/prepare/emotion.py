@@ -177,6 +177,7 @@ DATASETS = [
         citation="Cao et al.: CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset, IEEE TAC 5(4), 2014",
         layout="AudioWAV/1001_DFA_ANG_XX.wav",
         num_classes=6,
+        num_clips=7442,
         metric="accuracy",
         split="Dual SSAST: not published. EVAR (Niizumi): 63, 9 and 19 of the 91 actors, its own list; `speaker` draws "
         "as many.",
@@ -192,6 +193,7 @@ DATASETS = [
         citation="Pichora-Fuller, Dupuis: Toronto emotional speech set (TESS), 2020",
         layout="OAF_angry/OAF_back_angry.wav",
         num_classes=7,
+        num_clips=2800,
         metric="accuracy",
         split="Dual SSAST: trained on the younger actress (YAF), tested on the older (OAF). Validation: a tenth of the "
         "words.",
@@ -212,6 +214,7 @@ DATASETS = [
         citation="Livingstone, Russo: The Ryerson Audio-Visual Database of Emotional Speech and Song, PLoS ONE, 2018",
         layout="Actor_01/03-01-01-01-01-01-01.wav",
         num_classes=8,
+        num_clips=1440,
         metric="accuracy",
         split="Dual SSAST: tested on the actors 4, 5, 6, 18 and 22. Validation: two other actors.",
         leaks=f"{LEAK} `random` has every actor on both sides.",
