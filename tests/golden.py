@@ -60,8 +60,9 @@ def assert_filter_bank_close(actual, expected: np.ndarray, num_fft: int, nats: f
     - The others hold less and less but rounding noise, and their logarithm can differ by anything. They are compared
       in amplitude relative to the loudest bin, within d. Both parts meet where they border.
 
-    A network that is fed such features may move. Features from float64 move the outputs here by 3e-6. Errors of the
-    full size that is allowed, of random sign in every quiet bin, move them by 1e-3: FROM_WAVEFORM.
+    The outputs of a network that is fed such features differ in turn. Features computed in float64 change them by up to
+    5e-6. Errors of the full size that is allowed, with a random sign in every quiet bin, change them by 1e-3, which no
+    Fourier transform comes near: FROM_WAVEFORM.
 
     Args:
         actual, expected: log energies, loudest bin and all others of a frame in the last axis
