@@ -35,10 +35,12 @@ def assert_close(actual, expected: np.ndarray, atol: float = 1e-5, share: float 
 
 def assert_gradients_close(actual, expected: np.ndarray):
     """
-    Checks gradients relative to the array's largest value: a gradient sums over all positions of a batch, and the sum
-    rounds relative to its largest terms. The originals' own repetitions differ by 7e-6 of the largest value.
+    Checks gradients relative to the array's largest value: a gradient adds up to 49152 terms here, the pixels of a
+    batch, in an order that differs between libraries. The rounding of so many additions grows with their square root,
+    to sqrt(49152) * EPS / 2 = 1.3e-5 of the largest value. Four times that is allowed. The originals' own repetitions
+    differ by 7e-6, and this project without oneDNN by 1.1e-5.
     """
-    assert_close(actual, expected, atol=0.0, share=2e-5)
+    assert_close(actual, expected, atol=0.0, share=5e-5)
 
 
 def assert_filter_bank_close(actual, expected: np.ndarray, num_fft: int, nats: float, atol: float = 1e-4):
