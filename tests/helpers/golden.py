@@ -35,10 +35,12 @@ def assert_close(actual, expected: np.ndarray, atol: float = 1e-5, share: float 
 
 def assert_gradients_close(actual, expected: np.ndarray):
     """
-    Checks gradients relative to the array's largest value: a gradient sums over all positions of a batch, and the sum
-    rounds relative to its largest terms. The originals' own repetitions differ by 7e-6 of the largest value.
+    Checks gradients relative to the array's largest value: a gradient adds up to 49152 terms here, the pixels of a
+    batch, in an order that differs between libraries. The rounding of so many additions grows with their square root,
+    to sqrt(49152) * EPS / 2 = 1.3e-5 of the largest value. Four times that is allowed. The originals' own repetitions
+    differ by 7e-6, and this project without oneDNN by 1.1e-5.
     """
-    assert_close(actual, expected, atol=0.0, share=2e-5)
+    assert_close(actual, expected, atol=0.0, share=5e-5)
 
 
 def assert_filter_bank_close(actual, expected: np.ndarray, num_fft: int, nats: float, atol: float = 1e-4):
@@ -60,8 +62,9 @@ def assert_filter_bank_close(actual, expected: np.ndarray, num_fft: int, nats: f
     - The others hold less and less but rounding noise, and their logarithm can differ by anything. They are compared
       in amplitude relative to the loudest bin, within d. Both parts meet where they border.
 
-    A network that is fed such features may move. Features from float64 move the outputs here by 3e-6. Errors of the
-    full size that is allowed, of random sign in every quiet bin, move them by 1e-3: FROM_WAVEFORM.
+    The outputs of a network that is fed such features differ in turn. Features computed in float64 change them by up to
+    5e-6. Errors of the full size that is allowed, with a random sign in every quiet bin, change them by 1e-3, which no
+    Fourier transform comes near: FROM_WAVEFORM.
 
     Args:
         actual, expected: log energies, loudest bin and all others of a frame in the last axis
