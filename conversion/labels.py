@@ -11,11 +11,11 @@ COLUMNS = ("index", "mid", "display_name")
 
 def read_labels(path: Path) -> list[str]:
     """
-    Reads the labels in the order of the classifier's outputs: one per line, or the display names of a CSV in the order
-    of its indices, which may have gaps. The rules are those of the recipes' `label_file`.
+    Reads the labels in the order of the classifier's outputs: one per line, or the display names of a CSV by its
+    indices. The rules are those of the recipes' `label_file`.
 
     Raises:
-        ConversionError: no such file, not UTF-8, no labels, a label or an index twice, or a CSV with other columns.
+        ConversionError: no such file, not UTF-8, no labels, a label twice, a CSV with other columns or gaps.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -41,9 +41,11 @@ def _read_table(path: Path, header: list[str], lines: list[str]) -> list[str]:
         by_index = {int(row["index"]): row["display_name"] for row in rows}
     except (TypeError, ValueError) as error:
         raise ConversionError(f"{path}: every row needs {','.join(COLUMNS)}, with a whole number as index") from error
-    if None in by_index.values() or len(by_index) < len(rows):
-        raise ConversionError(f"{path}: every row needs {','.join(COLUMNS)}, each index once")
-    return [by_index[index] for index in sorted(by_index)]
+    if None in by_index.values():
+        raise ConversionError(f"{path}: every row needs {','.join(COLUMNS)}")
+    if sorted(by_index) != list(range(len(rows))):
+        raise ConversionError(f"{path}: the indices must be 0 to {len(rows) - 1}, each once")
+    return [by_index[index] for index in range(len(rows))]
 
 
 def label_settings(path: Path, num_labels: int, labels_path: Path | None) -> dict:

@@ -25,9 +25,6 @@ class DualSSASTClassifierHead(nn.Module):
     Classifies a clip's representation: LayerNorm, hidden layers if any, Linear.
 
     Without hidden layers it is the head of SSAST (Gong et al., AAAI 2022).
-
-    Args:
-        config: Configuration with `fused_size`, `num_labels` and the classifier's fields.
     """
 
     def __init__(self, config: StrictConfig):

@@ -56,12 +56,7 @@ class WeightNormLinear(nn.Module):
 
 
 class ASiTReconstruction(nn.Module):
-    """
-    Reconstructs a spectrogram from the states of its patches.
-
-    Args:
-        config: Configuration of ASiT.
-    """
+    """Reconstructs a spectrogram from the states of its patches."""
 
     def __init__(self, config: ASiTConfig):
         super().__init__()
@@ -79,12 +74,7 @@ class ASiTReconstruction(nn.Module):
 
 
 class ASiTHeads(nn.Module):
-    """
-    Computes ASiT's outputs from an encoder's states; student and teacher have one each.
-
-    Args:
-        config: Configuration of ASiT.
-    """
+    """Computes ASiT's outputs from an encoder's states; student and teacher have one each."""
 
     def __init__(self, config: ASiTConfig):
         super().__init__()
@@ -154,9 +144,6 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
     Holds the student, the teacher (`dual_ssast` and `teacher_heads`), and the centres of the teacher's outputs. In
     training mode each forward pass moves the centres, averaged over all processes. The training loop calls `set_epoch`
     in every epoch and `update_teacher` after every step of the optimiser.
-
-    Args:
-        config: Configuration of ASiT.
     """
 
     config_class = ASiTConfig

@@ -128,9 +128,6 @@ class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
     """
     Classifies clips by a network's `pooler_output`: one label, several labels, or numbers per clip. A subclass makes
     network and classifier.
-
-    Args:
-        config: Configuration of network and classifier.
     """
 
     def forward(

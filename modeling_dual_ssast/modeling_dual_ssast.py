@@ -40,12 +40,7 @@ HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "r
 
 
 class DualSSASTEmbeddings(nn.Module):
-    """
-    Embeds a spectrogram: prefix tokens and patches, with positions.
-
-    Args:
-        config: Configuration of the encoder.
-    """
+    """Embeds a spectrogram: prefix tokens and patches, with positions."""
 
     def __init__(self, config: DualSSASTConfig):
         super().__init__()
@@ -266,12 +261,7 @@ def attention_mask_for(
 
 
 class DualSSASTAttention(nn.Module):
-    """
-    Applies multi-head self-attention through Transformers' attention interface.
-
-    Args:
-        config: Configuration of the encoder.
-    """
+    """Applies multi-head self-attention through Transformers' attention interface."""
 
     def __init__(self, config: DualSSASTConfig):
         super().__init__()
@@ -316,12 +306,7 @@ class DualSSASTAttention(nn.Module):
 
 
 class DualSSASTMLP(nn.Module):
-    """
-    Applies the MLP of a block: Linear, activation, Linear.
-
-    Args:
-        config: Configuration of the encoder.
-    """
+    """Applies the MLP of a block: Linear, activation, Linear."""
 
     def __init__(self, config: DualSSASTConfig):
         super().__init__()
@@ -396,9 +381,6 @@ class DualSSASTFusion(nn.Module):
     """
     Computes a clip's representation from several hidden states (Choi et al., Neurocomputing 623, 2025): normalise each,
     read out and pool each, fuse the layers.
-
-    Args:
-        config: Configuration of the encoder.
     """
 
     def __init__(self, config: DualSSASTConfig):
@@ -850,9 +832,6 @@ class DualSSASTDecoder(nn.Module):
     patches only.
 
     Reuses the encoder's position embeddings. [`DualSSASTForPreTraining`] runs its blocks.
-
-    Args:
-        config: Configuration with `num_decoder_layers`.
     """
 
     def __init__(self, config: DualSSASTConfig):

@@ -95,12 +95,7 @@ class PannsCnn14Block(nn.Module):
 
 
 class PannsCnn14Embedding(nn.Module):
-    """
-    Computes the original's embedding (Kong et al., IEEE/ACM TASLP 2020): mean + max over time, Linear, ReLU.
-
-    Args:
-        config: Configuration of CNN14.
-    """
+    """Computes the original's embedding (Kong et al., IEEE/ACM TASLP 2020): mean + max over time, Linear, ReLU."""
 
     def __init__(self, config: PannsCnn14Config):
         super().__init__()
@@ -128,9 +123,6 @@ class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
 
     `pooler_output` (batch, config.fused_size) is the composed feature (Niizumi et al., EUSIPCO 2022) or the original's
     embedding, depending on `config.readout`.
-
-    Args:
-        config: Configuration of CNN14.
     """
 
     config_class = PannsCnn14Config
@@ -251,9 +243,6 @@ class PannsCnn14ForAudioClassification(ComposedForAudioClassification):
 
     The two classifiers have different names, so that a checkpoint with one of them loads with the other readout, too.
     The classifier is then new.
-
-    Args:
-        config: Configuration of network and classifier.
     """
 
     config_class = PannsCnn14Config

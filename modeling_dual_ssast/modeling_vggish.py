@@ -30,9 +30,6 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
 
     `pooler_output` (batch, config.fused_size) is the input of the classifier and the embedding of a clip. With
     `fusion_layers=[21], temporal_pooling=["mean"]` it is VGGish's own embedding, averaged over the examples.
-
-    Args:
-        config: Configuration of VGGish.
     """
 
     config_class = VGGishConfig
@@ -157,12 +154,7 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
 
 
 class VGGishForAudioClassification(ComposedForAudioClassification):
-    """
-    Classifies clips by the composed features of VGGish.
-
-    Args:
-        config: Configuration of network and classifier.
-    """
+    """Classifies clips by the composed features of VGGish."""
 
     config_class = VGGishConfig
     base_model_prefix = "vggish"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -17,7 +18,7 @@ from training.data.labels import LabelSet
 
 SINGLE = "single_label_classification"
 MANY = """
-import resource, time
+import re
 from pathlib import Path
 import numpy as np
 from training.classification.plots import confusion_table, plot_confusion
@@ -26,10 +27,9 @@ from training.data.labels import LabelSet
 labels = LabelSet(tuple(f"class {index} of $very$ many" for index in range(1500)), "single_label_classification")
 rng = np.random.default_rng(0)
 targets, predictions = rng.integers(1500, size=(2, 30_000))
-started = time.process_time()
 for figure_format in ("png", "pdf", "svg"):
     plot_confusion(confusion_table(targets, predictions, labels), "test", Path("confusion_matrix.png"), figure_format)
-print(time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
 
@@ -41,6 +41,7 @@ def drawn(monkeypatch):
     return found
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of the memory from Linux")
 def test_a_confusion_matrix_of_1500_classes_is_bounded(tmp_path):
     """A tick label per class took 99 s and 9.6 GB for 309 classes."""
     process = subprocess.run(
@@ -48,8 +49,7 @@ def test_a_confusion_matrix_of_1500_classes_is_bounded(tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-2000:]
-    seconds, memory = map(float, process.stdout.split())
-    assert seconds < 10 and memory < 1e9, (seconds, memory)
+    assert int(process.stdout) < 1e6  # kB at the peak
     assert {path.name for path in tmp_path.iterdir()} == {f"confusion_matrix.{e}" for e in ("png", "pdf", "svg")}
     assert all(path.stat().st_size < 2_000_000 for path in tmp_path.iterdir())
 

@@ -319,7 +319,7 @@ def test_audioset_style_csv(convert, fine_tuned, tmp_path):
     [
         ("a\nb\na\nc\nd\n", "names a label twice: a"),
         ("\n\n", "holds no labels"),
-        ("index,mid,display_name\n0,x,a\n0,y,b\n", "each index once"),
+        ("index,mid,display_name\n0,x,a\n0,y,b\n", "the indices must be 0 to 1, each once"),
         ("index,mid,display_name\n0,x\n", "index,mid,display_name"),
         ("index,mid,display_name\nzero,x,a\n", "index,mid,display_name"),
     ],
@@ -334,8 +334,8 @@ def test_bad_label_files(convert, fine_tuned, tmp_path, text, words):
     [
         ("labels.txt", "\ufeffrain\n\n  dog bark \n"),
         ("labels.csv", "\ufeffindex,mid,display_name\n0,/m/0,rain\n1,/m/1,dog bark\n"),
-        ("gaps.csv", "index,mid,display_name\n7,/m/1,dog bark\n3,/m/0,rain\n\n"),
-        ("columns.csv", 'display_name,note,index,mid\ndog bark,"a, b",10,/m/1\nrain,,9,/m/0\n'),
+        ("order.csv", "index,mid,display_name\n1,/m/1,dog bark\n0,/m/0,rain\n\n"),
+        ("columns.csv", 'display_name,note,index,mid\ndog bark,"a, b",1,/m/1\nrain,,0,/m/0\n'),
     ],
 )
 def test_label_files_are_read_as_recipes_read_them(tmp_path, name, text):
@@ -351,6 +351,8 @@ def test_label_files_are_read_as_recipes_read_them(tmp_path, name, text):
         ("labels.txt", "\n"),
         ("labels.csv", "a\nb\n"),
         ("labels.csv", "mid,display_name\nx,a\n"),
+        ("gaps.csv", "index,mid,display_name\n7,/m/1,dog bark\n3,/m/0,rain\n"),
+        ("twice.csv", "index,mid,display_name\n0,/m/1,dog bark\n0,/m/0,rain\n"),
     ],
 )
 def test_label_files_that_recipes_refuse_are_refused(tmp_path, name, text):

@@ -228,7 +228,7 @@ def with_separate_norms(folder):
             ["MODEL"],
             "model_type is 'vit', expected one of dual_ssast",
         ),
-        (None, ["--level", "clips"], "level: must be one of clip, frames, layers, got 'clips'"),
+        (None, ["--level", "clips"], "level: must be clip, frames or layers, got 'clips'"),
         (None, ["--batch-size", "0"], "batch_size: must be 1 or more, got 0"),
         (None, ["--poolings", "max"], "unknown key poolings; did you mean pooling"),
     ],

@@ -543,7 +543,7 @@ def test_checkpoints_are_pushed_while_the_training_goes_on(hub, recipe, monkeypa
         pushed.append(set(files))
         return _push(files, *args, **settings)
 
-    monkeypatch.setattr("training.base.pushes.push_files", counted)
+    monkeypatch.setattr("training.base.push_to_hub.push_files", counted)
     assert train_hf.main([path]) == 0
     commits = hub.repository("user/run").commits
     titles = [commit.title for commit in commits]

@@ -12,7 +12,7 @@ from transformers.trainer_utils import HubStrategy, rotate_checkpoints
 from ..data.clip_stream import ClipStream
 from ..errors import InputError
 from .progress import Progress
-from .pushes import CheckpointPushes, push_run
+from .push_to_hub import CheckpointPushes, push_run
 
 STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: nothing takes it for one
 

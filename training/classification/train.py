@@ -30,7 +30,7 @@ from ..base.loading import (
     tell_random_weights,
 )
 from ..base.outputs import check_output_folder
-from ..base.pushes import check_hub
+from ..base.push_to_hub import check_hub
 from ..base.trainer import early_stopping
 from ..data.arguments import DataArguments
 from ..data.augmentation import AugmentationArguments

@@ -22,7 +22,7 @@ from ..base.loading import (
     mismatched,
 )
 from ..base.outputs import check_output_folder
-from ..base.pushes import check_hub
+from ..base.push_to_hub import check_hub
 from ..base.trainer import early_stopping
 from ..data.arguments import UnlabelledDataArguments
 from ..data.audio import read_audio
