@@ -1,7 +1,7 @@
 """The error that users see: bad input, in one line that names the file, the value and the remedy."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class InputError(Exception):
@@ -16,6 +16,12 @@ def one_line(error: Exception) -> str:
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Returns the end of an error message: `did you mean X?`, or `otherwise` where no known name is similar."""
+    """
+    Returns the end of an error message: `did you mean X?`, or `otherwise` where no known name is similar.
+
+    Args:
+        known: names, or a mapping of names to what the message shows, such as paths
+    """
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {found[0]}?" if found else otherwise
+    shown = known if isinstance(known, Mapping) else {}
+    return f"did you mean {shown.get(found[0], found[0])}?" if found else otherwise

@@ -331,7 +331,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, capsys, monkeypatch):
     assert "is or holds" in refused(capsys, model, model, "onnx", "--overwrite")
     assert "--opset: 12" in refused(capsys, model, out, "onnx", "--opset", "12")
     assert "--opset: 23" in refused(capsys, model, out, "onnx", "--opset", "23")
-    assert "not a model that can be loaded" in refused(capsys, tmp_path / "nothing", out, "onnx")
+    assert "does not exist" in refused(capsys, tmp_path / "nothing", out, "onnx")
     cnn = save_tiny_cnn(tmp_path / "cnn", "cnn14")
     assert "choose --format onnx" in refused(capsys, cnn, out, "int8")
     monkeypatch.setitem(__main__.PACKAGES, "onnx", ("onnx", "no_such_package"))

@@ -19,23 +19,49 @@ from transformers.utils import logging
 from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, PannsCnn14Config, VGGishConfig
 
 from ..data.labels import LabelSet
-from ..errors import InputError
+from ..errors import InputError, nearest
 
 # Every task takes the encoders of patches; there is no pretraining of the convolutional networks.
 PATCH_MODEL_TYPES = (DualSSASTConfig.model_type, ASiTConfig.model_type)
 MODEL_TYPES = (*PATCH_MODEL_TYPES, VGGishConfig.model_type, PannsCnn14Config.model_type)
+ORIGINAL_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
+NO_CHECKPOINT = "python -m conversion turns published checkpoints into folders (README.md, Where checkpoints come from)"
+
+
+def check_checkpoint(name: str, option: str = ""):
+    """
+    Checks the name of a checkpoint without asking the Hub.
+
+    Raises:
+        InputError: an original checkpoint, or a local path that does not exist (with the nearest folder).
+    """
+    path = Path(name).expanduser()
+    if path.suffix in ORIGINAL_SUFFIXES:
+        raise InputError(
+            f"{option}{name} is an original checkpoint; convert it with python -m conversion FAMILY {name} "
+            "OUT, and name OUT (--help lists the families)"
+        )
+    if path.exists():
+        return
+    parent = path.parent
+    folders = {other.name: other for other in parent.glob("*") if other.is_dir()} if parent.is_dir() else {}
+    similar = nearest(path.name, folders)
+    is_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or (path.parent.is_dir() and "/" in name)
+    if is_local or similar:
+        raise InputError(f"{option}{name} does not exist; {similar or NO_CHECKPOINT}")
 
 
 @contextlib.contextmanager
 def explained(name: str, problem: str, remedy: str) -> Iterator[None]:
     """
-    Silences Transformers' warnings while the model `name` is loaded, and turns its errors into messages.
+    Silences Transformers' warnings and bars while the model `name` is loaded, and turns its errors into messages.
 
     Raises:
         InputError: `NAME: PROBLEM (reason); REMEDY`
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # missing weights are an error here, not a warning
+    logging.disable_progress_bar()
     try:
         yield
     except (OSError, ValueError, TypeError, SafetensorError) as error:
@@ -56,6 +82,7 @@ def load_classifier(name: str, revision: str = "main", **settings):
     Raises:
         InputError: it cannot be loaded, is another kind of model, or its classifier was never trained.
     """
+    check_checkpoint(name)
     with explained(name, "not a classifier that can be loaded", "name a folder or a Hub model"):
         check_folder(name, revision)
         extractor = AutoFeatureExtractor.from_pretrained(name, revision=revision)

@@ -1,7 +1,6 @@
 """Loads what every task needs: a checkpoint's configuration and feature extractor; statistics of the clips."""
 
 import os
-from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
@@ -13,18 +12,15 @@ from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from ..data.arguments import ClipArguments, FeatureArguments
-from ..errors import InputError, nearest
+from ..errors import InputError
 from ..files import check_same
 from .arguments import EncoderArguments
-from .inference import MODEL_TYPES
+from .inference import MODEL_TYPES, NO_CHECKPOINT, check_checkpoint
 
 # What a saved configuration need not share with the one that it was saved from.
 VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 logger = logging.get_logger(__name__)
-
-ORIGINAL_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
-NO_CHECKPOINT = "python -m conversion turns published checkpoints into folders (README.md, Where checkpoints come from)"
 
 
 def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] = MODEL_TYPES):
@@ -32,7 +28,7 @@ def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] 
     name = model_arguments.model_name_or_path
     if name is None:
         return None
-    check_checkpoint(name)
+    check_checkpoint(name, "model_name_or_path: ")
     try:
         config = AutoConfig.from_pretrained(name, revision=model_arguments.model_revision)
     except (OSError, ValueError) as error:
@@ -46,28 +42,6 @@ def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] 
             "original checkpoints with python -m conversion"
         )
     return config
-
-
-def check_checkpoint(name: str):
-    """
-    Checks the name of a checkpoint without asking the Hub.
-
-    Raises:
-        InputError: an original checkpoint, or a local path that does not exist (with the nearest folder).
-    """
-    path = Path(name).expanduser()
-    if path.suffix in ORIGINAL_SUFFIXES:
-        raise InputError(
-            f"model_name_or_path: {name} is an original checkpoint; convert it with python -m conversion FAMILY {name} "
-            "OUT, and name OUT (--help lists the families)"
-        )
-    if path.exists():
-        return
-    folders = [str(other) for other in path.parent.glob("*") if other.is_dir()] if path.parent.is_dir() else []
-    similar = nearest(str(path), folders)
-    is_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or (path.parent.is_dir() and "/" in name)
-    if is_local or similar:
-        raise InputError(f"model_name_or_path: {name} does not exist; {similar or NO_CHECKPOINT}")
 
 
 def config_changes(model_arguments: EncoderArguments, config) -> dict:
@@ -120,9 +94,9 @@ def load_feature_extractor(
 def tell_random_weights(model):
     """Warns that a training starts from random weights, and names what it could start from."""
     if os.environ.get("RANK", "0") == "0":
-        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        count = sum(parameter.numel() for parameter in model.parameters())
         logger.warning(
-            f"Training {millions:.1f} million random weights: model_name_or_path can name a checkpoint to start from; "
+            f"Training {count:,} random weights: model_name_or_path can name a checkpoint to start from; "
             f"{NO_CHECKPOINT}"
         )
 

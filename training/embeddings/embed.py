@@ -24,7 +24,7 @@ from transformers import AutoConfig
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
-from ..base.inference import check_folder, explained, load_encoder
+from ..base.inference import check_checkpoint, check_folder, explained, load_encoder
 from ..data.audio import AUDIO_EXTENSIONS
 from ..data.clips import LocalClips, StreamedClips, join
 from ..data.unlabelled_sources import open_source, parse_sources
@@ -115,6 +115,7 @@ def load(name: str, level: str, batch_size: int, window_s: float | None, **setti
     Raises:
         InputError: it cannot be loaded, lacks weights, or does not have such a setting.
     """
+    check_checkpoint(name)
     with explained(name, "cannot embed", "correct the options or name another model"):
         check_folder(name)
         overrides = find_overrides(name, AutoConfig.from_pretrained(name), level, settings)

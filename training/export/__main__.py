@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 
-from ..base.inference import check_folder, explained, load_classifier, load_encoder
+from ..base.inference import check_checkpoint, check_folder, explained, load_classifier, load_encoder
 from ..console import run_program
 from ..errors import InputError
 from .forms import FILES, FORMATS, write_graph, write_half
@@ -148,6 +148,7 @@ def check_opset(arguments: argparse.Namespace):
 
 def load(name: str):
     """Loads the model in float32 on the CPU, ready for inference, and its feature extractor."""
+    check_checkpoint(name)
     with explained(name, "not a model that can be loaded", "name a folder or a Hub model"):
         architectures = PretrainedConfig.get_config_dict(name)[0].get("architectures") or [""]
         if architectures[0].endswith(("Model", "ForPreTraining")):
