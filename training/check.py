@@ -86,7 +86,7 @@ KINDS = {  # kind -> (is it an error, meaning)
 
 @dataclass
 class CheckArguments(SplitArguments):
-    """Options of the check: the data, the sampling rate of the model, and the report."""
+    """Holds the options of the check: the data, the sampling rate of the model, and the report."""
 
     sampling_rate: int = described(16000, "Sampling rate in Hz of the model's features.", at_least=1)
     output: str | None = described(None, "JSON file for all findings; unset: none.", group="report")
@@ -174,7 +174,7 @@ def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
 
 
 def measure(source: AudioSource) -> dict:
-    """Decodes a clip and measures rate, length, levels and a hash of its samples; `reason` is why it is unreadable."""
+    """Decodes a clip and measures rate, length, levels and a hash of its samples; if unreadable, gives the reason."""
     decoded, reason = try_to_decode(source)
     if decoded is None:
         return {"reason": reason}

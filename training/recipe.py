@@ -21,7 +21,7 @@ from transformers import HfArgumentParser
 
 from .errors import InputError, nearest
 
-UNSET = ("", "none", "null")  # on the command line: removes a key of the recipe
+UNSET = ("", "none", "null")  # on the command line: unsets a key of the recipe
 GROUPS = ("task", "data", "augmentation", "model", "training", "report")  # in the order of --help
 COMPARISONS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 HELP_COLUMN = 30
@@ -162,7 +162,7 @@ def parse_words(
     Parses `--key value ...` into one object per class. An empty value, `null` or `none` unsets a key that may be unset.
 
     Args:
-        source: name of the recipe's file for messages
+        source: name of the recipe, for messages
         recipe: values that the words override, as YAML or JSON has them
         defaults: values that recipe and words override, of the fields' types
         refused: keys that are not options here -> reason, as the end of a message

@@ -11,7 +11,7 @@ from ..recipe import Arguments, described
 
 @dataclass
 class SourceArguments(Arguments):
-    """Options of a source of labelled clips, and of its tables."""
+    """Holds the options of a source of labelled clips, and of its tables."""
 
     group: ClassVar[str] = "data"
     needed_file: ClassVar[str] = "test_file"  # required without a data set
@@ -48,7 +48,7 @@ class SourceArguments(Arguments):
 
 @dataclass
 class SplitArguments(SourceArguments):
-    """Options of labelled clips in training, validation and test splits."""
+    """Holds the options of labelled clips in training, validation and test splits."""
 
     needed_file: ClassVar[str] = "train_file"
 
@@ -67,7 +67,7 @@ class SplitArguments(SourceArguments):
 
 @dataclass
 class ScreeningArguments(Arguments):
-    """Options of the search for unreadable clips, and of the share that a run skips."""
+    """Holds the options of the search for unreadable clips, and of the share that a run skips."""
 
     group: ClassVar[str] = "data"
 
@@ -79,7 +79,7 @@ class ScreeningArguments(Arguments):
 
 @dataclass
 class ClipArguments(ScreeningArguments):
-    """Options of the treatment of unreadable and of long labelled clips."""
+    """Holds the options of the treatment of unreadable and of long labelled clips."""
 
     check_samples: bool = described(False, "Decode every file before the run: finds NaN samples too.")
     on_bad_audio: str = described(
@@ -97,7 +97,7 @@ class ClipArguments(ScreeningArguments):
 
 @dataclass
 class FeatureArguments(Arguments):
-    """Options of the feature extractor."""
+    """Holds the options of the feature extractor."""
 
     group: ClassVar[str] = "data"
 
@@ -112,7 +112,7 @@ class FeatureArguments(Arguments):
 
 @dataclass
 class TrainingFeatureArguments(FeatureArguments):
-    """Options of a training's feature extractor, and of the shuffling of streamed clips."""
+    """Holds the options of a training's feature extractor, and of the shuffling of streamed clips."""
 
     compute_statistics: bool = described(False, "Compute mean and std on the training clips.")
     shuffle_buffer: int = described(1000, "Clips among which streamed ones are shuffled.", at_least=1)
@@ -120,7 +120,7 @@ class TrainingFeatureArguments(FeatureArguments):
 
 @dataclass
 class EvaluationDataArguments(ClipArguments, SourceArguments):
-    """Options of the clips on which a finished classifier is tested: the test split, or a source's only split."""
+    """Holds the options of the test of a finished classifier: on the test split, or a source's only split."""
 
     max_eval_clips: int | None = described(
         None, "Clips in the random sample that is evaluated; unset: all.", at_least=1
@@ -129,7 +129,7 @@ class EvaluationDataArguments(ClipArguments, SourceArguments):
 
 @dataclass
 class FrozenDataArguments(FeatureArguments, ClipArguments, SplitArguments):
-    """Options of labelled clips for a frozen encoder (sweep and probe)."""
+    """Holds the options of labelled clips for a frozen encoder (sweep and probe)."""
 
     stored_as: ClassVar[str] = "DataArguments"
     refused: ClassVar[dict[str, str]] = {
@@ -148,7 +148,7 @@ class FrozenDataArguments(FeatureArguments, ClipArguments, SplitArguments):
 
 @dataclass
 class DataArguments(TrainingFeatureArguments, FrozenDataArguments):
-    """Options of labelled clips for a training."""
+    """Holds the options of labelled clips for a training."""
 
     refused: ClassVar[dict[str, str]] = {}
 
@@ -163,7 +163,7 @@ class DataArguments(TrainingFeatureArguments, FrozenDataArguments):
 
 @dataclass
 class UnlabelledDataArguments(TrainingFeatureArguments, ScreeningArguments):
-    """Options of the clips of a pretraining. Each source is a name, a path, or a JSON object."""
+    """Holds the options of the clips of a pretraining. Each source is a name, a path, or a JSON object."""
 
     train_sources: list[str] | None = described(
         None, 'Folders, manifests and Hub data sets, or {"path": ..., "weight": ..., "streaming": true, ...}.'

@@ -20,7 +20,7 @@ RRC_CANVAS = 1.5  # BYOL-A: crops may reach beyond the clip, into padding of hal
 
 @dataclass
 class AugmentationArguments(Arguments):
-    """Augmentation of the training clips. All off by default except random crops of long clips."""
+    """Holds the options of augmentation. All are off by default; random crops of long clips need no option."""
 
     group: ClassVar[str] = "augmentation"
 
@@ -136,8 +136,7 @@ def augment_features(
     Applies a random resized crop, SpecAugment, noise, then a time shift: (frames, mel) -> (frames, mel), normalised.
 
     Args:
-        masked_value: value of masked bands; SSAST masks with zeros before normalisation, which equals the padding value
-            after it
+        masked_value: value of masked bands; in SSAST zero before normalisation, which is the padding value after it
     """
     frames, bins = features.shape
     features = features.clone()

@@ -105,7 +105,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         self.log = log
         self.num_processes, self.process_index = num_processes, process_index
         self.start = start
-        self.first_step = 0  # of this run
+        self.first_step = 0  # training step at which this run begins
         self.max_unreadable_share = max_unreadable_share
         # Shared by the workers: which local clips were counted. A stream has no indices that identify its clips.
         self._counted = [
@@ -184,10 +184,7 @@ class ClipStream(torch.utils.data.IterableDataset):
 
 
 class ClipList(torch.utils.data.Dataset):
-    """
-    Returns examples by index, the same in every evaluation. The next readable clip replaces an unreadable one.
-    `ClipStream` describes the arguments.
-    """
+    """Returns examples by index, the same in every evaluation. The next readable clip replaces an unreadable one."""
 
     def __init__(self, clips: LocalClips, make_example: MakeExample, sampling_rate: int, seed: int, log: UnreadableLog):
         self.clips = clips
@@ -225,7 +222,7 @@ def _weight(source: LocalClips | StreamedClips, weight: float | None, alone: boo
 
 
 class StreamCallback(TrainerCallback):
-    """Sets the stream's position at the start of a run, and the logged epoch: `epoch_steps` steps each."""
+    """Sets the position at which a resumed stream starts, and the epoch in the log: `epoch_steps` steps each."""
 
     def __init__(self, stream: ClipStream, epoch_steps: int):
         self.stream = stream
@@ -233,7 +230,7 @@ class StreamCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         heard = [entry for entry in state.log_history if "clips" in entry and entry["step"] <= state.global_step]
-        # Counted in clips, so that a run can go on with another batch size or number of processes.
+        # Counted in clips, so that a run can be resumed with another batch size or number of processes.
         step, clips = (heard[-1]["step"], heard[-1]["clips"]) if heard else (0, 0)
         self.stream.first_step = state.global_step
         self.stream.start = clips + (state.global_step - step) * clips_per_step(args)

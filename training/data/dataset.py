@@ -87,8 +87,8 @@ class ClipDataset(torch.utils.data.Dataset):
         return counts if limit is None else [min(count, limit) for count in counts]
 
     def check_labels(self):
-        """Raises `InputError` for the first label outside the label set. Reads the column: rows would load audio."""
-        for label, name in zip(self.examples["label"], self.names()):
+        """Raises `InputError` for the first label outside the label set; reads no audio."""
+        for label, name in zip(self.examples["label"], self.names()):  # by column: a row would read its audio
             self.labels.encode(label, name)
 
     def __getitem__(self, index: int) -> dict:
@@ -174,7 +174,7 @@ class ClipDataset(torch.utils.data.Dataset):
         return features, weight * label + (1 - weight) * self._soft(self.label(partner))
 
     def _soft(self, label):
-        """Returns a class index as a one-hot vector (labels,): with mixup all labels of an epoch have one type."""
+        """Turns a class index into a one-hot vector (labels,): with mixup all labels of an epoch have one type."""
         return np.eye(len(self.labels.names), dtype=np.float32)[label] if isinstance(label, int) else label
 
 

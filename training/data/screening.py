@@ -20,7 +20,7 @@ from .unreadable import UNREADABLE_CLIPS, UnreadableLog, reason_of
 
 logger = logging.get_logger(__name__)
 
-MOST_WORKERS = 16  # more rarely read faster from one disk
+MOST_WORKERS = 16  # more threads hardly speed up one disk
 
 
 class Decoded(NamedTuple):
@@ -82,7 +82,7 @@ def names_of(splits: dict[str, datasets.Dataset]) -> dict[str, list[str]]:
 def screen(splits: dict[str, datasets.Dataset], arguments: ClipArguments, folder) -> dict[str, datasets.Dataset]:
     """
     Stops at unreadable clips, or leaves them out with `on_bad_audio` skip. Every process calls this function; with
-    skip, the main one decodes.
+    skip, only the main one decodes.
 
     Args:
         folder: folder of the run; its `unreadable_clips.jsonl` lists the clips that are left out

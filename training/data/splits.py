@@ -207,7 +207,7 @@ def group_folds(labels: list[str], groups: list[str], num_folds: int, stratify: 
     places = np.zeros(len(labels))
     if stratify:
         splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():  # groups may leave folds without a class, if it has fewer clips than folds
+        with warnings.catch_warnings():  # of classes missing from some folds; groups can force that
             warnings.simplefilter("ignore", UserWarning)
             return list(splitter.split(places, labels, groups))
     return list(GroupKFold(num_folds, shuffle=True, random_state=seed).split(places, labels, groups))

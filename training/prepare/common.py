@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class Clip:
-    """Holds a recording, or its segment from `start` to `end` (seconds), with the data set's labels and splits."""
+    """Holds a recording, or its segment from `start` to `end` (seconds), with label, split, fold, speaker and group."""
 
     path: Path
     label: str
@@ -42,8 +42,8 @@ class DatasetInfo:
 
     Args:
         layout: files of the unpacked folder
-        split: the split of the papers, or that it is not published
-        leaks: causes of too good test scores
+        split: split of the papers; states if it is not published
+        leaks: causes of inflated test scores
         read: folder -> clips
         splits: name -> splitter; the first is the default
         copies: files that are copied beside the manifests
@@ -141,7 +141,7 @@ def as_given(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
 
 
 def in_folds(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
-    """Returns all clips with their folds, and besides the last fold as test split, the others as training split."""
+    """Returns all clips with their folds; also the last fold as test split and the others as training split."""
     last = max({clip.fold for clip in clips}, key=lambda fold: (len(fold), fold))  # 10 comes after 9
     return {
         "clips": clips,
@@ -152,8 +152,8 @@ def in_folds(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
 
 def shared_out(by: str | None = None, validation: float = 0.1, test: float = 0.2) -> Splitter:
     """
-    Returns a splitter that draws at random whole speakers or groups (`by`), or single clips (`None`). Those with clips
-    of one class only are drawn class by class.
+    Returns a splitter that draws whole speakers or groups (`by`), or single clips (`None`), at random. Those that have
+    one class are drawn separately for each class.
 
     Args:
         validation, test: shares of the speakers, groups or clips
