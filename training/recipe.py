@@ -186,12 +186,7 @@ def parse_words(
 
 
 def read_recipe(path: Path) -> dict:
-    """
-    Reads a recipe (YAML or JSON): key -> value.
-
-    Raises:
-        InputError: a missing file, or one that is not a mapping in YAML or JSON.
-    """
+    """Reads a recipe: key -> value; raises `InputError` unless the file is a mapping in YAML or JSON."""
     if not path.is_file():
         raise InputError(f"{path}: no such recipe; recipes/ holds examples")
     try:

@@ -138,15 +138,7 @@ def mismatched(report: dict) -> set[str]:
 
 
 def check_weights(model_arguments: EncoderArguments, foreign: set[str]):
-    """
-    Checks that a checkpoint has all encoder weights: without an error, missing ones would silently stay random.
-
-    Args:
-        foreign: names of weights that are missing, or of another shape
-
-    Raises:
-        InputError: `foreign` is not empty.
-    """
+    """Raises `InputError` if encoder weights (`foreign`) are missing or do not fit: they would silently stay random."""
     if foreign:
         raise InputError(
             f"model_name_or_path: {model_arguments.model_name_or_path} has no weights that fit {min(foreign)}; check "

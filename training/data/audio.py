@@ -91,12 +91,7 @@ def mix_down(source: AudioSource, samples: np.ndarray) -> np.ndarray:
 
 
 def check_audio(source: AudioSource):
-    """
-    Checks a clip by its header, without decoding it; this finds most damaged files.
-
-    Raises:
-        InputError: a missing, unreadable or empty file, or a segment outside it.
-    """
+    """Checks a clip by its header, without decoding it; raises `InputError` for most damaged files."""
     audio_seconds(source)
 
 

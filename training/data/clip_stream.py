@@ -60,7 +60,6 @@ class ClipStream(torch.utils.data.IterableDataset):
     sequence, even if another process or worker also yields it, so that no batch shrinks and no other position moves.
 
     Args:
-        clips: sources
         weights: weight per source, as numbers of clips; all `None`: local sources are joined, every pass a permutation
         sampling_rate: Hz, of the decoded clips
         batch_size: batch size of the data loader, per process

@@ -88,7 +88,6 @@ class StreamedClips:
 
     Args:
         name: name of the source, for messages
-        data: a `datasets.IterableDataset`
         audio_column: column of the audio; `None`: guessed
         shuffle_buffer: undecoded clips that every worker keeps in memory
         others: further entries of a clip beside `path` and `bytes`: name -> column

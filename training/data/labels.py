@@ -75,7 +75,6 @@ def find_labels(labels: list, problem_type: str | None, known_names: tuple[str, 
     Returns the label set of the training data.
 
     Args:
-        labels: labels of all training examples
         problem_type: `None`: multi-label if a clip has several labels or none, else single-label
         known_names: classes in a given order, from a label file or a fine-tuned model
 

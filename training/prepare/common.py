@@ -74,14 +74,9 @@ def need(path: Path) -> Path:
 
 
 def audio_below(folder: Path, *extensions: str) -> list[Path]:
-    """
-    Returns the files with these extensions below a folder, sorted, without hidden ones.
-
-    Raises:
-        InputError: no such file.
-    """
+    """Returns the files with these extensions below a folder, sorted; raises `InputError` if none exists."""
     paths = (path for path in need(folder).rglob("*") if path.suffix.lower() in extensions)
-    paths = sorted(path for path in paths if not path.name.startswith("."))
+    paths = sorted(path for path in paths if not path.name.startswith("."))  # no hidden files
     if not paths:
         raise InputError(f"{folder}: holds no {' or '.join(extensions)} files")
     return paths

@@ -38,12 +38,7 @@ def read_gtzan(folder: Path) -> list[Clip]:
 
 
 def split_gtzan(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
-    """
-    Returns the fault-filtered split.
-
-    Raises:
-        InputError: its lists are missing.
-    """
+    """Returns the fault-filtered split; raises `InputError` if its lists are missing."""
     if all(clip.split is None for clip in clips):
         raise InputError(
             f"{', '.join(GTZAN_LISTS.values())}: are not in the folder; get them from "
