@@ -1,9 +1,9 @@
 """
 Checks a labelled data set before anything is trained on it: `python -m training.check DATA`.
 
-Every clip is decoded. Errors would stop a training or make its test invalid; warnings are worth a look. Duplicates are
-found by their decoded samples: the same recording as wav and as flac, under any name. They are not found at another
-sampling rate, as mp3 or ogg, or with other beginnings and ends.
+The check decodes every clip. Errors would stop a training or make its test invalid; warnings deserve a look. It finds
+duplicates by their decoded samples (such as one recording as wav and flac, under any name), but not at another sampling
+rate, as mp3 or ogg, or with another start or end.
 """
 
 import difflib
@@ -44,20 +44,20 @@ DATA = """DATA is one of
   a data set on the Hub, such as ashraq/esc50"""
 PRINTED = 10  # findings of each kind on the screen
 
-SILENCE_DBFS = -60.0  # RMS of the mean over the channels, without its mean; a full-scale square wave has 0
-LOWEST_DBFS = -200.0  # stands for digital silence
-FULL_SCALE = 32767 / 32768  # of 16 bits
+SILENCE_DBFS = -60.0  # RMS of the channels' mean, DC removed; 0 for a full-scale square wave
+LOWEST_DBFS = -200.0  # value for digital silence
+FULL_SCALE = 32767 / 32768  # for 16-bit samples
 CLIPPED_SHARE = 1e-3  # of the samples, at full scale
-CLIPPED_SAMPLES = 3  # and at least so many: the peaks of a clip that was normalised lie there too
-DC_OFFSET = 0.02  # of full scale
-FRAME_S = 0.025  # the window of the features
-LENGTH_RATIO = 10.0  # to the median
+CLIPPED_SAMPLES = 3  # at least: the peaks of a normalised clip are at full scale too
+DC_OFFSET = 0.02  # share of full scale
+FRAME_S = 0.025  # seconds, one window of the features
+LENGTH_RATIO = 10.0  # relative to the median length
 NEAR_NAMES = 0.8  # difflib's ratio
-RARE_SHARE = 0.1  # of the clips of the class with a name like it: fewer look like a slip
-HIGH_SHARE = 0.1  # of a clip's energy
-SAMPLED_CLIPS, SAMPLED_S = 100, 10.0  # clips, and seconds of each, whose spectra are computed
+RARE_SHARE = 0.1  # of the clips of the class with a similar name; a class with fewer may be a typing error
+HIGH_SHARE = 0.1  # share of a clip's energy
+SAMPLED_CLIPS, SAMPLED_S = 100, 10.0  # clips and seconds per clip for the spectra
 
-KINDS = {  # kind -> whether it is an error, and what it means
+KINDS = {  # kind -> (is it an error, meaning)
     "unreadable": (True, "clips that cannot be read, which --on_bad_audio skip leaves out of a training"),
     "bad_labels": (True, "labels at which a training stops"),
     "duplicates_across_splits": (True, "the same samples in several splits"),
@@ -86,7 +86,7 @@ KINDS = {  # kind -> whether it is an error, and what it means
 
 @dataclass
 class CheckArguments(SplitArguments):
-    """The data, the rate that the model needs, and what to do with the findings."""
+    """Holds the options of the check: the data, the sampling rate of the model, and the report."""
 
     sampling_rate: int = described(16000, "Sampling rate in Hz of the model's features.", at_least=1)
     output: str | None = described(None, "JSON file for all findings; unset: none.", group="report")
@@ -97,10 +97,10 @@ class CheckArguments(SplitArguments):
 
 def parse(argv: list[str]) -> CheckArguments:
     """
-    Reads `[DATA] [--key value ...]`; DATA is a folder, a manifest or a data set of the Hub.
+    Parses `[DATA] [--key value ...]`; DATA is a folder, a manifest or a data set of the Hub.
 
     Raises:
-        InputError: no data, an unknown key, or a value of the wrong kind.
+        InputError: no data, an unknown key, or a value of the wrong type.
     """
     if {"-h", "--help"} & set(argv):
         show_help((CheckArguments,), USAGE, DATA)
@@ -114,12 +114,12 @@ def parse(argv: list[str]) -> CheckArguments:
 
 def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
     """
-    Returns all findings, in an order that depends on the data alone.
+    Finds the errors and oddities of a data set, in an order that depends on the data alone.
 
     Returns:
         "splits": split -> clips and seconds; "sampling_rates", "channels": value -> clips; "classes": class -> split ->
-        clips; "thresholds"; "findings": kind -> severity, meaning, clips that were examined, count and items; "errors",
-        "warnings": their number
+        clips; "thresholds"; "findings": kind -> severity, meaning, number of examined clips, count and items; "errors",
+        "warnings": number of each
 
     Raises:
         InputError: the data cannot be loaded.
@@ -174,7 +174,7 @@ def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
 
 
 def measure(source: AudioSource) -> dict:
-    """Decodes a clip and measures rate, length, levels and content; `reason` is empty unless it cannot be read."""
+    """Decodes a clip and measures rate, length, levels and a hash of its samples; if unreadable, gives the reason."""
     decoded, reason = try_to_decode(source)
     if decoded is None:
         return {"reason": reason}
@@ -211,8 +211,8 @@ def sample_spectra(
     readable: pandas.DataFrame, splits: dict[str, datasets.Dataset], sampling_rate: int, num_workers: int | None
 ) -> pandas.DataFrame:
     """
-    Measures the share of energy above half of `sampling_rate`, which resampling removes, of at most `SAMPLED_CLIPS`
-    clips at a higher rate, evenly spaced.
+    Measures the share of energy that resampling to `sampling_rate` removes (above half of it), on at most
+    `SAMPLED_CLIPS` evenly spaced clips at a higher rate. Returns their rows with the column `energy_share`.
     """
     higher = readable[readable["sampling_rate"] > sampling_rate]
     places = np.linspace(0, len(higher) - 1, min(len(higher), SAMPLED_CLIPS)).round().astype(int)
@@ -223,9 +223,9 @@ def sample_spectra(
 
 
 def energy_share_above(source: AudioSource, frequency_hz: float) -> float:
-    """Returns the share of a clip's energy above a frequency, in its first seconds, without its mean."""
+    """Returns the share of energy above a frequency in the first `SAMPLED_S` seconds of a clip, without its mean."""
     decoded, _ = try_to_decode(source)
-    if decoded is None:  # the disk or the network: it could be read before
+    if decoded is None:  # a fault of disk or network: it was readable before
         return 0.0
     mono = decoded.mono[: int(SAMPLED_S * decoded.sampling_rate)]
     power = np.abs(np.fft.rfft(mono - mono.mean())) ** 2
@@ -236,7 +236,7 @@ def energy_share_above(source: AudioSource, frequency_hz: float) -> float:
 def find_bad_labels(
     splits: dict[str, datasets.Dataset], clips: pandas.DataFrame, arguments: SplitArguments
 ) -> list[dict]:
-    """Finds the labels at which a training would stop, with its reason."""
+    """Finds the labels at which a training would stop, with the error message."""
     known = tuple(read_label_file(Path(arguments.label_file)).values()) if arguments.label_file else None
     try:
         labels = find_labels(splits["train"]["label"], arguments.problem_type, known)
@@ -260,6 +260,7 @@ def _label_error(labels: LabelSet, label, name: str) -> str:
 
 
 def find_divided_groups(splits: dict[str, datasets.Dataset]) -> list[dict]:
+    """Finds groups with clips in several splits, and counts their clips by split."""
     counts = defaultdict(Counter)
     for split, data in splits.items():
         for group in data["group"] if "group" in data.column_names else ():
@@ -268,6 +269,7 @@ def find_divided_groups(splits: dict[str, datasets.Dataset]) -> list[dict]:
 
 
 def find_repeats(clips: pandas.DataFrame) -> list[dict]:
+    """Finds clips that are listed more than once, and counts their entries by split."""
     counts = defaultdict(Counter)
     for split, clip in zip(clips["split"], clips["clip"]):
         counts[os.path.normpath(clip)][split] += 1
@@ -276,8 +278,8 @@ def find_repeats(clips: pandas.DataFrame) -> list[dict]:
 
 def find_duplicates(readable: pandas.DataFrame, splits: dict[str, datasets.Dataset]) -> dict[str, list[dict]]:
     """
-    Finds clips with the same samples, rate and channels, in several splits or under several names. Digital silence is
-    left out: all silent clips of a length have the same samples.
+    Finds clips with the same samples, rate and channels, in several splits or under several names. It ignores digital
+    silence: all silent clips of one length have the same samples.
     """
     found = {"duplicates_across_splits": [], "duplicates_within_splits": []}
     audible = readable[readable["level_dbfs"] > LOWEST_DBFS]
@@ -330,6 +332,7 @@ def count_classes(splits: dict[str, datasets.Dataset]) -> dict[str, dict[str, in
 
 
 def find_odd_classes(classes: dict[str, dict[str, int]], splits: list[str]) -> dict[str, list[dict]]:
+    """Finds classes with similar names, with one clip, or missing from a split."""
     totals = {name: sum(own.values()) for name, own in classes.items()}
     return {
         "similar_classes": find_similar_names(totals),
@@ -347,7 +350,7 @@ def find_odd_classes(classes: dict[str, dict[str, int]], splits: list[str]) -> d
 
 
 def find_similar_names(totals: dict[str, int]) -> list[dict]:
-    """Finds pairs that differ in case, spaces or underscores alone, or in a few letters where one of them is rare."""
+    """Finds pairs of names that differ only in case, spaces or underscores, or, if one is rare, in a few letters."""
     found = {}
     forms = defaultdict(list)
     for name in totals:
@@ -358,7 +361,7 @@ def find_similar_names(totals: dict[str, int]) -> list[dict]:
     for name, total in totals.items():
         frequent = [other for other, own in totals.items() if total <= RARE_SHARE * own]
         for other in difflib.get_close_matches(name, frequent, n=len(frequent) or 1, cutoff=NEAR_NAMES):
-            # Names that are numbered are not slips of each other.
+            # Numbered names (dog1, dog2) are different classes.
             if re.sub(r"\d+", "", name) != re.sub(r"\d+", "", other):
                 found.setdefault(frozenset((name, other)), "a few letters")
     pairs = [(sorted(pair, key=lambda name: (-totals[name], name)), reason) for pair, reason in found.items()]
@@ -369,7 +372,7 @@ def find_similar_names(totals: dict[str, int]) -> list[dict]:
 
 
 def _rows(clips: pandas.DataFrame, column: str) -> list[dict]:
-    """Returns the clips of a finding, with the value that they are listed for."""
+    """Returns a row per clip of a finding: split, clip and the value of `column`."""
     kinds = {"sampling_rate": int, "channels": int}
     convert = kinds.get(column, lambda value: value if isinstance(value, str) else round(float(value), 6))
     rows = zip(clips["split"], clips["clip"], clips[column])
@@ -377,7 +380,7 @@ def _rows(clips: pandas.DataFrame, column: str) -> list[dict]:
 
 
 def _values(readable: pandas.DataFrame, column: str) -> list[dict]:
-    """Returns a row per value, where there are several."""
+    """Returns a row per value of a column with its number of clips; empty if all values are equal."""
     if readable[column].nunique() < 2:
         return []
     first = readable.drop_duplicates(column).set_index(column)["clip"]
@@ -407,7 +410,7 @@ def print_report(report: dict):
 
 
 def value_of_all(found: dict) -> str:
-    """Returns the range of the measured value where all of several examined clips have the finding; else nothing."""
+    """Returns the range of the measured value if all of several examined clips have the finding; else an empty text."""
     items = found["items"]
     if not 1 < len(items) == found["examined"] or list(items[0])[:2] != ["split", "clip"]:
         return ""
@@ -420,7 +423,7 @@ def value_of_all(found: dict) -> str:
 
 
 def print_rows(title: str, rows: list[dict]):
-    """Prints the first rows as a table."""
+    """Prints a title, the number of rows, and the first rows as a table."""
     print(f"\n{title} ({len(rows)})")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if rows:
@@ -436,7 +439,7 @@ def _as_cell(value):
 
 
 def program(argv: list[str]) -> int:
-    """Checks and prints; returns 0 where nothing is an error, else 1."""
+    """Checks the data set and prints the report; returns 0 without errors, else 1."""
     logging.set_verbosity_error()
     arguments = parse(argv)
     output = Path(arguments.output) if arguments.output else None

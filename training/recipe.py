@@ -21,22 +21,22 @@ from transformers import HfArgumentParser
 
 from .errors import InputError, nearest
 
-UNSET = ("", "none", "null")  # on the command line: removes a key of the recipe
-GROUPS = ("task", "data", "augmentation", "model", "training", "report")  # the order in which --help shows them
+UNSET = ("", "none", "null")  # on the command line: unsets a key of the recipe
+GROUPS = ("task", "data", "augmentation", "model", "training", "report")  # in the order of --help
 COMPARISONS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 HELP_COLUMN = 30
 
 
 def described(default, help_text: str, *, choices: tuple = (), group: str = "", **limits):
     """
-    Returns a dataclass field with what `--help` shows and `check_limits` checks.
+    Returns a dataclass field with its help for `--help`, and its choices and limits for `check_limits`.
 
     Args:
         default: `None`: the option may be unset
-        help_text: begins with a noun, names the unit, and says what happens when the option is unset
-        choices: the values that the option, or each element of a list, may have
-        group: heading in `--help`; the class's `group` where it is empty
-        limits: at_least, above, at_most, below: of the number, or of each element of a list
+        help_text: begins with a noun, names the unit, and gives the effect of an unset option
+        choices: allowed values of the option, or of each element of a list
+        group: heading in `--help`; empty: the class's `group`
+        limits: at_least, above, at_most, below: bounds of the number, or of each element of a list
     """
     metadata = {"help": help_text, "choices": choices, "group": group, "limits": limits}
     if isinstance(default, list):
@@ -46,11 +46,11 @@ def described(default, help_text: str, *, choices: tuple = (), group: str = "", 
 
 @dataclass
 class Arguments:
-    """Options of a program. Construction checks the limits and choices that the fields declare."""
+    """Holds options of a program. Construction checks the limits and choices that the fields declare."""
 
     group: ClassVar[str] = "options"
-    stored_as: ClassVar[str] = ""  # name in results.json; the class's own where it is empty
-    # Keys that are no options here, inherited fields among them -> why, as the end of a message.
+    stored_as: ClassVar[str] = ""  # name in results.json; empty: the name of the class
+    # Keys that are not options here, such as inherited fields -> reason, as the end of a message.
     refused: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self):
@@ -59,10 +59,10 @@ class Arguments:
 
 def check_limits(arguments):
     """
-    Compares the values of a dataclass, and the elements of its lists, with the limits and choices of its fields.
+    Checks the values of a dataclass, and the elements of its lists, against the limits and choices of its fields.
 
     Raises:
-        InputError: a value is out of range, is no choice, or a list is empty.
+        InputError: a value out of range or not among the choices, or an empty list.
     """
     for option in filter(_is_described, dataclasses.fields(arguments)):
         wanted, value = _wanted(option), getattr(arguments, option.name)
@@ -87,7 +87,7 @@ def _is_allowed(value, option: dataclasses.Field) -> bool:
 
 
 def _wanted(option: dataclasses.Field) -> str:
-    """Returns limits and choices in words, such as `from 0 to below 0.5`; empty where there are none."""
+    """Returns limits and choices in words, such as `from 0 to below 0.5`; empty without limits and choices."""
     choices, limits = option.metadata["choices"], option.metadata["limits"]
     if choices:
         return f"{', '.join(choices[:-1])} or {choices[-1]}"
@@ -106,8 +106,8 @@ def options(cls: type) -> list[dataclasses.Field]:
 
 def show_help(classes: tuple[type, ...], usage: str, note: str = ""):
     """
-    Prints every option of the classes once, by groups, and ends the program. Options that only Transformers describes
-    come last, as a list.
+    Prints every option of the classes once, by groups, and ends the program. Options of Transformers' own come last, as
+    a list.
     """
     groups, others = {name: [] for name in GROUPS}, []
     for cls in classes:
@@ -139,7 +139,7 @@ def _help_line(option: dataclasses.Field, width: int) -> str:
 
 
 def _as_words(option: dataclasses.Field) -> str:
-    """Returns the default as a command line would have it."""
+    """Returns the default as written on a command line."""
     is_made = option.default is dataclasses.MISSING
     default = option.default_factory() if is_made else option.default
     if default is None or default == "":
@@ -159,16 +159,16 @@ def parse_words(
     refused: Mapping[str, str] | None = None,
 ) -> tuple:
     """
-    `--key value ...` -> one object per class. An empty value, `null` or `none` unsets a key that may be unset.
+    Parses `--key value ...` into one object per class. An empty value, `null` or `none` unsets a key that may be unset.
 
     Args:
-        source: what to name where a value is wrong
-        recipe: values that the words override
-        defaults: the same, of the types that the fields have
-        refused: keys that are no options here -> why, as the end of a message
+        source: name of the recipe, for messages
+        recipe: values that the words override, as YAML or JSON has them
+        defaults: values that recipe and words override, of the fields' types
+        refused: keys that are not options here -> reason, as the end of a message
 
     Raises:
-        InputError: an unknown key (with the nearest known one), or a value of the wrong kind.
+        InputError: an unknown key (with the nearest known one), or a value of the wrong type.
     """
     parser = _Parser(classes, usage=usage)
     for cls in classes:
@@ -186,12 +186,7 @@ def parse_words(
 
 
 def read_recipe(path: Path) -> dict:
-    """
-    Reads a recipe.
-
-    Raises:
-        InputError: no such file, not YAML or JSON, or no mapping.
-    """
+    """Reads a recipe: key -> value; raises `InputError` unless the file is a mapping in YAML or JSON."""
     if not path.is_file():
         raise InputError(f"{path}: no such recipe; recipes/ holds examples")
     try:
@@ -204,7 +199,7 @@ def read_recipe(path: Path) -> dict:
 
 
 def _recipe_words(recipe: dict) -> list[str]:
-    """Returns a recipe as command-line words: YAML reads `1e-4` as a text, argparse converts by the field's type."""
+    """Returns a recipe as command-line words: YAML reads `1e-4` as text; argparse converts it by the field's type."""
     words = []
     for key, value in recipe.items():
         if value is not None:
@@ -214,7 +209,7 @@ def _recipe_words(recipe: dict) -> list[str]:
 
 
 class _Parser(HfArgumentParser):
-    """Transformers' parser, without refused fields, with options that can be unset, and with `InputError`."""
+    """Extends Transformers' parser: leaves out refused fields, lets options be unset, and raises `InputError`."""
 
     def __init__(self, classes: tuple[type, ...], usage: str):
         self.known = {option.name for cls in classes for option in options(cls)}
@@ -231,7 +226,7 @@ class _Parser(HfArgumentParser):
         if field.name not in self.known:
             self.set_defaults(**{field.name: field.default})
             return
-        plain = copy.copy(field)  # argparse takes no metadata but the help
+        plain = copy.copy(field)  # HfArgumentParser passes metadata to argparse, which takes only the help
         plain.metadata = {"help": field.metadata.get("help", "")}
         if type(None) in typing.get_args(field.type) and field.default not in ("none", True):
             unset = tuple(word for word in UNSET if word not in field.metadata.get("choices", ()))
@@ -246,7 +241,7 @@ class _StoreOrUnset(argparse.Action):
     """Stores a value, or `None` for one of the words that unset an option."""
 
     def __init__(self, *args, type, unset: tuple[str, ...], **kwargs):
-        @functools.wraps(type)  # argparse names it where a value is of the wrong kind
+        @functools.wraps(type)  # argparse names it in its errors
         def convert(text: str):
             return None if text.lower() in unset else type(text)
 

@@ -1,4 +1,4 @@
-"""The tasks of train_hf.py: which function runs each, and which arguments it takes."""
+"""Lists the tasks of train_hf.py with their functions and argument classes, and parses recipes."""
 
 import dataclasses
 import importlib
@@ -26,12 +26,13 @@ from .recipe import Arguments, described, options, parse_words, read_recipe, sho
 
 @dataclass(frozen=True)
 class Task:
-    """A task of train_hf.py. Its module is imported when the task runs: `--help` and the other tasks start faster."""
+    """Describes a task of train_hf.py. `run` imports its module: `--help` and the other tasks start faster."""
 
     module: str  # below training; its function `run` takes one object per class of `arguments`
     arguments: tuple[type, ...]
 
     def run(self, *parts):
+        """Runs the task with one object per class of `arguments`."""
         importlib.import_module(f"{__package__}.{self.module}").run(*parts)
 
 
@@ -54,7 +55,7 @@ TASKS = {
 
 @dataclass
 class TaskArguments(Arguments):
-    """Which task runs the recipe."""
+    """Names the task of the recipe."""
 
     group: ClassVar[str] = "task"
 
@@ -69,11 +70,11 @@ class TaskArguments(Arguments):
 
 def parse(argv: list[str]) -> tuple:
     """
-    Reads `RECIPE.yaml [--key value ...]`: returns the task's name and one object per class of its `Task.arguments`. The
-    recipe may be the `results.json` of a run.
+    Parses `RECIPE.yaml [--key value ...]`; returns the task's name and one object per class of its `Task.arguments`.
+    The recipe may be the `results.json` of a run.
 
     Raises:
-        InputError: no recipe, an unknown key (with the nearest known one), or a value of the wrong kind.
+        InputError: no recipe, an unknown key (with the nearest known one), or a value of the wrong type.
     """
     asks_for_help = bool({"-h", "--help"} & set(argv))
     if not asks_for_help and (not argv or argv[0].startswith("-")):
@@ -106,7 +107,7 @@ def _known_keys() -> set[str]:
 
 
 def _stored_recipe(path: str, results: dict, classes: tuple[type, ...]) -> dict:
-    """Returns what the recipe of a `results.json` sets. Older versions stored keys that the task does not obey too."""
+    """Returns the recipe of a `results.json`, without keys of other tasks, which older versions stored too."""
     known = {option.name for cls in classes for option in options(cls)}
     foreign = _known_keys() - known
     training = next((cls for cls in classes if issubclass(cls, TrainingArguments)), None)
@@ -119,7 +120,7 @@ def _stored_recipe(path: str, results: dict, classes: tuple[type, ...]) -> dict:
 
 
 def _find_task(recipe: dict, command_line: list[str]) -> str:
-    """Returns the task, which decides which keys there are: the command line's, else the recipe's."""
+    """Returns the task of the command line, else of the recipe; the other keys depend on it."""
     task = recipe.get("task") or TaskArguments().task
     for word, following in zip(command_line, [*command_line[1:], ""]):
         if word == "--task" or word.startswith("--task="):

@@ -1,4 +1,4 @@
-"""Loads what every task needs: a checkpoint's configuration and feature extractor; statistics of the clips."""
+"""Loads and checks a checkpoint's configuration and feature extractor; computes statistics of the clips."""
 
 import os
 
@@ -17,14 +17,19 @@ from ..files import check_same
 from .arguments import EncoderArguments
 from .inference import MODEL_TYPES, NO_CHECKPOINT, check_checkpoint
 
-# What a saved configuration need not share with the one that it was saved from.
+# Keys that may differ between a saved configuration and the one of the run that saved it.
 VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 logger = logging.get_logger(__name__)
 
 
 def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] = MODEL_TYPES):
-    """Loads the checkpoint's configuration; `None` for random weights."""
+    """
+    Loads the checkpoint's configuration; returns `None` for random weights.
+
+    Raises:
+        InputError: a checkpoint that does not exist, cannot be loaded, or is of another model type.
+    """
     name = model_arguments.model_name_or_path
     if name is None:
         return None
@@ -46,10 +51,10 @@ def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] 
 
 def config_changes(model_arguments: EncoderArguments, config) -> dict:
     """
-    Returns the fields of the checkpoint's configuration that the recipe sets, under this kind of model's names.
+    Returns the configuration fields that the recipe sets, under the names of this model type.
 
     Raises:
-        InputError: a field that this kind of model does not have.
+        InputError: a field that this model type lacks.
     """
     changes = model_arguments.overrides()
     if not isinstance(config, ComposedConfig):
@@ -66,7 +71,7 @@ def config_changes(model_arguments: EncoderArguments, config) -> dict:
 def load_feature_extractor(
     model_arguments: EncoderArguments, data_arguments: FeatureArguments, config_class=DualSSASTConfig
 ) -> DualSSASTFeatureExtractor:
-    """Loads the checkpoint's feature extractor, or makes a new one, with the recipe's length and statistics."""
+    """Loads the checkpoint's feature extractor, or makes one; applies the recipe's length, mean and std."""
     wanted = {"max_length": model_arguments.overrides().get("max_length")}
     wanted |= {"mean": data_arguments.mean, "std": data_arguments.std}
     wanted = {name: value for name, value in wanted.items() if value is not None}
@@ -92,7 +97,7 @@ def load_feature_extractor(
 
 
 def tell_random_weights(model):
-    """Warns that a training starts from random weights, and names what it could start from."""
+    """Warns, in the main process, that a training starts from random weights, and points to checkpoints."""
     if os.environ.get("RANK", "0") == "0":
         count = sum(parameter.numel() for parameter in model.parameters())
         logger.warning(
@@ -102,17 +107,12 @@ def tell_random_weights(model):
 
 
 def mismatched(report: dict) -> set[str]:
-    """Returns the names of the weights whose shapes differ, from a loading report."""
+    """Returns the names of the weights with other shapes than the model's, from a loading report."""
     return {str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]}
 
 
 def check_weights(model_arguments: EncoderArguments, foreign: set[str]):
-    """
-    Checks that the checkpoint has all encoder weights.
-
-    Raises:
-        InputError: the checkpoint lacks weights, `foreign`, that would otherwise be random in silence.
-    """
+    """Raises `InputError` if encoder weights (`foreign`) are missing or do not fit: they would silently stay random."""
     if foreign:
         raise InputError(
             f"model_name_or_path: {model_arguments.model_name_or_path} has no weights that fit {min(foreign)}; check "
@@ -122,10 +122,10 @@ def check_weights(model_arguments: EncoderArguments, foreign: set[str]):
 
 def check_same_run(checkpoint: str, config):
     """
-    Checks that a run can be resumed.
+    Checks that a checkpoint to resume from has the recipe's configuration.
 
     Raises:
-        InputError: the checkpoint to resume from belongs to another model than the recipe's.
+        InputError: another model than the recipe's.
     """
     stored, wanted = AutoConfig.from_pretrained(checkpoint).to_dict(), config.to_dict()
     compared = {key: wanted[key] for key in ("model_type", *wanted) if key not in VOLATILE_KEYS}
@@ -140,7 +140,7 @@ def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExt
     Returns the feature extractor with the mean and standard deviation of the log-mels of `waveforms`, each (samples,).
 
     Raises:
-        InputError: no clip, silence, or a model that takes its features as they are.
+        InputError: no clip, only silence, or a feature extractor that does not normalise.
     """
     if not isinstance(extractor, DualSSASTFeatureExtractor):
         raise InputError(f"compute_statistics: {type(extractor).__name__} does not normalise; leave it out")
@@ -164,7 +164,7 @@ def choose_windows(encoder, extractor, data_arguments: ClipArguments) -> tuple[i
     Returns window and hop of the evaluation, in samples.
 
     Raises:
-        InputError: a window longer than the model takes, or a hop that skips audio.
+        InputError: a window above the model's longest input, or a hop that skips audio.
     """
     try:
         return window_and_hop(encoder, extractor, data_arguments.window_s, data_arguments.hop_s)

@@ -1,1 +1,1 @@
-"""From files, tables and streams to batches, labelled and unlabelled."""
+"""Reads files, tables and streams, and makes labelled and unlabelled examples and batches."""

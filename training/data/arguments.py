@@ -1,4 +1,4 @@
-"""Options of labelled and unlabelled data: each task takes the class with those that it obeys."""
+"""Defines the options of labelled and unlabelled data; each task takes the class with the options that it obeys."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +11,10 @@ from ..recipe import Arguments, described
 
 @dataclass
 class SourceArguments(Arguments):
-    """Where labelled clips are, and how their tables are read."""
+    """Holds the options of a source of labelled clips, and of its tables."""
 
     group: ClassVar[str] = "data"
-    needed_file: ClassVar[str] = "test_file"  # where there is no data set
+    needed_file: ClassVar[str] = "test_file"  # required without a data set
 
     dataset_name: str | None = described(
         None, "Data set on the Hub, or local folder: class folders, metadata, or train, validation and test tables."
@@ -48,7 +48,7 @@ class SourceArguments(Arguments):
 
 @dataclass
 class SplitArguments(SourceArguments):
-    """Labelled clips in splits, from which a training or a test could be made."""
+    """Holds the options of labelled clips in training, validation and test splits."""
 
     needed_file: ClassVar[str] = "train_file"
 
@@ -67,7 +67,7 @@ class SplitArguments(SourceArguments):
 
 @dataclass
 class ScreeningArguments(Arguments):
-    """How unreadable clips are found, and how many of them a run skips."""
+    """Holds the options of the search for unreadable clips, and of the share that a run skips."""
 
     group: ClassVar[str] = "data"
 
@@ -79,7 +79,7 @@ class ScreeningArguments(Arguments):
 
 @dataclass
 class ClipArguments(ScreeningArguments):
-    """How labelled clips are read: unreadable ones, and long ones."""
+    """Holds the options of the treatment of unreadable and of long labelled clips."""
 
     check_samples: bool = described(False, "Decode every file before the run: finds NaN samples too.")
     on_bad_audio: str = described(
@@ -97,7 +97,7 @@ class ClipArguments(ScreeningArguments):
 
 @dataclass
 class FeatureArguments(Arguments):
-    """How clips become features."""
+    """Holds the options of the feature extractor."""
 
     group: ClassVar[str] = "data"
 
@@ -112,7 +112,7 @@ class FeatureArguments(Arguments):
 
 @dataclass
 class TrainingFeatureArguments(FeatureArguments):
-    """How the clips of a training become features, and in which order they stream."""
+    """Holds the options of a training's feature extractor, and of the shuffling of streamed clips."""
 
     compute_statistics: bool = described(False, "Compute mean and std on the training clips.")
     shuffle_buffer: int = described(1000, "Clips among which streamed ones are shuffled.", at_least=1)
@@ -120,7 +120,7 @@ class TrainingFeatureArguments(FeatureArguments):
 
 @dataclass
 class EvaluationDataArguments(ClipArguments, SourceArguments):
-    """Clips on which a finished classifier is tested: the test split, or all where there is only one."""
+    """Holds the options of the test of a finished classifier: on the test split, or a source's only split."""
 
     max_eval_clips: int | None = described(
         None, "Clips in the random sample that is evaluated; unset: all.", at_least=1
@@ -129,7 +129,7 @@ class EvaluationDataArguments(ClipArguments, SourceArguments):
 
 @dataclass
 class FrozenDataArguments(FeatureArguments, ClipArguments, SplitArguments):
-    """Labelled clips for a frozen encoder: sweep and probe."""
+    """Holds the options of labelled clips for a frozen encoder (sweep and probe)."""
 
     stored_as: ClassVar[str] = "DataArguments"
     refused: ClassVar[dict[str, str]] = {
@@ -148,7 +148,7 @@ class FrozenDataArguments(FeatureArguments, ClipArguments, SplitArguments):
 
 @dataclass
 class DataArguments(TrainingFeatureArguments, FrozenDataArguments):
-    """Labelled clips for a training."""
+    """Holds the options of labelled clips for a training."""
 
     refused: ClassVar[dict[str, str]] = {}
 
@@ -163,7 +163,7 @@ class DataArguments(TrainingFeatureArguments, FrozenDataArguments):
 
 @dataclass
 class UnlabelledDataArguments(TrainingFeatureArguments, ScreeningArguments):
-    """Where the clips of a pretraining come from. Each source is a name or path, or a JSON object."""
+    """Holds the options of the clips of a pretraining. Each source is a name, a path, or a JSON object."""
 
     train_sources: list[str] | None = described(
         None, 'Folders, manifests and Hub data sets, or {"path": ..., "weight": ..., "streaming": true, ...}.'

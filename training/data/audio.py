@@ -1,4 +1,4 @@
-"""Decoding with soundfile and resampling with soxr: wav, flac, ogg, opus and mp3, without torchcodec or ffmpeg."""
+"""Decodes wav, flac, ogg, opus and mp3 with soundfile and resamples with soxr, without torchcodec or ffmpeg."""
 
 import contextlib
 import io
@@ -15,21 +15,22 @@ from ..errors import InputError
 
 AUDIO_EXTENSIONS = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
 
-UNKNOWN_FRAMES = 2**48  # libsndfile has 2 ** 63 - 1 where a header does not tell
+UNKNOWN_FRAMES = 2**48  # libsndfile reports 2 ** 63 - 1 where a header lacks the length
 
-# A clip as it stands in a table: a path, or what `datasets` stores, {"path": ..., "bytes": ...}. A part of a recording
-# has `start` or `end` too, in seconds, `None` for the recording's own.
+# A clip in a table: a path, or the {"path": ..., "bytes": ...} that `datasets` stores. A segment of a recording has
+# `start` or `end` too, in seconds; `None`: the recording's own.
 AudioSource = str | Mapping
 
 
 def audio_name(source: AudioSource) -> str:
-    """What to call a clip in messages and tables; of a part of a recording, as in a media fragment: clip.wav#t=1.5,3"""
+    """Returns the name of a clip for messages and tables; a segment's has its times in seconds: clip.wav#t=1.5,3"""
     if isinstance(source, str):
         return source
     return segment_name(source.get("path") or "(bytes without a name)", source.get("start"), source.get("end"))
 
 
 def segment_name(name: str, start: float | None, end: float | None) -> str:
+    """Returns the name of a recording, with the times of a segment (seconds) as a media fragment: clip.wav#t=1.5,3"""
     if start is None and end is None:
         return name
     return f"{name}#t={start or 0.0:g}" + ("" if end is None else f",{end:g}")
@@ -37,14 +38,13 @@ def segment_name(name: str, start: float | None, end: float | None) -> str:
 
 def read_audio(source: AudioSource, sampling_rate: int) -> np.ndarray:
     """
-    Decodes a clip, averages its channels and resamples it. Of a part of a recording nothing else is decoded.
+    Decodes a clip, or only its segment of a recording, averages the channels and resamples.
 
     Returns:
         float32 (samples,) at `sampling_rate` Hz, at least one sample
 
     Raises:
-        InputError: the file is missing, unreadable, empty, ends before the part begins, or holds NaN or infinite
-            samples.
+        InputError: a missing, unreadable or empty file, a segment outside it, or NaN or infinite samples.
     """
     samples, rate = decode_audio(source)
     samples = mix_down(source, samples)
@@ -56,13 +56,13 @@ def read_audio(source: AudioSource, sampling_rate: int) -> np.ndarray:
 
 def decode_audio(source: AudioSource) -> tuple[np.ndarray, int]:
     """
-    Decodes a clip as it is stored.
+    Decodes a clip at its own sampling rate, with all its channels.
 
     Returns:
         float32 (samples, channels), at least one sample, and the sampling rate in Hz
 
     Raises:
-        InputError: as `read_audio`, but for the samples' values.
+        InputError: a missing, unreadable or empty file, or a segment outside it.
     """
     name = audio_name(source)
     with _explained(source), soundfile.SoundFile(_open(source)) as file:
@@ -78,7 +78,7 @@ def decode_audio(source: AudioSource) -> tuple[np.ndarray, int]:
 
 def mix_down(source: AudioSource, samples: np.ndarray) -> np.ndarray:
     """
-    The mean of the channels: (samples, channels) -> (samples,)
+    Averages the channels: (samples, channels) -> (samples,)
 
     Raises:
         InputError: NaN or infinite samples; names `source`.
@@ -91,21 +91,16 @@ def mix_down(source: AudioSource, samples: np.ndarray) -> np.ndarray:
 
 
 def check_audio(source: AudioSource):
-    """
-    Reads the header of a clip, which tells most damaged files apart without decoding them.
-
-    Raises:
-        InputError: as `read_audio`, as far as the header knows.
-    """
+    """Checks a clip by its header, without decoding it; raises `InputError` for most damaged files."""
     audio_seconds(source)
 
 
 def audio_seconds(source: AudioSource) -> float:
     """
-    The length of a clip as its header tells it.
+    Returns the length of a clip in seconds, from its header.
 
     Raises:
-        InputError: as `check_audio`.
+        InputError: a missing, unreadable or empty file, or a segment outside it.
     """
     name = audio_name(source)
     with _explained(source):
@@ -118,8 +113,8 @@ def audio_seconds(source: AudioSource) -> float:
 
 
 def _segment(source: AudioSource, name: str, rate: int, num_samples: int) -> tuple[int, int]:
-    """The first sample and the number of samples (-1: to the end) of the part of a recording that a clip is."""
-    if num_samples >= UNKNOWN_FRAMES:  # and libsndfile cannot read it
+    """Returns the first sample of a clip in its recording, and its number of samples (-1: to the end)."""
+    if num_samples >= UNKNOWN_FRAMES:  # libsndfile cannot read such a file
         raise InputError(f"{name}: does not tell its length, as if it was written to a pipe; write it to a file again")
     start, end = (None, None) if isinstance(source, str) else (source.get("start"), source.get("end"))
     start_s = start or 0.0
@@ -134,7 +129,7 @@ def _segment(source: AudioSource, name: str, rate: int, num_samples: int) -> tup
 
 
 def find_audio_files(folder: Path) -> list[Path]:
-    """All audio files below a folder, sorted, without hidden ones."""
+    """Returns all audio files below a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.rglob("*") if _is_audio(path) and path.is_file())
 
 
@@ -148,7 +143,7 @@ def _open(source: AudioSource):
         return source
     if source.get("bytes") is not None:
         return io.BytesIO(source["bytes"])
-    if "://" in (source["path"] or ""):  # a streamed data set of audio files gives their addresses
+    if "://" in (source["path"] or ""):  # a file of a streamed data set has an address
         with fsspec.open(source["path"], "rb") as file:
             return io.BytesIO(file.read())
     return source["path"]
@@ -175,10 +170,10 @@ def datasets_without_torchcodec():
     """
     Lets `datasets` build and stream data sets with audio although torchcodec is not installed.
 
-    `datasets` 4 and 5 call torchcodec even where nothing has to be decoded. Within this context its `Audio` feature
-    keeps paths and bytes as they are; decoding is `read_audio`'s.
+    `datasets` 4 and 5 call torchcodec even where nothing is decoded. Within this context its `Audio` feature keeps
+    paths and bytes as they are; `read_audio` decodes them.
     """
-    import datasets  # here, since whoever only decodes need not have it
+    import datasets  # here: decoding alone does not need it
 
     original = datasets.Audio.encode_example, datasets.Audio.decode_example
     datasets.Audio.encode_example = lambda self, value: _as_stored(value)

@@ -1,8 +1,8 @@
 """
-Augmentation as SSAST's published data loader has it, and more, keyed by seed, epoch and index.
+Augments training clips: the steps of SSAST's published data loader, mixup, gain, backgrounds, random resized crops.
 
-Every random choice comes from a generator made for one clip in one epoch, so that a run is the same with any number of
-workers and after a resumption.
+Every random choice comes from a generator of one clip in one epoch (keyed by seed, epoch and index), so that a run is
+the same with any number of workers and after a resumption.
 """
 
 import math
@@ -20,7 +20,7 @@ RRC_CANVAS = 1.5  # BYOL-A: crops may reach beyond the clip, into padding of hal
 
 @dataclass
 class AugmentationArguments(Arguments):
-    """Augmentation of the training clips. All off by default except random crops of long clips."""
+    """Holds the options of augmentation. All are off by default; random crops of long clips need no option."""
 
     group: ClassVar[str] = "augmentation"
 
@@ -62,12 +62,12 @@ class AugmentationArguments(Arguments):
 
 
 def clip_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of one clip in one epoch."""
+    """Returns the random generator of one clip in one epoch."""
     return np.random.default_rng((seed, epoch, index))
 
 
 def random_crop(waveform: np.ndarray, num_samples: int | None, rng: np.random.Generator) -> np.ndarray:
-    """At most `num_samples` (`None`: all) from a random place: (samples,) -> (min(samples, num_samples),)."""
+    """Crops at a random place to at most `num_samples` (`None`: all): (samples,) -> (min(samples, num_samples),)"""
     if num_samples is None:
         return waveform
     spare = len(waveform) - num_samples
@@ -76,23 +76,23 @@ def random_crop(waveform: np.ndarray, num_samples: int | None, rng: np.random.Ge
 
 
 def mix_waveforms(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
-    """`weight` of the first, the rest of the second, both without their means and of the first's length."""
+    """Mixes two waveforms (samples,) at the first's length, without means: weight * first + (1 - weight) * second"""
     first, second = first - first.mean(), second - second.mean()
     second = np.pad(second[: len(first)], (0, max(len(first) - len(second), 0)))
     return weight * first + (1 - weight) * second
 
 
 def random_gain(waveform: np.ndarray, gain_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Louder or softer by a gain that is uniform in dB: (samples,) -> (samples,)"""
+    """Applies a random gain, uniform in dB from -gain_db to gain_db: (samples,) -> (samples,)"""
     return waveform * np.float32(10 ** (rng.uniform(-gain_db, gain_db) / 20))
 
 
 def add_background(waveform: np.ndarray, background: np.ndarray, snr_db: float) -> np.ndarray:
     """
-    The clip with a background of any length, repeated where it is shorter, at a signal-to-noise ratio in dB over the
-    powers of both without their means. Nothing is added to silence, and silence adds nothing.
+    Adds a background of any length, repeated if it is shorter: (samples,) -> (samples,). The signal-to-noise ratio, in
+    dB, compares powers without means. A silent clip or background leaves the clip unchanged.
     """
-    background = np.resize(background - background.mean(), len(waveform))  # repeats
+    background = np.resize(background - background.mean(), len(waveform))  # repeats it where it is shorter
     signal, noise = np.var(waveform), np.var(background)
     if not (signal and noise):
         return waveform
@@ -100,7 +100,7 @@ def add_background(waveform: np.ndarray, background: np.ndarray, snr_db: float) 
 
 
 def mix_features(first: torch.Tensor, second: torch.Tensor, weight: float, padding_value: float) -> torch.Tensor:
-    """`weight` of the first, the rest of the second, of the first's length: (frames, mel) each"""
+    """Mixes two spectrograms (frames, mel) at the first's length: weight * first + (1 - weight) * second"""
     missing = max(len(first) - len(second), 0)
     second = torch.nn.functional.pad(second[: len(first)], (0, 0, 0, missing), value=padding_value)
     return weight * first + (1 - weight) * second
@@ -110,8 +110,8 @@ def random_resized_crop(
     features: torch.Tensor, settings: AugmentationArguments, padding_value: float, rng: np.random.Generator
 ) -> torch.Tensor:
     """
-    A part of the spectrogram, shorter or longer and lower than it, resized to its shape (BYOL-A; Niizumi et al., IJCNN
-    2021): (frames, mel) -> (frames, mel). In time it may reach into padding on either side, in frequency it may not.
+    Resizes a random part of the spectrogram to its whole shape (BYOL-A; Niizumi et al., IJCNN 2021): (frames, mel) ->
+    (frames, mel). The part may reach into padding on either side in time, but not in frequency.
     """
     frames, bins = features.shape
     margin = int(frames * (RRC_CANVAS - 1)) // 2
@@ -133,12 +133,10 @@ def augment_features(
     features: torch.Tensor, settings: AugmentationArguments, masked_value: float, rng: np.random.Generator
 ) -> torch.Tensor:
     """
-    A random resized crop, SpecAugment, then noise, then a shift in time.
+    Applies a random resized crop, SpecAugment, noise, then a time shift: (frames, mel) -> (frames, mel), normalised.
 
     Args:
-        features: (frames, mel), normalised
-        masked_value: what a masked band holds. SSAST masks with zeros before it normalises, which makes it the padding
-            value afterwards
+        masked_value: value of masked bands; in SSAST zero before normalisation, which is the padding value after it
     """
     frames, bins = features.shape
     features = features.clone()
@@ -160,6 +158,6 @@ def augment_features(
 
 
 def _mask(size: int, widest: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Start and width of a mask: a width uniform below `widest` (and at most `size`), at a uniform place."""
+    """Draws start and width of a mask: width uniform below `widest` and `size`, at a uniform place."""
     width = rng.random() * min(widest, size)
     return int(rng.random() * (size - width)), int(width)

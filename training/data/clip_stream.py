@@ -1,8 +1,8 @@
 """
-The sequence of examples that a pretraining hears, and the clips of its evaluations.
+Makes the endless sequence of training examples of a pretraining, and the clips of its evaluations.
 
-All clips of a run form one endless sequence of positions 0, 1, 2, ... What a position holds depends on the seed alone,
-never on the number of processes and data-loader workers or on where a run was resumed.
+The clips of a run have positions 0, 1, 2, ... The clip and example at a position depend on the seed alone, not on the
+number of processes and data-loader workers, nor on where a run was resumed.
 """
 
 import itertools
@@ -17,18 +17,18 @@ from ..errors import InputError
 from .clips import LocalClips, StreamedClips, join
 from .unreadable import UnreadableLog, try_to_read
 
-# What random numbers are for: generators of different purposes share no key.
+# Purposes of random numbers, as part of the generators' keys: no two purposes share a generator.
 ORDER, MIXTURE, EXAMPLE, EVALUATION = range(4)
-MIXTURE_CHUNK = 4096  # positions whose sources are drawn together; a jump counts the draws of the chunks before it
-MIN_CLIPS_TO_JUDGE = 100  # before so many clips a share of unreadable ones says little
+MIXTURE_CHUNK = 4096  # positions whose sources are drawn together; a jump draws all chunks before it
+MIN_CLIPS_TO_JUDGE = 100  # with fewer clips, a share of unreadable ones means little
 MAX_FAILURES = 10_000  # in a row: the disk or the network is gone
 
-# The task's part: waveform (samples,) float32, and the random numbers of its position -> example.
+# Function of the task: waveform (samples,) float32, generator of the clip's position -> example.
 MakeExample = Callable[[np.ndarray, np.random.Generator], dict]
 
 
 class _Mixture:
-    """position -> (source, the source's own position), forward only. Each position's source is drawn by weight."""
+    """Draws the source of each position by weight; positions must not decrease."""
 
     def __init__(self, weights: Sequence[float], seed: int):
         self.shares = np.asarray(weights) / np.sum(weights)
@@ -38,6 +38,7 @@ class _Mixture:
         self.drawn_before = np.zeros(len(weights), dtype=np.int64)
 
     def at(self, position: int) -> tuple[int, int]:
+        """Returns the source of a position, and the position within that source's own sequence."""
         if len(self.shares) == 1:
             return 0, position
         chunk, offset = divmod(position, MIXTURE_CHUNK)
@@ -52,20 +53,18 @@ class _Mixture:
 
 class ClipStream(torch.utils.data.IterableDataset):
     """
-    The endless sequence of training examples, or one process's share of it, in batches.
+    Yields one process's share of the endless sequence of training examples, in batches.
 
-    Of each `batch_size * num_processes` positions this process yields its own `batch_size` ones, in order; with W
-    data-loader workers each yields every W-th batch. A clip that cannot be read is replaced by the next readable one
-    of the sequence, whoever yields that one too; so no batch shrinks and no other position moves.
+    This process yields its own `batch_size` positions, in order, out of every `batch_size * num_processes`; with W
+    data-loader workers each yields every W-th batch. An unreadable clip is replaced by the next readable one of the
+    sequence, even if another process or worker also yields it, so that no batch shrinks and no other position moves.
 
     Args:
-        clips: the sources
-        weights: of the sources, as numbers of clips; all `None`: local sources are one, every pass a permutation
-        make_example: makes an example of a decoded clip
+        weights: weight per source, as numbers of clips; all `None`: local sources are joined, every pass a permutation
         sampling_rate: Hz, of the decoded clips
-        batch_size: of the data loader, per process
-        start: the first position, for resumption: examples that all processes together have consumed
-        max_unreadable_share: of the clips; beyond it the run stops
+        batch_size: batch size of the data loader, per process
+        start: first position, for resumption: the examples that all processes together have consumed
+        max_unreadable_share: share of unreadable clips above which the run stops
 
     Raises:
         InputError: a streamed source among several has no weight; while iterating, too many clips are unreadable.
@@ -105,9 +104,9 @@ class ClipStream(torch.utils.data.IterableDataset):
         self.log = log
         self.num_processes, self.process_index = num_processes, process_index
         self.start = start
-        self.first_step = 0  # of this run
+        self.first_step = 0  # training step at which this run begins
         self.max_unreadable_share = max_unreadable_share
-        # Shared by the workers: which local clips were counted. A stream has no numbers to tell clips apart by.
+        # Shared by the workers: which local clips were counted. A stream has no indices that identify its clips.
         self._counted = [
             None if source in streamed else torch.zeros(len(source), dtype=torch.bool).share_memory_()
             for source in clips
@@ -118,10 +117,10 @@ class ClipStream(torch.utils.data.IterableDataset):
         next_own = next(own_positions)
         mixture = _Mixture(self.weights, self.seed)
         readers = [source.reader((self.seed, ORDER, number)) for number, source in enumerate(self.clips)]
-        waiting = []  # positions of this worker that have no readable clip yet: the next one serves them all
+        waiting = []  # positions of this worker without a readable clip yet: the next one serves them all
         position = failures = 0
         while True:
-            # The clips of the others are read only where they must replace one of this worker.
+            # Positions of other workers are read only to replace an unreadable clip of this one.
             position = position + 1 if waiting else next_own
             is_own = position == next_own
             if is_own:
@@ -143,24 +142,24 @@ class ClipStream(torch.utils.data.IterableDataset):
                     "all: repair them or name other sources"
                 )
             if waveform is not None:
-                for place in waiting:  # copies: an example may be made in place
+                for place in waiting:  # copies: `make_example` may work in place
                     rng = np.random.default_rng((self.seed, EXAMPLE, 0, place))
                     yield self.example(waveform.copy(), rng, audio)
                 waiting = []
 
     def num_heard(self, step: int, arguments) -> int:
-        """Clips that all processes have heard after a step of this run."""
+        """Returns the number of clips that all processes have processed after a step of this run."""
         return self.start + (step - self.first_step) * clips_per_step(arguments)
 
     def example(self, waveform: np.ndarray, rng: np.random.Generator, clip: dict) -> dict:
-        """What is made of a clip, of which the source says `clip`."""
+        """Makes a training example of a waveform (samples,); `clip` is the source's row."""
         return self.make_example(waveform, rng)
 
     def on_unreadable(self, name: str, reason: str):
-        """Clips that cannot be read are replaced; whoever does not want that raises here."""
+        """Does nothing: unreadable clips are replaced. A subclass may raise an error instead."""
 
     def _own_positions(self) -> Iterator[int]:
-        """The positions that this worker of this process yields, in order."""
+        """Yields the positions of this worker of this process, in order."""
         worker = torch.utils.data.get_worker_info()
         worker_index, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         step = self.batch_size * self.num_processes
@@ -169,7 +168,7 @@ class ClipStream(torch.utils.data.IterableDataset):
             yield from range(batch_start, batch_start + self.batch_size)
 
     def _count(self, source: int, index: int, readable: bool):
-        """Each clip once, where clips can be told apart."""
+        """Counts a clip as readable or not: a local clip once, a streamed one at every reading."""
         counted = self._counted[source]
         if counted is None or not counted[index]:
             self.log.count(readable)
@@ -184,10 +183,7 @@ class ClipStream(torch.utils.data.IterableDataset):
 
 
 class ClipList(torch.utils.data.Dataset):
-    """
-    Clips by index, for evaluations that are always the same; arguments as of `ClipStream`. An unreadable clip is
-    replaced by the next readable one.
-    """
+    """Returns examples by index, the same in every evaluation. The next readable clip replaces an unreadable one."""
 
     def __init__(self, clips: LocalClips, make_example: MakeExample, sampling_rate: int, seed: int, log: UnreadableLog):
         self.clips = clips
@@ -225,7 +221,7 @@ def _weight(source: LocalClips | StreamedClips, weight: float | None, alone: boo
 
 
 class StreamCallback(TrainerCallback):
-    """Tells the stream where a resumed run goes on, and the log which epoch it is: one has `epoch_steps` steps."""
+    """Sets the position at which a resumed stream starts, and the epoch in the log: `epoch_steps` steps each."""
 
     def __init__(self, stream: ClipStream, epoch_steps: int):
         self.stream = stream
@@ -233,17 +229,17 @@ class StreamCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         heard = [entry for entry in state.log_history if "clips" in entry and entry["step"] <= state.global_step]
-        # Counted in clips, so that a run can go on with another batch size or number of processes.
+        # Counted in clips, so that a run can be resumed with another batch size or number of processes.
         step, clips = (heard[-1]["step"], heard[-1]["clips"]) if heard else (0, 0)
         self.stream.first_step = state.global_step
         self.stream.start = clips + (state.global_step - step) * clips_per_step(args)
 
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = self.stream.num_heard(state.global_step, args) / (self.epoch_steps * clips_per_step(args))
-        # A checkpoint and the end know the figures of all steps before them: a resumed run would begin at zero.
+        # Logs at each checkpoint and at the end: a resumed run starts its figures at zero.
         control.should_log |= control.should_save or control.should_evaluate or state.global_step >= state.max_steps
 
 
 def clips_per_step(arguments) -> int:
-    """Of all processes together."""
+    """Returns the number of clips per optimizer step, over all processes."""
     return arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps

@@ -1,4 +1,4 @@
-"""Sequences of unlabelled clips, local or streamed, that are read in a given order."""
+"""Reads local or streamed unlabelled clips in an order that a key determines."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +14,16 @@ from .audio import datasets_without_torchcodec
 from .columns import choose_audio_column
 
 STREAM_BATCH = 16  # undecoded clips that are read from a stream at once
-# A source's own endless sequence: position -> what tells the clip apart in its source, and the undecoded clip.
+# Endless sequence of a source: position -> the clip's index in the source (streams: its position), the undecoded clip.
 Reader = Callable[[int], tuple[int, dict]]
 
 
 class LocalClips:
     """
-    Clips that can be read in any order.
+    Holds clips that can be read in any order.
 
     Args:
-        name: of the source, for messages
+        name: name of the source, for messages
         data: a `datasets.Dataset` with the column `audio`: paths, or {"path", "bytes"}
     """
 
@@ -32,7 +32,7 @@ class LocalClips:
             raise InputError(f"{name}: holds no clips; add some or leave it out")
         self.name = name
         data, kind = data.select_columns(["audio"]), data.features["audio"]
-        if kind == datasets.Value("large_string"):  # pandas writes it; `Audio` takes plain texts alone
+        if kind == datasets.Value("large_string"):  # as pandas writes; `Audio` takes only plain strings
             data = data.cast_column("audio", datasets.Value("string"))
         try:
             self.data = data.cast_column("audio", datasets.Audio(decode=False))
@@ -43,11 +43,11 @@ class LocalClips:
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict:
-        """{"path", "bytes"}, undecoded."""
+        """Returns a clip undecoded: {"path", "bytes"}."""
         return self.data[int(index)]["audio"]
 
     def names(self) -> list[str]:
-        """What to call each clip, without a copy of the audio of all of them."""
+        """Returns the name of each clip, without loading the audio of all clips at once."""
         tables = self.data.with_format("arrow").iter(batch_size=100)
         paths = (path for table in tables for path in pyarrow.compute.struct_field(table["audio"], "path").to_pylist())
         return [path or self.name_of(index, {}) for index, path in enumerate(paths)]
@@ -57,7 +57,7 @@ class LocalClips:
 
     @property
     def root(self) -> str:
-        """What the paths of a local collection begin with: the folder, or the one that the manifest lies in."""
+        """Returns the folder of a local source, or the folder of its manifest."""
         path = Path(self.name)
         return str(path if path.is_dir() else path.parent)
 
@@ -65,7 +65,7 @@ class LocalClips:
         return LocalClips(self.name, self.data.select(indices))
 
     def reader(self, key: tuple[int, ...]) -> Reader:
-        """The clips pass after pass, each pass in a new order by `key`; any position at once."""
+        """Returns a reader of pass after pass, each a new permutation drawn from `key`; positions in any order."""
 
         @functools.lru_cache(maxsize=1)
         def order(pass_number: int) -> np.ndarray:
@@ -81,17 +81,16 @@ class LocalClips:
 
 class StreamedClips:
     """
-    Clips that are read one after the other, in a new order per pass: the shards shuffled, then a buffer of clips.
+    Reads clips one after the other, in a new order per pass: shuffled shards, then a shuffle buffer of clips.
 
-    The order is made here and not by `datasets`, whose own changes between its versions, and whose saved states lose
-    the clips in the buffer.
+    This class shuffles by itself: the order of `datasets` changes between its versions, and its saved states lose the
+    clips in the buffer.
 
     Args:
-        name: of the source, for messages
-        data: a `datasets.IterableDataset`
-        audio_column: its column of the audio, guessed when `None`
-        shuffle_buffer: clips, undecoded, that every worker keeps in memory
-        others: what else a clip has beside `path` and `bytes`: name -> column
+        name: name of the source, for messages
+        audio_column: column of the audio; `None`: guessed
+        shuffle_buffer: undecoded clips that every worker keeps in memory
+        others: further entries of a clip beside `path` and `bytes`: name -> column
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class StreamedClips:
         self.name = name
         self.others = others or {}
         self.shuffle_buffer = shuffle_buffer
-        with datasets_without_torchcodec():  # the features of JSON lines are known after the first only
+        with datasets_without_torchcodec():  # JSON lines: their first row gives the features
             features = data.features or next(iter(data), {})
         self.column = choose_audio_column(name, features, audio_column)
         self.data = data.select_columns([self.column, *self.others.values()])
@@ -114,7 +113,7 @@ class StreamedClips:
         return audio.get("path") or f"clip {position} of the stream {self.name}"
 
     def reader(self, key: tuple[int, ...]) -> Reader:
-        """As of `LocalClips`, forward only: what lies before a position is read and left."""
+        """Returns a reader like that of `LocalClips`, but sequential: skipping ahead reads and discards clips."""
         sequence = None
 
         def read(position: int) -> tuple[int, dict]:
@@ -125,7 +124,7 @@ class StreamedClips:
         return read
 
     def _passes(self, key: tuple[int, ...], start: int) -> Iterator[tuple[int, dict]]:
-        """The undecoded clips from a position on, pass after pass, with their positions."""
+        """Yields position and undecoded clip from position `start` on, pass after pass."""
         pass_number, first = 0, 0  # first: the position at which the pass begins
         while True:
             position = first
@@ -136,16 +135,16 @@ class StreamedClips:
             length = position - first
             if not length:
                 raise InputError(f"{self.name}: the stream holds no clips; name another split or leave it out")
-            # All passes have the same length: those that end before the start need not be read.
+            # All passes have the same length, so those that end before `start` are skipped unread.
             pass_number = max(pass_number + 1, start // length)
             first = pass_number * length
 
     def in_order(self) -> Iterator[dict]:
-        """The undecoded clips as they are stored, once."""
+        """Yields every undecoded clip once, in stored order."""
         return self._read(self.data)
 
     def shuffled(self, rng: np.random.Generator) -> Iterator[dict]:
-        """One pass over the undecoded clips."""
+        """Yields every undecoded clip once, in an order drawn from `rng`."""
         shards = rng.permutation(self.data.num_shards)
         clips = (clip for shard in shards for clip in self._read(self.data.shard(len(shards), int(shard))))
         buffer = []
@@ -160,14 +159,14 @@ class StreamedClips:
             yield buffer[place]
 
     def _read(self, shard: datasets.IterableDataset) -> Iterator[dict]:
-        fsspec.asyn.reset_lock()  # a forked worker inherits it, maybe held
-        # Not `iter(shard)`, which deals the shards out to the data-loader workers: here every worker counts all clips.
+        fsspec.asyn.reset_lock()  # a forked worker may inherit it locked
+        # `iter(shard)` would distribute the shards over the data-loader workers; here every worker counts all clips.
         batches = shard.iter(batch_size=STREAM_BATCH)
         while True:
             try:
-                with datasets_without_torchcodec():  # not around `yield`, where it would change the caller's `datasets`
+                with datasets_without_torchcodec():  # around `yield` it would change the caller's `datasets`
                     batch = next(batches, None)
-            except Exception as error:  # the network, a damaged shard: whatever `datasets` raises
+            except Exception as error:  # `datasets` raises many kinds: network, damaged shard
                 reason = one_line(error) or type(error).__name__
                 raise InputError(
                     f"{self.name}: the stream broke off ({reason}); resume the run when it is back, or load the data "
@@ -183,14 +182,14 @@ class StreamedClips:
 
 
 def join(clips: Sequence[LocalClips]) -> LocalClips:
-    """Several local sources as one."""
+    """Joins several local sources into one."""
     return LocalClips(
         " + ".join(source.name for source in clips), datasets.concatenate_datasets([c.data for c in clips])
     )
 
 
 def _as_stored(audio) -> dict:
-    """What a stream holds as {"path", "bytes"}; what is neither path nor audio becomes an unreadable clip."""
+    """Returns a value of a stream as {"path", "bytes"}; a value that is neither gives an unreadable clip."""
     if isinstance(audio, dict):
         return {"path": audio.get("path"), "bytes": audio.get("bytes")}
     return {"path": audio if isinstance(audio, str) else None, "bytes": audio if isinstance(audio, bytes) else None}

@@ -19,9 +19,14 @@ TIME_COLUMNS = ("start", "end")
 @dataclass(frozen=True)
 class Columns:
     """
-    Names of the columns to read, `None` to guess; what separates several labels in one text; and the columns of the
-    data set's own folds, of what must not be divided (a speaker, a recording), and of the times of parts of recordings
-    in seconds, `None` for none.
+    Names the columns to read.
+
+    Args:
+        audio, label: `None`: guessed
+        separator: separates several labels in one text; `None`: a text is one label
+        fold: folds of the data set; `None`: none
+        group: speakers, recordings or others whose clips must stay in one split; `None`: none
+        start, end: times of segments of recordings, in seconds; `None`: none
     """
 
     audio: str | None = None
@@ -35,22 +40,22 @@ class Columns:
 
 def choose_label_column(source: str, features: dict, wanted: str | None) -> str:
     """
-    The column of the labels in a stored data set: the wanted one, or one with a usual name.
+    Returns the label column of a stored data set: `wanted`, or the first with a usual name.
 
     Raises:
-        InputError: it cannot be told.
+        InputError: no such column.
     """
     usual = (*LABEL_COLUMNS, *WEBDATASET_LABELS) if "__key__" in features else LABEL_COLUMNS
     return _choose_column(source, features, "label", wanted, usual)
 
 
 def label_reader(source: str, feature, separator: str | None) -> Callable:
-    """What makes a text, a list of texts or `None` (there is no label) of a value of a stored column."""
+    """Returns a function: value of a stored column -> a text, a list of texts, or `None` (no label)."""
     class_label = getattr(feature, "feature", feature)  # a list of classes holds its ClassLabel inside
     is_class = isinstance(class_label, datasets.ClassLabel)
 
     def read(value):
-        # -1 is how many data sets of the Hub mark the hidden labels of a test split.
+        # Many data sets of the Hub mark the hidden labels of a test split with -1.
         if _is_missing(value) or (isinstance(value, int) and value == -1 and is_class):
             return None
         return _as_label(class_label.int2str(value) if is_class else value, separator, source)
@@ -59,7 +64,7 @@ def label_reader(source: str, feature, separator: str | None) -> Callable:
 
 
 def audio_of(example: dict) -> AudioSource:
-    """The audio of a row, with its times if it is a part of a recording."""
+    """Returns the audio of a row, with its times if it is a segment of a recording."""
     audio, times = example["audio"], {name: example[name] for name in TIME_COLUMNS if name in example}
     if not times:
         return audio
@@ -68,17 +73,17 @@ def audio_of(example: dict) -> AudioSource:
 
 def choose_audio_column(source: str, features: dict, wanted: str | None) -> str:
     """
-    The column of the audio in a stored data set: the wanted one, the first of type `Audio`, or one with a usual name.
+    Returns the audio column of a stored data set: `wanted`, the first of type `Audio`, or the first with a usual name.
 
     Raises:
-        InputError: it cannot be told.
+        InputError: no such column.
     """
     audio_features = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
     return _choose_column(source, features, "audio", wanted, (*audio_features, *AUDIO_COLUMNS))
 
 
 def clip_names(data: datasets.Dataset) -> list[str]:
-    """What to call each clip, without reading audio that is stored as bytes."""
+    """Returns the name of each clip, without loading the audio of all clips at once."""
     if isinstance(data.features["audio"], datasets.Value):
         paths = data["audio"][:]
     else:
@@ -90,8 +95,10 @@ def clip_names(data: datasets.Dataset) -> list[str]:
 
 def _other_columns(source, table, columns: Columns) -> dict[str, list]:
     """
+    Returns the values of the fold, group, start and end columns that `columns` names: name -> values.
+
     Raises:
-        InputError: a column that there is not, times that are no numbers, or clips without fold or group.
+        InputError: a missing column, times that are not numbers, or clips without fold or group.
     """
     found = {}
     for name in OTHER_COLUMNS:
@@ -108,7 +115,7 @@ def _names(table) -> list[str]:
 
 
 def _as_names(source, column: str, values: list) -> list[str]:
-    """Folds and groups; clips without one would else be one group of their own."""
+    """Returns folds or groups as texts. An empty cell is an error: empty cells would form a group of their own."""
     for row, value in enumerate(values, start=1):
         if _is_missing(value):
             raise InputError(f"{source}: row {row} has nothing in {column}; fill it in, or leave the column out")
@@ -116,7 +123,7 @@ def _as_names(source, column: str, values: list) -> list[str]:
 
 
 def _as_seconds(source, column: str, values: list) -> list[float | None]:
-    """Times; an empty cell is the recording's own beginning or end."""
+    """Returns times in seconds; `None` for an empty cell, which stands for the recording's own start or end."""
     seconds = []
     for row, value in enumerate(values, start=1):
         try:
@@ -143,14 +150,14 @@ def _is_missing(value) -> bool:
 
 
 def _alike(labels: list) -> list:
-    """All as lists, where some are: a column holds one kind."""
+    """Returns all labels as lists if some are lists, since a column holds one type."""
     if not any(isinstance(label, list) for label in labels):
         return labels
     return [label if isinstance(label, list) else [label] for label in labels]
 
 
 def _as_label(value, separator: str | None, source):
-    """Text, or a list of texts; where several are told apart by a separator, none at all is a list too."""
+    """Returns a label as a text or a list of texts; with a separator, an empty cell is an empty list."""
     if separator and _is_missing(value):
         return []
     if isinstance(value, str):
@@ -164,5 +171,5 @@ def _as_label(value, separator: str | None, source):
 
 
 def _split(text, separator: str = ",") -> list[str]:
-    """The labels in one text; a list is left as it is."""
+    """Splits the labels in one text; returns a list unchanged."""
     return [part.strip() for part in text.split(separator) if part.strip()] if isinstance(text, str) else text

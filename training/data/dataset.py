@@ -1,7 +1,7 @@
 """
-Examples as the data loader serves them: decoded, augmented, featurised in its workers, and joined into batches.
+Makes labelled examples in the workers of the data loader (decoding, augmentation, features) and joins them to batches.
 
-Training hears a random part of a long clip, evaluation all of it, in windows.
+Training takes a random crop of a long clip, evaluation all of it in windows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,16 +31,15 @@ from .labels import LabelSet
 
 class ClipDataset(torch.utils.data.Dataset):
     """
-    One split: index -> {"input_values": (frames, mel), "labels": class index, (labels,) vector, or number}; without
-    augmentation `input_values` is a list of windows.
+    Returns examples of one split: index -> {"input_values": (frames, mel), "labels": class index, (labels,) vector, or
+    number}; without augmentation `input_values` is a list of windows, (frames, mel) each.
 
     Args:
-        examples: a `datasets.Dataset` with the columns `audio` and `label`, and `start` and `end` where it has them
-        feature_extractor: of any encoder of the project
-        labels: encodes the label column
-        augmentation: for the training split; `None` reads every clip unchanged
-        seed: of the augmentation
-        windows: window and hop of long clips in samples, see `window_and_hop`; `None` for a window that holds any clip
+        examples: a `datasets.Dataset` with the columns `audio` and `label`, and possibly `start` and `end`
+        feature_extractor: feature extractor of any encoder of the project
+        augmentation: for the training split; `None`: every clip unchanged
+        seed: seed of the augmentation
+        windows: window and hop of long clips in samples, see `window_and_hop`; `None`: each clip is one window
     """
 
     def __init__(
@@ -59,36 +58,37 @@ class ClipDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.windows = windows
         self.backgrounds = find_backgrounds(augmentation)
-        # Shared memory: the workers of the data loader see the epoch that the training loop sets.
+        # Shared memory: the workers of the data loader read the epoch that the training loop sets.
         self.epoch = torch.zeros(1, dtype=torch.long).share_memory_()
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def names(self) -> list[str]:
-        """What to call each clip."""
+        """Returns the name of each clip, for messages and tables."""
         return clip_names(self.examples)
 
     def label(self, index: int):
+        """Returns the encoded label of a clip: class index, multi-hot vector (labels,), or number."""
         example = self.examples[index]
         return self.labels.encode(example["label"], audio_name(audio_of(example)))
 
     def label_matrix(self) -> np.ndarray:
-        """Which labels each clip has, without reading audio: (clips, labels), boolean: AudioSet's takes 1 GiB."""
+        """Returns the labels of each clip without reading audio: (clips, labels), boolean (1 GiB for AudioSet)."""
         matrix = np.zeros((len(self), len(self.labels.names)), dtype=bool)
         for row, *pair in zip(matrix, self.examples["label"], self.names()):
             row[:] = self._soft(self.labels.encode(*pair)) > 0
         return matrix
 
     def num_samples(self) -> list[int]:
-        """Of every clip as the model hears it, from the headers of the files."""
+        """Returns the length of each clip in samples as the model receives it, from the headers of the files."""
         rate, limit = self.feature_extractor.sampling_rate, self.feature_extractor.max_samples
         counts = [round(audio_seconds(audio_of(example)) * rate) for example in self.examples]
         return counts if limit is None else [min(count, limit) for count in counts]
 
     def check_labels(self):
-        """Raises `InputError` for the first label outside the label set. By column: a row would read its audio too."""
-        for label, name in zip(self.examples["label"], self.names()):
+        """Raises `InputError` for the first label outside the label set; reads no audio."""
+        for label, name in zip(self.examples["label"], self.names()):  # by column: a row would read its audio
             self.labels.encode(label, name)
 
     def __getitem__(self, index: int) -> dict:
@@ -99,7 +99,7 @@ class ClipDataset(torch.utils.data.Dataset):
         return self.training_example(self.waveform(index), label, rng)
 
     def training_example(self, waveform: np.ndarray, label, rng: np.random.Generator) -> dict:
-        """A random part of a clip (samples,), augmented."""
+        """Augments a random crop of a clip (samples,): {"input_values": (frames, mel), "labels"}."""
         extractor, augmentation = self.feature_extractor, self.augmentation
         waveform = random_crop(waveform, extractor.max_samples, rng)
         if augmentation.gain_db:
@@ -114,28 +114,30 @@ class ClipDataset(torch.utils.data.Dataset):
         return {"input_values": features, "labels": label}
 
     def _features(self, waveform: np.ndarray) -> torch.Tensor:
+        """Computes the features: (samples,) -> (frames, mel)"""
         batch = self.feature_extractor(
             [torch.from_numpy(waveform)], self.feature_extractor.sampling_rate, padding=False
         )
-        return batch["input_values"][0]  # (frames, mel)
+        return batch["input_values"][0]
 
     @property
     def num_clips(self) -> int:
         return len(self)
 
     def callback(self) -> TrainerCallback:
-        """What training has to call for it."""
+        """Returns the callback that the training loop needs for this data set."""
         return EpochCallback(self)
 
     def waveforms(self) -> Iterator[np.ndarray]:
+        """Yields every clip in order, at the feature extractor's rate: (samples,) each"""
         return map(self.waveform, range(len(self)))
 
     def waveform(self, index: int) -> np.ndarray:
-        """All of a clip, at the feature extractor's rate: (samples,)"""
+        """Reads a whole clip at the feature extractor's rate: (samples,)"""
         return read_audio(audio_of(self.examples[index]), self.feature_extractor.sampling_rate)
 
     def _parts(self, index: int) -> list[np.ndarray]:
-        """The windows of a clip; most clips are one."""
+        """Returns the windows of a clip, (samples,) each; most clips are one window."""
         waveform = self.waveform(index)
         if self.windows is None:
             return [waveform]
@@ -151,13 +153,13 @@ class ClipDataset(torch.utils.data.Dataset):
             return waveform
         path = self.backgrounds[rng.integers(len(self.backgrounds))]
         length_s = len(waveform) / self.feature_extractor.sampling_rate
-        start_s = rng.uniform(0, max(audio_seconds(path) - length_s, 0))  # of an hour nothing else is decoded
+        start_s = rng.uniform(0, max(audio_seconds(path) - length_s, 0))  # decodes only this segment of a long file
         part = {"path": path, "start": start_s, "end": start_s + length_s}
         background = read_audio(part, self.feature_extractor.sampling_rate)
         return add_background(waveform, background, rng.uniform(*settings.background_snr_db))
 
     def _mixed_features(self, waveform: np.ndarray, label, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray]:
-        """Features and label of the clip, or of a mixture with another one."""
+        """Returns features (frames, mel) and label (labels,) of the clip, or of a mixture with another clip (mixup)."""
         settings = self.augmentation
         if rng.random() >= settings.mixup_rate:
             return self._features(waveform), label
@@ -172,16 +174,16 @@ class ClipDataset(torch.utils.data.Dataset):
         return features, weight * label + (1 - weight) * self._soft(self.label(partner))
 
     def _soft(self, label):
-        """A class index as a one-hot vector: with mixup all labels of an epoch are of one kind."""
+        """Turns a class index into a one-hot vector (labels,): with mixup all labels of an epoch have one type."""
         return np.eye(len(self.labels.names), dtype=np.float32)[label] if isinstance(label, int) else label
 
 
 def find_backgrounds(settings: AugmentationArguments | None) -> list[str]:
     """
-    The recordings of the background folder.
+    Returns the paths of the recordings in the background folder; empty unless backgrounds are on.
 
     Raises:
-        InputError: there is no such folder, or no audio in it.
+        InputError: a missing folder, or one without audio.
     """
     if settings is None or settings.background_folder is None or not settings.background_rate:
         return []
@@ -193,8 +195,8 @@ def find_backgrounds(settings: AugmentationArguments | None) -> list[str]:
 
 class Collator:
     """
-    Joins examples into a batch padded to its longest clip. Where clips come as windows, `input_values` holds those of
-    all clips, and `num_windows` (clips,) says how many each has, unless all have one.
+    Joins examples into a batch, padded to its longest: `input_values` (windows of all clips, frames, mel) and `labels`.
+    Unless all clips have one window, `num_windows` (clips,) counts the windows of each clip.
     """
 
     def __init__(self, feature_extractor):
@@ -216,12 +218,12 @@ class Collator:
 
 
 def mean_over_windows(values: torch.Tensor, num_windows: torch.Tensor) -> torch.Tensor:
-    """What is known of every window -> of every clip: (windows of all clips, ...) -> (clips, ...)"""
+    """Averages values per window over the windows of each clip: (windows of all clips, ...) -> (clips, ...)"""
     return torch.stack([part.mean(dim=0) for part in values.split(num_windows.tolist())])
 
 
 class EpochCallback(TrainerCallback):
-    """Tells the training data which epoch it is, also when an epoch is resumed in the middle."""
+    """Sets the epoch of the training data, also when an epoch is resumed in the middle."""
 
     def __init__(self, dataset: ClipDataset):
         self.dataset = dataset

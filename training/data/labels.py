@@ -1,4 +1,4 @@
-"""The label set of a data set, and how it encodes the labels of a table for the loss."""
+"""Finds the label set of a data set, and encodes the labels of a table for the loss."""
 
 import functools
 import math
@@ -14,24 +14,24 @@ from ..errors import InputError, nearest
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The classes in the order of the model's outputs, and the kind of problem."""
+    """Holds the classes in the order of the model's outputs, and the problem type; encodes labels."""
 
     names: tuple[str, ...]
     problem_type: str
 
     @property
     def is_single(self) -> bool:
-        """Whether each clip has exactly one of the classes."""
+        """Returns whether each clip has exactly one of the classes."""
         return self.problem_type == "single_label_classification"
 
     @property
     def is_multi(self) -> bool:
-        """Whether a clip may have several of the classes, or none."""
+        """Returns whether a clip may have several of the classes, or none."""
         return self.problem_type == "multi_label_classification"
 
     @property
     def is_regression(self) -> bool:
-        """Whether the label is a number."""
+        """Returns whether the label is a number."""
         return self.problem_type == "regression"
 
     @functools.cached_property
@@ -75,9 +75,8 @@ def find_labels(labels: list, problem_type: str | None, known_names: tuple[str, 
     Returns the label set of the training data.
 
     Args:
-        labels: the labels of all training examples
-        problem_type: `None`: multi-label where a clip has several labels or none, else single-label
-        known_names: a given order of classes (a label file, or a fine-tuned model that has the same classes)
+        problem_type: `None`: multi-label if a clip has several labels or none, else single-label
+        known_names: classes in a given order, from a label file or a fine-tuned model
 
     Raises:
         InputError: fewer than two classes.

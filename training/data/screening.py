@@ -1,4 +1,4 @@
-"""What is done about clips that cannot be read, before a training: stop at them, or leave them out."""
+"""Screens clips before a run: unreadable ones stop it or are skipped (`on_bad_audio`)."""
 
 import os
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from .unreadable import UNREADABLE_CLIPS, UnreadableLog, reason_of
 
 logger = logging.get_logger(__name__)
 
-MOST_WORKERS = 16  # a disk hardly serves more
+MOST_WORKERS = 16  # more threads hardly speed up one disk
 
 
 class Decoded(NamedTuple):
-    """A clip as it is stored: float32 (samples, channels), the mean of the channels (samples,), and the rate in Hz."""
+    """Holds a decoded clip: float32 (samples, channels), the mean over channels (samples,), and its rate in Hz."""
 
     samples: np.ndarray
     mono: np.ndarray
@@ -33,22 +33,22 @@ class Decoded(NamedTuple):
 
 def decode(source: AudioSource) -> Decoded:
     """
-    All that can be wrong with a clip.
+    Decodes a clip with all checks on its samples.
 
     Raises:
-        InputError: as `read_audio`.
+        InputError: a missing, unreadable or empty file, a segment outside it, or NaN or infinite samples.
     """
     samples, rate = decode_audio(source)
     return Decoded(samples, mix_down(source, samples), rate)
 
 
 def try_to_decode(source: AudioSource) -> tuple[Decoded | None, str]:
-    """The decoded clip; or nothing, and why, without the clip's name."""
+    """Decodes a clip: returns it and "", or `None` and the reason without the clip's name."""
     try:
         return decode(source), ""
-    except Exception as error:  # also a damaged header that announces more samples than fit into memory
+    except Exception as error:  # also a damaged header that claims more samples than fit into memory
         reason = reason_of(error, source)
-        # What is wrong with a whole file is told without the times of the part.
+        # Errors of a whole file begin with its name without the times of the segment.
         return None, reason if isinstance(source, str) else reason.removeprefix(f"{source.get('path')}: ")
 
 
@@ -56,10 +56,10 @@ def for_each_clip(
     splits: dict[str, datasets.Dataset], look: Callable[[AudioSource], object], num_workers: int | None = None
 ) -> dict[str, list]:
     """
-    `look` at every clip, in threads: decoding leaves Python's lock. Each holds the audio of one clip at a time.
+    Calls `look` on every clip in threads (decoding releases Python's lock); each thread holds one clip's audio.
 
     Returns:
-        split -> what `look` gave, in the order of the clips
+        split -> results of `look`, in the order of the clips
     """
     found = {}
     with ThreadPool(num_workers or min(_num_cores(), MOST_WORKERS)) as pool:
@@ -71,7 +71,7 @@ def for_each_clip(
 
 
 def names_of(splits: dict[str, datasets.Dataset]) -> dict[str, list[str]]:
-    """What to call each clip. Names of clips that are stored as bytes may repeat; their places do not."""
+    """Returns the name of each clip, with its index if clips are stored as bytes: their names may repeat."""
     names = {split: clip_names(data) for split, data in splits.items()}
     for split, data in splits.items():
         if not isinstance(data.features["audio"], datasets.Value):
@@ -81,17 +81,18 @@ def names_of(splits: dict[str, datasets.Dataset]) -> dict[str, list[str]]:
 
 def screen(splits: dict[str, datasets.Dataset], arguments: ClipArguments, folder) -> dict[str, datasets.Dataset]:
     """
-    Stops at unreadable clips or leaves them out, as `on_bad_audio` says. Called by every process; the main one decodes.
+    Stops at unreadable clips, or leaves them out with `on_bad_audio` skip. Every process calls this function; with
+    skip, only the main one decodes.
 
     Args:
-        folder: of the run; what is left out is listed in its `unreadable_clips.jsonl`
+        folder: folder of the run; its `unreadable_clips.jsonl` lists the clips that are left out
 
     Raises:
         InputError: unreadable clips; with `skip`, too many of them, all of a split, or all training clips of a class.
     """
     path = Path(folder) / UNREADABLE_CLIPS
     if _is_main_process():
-        path.unlink(missing_ok=True)  # an earlier run's
+        path.unlink(missing_ok=True)  # of an earlier run
     if arguments.on_bad_audio == "skip":
         return _leave_out(splits, arguments, path)
     if arguments.check_samples:
@@ -104,7 +105,7 @@ def screen(splits: dict[str, datasets.Dataset], arguments: ClipArguments, folder
 def _leave_out(
     splits: dict[str, datasets.Dataset], arguments: ClipArguments, path: Path
 ) -> dict[str, datasets.Dataset]:
-    # Every process must leave out the same clips, also where one of them could not read a file just now.
+    # Every process must leave out the same clips, even if a file was unreadable for a moment in one of them.
     unreadable = _from_main_process(lambda: _log_unreadable(splits, path))
     num_unreadable, num_clips = sum(map(len, unreadable.values())), sum(map(len, splits.values()))
     if not num_unreadable:
@@ -118,7 +119,7 @@ def _leave_out(
     for split, data in kept.items():
         if not len(data):
             raise InputError(f"all {len(splits[split])} {split} clips are unreadable; repair them ({path} lists them)")
-    if getattr(arguments, "problem_type", None) != "regression":  # an evaluation's is the model's
+    if getattr(arguments, "problem_type", None) != "regression":  # an evaluation uses the model's
         _check_classes(splits, kept, path)
     if _is_main_process():
         first = "; ".join(f"{clip} ({reason})" for clip, reason in list(log.entries().items())[:3])
@@ -129,7 +130,7 @@ def _leave_out(
 
 
 def _log_unreadable(splits: dict[str, datasets.Dataset], path: Path) -> dict[str, set[int]]:
-    """split -> the indices of unreadable clips, which are listed in the file"""
+    """Lists unreadable clips in the file, and returns their indices: split -> indices"""
     reasons = for_each_clip(splits, lambda source: try_to_decode(source)[1])
     unreadable = {split: {index for index, reason in enumerate(own) if reason} for split, own in reasons.items()}
     if any(unreadable.values()):
@@ -153,11 +154,12 @@ def _check_classes(before: dict[str, datasets.Dataset], after: dict[str, dataset
 
 
 def classes_of(labels) -> set[str]:
+    """Returns the names of all classes in a column of labels (texts or lists of texts)."""
     return {str(name) for label in labels for name in (label if isinstance(label, list) else [label])}
 
 
 def _from_main_process(compute: Callable[[], object]):
-    """What `compute` gives in the main process, in every process."""
+    """Runs `compute` in the main process, and returns its result in every process."""
     if not _is_distributed():
         return compute()
     box = [compute() if _is_main_process() else None]
@@ -174,16 +176,16 @@ def _is_main_process() -> bool:
 
 
 def _num_cores() -> int:
-    """Those that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_files(splits: dict[str, datasets.Dataset], check=check_audio):
     """
-    Reads the header of every clip, or what `check` reads of it.
+    Checks the header of every clip, or calls another `check` on it.
 
     Raises:
-        InputError: names the first damaged file and how many there are.
+        InputError: damaged files; names the first and counts the others.
     """
     failures = []
     for split, data in splits.items():

@@ -1,9 +1,9 @@
 """
-Where examples come from: folders, tables, SSAST's JSON manifests and the Hub.
+Loads labelled clips from folders, tables, SSAST's JSON manifests and the Hub.
 
-Every source gives, per split, a `datasets.Dataset` with the columns `audio` (a path, or {"path", "bytes"}) and `label`
-(a text, or a list of texts; numbers are texts too, until `LabelSet.encode` reads them), and where the source has them
-`fold` and `group` (texts), and `start` and `end` (seconds) of clips that are parts of recordings.
+Each split is a `datasets.Dataset` with the columns `audio` (a path, or {"path", "bytes"}) and `label` (a text, or a
+list of texts; numbers stay texts until `LabelSet.encode` reads them) and, if the source has them, `fold` and `group`
+(texts), and `start` and `end` (seconds) of segments of recordings.
 """
 
 import json
@@ -32,7 +32,7 @@ from .columns import (
     label_reader,
 )
 
-# What splits are called, beside the names of this project.
+# Usual names of splits -> this project's names.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -45,7 +45,7 @@ SPLIT_NAMES = {
     "eval": "test",
 }
 TABLE_READERS = {
-    # As texts, or pandas would turn the class 01 into 1 and the class None into a missing value.
+    # Read as text: pandas would turn the class 01 into 1 and the class None into a missing value.
     ".csv": lambda path: pandas.read_csv(path, dtype=str, keep_default_na=False),
     ".tsv": lambda path: pandas.read_csv(path, dtype=str, keep_default_na=False, sep="\t"),
     ".json": lambda path: pandas.DataFrame(_read_json_rows(path)),
@@ -55,32 +55,32 @@ TABLE_READERS = {
 
 
 def is_audio_folder(folder: Path) -> bool:
-    """Whether a local folder holds audio files or metadata; else it may hold Parquet files as on the Hub."""
+    """Returns whether a local folder holds audio files or metadata; else it may hold Parquet files as on the Hub."""
     return folder.is_dir() and (any(folder.glob("metadata.*")) or bool(find_audio_files(folder)))
 
 
 def find_split_tables(folder: Path) -> dict[str, Path]:
-    """Finds train.csv, validation.csv and test.csv in a local folder; nothing unless it has the first."""
+    """Finds train.csv, validation.csv and test.csv in a local folder; empty without a train.csv."""
     paths = {split: folder / f"{split}.csv" for split in ("train", "validation", "test")}
     return {split: path for split, path in paths.items() if path.is_file()} if paths["train"].is_file() else {}
 
 
 def load_folder(folder: Path, columns: Columns) -> dict[str, datasets.Dataset]:
     """
-    A local folder by the conventions of `audiofolder`: one folder per class, or a metadata.csv, .jsonl or .parquet with
-    a `file_name` column; either directly, or in sub-folders called train, validation, test and the like.
+    Loads a local folder by the conventions of `audiofolder`: one folder per class, or a metadata.csv, .jsonl or
+    .parquet with a `file_name` column; either directly, or in sub-folders named like splits (train, dev, test, ...).
 
     Returns:
-        split -> examples, under the names of the sub-folders, or `train` where there are none
+        split -> examples, under the names of the sub-folders, or `train` without such sub-folders
 
     Raises:
-        InputError: no audio, no labels, or metadata that names no label column.
+        InputError: no audio, no labels, or metadata without a label column.
     """
     metadata = _find_metadata(folder)
     if metadata is not None:
         return _divide(load_table(metadata, columns), folder)
     subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and find_audio_files(path)]
-    # A class may be called "train": sub-folders are splits only where all of them are called so.
+    # A class may be called "train": sub-folders are splits only if all of them have names of splits.
     if subfolders and all(path.name.lower() in SPLIT_NAMES for path in subfolders):
         return {path.name: _load_split_folder(path, columns) for path in subfolders}
     return {"train": _load_split_folder(folder, columns)}
@@ -88,15 +88,15 @@ def load_folder(folder: Path, columns: Columns) -> dict[str, datasets.Dataset]:
 
 def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     """
-    A CSV, TSV, JSON, JSONL or Parquet table with one row per clip; paths in it are relative to the table.
+    Loads a CSV, TSV, JSON, JSONL or Parquet table with one row per clip; its paths are relative to the table.
 
     Raises:
-        InputError: an unknown extension, an unreadable or empty table, or columns that cannot be told.
+        InputError: an unknown extension, an unreadable or empty table, missing columns, or rows without audio or label.
     """
     table = _read_table(path)
     audio_column = _choose_column(path, table, "audio", columns.audio, AUDIO_COLUMNS)
     label_column = _choose_column(path, table, "label", columns.label, LABEL_COLUMNS)
-    needed = [audio_column] if columns.separator else [audio_column, label_column]  # no labels at all are an answer too
+    needed = [audio_column] if columns.separator else [audio_column, label_column]  # an empty cell: no labels
     missing = table.index[table[needed].map(_is_missing).any(axis=1)]
     if len(missing):
         raise InputError(
@@ -109,7 +109,7 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
 
 def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datasets.Dataset:
     """
-    As `load_table`, but the column `audio` alone: labels are neither needed nor read.
+    Loads the column `audio` of a CSV, TSV, JSON, JSONL or Parquet table; its paths are relative to the table.
 
     Raises:
         InputError: an unknown extension, an unreadable or empty table, no audio column, or rows without audio.
@@ -139,20 +139,20 @@ def _read_table(path: Path) -> pandas.DataFrame:
 
 def load_hub(name: str, config: str | None, revision: str | None = None) -> dict[str, datasets.Dataset]:
     """
-    A data set of the Hub (or any folder that `datasets` loads): its splits under their own names, as they are stored.
+    Loads all splits of a data set of the Hub, or of a folder that `datasets` loads, under their own names.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: the data set cannot be loaded.
     """
     return dict(load_stored(name, config, revision))
 
 
 def load_stored(name: str, config: str | None, revision: str | None, **options):
     """
-    What `datasets.load_dataset` gives, with audio as it is stored; `options` are its `split` and `streaming`.
+    Calls `datasets.load_dataset` with its `options` (`split`, `streaming`); audio stays undecoded.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: the data set cannot be loaded.
     """
     try:
         with datasets_without_torchcodec():
@@ -167,11 +167,11 @@ def load_stored(name: str, config: str | None, revision: str | None, **options):
 
 def choose_split(source: str, available: dict, kind: str, wanted: str) -> str | None:
     """
-    The name among `available` of the split that the recipe wants as `kind` (train, validation, test). What is not
-    called so by the recipe may have one of the usual other names.
+    Returns the name among `available` of the split for `kind` (train, validation, test): `wanted`, or, if that is the
+    default name, one with another usual name (such as dev); `None` if there is none.
 
     Raises:
-        InputError: the recipe names a split that there is not, or two splits could be meant.
+        InputError: the recipe names a missing split, or several splits have usual names.
     """
     if wanted in available:
         return wanted
@@ -185,10 +185,11 @@ def choose_split(source: str, available: dict, kind: str, wanted: str) -> str | 
 
 def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datasets.Dataset:
     """
-    The columns `audio` and `label` of a stored data set.
+    Returns a stored data set with the columns `audio` and `label` and, if `columns` names them, `fold`, `group`,
+    `start` and `end`.
 
     Raises:
-        InputError: they cannot be told, or clips have no label.
+        InputError: missing columns, or clips without label.
     """
     data = _expand_json(data)
     audio_column = choose_audio_column(source, data.features, columns.audio)
@@ -213,7 +214,7 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
 
 
 def _expand_json(data: datasets.Dataset) -> datasets.Dataset:
-    """The entries of a WebDataset's .json members as columns."""
+    """Turns the entries of a WebDataset's .json members into columns."""
     if not {"json", "__key__"} <= set(data.features):
         return data
     rows = data["json"][:]
@@ -229,7 +230,7 @@ def _find_metadata(folder: Path) -> Path | None:
 
 
 def _divide(data: datasets.Dataset, folder: Path) -> dict[str, datasets.Dataset]:
-    """By the first folder of the paths where all of those are called as splits are; else all is `train`."""
+    """Divides the data by the first folder of its paths if all those are names of splits; else all is `train`."""
     first = [os.path.relpath(name, folder).split(os.sep)[0] for name in clip_names(data)]
     if not all(name.lower() in SPLIT_NAMES for name in first):
         return {"train": data}
@@ -265,7 +266,7 @@ def _refuse_columns(folder: Path, columns: Columns):
 
 
 def _read_json_rows(path: Path) -> list:
-    """A list of rows, or SSAST's `{"data": [{"wav": ..., "labels": "/m/09x0r,/m/05zppz"}]}`."""
+    """Reads a list of rows, or SSAST's `{"data": [{"wav": ..., "labels": "/m/09x0r,/m/05zppz"}]}`."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
         return [{**row, "labels": _split(row["labels"])} if "labels" in row else row for row in rows["data"]]
@@ -273,5 +274,5 @@ def _read_json_rows(path: Path) -> list:
 
 
 def _resolve(value, folder: Path):
-    """A path relative to its table, or the {"path", "bytes"} of a Parquet file of `datasets`."""
+    """Returns the path of a cell relative to its table, or the {"path", "bytes"} of a Parquet file of `datasets`."""
     return dict(value) if isinstance(value, dict) else str(folder / str(value))

@@ -1,4 +1,4 @@
-"""Training, validation and test split of a data set, given or made."""
+"""Loads or makes the training, validation and test split of a data set, and the folds of a cross-validation."""
 
 import warnings
 from collections import Counter
@@ -33,10 +33,10 @@ STORED_SUFFIXES = (
 
 def load_splits(arguments: SplitArguments) -> dict[str, datasets.Dataset]:
     """
-    The splits that the recipe names, under `train`, `validation` and `test`; the last two only if they are given.
+    Loads the splits that the recipe names, as `train` and, where given, `validation` and `test`.
 
     Raises:
-        InputError: a source cannot be read or has no training split.
+        InputError: an unreadable source, or one without a training split.
     """
     columns = columns_of(arguments)
     if arguments.train_file:
@@ -56,10 +56,10 @@ def load_splits(arguments: SplitArguments) -> dict[str, datasets.Dataset]:
 
 def load_test_split(arguments: SourceArguments) -> datasets.Dataset:
     """
-    The clips that the recipe names for a test; of a source without splits all.
+    Loads the test clips that the recipe names; all clips of a source with a single split.
 
     Raises:
-        InputError: a source cannot be read, or has several splits and none for the test.
+        InputError: an unreadable source, or several splits without one for the test.
     """
     columns = columns_of(arguments)
     if arguments.test_file:
@@ -72,7 +72,7 @@ def load_test_split(arguments: SourceArguments) -> datasets.Dataset:
 
 
 def columns_of(arguments: SourceArguments) -> Columns:
-    """The columns that the recipe names."""
+    """Returns the columns that the recipe names."""
     names = ("audio", "label", *OTHER_COLUMNS)
     return Columns(
         separator=arguments.label_separator,
@@ -104,7 +104,7 @@ def _standardised(name: str, split: str, available: dict, columns: Columns) -> d
 
 
 def _with_label_names(data: datasets.Dataset, arguments: SourceArguments) -> datasets.Dataset:
-    """The labels as the label file calls them."""
+    """Returns the data with the display names of the label file as labels."""
     if not arguments.label_file:
         return data
     names = read_label_file(Path(arguments.label_file))
@@ -112,7 +112,7 @@ def _with_label_names(data: datasets.Dataset, arguments: SourceArguments) -> dat
 
 
 def warn_of_repeats(splits: dict[str, datasets.Dataset]):
-    """A file listed twice may end up on both sides of a split, where the test is no test."""
+    """Warns of files that are listed twice: they may end up on both sides of a split and make the test invalid."""
     counts = Counter(name for data in splits.values() for name in clip_names(data))
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
@@ -130,7 +130,7 @@ def complete_splits(
         stratify: keep the share of every class; a class with a single clip (or group) stays in the training split
 
     Raises:
-        InputError: too few clips.
+        InputError: too few clips or groups.
     """
     splits = dict(splits)
     for split, fraction in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
@@ -168,7 +168,7 @@ def _set_aside(
 def _set_groups_aside(
     data: datasets.Dataset, labels: list[str], split: str, fraction: float, stratify: bool, seed: int
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Sets about the wanted share of the clips aside, in whole groups: at least one."""
+    """Sets aside about a fraction of the clips in whole groups, at least one group."""
     num_groups, num_folds = len(set(data["group"])), max(2, round(1 / fraction))
     if num_groups < 2:
         raise InputError(
@@ -184,7 +184,7 @@ def _set_groups_aside(
         folds = group_folds(labels, data["group"], num_folds, stratify, seed)
     except ValueError as error:
         raise InputError(f"{split}_fraction: {fraction:g} does not fit the data ({error}); set a larger one") from None
-    # The first fold can be far from the share where groups differ in size.
+    # Where groups differ in size, the first fold can be far from the fraction.
     kept, set_aside = min(folds, key=lambda fold: abs(len(fold[1]) - fraction * len(data)))
     return data.select(sorted(kept)), data.select(sorted(set_aside))
 
@@ -192,7 +192,7 @@ def _set_groups_aside(
 def sample_splits(
     splits: dict[str, datasets.Dataset], arguments: DataArguments | EvaluationDataArguments, seed: int
 ) -> dict[str, datasets.Dataset]:
-    """At most `max_train_clips` and `max_eval_clips` of the splits, at random and in their order."""
+    """Draws at most `max_train_clips` or `max_eval_clips` clips of each split, and keeps their order."""
     sampled = {}
     for split, data in splits.items():
         limit = arguments.max_train_clips if split == "train" else arguments.max_eval_clips
@@ -203,11 +203,11 @@ def sample_splits(
 
 
 def group_folds(labels: list[str], groups: list[str], num_folds: int, stratify: bool, seed: int) -> list[tuple]:
-    """(training clips, held-out clips) of each fold; no group is in both."""
+    """Returns the indices (training clips, held-out clips) of each fold; no group is in both."""
     places = np.zeros(len(labels))
     if stratify:
         splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():  # a class with fewer clips than folds: some lack it, which groups may force
+        with warnings.catch_warnings():  # of classes missing from some folds; groups can force that
             warnings.simplefilter("ignore", UserWarning)
             return list(splitter.split(places, labels, groups))
     return list(GroupKFold(num_folds, shuffle=True, random_state=seed).split(places, labels, groups))
@@ -217,12 +217,11 @@ def make_folds(
     data: datasets.Dataset, num_folds: int, stratify: bool, seed: int, num_repeats: int = 1
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """
-    (training clips, held-out clips) of each fold of a cross-validation: by the column `fold` where there is one, else
-    drawn, in whole groups where there is a column `group`.
+    Returns the indices (training clips, held-out clips) of each fold of a cross-validation: by the column `fold` if
+    there is one, else drawn, in whole groups if there is a column `group`.
 
     Raises:
-        InputError: every class has fewer clips than there are folds, there are fewer groups, or all clips are in one
-            fold.
+        InputError: every class has fewer clips than folds, there are fewer groups than folds, or only one fold.
     """
     if "fold" in data.column_names:
         own = np.asarray(data["fold"])

@@ -1,7 +1,7 @@
 """
-The sources of self-supervised pretraining: unlabelled folders, manifests and Hub data sets, local or streamed.
+Opens the sources of self-supervised pretraining: unlabelled folders, manifests and Hub data sets, local or streamed.
 
-Each gives its clips undecoded, in an order that depends on a key alone; `clip_stream` mixes and decodes them.
+A source's clips come undecoded, in an order that depends on a key alone; `clip_stream` mixes and decodes them.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from .unreadable import UnreadableLog, reason_of
 
 @dataclass(frozen=True)
 class UnlabelledSource:
-    """One entry of the recipe's list of sources. Weights count as numbers of clips; `None` for as many as there are."""
+    """Holds one entry of the recipe's list of sources. `weight` is a number of clips; `None`: the source's own."""
 
     path: str
     weight: float | None = None
@@ -40,13 +40,13 @@ class UnlabelledSource:
 
 def parse_sources(name: str, entries: list[str]) -> list[UnlabelledSource]:
     """
-    Each entry a path or Hub name, or the JSON text of an object with the fields of `UnlabelledSource`.
+    Parses the sources of a recipe: each a path, a Hub name, or a JSON object with the fields of `UnlabelledSource`.
 
     Args:
-        name: of the recipe's key
+        name: key of the recipe, for messages
 
     Raises:
-        InputError: no entries, no JSON, an unknown field, or a value that it cannot have.
+        InputError: no entries, invalid JSON, an unknown field, or a wrong value.
     """
     if not entries:
         raise InputError(f"{name}: is empty; list folders, manifests or data sets")
@@ -79,14 +79,14 @@ def _parse_source(name: str, entry: str) -> UnlabelledSource:
 
 def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalClips | StreamedClips:
     """
-    A folder (all audio files below it, whatever its class folders and metadata say), a manifest, or what `datasets`
-    loads: a data set of the Hub, or a local folder of Parquet or WebDataset files. Streamed, all but manifests.
+    Opens a source: a folder (all audio files below it; class folders and metadata are ignored), a manifest, a data set
+    of the Hub, or a local folder of Parquet or WebDataset files. All but manifests can be streamed.
 
     Args:
-        shuffle_buffer: clips in the buffer of a streamed source
+        shuffle_buffer: clips in the shuffle buffer of a streamed source
 
     Raises:
-        InputError: it cannot be had, holds no clips, its audio column cannot be told, or a setting has no effect on it.
+        InputError: a source that cannot be loaded, without clips or audio column, or a setting without effect on it.
     """
     path = Path(source.path)
     if path.is_file() or path.suffix.lower() in TABLE_READERS:
@@ -129,7 +129,7 @@ def _refuse(source: UnlabelledSource, kind: str, names: tuple[str, ...]):
 
 def drop_unreadable(clips: LocalClips, log: UnreadableLog, max_share: float) -> LocalClips:
     """
-    The clips whose headers can be read; the others are logged.
+    Returns the clips with readable headers, and logs the others.
 
     Raises:
         InputError: more than `max_share` of the clips, or all, are unreadable.
@@ -150,18 +150,18 @@ def hold_out(
     clips: Sequence[LocalClips | StreamedClips], count: int, seed: int
 ) -> tuple[list[LocalClips | StreamedClips], LocalClips]:
     """
-    Sets `count` clips of the local sources aside for validation, chosen by a hash of their names: a clip that is added
-    or dropped does not move the others from one side to the other.
+    Sets `count` clips of the local sources aside for validation, by a hash of their names: adding or removing clips
+    leaves almost all others on their side.
 
     Returns:
-        the sources without them, and those clips
+        the sources without these clips, and these clips
 
     Raises:
-        InputError: the local sources have too few clips.
+        InputError: too few clips in the local sources.
     """
     local = [source for source in clips if isinstance(source, LocalClips)]
     total = sum(len(source) for source in local)
-    # Within its source: a collection that moves keeps its validation clips.
+    # Names relative to the source: a folder that moves keeps its validation clips.
     names = [name.removeprefix(source.root) for source in local for name in source.names()]
     hashes = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names]
     chosen = np.zeros(total, dtype=bool)

@@ -1,4 +1,4 @@
-"""Lists the clips that cannot be read, with the reason."""
+"""Logs unreadable clips with the reason, and limits their share."""
 
 import itertools
 import json
@@ -17,22 +17,23 @@ UNREADABLE_CLIPS = "unreadable_clips.jsonl"  # in the folder of a run
 
 class UnreadableLog:
     """
-    The clips that could not be read: one JSON line {"clip", "reason"} each, which any number of workers, processes and
-    resumed runs append to; and counters, which the workers of this process share.
+    Logs unreadable clips as JSON lines {"clip", "reason"}, and counts readable and unreadable clips. Any number of
+    workers, processes and resumed runs append to one file; the workers of one process share the counters.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._counts = torch.zeros(2, dtype=torch.long).share_memory_()  # unreadable, heard
+        self._counts = torch.zeros(2, dtype=torch.long).share_memory_()  # unreadable, readable
         self._logged = set(self.entries())
 
     def add(self, clip: str, reason: str):
+        """Appends a clip to the file, unless it is listed already."""
         if clip in self._logged:
             return
         self._logged.add(clip)
         line = json.dumps({"clip": clip, "reason": reason}) + "\n"
-        # One write in append mode: lines of several writers follow each other, none is torn.
+        # One write in append mode: the lines of several writers do not mix.
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(file, line.encode())
@@ -40,7 +41,7 @@ class UnreadableLog:
             os.close(file)
 
     def entries(self) -> dict[str, str]:
-        """clip -> reason, each clip once, sorted."""
+        """Reads the file: clip -> reason, each clip once, sorted."""
         entries = {}
         for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else ():
             try:
@@ -51,16 +52,17 @@ class UnreadableLog:
         return dict(sorted(entries.items()))
 
     def count(self, readable: bool):
+        """Counts a clip as readable or unreadable."""
         self._counts[int(readable)] += 1
 
     def counts(self) -> tuple[int, int]:
-        """Unreadable and heard clips that the workers of this process met since it began."""
+        """Returns the numbers of unreadable and readable clips in the workers of this process since it began."""
         return int(self._counts[0]), int(self._counts[1])
 
     def check_share(self, num_unreadable: int, num_met: int, max_share: float, are_all: bool):
         """
-        Raises `InputError` where more than `max_share` of the clips met are unreadable, or all of them. Unless these
-        are all clips that there are (`are_all`), the share may be higher by chance: by three standard deviations.
+        Raises `InputError` if more than `max_share` of the clips met are unreadable, or all of them. Unless they are
+        all clips of the run (`are_all`), a tolerance of three standard deviations allows for chance.
         """
         chance = 0 if are_all else 3 * math.sqrt(max_share * (1 - max_share) / num_met)
         if num_unreadable and (num_unreadable / num_met > max_share + chance or num_unreadable == num_met):
@@ -72,12 +74,12 @@ class UnreadableLog:
 
 
 def reason_of(error: Exception, audio: dict) -> str:
-    """Without the clip's name, which stands beside it."""
+    """Returns the message of an error without the clip's name, which is logged beside it."""
     return (one_line(error) or type(error).__name__).removeprefix(f"{audio_name(audio)}: ")
 
 
 def try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) -> tuple[np.ndarray | None, str]:
-    """The decoded clip; or nothing, and why, which is logged: one damaged clip must not stop a long run."""
+    """Reads a clip (samples,): returns it and "", or logs the reason and returns `None` and the reason."""
     try:
         return read_audio(audio, sampling_rate), ""
     except Exception as error:

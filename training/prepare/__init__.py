@@ -1,4 +1,4 @@
-"""Turns data sets as they are published into the manifests that the recipes of recipes/datasets read."""
+"""Turns published data sets into the manifests that the recipes in recipes/datasets read."""
 
 import csv
 import shutil
@@ -22,14 +22,14 @@ COLUMNS = ("label", "start", "end", "fold", "speaker", "group")
 
 def prepare(name: str, folder: Path, output: Path, split: str = "paper", seed: int = 0) -> dict[str, int]:
     """
-    Writes `train.csv` and what else the split has to `output`, with the columns `file_name` and `label` and, where
-    known, `fold`, `speaker`, `group`, and `start` and `end` (seconds) of clips that are parts of recordings.
+    Writes `train.csv` and the split's other manifests to `output`, with the columns `file_name` and `label` and, where
+    known, `fold`, `speaker`, `group`, and `start` and `end` (seconds) of segments of recordings.
 
     Returns:
         manifest -> number of clips
 
     Raises:
-        InputError: an unknown data set or split, or a folder that does not hold the data set as it was unpacked.
+        InputError: an unknown data set or split, or a folder without the unpacked data set.
     """
     info = find(name)
     if split not in info.splits:
@@ -45,17 +45,17 @@ def prepare(name: str, folder: Path, output: Path, split: str = "paper", seed: i
     output.mkdir(parents=True, exist_ok=True)
     for file in info.copies:
         shutil.copyfile(folder / file, output / file)
-    # The same in every manifest, since a recipe names them once.
+    # The same columns in every manifest, since a recipe names them once.
     columns = [column for column in COLUMNS if any(getattr(clip, column) is not None for clip in clips)]
     for manifest, members in manifests.items():
         write_manifest(output / f"{manifest}.csv", members, columns)
-    for manifest in set(MANIFESTS) - set(manifests):  # those of another split would go with the new ones
+    for manifest in set(MANIFESTS) - set(manifests):  # manifests of an earlier split would mix with the new ones
         (output / f"{manifest}.csv").unlink(missing_ok=True)
     return {manifest: len(members) for manifest, members in manifests.items()}
 
 
 def find(name: str) -> DatasetInfo:
-    """Returns the data set of that name; raises `InputError` where it is unknown."""
+    """Returns the data set of that name; raises `InputError` if it is unknown."""
     if name not in DATASETS:
         raise InputError(f"{name}: is no known data set; known are {', '.join(DATASETS)}")
     return DATASETS[name]
@@ -63,8 +63,10 @@ def find(name: str) -> DatasetInfo:
 
 def check_output(output: Path, folder: Path):
     """
+    Checks that manifests can be written to a folder.
+
     Raises:
-        InputError: writing there would replace files of the data set, or tables that are no manifests.
+        InputError: they would replace files of the data set, or tables that are not manifests.
     """
     if output.resolve() == folder.resolve():
         raise InputError(f"--output {output}: is the folder of the data set; name another one")

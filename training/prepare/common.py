@@ -1,4 +1,4 @@
-"""What the data sets share: the description of one, a clip, how files are found, and how clips are shared out."""
+"""Describes data sets and clips, finds files, and divides clips into splits."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -19,35 +19,35 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class Clip:
-    """A recording, or the part of it from `start` to `end` (seconds), and what the data set says of it."""
+    """Holds a recording, or its segment from `start` to `end` (seconds), with label, split, fold, speaker and group."""
 
     path: Path
     label: str
     split: str | None = None
     fold: str | None = None
     speaker: str | None = None
-    group: str | None = None  # what must not lie on two sides of a split: a recording, an instrument, ...
+    group: str | None = None  # must stay in one split: a recording, an instrument, ...
     start: float | None = None
     end: float | None = None
 
 
-# Clips and a seed -> the manifests to write.
+# Clips and a seed -> manifests: name -> clips.
 Splitter = Callable[[list[Clip], int], dict[str, list[Clip]]]
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
     """
-    A data set: where it can be had, under which terms, and how its papers use it.
+    Describes a data set: its source, its licence, and its use in papers.
 
     Args:
-        layout: what the folder must hold, as it was unpacked
-        split: how the papers split it; says so where that is not published
-        leaks: what makes test scores too good
-        read: the folder -> its clips
+        layout: files of the unpacked folder
+        split: split of the papers; states if it is not published
+        leaks: causes of inflated test scores
+        read: folder -> clips
         splits: name -> splitter; the first is the default
-        copies: files to lay beside the manifests
-        num_clips: of the whole data set, where every release has the same
+        copies: files that are copied beside the manifests
+        num_clips: clips in the whole data set, if all releases have the same number
     """
 
     name: str
@@ -67,28 +67,23 @@ class DatasetInfo:
 
 
 def need(path: Path) -> Path:
-    """The path; raises `InputError` where there is nothing."""
+    """Returns the path; raises `InputError` if nothing exists there."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     return path
 
 
 def audio_below(folder: Path, *extensions: str) -> list[Path]:
-    """
-    The files with these extensions below a folder, sorted, without hidden ones.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Returns the files with these extensions below a folder, sorted; raises `InputError` if none exists."""
     paths = (path for path in need(folder).rglob("*") if path.suffix.lower() in extensions)
-    paths = sorted(path for path in paths if not path.name.startswith("."))
+    paths = sorted(path for path in paths if not path.name.startswith("."))  # no hidden files
     if not paths:
         raise InputError(f"{folder}: holds no {' or '.join(extensions)} files")
     return paths
 
 
 def check_present(clips: list[Clip]) -> list[Clip]:
-    """The clips; raises `InputError` if files that the data set lists are missing."""
+    """Returns the clips; raises `InputError` if files that the data set lists are missing."""
     missing = [clip.path for clip in clips if not clip.path.exists()]
     if missing:
         raise InputError(f"{missing[0]}: is listed but missing, and {len(missing) - 1} more of {len(clips)}")
@@ -96,7 +91,7 @@ def check_present(clips: list[Clip]) -> list[Clip]:
 
 
 def readable(clips: list[Clip]) -> list[Clip]:
-    """The clips whose files hold audio; a warning tells of the others, which are known of some published data sets."""
+    """Returns the clips with readable audio, and warns of the others: some published data sets have damaged files."""
     unreadable = []
     for clip in clips:
         try:
@@ -111,19 +106,19 @@ def readable(clips: list[Clip]) -> list[Clip]:
 
 
 def warn_of_missing(listed: Iterable[str], found: Iterable[str], what: str):
-    """A warning where a list names what is not there: the split is then smaller than the published one."""
+    """Warns if listed names are not found: the split is then smaller than the published one."""
     missing = sorted(set(listed) - set(found))
     if missing:
         logger.warning(f"{len(missing)} {what} of the lists are missing and are left out, such as {missing[0]}")
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """Reads the lines of a text file, without empty ones."""
     return [line.strip() for line in need(path).read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def pieces(recording: Clip, seconds: float) -> list[Clip]:
-    """A recording in pieces of so many seconds; what is left over at its end is dropped."""
+    """Divides a recording into pieces of `seconds`; drops the rest at its end."""
     info = soundfile.info(str(recording.path))
     count = int(info.frames / info.samplerate / seconds + 1e-6)
     return [
@@ -133,7 +128,7 @@ def pieces(recording: Clip, seconds: float) -> list[Clip]:
 
 
 def as_given(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
-    """The data set's own splits, whatever it calls them."""
+    """Returns the data set's own splits, under this project's names."""
     splits = defaultdict(list)
     for clip in clips:
         splits[SPLIT_NAMES[clip.split]].append(clip)
@@ -141,7 +136,7 @@ def as_given(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
 
 
 def in_folds(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
-    """All clips with their folds; and the last fold as a test split, the others as training split."""
+    """Returns all clips with their folds; also the last fold as test split and the others as training split."""
     last = max({clip.fold for clip in clips}, key=lambda fold: (len(fold), fold))  # 10 comes after 9
     return {
         "clips": clips,
@@ -152,11 +147,11 @@ def in_folds(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
 
 def shared_out(by: str | None = None, validation: float = 0.1, test: float = 0.2) -> Splitter:
     """
-    A random split that keeps together what has the same `by` (speaker or group; `None`: every clip is alone). Where
-    that belongs to a single class, every class is split by itself.
+    Returns a splitter that draws whole speakers or groups (`by`), or single clips (`None`), at random. Those that have
+    one class are drawn separately for each class.
 
     Args:
-        validation, test: shares of the clips, or of what is kept together
+        validation, test: shares of the speakers, groups or clips
     """
 
     def split(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
@@ -183,7 +178,7 @@ def shared_out(by: str | None = None, validation: float = 0.1, test: float = 0.2
 
 
 def tested_on(*speakers: str, validation_by: str) -> Splitter:
-    """The given speakers are the test split; a tenth of `validation_by` of the others is the validation split."""
+    """Returns a splitter: test on the given speakers, validation on a tenth of the others' `validation_by`."""
 
     def split(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
         others = [clip for clip in clips if clip.speaker not in speakers]

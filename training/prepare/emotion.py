@@ -1,4 +1,4 @@
-"""Emotions in acted speech: CREMA-D, TESS, RAVDESS, and all of them with SAVEE."""
+"""Reads and splits data sets of emotions in acted speech: CREMA-D, TESS, RAVDESS, and all of them with SAVEE."""
 
 import re
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """How a corpus calls its files: a pattern with `speaker` and `emotion`, and what the emotions mean."""
+    """Describes the file names of a corpus: a pattern with `speaker` and `emotion`, and emotion code -> label."""
 
     name: str
     example: str
@@ -69,29 +69,29 @@ SAVEE = Corpus(
 
 
 def read_crema_d(folder: Path) -> list[Clip]:
-    """AudioWAV/1001_DFA_ANG_XX.wav."""
+    """Reads AudioWAV/1001_DFA_ANG_XX.wav."""
     return _read(folder, CREMA_D)
 
 
 def read_tess(folder: Path) -> list[Clip]:
-    """OAF_angry/OAF_back_angry.wav; the words are the groups."""
+    """Reads OAF_angry/OAF_back_angry.wav; the words are the groups."""
     return _read(folder, TESS)
 
 
 def read_ravdess(folder: Path) -> list[Clip]:
-    """Actor_12/03-01-06-01-02-01-12.wav, without the songs."""
+    """Reads Actor_12/03-01-06-01-02-01-12.wav, without the songs."""
     return _read(folder, RAVDESS_SPEECH)
 
 
 def read_emotions(folder: Path) -> list[Clip]:
     """
-    The four corpora in any folders, known by the names of their files; RAVDESS with its songs and without `calm`.
-    SAVEE's files may be called a01.wav in a folder DC, too. The test clips are those of the authors' fold1_test.csv
-    if it is there.
+    Reads the four corpora in any folders, by the names of their files; RAVDESS with its songs and without `calm`.
+    SAVEE's files may also be called a01.wav in a folder DC. The authors' fold1_test.csv gives the test clips if it is
+    there.
     """
     clips, unknown = {}, []
     for path in audio_below(folder, ".wav"):
-        # The collection holds second copies of some RAVDESS clips, with a 1 before the name.
+        # The collection contains second copies of some RAVDESS clips, with a 1 before the name.
         name = path.stem.removeprefix("1") if path.stem.startswith("103-") else path.stem
         called, clip = _clip_of_any(path, name)
         if clip is None:
@@ -118,7 +118,7 @@ def read_emotions(folder: Path) -> list[Clip]:
 
 
 def _listed(folder: Path) -> set[str]:
-    """The names, without extension, of the authors' test clips; nothing where their list is not there."""
+    """Returns the names, without extension, of the authors' test clips; empty without their list."""
     lists = sorted(folder.rglob("fold1_test.csv"))
     if len(lists) > 1:
         raise InputError(
@@ -129,7 +129,7 @@ def _listed(folder: Path) -> set[str]:
 
 
 def split_emotions(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
-    """The authors' test clips if they are known, else a random fifth of every class; validation clips at random."""
+    """Returns the authors' test clips if they are known, else a random fifth of every class; draws validation clips."""
     if clips[0].split is None:
         return shared_out()(clips, seed)
     given = as_given(clips, seed)
@@ -137,7 +137,7 @@ def split_emotions(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
 
 
 def _read(folder: Path, corpus: Corpus) -> list[Clip]:
-    """The clips of one corpus. A name counts once: some downloads hold everything twice."""
+    """Reads the clips of one corpus, each name once: some downloads contain everything twice."""
     paths = {path.name: path for path in reversed(audio_below(folder, ".wav"))}
     clips = [clip for path in sorted(paths.values()) if (clip := _clip(path, corpus, path.stem))]
     if not clips:
@@ -146,6 +146,7 @@ def _read(folder: Path, corpus: Corpus) -> list[Clip]:
 
 
 def _clip(path: Path, corpus: Corpus, name: str) -> Clip | None:
+    """Makes a clip of a file name of the corpus; `None` for any other name."""
     match = re.fullmatch(corpus.pattern, name)
     if match is None or match["emotion"] not in corpus.labels:
         return None
@@ -154,7 +155,7 @@ def _clip(path: Path, corpus: Corpus, name: str) -> Clip | None:
 
 
 def _clip_of_any(path: Path, name: str) -> tuple[str, Clip | None]:
-    """What the corpus calls the clip, and the clip; nothing for a name that none of them has."""
+    """Returns the clip's name in its corpus, and the clip; `None` as clip if no corpus has such names."""
     names = {CREMA_D: (name,), TESS: (name,), RAVDESS: (name,), SAVEE: (name, f"{path.parent.name}_{name}")}
     for corpus, called in ((corpus, called) for corpus, options in names.items() for called in options):
         if clip := _clip(path, corpus, called):

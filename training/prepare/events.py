@@ -1,4 +1,4 @@
-"""Sounds: ESC-50, UrbanSound8K, isolated urban events, bird calls, AudioSet."""
+"""Reads data sets of sound events: ESC-50, UrbanSound8K, isolated urban events, bird calls, AudioSet."""
 
 import csv
 import re
@@ -27,7 +27,7 @@ BIRD_PIECE_S = 10.0
 
 
 def read_esc50(folder: Path) -> list[Clip]:
-    """meta/esc50.csv (filename, fold, category, src_file) and audio/."""
+    """Reads meta/esc50.csv (filename, fold, category, src_file) and audio/."""
     table = _table(folder / "meta" / "esc50.csv", "filename", "fold", "category", "src_file")
     return check_present(
         [
@@ -38,7 +38,7 @@ def read_esc50(folder: Path) -> list[Clip]:
 
 
 def read_urbansound8k(folder: Path) -> list[Clip]:
-    """metadata/UrbanSound8K.csv (slice_file_name, fsID, fold, class) and audio/fold1/."""
+    """Reads metadata/UrbanSound8K.csv (slice_file_name, fsID, fold, class) and audio/fold1/."""
     table = _table(folder / "metadata" / "UrbanSound8K.csv", "slice_file_name", "fsID", "fold", "class")
     rows = zip(table["slice_file_name"], table["class"], table["fold"], table["fsID"])
     return check_present(
@@ -50,7 +50,7 @@ def read_urbansound8k(folder: Path) -> list[Clip]:
 
 
 def read_isolated_urban(folder: Path) -> list[Clip]:
-    """event/**/bird05.wav of the paper's 11 classes (of 25), in pieces of 0.4 s, at most 550 per class."""
+    """Reads event/**/bird05.wav of the paper's 11 classes (of 25), in pieces of 0.4 s, at most 550 per class."""
     by_class = defaultdict(list)
     for path in audio_below(need(folder / "event"), ".wav"):
         match = re.fullmatch(r"([a-z]+)\d+", path.stem.lower())
@@ -66,7 +66,7 @@ def read_isolated_urban(folder: Path) -> list[Clip]:
 
 
 def read_birdcall(folder: Path) -> list[Clip]:
-    """train.csv (ebird_code, filename, recordist) and train_audio/aldfly/XC134874.mp3, in pieces of 10 s."""
+    """Reads train.csv (ebird_code, filename, recordist) and train_audio/aldfly/XC134874.mp3, in pieces of 10 s."""
     table = _table(folder / "train.csv", "ebird_code", "filename", "recordist")
     clips, unreadable = [], []
     for row in table.itertuples():
@@ -81,19 +81,19 @@ def read_birdcall(folder: Path) -> list[Clip]:
 
 
 def read_audioset20k(folder: Path) -> list[Clip]:
-    """balanced_train_segments.csv and eval_segments.csv."""
+    """Reads balanced_train_segments.csv and eval_segments.csv."""
     return _read_audioset(folder, {"balanced_train": "train", "eval": "test"})
 
 
 def read_audioset(folder: Path) -> list[Clip]:
-    """Both training sets and eval_segments.csv."""
+    """Reads balanced_train_segments.csv, unbalanced_train_segments.csv and eval_segments.csv."""
     return _read_audioset(folder, {"balanced_train": "train", "unbalanced_train": "train", "eval": "test"})
 
 
 def _read_audioset(folder: Path, segments: dict[str, str]) -> list[Clip]:
     """
-    The segments whose audio is there: files of 10 s anywhere below the folder, called by the YouTube id alone, with a Y
-    before it, or with the segment's start (and end) after it.
+    Reads the segments with audio: files of 10 s anywhere below the folder, named by the YouTube id, possibly with a Y
+    before it, and with the segment's start (and end) after it.
     """
     need(folder / "class_labels_indices.csv")
     audio = {}
@@ -116,6 +116,7 @@ def _read_audioset(folder: Path, segments: dict[str, str]) -> list[Clip]:
 
 
 def _table(path: Path, *columns: str) -> pandas.DataFrame:
+    """Reads a CSV file as texts; raises `InputError` if one of `columns` is missing."""
     table = pandas.read_csv(need(path), dtype=str, keep_default_na=False)
     lacking = [name for name in columns if name not in table]
     if lacking:

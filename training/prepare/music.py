@@ -1,4 +1,4 @@
-"""Music: GTZAN, NSynth, Surge."""
+"""Reads and splits music data sets: GTZAN, NSynth, Surge."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ SURGE_LIST = "dataset_surge_tone_splits.csv"
 
 
 def read_gtzan(folder: Path) -> list[Clip]:
-    """genres/blues/blues.00000.wav (or .au); the fault-filtered lists if they are there."""
+    """Reads genres/blues/blues.00000.wav (or .au), with splits by the fault-filtered lists if they are there."""
     genres = folder / "genres" if (folder / "genres").is_dir() else folder
     listed = {}
     for split, name in GTZAN_LISTS.items():
@@ -31,19 +31,14 @@ def read_gtzan(folder: Path) -> list[Clip]:
             listed |= {Path(line).stem: split for line in read_lines(found)}
     paths = {
         path.stem: path for path in audio_below(genres, ".wav", ".au")
-    }  # two downloads side by side hold all twice
+    }  # two downloads side by side contain all recordings twice
     warn_of_missing(listed, paths, "recordings")
     # One of the files on Kaggle, jazz.00054.wav, is damaged.
     return readable([Clip(path, path.parent.name, listed.get(stem)) for stem, path in paths.items()])
 
 
 def split_gtzan(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
-    """
-    The fault-filtered split.
-
-    Raises:
-        InputError: its lists are not there.
-    """
+    """Returns the fault-filtered split; raises `InputError` if its lists are missing."""
     if all(clip.split is None for clip in clips):
         raise InputError(
             f"{', '.join(GTZAN_LISTS.values())}: are not in the folder; get them from "
@@ -53,7 +48,7 @@ def split_gtzan(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
 
 
 def read_nsynth(folder: Path) -> list[Clip]:
-    """nsynth-train/examples.json and nsynth-train/audio/bass_synthetic_033-022-050.wav; the instrument's family."""
+    """Reads nsynth-train/examples.json and nsynth-train/audio/*.wav; the label is the instrument's family."""
     clips = []
     for split in ("train", "valid", "test"):
         part = need(folder / f"nsynth-{split}")
@@ -66,7 +61,7 @@ def read_nsynth(folder: Path) -> list[Clip]:
 
 
 def read_surge(folder: Path) -> list[Clip]:
-    """PRESET/60.ogg: the MIDI number of the note. EVAR's split if its list is there."""
+    """Reads PRESET/60.ogg (the label is the note's MIDI number), with EVAR's splits if its list is there."""
     found = next(iter(sorted(folder.rglob(SURGE_LIST))), None)
     listed = dict(line.rsplit(",", 1) for line in read_lines(found)[1:]) if found else {}
     paths = audio_below(folder, ".ogg")
@@ -75,7 +70,7 @@ def read_surge(folder: Path) -> list[Clip]:
 
 
 def split_surge(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
-    """EVAR's list if it is known, else a tenth of the presets each for validation and test."""
+    """Returns EVAR's split if its list is there, else draws a tenth of the presets each for validation and test."""
     if all(clip.split is None for clip in clips):
         return shared_out("group", validation=0.1, test=0.1)(clips, seed)
     return as_given([clip for clip in clips if clip.split is not None], seed)

@@ -1,4 +1,4 @@
-"""Speech: Speech Commands, IEMOCAP, VoxCeleb1, VoxForge."""
+"""Reads speech data sets: Speech Commands, IEMOCAP, VoxCeleb1, VoxForge."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ from .common import (
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 NOISES = "_background_noise_"
 V1_TEST_SET = "speech_commands_test_set_v0.01"
-# Which noise is the silence of which split; the others train. A test set with silence of its own goes before.
+# Noise -> split that takes its silence from it; other noises: training. The published test set has its own silence.
 NOISE_SPLITS = {"running_tap": "validation", "exercise_bike": "test"}
 
 IEMOCAP_LABELS = {"neu": "neutral", "hap": "happy", "exc": "happy", "sad": "sad", "ang": "angry"}
@@ -29,12 +29,12 @@ VOXFORGE_LANGUAGES = ("de", "en", "es", "fr", "it", "ru")
 
 
 def read_speech_commands_v2(folder: Path) -> list[Clip]:
-    """The 35 words of version 2; splits by validation_list.txt and testing_list.txt."""
+    """Reads the 35 words of version 2; splits by validation_list.txt and testing_list.txt."""
     return _words(folder)
 
 
 def read_speech_commands_v1(folder: Path) -> list[Clip]:
-    """Ten words of version 1, `_unknown_` for the others, and `_silence_`: seconds of the background noises."""
+    """Reads version 1: ten words, `_unknown_` for all others, and `_silence_`, one-second pieces of the noises."""
     clips = _words(folder)
     for clip in clips:
         clip.label = clip.label if clip.label in KEYWORDS else "_unknown_"
@@ -50,7 +50,7 @@ def read_speech_commands_v1(folder: Path) -> list[Clip]:
 
 
 def _words(folder: Path) -> list[Clip]:
-    """bed/00176480_nohash_0.wav: the word, and who said it."""
+    """Reads bed/00176480_nohash_0.wav: the folder is the word, the first part of the name the speaker."""
     listed = {name: "validation" for name in read_lines(folder / "validation_list.txt")}
     listed |= {name: "test" for name in read_lines(folder / "testing_list.txt")}
     present = {f"{path.parent.name}/{path.name}": path for path in sorted(folder.glob("[a-z]*/*.wav"))}
@@ -64,7 +64,7 @@ def _words(folder: Path) -> list[Clip]:
 
 
 def read_iemocap(folder: Path) -> list[Clip]:
-    """Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and Session1/sentences/wav/Ses01F_impro01/*.wav."""
+    """Reads Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and Session1/sentences/wav/Ses01F_impro01/*.wav."""
     line = re.compile(r"\[[\d. -]+\]\t(?P<turn>(?P<dialog>Ses\d\d[FM]_\w+)_(?P<sex>[FM])\d+)\t(?P<emotion>\w+)\t")
     clips = []
     for session in "12345":
@@ -81,7 +81,7 @@ def read_iemocap(folder: Path) -> list[Clip]:
 
 
 def read_voxceleb1(folder: Path) -> list[Clip]:
-    """iden_split.txt (`3 id10003/na8-QEFmj44/00003.wav`) and wav/, or dev/wav/ and test/wav/."""
+    """Reads iden_split.txt (`3 id10003/na8-QEFmj44/00003.wav`) and wav/, or dev/wav/ and test/wav/."""
     lines = [line.split() for line in read_lines(folder / "iden_split.txt")]
     roots = [folder / root for root in ("wav", "dev/wav", "test/wav", ".")]
     people = {path.name: path.parent for root in reversed(roots) for path in root.glob("id*")}
@@ -94,13 +94,13 @@ def read_voxceleb1(folder: Path) -> list[Clip]:
 
 
 def read_voxforge(folder: Path) -> list[Clip]:
-    """de/**/ralfherzog-20070822-de11/wav/de11-001.wav: the language, the submission and who made it."""
+    """Reads de/**/ralfherzog-20070822-de11/wav/de11-001.wav: language, submission and speaker."""
     clips = []
     for language in VOXFORGE_LANGUAGES:
         for path in audio_below(need(folder / language), ".wav", ".flac"):
             submission = path.parent.parent.name
             speaker = submission.split("-")[0]
-            # Whoever called himself anonymous may be anybody.
+            # Several speakers may be called anonymous.
             speaker = submission if speaker.lower() == "anonymous" else speaker
             clips.append(Clip(path, language, speaker=f"{language}/{speaker}", group=f"{language}/{submission}"))
     return clips
