@@ -15,13 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib.figure import Figure
 from report import print_table, versions
 from training_runs import ROOT, test_accuracy, train
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 
 CLIPS = ROOT / "data" / "voice_prompts"
 PRETRAINED, RANDOM = "pretrained", "random weights"
@@ -81,7 +78,8 @@ def finetune(run: Run, args: argparse.Namespace) -> float:
 
 def plot(accuracies: dict[str, dict[int, list[float]]], title: str, path: Path):
     """The mean over the draws, each draw a dot, and the range between them."""
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     for side, by_labels in accuracies.items():
         counts = list(by_labels)
         colour = COLOURS[side]
@@ -97,7 +95,6 @@ def plot(accuracies: dict[str, dict[int, list[float]]], title: str, path: Path):
     axes.grid(alpha=0.3)
     axes.legend(loc="center right")
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 def main():

@@ -18,7 +18,7 @@ def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, threshol
     """
     import pandas  # here: a prediction without a table starts without it
 
-    prefix = "" if labels.problem_type == "regression" else "probability_"
+    prefix = "" if labels.is_regression else "probability_"
     table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])
     table.insert(0, "file", files)
     predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)

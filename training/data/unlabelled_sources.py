@@ -5,7 +5,6 @@ A source's clips come undecoded, in an order that depends on a key alone; `clip_
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
@@ -17,7 +16,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from .audio import check_audio, find_audio_files
 from .clips import LocalClips, StreamedClips, join
 from .columns import choose_audio_column
@@ -64,8 +63,7 @@ def _parse_source(name: str, entry: str) -> UnlabelledSource:
     fields = {field.name: field for field in dataclasses.fields(UnlabelledSource)}
     for key, value in values.items():
         if key not in fields:
-            nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(fields)}"
+            hint = nearest(key, list(fields), f"known are {', '.join(fields)}")
             raise InputError(f"{name}: unknown key {key} in {entry}; {hint}")
         is_right, kind = VALUE_CHECKS.get(key, (_is_text, "a text"))
         if not is_right(value) and (value is not None or fields[key].default is not None):

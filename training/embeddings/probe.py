@@ -37,7 +37,6 @@ from .ridge import metric_of
 from .shards import Shards
 
 SPLITS = ("train", "validation", "test")
-SINGLE = "single_label_classification"
 
 
 def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, arguments: ProbeArguments):
@@ -55,8 +54,7 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     model = load_for_recipe(model_arguments, extractor)
     splits = screen(load_splits(data_arguments), data_arguments, folder)
     label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
-    is_single = label_set.problem_type == SINGLE
-    splits = complete_splits(splits, data_arguments, stratify=is_single, seed=arguments.seed)
+    splits = complete_splits(splits, data_arguments, stratify=label_set.is_single, seed=arguments.seed)
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         raise InputError(f"{missing[0]}_split: a probe needs one; name it, or set {missing[0]}_fraction above 0")
@@ -77,9 +75,9 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     rows = []
     if "linear" in arguments.methods:
         rows += linear_rows(features, labels, label_set, arguments)
-    if is_single and "neighbours" in arguments.methods:
+    if label_set.is_single and "neighbours" in arguments.methods:
         rows.append(neighbour_row(features, labels, arguments))
-    if is_single and "few_shot" in arguments.methods:
+    if label_set.is_single and "few_shot" in arguments.methods:
         rows += few_shot_rows(features, labels, arguments)
     table = pandas.DataFrame(rows)
     recipe = {"task": "probe"} | describe_recipe(model_arguments, data_arguments, arguments)
@@ -156,7 +154,7 @@ def score_function(label_set: LabelSet):
     eye = np.eye(len(label_set.names))
 
     def score(outputs: np.ndarray, labels: np.ndarray) -> float:
-        targets = eye[labels] if label_set.problem_type == SINGLE else labels.reshape(outputs.shape)
+        targets = eye[labels] if label_set.is_single else labels.reshape(outputs.shape)
         return metric(targets, outputs)
 
     return score

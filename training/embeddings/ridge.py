@@ -38,10 +38,10 @@ class Score:
 def make_targets(labels: list, label_set: LabelSet) -> np.ndarray:
     """Returns the targets of the regression, +1 and -1 per class, or numbers: (clips, outputs)"""
     encoded = [label_set.encode(label, "a clip") for label in labels]
-    if label_set.problem_type == "single_label_classification":
+    if label_set.is_single:
         return np.where(np.eye(len(label_set.names))[encoded] > 0, 1.0, -1.0)
     encoded = np.asarray(encoded, dtype=np.float64)
-    if label_set.problem_type == "multi_label_classification":
+    if label_set.is_multi:
         return np.where(encoded > 0.5, 1.0, -1.0)
     return encoded.reshape(len(labels), -1)
 

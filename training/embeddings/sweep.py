@@ -125,8 +125,7 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
     readouts = choose_readouts(model.config, arguments.readouts)
     clips = load_clips(data_arguments, arguments)
     label_set = find_labels(clips["label"], data_arguments.problem_type)
-    is_single = label_set.problem_type == "single_label_classification"
-    folds = make_folds(clips, arguments.num_folds, is_single, arguments.seed, arguments.num_repeats)
+    folds = make_folds(clips, arguments.num_folds, label_set.is_single, arguments.seed, arguments.num_repeats)
     windows = choose_windows(model, extractor, data_arguments)
     dataset = ClipDataset(clips, extractor, label_set, windows=windows)
     shards = Shards(
@@ -188,8 +187,7 @@ def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
     splits = load_splits(data_arguments)
     splits = screen(splits, data_arguments, arguments.output_dir)
     labels = find_labels(splits["train"]["label"], data_arguments.problem_type)
-    is_single = labels.problem_type == "single_label_classification"
-    splits = complete_splits(splits, data_arguments, is_single, FINE_TUNING["seed"])
+    splits = complete_splits(splits, data_arguments, labels.is_single, FINE_TUNING["seed"])
     splits.pop("test", None)
     clips = concatenate_datasets(list(splits.values()))
     if len(clips) <= arguments.max_clips:
