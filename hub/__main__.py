@@ -1,4 +1,4 @@
-"""The command line: `python -m hub COMMAND ...`."""
+"""Runs the command line: `python -m hub COMMAND ...`."""
 
 import argparse
 import sys

@@ -1,6 +1,6 @@
 """
-Calibration: temperature scaling (Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017) and a decision
-threshold per label, both chosen on the validation split.
+Calibrates classifiers: temperature scaling (Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017) and a
+decision threshold per label, both chosen on the validation split.
 """
 
 import numpy as np

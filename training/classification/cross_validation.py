@@ -1,5 +1,5 @@
 """
-The task `cross_validation`: repeats a classification for every fold and seed, and summarises the metrics.
+Runs the task `cross_validation`: repeats a classification for every fold and seed, and summarises the metrics.
 
 The folds divide all clips that the recipe names. A part of each fold's training clips is held out for validation
 (`validation_fraction`), so that no choice depends on the test clips.

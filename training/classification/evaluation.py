@@ -1,4 +1,4 @@
-"""The task `evaluation`: scores a finished classifier on labelled clips, without training."""
+"""Runs the task `evaluation`: scores a finished classifier on labelled clips, without training."""
 
 from ..base import outputs, reproduction
 from ..base.inference import labels_of, load_classifier

@@ -1,4 +1,4 @@
-"""The task `classification`: fine-tunes any model, or trains a Dual SSAST from random weights, and reports on it."""
+"""Runs the task `classification`: fine-tunes any model, or trains a Dual SSAST from random weights, and reports."""
 
 import dataclasses
 import time

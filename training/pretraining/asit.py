@@ -44,9 +44,8 @@ class AsitExamples(Examples):
 
     def make(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
         """
-        Returns:
-            `input_values`, `corrupted_values` and `corruption_mask`, each (2, frames, mel), and `key`, the seed of the
-            random numbers of the batch
+        Makes an example: `input_values`, `corrupted_values` and `corruption_mask`, each (2, frames, mel), and `key`,
+        the seed of the random numbers of the batch. waveform: (samples,)
         """
         extractor, config = self.feature_extractor, self.config
         # The sides of corrupted blocks are at most 30 % of a crop's, so a crop needs a minimum length.

@@ -32,10 +32,7 @@ class MspmExamples(Examples):
     """
 
     def make(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
-        """
-        Returns:
-            `input_values` (frames, mel) and `bool_masked_pos` (masks, rows, columns)
-        """
+        """Makes an example: `input_values` (frames, mel) and `bool_masked_pos` (masks, rows, columns)."""
         extractor, config = self.feature_extractor, self.config
         waveform = random_crop(waveform, extractor.max_samples, rng)
         features = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, padding=False)["input_values"][0]
