@@ -1,7 +1,7 @@
 """
 Serves a page that classifies recordings and shows why: `python app.py MODEL [MODEL ...]`, folders or Hub names.
 
-As a Space of the Hub it takes the models from the variable MODELS (names separated by spaces), or from app.yaml.
+A Space of the Hub reads the models from the variable MODELS (names separated by spaces), or from app.yaml.
 `python -m hub push-space` publishes it.
 """
 
@@ -40,9 +40,9 @@ MAX_S = 120.0  # analysed seconds of a recording
 MAX_SAMPLES = 60_000_000  # decoded samples of all channels: 240 MB
 MAX_FILE = "100mb"
 SILENCE = 1e-4  # -80 dB of full scale
-QUEUE = 32  # waiting visitors; one is served at a time
-KEPT_S = 3600  # recordings stay on the server's disk this long, at most twice as long
-# Placeholder colours of the pictures: the page replaces them by those of its theme.
+QUEUE = 32  # visitors that may wait; one is served at a time
+KEPT_S = 3600  # seconds that recordings stay on the server's disk, at most twice as long
+# Placeholder colours in the pictures; the page replaces them by its theme's.
 TEXT, ACCENT = "#010203", "#040506"
 STYLE = {
     "svg.fonttype": "none",  # text stays text
@@ -84,7 +84,7 @@ LEGEND = (
 
 @dataclass
 class Classifier:
-    """A loaded model with its feature extractor, under the name that the page shows."""
+    """Holds a loaded model, its feature extractor, and the name that the page shows."""
 
     title: str
     model: torch.nn.Module
@@ -104,7 +104,7 @@ def serve(argv: list[str]):
     names = names or os.environ.get("MODELS", "").split() or settings.get("models", [])
     if not names:
         raise InputError("no model: name folders or Hub models, as in python app.py runs/quickstart")
-    # Only eager attention returns the attention maps.
+    # Attention maps need eager attention.
     classifiers = [Classifier(title, *load_classifier(n, attn_implementation="eager")) for n, title in titles(names)]
     page = build(classifiers, settings.get("examples", []))
     page.launch(**launch_settings(), prevent_thread_lock=True)  # Gradio's own wait hides Ctrl-C
@@ -131,7 +131,7 @@ def read_settings(path: Path) -> dict:
 
 
 def titles(names: list[str]) -> list[tuple[str, str]]:
-    """Returns (name, title) of models: a folder is called by its last part, unless two share it."""
+    """Returns (name, title) of models: a folder's title is its last part, unless two share it."""
     short = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]
     return [(name, title if short.count(title) == 1 else name) for name, title in zip(names, short)]
 
@@ -140,7 +140,7 @@ def build(classifiers: list[Classifier], examples: list[str]) -> gradio.Blocks:
     """Builds the page."""
     by_title = {classifier.title: classifier for classifier in classifiers}
     examples = [HERE / name for name in examples if (HERE / name).is_file()]
-    # Gradio would serve copies otherwise, and delete them together with the recordings.
+    # Otherwise Gradio would serve copies, and delete them together with the recordings.
     gradio.set_static_paths(sorted({str(path) for path in examples}))
 
     def show(path: str | None, chosen: list[str]) -> str:
@@ -150,7 +150,7 @@ def build(classifiers: list[Classifier], examples: list[str]) -> gradio.Blocks:
         gradio.Markdown(introduction(classifiers))
         with gradio.Row():
             with gradio.Column():
-                # As a path: other types need ffmpeg. The browser records wav files.
+                # Type filepath: other types need ffmpeg. The browser records wav files.
                 clip = gradio.Audio(label="Clip", sources=["upload", "microphone"], type="filepath", buttons=[])
             with gradio.Column():
                 if examples:
@@ -205,10 +205,10 @@ def introduction(classifiers: list[Classifier]) -> str:
 
 def results(path: str | None, classifiers: list[Classifier]) -> str:
     """
-    Classifies a file; returns the answers as HTML, or an empty text without a file.
+    Classifies a file; returns the results as HTML, or an empty text without a file.
 
     Raises:
-        gradio.Error: no model, or a file that is silent or cannot be decoded; the message is HTML.
+        gradio.Error: no model is chosen, or the file is silent or cannot be decoded; the message is HTML.
     """
     if path is None:
         return ""
@@ -352,7 +352,7 @@ def timeline(times: np.ndarray, scores: np.ndarray, names: list[str], seconds: f
     """Draws a plot per class. times: (windows,), their middles in seconds; scores: (windows, names)"""
     figure = Figure(figsize=(5, 0.5 + 0.6 * len(names)), layout="constrained")
     all_axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    # The ends take the values of the first and the last window.
+    # The line continues to both ends with the values of the first and the last window.
     times, scores = np.concatenate([[0.0], times, [seconds]]), np.concatenate([scores[:1], scores, scores[-1:]])
     for axes, name, line in zip(all_axes, names, scores.T):
         axes.plot(times, line, color=ACCENT, linewidth=1.5)
@@ -372,7 +372,7 @@ def picture(figure: Figure, caption: str) -> str:
     figure.savefig(content, format="svg", dpi=120, transparent=True, metadata={"Date": None, "Creator": None})
     text = content.getvalue()
     svg = text[text.index("<svg") :].replace(TEXT, "currentColor").replace(ACCENT, "var(--color-accent)")
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several drawings share a page
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # ids would not be unique: a page has several drawings
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)
     return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
 

@@ -30,7 +30,7 @@ from training.errors import InputError, one_line
 from training.recipe import Arguments, described, parse_words, show_help
 
 USAGE = "embed_hf.py MODEL INPUT ... --output OUT.parquet|OUT.npz [--key value ...]"
-LONGEST_WAIT = datetime.timedelta(days=7)  # for the other processes, whose clips may be longer
+LONGEST_WAIT = datetime.timedelta(days=7)  # for other processes, because their clips may be longer
 PRINTED_FAILURES = 20
 KEPT = "finished shards are kept in OUTPUT.shards; give the same command again to go on"
 PRINTED_FAILURES = 20
@@ -38,7 +38,7 @@ PRINTED_FAILURES = 20
 
 @dataclass
 class EmbedArguments(Arguments):
-    """Options of embed_hf.py."""
+    """Defines the options of embed_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a model of this project; the first word.")
     inputs: list[str] | None = described(
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 
 def embed(argv: list[str]) -> int:
-    """Embeds what the command line names, as one of the processes that share the work."""
+    """Embeds what the command line names, as one of several processes; returns the exit status."""
     (arguments,) = parse_words((EmbedArguments,), name_positionals(argv, "model", "inputs"), USAGE, "command line")
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
     try:
@@ -84,13 +84,13 @@ def embed(argv: list[str]) -> int:
             raise
         return 1  # the main process prints the message
     finally:
-        state.destroy_process_group()  # a thread that is left running can abort the process as it ends
+        state.destroy_process_group()  # a remaining thread can abort the process at its end
     return 0
 
 
 def run(arguments: EmbedArguments, state: PartialState):
     """
-    Encodes the shards of this process, and joins all of them in the main one. They lie in OUTPUT.shards until then, so
+    Encodes the shards of this process; the main process joins all shards. They stay in OUTPUT.shards until then, so
     that a stopped run continues.
     """
     output = arguments.output
@@ -148,7 +148,7 @@ def check_output(path: Path, overwrite: bool):
     Checks the path to write to, before hours of encoding.
 
     Raises:
-        InputError: another extension, no such folder, or a file that may not be overwritten.
+        InputError: the extension is unknown, the folder is missing, or the file may not be overwritten.
     """
     if path.suffix not in EXTENSIONS:
         raise InputError(f"{path}: unknown kind of output; name a file that ends in {' or '.join(EXTENSIONS)}")

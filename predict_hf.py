@@ -26,7 +26,7 @@ KEPT = "tables are written at the end, so nothing is kept; give the same command
 
 @dataclass
 class PredictArguments(Arguments):
-    """Options of predict_hf.py."""
+    """Defines the options of predict_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
     inputs: list[Path] | None = described(None, "Audio of any rate and length, and folders; the words after MODEL.")
@@ -72,7 +72,7 @@ def predict(argv: list[str]) -> int:
 
 def check_output(path: Path | None):
     """
-    Checks a path to write to, before hours of classification.
+    Checks the path to write to, before hours of classification.
 
     Raises:
         InputError: its folder does not exist, or it is a folder.
@@ -100,11 +100,11 @@ def classify_files(
     model, extractor, files: list[str], arguments
 ) -> tuple[dict[str, np.ndarray], dict[str, WindowedOutput], list[str]]:
     """
-    Classifies files; clips longer than the model's window in windows, and all clips if options of windows are set.
+    Classifies files: long clips in windows, or all clips if options of windows are set.
 
     Returns:
-        in the given order: logits (labels,) per readable file; the windows of the files that were cut into windows; a
-        message per unreadable file
+        in the given order: logits (labels,) per readable file; windows of the files that were cut; a message per
+        unreadable file
     """
     longest, _ = window_and_hop(model.base_model, extractor)
     windowed = any(value is not None for value in (arguments.window_s, arguments.hop_s, arguments.windows))
@@ -132,8 +132,8 @@ def classify_files(
 
 def group_by_length(files: list[str], longest_s: float, batch_size: int) -> list[list[str]]:
     """
-    Groups files of similar length into batches, so that little is padded. Files longer than `longest_s` come alone:
-    decoded together, they could fill the memory.
+    Groups files of similar length into batches, to reduce padding. A file longer than `longest_s` is a batch by itself:
+    several could fill the memory.
     """
     durations_s = {file: duration_s(file) for file in files}
     by_length = sorted(durations_s, key=durations_s.get)
@@ -176,7 +176,7 @@ def classify_long(model, extractor, audio: np.ndarray, arguments) -> WindowedOut
 
 
 def report(model, labels: LabelSet, logits: dict[str, np.ndarray], arguments):
-    """Writes the table, then prints the likeliest classes of each file: a closed pipe costs no scores."""
+    """Writes the table, then prints the likeliest classes of each file: a closed pipe does not lose the table."""
     if not logits:
         return
     scores = model.probabilities(torch.from_numpy(np.stack(list(logits.values())))).numpy()  # (files, labels)

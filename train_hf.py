@@ -1,6 +1,6 @@
 """
-Trains and reports: `accelerate launch train_hf.py recipes/quickstart.yaml [--key value ...]`. The `results.json` of a
-run, as the recipe, repeats it.
+Trains and reports: `accelerate launch train_hf.py recipes/quickstart.yaml [--key value ...]`. With the `results.json`
+of a run as recipe, it repeats the run.
 """
 
 import sys
@@ -24,16 +24,16 @@ def train(argv: list[str]):
 
     Raises:
         InputError: bad input.
-        KeyboardInterrupt: after Ctrl-C, with what is kept.
+        KeyboardInterrupt: after Ctrl-C; the message names what is kept.
     """
-    logging.disable_progress_bar()  # Transformers' bars for loading and writing weights, which take a second
+    logging.disable_progress_bar()  # Transformers' bars for weights: loading takes a second
     task, *parts = tasks.parse(argv)
     try:
         tasks.TASKS[task].run(*parts)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(kept(parts)) from None
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # a thread that is left running can abort the process as it ends
+        torch.distributed.destroy_process_group()  # a remaining thread can abort the process at its end
 
 
 def kept(parts: list) -> str:

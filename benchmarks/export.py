@@ -1,9 +1,9 @@
 """
-A classifier and its exports side by side: size, time per clip and accuracy of torch, ONNX, int8 and float16 weights.
+Compares a classifier with its exports: size, time per clip and accuracy of torch, ONNX, int8 and float16 weights.
 
-The trained one is of recipes/quickstart.yaml, on the test clips of the embedded voice prompts; the one of SSAST's base
-size has random weights and hears clips of 2, 5 and 10 s. Time is from waveform to logits, one clip at a time, the sides
-in turns clip by clip. Finished exports and runs are not repeated: to begin anew, remove the output folder.
+The trained classifier is that of recipes/quickstart.yaml, on the test clips of the embedded voice prompts. The one of
+SSAST's base size has random weights, on clips of 2, 5 and 10 s. Time is from waveform to logits, one clip at a time;
+the sides alternate clip by clip. Finished exports and runs are not repeated: to begin anew, remove the output folder.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def read(path: Path, rate: int) -> np.ndarray:
 
 
 def test_clips(rate: int) -> list[tuple[np.ndarray, str]]:
-    """The test clips and their languages."""
+    """Reads the test clips, ((samples,), language) each."""
     with open(PROMPTS / "test.csv", encoding="utf-8", newline="") as file:
         return [(read(PROMPTS / row["file_name"], rate), row["language"]) for row in csv.DictReader(file)]
 
@@ -53,7 +53,7 @@ def export(model: Path, output: Path, kind: str, threads: int):
 
 
 def torch_side(folder: Path):
-    """Weights of any precision, computed in float32."""
+    """Returns a function of waveforms that computes in float32 with weights of any precision."""
     model = AutoModelForAudioClassification.from_pretrained(folder, dtype=torch.float32).eval()
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     rate = extractor.sampling_rate
@@ -73,7 +73,7 @@ def onnx_side(file: Path):
 
 
 def measure(model: Path, folder: Path, clips: list[np.ndarray], repeats: int, threads: int) -> dict[str, dict]:
-    """Side -> logits (clips, labels), seconds per pass over the clips, and megabytes."""
+    """Measures each side: logits (clips, labels), seconds per pass over the clips, and megabytes."""
     for kind in ("onnx", "int8", "safetensors-fp16"):
         export(model, folder / kind, kind, threads)
     files = {

@@ -1,4 +1,4 @@
-"""Log-mel features of 16 clips of 10 s: this project's extractor beside Transformers' ASTFeatureExtractor."""
+"""Times log-mel features of 16 clips of 10 s: this project's extractor and Transformers' ASTFeatureExtractor."""
 
 import argparse
 import statistics
@@ -14,7 +14,7 @@ SAMPLING_RATE = 16000
 
 
 def make_clips(num_clips: int, seconds: float, seed: int = 0) -> list[np.ndarray]:
-    """Chirps in noise, each of its own loudness: (samples,) in float32."""
+    """Makes chirps in noise of different loudness: float32 (samples,) each."""
     rng = np.random.default_rng(seed)
     time_s = np.arange(round(seconds * SAMPLING_RATE)) / SAMPLING_RATE
     clips = []

@@ -1,10 +1,10 @@
 """
-What the choice of layers and poolings is worth: fine-tuning with the best of a sweep, beside the mean over the last
-layer (as SSAST has it) and the middle and last layer with mean + max (the default), several seeds, the same budget.
+Measures the gain from the choice of layers and poolings: fine-tunes with the best of a sweep, with the mean over the
+last layer (SSAST) and with the middle and last layer, mean + max (the default); several seeds, the same budget.
 
-Pretrains a 12-layer model on the embedded recordings without their labels; then, for each data set, a sweep on its
-training and validation clips, and the fine-tunings. Writes a table and a JSON. Runs that are finished are not repeated:
-to begin anew, remove the output folder.
+Pretrains a 12-layer model on the embedded recordings without their labels. For each data set, sweeps on its training
+and validation clips, then fine-tunes. Writes a table and a JSON. Finished runs are not repeated: to begin anew, remove
+the output folder.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 from report import print_table, versions
 from training_runs import ROOT, results_of, test_accuracy, train
 
-DATA_SETS = {"voice_prompts": "language", "instruments": "category"}  # and the column of their labels
+DATA_SETS = {"voice_prompts": "language", "instruments": "category"}  # name -> column of its labels
 BEST = "best of the sweep"
 FUSIONS = {
     "last layer, mean": ["--fusion_layers", "-1", "--pooling", "mean"],
@@ -29,7 +29,7 @@ FUSIONS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning."""
+    """Identifies a fine-tuning."""
 
     data_set: str
     fusion: str
@@ -41,7 +41,7 @@ class Run:
 
 
 def clips(data_set: str, *splits: str) -> list:
-    """The words that name the clips of a data set."""
+    """Returns the command-line words that name the clips of a data set."""
     words = ["--label_column", DATA_SETS[data_set]]
     for split in splits:
         words += [f"--{split}_file", ROOT / "data" / data_set / f"{split}.csv"]
@@ -49,7 +49,7 @@ def clips(data_set: str, *splits: str) -> list:
 
 
 def sweep(data_set: str, args: argparse.Namespace) -> dict:
-    """`results.json` of the sweep. The instruments have folds in which no group of takes is divided."""
+    """Runs the sweep and returns its `results.json`. The folds of the instruments keep groups of takes together."""
     words = ["--model_name_or_path", args.output / "pretrained", *clips(data_set, "train", "validation", "test")]
     words += ["--fold_column", "fold"] if data_set == "instruments" else []
     folder = args.output / f"sweep-{data_set}"
@@ -58,7 +58,7 @@ def sweep(data_set: str, args: argparse.Namespace) -> dict:
 
 
 def finetune(run: Run, args: argparse.Namespace) -> float:
-    """The accuracy on the test clips."""
+    """Fine-tunes and returns the accuracy on the test clips."""
     fusion = FUSIONS[run.fusion] or ["--from_sweep", args.output / f"sweep-{run.data_set}"]
     words = ["--model_name_or_path", args.output / "pretrained", *fusion, "--seed", run.seed]
     words += clips(run.data_set, "train", "validation", "test")
@@ -80,7 +80,7 @@ def main():
     train(args.output / "pretrained", args.threads, args.pretraining.resolve())
     sweeps = {data_set: sweep(data_set, args) for data_set in DATA_SETS}
     runs = [Run(data_set, fusion, seed) for data_set in DATA_SETS for fusion in FUSIONS for seed in range(args.seeds)]
-    # A process with one thread for each core: short steps gain little from more threads.
+    # One process with one thread per core: short steps gain little from more threads.
     with ThreadPoolExecutor(max(1, args.threads)) as pool:
         accuracies = dict(zip(runs, pool.map(lambda run: finetune(run, args), runs)))
 

@@ -1,9 +1,9 @@
 """
-What pretraining is worth where labels are few: the language of telephone prompts, from 2 to 32 labelled clips for each.
+Measures the gain from pretraining with few labels: the language of telephone prompts, from 2 to 32 labelled clips each.
 
-Pretrains a small model on the training and validation clips without their labels, then fine-tunes it with few labels,
-and beside it the same model from random weights by the same recipe, each with several draws of the labelled clips.
-Writes a table, a plot and a JSON. Runs that are finished are not repeated: to begin anew, remove the output folder.
+Pretrains a small model on the training and validation clips without their labels. Fine-tunes it with few labels, and by
+the same recipe the same model from random weights, each with several draws of the labelled clips. Writes a table, a
+plot and a JSON. Finished runs are not repeated: to begin anew, remove the output folder.
 """
 
 import argparse
@@ -27,7 +27,7 @@ COLOURS = {PRETRAINED: "tab:blue", RANDOM: "tab:orange"}
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning."""
+    """Identifies a fine-tuning."""
 
     side: str
     num_labels: int  # per language
@@ -39,7 +39,7 @@ class Run:
 
 
 def draw_labelled(num_labels: int, seed: int, table: Path) -> list[dict[str, str]]:
-    """So many rows of the table for each language. Of one seed, the fewer are among the more."""
+    """Draws `num_labels` rows of the table per language. With one seed, smaller draws are subsets of larger ones."""
     with open(table, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     chosen = []
@@ -61,23 +61,23 @@ def write_manifest(rows: list[dict[str, str]], path: Path) -> Path:
 
 
 def finetune(run: Run, args: argparse.Namespace) -> float:
-    """The accuracy on the test clips."""
+    """Fine-tunes and returns the accuracy on the test clips."""
     folder, start = args.output / "finetuned" / run.name, args.output / "pretrained"
     if run.side == PRETRAINED:
         words = ["--model_name_or_path", start]
-    else:  # hears the same features
+    else:  # the same features without the pretrained weights
         extractor = json.loads((start / "preprocessor_config.json").read_text(encoding="utf-8"))
         words = ["--mean", extractor["mean"], "--std", extractor["std"]]
         words += ["--learning_rate", args.random_learning_rate]
     manifest = args.output / "labelled" / f"{run.num_labels}-seed{run.seed}.csv"
     words += ["--train_file", manifest, "--test_file", args.test_file, "--seed", run.seed]
-    # A process with one thread for each core: short steps gain little from more threads.
+    # One process with one thread per core: short steps gain little from more threads.
     train(folder, 1, args.finetuning, *words)
     return test_accuracy(folder)
 
 
 def plot(accuracies: dict[str, dict[int, list[float]]], title: str, path: Path):
-    """The mean over the draws, each draw a dot, and the range between them."""
+    """Draws the mean over the draws, a dot per draw, and the range."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for side, by_labels in accuracies.items():

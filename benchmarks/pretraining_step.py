@@ -1,9 +1,9 @@
 """
-One step of masked spectrogram patch modelling, both objectives: the published two passes beside one with a shared mask.
+Times a step of masked spectrogram patch modelling, both objectives: the published two passes, and a shared mask in one.
 
-Forward, backward and optimiser on 8 clips of 1024 x 128, 400 of 512 patches masked, float32; then what more can be
-saved, and what the autograd graph keeps for the backward pass. With a GPU, also SSAST-Base compiled in bfloat16, in
-batches that grow until the memory is full. The weights and clips are random.
+Takes forward, backward and optimiser on 8 clips of 1024 x 128, 400 of 512 patches masked, float32; also other ways to
+save time, and the memory that the autograd graph keeps for the backward pass. On a GPU, also times SSAST-Base compiled
+in bfloat16, in batches that grow until the memory is full. Weights and clips are random.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTForPreTraining
 TINY = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
 NUM_MELS, NUM_PATCHES = 128, 512  # of 1024 frames
 PEAK = "matrix products"
-GOAL = 1.8  # the published form's time over that of one pass
+GOAL = 1.8  # time of the published form / time with one pass
 
 
 @dataclass(frozen=True)
 class Form:
-    """One way to take a step."""
+    """Describes a way to take a step."""
 
     config: dict = field(default_factory=dict)
     attention: str = "sdpa"
@@ -54,7 +54,7 @@ def make_model(form: Form, sizes: dict, num_masked: int, device: str = "cpu") ->
 
 
 def make_step(form: Form, model: DualSSASTForPreTraining, num_clips: int, num_frames: int) -> Callable:
-    """A whole step on clips and masks drawn before, as a data loader does."""
+    """Returns a function that takes a whole step; clips and masks are drawn beforehand, as by a data loader."""
     device = model.device
     clips = torch.randn(num_clips, num_frames, NUM_MELS, device=device)
     masks = model.sample_mask(clips)
@@ -62,7 +62,7 @@ def make_step(form: Form, model: DualSSASTForPreTraining, num_clips: int, num_fr
     optimiser = torch.optim.Adam(
         model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=5e-7, fused=form.fused_adam
     )
-    # One size at a time: dynamic shapes would be a different, slower program.
+    # Fixed shapes: dynamic ones would be a slower program.
     forward = torch.compile(model, dynamic=False) if form.compiled else model
 
     def step():
@@ -76,7 +76,7 @@ def make_step(form: Form, model: DualSSASTForPreTraining, num_clips: int, num_fr
 
 
 def count_flops(form: Form, sizes: dict, num_masked: int, num_frames: int) -> float:
-    """Operations of the matrix products of a step, per clip. Attention is written out: its kernels are not counted."""
+    """Counts a step's operations in matrix products, per clip. Attention is eager: fused kernels are not counted."""
     model = make_model(Form(form.config, attention="eager"), sizes, num_masked)
     clips = torch.randn(1, num_frames, NUM_MELS)
     with FlopCounterMode(display=False) as counter:
@@ -85,14 +85,14 @@ def count_flops(form: Form, sizes: dict, num_masked: int, num_frames: int) -> fl
 
 
 def measure_gpu_peak() -> float:
-    """Operations per second of a large matrix product in bfloat16."""
+    """Measures the operations per second of a large matrix product in bfloat16."""
     size = 8192
     factors = torch.randn(2, size, size, device="cuda", dtype=torch.bfloat16)
     return 2 * size**3 / min(time_on_stream(lambda: factors[0] @ factors[1]) for _ in range(10))
 
 
 def time_on_stream(call: Callable) -> float:
-    """Seconds until the GPU has done it."""
+    """Returns the seconds until the GPU has finished the call."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     call()
@@ -101,7 +101,7 @@ def time_on_stream(call: Callable) -> float:
 
 
 def saved_bytes_per_clip(form: Form, sizes: dict, num_masked: int, num_clips: int, num_frames: int) -> float:
-    """What the graph keeps for the backward pass: each storage once, without the parameters, which are there anyway."""
+    """Counts the bytes that the graph keeps for the backward pass: each storage once, without the parameters."""
     model = make_model(form, sizes, num_masked)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
@@ -109,13 +109,13 @@ def saved_bytes_per_clip(form: Form, sizes: dict, num_masked: int, num_clips: in
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()  # what is kept lives on: no two have the same address
+            kept[storage.data_ptr()] = storage.nbytes()  # kept storages stay alive: their addresses differ
         return tensor
 
     clips = torch.randn(num_clips, num_frames, NUM_MELS)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model(clips, bool_masked_pos=model.sample_mask(clips)).loss
-    del loss  # the graph had to live until here
+    del loss  # keeps the graph alive until here
     return sum(kept.values()) / num_clips
 
 
@@ -126,12 +126,12 @@ def compare_forms(args: argparse.Namespace):
         if form.compiled:
             try:
                 step()
-            except Exception as error:  # whatever stands in the way: no compiler, no headers
+            except Exception as error:  # any obstacle: no compiler, no headers
                 print(f"left out: {name} ({type(error).__name__}: {str(error).splitlines()[0]})\n")
                 continue
         steps[name] = step
     factors = torch.randn(2, 1024, 1024)
-    # Takes its turn like the steps: measured in a busier minute, it would let them use more than there is.
+    # Alternates with the steps: if it were measured in a busier minute, they could exceed the peak.
     steps[PEAK] = lambda: [factors[0] @ factors[1] for _ in range(50)]
     seconds = time_in_blocks(steps, args.repeats, args.calls)
     peak = 50 * 2 * 1024**3 / statistics.median(seconds.pop(PEAK))
@@ -169,7 +169,7 @@ def compare_memory(args: argparse.Namespace):
 
 
 def fill_gpu(args: argparse.Namespace):
-    """SSAST-Base, compiled, in bfloat16: the batch is doubled until the memory is full."""
+    """Times SSAST-Base, compiled, in bfloat16; doubles the batch until the memory is full."""
     form = Form(autocast=True, compiled=True)
     flops, peak = count_flops(form, {}, args.masked, args.frames), measure_gpu_peak()
     rows, num_clips = [], 16
@@ -186,13 +186,13 @@ def fill_gpu(args: argparse.Namespace):
 
 
 def time_on_gpu(form: Form, num_clips: int, args: argparse.Namespace) -> tuple[list[float], float] | None:
-    """Seconds of each step and the most GiB in use, or `None` where the memory does not suffice."""
-    torch.compiler.reset()  # every batch size is a program of its own, of which only so many are kept
+    """Returns the seconds of each step and the peak memory in GiB; `None` if the memory is too small."""
+    torch.compiler.reset()  # each batch size is a program, and the number of kept programs is limited
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
         step = make_step(form, make_model(form, {}, args.masked, "cuda"), num_clips, args.frames)
-        for _ in range(3):  # compiles, and settles the allocator
+        for _ in range(3):  # for the compiler and the allocator
             step()
         seconds = [time_on_stream(step) for _ in range(args.repeats * args.calls)]
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: versions, timing in alternating blocks, and a table."""
+"""Times and reports for all benchmarks: versions, alternating blocks, and a table."""
 
 import platform
 import statistics
@@ -12,7 +12,7 @@ from transformers.utils import is_speech_available
 
 
 def versions() -> str:
-    """One line with everything that the figures depend on."""
+    """Returns a line with all that the figures depend on."""
     torchaudio = "with torchaudio" if is_speech_available() else "without torchaudio"
     return (
         f"torch {torch.__version__} ({torch.get_num_threads()} threads, {platform.machine()}), transformers "
@@ -22,9 +22,9 @@ def versions() -> str:
 
 def time_in_blocks(sides: dict[str, Callable], repeats: int, calls: int) -> dict[str, list[float]]:
     """
-    Seconds of every call of each side. The sides take turns in blocks of `calls` calls, each after one call that does
-    not count: a library that has used its own threads slows down the first call of the next one, and sides that
-    alternate call by call would pay for each other.
+    Returns the seconds of every call of each side. The sides alternate in blocks of `calls` calls, each after an
+    untimed one: a library's own threads slow down the first call of the next library, so sides that alternate call by
+    call would slow down each other.
     """
     seconds = {name: [] for name in sides}
     for _ in range(repeats):
@@ -45,5 +45,5 @@ def print_table(header: list[str], rows: list[list[str]]):
 
 
 def spread(seconds: list[float]) -> str:
-    """Median and range in milliseconds."""
+    """Formats median and range in milliseconds."""
     return f"{1e3 * statistics.median(seconds):.0f} ({1e3 * min(seconds):.0f}-{1e3 * max(seconds):.0f})"

@@ -1,8 +1,8 @@
 """
-A sweep over all layers and poolings of a 12-layer model, beside encoding the clips once per configuration.
+Times a sweep over all layers and poolings of a 12-layer model, and encoding the clips once per configuration.
 
-The embedded recordings, random weights of the tiny size, 2 threads. The second side is measured for a few
-configurations and multiplied by their number: all of them would take hours.
+Uses the embedded recordings, random weights of the tiny size and 2 threads. The second side is measured for a few
+configurations and extrapolated: all of them would take hours.
 """
 
 import csv
@@ -45,10 +45,10 @@ def save_encoder(folder: Path):
 
 
 def sweep(encoder: Path, output: Path) -> dict:
-    """`results.json` of the task; its seconds are those after the imports."""
+    """Runs the task and returns its `results.json`; its seconds begin after the imports."""
     words = ["--model_name_or_path", encoder, "--output_dir", output, "--label_column", "language", "--task", "sweep"]
     words += ["--train_file", DATA / "train.csv", "--validation_file", DATA / "validation.csv"]
-    words += ["--test_file", DATA / "test.csv"]  # which a sweep does not look at
+    words += ["--test_file", DATA / "test.csv"]  # not used by a sweep
     recipe = output.with_suffix(".yaml")
     recipe.write_text("task: sweep\n")
     command = [sys.executable, "train_hf.py", recipe, *words]
@@ -58,7 +58,7 @@ def sweep(encoder: Path, output: Path) -> dict:
 
 @torch.no_grad()
 def encode(encoder: Path, files: list[Path], settings: dict) -> float:
-    """Seconds from files to the fused vectors of one configuration."""
+    """Returns the seconds from files to the fused vectors of one configuration."""
     extractor = DualSSASTFeatureExtractor.from_pretrained(encoder)
     model = DualSSASTModel.from_pretrained(encoder, **settings).eval()
     last_layer = max(model.config.fused_layers)

@@ -1,4 +1,4 @@
-"""Runs of train_hf.py for the benchmarks that train."""
+"""Runs train_hf.py for the benchmarks that train."""
 
 import json
 import os
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def train(folder: Path, threads: int, recipe: Path, *words):
-    """train_hf.py in a process of its own, unless the folder holds a finished run; its output goes to FOLDER.log."""
+    """Runs train_hf.py in its own process unless the folder has a finished run; its output goes to FOLDER.log."""
     if (folder / "results.json").exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def train(folder: Path, threads: int, recipe: Path, *words):
 
 
 def results_of(folder: Path) -> dict:
-    """`results.json` of a finished run."""
+    """Reads the `results.json` of a finished run."""
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 

@@ -1,9 +1,9 @@
 """
-What it costs to adapt a pretrained encoder, and what it brings: a linear probe, LoRA, the upper blocks, all of it with
-one learning rate or one per block; trained parameters, seconds of training, accuracy on the test.
+Compares ways to adapt a pretrained encoder: a linear probe, LoRA, the upper blocks, all blocks with one learning rate
+or one per block. Reports trained parameters, seconds of training, and accuracy on the test.
 
-Fine-tunes each with the embedded recordings, the same number of epochs and the same seeds. Writes a table and a JSON.
-Runs that are finished are not repeated: to begin anew, remove the output folder.
+Fine-tunes each on the embedded recordings, with the same number of epochs and the same seeds. Writes a table and a
+JSON. Finished runs are not repeated: to begin anew, remove the output folder.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from report import print_table, versions
 from training_runs import ROOT, results_of, test_accuracy, train
 
 CLIPS = ROOT / "data" / "voice_prompts"
-# Low-rank updates bear larger steps than the weights; the head's rate is the same for all.
+# Low-rank updates allow larger steps than full weights; the head has the same rate in all.
 WAYS = {
     "linear probe": ["--freeze_encoder", "true"],
     "LoRA, rank 8, q and v": ["--lora_rank", 8, "--learning_rate", 3e-3],
@@ -31,7 +31,7 @@ WAYS = {
 
 
 def finetune(way: str, seed: int, args: argparse.Namespace) -> Path:
-    """The folder of a finished run, of its last epoch: nothing is chosen by the validation clips."""
+    """Fine-tunes and returns the folder; the last epoch counts, so that validation clips choose nothing."""
     words = ["--model_name_or_path", args.model, "--label_column", "language", "--seed", seed]
     for split in ("train", "validation", "test"):
         words += [f"--{split}_file", CLIPS / f"{split}.csv"]

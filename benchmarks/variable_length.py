@@ -1,5 +1,5 @@
 """
-Waveforms to logits for clips of 1-5 s: this project beside Transformers' AST of the same width, depth and patches.
+Times waveforms to logits for clips of 1-5 s: this project and Transformers' AST of the same width, depth and patches.
 
 Transformers' AST pads every clip to 1024 frames; here the cost follows the length of the clips in a batch.
 The weights are random.
@@ -20,14 +20,14 @@ SAMPLING_RATE = 16000
 
 
 def make_clips(num_clips: int, shortest_s: float, longest_s: float, seed: int) -> list[np.ndarray]:
-    """Noise of uniformly drawn lengths: (samples,) in float32."""
+    """Makes noise of uniformly drawn lengths: float32 (samples,) each."""
     rng = np.random.default_rng(seed)
     lengths = rng.uniform(shortest_s, longest_s, num_clips) * SAMPLING_RATE
     return [(0.1 * rng.standard_normal(int(length))).astype(np.float32) for length in lengths]
 
 
 def classify(extract, model, clips: list[np.ndarray], batch_size: int) -> tuple[float, float]:
-    """Seconds spent on features and in the network."""
+    """Classifies; returns the seconds for the features and for the network."""
     feature_s = network_s = 0.0
     for first in range(0, len(clips), batch_size):
         start = time.perf_counter()
@@ -75,9 +75,9 @@ def main():
     }
     seconds = {name: [] for name in sides}
     with torch.inference_mode():
-        for _ in range(args.repeats):  # the sides take turns, so that a slower or faster minute is shared by all
+        for _ in range(args.repeats):  # alternating sides share slow and fast minutes
             for name, (extract, model, ordered) in sides.items():
-                classify(extract, model, ordered[: args.batch_size], args.batch_size)  # not counted: warms up
+                classify(extract, model, ordered[: args.batch_size], args.batch_size)  # untimed: warms up
                 seconds[name].append(classify(extract, model, ordered, args.batch_size))
 
     print(versions())

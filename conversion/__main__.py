@@ -1,4 +1,4 @@
-"""The command line: `python -m conversion FAMILY SRC OUT [options]`, `export-ssast` and `build-official`."""
+"""Runs the command line: `python -m conversion FAMILY SRC OUT [options]`, `export-ssast` and `build-official`."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ COMMANDS = {
 }
 INTERRUPTED = 130  # the shells' exit status after Ctrl-C
 
-Facts = list[tuple[str, str]]  # what the user has to know: a word and the rest of its line
+Facts = list[tuple[str, str]]  # printed lines: a word and the rest of its line
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -96,14 +96,14 @@ def print_facts(facts: Facts) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """
-    Returns the exit status: 0, or 1 with one line on stderr, or 130 after Ctrl-C. Wrong options exit with 2 through
-    argparse.
+    Runs a command; returns the exit status: 0, 1 with one line on stderr, or 130 after Ctrl-C. Wrong options exit with
+    2 through argparse.
     """
     args = make_parser().parse_args(argv)
     logging.disable_progress_bar()
     try:
         return args.run(args)
-    except (ValueError, OSError) as error:  # every check here and in the configuration raises ValueError
+    except (ValueError, OSError) as error:  # all checks, also those of the configuration, raise ValueError
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 1
     except KeyboardInterrupt:

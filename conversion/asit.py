@@ -1,8 +1,8 @@
 """
 Converts checkpoints of ASiT's pretraining (Atito et al., IEEE/ACM TASLP 2024; github.com/Sara-Ahmed/ASiT).
 
-Its patches go row by row of time: token = time * rows + row, with kernels (time, mel). This project's go row by row of
-frequency, with kernels (mel, time).
+The original's patches are time-major: token = time * rows + row, with kernels (time, mel). This project's are
+frequency-major, with kernels (mel, time).
 """
 
 import argparse
@@ -29,7 +29,7 @@ PREFIX = ("cls_token",)
 HEADS = ("head_cls.", "head_recons.")
 # Layers 0, 2 and 4 of the two MLPs: the original's name -> this project's.
 MLPS = {"head_cls.mlp": "mlp", "head_recons.mlp": "reconstruction.mlp"}
-# The original's buffers: name in the file -> (the loss that has it, this project's name).
+# The original's buffers: name in the file -> (the loss that contains it, this project's name).
 CENTERS = {"loss_cls": "class_center", "loss_data": "data_center"}
 # Settings of the original's command line that `ASiTConfig` has too.
 ARGUMENTS = {
@@ -47,8 +47,8 @@ ARGUMENTS = {
 
 def _allowed() -> tuple:
     """
-    Lists what the training script's file refers to beside tensors and containers: its command line, and learning rates
-    and weight decays as NumPy scalars. None of it can run code.
+    Returns the classes and functions that the training script's file needs beside tensors and containers: for its
+    command line, and for learning rates and weight decays as NumPy scalars. None can run code.
     """
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # numpy 1 and 2
@@ -64,15 +64,15 @@ def _allowed() -> tuple:
 @dataclasses.dataclass
 class Checkpoint:
     """
-    A file that was read.
+    Holds the content of a checkpoint file.
 
     networks: `teacher` and `student`, or one of them, already frequency-major
-    sizes: of the encoder, keywords of `DualSSASTConfig`, with its grid
-    centers: this project's name -> tensor (1, outputs); empty where the file has none
-    arguments: the original's command line, empty where the file has none
+    sizes: keywords of `DualSSASTConfig`, sizes and grid of the encoder
+    centers: this project's name -> tensor (1, outputs); empty if the file has none
+    arguments: the original's command line, empty if the file has none
     epoch: the next one
-    training: names beside the networks that only a pretraining model takes over
-    dropped: names that no model takes over, and why
+    training: names beside the networks that only a pretraining model uses
+    dropped: names that no model uses, and why
     """
 
     path: Path
@@ -86,16 +86,13 @@ class Checkpoint:
 
 
 def convert(source: Path, options: Options) -> Converted:
-    """
-    Raises:
-        ConversionError: in one line, what is wrong with the file or the options.
-    """
+    """Converts a checkpoint of ASiT's training; raises `ConversionError` if the file or the options are wrong."""
     checkpoint = read(source)
     return (_convert_encoder if options.task == "encoder" else _convert_pretraining)(checkpoint, options)
 
 
 def read(source: Path) -> Checkpoint:
-    """Reads a file of the training script, or the state dict of a single network, which is taken as the teacher."""
+    """Reads a file of the training script, or the state dict of a single network, read as the teacher."""
     content = read_checkpoint(source, _allowed())
     if not isinstance(content, dict) or not any(name in content for name in NETWORKS):
         state, beside = find_state_dict(content, source)
@@ -120,7 +117,7 @@ def read(source: Path) -> Checkpoint:
 
 
 def _open(source: Path, content: dict, name: str) -> Tensors:
-    """Opens the state dict that is called `name`."""
+    """Opens the state dict `name` of a file."""
     return Tensors(find_state_dict(content[name], source)[0], source, f"the {name} of {KIND}")
 
 

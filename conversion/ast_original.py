@@ -12,10 +12,7 @@ AST_READOUT = {"fusion_layers": [-1], "pooling": ["mean"], "readout": "prefix", 
 
 
 def convert(source: Path, options: Options) -> Converted:
-    """
-    Raises:
-        ConversionError: in one line, what is wrong with the file or the options.
-    """
+    """Converts a fine-tuned checkpoint of AST; raises `ConversionError` if the file or the options are wrong."""
     tensors = open_checkpoint(source, "an AST checkpoint")
     sizes = deit.read_sizes(tensors)
     return deit.convert_classifier(

@@ -9,16 +9,16 @@ from pathlib import Path
 import yaml
 
 PATH = Path(__file__).with_name("catalogue.yaml")
-CHOSEN_SHAPES = ("grid_shape", "num_labels")  # set by the options of a conversion, not by the file
+CHOSEN_SHAPES = ("grid_shape", "num_labels")  # depend on the options of a conversion, not on the file
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
     """
-    One checkpoint: its fields in `catalogue.yaml`, and those of its family.
+    Describes a checkpoint: its fields in `catalogue.yaml`, and those of its family.
 
-    file: its name as published; url: `None` where there is no link, see `url_note`
-    md5, sha256, size: hexadecimal (`sha256` may be a beginning), bytes; `None` where not published
+    file: its name as published; url: `None` without a link, see `url_note`
+    md5, sha256, size: hexadecimal (`sha256` may be a prefix), bytes; `None` if not published
     options: keywords of `conversion.options.Options`; `labels` is the name of a file beside the checkpoint
     shapes: attributes that the converted configuration or feature extractor must have
     """
@@ -51,15 +51,15 @@ class Published:
 
     @property
     def is_published(self) -> bool:
-        """Whether a link or a hash is published: a name alone may be any training's."""
+        """Returns whether a link or a hash is published: any training may give a file the same name."""
         return self.url is not None or self.is_hashed
 
     def is_named(self, path: Path) -> bool:
-        """Whether a file has the published name, or the name that browsers or wget give it."""
+        """Returns whether a file has the published name, or its form after a download by a browser or wget."""
         return published_name(path) == self.file
 
     def wrong_content(self, path: Path) -> str | None:
-        """Says how the file's size or hash differs from the published one; `None` if they match."""
+        """Describes how the file's size or hash differs from the published one; `None` if they match."""
         size = path.stat().st_size
         if self.size is not None and size != self.size:
             return f"has {size:,} bytes, published are {self.size:,}"
@@ -83,7 +83,7 @@ class Published:
 
 @functools.cache
 def read_catalogue(path: Path = PATH) -> dict[str, Published]:
-    """Returns name -> checkpoint, in the catalogue's order. An unknown field is a TypeError."""
+    """Returns name -> checkpoint, in the catalogue's order. Raises TypeError for an unknown field."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     found = {}
     for name, own in content["checkpoints"].items():
@@ -95,8 +95,8 @@ def read_catalogue(path: Path = PATH) -> dict[str, Published]:
 
 def recognise(family: str, path: Path, config, extractor) -> Published | None:
     """
-    Returns the published checkpoint that a converted file is, recognised by its name and its published hash, or by its
-    shapes if no hash is published. With another grid or other outputs, the original's own figures are left out.
+    Returns the catalogue's entry of a converted file, by its name and its published hash, or its shapes if no hash is
+    published. The original's figures are left out if grid or outputs differ.
     """
     for published in read_catalogue().values():
         if published.family != family or not published.is_published or not published.is_named(path):
@@ -113,7 +113,7 @@ def recognise(family: str, path: Path, config, extractor) -> Published | None:
 
 
 def published_name(path: Path) -> str:
-    """Returns the name without what a browser or wget adds: `a%3D1.pth?download=1` is `a=1.pth`."""
+    """Removes what a browser or wget adds to a name: `a%3D1.pth?download=1` is `a=1.pth`."""
     return urllib.parse.unquote(path.name).split("?")[0]
 
 

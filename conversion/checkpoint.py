@@ -1,4 +1,4 @@
-"""Reads checkpoint files safely, and hands out their tensors so that none is missed or left over."""
+"""Reads checkpoint files safely, and checks that every tensor is used exactly once."""
 
 import collections
 import pickle
@@ -11,7 +11,7 @@ import torch
 
 
 class ConversionError(ValueError):
-    """An error for the user: one line that names the file and the remedy."""
+    """Reports an error to the user in one line that names the file and the remedy."""
 
 
 def read_checkpoint(path: Path, allowed: tuple = ()):
@@ -41,9 +41,9 @@ def read_checkpoint(path: Path, allowed: tuple = ()):
         raise ConversionError(f"{path} is truncated: download it again")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
-            warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyway
+            warnings.simplefilter("ignore")  # on the protocol of pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Exception as error:  # damaged bytes can raise anything; only the sentence for the user differs
+    except Exception as error:  # damaged bytes can raise any exception
         raise ConversionError(_why_unreadable(path, error)) from error
 
 
@@ -62,10 +62,10 @@ def find_state_dict(checkpoint, path: Path) -> tuple[dict, list[str]]:
     Finds the state dict inside a checkpoint, without DataParallel's `module.` or a wrapping module's `model.`.
 
     Returns:
-        name -> tensor, and the names of what is stored beside the state dict
+        name -> tensor, and the names of other entries beside the state dict
 
     Raises:
-        ConversionError: there are no named tensors in it.
+        ConversionError: it contains no named tensors.
     """
     beside = []
     for wrapper in ("model", "state_dict"):
@@ -90,13 +90,13 @@ def _describe(value) -> str:
 
 class Tensors:
     """
-    Hands out the tensors of a checkpoint by name. `finish` raises if a name was missing, misshapen or left over, so
+    Provides the tensors of a checkpoint by name. `finish` raises if one was missing, left over or of another shape, so
     that a mapping is strict in both directions.
 
     Args:
         state: name -> tensor
-        path: of the file, for messages
-        kind: what the file is converted as, for messages: "an SSAST checkpoint"
+        path: the file, for messages
+        kind: assumed kind of the file, for messages: "an SSAST checkpoint"
     """
 
     def __init__(self, state: dict, path: Path, kind: str):
@@ -115,7 +115,7 @@ class Tensors:
         return [name for name in self.state if str(name).startswith(prefix)]
 
     def require(self, *names: str):
-        """Raises `ConversionError` unless all `names` are tensors: a file without them is of another kind."""
+        """Raises `ConversionError` unless all `names` are tensors: otherwise the file is of another kind."""
         missing = [name for name in names if not isinstance(self.state.get(name), torch.Tensor)]
         if missing:
             raise ConversionError(
@@ -125,14 +125,14 @@ class Tensors:
             )
 
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:
-        """Returns the shape of a tensor that `require` has found; `ConversionError` unless it has `ndim` axes."""
+        """Returns the shape of a tensor that `require` found; raises `ConversionError` unless it has `ndim` axes."""
         shape = tuple(self.state[name].shape)
         if len(shape) != ndim:
             raise ConversionError(f"{self.path} is not {self.kind}: {name} has shape {shape}, expected {ndim} axes")
         return shape
 
     def take(self, name: str, *shape: int) -> torch.Tensor:
-        """Removes and returns a tensor in float32, of the given shape; zeros where `finish` is going to raise."""
+        """Removes and returns a tensor in float32, of the given shape; returns zeros if `finish` is going to raise."""
         tensor = self.state.pop(name, None)
         if tensor is None:
             self._missing.append(name)
@@ -142,7 +142,7 @@ class Tensors:
             self._problems.append(f"{name} is stored as {tensor.layout}, expected a dense tensor")
         elif tuple(tensor.shape) != shape:
             self._problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-        elif not torch.isfinite(tensor.sum(dtype=torch.float32)):  # one NaN or infinity makes the sum one
+        elif not torch.isfinite(tensor.sum(dtype=torch.float32)):  # the sum is NaN or infinite if one value is
             self._problems.append(f"{name} holds NaN or infinite values")
         else:
             self.dtypes.add(tensor.dtype)
@@ -150,7 +150,7 @@ class Tensors:
         return torch.zeros(shape)
 
     def take_integer(self, name: str) -> int:
-        """Removes and returns a whole number, stored as a tensor or plainly; 128.0 of a half-precision file counts."""
+        """Removes and returns a whole number, a tensor or not; 128.0 from a half-precision file is accepted."""
         value = self.state.pop(name)
         if isinstance(value, torch.Tensor):
             if value.layout != torch.strided:
@@ -172,8 +172,10 @@ class Tensors:
 
     def finish(self):
         """
+        Checks that every tensor was used.
+
         Raises:
-            ConversionError: names everything that was missing, unknown or not as expected.
+            ConversionError: tensors were missing, unknown or not as expected; the message names all.
         """
         problems = [f"missing {', '.join(self._missing)}"] if self._missing else []
         problems += self._problems
@@ -191,14 +193,14 @@ def shorten(names: list[str], count: int = 4) -> str:
 
 
 def numbered_blocks(tensors: Tensors, pattern: str) -> int:
-    """Returns the number of blocks: one more than the highest N of names like `v.blocks.N.`; gaps raise later."""
+    """Returns the number of blocks: one more than the highest N of names like `v.blocks.N.`; `finish` finds gaps."""
     numbers = collections.Counter(int(m.group(1)) for name in tensors.state if (m := re.match(pattern, str(name))))
     return max(numbers) + 1
 
 
 def open_checkpoint(path: Path, kind: str, allowed: tuple = ()) -> Tensors:
     """
-    Opens a .pth file; what lies beside its state dict is listed as dropped.
+    Opens a .pth file; entries beside its state dict are listed as dropped.
 
     Args:
         allowed: as for `read_checkpoint`

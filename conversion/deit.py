@@ -1,4 +1,4 @@
-"""Maps what SSAST, AST and ASiT share: timm's DeiT, and the classifier `mlp_head` of the first two."""
+"""Maps timm's DeiT, the encoder of SSAST, AST and ASiT, and the classifier `mlp_head` of SSAST and AST."""
 
 import re
 
@@ -12,11 +12,11 @@ from .labels import label_notes, label_settings
 from .options import Options
 from .result import Converted, build_model, dtype_notes, make_feature_extractor, padding_notes
 
-HEAD_SIZE = 64  # of every DeiT, so that the number of heads follows from the width
+HEAD_SIZE = 64  # of every DeiT: the width determines the number of heads
 LAYER_NORM_EPS = 1e-6  # timm's
-NUM_MEL_BINS = 128  # of all published checkpoints; fine-tuned files do not store it
+NUM_MEL_BINS = 128  # of all published checkpoints, because fine-tuned files do not store it
 UNUSED_HEADS = "timm's own 1000-class head, which the original never calls"
-# timm's names -> this project's. Apart from them: the prefix tokens, and the fused query, key and value of a block.
+# timm's names -> this project's. Not listed: the prefix tokens, and the fused query, key and value of a block.
 OUTER_NAMES = {
     "pos_embed": "embeddings.position_embeddings",
     "patch_embed.proj.weight": "embeddings.projection.weight",
@@ -42,7 +42,7 @@ def read_sizes(tensors: Tensors, stem: str = "v.", prefix: tuple[str, ...] = DIS
     another kind.
 
     Args:
-        stem: what the encoder's names begin with
+        stem: prefix of the encoder's names
         prefix: names of the tokens before the patches
     """
     inner = ("patch_embed.proj.weight", "pos_embed", *prefix, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
@@ -74,7 +74,7 @@ def count_patches(tensors: Tensors) -> int:
 def map_encoder(
     tensors: Tensors, config: DualSSASTConfig, stem: str = "v.", prefix: tuple[str, ...] = DISTILLED
 ) -> dict[str, torch.Tensor]:
-    """Maps the weights of a `DualSSASTModel`: own name -> tensor. `stem` and `prefix` as for `read_sizes`."""
+    """Maps the weights of a `DualSSASTModel`: own name -> tensor; `stem` and `prefix` as for `read_sizes`."""
     size = config.hidden_size
     shapes = {
         "pos_embed": (1, config.num_prefix_tokens + config.num_patches, size),
@@ -142,8 +142,8 @@ def convert_classifier(
     Converts a fine-tuned file. The file stores neither its grid nor its readout.
 
     Args:
-        sizes: of `read_sizes`
-        readout: the settings of `DualSSASTConfig` that make the original's head
+        sizes: as `read_sizes` returns them
+        readout: settings of `DualSSASTConfig` that reproduce the original's head
         recipe_strides: of the original's fine-tuning recipes, (mel bins, frames)
     """
     num_labels = count_labels(tensors)

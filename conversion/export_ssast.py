@@ -23,7 +23,7 @@ from .options import Options
 from .saving import UNFINISHED, compare_states
 
 MODELS = {model.__name__: model for model in (DualSSASTForPreTraining, DualSSASTForAudioClassification)}
-TIMM_CLASSES = 1000  # outputs of `v.head` and `v.head_dist`: the original makes them and never calls them
+TIMM_CLASSES = 1000  # outputs of `v.head` and `v.head_dist`, which the original never calls
 ORIGINAL_WIDTHS = (192, 384, 768)  # tiny, small, base
 UNTRAINED_HEADS = {"generative": "cpredlayer", "discriminative": "gpredlayer"}
 FINETUNING_TASKS = {"patches": "ft_avgtok", "prefix": "ft_cls"}
@@ -32,7 +32,9 @@ FINETUNING_TASKS = {"patches": "ft_avgtok", "prefix": "ft_cls"}
 @dataclasses.dataclass
 class Exported:
     """
-    model: what was read
+    Holds an exported checkpoint.
+
+    model: the saved model
     state: the original's names -> tensors
     facts: lines to print, as (word, text)
     """
@@ -55,7 +57,7 @@ def export(source: str, target: Path, verify: bool = False, overwrite: bool = Fa
         lines to print, as (word, text)
 
     Raises:
-        ConversionError: in one line, what SSAST's files cannot hold, or what is wrong with the source or the target.
+        ConversionError: SSAST's files cannot hold the model, or the source or the target is wrong.
     """
     check_target(source, target, overwrite)
     exported = make_checkpoint(source)
@@ -73,6 +75,8 @@ def export(source: str, target: Path, verify: bool = False, overwrite: bool = Fa
 
 def check_target(source: str, target: Path, overwrite: bool):
     """
+    Checks the path to write to.
+
     Raises:
         ConversionError: `target` exists and may not be replaced, is a folder, or lies in the source.
     """
@@ -159,7 +163,7 @@ def _needed_by_classifier(config: DualSSASTConfig) -> dict[str, list]:
         "num_mel_bins": [deit.NUM_MEL_BINS],  # fine-tuned files do not store it
     }
     if config.readout == "prefix":
-        del needed["pooling_per_layer"]  # nothing is pooled
+        del needed["pooling_per_layer"]  # no pooling
     return needed
 
 
@@ -247,7 +251,7 @@ def compare_exported(model: PreTrainedModel, path: Path) -> tuple[int, float]:
     Reads a file back through `conversion ssast` and compares every tensor with the model's.
 
     Returns:
-        number of tensors, largest absolute difference, which is 0
+        number of tensors, largest absolute difference (always 0)
 
     Raises:
         ConversionError: a tensor is missing, new or different.

@@ -1,4 +1,4 @@
-"""The families of original checkpoints, in the order of the help. Each module's `FAMILY` describes its own."""
+"""Lists the families of original checkpoints in the order of the help. `FAMILY` of a module describes its family."""
 
 from . import asit, ast_original, hf_ast, panns_cnn14, ssast, vggish
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from .checkpoint import ConversionError
 
-# Lengths of the originals' recipes, in frames: AudioSet, ESC-50, Speech Commands.
+# Input lengths of the originals' recipes, in frames: AudioSet, ESC-50, Speech Commands.
 RECIPE_LENGTHS = (1024, 512, 128)
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A patch grid, in mel bins and frames. Lengths from `min_length` to `min_length + time_stride - 1` share it."""
+    """Describes a patch grid in mel bins and frames, for `min_length` to `min_length + time_stride - 1` frames."""
 
     rows: int
     columns: int
@@ -45,11 +45,11 @@ def read_grid(
     """
     Finds the grid of a fine-tuned checkpoint; returns it with notes on what was assumed.
 
-    `frequency_stride`, `time_stride` and `max_length` describe the file. Strides that are not given are tried in this
-    order: the recipe's strides, then patches side by side.
+    `frequency_stride`, `time_stride` and `max_length` describe the file. For strides that are not given, the function
+    tries those of the recipes, then patches side by side.
 
     Args:
-        num_patches: positions, without those of the prefix
+        num_patches: number of positions without the prefix tokens
         patch: (mel bins, frames)
         recipe_strides: of the original's fine-tuning recipes, (mel bins, frames)
 
@@ -86,7 +86,7 @@ def read_grid(
 def fit_grid(
     num_patches: int, patch: tuple[int, int], num_mel_bins: int, frequency_stride: int, time_stride: int
 ) -> Grid | None:
-    """Returns the grid of `num_patches` with these strides, or `None` if it is impossible."""
+    """Returns the grid of `num_patches` with these strides, or `None` if there is no such grid."""
     if num_mel_bins < patch[0] or frequency_stride > patch[0] or time_stride > patch[1] or num_patches < 1:
         return None
     rows = (num_mel_bins - patch[0]) // frequency_stride + 1
@@ -103,7 +103,7 @@ def _no_fit(path, num_patches, patch, num_mel_bins, frequency_stride, time_strid
     given = {"--frequency-stride": frequency_stride, "--time-stride": time_stride, "--max-length": max_length}
     given = " ".join(f"{name} {value}" for name, value in given.items() if value is not None) or "the usual strides"
     readings, seen_rows = [], set()
-    # One reading per number of rows is enough; the usual strides come first.
+    # One stride per number of rows is enough; the usual strides come first.
     for stride in sorted(range(1, patch[0] + 1), key=lambda stride: (stride not in (10, patch[0]), -stride)):
         grid = fit_grid(num_patches, patch, num_mel_bins, stride, min(stride, patch[1]))
         if grid and grid.rows not in seen_rows:

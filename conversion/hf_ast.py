@@ -35,7 +35,7 @@ SAME_NAMES = (
     "max_length",
     "num_mel_bins",
 )
-# Linear layers of a block: this project's name -> the name in Transformers 4, which is also on disk in 5, and in 5.
+# Linear layers of a block: this project's name -> the names in Transformers 4 (also in saved files of 5) and in 5.
 LINEARS = {
     "attention.q_proj": ("attention.attention.query", "attention.q_proj"),
     "attention.k_proj": ("attention.attention.key", "attention.k_proj"),
@@ -49,11 +49,13 @@ EXTRACTOR_NAMES = ("mean", "std", "sampling_rate", "do_normalize")
 
 def convert(source: Path, options: Options) -> Converted:
     """
+    Converts a saved folder.
+
     Args:
         source: the folder, with config.json, the weights and, if it has one, preprocessor_config.json
 
     Raises:
-        ConversionError: in one line, what is wrong with the folder or the options.
+        ConversionError: the folder or the options are wrong.
     """
     original = _read_config(source)
     tensors = Tensors(_read_weights(source), source, "a folder of ASTForAudioClassification")
@@ -103,7 +105,7 @@ def _read_json(path: Path) -> dict:
 
 
 def _read_weights(source: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the folder: one file or shards with an index, of safetensors or of torch.save."""
+    """Reads all tensors of the folder: one file or shards with an index, of safetensors or torch.save."""
     for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_bin)):
         if (source / name).exists():
             return read(source / name)
@@ -127,15 +129,15 @@ def _read_bin(path: Path) -> dict[str, torch.Tensor]:
 
 def _map_config(source: Path, original: ASTConfig, labels: Path | None) -> DualSSASTConfig:
     settings = {name: getattr(original, name) for name in SAME_NAMES}
-    settings["classifier_layer_norm_eps"] = original.layer_norm_eps  # one for all norms
+    settings["classifier_layer_norm_eps"] = original.layer_norm_eps  # the same for all norms
     settings |= label_settings(source, original.num_labels, labels)
     if labels is None:
-        # Transformers 5 leaves label2id empty where only id2label was given.
+        # Transformers 5 leaves label2id empty if only id2label was given.
         settings |= {
             "id2label": dict(original.id2label),
             "label2id": {label: index for index, label in original.id2label.items()},
         }
-    if original.problem_type is not None:  # wins over the guess from the number of labels
+    if original.problem_type is not None:  # overrides the guess from the number of labels
         settings["problem_type"] = original.problem_type
     try:
         return DualSSASTConfig(**settings, **AST_READOUT)

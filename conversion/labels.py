@@ -15,7 +15,7 @@ def read_labels(path: Path) -> list[str]:
     indices. The rules are those of the recipes' `label_file`.
 
     Raises:
-        ConversionError: no such file, not UTF-8, no labels, a label twice, a CSV with other columns or gaps.
+        ConversionError: the file is missing, empty, not UTF-8, repeats a label, or is a CSV with wrong columns or gaps.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -25,13 +25,13 @@ LABEL_LINKS = {
 }
 NAME = "build-official"
 FINISHED = ("config.json", "model.safetensors", "README.md")  # present in every converted folder
-# Tensors that a model saves beside its parameters.
+# Saved tensors that are no parameters.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "class_center", "data_center", "teacher_temperature")
 
 
 @dataclasses.dataclass
 class Outcome:
-    """status: missing, left out, converted, kept, failed or pushed; message: the reason, or remarks"""
+    """Records `status` (missing, left out, converted, kept, failed or pushed) and `message`: the reason, or remarks."""
 
     published: Published
     status: str
@@ -80,12 +80,12 @@ def build(
     catalogue: Mapping[str, Published] | None = None,
 ) -> list[Outcome]:
     """
-    Converts the files that are there, one after the other, and prints a line for each. A failure stops no other.
+    Converts the files that exist, one after the other, and prints a line for each. After a failure the others go on.
 
     Args:
         only: names in the catalogue; all if `None`
-        user: owner of the Hub repositories to push to, if any
-        overwrite: convert again what is finished in the output folder
+        user: owner of the Hub repositories to push to; `None`: no push
+        overwrite: convert finished checkpoints again
 
     Raises:
         ConversionError: no such folder, or an unknown name.
@@ -133,7 +133,7 @@ def build_one(
 
 def convert(published: Published, path: Path, folder: Path) -> str:
     """
-    Writes the folder, whole or not at all. Returns remarks to print.
+    Writes the folder, whole or not at all, and returns remarks to print.
 
     Raises:
         ConversionError: the file is not the published one.
@@ -167,7 +167,7 @@ def find_file(published: Published, download_dir: Path, catalogue: Mapping[str, 
 
 
 def push(outcome: Outcome, repo_id: str, private: bool | None):
-    """Pushes a finished folder; a failure goes into the outcome."""
+    """Pushes a finished folder; records a failure in the outcome."""
     published = outcome.published
     if published.license is None:
         print(f"warning: {published.name}: {published.license_note}", file=sys.stderr)
@@ -183,7 +183,7 @@ def num_parameters(folder: Path) -> int:
     total = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if not name.endswith(BUFFERS)]  # noqa: SIM118  it is no dictionary
+            names = [name for name in file.keys() if not name.endswith(BUFFERS)]  # noqa: SIM118  not a dictionary
             total += sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     return total
 
@@ -200,7 +200,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def print_missing(outcomes: Sequence[Outcome], download_dir: Path):
-    """Prints where the missing files come from and where they belong; the missing label files too."""
+    """Prints where the missing files come from and where they belong; also for missing label files."""
     for outcome in outcomes:
         published = outcome.published
         if outcome.status == "missing":

@@ -1,4 +1,4 @@
-"""A family of original checkpoints, and the options of a conversion."""
+"""Describes a family of original checkpoints, and the options of a conversion."""
 
 import argparse
 import dataclasses
@@ -10,12 +10,14 @@ from pathlib import Path
 @dataclasses.dataclass(frozen=True)
 class Options:
     """
-    task: `pretraining`, `classification` or `encoder`; `None` for what the file holds
-    weights: of two networks in a file, the one to take: `teacher` or `student`; `None` for both, or the better one
+    Holds the options of a conversion.
+
+    task: `pretraining`, `classification` or `encoder`; `None`: the task of the file
+    weights: `teacher` or `student`, for a file with two networks; `None` for both, or the better one
     max_length, frequency_stride, time_stride: frames, mel bins, frames. They describe a file that does not store its
         own grid; other models are resized to them.
-    labels: a label file
-    sampling_rate: in Hz, of the audio that the network was trained on; `None` where the file holds its front end
+    labels: path of a label file
+    sampling_rate: in Hz, of the training audio; `None` if the file contains its front end
     mean, std: of the feature extractor's log-mels; `None` for the source's or AudioSet's
     """
 
@@ -37,10 +39,12 @@ class Options:
 @dataclasses.dataclass(frozen=True)
 class Family:
     """
+    Describes a family of original checkpoints.
+
     name: on the command line
-    source: what its files or folders are
+    source: description of its files or folders
     convert: (source, options) -> `result.Converted`; raises `ConversionError`
-    options: names of the fields of `Options` that it takes -> keywords of `argparse.add_argument`
+    options: names of the fields of `Options` that it supports -> keywords of `argparse.add_argument`
     """
 
     name: str
@@ -72,18 +76,18 @@ def positive(text: str) -> float:
     return value
 
 
-# ---- options that several families take ----
+# ---- options of several families ----
 
 LABELS = {"labels": {"type": Path, "metavar": "FILE", "help": "one label per line, or index,mid,display_name"}}
 
 
 def task(*choices: str, text: str) -> dict[str, dict]:
-    """The option of what to make; `text` is its help."""
+    """Returns the option of the task to convert to; `text` is its help."""
     return {"task": {"choices": choices, "help": text}}
 
 
 def grid(text: str) -> dict[str, dict]:
-    """Options of the patch grid; `text` ends the help of each."""
+    """Returns the options of the patch grid; `text` ends the help of each."""
     return {
         "max_length": {"type": positive_int, "metavar": "FRAMES", "help": f"length; {text}"},
         "frequency_stride": {"type": positive_int, "metavar": "BINS", "help": f"patch step; {text}"},
@@ -92,7 +96,7 @@ def grid(text: str) -> dict[str, dict]:
 
 
 def statistics(default: str = "AudioSet's") -> dict[str, dict]:
-    """Options of the mean and standard deviation that normalise the features; `default` is for the help."""
+    """Returns the options of the features' mean and standard deviation; `default` is for the help."""
     return {
         "mean": {"type": finite, "help": f"of the log-mels, for the feature extractor; default: {default}"},
         "std": {"type": positive, "help": f"of the log-mels, undoubled; default: {default}"},

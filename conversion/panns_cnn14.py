@@ -23,21 +23,18 @@ FRONT_END = ("spectrogram_extractor.", "logmel_extractor.")
 FILTERS = "logmel_extractor.melW"
 TRANSFORMS = ("spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight")
 HEAD = ("fc1.", "fc_audioset.")
-# The published 16 kHz file holds a sampler's state beside the weights: NumPy arrays. They cannot run code.
+# The published 16 kHz file contains a sampler's state beside the weights: NumPy arrays, which cannot run code.
 ARRAYS = (
     *((np.zeros(0).__reduce__()[0], f"{package}.multiarray._reconstruct") for package in ("numpy.core", "numpy._core")),
     np.ndarray,
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.uint32, np.bool_)),
 )
-DROPOUT = 0.5  # before fc1, in the original's training
+DROPOUT = 0.5  # of the original's training, before fc1
 
 
 def convert(source: Path, options: Options) -> ComposedConverted:
-    """
-    Raises:
-        ConversionError: in one line, what is wrong with the file or the options.
-    """
+    """Converts a checkpoint of CNN14; raises `ConversionError` if the file or the options are wrong."""
     tensors = open_checkpoint(source, "a checkpoint of PANNs' CNN14", ARRAYS)
     tensors.require("bn0.weight", *(f"conv_block{block}.conv1.weight" for block in CNN14_BLOCKS))
     sizes = {
@@ -104,7 +101,7 @@ def _make_config(source: Path, **settings) -> PannsCnn14Config:
 
 
 def _make_extractor(tensors: Tensors, num_mel_bins: int, options: Options) -> PannsCnn14FeatureExtractor:
-    """Makes the extractor of the file's front end, one of the published ones, or of `options.sampling_rate`."""
+    """Makes the extractor of the file's front end (one of the published ones), or for `options.sampling_rate`."""
     held = [name for part in FRONT_END for name in tensors.names(part)]
     if not held:
         if options.sampling_rate is None:
@@ -135,7 +132,7 @@ def _make_extractor(tensors: Tensors, num_mel_bins: int, options: Options) -> Pa
 def _check_front_end(tensors: Tensors, extractor: PannsCnn14FeatureExtractor):
     """Raises `ConversionError` unless the file's window and mel filters are the extractor's, to float32 rounding."""
     window = torch.hann_window(extractor.window_size, periodic=True, dtype=torch.float64)
-    spectrum = torch.fft.rfft(torch.diag(window)).T.unsqueeze(1)  # (bins, 1, window): of an impulse at each sample
+    spectrum = torch.fft.rfft(torch.diag(window)).T.unsqueeze(1)  # (bins, 1, window): an impulse at each sample
     settings = (extractor.window_size, extractor.sampling_rate, extractor.fmin, extractor.fmax)
     filters = slaney_mel_filters(extractor.num_mel_bins, *settings, torch.device("cpu"))
     for name, expected in zip((*TRANSFORMS, FILTERS), (spectrum.real, spectrum.imag, filters)):

@@ -1,4 +1,4 @@
-"""The result of a conversion: the model, its feature extractor and what is printed about them."""
+"""Builds the result of a conversion: the model, its feature extractor and what is printed about them."""
 
 import dataclasses
 
@@ -15,11 +15,13 @@ from .options import Options
 @dataclasses.dataclass
 class Converted:
     """
+    Holds the result of a conversion.
+
     model, feature_extractor: ready to be saved
     title: family and kind, "SSAST patch model, pretrained"
-    notes: what was assumed because the file does not store it, and what was changed as asked
-    dropped: names in the file and why they are left out
-    new: weights that the file does not hold
+    notes: assumptions that the file does not confirm, and changes by the options
+    dropped: unused names in the file, and the reason
+    new: weights that the file does not contain
     """
 
     model: PreTrainedModel
@@ -64,7 +66,7 @@ class Converted:
 
 @dataclasses.dataclass
 class ComposedConverted(Converted):
-    """The result for a convolutional network with composed features."""
+    """Holds the result for a convolutional network with composed features."""
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -83,7 +85,7 @@ class ComposedConverted(Converted):
 def build_model(model_class, config: DualSSASTConfig, state: dict, new: tuple[str, ...] = ()) -> PreTrainedModel:
     """
     Builds a model in evaluation mode with the weights of `state`. Only names that begin with one of `new` may be
-    missing: they are initialised, identically at every run.
+    missing: they are initialised, in every run with the same values.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

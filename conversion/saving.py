@@ -14,11 +14,13 @@ from .catalogue import Published
 from .checkpoint import ConversionError, shorten
 from .result import Converted
 
-UNFINISHED = ".unfinished"  # ending of what is being written; cleaning up and .gitignore go by it
+UNFINISHED = ".unfinished"  # ending of unfinished folders, known to the clean-up and .gitignore
 
 
 def check_target(source: Path, target: Path, overwrite: bool):
     """
+    Checks the folder to write to.
+
     Raises:
         ConversionError: `target` is not empty and may not be replaced, or replacing it would delete the source.
     """
@@ -36,14 +38,14 @@ def save(
 ) -> tuple[int, float] | None:
     """
     Saves the model, its code, its feature extractor and its card beside `target`, and moves them there when they are
-    complete. An earlier `target` stays until then.
+    complete. An earlier `target` is kept until then.
 
     Args:
         source: the original file, for the card
-        origin: the published checkpoint that it is, if it is one
+        origin: the catalogue's entry, if the checkpoint is a published one
 
     Returns:
-        with `verify`, the number of tensors that were read back and compared, and their largest difference
+        with `verify`, the number of compared tensors that were read back, and their largest difference
 
     Raises:
         ConversionError: the tensors that were read back differ.
@@ -51,7 +53,7 @@ def save(
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent) as stage:
-        folder = Path(stage, "new")  # a folder of its own: the temporary one is closed to other users
+        folder = Path(stage, "new")  # other users cannot read the temporary folder itself
         folder.mkdir()
         converted.model.save_pretrained(folder)
         converted.feature_extractor.save_pretrained(folder)
@@ -84,7 +86,7 @@ def make_card(
 
 
 def _move(folder: Path, target: Path, old: Path):
-    """Renames `folder` to `target`; an earlier `target` goes to `old`, and comes back if that fails."""
+    """Renames `folder` to `target`; an earlier `target` moves to `old`, and back if that fails."""
     had_target = target.exists()
     if had_target:
         os.rename(target, old)
@@ -102,7 +104,7 @@ def compare_saved(converted: Converted, folder: Path) -> tuple[int, float]:
     Reads a saved folder through `from_pretrained` and compares every tensor.
 
     Returns:
-        number of tensors, largest absolute difference, which is 0
+        number of tensors, largest absolute difference (always 0)
 
     Raises:
         ConversionError: a tensor is missing, new or different, or the feature extractor's settings are.
@@ -118,7 +120,7 @@ def compare_saved(converted: Converted, folder: Path) -> tuple[int, float]:
 
 def compare_states(expected: dict, actual: dict, wrong: frozenset | set = frozenset()) -> tuple[int, float]:
     """
-    Compares two state dicts; returns the number of tensors and their largest absolute difference, which is 0.
+    Compares two state dicts; returns the number of tensors and their largest absolute difference (always 0).
 
     Args:
         wrong: names that already failed to match

@@ -14,7 +14,7 @@ from .result import Converted, build_model, dtype_notes, make_feature_extractor,
 
 PRETEXT_HEADS = {"cpredlayer": "discriminative_head", "gpredlayer": "generative_head"}
 PRETEXT_NAMES = (*(f"{head}." for head in PRETEXT_HEADS), "mask_embed")
-# The original's `ft_avgtok`, which pads every clip and attends to the padding.
+# The original's `ft_avgtok`: it pads every clip and attends to the padding.
 SSAST_READOUT = {
     "fusion_layers": [-1],
     "pooling": ["mean"],
@@ -24,10 +24,7 @@ SSAST_READOUT = {
 
 
 def convert(source: Path, options: Options) -> Converted:
-    """
-    Raises:
-        ConversionError: in one line, what is wrong with the file or the options.
-    """
+    """Converts a checkpoint of SSAST; raises `ConversionError` if the file or the options are wrong."""
     tensors = open_checkpoint(source, "an SSAST checkpoint")
     sizes = deit.read_sizes(tensors)
     if tensors.names("mlp_head."):
@@ -85,7 +82,7 @@ def _pretrained_config(tensors: Tensors, sizes: dict, num_mel_bins: int, num_fra
     grid = {
         "num_mel_bins": num_mel_bins,
         "max_length": num_frames,
-        "frequency_stride": patch[0],  # SSAST pretrains on patches side by side
+        "frequency_stride": patch[0],  # SSAST's pretraining has patches side by side
         "time_stride": patch[1],
     }
     try:
@@ -111,7 +108,7 @@ def _check_pretraining_options(tensors: Tensors, patch: tuple[int, int], options
 
 
 def check_strides(path: Path, patch: tuple[int, int], options: Options, remedy: str):
-    """Raises `ConversionError` if overlapping patches (mel bins, frames) are asked of a pretraining model."""
+    """Raises `ConversionError` if the options ask for overlapping patches (mel bins, frames) in a pretraining model."""
     strides = zip(("frequency", "time"), (options.frequency_stride, options.time_stride), patch)
     overlapping = [f"--{axis}-stride {stride}" for axis, stride, side in strides if stride not in (None, side)]
     if overlapping:

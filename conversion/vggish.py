@@ -10,15 +10,12 @@ from .options import Family, Options
 from .result import ComposedConverted, build_model, dtype_notes
 
 CONVOLUTIONS = (0, 3, 6, 8, 11, 13)  # in `features`
-WIDTHS = (0, 3, 6, 11)  # the first of each stage: its shape holds the stage's channels
+WIDTHS = (0, 3, 6, 11)  # the first of each stage: its shape shows the stage's channels
 LINEARS = (0, 2, 4)  # in `fc`; `embeddings` in torchvggish
 
 
 def convert(source: Path, options: Options) -> ComposedConverted:
-    """
-    Raises:
-        ConversionError: in one line, what is wrong with the file.
-    """
+    """Converts a checkpoint of VGGish; raises `ConversionError` if the file is wrong."""
     tensors = open_checkpoint(source, "a VGGish checkpoint")
     fc = "embeddings" if tensors.names("embeddings.") else "fc"
     widths = [f"features.{layer}.weight" for layer in WIDTHS]

@@ -1,5 +1,5 @@
 """
-Names the class of a file with nothing of this project installed: the saved folder brings its own code.
+Classifies a file without an installation of this project: the saved folder contains the model's code.
 
     python examples/classify_file.py MODEL FILE
 

@@ -5,7 +5,7 @@ the saved folder, which contains the code of the model: copy this file to where 
     hear-validator hear_dual_ssast --model MODEL
     python -m heareval.embeddings.runner hear_dual_ssast --model MODEL
 
-Needs transformers and torch, and soxr for models of another rate than HEAR's.
+Needs transformers and torch, and soxr for models whose sampling rate is not one of HEAR's.
 """
 
 import math
@@ -29,7 +29,7 @@ def load_model(model_file_path: str = "") -> torch.nn.Module:
         raise ValueError("model_file_path is empty: name the folder or the Hub name of a model, with --model")
     model = AutoModel.from_pretrained(model_file_path, trust_remote_code=True).eval()
     rate = model.own_feature_extractor().sampling_rate
-    # A model of another rate resamples the next higher rate, which loses the least.
+    # A model of another rate resamples from the next higher rate: this loses the least.
     model.sample_rate = rate if rate in RATES_HZ else next((r for r in RATES_HZ if r > rate), RATES_HZ[-1])
     model.scene_embedding_size = model.config.fused_size
     model.timestamp_embedding_size = model.frame_size
@@ -38,7 +38,7 @@ def load_model(model_file_path: str = "") -> torch.nn.Module:
 
 def get_scene_embeddings(audio: torch.Tensor, model: torch.nn.Module) -> torch.Tensor:
     """
-    Embeds clips.
+    Embeds clips, one vector each.
 
     Args:
         audio: (n_sounds, n_samples) in [-1, 1] at `model.sample_rate`
@@ -62,7 +62,7 @@ def get_timestamp_embeddings(audio: torch.Tensor, model: torch.nn.Module) -> tup
         float32 embeddings (n_sounds, n_timestamps, timestamp_embedding_size), and times in ms (n_sounds, n_timestamps)
     """
     found = model.embed_frames(audio, model.sample_rate, batch_size=BATCH_SIZE)
-    values = torch.stack([frames.values for frames in found])  # (n_sounds, frames, size): all sounds are equally long
+    values = torch.stack([frames.values for frames in found])  # (n_sounds, frames, size): lengths are equal
     extractor = model.own_feature_extractor()
     hop_ms = 1000 * (extractor.num_samples(2) - extractor.num_samples(1)) / extractor.sampling_rate
     frame_ms = model.time_grid.stride * hop_ms
@@ -72,7 +72,7 @@ def get_timestamp_embeddings(audio: torch.Tensor, model: torch.nn.Module) -> tup
     first_ms = float(found[0].time_ms[0])
     start_ms = min(first_ms % spacing_ms, duration_ms)
     count = int((duration_ms - start_ms) / spacing_ms + 1e-9) + 1
-    # Multiplied, not added up: errors would grow with the length of the clip.
+    # A product, not a running sum: its errors would grow with the length of the clip.
     times_ms = torch.arange(count, dtype=torch.float64) * spacing_ms + start_ms
     places = ((times_ms - first_ms) / frame_ms).clamp(0, values.shape[1] - 1)  # in frames
     before = places.floor().long()

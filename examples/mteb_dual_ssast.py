@@ -106,11 +106,11 @@ def load_encoder(
     Args:
         model: folder or Hub name of a model of this project
         model_name: OWNER/NAME for MTEB; by default its Hub name, or local/FOLDER
-        revision: of the Hub; a folder's is a fingerprint of its files, and another one is refused
+        revision: of the Hub; the only revision of a folder is a fingerprint of its files
         device: by default the accelerator, if there is one
 
     Raises:
-        ValueError: the model cannot be loaded, lacks weights, or is another revision.
+        ValueError: the model cannot be loaded, lacks weights, or has another revision.
     """
     folder = Path(model) if Path(model).is_dir() else None
     found_revision = None if folder is None else _fingerprint(folder)
@@ -135,7 +135,7 @@ def load_encoder(
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    # Fusion weights may be missing: they begin as equal weights and norms without effect. Others would be random.
+    # Fusion weights may be missing: equal weights and norms without effect replace them. Others would be random.
     missing = [key for key in loading["missing_keys"] if not key.startswith("fusion.")]
     missing = sorted({*missing, *(key for key, *_ in loading["mismatched_keys"])})
     if missing:
@@ -172,7 +172,7 @@ def load_encoder(
 @contextlib.contextmanager
 def decoding_with_soundfile() -> Iterator[None]:
     """
-    Lets `datasets` decode and store audio with soundfile, unless torchcodec, which it asks for, is installed.
+    Makes `datasets` decode and store audio with soundfile, unless the required torchcodec is installed.
 
         with decoding_with_soundfile():
             mteb.evaluate(load_encoder("runs/quickstart"), mteb.get_task("ESC50"))
@@ -191,7 +191,7 @@ def decoding_with_soundfile() -> Iterator[None]:
 
 def find_tasks(names: list[str]) -> list:
     """
-    Finds tasks by their names, or by the names of their benchmarks, each once.
+    Finds tasks by their names or the names of their benchmarks, without duplicates.
 
     Raises:
         ValueError: a name is unknown, or its task needs more than audio.
@@ -242,7 +242,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with decoding_with_soundfile():
-        # The other tasks go on if one fails.
+        # If a task fails, the others go on.
         result = mteb.evaluate(
             encoder,
             tasks,
@@ -288,7 +288,7 @@ def _near(name: str) -> str:
 
 
 def _samples_and_rate(item) -> tuple[np.ndarray, int]:
-    """Returns the mono samples (samples,) and the rate in Hz of a batch's clip, decoded or stored."""
+    """Returns the mono samples (samples,) and the rate in Hz of a clip, decoded or stored."""
     if isinstance(item, Mapping) and "array" not in item:
         item = _decode(item)
     samples = np.asarray(item["array"])

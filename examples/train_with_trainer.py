@@ -1,5 +1,5 @@
 """
-Fine-tunes a checkpoint with Transformers' own Trainer and a Dataset of your own, without the training programs of this
+Fine-tunes a checkpoint with Transformers' own Trainer and your own Dataset, without the training programs of this
 project.
 
     python examples/train_with_trainer.py CHECKPOINT OUT
@@ -22,7 +22,7 @@ DATA = Path("data/voice_prompts")
 
 
 class Clips(torch.utils.data.Dataset):
-    """The clips of a table with `file_name` and `language`: waveforms at the model's rate, and label indices."""
+    """Reads clips of a table with `file_name` and `language`: waveforms at the model's rate, and label indices."""
 
     def __init__(self, table: Path, labels: list[str], sampling_rate: int):
         rows = pandas.read_csv(table)
@@ -49,7 +49,7 @@ def main(checkpoint: str, output: str):
     train, validation = (Clips(table, labels, extractor.sampling_rate) for table in tables)
 
     def collate(clips: list[dict]) -> dict:
-        """Makes features of a batch. The mask keeps the padding of short clips out of the scores."""
+        """Makes the features of a batch. The attention mask excludes the padding of short clips."""
         features = extractor(
             [clip["audio"] for clip in clips],
             sampling_rate=extractor.sampling_rate,

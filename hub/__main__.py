@@ -1,4 +1,4 @@
-"""The command line: `python -m hub COMMAND ...`."""
+"""Runs the command line: `python -m hub COMMAND ...`."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ INTERRUPTED = 130  # the shells' exit status after Ctrl-C
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit status: 0, or 1 with one line on stderr, or 130 after Ctrl-C."""
+    """Runs a command; returns the exit status: 0, 1 with one line on stderr, or 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__.splitlines()[0])
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:

@@ -1,4 +1,4 @@
-"""Pushes models to the Hub: one commit with everything that a model needs, and nothing private."""
+"""Pushes models to the Hub: one commit with all that a model needs, and no private data."""
 
 import ast
 import fnmatch
@@ -22,7 +22,7 @@ PICTURES = (
     "calibration.png", "confusion_matrix.png", "layer_weights.png", "learning_curves.png", "reconstruction.png",
 )  # fmt: skip
 CODE = sorted(path.name for path in (Path(__file__).parent.parent / "modeling_dual_ssast").glob("*_*.py"))
-# Files of an earlier push: the next one deletes those that the folder no longer has. Beside the files of an adapter,
+# Files of an earlier push: the next one deletes those that the folder no longer has. If an adapter's files stayed,
 # Transformers would load the adapter's own model.
 ADAPTER = ("adapter_config.json", "adapter_model.*")
 PUBLISHED = (
@@ -62,7 +62,7 @@ USAGE_LINE = re.compile(r'^(\s*repository = )"[^"\n]*"', re.MULTILINE)
 
 
 class PushError(ValueError):
-    """The folder cannot be pushed, or the Hub did not accept it: one line that names the reason and the remedy."""
+    """Reports a folder that cannot be pushed, or that the Hub refused, in one line with the reason and the remedy."""
 
 
 def add_parser(subparsers):
@@ -133,8 +133,8 @@ def push_files(
     repeat: str | None = None,
 ) -> str:
     """
-    Pushes files in one commit, and creates the repository if it does not exist. The Hub takes a commit whole or not at
-    all, and refuses it if somebody else committed meanwhile.
+    Pushes files in one commit, and creates the repository if it does not exist. The Hub accepts a commit whole or not
+    at all, and refuses it if somebody else has committed meanwhile.
 
     Args:
         files: name in the repository -> file or its content
@@ -185,7 +185,7 @@ def check_repository(repo_id: str, *, private: bool | None = None):
     api = HfApi()
     try:
         open_repository(api, repo_id, "model", private, None)
-        # Asking how a card would be uploaded needs the permission to write, and uploads nothing.
+        # This request needs write permission, and uploads nothing.
         api.preupload_lfs_files(repo_id, [CommitOperationAdd("README.md", b"-")])
     except Exception as error:
         raise PushError(f"{repo_id}: {explain(error)}") from error
@@ -196,7 +196,7 @@ def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | No
     Creates the repository if it does not exist.
 
     Raises:
-        PushError: the name has no user, there is no token, or a repository to be private exists and is public.
+        PushError: the name has no user, no token is set, or `private` is set but the existing repository is public.
     """
     validate_repo_id(repo_id)
     if "/" not in repo_id:
@@ -209,12 +209,12 @@ def open_repository(api: HfApi, repo_id: str, repo_type: str, private: bool | No
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Whether a name matches; a pattern without a folder matches names without one."""
+    """Returns whether a name matches; a pattern without a folder matches only names without one."""
     return fnmatch.fnmatch(name, pattern) and ("/" in pattern or "/" not in name)
 
 
 def explain(error: Exception) -> str:
-    """Returns one line on what failed between this machine and the Hub, and the remedy."""
+    """Returns one line that names what failed between this machine and the Hub, and the remedy."""
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
@@ -227,9 +227,9 @@ def explain(error: Exception) -> str:
             return f"is not a repository name ({_one_line(cause)})"
         if isinstance(cause, HfHubHTTPError):
             return _explain_status(cause.response.status_code, cause.server_message)
-        if found := re.search(r"\(([45]\d\d) [A-Z]", str(cause)):  # the storage's client raises no class of its own
+        if found := re.search(r"\(([45]\d\d) [A-Z]", str(cause)):  # the storage's client has no error class
             return _explain_status(int(found[1]), "")
-        # httpx of huggingface_hub 1, httpx2 of 2
+        # huggingface_hub 1 uses httpx, 2 uses httpx2
         if isinstance(cause, ConnectionError) or type(cause).__module__.startswith(("httpx", "httpcore")):
             return f"the connection to the Hub failed ({_one_line(cause) or type(cause).__name__}): check the network"
     return f"{type(error).__name__}: {_one_line(error)}"
@@ -258,7 +258,7 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
     Chooses the files of a model's folder that are pushed, checks them and removes paths of this machine.
 
     Returns:
-        name -> file or content; name -> why it is not pushed
+        name -> file or content; name of an unpushed file -> reason
 
     Raises:
         PushError: the folder is incomplete, or a file contains a token.
@@ -290,7 +290,7 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
 
 def weight_files(folder: Path) -> list[str]:
     """
-    Returns the names of the weight files, after a check that each can be read.
+    Returns the names of the weight files after checking that each can be read.
 
     Raises:
         PushError: a file or a tensor is missing or broken.
@@ -430,14 +430,14 @@ def without_paths(value, labels: frozenset[str] = frozenset()):
     if not isinstance(value, str) or value in labels:
         return value
     is_path = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
-    if is_path and not AUDIOSET_LABEL.fullmatch(value) and ":" not in value[2:]:  # all of it, with its spaces
+    if is_path and not AUDIOSET_LABEL.fullmatch(value) and ":" not in value[2:]:  # spaces belong to the path
         return _last_part(value) or value
     return _clean_text(value, labels)
 
 
 def _clean_text(text: str, labels: frozenset[str]) -> str:
     home = str(Path.home())
-    if len(home) > 1:  # with the user's name, which may have a space in it
+    if len(home) > 1:  # contains the user's name, in which spaces are possible
         text = text.replace(home, "~")
     return ABSOLUTE_PATH.sub(lambda found: found[0] if found[0] in labels else _last_part(found[0]), text)
 
@@ -448,6 +448,8 @@ def _last_part(path: str) -> str:
 
 def _refuse_tokens(path: Path, content: bytes):
     """
+    Checks a file for access tokens.
+
     Raises:
         PushError: a text or a key looks like an access token; the message names the file and the key or line.
     """
@@ -461,7 +463,7 @@ def _refuse_tokens(path: Path, content: bytes):
 
 
 def _strings(value, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yields (key, text) of every text in a JSON value; keys count as texts, under a neutral name."""
+    """Yields (key, text) of every text in a JSON value; keys are texts too, under a neutral name."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield f"a key of {key or 'the file'}", name

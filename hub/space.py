@@ -16,7 +16,7 @@ from .push import PushError, push_files
 
 ROOT = Path(__file__).parent.parent
 APP = ROOT / "app.py"
-# The Hub installs this Gradio, as the card asks; app.py was tested with it.
+# Version of Gradio that the Space's card requests; app.py was tested with it.
 GRADIO_VERSION = "6.31.0"
 PYTHON_VERSION = "3.11"
 SETTINGS = ROOT / "app.yaml"
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace):
 
 def space_files(models: list[str], examples: list[Path] | None = None) -> dict[str, Path | bytes]:
     """
-    Returns everything that a Space needs: name -> file or content.
+    Returns all files of a Space: name -> file or content.
 
     Raises:
         PushError: a model that is not on the Hub, or a missing example.
@@ -131,6 +131,8 @@ def space_files(models: list[str], examples: list[Path] | None = None) -> dict[s
 
 def check_models(models: list[str]):
     """
+    Checks the names of models.
+
     Raises:
         PushError: a folder of this machine, or a name that the Hub does not allow.
     """
@@ -149,8 +151,8 @@ def imported(program: Path, root: Path) -> tuple[set[Path], set[str]]:
     Traces a program without running it.
 
     Returns:
-        the files below `root` that it consists of, itself among them; the packages from elsewhere that these files
-        import when they are loaded (imports inside functions do not count)
+        the files of the program below `root`, with the program itself; the other packages that these files import when
+        they are loaded (imports inside functions do not count)
     """
     finder = ModuleFinder([str(root)])
     finder.run_script(str(program))
@@ -182,7 +184,7 @@ def requirements(packages: set[str]) -> list[str]:
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg", encoding="utf-8")
     texts = [settings["options"]["install_requires"], *settings["options.extras_require"].values()]
-    # The extras come last and win: app.py needs the versions that train_hf.py needs.
+    # The extras come last and override: app.py needs the same versions as train_hf.py.
     bounds = {re.match(r"[\w.-]+", line)[0].lower(): line for text in texts for line in text.split("\n") if line}
     lines = []
     for package in sorted(packages - INCLUDED):

@@ -1,7 +1,7 @@
 """
 Writes model cards: the metadata for the Hub and the text for people, from the templates in templates/.
 
-Imports public libraries alone: any object with their fields serves as configuration or feature extractor.
+Imports only public libraries: any object with the same fields serves as configuration or feature extractor.
 """
 
 import functools
@@ -25,7 +25,7 @@ TAGS = {
     "panns_cnn14": ["panns", "cnn14", "composed-features"],
 }
 TITLES = {"vggish_composed": "VGGish", "panns_cnn14": "PANNs' CNN14"}
-# Keys of papers.bib. Every card cites the paper of the model itself, then the four systems of this project.
+# Keys of papers.bib. Every card cites the model's own paper, then the four systems of this project.
 SYSTEMS = ("gong2022ssast", "choi2025dual", "atito2024asit", "niizumi2022composing")
 PAPERS = {
     "asit": ("atito2024asit",),
@@ -155,7 +155,7 @@ def converted_card(
         title: kind of model in the file
         file_name: name of the original file, without its folder
         notes, dropped, new: notes of the conversion
-        verified: number of tensors that were read back, and their largest difference
+        verified: number of tensors that were compared with the saved file, and their largest difference
         origin: entry of the catalogue, a `catalogue.Published`; `None` if the file is not in it
     """
     data = metadata(
@@ -238,7 +238,7 @@ def metadata(
 
 
 def render(template: str, data: ModelCardData, **facts) -> ModelCard:
-    """Fills in a template of templates/; a missing fact is an error."""
+    """Fills in a template of templates/; raises an error for a missing fact."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -266,7 +266,7 @@ def bibliography() -> dict[str, str]:
 
 
 def hub_name(name: str | None) -> str | None:
-    """Returns the name if it can be on the Hub; `None` for a local path."""
+    """Returns the name if it is a possible Hub name; `None` for a local path."""
     if not name or Path(name).exists():
         return None
     try:
@@ -277,7 +277,7 @@ def hub_name(name: str | None) -> str | None:
 
 
 def cell(value) -> str:
-    """Makes a text fit in a cell of a Markdown table."""
+    """Formats a text for a cell of a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 

@@ -1,8 +1,8 @@
-"""Writes the limits and biases of a model card: sentences that follow from the run's own data."""
+"""Writes the limits and biases of a model card: sentences derived from the run's own data."""
 
 from collections.abc import Mapping
 
-FEW_CLIPS = 10  # per class: one clip then changes the class's figures by more than a tenth
+FEW_CLIPS = 10  # per class: with fewer clips, each changes the class's figures by more than a tenth
 SHOWN_CLASSES = 8
 VGGISH_BAND = (125.0, 7500.0)  # Hz, of its feature extractor
 KALDI_LOWEST_HZ = 20.0
@@ -92,7 +92,7 @@ def band(config, extractor) -> tuple[float, float]:
 
 
 def _input(config, extractor) -> list[str]:
-    """The frequency band and the longest input."""
+    """Returns sentences on the frequency band and the longest input."""
     lowest, highest = band(config, extractor)
     found = [
         f"Its input covers {lowest:g} to {highest:g} Hz: sounds that differ only outside this band are the same to it. "
@@ -116,7 +116,7 @@ def _clip_lengths(results: Mapping) -> list[str]:
 
 
 def _balance(results: Mapping) -> list[str]:
-    """The number of training clips per class, or the range of a regression's numbers."""
+    """Returns sentences on the training clips per class, or the range of a regression's numbers."""
     if "label_range" in results:
         lowest, highest = results["label_range"]
         return [

@@ -1,4 +1,4 @@
-"""Every test runs offline. Set before anything imports huggingface_hub, which reads it once."""
+"""Makes every test run offline, before any import of huggingface_hub, which reads the setting once."""
 
 import os
 import shutil

@@ -23,12 +23,12 @@ from .recipe import Arguments, described, parse_words, show_help
 
 USAGE = "python -m training.explain MODEL FILE [--key value ...]"
 KEPT = "nothing was written; give the same command again"
-MAP = "inferno"  # of the maps: dark is transparent over the spectrogram
+MAP = "inferno"  # colours of the maps: dark ones are transparent over the spectrogram
 
 
 @dataclass
 class ExplainArguments(Arguments):
-    """Options of training.explain."""
+    """Defines the options of training.explain."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier; the first word.")
     file: str | None = described(None, "Audio file, cut to the longest input of the model; the second word.")
@@ -137,7 +137,7 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
 
 
 def draw_patch_grid(axes, config, seconds: float, frame_s: float):
-    """Draws lines where patches begin; if there are more than 100 columns, at every few of them."""
+    """Draws lines where patches begin; with more than 100 columns only some."""
     rows, columns = config.grid_shape
     columns = min(columns, int(seconds / frame_s / config.time_stride) + 1)
     for column in range(0, columns, max(1, columns // 100)):
@@ -171,7 +171,7 @@ def load(name: str):
     Loads a classifier with eager attention, which returns its weights, and its feature extractor.
 
     Raises:
-        InputError: it cannot be loaded, or has no patches.
+        InputError: the model cannot be loaded, or has no patches.
     """
     model, extractor = load_classifier(name, attn_implementation="eager")
     if not has_patches(model):
@@ -182,7 +182,7 @@ def load(name: str):
 
 
 def has_patches(model) -> bool:
-    """Returns whether a classifier has patches, so that `explain` can map it."""
+    """Returns whether `explain` supports a classifier: it must have patches."""
     return hasattr(model, "dual_ssast")
 
 
@@ -209,7 +209,7 @@ def main(argv: list[str]) -> int:
 
 
 def draw_file(argv: list[str]):
-    """Explains the classification of the file that the command line names."""
+    """Draws the explanation of the file that the command line names."""
     (arguments,) = parse_words((ExplainArguments,), name_positionals(argv, "model", "file"), USAGE, "command line")
     model, extractor = load(arguments.model)
     label = choose_label(model, arguments.label)

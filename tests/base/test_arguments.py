@@ -1,4 +1,4 @@
-"""training/recipe.py and tasks.py: recipes, overrides, help, and one line for what is wrong in them."""
+"""Tests training/recipe.py and tasks.py: recipes, overrides, help, and one line per error."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""VGGish and CNN14 through every task that takes a model: fine-tuning, prediction, sweep, probe."""
+"""Tests VGGish and CNN14 in every task that takes a model: fine-tuning, prediction, sweep, probe."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""training/explain.py: where a classifier looked."""
+"""Tests training/explain.py: the maps of a classification."""
 
 import numpy as np
 import pytest

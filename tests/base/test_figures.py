@@ -1,4 +1,4 @@
-"""The shared style of figures: axes in kHz and seconds."""
+"""Tests the shared style of figures: axes in kHz and seconds."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run that is killed again and again, also while it writes a checkpoint, ends with the weights of an unhurt one."""
+"""Tests that a run killed repeatedly, also during a checkpoint, ends with the weights of an undisturbed one."""
 
 import json
 import os

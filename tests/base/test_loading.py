@@ -1,4 +1,4 @@
-"""training/base/loading.py: the name of a checkpoint is checked before the Hub is asked."""
+"""Tests training/base/loading.py: it checks the name of a checkpoint before it asks the Hub."""
 
 import pytest
 import torch

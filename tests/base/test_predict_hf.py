@@ -1,4 +1,4 @@
-"""predict_hf.py: any rate and length, batches that change nothing, damaged files that stop nothing."""
+"""Tests predict_hf.py: any rate and length, scores independent of batches, and damaged files."""
 
 import subprocess
 import sys

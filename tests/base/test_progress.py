@@ -1,4 +1,4 @@
-"""What a training prints: a table row per evaluation, one progress line, and one line after Ctrl-C."""
+"""Tests the prints of a training: a table row per evaluation, one progress line, and one line after Ctrl-C."""
 
 import json
 import sys

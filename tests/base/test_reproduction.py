@@ -1,4 +1,4 @@
-"""A run repeated from its results.json has the same weights to the bit; what differs is told in a line each."""
+"""Tests that a run repeated from its results.json has the same weights to the bit, or names each difference."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Several processes and machines: configurations of Accelerate, two addresses, FSDP2."""
+"""Tests several processes and machines: configurations of Accelerate, two addresses, FSDP2."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Confidence intervals: the weighted metrics are those of scikit-learn, and the intervals hold what they promise."""
+"""Tests confidence intervals: weighted metrics against scikit-learn, and the coverage of the intervals."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Temperature and thresholds: found again where they are known, better where they should be, and in use everywhere."""
+"""Tests temperature and thresholds: known ones are found, scores improve, and every program uses them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The task cross_validation: every clip is tested once per seed, nothing is repeated, and the table is right."""
+"""Tests the task cross_validation: one test per clip and seed, no repeated runs, and a correct table."""
 
 import json
 

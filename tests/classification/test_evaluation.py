@@ -1,4 +1,4 @@
-"""classification/evaluation.py: the figures that a training gave of its test, on other data, and what is refused."""
+"""Tests classification/evaluation.py: the figures of a training's test, other data, and refused input."""
 
 import json
 

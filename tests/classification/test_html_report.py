@@ -1,4 +1,4 @@
-"""The page about a run: what it says, what it must not say, and that a browser shows and plays it."""
+"""Tests the page about a run: its content, nothing private, and that a browser shows and plays it."""
 
 import base64
 import html

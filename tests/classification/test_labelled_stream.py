@@ -1,4 +1,4 @@
-"""Streamed classification: no duplicates, no gaps, resumed where it was, flat memory."""
+"""Tests streamed classification: no duplicates, no gaps, resumption, constant memory."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Learned fusion: it finds the layer that knows the labels, trains with the rest, and is reported as it is applied."""
+"""Tests learned fusion: it finds the informative layer, is trained with the rest, and is reported as applied."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""classification/losses.py: torch's losses where they are the same, the paper's formula, and plain evaluations."""
+"""Tests classification/losses.py: against torch's losses and the paper's formula; evaluations keep the plain loss."""
 
 import json
 

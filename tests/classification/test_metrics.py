@@ -1,4 +1,4 @@
-"""The metrics, through the library `evaluate`, against figures worked out by hand."""
+"""Tests the metrics, through the library `evaluate`, against figures calculated by hand."""
 
 import evaluate
 import numpy as np

@@ -1,4 +1,4 @@
-"""The figures of a run: any number of classes, any name of a class, and the formats of papers."""
+"""Tests the figures of a run: any number of classes, any class name, and the formats of papers."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Samplers: every clip, by seed and epoch alone; little padding; classes as often as they should be."""
+"""Tests samplers: every clip, by seed and epoch alone; little padding; class frequencies."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""train_hf.py and what it leaves behind: outputs, bad input, resumption, several processes."""
+"""Tests train_hf.py: outputs, bad input, resumption, several processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tuning and its trainer: what is frozen stays, adapters come off, averages are averages, runs resume."""
+"""Tests tuning and its trainer: frozen parts, merged adapters, weight averages, resumption."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Watching a run: what TensorBoard and trackio are told, without a network."""
+"""Tests trackers: what TensorBoard and trackio log, without a network."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The conversion command: what it recognises, drops, refuses, saves and says. test_golden.py has the numbers."""
+"""Tests the conversion command: what it recognises, drops, refuses, saves and prints; numbers: test_golden.py."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`python -m conversion asit`: what it recognises, drops, refuses and says. test_golden_asit.py has the numbers."""
+"""Tests `python -m conversion asit`: what it recognises, drops, refuses and prints; numbers: test_golden_asit.py."""
 
 import argparse
 import json

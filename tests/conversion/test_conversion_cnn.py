@@ -1,4 +1,4 @@
-"""`python -m conversion vggish` and `panns-cnn14`: what they take, drop and refuse. Numbers: test_golden_cnn.py."""
+"""Tests `python -m conversion vggish` and `panns-cnn14`: options, dropped names; numbers: test_golden_cnn.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""`python -m conversion export-ssast`: the original's own file comes back, and what it cannot hold is refused."""
+"""Tests `python -m conversion export-ssast`: it restores the original's file, and refuses what that cannot hold."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""`python -m conversion build-official`: the catalogue, and its checkpoints from files in the originals' layout."""
+"""Tests `python -m conversion build-official`: the catalogue, and files in the originals' layout."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""training/data/audio.py: what soundfile reads, and one clear line for what nobody can."""
+"""Tests training/data/audio.py: files that soundfile reads, and one clear line for unreadable ones."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Clips that cannot be read: left out before training, or the reason to stop."""
+"""Tests unreadable clips: skipped before training, or a reason to stop."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""training/check.py: what it finds in a data set with planted faults, and that it finds nothing else."""
+"""Tests training/check.py: it finds the planted faults of a data set, and no others."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The embedded data sets: whole, apart where splits and folds must be, and as their READMEs say."""
+"""Tests the embedded data sets: complete, with separate splits and folds, as their READMEs describe them."""
 
 import re
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""training/data/dataset.py and augmentation.py: seeded by clip and epoch, the same with any number of workers."""
+"""Tests training/data/dataset.py and augmentation.py: seeds by clip and epoch, with any number of workers."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""recipes/datasets: each belongs to a data set, and trains on what training.prepare makes of its miniature."""
+"""Tests recipes/datasets: one per data set; each trains on its prepared miniature."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The same clips from every format give the same features and scores, to the last bit."""
+"""Tests that the same clips in every format give the same features and scores, to the last bit."""
 
 import io
 import json

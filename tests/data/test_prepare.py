@@ -1,4 +1,4 @@
-"""training/prepare: published layouts become manifests; what the paper splits and what leaks is kept apart."""
+"""Tests training/prepare: published layouts become manifests, with the paper's splits and without leaks."""
 
 import shutil
 from collections import Counter

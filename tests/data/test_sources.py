@@ -1,4 +1,4 @@
-"""training/data/sources.py, splits.py and labels.py: the same examples from every kind of source."""
+"""Tests training/data/sources.py, splits.py and labels.py: the same examples from every kind of source."""
 
 import json
 

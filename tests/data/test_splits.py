@@ -1,4 +1,4 @@
-"""training/data/splits.py: folds and held-out clips, by class and by group."""
+"""Tests training/data/splits.py: folds and held-out clips, by class and by group."""
 
 import datasets
 import numpy as np

@@ -1,4 +1,4 @@
-"""Unlabelled clips: one sequence of clips for any number of processes, workers, resumptions."""
+"""Tests unlabelled clips: the same sequence for any number of processes, workers and resumptions."""
 
 import gc
 import io

@@ -1,4 +1,4 @@
-"""Who may import whom, and what the repository must not hold."""
+"""Tests which modules may import which, and what the repository must not contain."""
 
 import ast
 import subprocess

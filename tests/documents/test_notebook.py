@@ -1,4 +1,4 @@
-"""The notebook on a zip of embedded clips, in a fresh kernel; and what it says of zips that it cannot use."""
+"""Tests the notebook on a zip of embedded clips, in a fresh kernel, and its messages about unusable zips."""
 
 import base64
 import io

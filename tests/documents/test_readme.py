@@ -1,8 +1,8 @@
 """
-Every snippet of the README and of docs/ runs as it stands, in a folder with stand-ins for the files it names.
+Tests that every snippet of the README and of docs/ runs as it is, in a folder with stand-ins for the files it names.
 
-`<!-- run: no -->` above a snippet leaves it out; the text beside it has to say why. A command that stands on several
-pages runs once.
+`<!-- run: no -->` above a snippet excludes it; the text beside it has to give the reason. A command on several pages
+runs once.
 """
 
 import ast

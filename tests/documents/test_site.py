@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, fetches nothing from elsewhere, and leaves no public name out."""
+"""Tests the documentation site: it builds without warnings, loads only its own files, and has every public name."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""embed_hf.py: what it writes, runs that go on and share their work, and clips that cannot be read."""
+"""Tests embed_hf.py: its output, resumed and shared runs, and unreadable clips."""
 
 import json
 

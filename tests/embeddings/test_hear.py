@@ -1,6 +1,6 @@
 """
-examples/hear_dual_ssast.py by the rules of HEAR's API and of its validator, which itself needs TensorFlow and an old
-Python: https://github.com/hearbenchmark/hear-validator.
+Tests examples/hear_dual_ssast.py by the rules of HEAR's API and of its validator (it needs TensorFlow and an old
+Python): https://github.com/hearbenchmark/hear-validator.
 """
 
 import importlib.util

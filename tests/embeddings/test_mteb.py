@@ -1,4 +1,4 @@
-"""examples/mteb_dual_ssast.py in MTEB itself: its own mock tasks, and tasks on a few of the embedded recordings."""
+"""Tests examples/mteb_dual_ssast.py in MTEB: its own mock tasks, and tasks on a few of the embedded recordings."""
 
 import importlib.util
 import io

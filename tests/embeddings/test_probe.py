@@ -1,4 +1,4 @@
-"""The task probe: linear layers, neighbours and few labels on frozen embeddings."""
+"""Tests the task probe: linear layers, neighbours and few labels on frozen embeddings."""
 
 import json
 

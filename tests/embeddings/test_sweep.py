@@ -1,4 +1,4 @@
-"""The task sweep: representations, linear scores, folds, shards and what the run leaves."""
+"""Tests the task sweep: representations, linear scores, folds, shards and outputs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""python -m training.export: every form gives what the model gives, alone and in batches, or nothing is written."""
+"""Tests python -m training.export: every form has the model's outputs, alone and in batches, or is not written."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Small audio files for the tests, and the programs of the repository in fresh processes."""
+"""Writes small audio files for the tests, and runs the programs of the repository in fresh processes."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def tone(seconds: float = 0.5, rate: int = 16000, hz: float = 440.0, channels: int = 1, seed: int = 0) -> np.ndarray:
-    """A tone in a little noise: float32 (samples, channels), or (samples,) for one channel."""
+    """Returns a tone in a little noise: float32 (samples, channels), or (samples,) for one channel."""
     time_s = np.arange(max(1, round(seconds * rate))) / rate
     noise = np.random.default_rng(seed).standard_normal((len(time_s), channels))
     samples = (0.3 * np.sin(2 * np.pi * hz * time_s)[:, None] + 0.01 * noise).astype(np.float32)
@@ -29,7 +29,7 @@ def write_tone(path: Path, subtype: str | None = None, **kwargs) -> Path:
 def write_class_folders(
     folder: Path, clips_per_class: int = 8, classes: tuple[str, ...] = ("high", "low"), seconds: float = 0.2
 ) -> Path:
-    """One folder per class with short tones, each class at its own pitch."""
+    """Writes a folder per class with short tones, each class at its own pitch."""
     for index, name in enumerate(classes):
         for clip in range(clips_per_class):
             hz = 300.0 * 3**index + 10 * clip
@@ -38,7 +38,7 @@ def write_class_folders(
 
 
 def run_program(*words, cwd: Path = ROOT, timeout: int = 300, threads: int = 1) -> subprocess.CompletedProcess:
-    """A program of the repository in a fresh, offline process."""
+    """Runs a program of the repository in a fresh, offline process."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     environment["OMP_NUM_THREADS"] = str(threads)
     return subprocess.run(
@@ -48,8 +48,8 @@ def run_program(*words, cwd: Path = ROOT, timeout: int = 300, threads: int = 1) 
 
 def new_imports(program: str, *words) -> set[str]:
     """
-    The top-level packages that `program.main(words)` imports in a fresh process beside those that Transformers' AST
-    with its pipeline imports as well.
+    Returns the top-level packages that `program.main(words)` imports in a fresh process, without those that
+    Transformers' AST with its pipeline imports.
     """
     script = f"""
 import sys
@@ -65,7 +65,7 @@ print("imported:", *{{name.partition(".")[0] for name in set(sys.modules) - befo
 
 
 def error_line(process: subprocess.CompletedProcess) -> str:
-    """The one line that a program stopped with; fails on a traceback or on success."""
+    """Returns the one line with which a program stopped; fails on a traceback or on success."""
     assert process.returncode == 1, process.stderr[-2000:]
     assert "Traceback" not in process.stderr, process.stderr[-2000:]
     lines = [line for line in process.stderr.splitlines() if line.startswith("error: ")]

@@ -1,4 +1,4 @@
-"""Miniatures of data sets as they are published: a function per data set, `make(folder)`, with tones of 0.1 to 1 s."""
+"""Writes miniatures of published data sets: a function of a folder per data set, with tones of 0.1 to 1 s."""
 
 import csv
 import io
@@ -60,7 +60,7 @@ def isolated_urban(folder: Path):
     for name in ("bird", "cityCar", "stepPark", "stepCity"):
         for index in range(1, 6):
             write_tone(folder / "event" / name.lower() / f"{name}0{index}.wav", seconds=1.0)
-    write_tone(folder / "event" / "bell" / "bell01.wav", seconds=1.0)  # a class that the paper leaves out
+    write_tone(folder / "event" / "bell" / "bell01.wav", seconds=1.0)  # a class that the paper omits
     write_tone(folder / "background" / "bird99.wav", seconds=1.0)
 
 
@@ -100,7 +100,7 @@ def urbansound8k(folder: Path):
 
 
 def audioset(folder: Path):
-    """Four ways to call a file, and a segment without audio."""
+    """Writes files with four kinds of names, and a segment without audio."""
     mids = ("/m/09x0r", "/m/068hy", "/t/dd00088")
     names = ["Speech", "Domestic animals, pets", "Gush"]
     _table(
@@ -173,7 +173,7 @@ def gtzan(folder: Path):
     for genre in ("blues", "jazz"):
         for index in range(10):
             write_tone(folder / "genres" / genre / f"{genre}.{index:05d}.wav", seconds=0.1)
-            if index:  # the first is faulty, and in no list
+            if index:  # the first is faulty and not in the lists
                 lists["train" if index < 6 else "valid" if index < 8 else "test"].append(
                     f"{genre}/{genre}.{index:05d}.wav\n"
                 )
@@ -207,7 +207,7 @@ def wav(frequency: float) -> bytes:
 
 
 def tones() -> dict[str, bytes]:
-    """A data set of two classes in Parquet files, as the Hub has them."""
+    """Returns the Parquet files of a data set of two classes, as on the Hub."""
     content = {}
     for split in ("train", "test"):
         rows = [(wav(f + index), label) for label, f in (("high", 3000), ("low", 200)) for index in range(6)]

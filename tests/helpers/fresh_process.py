@@ -1,4 +1,4 @@
-"""Programs in fresh processes that cannot import this checkout, and what a saved folder needs for them."""
+"""Runs programs in fresh processes that cannot import this checkout, and prepares saved folders for them."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ SHIPPED = {
     "masking_dual_ssast.py",
     "modeling_dual_ssast.py",
 }
-# What every child process begins with: the package cannot be imported, not even where it is installed.
+# Beginning of every child process: it cannot import the package, even if it is installed.
 PRELUDE = """
 import sys
 
@@ -75,7 +75,7 @@ def audio():
 
 
 def run(script, tmp_path, *arguments):
-    """Runs a script in a fresh isolated process that sees neither this checkout nor the network."""
+    """Runs a script in a fresh isolated process without access to this checkout and the network."""
     (tmp_path / "child").mkdir(exist_ok=True)
     (tmp_path / "child" / "script.py").write_text(PRELUDE + script)
     kept = {
@@ -91,7 +91,7 @@ def run(script, tmp_path, *arguments):
         "USE_TF": "0",
         "USE_FLAX": "0",
     }
-    # -I: no PYTHONPATH, no user site, and the script's folder is not on the path.
+    # -I: no PYTHONPATH, no user site, no script folder on the path.
     result = subprocess.run(
         [sys.executable, "-I", "script.py", *map(str, arguments)],
         cwd=tmp_path / "child",

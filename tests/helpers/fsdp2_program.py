@@ -1,7 +1,7 @@
 """
 Trains a saved classifier divided by FSDP2 and saves it as an ordinary folder: torchrun fsdp2_program.py MODEL OUT.
 
-On CPUs by gloo, where Accelerate would make DDP of it; what is divided, how it is saved and what loads are the same.
+Runs on CPUs by gloo, where Accelerate would use DDP; division, saving and loading are the same as on GPUs.
 """
 
 import json
@@ -19,7 +19,7 @@ STEPS, BATCH = 4, 8
 
 
 def batches():
-    """Of all processes together."""
+    """Yields the batches of all processes together."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
         yield torch.randn(BATCH, 40, 128, generator=generator), torch.randint(3, (BATCH,), generator=generator)

@@ -1,4 +1,4 @@
-"""Reference numbers of the originals and checkpoints rebuilt from their recipes; see fixtures/README.md."""
+"""Loads reference numbers of the originals, rebuilds checkpoints from recipes; see fixtures/README.md."""
 
 import functools
 import importlib.util
@@ -13,13 +13,13 @@ from conversion.__main__ import main as convert_command
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 EPS = 2.0**-23  # spacing of float32 numbers, relative to their size
-FROM_WAVEFORM = 1e-3  # absolute, for networks that are fed a waveform; see assert_filter_bank_close
+FROM_WAVEFORM = 1e-3  # absolute, for networks with a waveform as input; see assert_filter_bank_close
 
 
 def assert_close(actual, expected: np.ndarray, atol: float = 1e-5, share: float = 16 * EPS):
     """
     Checks that a network's states or outputs equal the original's: within `atol`, or within `share` of the largest
-    expected value where that is more.
+    expected value if that is more.
 
     One absolute number does not fit all arrays, because a float32 number is rounded relative to its size. A state of a
     transformer is the sum of its embedding and up to 24 outputs of sub-layers. Each addition rounds by up to EPS / 2 of
@@ -56,18 +56,18 @@ def assert_filter_bank_close(actual, expected: np.ndarray, num_fft: int, nats: f
     In a bin whose amplitude is r times the loudest of its frame, d is a relative error d / r in amplitude and 2 d / r
     in the natural logarithm of energy. So there are two parts:
 
-    - Bins with 2 d / r below `atol` are compared in the logarithm, within `atol`. What is left there is the rounding of
-      the mel filters in float32. With 512 points, a standard deviation of 4.57 and 1e-4, these are the bins within
+    - Bins with 2 d / r below `atol` are compared in the logarithm, within `atol`. The remaining error is the rounding
+      of the mel filters in float32. With 512 points, a standard deviation of 4.57 and 1e-4, these are the bins within
       53 dB of the loudest.
-    - The others hold less and less but rounding noise, and their logarithm can differ by anything. They are compared
-      in amplitude relative to the loudest bin, within d. Both parts meet where they border.
+    - The others contain more and more rounding noise, and their logarithms can differ by any amount. They are compared
+      in amplitude relative to the loudest bin, within d. At their border both parts allow the same.
 
-    The outputs of a network that is fed such features differ in turn. Features computed in float64 change them by up to
-    5e-6. Errors of the full size that is allowed, with a random sign in every quiet bin, change them by 1e-3, which no
-    Fourier transform comes near: FROM_WAVEFORM.
+    The outputs of a network on such features differ too. Features computed in float64 change them by up to 5e-6. Errors
+    of the full allowed size, with a random sign in every quiet bin, change them by 1e-3 (FROM_WAVEFORM), and no Fourier
+    transform has errors near this size.
 
     Args:
-        actual, expected: log energies, loudest bin and all others of a frame in the last axis
+        actual, expected: log energies, (..., mel): the last axis has all bins of a frame
         num_fft: points of the Fourier transform
         nats: natural logarithms of energy per unit of the arrays: 1 for Kaldi's, 2 * std after normalisation,
             ln(10) / 10 for dB
@@ -84,7 +84,7 @@ def assert_filter_bank_close(actual, expected: np.ndarray, num_fft: int, nats: f
 
 
 def _arrays(*values) -> list[np.ndarray]:
-    """Tensors and arrays as float64 arrays."""
+    """Returns tensors and arrays as float64 arrays."""
     return [
         np.asarray(value.detach() if isinstance(value, torch.Tensor) else value, dtype=np.float64) for value in values
     ]
@@ -92,13 +92,13 @@ def _arrays(*values) -> list[np.ndarray]:
 
 @functools.cache
 def arrays(name: str) -> dict[str, np.ndarray]:
-    """All arrays of `fixtures/NAME.npz`."""
+    """Loads all arrays of `fixtures/NAME.npz`."""
     with np.load(FIXTURES / f"{name}.npz") as stored:
         return dict(stored)
 
 
 def settings(name: str) -> dict:
-    """What the original was called with: `fixtures/NAME.json`."""
+    """Reads the arguments of the original's call: `fixtures/NAME.json`."""
     return json.loads((FIXTURES / f"{name}.json").read_text())
 
 
@@ -111,12 +111,12 @@ def _maker():
 
 
 def checkpoint(recipe: str):
-    """The object that the original's torch.save has written: a state dict, or a dictionary around one."""
+    """Rebuilds the object that the original saved by torch.save: a state dict, or a dictionary around one."""
     return _maker().load_recipe(str(FIXTURES / recipe))
 
 
 def shrunk_state(recipe: str, divisor: int = 32) -> dict[str, torch.Tensor]:
-    """A recipe's state dict with all sizes from 64 on divided, but for mel bins and stored arrays."""
+    """Returns a recipe's state dict with all sizes from 64 on divided, except mel bins and stored arrays."""
     description = settings(recipe.removesuffix(".json"))
     entries = []
     for entry in description["tensors"]:

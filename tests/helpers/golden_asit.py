@@ -1,4 +1,4 @@
-"""ASiT's golden checkpoint: converted, and its patches in the original's order."""
+"""Converts ASiT's golden checkpoint, and restores the original's order of patches."""
 
 import torch
 from golden import FIXTURES
@@ -9,7 +9,7 @@ ROWS, COLUMNS = 8, 6
 
 
 def time_major(patches: torch.Tensor, dim: int = 1) -> torch.Tensor:
-    """Patches in the original's order: along `dim`, rows x columns becomes columns x rows."""
+    """Returns patches in the original's order: along `dim`, rows x columns becomes columns x rows."""
     return patches.unflatten(dim, (ROWS, COLUMNS)).transpose(dim, dim + 1).flatten(dim, dim + 1)
 
 

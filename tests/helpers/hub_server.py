@@ -1,7 +1,7 @@
 """
-A Hub on loopback: the part of the Hub's HTTP protocol that huggingface_hub, transformers, datasets and evaluate use to
-push and to load. Repositories live in memory, with a commit for every change. What is not known is answered with 501
-and kept in `unknown`; what was asked is kept in `requests`.
+Serves a Hub on loopback: the part of the Hub's HTTP protocol that huggingface_hub, transformers, datasets and evaluate
+use to push and to load. Repositories are in memory, with a commit for every change. `requests` lists all requests;
+unknown ones get status 501 and are also listed in `unknown`.
 """
 
 import base64
@@ -22,7 +22,7 @@ import yaml
 
 TOKEN = "hf_localhublocalhublocalhublocalhub"
 USER = "user"
-# What the Hub stores outside git: https://huggingface.co/docs/hub/repositories-getting-started
+# Files that the Hub stores outside git: https://huggingface.co/docs/hub/repositories-getting-started
 LARGE = (".safetensors", ".bin", ".pt", ".onnx", ".wav", ".flac", ".zip", ".parquet", ".png", ".mp3")
 REPOSITORY = r"(?P<kind>models|datasets|spaces)/(?P<repo>[\w.-]+/[\w.-]+?)"
 PLACE = r"/(?P<prefix>datasets/|spaces/)?(?P<repo>[\w.-]+/[\w.-]+?)"
@@ -30,7 +30,7 @@ PLACE = r"/(?P<prefix>datasets/|spaces/)?(?P<repo>[\w.-]+/[\w.-]+?)"
 
 @dataclass(frozen=True)
 class Blob:
-    """The content of one file in one commit."""
+    """Holds the content of one file in one commit."""
 
     content: bytes
     is_large: bool
@@ -49,7 +49,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class Commit:
-    """A state of a repository: path -> content."""
+    """Holds a state of a repository: path -> content."""
 
     title: str
     files: dict[str, Blob]
@@ -63,7 +63,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """Commits, newest last, of which `main` is the last one."""
+    """Holds commits, newest last: `main` is the last one."""
 
     private: bool = False
     sdk: str | None = None
@@ -75,7 +75,7 @@ class Repository:
         return next((c for c in self.commits if len(revision) >= 7 and c.sha.startswith(revision)), None)
 
     def commit(self, title: str, files: dict[str, Blob | None]) -> Commit:
-        """Changes files, or removes those that are `None`; all at once."""
+        """Changes files, or removes those that are `None`, in one commit."""
         merged = {path: blob for path, blob in {**self.commits[-1].files, **files}.items() if blob is not None}
         self.commits.append(Commit(title, merged, self.commits[-1].sha))
         return self.commits[-1]
@@ -83,7 +83,7 @@ class Repository:
 
 @dataclass
 class Failure:
-    """An answer that is wrong on purpose."""
+    """Describes a deliberately wrong answer."""
 
     pattern: str
     method: str | None
@@ -101,18 +101,18 @@ class Refusal(Exception):
 
 class HubServer:
     """
-    A context manager that serves until it ends.
+    Serves the Hub, as a context manager.
 
     Attributes:
         endpoint: such as `http://127.0.0.1:12345`
-        token: the one that is accepted, of `user`, who may write to repositories of that name
-        requests, unknown: (method, path) of what was asked, and of what was answered with 501
+        token: the accepted token, of `user`, who may write to repositories of that name
+        requests, unknown: (method, path) of all requests, and of those with status 501
     """
 
     def __init__(self):
         self.token = TOKEN
         self.repositories: dict[tuple[str, str], Repository] = {}
-        self.large: dict[str, bytes] = {}  # sha256 -> content of what was uploaded, committed or not
+        self.large: dict[str, bytes] = {}  # sha256 -> uploaded content, committed or not
         self.failures: list[Failure] = []
         self.requests: list[tuple[str, str]] = []
         self.unknown: list[tuple[str, str]] = []
@@ -133,13 +133,13 @@ class HubServer:
         self._http.server_close()
 
     def environment(self, cache: Path, token: str | None = TOKEN) -> dict[str, str]:
-        """The variables of a fresh process that knows this Hub and has an empty cache; nothing of this one's."""
+        """Returns the variables of a fresh process with this Hub and an empty cache, without this process's."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHONPATH"))}
         return {
             **kept,
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(cache),
-            "HF_HUB_DISABLE_XET": "1",  # clients choose Xet by themselves, and its protocol is none of the Hub's HTTP
+            "HF_HUB_DISABLE_XET": "1",  # clients would choose Xet, whose protocol is not the Hub's HTTP
             "NO_PROXY": "127.0.0.1,localhost",
             "OMP_NUM_THREADS": "1",
             **({"HF_TOKEN": token} if token else {}),
@@ -149,11 +149,11 @@ class HubServer:
         return self.repositories[kind, repo_id]
 
     def files(self, repo_id: str, kind: str = "models", revision: str = "main") -> dict[str, bytes]:
-        """path -> content, of a revision."""
+        """Returns path -> content of a revision."""
         return {path: blob.content for path, blob in self.repository(repo_id, kind).at(revision).files.items()}
 
     def create(self, repo_id: str, files: dict[str, bytes], kind: str = "models", private: bool = False) -> Repository:
-        """A repository that is there already."""
+        """Creates a repository with files, as if it had been pushed earlier."""
         repository = self.repositories.setdefault((kind, repo_id), Repository(private))
         blobs = {path: Blob(content, path.endswith(LARGE)) for path, content in files.items()}
         self.large |= {blob.sha256: blob.content for blob in blobs.values() if blob.is_large}
@@ -170,13 +170,13 @@ class HubServer:
         times: int = 1000,
     ):
         """
-        The next `times` requests whose path matches fail: with a status, or with a cut connection. `cut`: "request" in
-        the middle of what the client sends, "response" in the middle of the answer, after the work is done.
+        Lets the next `times` requests whose path matches fail with a status or a cut connection. `cut`: "request" cuts
+        in the middle of the client's request, "response" in the middle of the answer, after the work is done.
         """
         self.failures.append(Failure(pattern, method, status, cut, times))
 
     def heal(self):
-        """No more failures."""
+        """Ends all failures."""
         self.failures.clear()
 
     def _next_failure(self, method: str, path: str) -> Failure | None:
@@ -263,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_json(self, value, status: int = 200, headers: dict[str, str] | None = None):
         self._send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})
 
-    # Who may do what.
+    # Permissions.
 
     def _user(self) -> str | None:
         sent = self.headers.get("Authorization")
@@ -281,7 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(403, f"You don't have the rights to change {repo}")
 
     def _find(self, kind: str, repo: str) -> Repository:
-        """As on the Hub, a private repository is not there for others, and nothing is for those without a token."""
+        """Finds a repository. As on the Hub, a missing or foreign private one is a 404, or a 401 without a token."""
         user = self._user()
         found = self.hub.repositories.get((kind, repo))
         if found is None or (found.private and repo.split("/")[0] != user):
@@ -430,7 +430,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise Refusal(501, f"the local Hub does not know the change {key}")
 
     def validate_card(self):
-        """Of the Hub's rules those on the kind of each field: https://huggingface.co/docs/hub/model-cards"""
+        """Checks a card by the Hub's rules on the type of each field: https://huggingface.co/docs/hub/model-cards"""
         metadata, problem = _front_matter(json.loads(self.body)["content"])
         errors = [problem] if problem else []
         for name, value in (metadata or {}).items():
@@ -469,10 +469,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse_token(self):
         if self.headers.get("Authorization"):
-            raise Refusal(400, "Only one auth mechanism allowed")  # as signed addresses say to a token
+            raise Refusal(400, "Only one auth mechanism allowed")  # the answer of signed addresses to a token
 
     def _send_content(self, content: bytes, headers: dict[str, str]):
-        """Whole, or the range that was asked for."""
+        """Sends the whole content or the requested range."""
         headers["Content-Type"] = "application/octet-stream"
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
         if not wanted:
@@ -492,7 +492,7 @@ ROUTES = (
     ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("POST", r"/api/repos/create", _Handler.create_repository),
     ("POST", r"/api/validate-yaml", _Handler.validate_card),
-    ("GET", r"/api/agent-harnesses", _Handler.nothing),  # names of coding programs, for the clients' user agent
+    ("GET", r"/api/agent-harnesses", _Handler.nothing),  # names of programs, for the clients' user agent
     ("GET", rf"/api/{REPOSITORY}", _Handler.repository_info),
     ("GET", rf"/api/{REPOSITORY}/revision/(?P<revision>.+)", _Handler.repository_info),
     ("GET", rf"/api/{REPOSITORY}/refs", _Handler.refs),
@@ -522,7 +522,7 @@ CARD_FIELDS = {
 
 
 def _front_matter(text: str) -> tuple[dict | None, str | None]:
-    """The metadata of a card, and what is wrong with it."""
+    """Returns the metadata of a card, and a description of its error."""
     found = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.DOTALL)
     if not found:
         return None, None

@@ -1,6 +1,6 @@
 """
-Runs the notebook in a fresh kernel. `python tests/helpers/run_notebook.py` does so on data/instruments and keeps
-what it shows, without the audio players, in notebooks/finetune_your_clips.ipynb: for its readers on the web.
+Runs the notebook in a fresh kernel. `python tests/helpers/run_notebook.py` runs it on data/instruments and stores its
+outputs, without the audio players, in notebooks/finetune_your_clips.ipynb: for readers on the web.
 """
 
 import base64
@@ -22,7 +22,7 @@ PLAYER = "IPython.lib.display.Audio"
 
 
 def execute(parameters: dict, folder: Path) -> nbformat.NotebookNode:
-    """The notebook with its outputs, run in a folder with other values of some parameters."""
+    """Runs the notebook in a folder, with other values of some parameters; returns it with its outputs."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     position = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
     written = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
@@ -34,7 +34,7 @@ def execute(parameters: dict, folder: Path) -> nbformat.NotebookNode:
 
 
 def zip_instruments(path: Path, classes: tuple[str, ...] | None = None) -> Path:
-    """A zip with one folder per class, inside a folder, as file managers make it."""
+    """Writes a zip with one folder per class, inside a folder, as file managers do."""
     data = ROOT / "data" / "instruments"
     table = pandas.concat(pandas.read_csv(data / f"{split}.csv") for split in ("train", "validation", "test"))
     with zipfile.ZipFile(path, "w") as archive:
@@ -45,7 +45,7 @@ def zip_instruments(path: Path, classes: tuple[str, ...] | None = None) -> Path:
 
 
 def link_checkout(folder: Path) -> Path:
-    """A checkout whose runs/ is its own."""
+    """Makes a checkout of links, with its own runs/."""
     folder.mkdir()
     for path in ROOT.iterdir():
         if path.name != "runs" and not path.name.startswith("."):
@@ -54,7 +54,7 @@ def link_checkout(folder: Path) -> Path:
 
 
 def shrink(picture: str) -> str:
-    """A PNG, in base64, of at most 800 pixels in width and 96 colours."""
+    """Reduces a PNG, in base64, to at most 800 pixels in width and 96 colours."""
     image, smaller = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"), io.BytesIO()
     image.thumbnail((800, 10_000))
     image.quantize(96, dither=Image.Dither.NONE).save(smaller, "png", optimize=True)

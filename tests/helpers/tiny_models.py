@@ -1,4 +1,4 @@
-"""Tiny models with random weights, saved as folders."""
+"""Saves tiny models with random weights as folders."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "in
 
 
 def save_tiny_classifier(folder: Path, labels: tuple[str, ...] = ("high", "low", "mid"), **settings) -> Path:
-    """A classifier and its feature extractor; classifier weights large enough for clips to differ."""
+    """Saves a classifier with its feature extractor; its weights are large enough for clips to differ."""
     torch.manual_seed(0)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
     model = DualSSASTForAudioClassification(DualSSASTConfig(**{**TINY, **names, **settings}))
@@ -31,7 +31,7 @@ def save_tiny_classifier(folder: Path, labels: tuple[str, ...] = ("high", "low",
 
 
 def save_tiny_cnn(folder: Path, family: str, **settings) -> Path:
-    """VGGish or CNN14 with few channels, and its feature extractor; batch norms that let clips differ."""
+    """Saves VGGish or CNN14 with few channels and its feature extractor; its batch norms let clips differ."""
     torch.manual_seed(0)
     if family == "vggish":
         extractor = VGGishFeatureExtractor()

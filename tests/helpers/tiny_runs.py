@@ -1,4 +1,4 @@
-"""A recipe that trains in a second, and the task classification in this process."""
+"""Provides a recipe that trains in a second, and runs the task classification in this process."""
 
 from training import tasks
 from training.classification import train as classification

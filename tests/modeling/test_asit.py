@@ -1,5 +1,5 @@
 """
-ASiT: the original's losses, centres, gradients and training step (fixtures/README.md), and what must hold beside them.
+Tests ASiT: the original's losses, centres, gradients and training step (fixtures/README.md), and further properties.
 States, heads and features are in test_golden_asit.py.
 """
 

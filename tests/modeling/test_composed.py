@@ -1,4 +1,4 @@
-"""VGGish and CNN14 beyond their golden numbers: batches, short clips, training, both readouts, settings, saving."""
+"""Tests VGGish and CNN14 beyond their golden numbers: batches, short clips, training, readouts, settings, saving."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""The configuration refuses what cannot work, derives what follows from it, and survives saving."""
+"""Tests the configuration: it refuses impossible values, derives others, and survives saving."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""modeling_dual_ssast/corruption_asit.py: the original's numbers, draw by draw, and what its code cannot do."""
+"""Tests modeling_dual_ssast/corruption_asit.py: the original's numbers, draw by draw, and other inputs."""
 
 import random
 

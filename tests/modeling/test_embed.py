@@ -1,4 +1,4 @@
-"""model.embed and model.embed_frames: any rate, any length, batches that change nothing."""
+"""Tests model.embed and model.embed_frames: any rate, any length, results independent of batches."""
 
 import builtins
 import math

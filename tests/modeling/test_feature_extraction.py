@@ -1,4 +1,4 @@
-"""The feature extractor: every input form, padding, what it refuses, and saving."""
+"""Tests the feature extractor: every input form, padding, refused input, and saving."""
 
 import logging
 import math

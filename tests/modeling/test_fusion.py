@@ -1,4 +1,4 @@
-"""Pooling and fusion against loops over clips and tokens."""
+"""Tests pooling and fusion against loops over clips and tokens."""
 
 import math
 

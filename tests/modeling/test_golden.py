@@ -1,6 +1,6 @@
 """
-The originals' numbers, through the conversion command and from_pretrained. golden.py derives the tolerances: of states
-and outputs, of gradients, of features, and of networks that are fed a waveform instead of stored features.
+Tests the originals' numbers, through the conversion command and from_pretrained. golden.py derives the tolerances: of
+states and outputs, gradients, features, and networks with a waveform as input instead of stored features.
 """
 
 import numpy as np

@@ -1,5 +1,5 @@
 """
-ASiT's numbers (fixtures/README.md), through the conversion command and from_pretrained: states, heads and features.
+Tests ASiT's numbers (fixtures/README.md), through the conversion command and from_pretrained: states, heads, features.
 Losses, centres and the training step are in test_asit.py; golden.py derives the tolerances.
 """
 

@@ -1,6 +1,6 @@
 """
-VGGish's and CNN14's numbers (fixtures/README.md), through the conversion command and from_pretrained: front ends, maps,
-composed features, and the originals' own embeddings and scores. golden.py derives the tolerances.
+Tests VGGish's and CNN14's numbers (fixtures/README.md), through the conversion command and from_pretrained: front ends,
+maps, composed features, and the originals' own embeddings and scores. golden.py derives the tolerances.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""modeling_dual_ssast/masking_dual_ssast.py against a slow sampler written from SSAST's published procedure."""
+"""Tests modeling_dual_ssast/masking_dual_ssast.py against a slow sampler written from SSAST's published procedure."""
 
 import random
 

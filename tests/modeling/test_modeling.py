@@ -1,4 +1,4 @@
-"""The model: independence of the batch, attention implementations, gradients, losses, resizing, windows, loading."""
+"""Tests the model: independent clips, attention implementations, gradients, losses, resizing, windows, loading."""
 
 import itertools
 import logging

@@ -1,4 +1,4 @@
-"""DualSSASTForPreTraining beyond the golden numbers: objectives, passes, the decoder, memory and padding."""
+"""Tests DualSSASTForPreTraining beyond the golden numbers: objectives, passes, the decoder, memory and padding."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A saved folder is all that a stranger needs: it loads, trains and saves again without this package."""
+"""Tests that a saved folder loads, trains and saves again without this package."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""benchmarks/pretraining_pays.py: which clips it takes labels from, and what it makes of finished runs."""
+"""Tests benchmarks/pretraining_pays.py: its choice of labelled clips, and its summary of finished runs."""
 
 import csv
 import importlib.util

@@ -1,4 +1,4 @@
-"""The tasks mspm and asit of train_hf.py: what a run leaves, bad input, resumption, several processes."""
+"""Tests the tasks mspm and asit of train_hf.py: outputs, bad input, resumption, several processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The demo page: what it says of a clip, what it refuses, the Space that is pushed, and all of it in a browser."""
+"""Tests the demo page: results, refused clips, the pushed Space, and all of it in a browser."""
 
 import contextlib
 import html

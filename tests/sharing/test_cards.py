@@ -1,4 +1,4 @@
-"""Model cards of every kind of model: what the Hub reads, code that runs as it is pasted, and what the text says."""
+"""Tests model cards of every kind of model: metadata, code that runs as it is pasted, and text."""
 
 import ast
 import json

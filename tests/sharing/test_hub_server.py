@@ -1,4 +1,4 @@
-"""The local Hub against the clients that people have: huggingface_hub, datasets and evaluate, over HTTP."""
+"""Tests the local Hub with the usual clients: huggingface_hub, datasets and evaluate, over HTTP."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What goes to the Hub, what stays, and what a failure leaves behind: over HTTP, with the local Hub."""
+"""Tests pushes: chosen files, files that stay, and the state after a failure; over HTTP, with the local Hub."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""The suite of `make test-versions` in the present environment, and that it finds what is broken."""
+"""Tests the suite of `make test-versions` in the present environment, and that it finds planted faults."""
 
 import shutil
 import sys

@@ -1,9 +1,9 @@
 """
-Saved folders in every supported version of Transformers and torch: `python tests/versions/run.py [VERSION ...]`.
+Tests saved folders in every supported version of Transformers and torch: `python tests/versions/run.py [VERSION ...]`.
 
 Builds an environment for each, saves tiny models with the versions at hand, publishes them on a local Hub, runs
 `suite.py` in each environment on the folders and on the Hub's repositories, and loads here what was saved there.
-Prints a table in Markdown. Environments that are complete are kept.
+Prints a table in Markdown. Complete environments are kept.
 """
 
 import argparse

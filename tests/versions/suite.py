@@ -1,5 +1,5 @@
 """
-What saved folders must do in every supported version.
+Tests saved folders in a supported version of Transformers.
 
     python suite.py start SAVED WORK USER   load from folders and, as USER/NAME, from the Hub; infer; fine-tune with
                                             plain Trainer; save, and push as USER/NAME-tuned
@@ -7,7 +7,7 @@ What saved folders must do in every supported version.
     python suite.py load SAVED              what another version has saved
 
 Needs torch, transformers, numpy and accelerate, and nothing of this project. SAVED holds folders, and beside each an
-npz with clips and what the model gave for them where it was saved. A line per step; the first failure ends with one
+npz with clips and the model's outputs at the time of saving. Prints a line per step; the first failure ends with one
 line and status 1. The last line is JSON: the versions, and the largest difference of any number.
 """
 

@@ -1,1 +1,1 @@
-"""What every run shares: loading, inference, the trainer, outputs, pushes and reproduction."""
+"""Holds what every run shares: loading, inference, the trainer, outputs, pushes and reproduction."""

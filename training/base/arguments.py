@@ -1,4 +1,4 @@
-"""Options of every encoder and every training."""
+"""Defines the options of every encoder and every training."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ SCHEDULES = tuple(kind.value for kind in SchedulerType)
 
 @dataclass
 class EncoderArguments(Arguments):
-    """The checkpoint, and what to change in its configuration. Unset fields keep the checkpoint's value."""
+    """Names a checkpoint and the changes of its configuration. Unset fields keep the checkpoint's value."""
 
     group: ClassVar[str] = "model"
 
@@ -51,7 +51,7 @@ class EncoderArguments(Arguments):
 
 @dataclass
 class ModelArguments(EncoderArguments):
-    """The encoder's options, and those of fusion and classifier."""
+    """Describes a classifier: the encoder's options, and those of fusion and classifier."""
 
     from_sweep: str | None = described(
         None, "Folder of a sweep: its encoder, and the best layers and poolings, where they are unset."
@@ -84,12 +84,12 @@ class ModelArguments(EncoderArguments):
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments, Arguments):
-    """Transformers' TrainingArguments with this project's defaults, and what it adds to them."""
+    """Extends Transformers' TrainingArguments by this project's defaults and options."""
 
     group: ClassVar[str] = "training"
     refused: ClassVar[dict[str, str]] = {
         "label_smoothing_factor": "set label_smoothing instead, which takes mixed labels too",
-        "hub_token": "does not belong in a recipe; run hf auth login, or set HF_TOKEN",  # it would be in checkpoints
+        "hub_token": "does not belong in a recipe; run hf auth login, or set HF_TOKEN",  # checkpoints would contain it
         "hub_revision": "has no effect here; leave it out",
         "hub_always_push": "has no effect here; leave it out",
         "remove_unused_columns": "has no effect here; leave it out",
@@ -125,7 +125,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
     metric_for_best_model: str | None = described(None, "Metric that chooses the best evaluation; unset: the task's.")
     dataloader_num_workers: int = described(0, "Processes that decode; 0: the training process itself.", at_least=0)
     seed: int = described(42, "Random seed.", at_least=0)
-    remove_unused_columns: bool = False  # a column filter would look for the examples' tensors in forward
+    remove_unused_columns: bool = False  # its filter drops entries that `forward` does not take
     output_dir: str | None = described(None, "Folder to write to.", group="report")
     overwrite: bool = described(False, "Begin anew in an output folder that holds a run.", group="report")
     resume_from_checkpoint: str | None = described(
@@ -153,7 +153,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
         group="report",
     )
 
-    # What the recipe said, before Transformers fills it in; path and content of the results.json that is the recipe.
+    # The recipe's value before Transformers fills it in; path and content of a recipe that is a results.json.
     chosen_metric: str | None = field(default=None, init=False, repr=False)
     chosen_direction: bool | None = field(default=None, init=False, repr=False)
     reproduces: tuple[str, dict] | None = field(default=None, init=False, repr=False)
@@ -161,7 +161,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
     def __post_init__(self):
         check_limits(self)
         self._check_decay()
-        if self.output_dir:  # else trackio calls training and evaluation by two names of its own
+        if self.output_dir:  # else trackio invents two names, for training and evaluation
             self.run_name = self.run_name or Path(self.output_dir).name
         if not torch.accelerator.is_available():
             self.use_cpu = True  # without it two CPU processes train independently into one folder
@@ -197,7 +197,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
 
 
 def _read_sweep(folder: Path) -> dict:
-    """Reads the best configuration that a sweep has found, as fields of `ModelArguments`."""
+    """Reads the best configuration of a sweep, as fields of `ModelArguments`."""
     path = folder / "best.json"
     if not path.is_file():
         raise InputError(f"from_sweep: {path} does not exist; name the output folder of a finished sweep")

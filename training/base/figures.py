@@ -1,4 +1,4 @@
-"""One style for every figure, drawn without pyplot: no global state, nothing to close, safe in threads."""
+"""Draws every figure in one style, without pyplot: no global state, nothing to close, safe in threads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from modeling_dual_ssast.feature_extraction_vggish import LOWEST_MEL_HZ as VGGIS
 
 from ..files import complete_file
 
-# Okabe and Ito's colours, which people with any kind of colour vision can tell apart (jfly.uni-koeln.de/color).
+# Okabe and Ito's colours, distinct for any kind of colour vision (jfly.uni-koeln.de/color).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 MAP = "viridis"  # of spectrograms and scores: readable in grey and by the colour-blind
 COUNTS = "Blues"  # of confusion matrices
@@ -40,16 +40,16 @@ def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.0
 
 
 def plain(text: str) -> str:
-    """Returns a text in which matplotlib finds no formula: names of classes and files may hold dollar signs."""
+    """Escapes a text for matplotlib, which would read dollar signs in names of classes and files as formulas."""
     return text.replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: Path, figure_format: str = "png", dpi: int = DOTS_PER_INCH):
     """
-    Writes the figure to `path`, whole or not at all; for papers also beside it, as `pdf` or `svg`.
+    Writes the figure to `path`, whole or not at all; `pdf` or `svg` adds a copy for papers beside it.
 
     Args:
-        path: ends in .png, which model cards and pages show
+        path: ends in .png, the format of model cards and pages
         figure_format: one of `FORMATS`
     """
     for target in {path, path.with_suffix(f".{figure_format}")}:
@@ -62,13 +62,13 @@ def label_mel_axis(axes: Axes, frequencies_hz: Sequence[float]):
     Labels the vertical axis of a picture of mel bins in kHz.
 
     Args:
-        axes: bin i stands from i to i + 1
+        axes: of a picture in which bin i spans i to i + 1
         frequencies_hz: (mel,), centres of the bins, ascending
     """
     ticks, bins = {}, len(frequencies_hz)
     for hz in (62.5 * 2**octave for octave in reversed(range(10))):
         place = float(np.interp(hz, frequencies_hz, np.arange(bins) + 0.5))
-        # Low octaves lie close together: their labels would overlap.
+        # Labels of low octaves would overlap.
         if frequencies_hz[0] <= hz <= frequencies_hz[-1] and all(abs(place - other) >= 0.1 * bins for other in ticks):
             ticks[place] = f"{hz / 1000:g}"
     axes.set_yticks([*ticks], [*ticks.values()])
@@ -94,7 +94,7 @@ def draw_spectrogram(axes: Axes, spectrogram: np.ndarray, extractor, **settings)
 
     Args:
         spectrogram: (mel, frames); NaN is not drawn
-        extractor: the feature extractor that it comes from
+        extractor: the feature extractor that made it
         settings: of `imshow`; by default the colours end at the 1 % and 99 % quantiles
     """
     low, high = np.nanquantile(spectrogram, (0.01, 0.99))

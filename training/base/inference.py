@@ -15,13 +15,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-# Importing the package registers the Auto classes, so that no code of a checkpoint has to be trusted.
+# The import registers the Auto classes: no checkpoint's own code is needed.
 from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, PannsCnn14Config, VGGishConfig
 
 from ..data.labels import LabelSet
 from ..errors import InputError, nearest
 
-# Every task takes the encoders of patches; there is no pretraining of the convolutional networks.
+# Encoders of patches, for every task; the convolutional networks have no pretraining.
 PATCH_MODEL_TYPES = (DualSSASTConfig.model_type, ASiTConfig.model_type)
 MODEL_TYPES = (*PATCH_MODEL_TYPES, VGGishConfig.model_type, PannsCnn14Config.model_type)
 ORIGINAL_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
@@ -80,7 +80,7 @@ def load_classifier(name: str, revision: str = "main", **settings):
         settings: settings of `from_pretrained`, such as `attn_implementation`
 
     Raises:
-        InputError: it cannot be loaded, is another kind of model, or its classifier was never trained.
+        InputError: the model cannot be loaded, is of another kind, or has an untrained classifier.
     """
     check_checkpoint(name)
     with explained(name, "not a classifier that can be loaded", "name a folder or a Hub model"):
@@ -110,7 +110,7 @@ def load_encoder(name: str, revision: str = "main", **changes):
     Raises:
         OSError, ValueError, TypeError, SafetensorError: as `from_pretrained`
         InputError: encoder weights are missing or mismatched (they would stay random). Fusion weights may be missing:
-            they begin as equal weights and norms without effect.
+            their initial weights are equal, and their norms have no effect.
     """
     model, loading = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True, **changes)
     missing = [key for key in _not_loaded(loading) if not key.startswith("fusion.")]
@@ -123,7 +123,7 @@ def load_encoder(name: str, revision: str = "main", **changes):
 
 
 def _not_loaded(loading: dict) -> list[str]:
-    """Returns the names of the weights that are missing or of another size, by a loading report of Transformers."""
+    """Returns the names of missing and mismatched weights from a loading report of Transformers."""
     return sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
 
 
@@ -136,7 +136,7 @@ def check_folder(name: str, revision: str = "main"):
     Checks that a folder or Hub model is one of this project.
 
     Raises:
-        InputError: another kind of model, or a folder without a feature extractor; the message names the remedy.
+        InputError: the model is of another kind, or the folder has no feature extractor.
     """
     model_type = PretrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type")
     if model_type == ASTConfig.model_type:
@@ -158,7 +158,7 @@ def labels_of(name: str, config: DualSSASTConfig) -> LabelSet:
     Returns the model's classes and kind of problem, by Transformers' convention if the configuration names none.
 
     Raises:
-        InputError: a regression with several numbers per clip.
+        InputError: the model is a regression with several numbers per clip.
     """
     problem_type = config.problem_type
     if problem_type is None:

@@ -16,12 +16,12 @@ STAGING_NAME = "unfinished-outputs"
 FIGURES = (
     "learning_curves", "reconstruction", "layer_weights", "confusion_matrix", "predicted_numbers", "calibration",
 )  # fmt: skip
-# Outputs that not every run has: those of an earlier run in the same folder must not stay.
+# Outputs that some runs lack: those of an earlier run in the same folder have to be removed.
 OPTIONAL_OUTPUTS = (
     "predictions.csv",
     "confusion_matrix.csv",
     "report.html",
-    "adapter",  # of LoRA
+    "adapter",  # LoRA's
     *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "svg")),
 )
 
@@ -55,18 +55,18 @@ def check_output_folder(arguments: TrainingArguments) -> str | None:
 
 
 def write_results(results: dict, folder: Path):
-    """Writes `results.json`, with null for what is not defined."""
+    """Writes `results.json`; undefined numbers (NaN) become null."""
     text = json.dumps(_without_nan(results), indent=2, default=str)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
 
 def publish(staging: Path, folder: Path):
-    """Moves complete outputs to their place, `results.json` last, and removes optional ones of an earlier run."""
+    """Moves complete outputs to `folder`, `results.json` last, and removes optional ones of an earlier run."""
     for name in OPTIONAL_OUTPUTS:
         if not (staging / name).exists():
             _remove(folder / name)
     for path in sorted(staging.iterdir(), key=lambda path: path.name == "results.json"):
-        if path.is_dir():  # a folder cannot take the place of another one
+        if path.is_dir():  # a rename cannot replace a folder
             _remove(folder / path.name)
         os.replace(path, folder / path.name)
     shutil.rmtree(staging)
@@ -80,13 +80,13 @@ def describe_recipe(*arguments) -> dict[str, dict]:
     """
     Returns argument class -> its values.
 
-    arguments: dataclass objects of a task, such as `DataArguments`; `TrainingArguments` have their own `to_dict`
+    arguments: dataclass objects of a task, such as `DataArguments`; `to_dict` converts `TrainingArguments`
     """
     return {part.stored_as or type(part).__name__: dataclasses.asdict(part) for part in arguments}
 
 
 def _without_nan(value):
-    """Returns a value of JSON, which has no NaN: an undefined metric becomes null."""
+    """Replaces NaN by `None`, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -14,9 +14,9 @@ def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, threshol
 
     Args:
         scores: (files, labels)
-        thresholds: (labels,) of several labels per clip, above which a label is predicted; `None`: 0.5 for all
+        thresholds: multi-label only: (labels,), the score above which a label is predicted; `None`: 0.5 for all
     """
-    import pandas  # here: a prediction without a table starts without it
+    import pandas  # slow: a prediction without a table does not need it
 
     prefix = "" if labels.is_regression else "probability_"
     table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])

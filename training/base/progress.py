@@ -1,4 +1,4 @@
-"""What a training prints: a progress line with step, loss, rate and time left, and a table row per evaluation."""
+"""Prints a training's progress line with step, loss, rate and time left, and a table row per evaluation."""
 
 import sys
 import time
@@ -22,8 +22,8 @@ class Progress(TrainerCallback):
     """
     Prints the progress of a training in place of Transformers' own callbacks, on the main process.
 
-    The progress line goes to standard error: a bar on a terminal, else a plain line a minute; `disable_tqdm` turns both
-    off. A table row per evaluation, or per log entry of a run without evaluations, goes to standard output.
+    The progress line goes to standard error: a bar on a terminal, else a line a minute; `disable_tqdm` turns both off.
+    A table row per evaluation, or per log entry of a run without evaluations, goes to standard output.
     """
 
     def __init__(self):
@@ -67,7 +67,7 @@ class Progress(TrainerCallback):
             )
         if self.evaluation is not None:
             self.evaluation.update()
-        elif not self.bar.disable and not self.bar.desc:  # in the training's own line: two bars leave blank lines
+        elif not self.bar.disable and not self.bar.desc:  # one bar for both: two leave blank lines
             self.bar.set_description_str("evaluating ")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
@@ -100,7 +100,7 @@ class Progress(TrainerCallback):
         self.evaluation = None
 
     def _print_row(self, state, metrics: dict[str, float]):
-        """Prints the epoch, the losses and the metrics, below their names where these are new."""
+        """Prints the epoch, the losses and the metrics; first their names if these have changed."""
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         row = {"epoch": f"{state.epoch or 0:.4g}", "training loss": f"{losses[-1]:.4f}" if losses else ""}
         if "eval_loss" in metrics:

@@ -14,7 +14,7 @@ logger = logging.get_logger(__name__)
 
 def check_hub(arguments):
     """
-    Checks on the main process that the run can be pushed, before anything else costs time.
+    Checks on the main process that the run can be pushed, before anything slow begins.
 
     Raises:
         InputError: the token is missing, or may not write to the repository.
@@ -41,7 +41,7 @@ def push_run(arguments):
 
 
 class CheckpointPushes:
-    """Pushes checkpoints during training, one at a time; checkpoints that are saved meanwhile are skipped."""
+    """Pushes checkpoints during training, one at a time; skips those that are saved during a push."""
 
     def __init__(self, arguments):
         self.arguments = arguments
@@ -49,7 +49,7 @@ class CheckpointPushes:
         self._current: Future | None = None
 
     def push(self, folder: Path):
-        """Reads a checkpoint, which may be deleted before the push ends, and pushes it. Failures are warnings."""
+        """Reads a checkpoint (it may be deleted before the push ends) and pushes it. Failures are warnings."""
         if self._current is not None and not self._current.done():
             logger.warning(f"{folder.name} is not pushed: the push of an earlier one goes on")
             return

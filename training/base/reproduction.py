@@ -1,4 +1,4 @@
-"""Repeats a run from its `results.json`: its recipe, and the versions, machine and data that decide the weights."""
+"""Repeats a run from its `results.json`: its recipe, and the versions, machine and data on which its weights depend."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ from ..data.columns import audio_of
 
 logger = logging.get_logger(__name__)
 
-ENDS_SIZE = 64 * 1024  # bytes of the beginning and of the end of a file that its fingerprint reads
-# Settings that Transformers fills in, with other values than this project's.
+ENDS_SIZE = 64 * 1024  # bytes at each end of a file that enter its fingerprint
+# Settings that Transformers fills in, with values that differ from this project's.
 CHOSEN = ("metric_for_best_model", "greater_is_better")
-# Settings of one run only; `from_sweep` has filled in other keys, which the recipe contains.
+# Settings of one run only, and `from_sweep`: the recipe already contains the keys that it fills in.
 NOT_REPEATED = (
     "logging_dir", "run_name", "overwrite", "resume_from_checkpoint", "from_sweep", "push_to_hub", "hub_model_id",
     "hub_private_repo", "hub_strategy",
@@ -39,7 +39,7 @@ def recipe_of(results: dict, path: str, known: set[str], defaults: dict) -> dict
     Returns the keys of a run's recipe with their values, `None` included.
 
     Args:
-        known: keys of this version; others cause a warning
+        known: keys of this version; the function warns of others
         defaults: values of the keys on this machine; equal values are left out
     """
     recipe = {}
@@ -78,7 +78,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(arguments) -> dict[str, str | int]:
-    """Returns what the order of sums depends on: the device, its threads and the number of processes."""
+    """Returns the device, its threads and the number of processes: the order of sums depends on them."""
     is_gpu = arguments.device.type == "cuda"
     device = torch.cuda.get_device_name(arguments.device) if is_gpu else arguments.device.type
     return {"device": device, "threads": torch.get_num_threads(), "processes": arguments.world_size}
@@ -87,7 +87,7 @@ def machine(arguments) -> dict[str, str | int]:
 def describe_data(splits: dict[str, huggingface_datasets.Dataset]) -> dict[str, dict]:
     """
     Returns split -> number of clips and their fingerprint, from file names without folders, labels, sizes, and the
-    first and last 64 KiB of each file. Another clip, order, label or recording changes it; another folder does not.
+    first and last 64 KiB of each file. It depends on clips, order, labels and recordings, not on the folder.
     """
     files = {}  # many clips can be parts of one recording
     described = {}
@@ -123,7 +123,7 @@ def warn_of_differences(path: str, then: dict, now: dict):
 
 
 def _warn(message: str):
-    """Warns once, also where several processes read the recipe."""
+    """Warns in the main process only, since all processes read the recipe."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning(message)
 

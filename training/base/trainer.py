@@ -1,4 +1,4 @@
-"""Transformers' Trainer with this project's schedules, streams and progress, and checkpoints that are always whole."""
+"""Extends Transformers' Trainer by schedules, streams, progress, and checkpoints that are always whole."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from ..errors import InputError
 from .progress import Progress
 from .push_to_hub import CheckpointPushes, push_run
 
-STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: nothing takes it for one
+STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: no program mistakes it for a checkpoint
 
 
 def early_stopping(arguments) -> list[EarlyStoppingCallback]:
@@ -22,7 +22,7 @@ def early_stopping(arguments) -> list[EarlyStoppingCallback]:
     Returns the callback of `early_stopping_patience`, if it is set.
 
     Raises:
-        InputError: the run has no evaluations, or does not keep the best.
+        InputError: the run has no evaluations, or does not keep the best checkpoint.
     """
     if arguments.early_stopping_patience is None:
         return []
@@ -35,7 +35,7 @@ def early_stopping(arguments) -> list[EarlyStoppingCallback]:
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """Early stopping whose count survives a resumption; a run that was stopped early does not train on."""
+    """Stops early. Its count survives a resumption, and a run that was stopped early does not train on."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
@@ -53,9 +53,9 @@ class EarlyStopping(EarlyStoppingCallback):
 
 class AudioTrainer(Trainer):
     """
-    Trainer of this project's tasks.
+    Trains in every task of this project.
 
-    Checkpoints are written under a staging name and renamed when every process has finished its part, so that a run
+    Writes checkpoints under a staging name and renames them when every process has finished its part, so that a run
     killed at any moment leaves only whole ones. `hub.push` chooses the files that go to the Hub.
     """
 
@@ -73,7 +73,7 @@ class AudioTrainer(Trainer):
         return values
 
     def create_scheduler(self, num_training_steps: int, optimizer=None) -> torch.optim.lr_scheduler.LRScheduler:
-        """Creates Trainer's schedule, or with `lr_decay` SSAST's: a constant rate, decayed every few epochs."""
+        """Creates Trainer's schedule, or SSAST's if `lr_decay` is set: a constant rate, decayed every few epochs."""
         args = self.args
         if args.lr_decay is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
@@ -89,7 +89,7 @@ class AudioTrainer(Trainer):
         return self.lr_scheduler
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """Returns the loader; a stream's bypasses Accelerate, which would divide its clips a second time."""
+        """Returns the loader; for a stream without Accelerate, which would divide its clips a second time."""
         if not isinstance(self.train_dataset, ClipStream):
             return super().get_train_dataloader()
         workers = self.args.dataloader_num_workers
@@ -112,14 +112,14 @@ class AudioTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def remove_checkpoints(self):
-        """Removes the checkpoints of an earlier run, from which this one could be resumed by mistake."""
+        """Removes the checkpoints of an earlier run: this one could be resumed from them by mistake."""
         if self.args.should_save and os.path.isdir(self.args.output_dir):
             for folder in Path(self.args.output_dir).glob("checkpoint-*"):
                 shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
 
     def init_hf_repo(self, token=None, private=None):
-        """Prepares pushes of checkpoints; `check_hub` has made the repository."""
+        """Prepares pushes of checkpoints to the repository that `check_hub` has created."""
         if self.is_world_process_zero() and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
             self._pushes = CheckpointPushes(self.args)
 
@@ -127,11 +127,11 @@ class AudioTrainer(Trainer):
         """Does nothing: `_save_checkpoint` pushes the checkpoint once it is whole."""
 
     def _finish_current_push(self):
-        """Does nothing: the other processes would wait; `push_to_hub` waits after the outputs are written."""
+        """Does nothing: the other processes would wait too; `push_to_hub` waits after the outputs are written."""
 
     def push_to_hub(self):
         """
-        Pushes the finished run where `push_to_hub` is set. Called by every process.
+        Pushes the finished run if `push_to_hub` is set. Called by every process.
 
         Raises:
             InputError: the push failed.
@@ -160,7 +160,7 @@ class AudioTrainer(Trainer):
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(final)
         if self.args.should_save:
-            self.state.save_to_json(staging / final.name / "trainer_state.json")  # with the final name of the best
+            self.state.save_to_json(staging / final.name / "trainer_state.json")  # the best one under its final name
             shutil.rmtree(final, ignore_errors=True)
             os.replace(staging / final.name, final)
             staging.rmdir()
@@ -170,6 +170,6 @@ class AudioTrainer(Trainer):
                 output_dir=str(run_folder),
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,  # by number: times are not reliable on every file system
+                use_mtime=False,  # by number: some file systems have unreliable times
             )
         self.accelerator.wait_for_everyone()

@@ -1,1 +1,1 @@
-"""The tasks classification, cross_validation and evaluation. `train.py` is where to begin."""
+"""Trains and evaluates classifiers: the tasks classification, cross_validation, evaluation; begins with `train.py`."""

@@ -1,4 +1,4 @@
-"""Options of the tasks classification, cross_validation and evaluation."""
+"""Defines the options of the tasks classification, cross_validation and evaluation."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +11,7 @@ from ..recipe import Arguments, described
 
 @dataclass
 class ClassificationTrainingArguments(TrainingArguments):
-    """The options of every training, and those of the classifier, its calibration and its report."""
+    """Sets up the training of a classifier: `TrainingArguments`, calibration and report."""
 
     head_learning_rate: float | None = described(
         None, "Learning rate of the classifier; unset: the encoder's.", at_least=0
@@ -30,7 +30,7 @@ class ClassificationTrainingArguments(TrainingArguments):
 
 @dataclass
 class TuningArguments(Arguments):
-    """Which weights of a classifier are trained, with which loss, and how often each class is drawn."""
+    """Selects the trained weights of a classifier, its loss, and how often each class is drawn."""
 
     group: ClassVar[str] = "training"
 
@@ -88,7 +88,7 @@ class TuningArguments(Arguments):
 
 @dataclass
 class FoldDataArguments(DataArguments):
-    """Labelled clips for a cross-validation. `test_fraction` stays: a recipe of a classification can be repeated."""
+    """Names the clips of a cross-validation. Accepts `test_fraction`, which the recipe of a classification may have."""
 
     refused: ClassVar[dict[str, str]] = {
         "streaming": "folds need all clips at once; leave it out",
@@ -98,7 +98,7 @@ class FoldDataArguments(DataArguments):
 
 @dataclass
 class FoldTrainingArguments(ClassificationTrainingArguments):
-    """How each run of a cross-validation is trained."""
+    """Sets up each training of a cross-validation."""
 
     refused: ClassVar[dict[str, str]] = TrainingArguments.refused | dict.fromkeys(
         ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy"),
@@ -108,7 +108,7 @@ class FoldTrainingArguments(ClassificationTrainingArguments):
 
 @dataclass
 class CrossValidationArguments(Arguments):
-    """How a classification is repeated."""
+    """Sets folds and seeds of a cross-validation."""
 
     group: ClassVar[str] = "training"
 
@@ -118,7 +118,7 @@ class CrossValidationArguments(Arguments):
 
 @dataclass
 class EvaluationArguments(Arguments):
-    """How a finished classifier is evaluated. Features, classes and calibration are the model's."""
+    """Sets up the evaluation of a finished classifier with its own features, classes and calibration."""
 
     group: ClassVar[str] = "model"
 

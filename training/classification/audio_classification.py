@@ -1,5 +1,5 @@
 """
-The metrics of `metrics.py` as a module of the library `evaluate`, loaded from the repository's root:
+Offers the metrics of `metrics.py` as a module of the library `evaluate`, loaded from the repository's root:
 `evaluate.load("training/classification/audio_classification.py", "multi_label_classification")`.
 """
 

@@ -11,12 +11,12 @@ from transformers import TrainerCallback
 
 from .arguments import TuningArguments
 
-TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"  # beside the averaged ones of a checkpoint
+TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"  # the model file of a checkpoint has the averaged ones
 EPOCH_TOLERANCE = 1e-6  # Trainer counts epochs in fractions
 
 
 def weight_average(tuning: TuningArguments) -> "WeightAverage | None":
-    """Returns the average of the recipe, if any."""
+    """Returns the callback of the recipe's weight average; `None` if the recipe sets none."""
     if tuning.ema_decay is not None:
         return WeightAverage(get_ema_multi_avg_fn(tuning.ema_decay))
     if tuning.average_from_epoch is not None:
@@ -26,7 +26,7 @@ def weight_average(tuning: TuningArguments) -> "WeightAverage | None":
 
 @torch.no_grad()
 def update_mean(means: list[torch.Tensor], values: list[torch.Tensor], num_averaged: torch.Tensor):
-    """Updates means in place by one more value. Integer counters take the value: torch averages no integers."""
+    """Updates means in place by one more value. Integer counters take the new value: torch averages no integers."""
     if means[0].is_floating_point():
         torch._foreach_lerp_(means, values, float(1 / (num_averaged + 1)))
     else:
@@ -49,11 +49,11 @@ class WeightAverage(TrainerCallback):
     def __init__(self, update, from_epoch: int | None = None):
         self.update = update
         self.from_epoch = from_epoch
-        self.average: AveragedModel | None = None  # only while the training runs
+        self.average: AveragedModel | None = None  # `None` before and after the training
         self.checkpoint: Path | None = None  # to resume from; the model then begins with its average
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        # With buffers: the statistics of batch norms belong to the weights.
+        # Buffers are averaged too: the statistics of batch norms depend on the weights.
         self.average = AveragedModel(model, multi_avg_fn=self.update, use_buffers=True)
         if self.checkpoint is not None:
             self.average.n_averaged.fill_(self._num_averaged(state))
@@ -75,13 +75,13 @@ class WeightAverage(TrainerCallback):
             self.average.update_parameters(model)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        if not (args.load_best_model_at_end and state.best_model_checkpoint):  # that one is an average already
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):  # else averaged already
             self._exchange(model)
         self.average = None
 
     @contextlib.contextmanager
     def applied(self, model: nn.Module):
-        """Gives the model the averaged weights, and its own again afterwards."""
+        """Puts the averaged weights into the model, and restores the trained ones on exit."""
         self._exchange(model)
         try:
             yield
@@ -95,7 +95,7 @@ class WeightAverage(TrainerCallback):
 
     @torch.no_grad()
     def _exchange(self, model: nn.Module):
-        """Exchanges in place: compiled graphs and the optimiser keep their tensors."""
+        """Swaps trained and averaged weights in place, so that compiled graphs and the optimiser keep their tensors."""
         if self.average is None or not self.average.n_averaged:
             return
         averaged = self._trained(self.average.module)

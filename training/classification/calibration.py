@@ -1,6 +1,6 @@
 """
-Calibration: temperature scaling (Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017) and a decision
-threshold per label, both chosen on the validation split.
+Calibrates classifiers: temperature scaling (Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017) and a
+decision threshold per label, both chosen on the validation split.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..data.labels import LabelSet
 
 logger = logging.get_logger(__name__)
 
-MIN_CLIPS = 30  # with fewer, the temperature depends more on the draw of the clips than on the model
+MIN_CLIPS = 30  # with fewer, the choice of clips affects the temperature more than the model does
 NUM_BINS = 15  # of equal width, as in Guo et al.
 TEMPERATURES = (0.05, 20.0)  # an optimum at a bound is rejected: the split is perfectly classified, or at chance
 THRESHOLDS = (np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).eps)
@@ -63,7 +63,7 @@ def describe_calibration(config: PretrainedConfig, outcomes: dict, labels: Label
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray, problem_type: str) -> float:
     """
-    Returns the temperature with the lowest negative log-likelihood; 1.0 where that is no gain, or lies at a bound.
+    Returns the temperature with the lowest negative log-likelihood; 1.0 if it is no better than 1.0 or lies at a bound.
 
     logits: (clips, labels); targets: (clips,) indices, or (clips, labels) of 0 and 1
     """
@@ -85,7 +85,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, problem_type: str) 
 
 def choose_thresholds(scores: np.ndarray, targets: np.ndarray) -> list[float]:
     """
-    Returns per label the threshold with the highest F1; where several are best, the nearest to 0.5. A label without
+    Returns per label the threshold with the highest F1; of equal ones, the nearest to 0.5. A label without
     positive clips gets 0.5.
 
     scores: (clips, labels), float; targets: (clips, labels), bool
@@ -135,7 +135,7 @@ def calibration_scores(logits: np.ndarray, targets: np.ndarray, problem_type: st
 
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray, problem_type: str, temperature: float) -> float:
     """
-    Returns the mean over the clips, and over the labels where a clip may have several.
+    Returns the mean negative log-likelihood over clips; for multi-label problems also over labels.
 
     logits: (clips, labels); targets: (clips,) class indices, or (clips, labels) of 0 and 1
     """
@@ -148,7 +148,7 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray, problem_typ
 
 def reliability_bins(confidences: np.ndarray, hits: np.ndarray) -> dict[str, list]:
     """
-    Returns per bin of confidence the number of decisions, their mean confidence, and the share that is right.
+    Returns per bin of confidence the number of decisions, their mean confidence, and the share of correct ones.
 
     confidences: (decisions,), from 0 to 1; hits: (decisions,), bool
     """
@@ -160,6 +160,6 @@ def reliability_bins(confidences: np.ndarray, hits: np.ndarray) -> dict[str, lis
 
 
 def expected_calibration_error(bins: dict[str, list]) -> float:
-    """Returns the mean distance between confidence and accuracy, weighted by the decisions per bin."""
+    """Returns the mean of |confidence - accuracy| over bins, weighted by the decisions per bin."""
     distances = np.abs(np.subtract(bins["confidence"], bins["accuracy"]))
     return float(np.average(distances, weights=bins["count"]))

@@ -1,7 +1,7 @@
 """
-Confidence intervals of the metrics: the percentile bootstrap (Efron, 1979) over the clips of a split, or over groups of
-clips (speakers, recordings) that are drawn whole. A clip that is drawn twice counts twice: weighted metrics are
-computed for many resamples at once.
+Computes confidence intervals of the metrics: the percentile bootstrap (Efron, 1979) over the clips of a split, or over
+whole groups of clips (speakers, recordings). How often a clip is drawn is its weight, and weighted metrics are computed
+for many resamples at once.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from .metrics import d_prime, weighted_metrics
 
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
-# Bounds the time with several labels: fewer resamples where clips x labels x resamples would be more.
+# Limits clips x labels x resamples, and with it the time of a multi-label problem.
 MAX_SORTED = 500_000_000
 MIN_RESAMPLES = 200
 BLOCK_SIZE = 2_000_000  # weights in memory at a time
@@ -33,7 +33,7 @@ def confidence_intervals(
         predictions: class indices (clips,), scores (clips, labels), or numbers (clips,)
         targets: class indices, 0 or 1 per class, or numbers
         thresholds: (labels,), the score above which a label is predicted; `None`: 0.5
-        groups: (clips,), the group of each clip; `None`: each clip by itself
+        groups: (clips,), the group of each clip; `None`: each clip is its own group
 
     Returns:
         `intervals`: metric -> [lower, upper] end; `level`, the number of `resamples`, and what was `resampled`. `None`

@@ -1,8 +1,8 @@
 """
-The task `cross_validation`: repeats a classification for every fold and seed, and summarises the metrics.
+Runs the task `cross_validation`: repeats a classification for every fold and seed, and summarises the metrics.
 
 The folds divide all clips that the recipe names. A part of each fold's training clips is held out for validation
-(`validation_fraction`), so that no choice depends on the clips that are tested.
+(`validation_fraction`), so that no choice depends on the test clips.
 """
 
 import copy
@@ -31,7 +31,7 @@ from .confidence_intervals import d_prime
 
 RUNS = "seed-*-fold-*"
 DESCRIPTION = "cross_validation.json"
-# Settings that change no metric.
+# Settings that do not affect the metrics.
 NOT_COMPARED = (
     "output_dir", "run_name", "overwrite", "resume_from_checkpoint", "disable_tqdm", "local_rank", "report_to",
     "dataloader_num_workers", "dataloader_prefetch_factor", "logging_dir", "html_report", "report_clips",
@@ -41,7 +41,7 @@ NOT_COMPARED = (
 
 @dataclass
 class Recipe:
-    """The arguments of the task `classification`, in the order in which it takes them."""
+    """Holds the arguments of the task `classification`, in the order of its parameters."""
 
     model: ModelArguments
     data: DataArguments
@@ -120,13 +120,13 @@ def run(
 
 def check_same_recipe(path: Path, clips: datasets.Dataset, folds: list, recipe: Recipe):
     """
-    Stores what all runs share, or compares it with what an earlier start stored.
+    Stores the settings and clips that all runs share, or compares them with those that an earlier start stored.
 
     Args:
         folds: (training clips, test clips) of each fold, as indices
 
     Raises:
-        InputError: other clips, folds or settings, which the summary would mix.
+        InputError: clips, folds or settings differ, so that the summary would mix them.
     """
     found = {"clips and folds": describe_folds(clips, folds)}
     for part in recipe.describe().values():
@@ -156,7 +156,7 @@ def prepare_folder(folder: Path, arguments: TrainingArguments):
     Removes earlier runs if `overwrite` is set.
 
     Raises:
-        InputError: there are some, and neither `resume_from_checkpoint` nor `overwrite` is set.
+        InputError: the folder has earlier runs, and neither `resume_from_checkpoint` nor `overwrite` is set.
     """
     if not arguments.output_dir:
         raise InputError("output_dir: is not set; name the folder that the runs write to")
@@ -173,7 +173,7 @@ def prepare_folder(folder: Path, arguments: TrainingArguments):
 
 
 def load_clips(data_arguments: DataArguments, folder: Path) -> tuple[datasets.Dataset, LabelSet]:
-    """Returns all clips that the recipe names, and their label set."""
+    """Loads all clips that the recipe names; returns them with their label set."""
     splits = load_splits(data_arguments)
     warn_of_repeats(splits)
     splits = screen(splits, data_arguments, folder)
@@ -207,14 +207,14 @@ def write_summary(folder: Path, folders: dict[tuple[int, int], Path], recipe: di
 def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
     """
     Returns per metric the mean and the standard deviation over all runs; with several seeds also the standard deviation
-    of the seeds' means. Where a metric is undefined or infinite in some runs, `runs` is the number of the others.
+    of the seeds' means. Where a metric is undefined or infinite in some runs, `runs` counts the others.
     """
     metrics = table.drop(columns=["fold", "clips"]).set_index("seed")
     summary = pandas.DataFrame({"mean": metrics.mean(), "standard_deviation": metrics.std()})
     counts = metrics.notna().sum()
     if (counts < len(metrics)).any():
         summary["runs"] = counts
-    if "d_prime" in summary.index and counts["d_prime"] < len(metrics):  # infinite is the best value, not a missing one
+    if "d_prime" in summary.index and counts["d_prime"] < len(metrics):  # infinity is its best value: it is not missing
         summary.loc["d_prime", ["mean", "standard_deviation"]] = d_prime(summary.loc["mean_auc", "mean"]), math.nan
     by_seed = metrics.groupby(level="seed").mean()
     if len(by_seed) > 1:

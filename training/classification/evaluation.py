@@ -1,4 +1,4 @@
-"""The task `evaluation`: scores a finished classifier on labelled clips, without training."""
+"""Runs the task `evaluation`: scores a finished classifier on labelled clips, without training."""
 
 from ..base import outputs, reproduction
 from ..base.inference import labels_of, load_classifier
@@ -40,7 +40,7 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     check_output_folder(settings)
     model, extractor = load_classifier(name, arguments.model_revision)
     labels = labels_of(name, model.config)
-    model.config.problem_type = labels.problem_type  # some models leave it out
+    model.config.problem_type = labels.problem_type  # some configurations leave it out
     splits = screen({"test": load_test_split(data_arguments)}, data_arguments, arguments.output_dir)
     splits = sample_splits(splits, data_arguments, seed=0)
     windows = choose_windows(model.base_model, extractor, data_arguments)

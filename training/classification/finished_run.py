@@ -1,4 +1,4 @@
-"""The record of a finished training or evaluation, from which its outputs are written."""
+"""Defines the record of a finished training or evaluation, from which its outputs are written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ from .trainer import ClassificationTrainer
 @dataclass
 class FinishedRun:
     """
-    A finished training or evaluation.
+    Records a finished training or evaluation.
 
     datasets: split -> clips
-    outcomes: split -> logits (clips, labels), targets and metrics; the last split is the one that is reported
+    outcomes: split -> logits (clips, labels), targets and metrics; the last split is the reported one
     recipe: argument class -> its values
     """
 
@@ -41,17 +41,17 @@ class FinishedRun:
 
     @property
     def split(self) -> str | None:
-        """The split that is reported, if any was held out."""
+        """Returns the reported split; `None` if no clips were held out."""
         return list(self.outcomes)[-1] if self.outcomes else None
 
     @property
     def data(self) -> dict:
-        """The recipe's `DataArguments`, or `EvaluationDataArguments`."""
+        """Returns the values of the recipe's `DataArguments` or `EvaluationDataArguments`."""
         return next(part for part in self.recipe.values() if "dataset_name" in part)
 
     @property
     def data_name(self) -> str:
-        """The name of the data set: that of its folder, or of the folder of its table."""
+        """Returns the name of the data set: that of its folder, or of the folder of its table."""
         data = self.data
         return Path(data["dataset_name"] or Path(data.get("train_file") or data["test_file"]).parent).resolve().name
 

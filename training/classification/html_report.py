@@ -32,8 +32,8 @@ PICTURES = {
     "calibration.png": "calibration",
     "layer_weights.png": "weights of the layers",
 }
-SHOWN_S = 10.0  # seconds of a clip that picture and audio show
-# MP3: every browser plays it, and 10 s at 16 kHz take 72 KiB at its best quality (16-bit WAV: 313, FLAC: 131).
+SHOWN_S = 10.0  # seconds of a clip in its picture and its audio
+# MP3 plays in every browser; 10 s at 16 kHz take 72 KiB at the best quality (16-bit WAV: 313, FLAC: 131).
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
@@ -48,7 +48,7 @@ def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarr
     split, targets = run.split, np.asarray(run.outcomes[run.split].label_ids) if run.split else None
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,  # file names and labels may hold anything
+        autoescape=True,  # file names and labels may contain HTML
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -109,7 +109,7 @@ def _hardest_clips(run: FinishedRun, scores: np.ndarray) -> list[dict]:
         clip |= _answers(outcome.label_ids[index], predictions[index], scores[index], labels)
         try:
             clip |= _seen_and_heard(dataset.waveform(int(index)), dataset.feature_extractor)
-        except Exception as error:  # one clip less on a page is no reason to lose a run
+        except Exception as error:  # a missing clip on the page must not stop the run
             logger.warning(f"report.html shows no picture of {names[index]} ({error})")
         clips.append(clip)
     return clips
@@ -136,7 +136,7 @@ def _seen_and_heard(waveform: np.ndarray, extractor) -> dict:
     imsave(image, log_mel, cmap=MAP, origin="lower", vmin=low, vmax=high, format="png")
     audio, audio_rate = io.BytesIO(), next((mp3 for mp3 in MP3_RATES if mp3 >= rate), MP3_RATES[-1])
     shown = soxr.resample(shown, rate, audio_rate) if audio_rate != rate else shown
-    # Quality 0 of LAME's variable bit rate is its best.
+    # 0 is the best quality of LAME's variable bit rate.
     soundfile.write(
         audio, np.clip(shown, -1, 1), audio_rate, format="MP3", bitrate_mode="VARIABLE", compression_level=0.0
     )
@@ -182,10 +182,10 @@ def _class_table(run: FinishedRun, results: dict, targets, scores) -> dict:
 
 
 def _data_uri(content: bytes, kind: str = "image/png") -> str:
-    """Returns the address of a picture or a recording that stands in the page itself."""
+    """Returns a data URI that embeds a picture or a recording in the page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _number(value, digits: int = 3) -> str:
-    """Returns a number as the page shows it; a dash for what is not defined."""
+    """Formats a number for the page; an undefined one is a dash."""
     return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"

@@ -75,7 +75,7 @@ class LabelledClipStream(ClipStream):
         template: makes the examples; its own clips are not used
 
     Raises:
-        InputError: while iterating, a label outside the label set, or unreadable clips: the first, or too many.
+        InputError: while iterating, a label outside the label set, or unreadable clips (the first, or too many).
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class LabelledClipStream(ClipStream):
         self.template = template
         self.skips_unreadable = data_arguments.on_bad_audio == "skip"
         self.epoch_steps = arguments.epoch_steps
-        self.windows = None  # of evaluations only
-        self.num_clips = arguments.max_steps * clips_per_step(arguments)  # that the training reads
+        self.windows = None  # only evaluations cut clips into windows
+        self.num_clips = arguments.max_steps * clips_per_step(arguments)  # read by the training
 
     @property
     def feature_extractor(self):
@@ -122,7 +122,7 @@ class LabelledClipStream(ClipStream):
             raise InputError(f"{name}: {reason}; or set on_bad_audio to skip")
 
     def waveforms(self) -> Iterator[np.ndarray]:
-        """Yields some clips, (samples,) each, for the statistics of their features."""
+        """Yields some random clips, (samples,) each, for the statistics of their features."""
         (stream,) = self.clips
         clips = itertools.islice(stream.shuffled(np.random.default_rng((self.seed, ORDER, 0, 0))), STATISTICS_CLIPS)
         for index, clip in enumerate(clips):
@@ -137,7 +137,7 @@ def open_streams(arguments: DataArguments) -> dict[str, LabelledStream | dataset
     undecoded.
 
     Raises:
-        InputError: the data set cannot be loaded, or is a table or a folder, which need no streaming.
+        InputError: the data set cannot be loaded, or is a table or a folder (these need no streaming).
     """
     if arguments.train_file:
         raise InputError("streaming: tables name files that are here already; leave it out")
@@ -176,7 +176,7 @@ def read_whole(stream: LabelledStream) -> datasets.Dataset:
 
 def check_streaming(data_arguments: DataArguments, augmentation, tuning, arguments: TrainingArguments):
     """
-    Sets the numbers of steps, since a stream has no end.
+    Sets the numbers of steps (a stream has no end).
 
     Raises:
         InputError: a setting that needs all clips at once.

@@ -1,4 +1,4 @@
-"""Training losses for rare classes and easy clips; evaluations keep the model's own loss."""
+"""Computes training losses for rare classes and easy clips; evaluations keep the model's own loss."""
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ class TrainingLoss:
 
     Args:
         label_smoothing: as in `torch.nn.functional.cross_entropy`; for one label per clip only
-        weights: (labels,), of the classes, or of the positives of each label; `None`: ones
+        weights: (labels,), weight of each class, or of the positives of each label; `None`: ones
         gamma: 0 for the cross-entropy
         is_binary: each class is a binary problem also with one label per clip, as SSAST trains Speech Commands
     """
@@ -59,8 +59,8 @@ class TrainingLoss:
         return -(weights * labels * focus * log_probabilities).sum(dim=-1).mean()
 
     def _focus(self, distance: torch.Tensor) -> torch.Tensor | float:
-        """Returns the focal weight: `distance` is 1 - p, of any shape."""
-        # A power below 1 has no derivative at zero, which float32 reaches.
+        """Returns the focal weight (1 - p) ** gamma; `distance` is 1 - p, of any shape."""
+        # A power below 1 has no derivative at zero, and 1 - p can round to zero in float32.
         return distance.clamp(min=1e-7) ** self.gamma if self.gamma else 1.0
 
 
@@ -69,7 +69,7 @@ def training_loss(tuning: TuningArguments, labels: LabelSet, dataset, label_smoo
     Returns the loss of the recipe; `None` for the model's own.
 
     Raises:
-        InputError: class weights or a focal loss of a regression.
+        InputError: class weights or a focal loss for a regression.
     """
     gamma = tuning.focal_gamma if tuning.loss == "focal" else 0.0
     if tuning.loss == "cross_entropy" and tuning.class_weights == "none":

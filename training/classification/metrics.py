@@ -1,7 +1,7 @@
 """
-The metrics of classification and regression, each written once: for a whole split, and for many resamples of it.
+Computes the metrics of classification and regression, for a whole split and for many resamples of it.
 
-Every metric takes clips that count as weights: (clips, resamples). One column of ones is the split itself. scikit-learn
+Every metric takes weights of the clips: (clips, resamples). One column of ones is the split itself. scikit-learn
 computes one weighting at a time, which takes minutes for the 1000 resamples of a confidence interval; the tests compare
 every metric with scikit-learn's.
 """
@@ -14,7 +14,7 @@ from ..base.arguments import TrainingArguments
 from ..errors import InputError
 from .calibration import probabilities
 
-# The metrics of each kind of problem and whether more is better; the first one chooses the best checkpoint.
+# The metrics of each kind of problem and whether higher is better; the first one chooses the best checkpoint.
 DIRECTIONS = {
     "single_label_classification": {"accuracy": True, "unweighted_average_recall": True, "macro_f1": True},
     "multi_label_classification": {
@@ -30,10 +30,10 @@ DIRECTIONS = {
 
 def choose_metric(arguments: TrainingArguments, problem_type: str):
     """
-    Sets the metric that chooses the best checkpoint, and whether more of it is better.
+    Sets the metric that chooses the best checkpoint, and whether higher is better.
 
     Raises:
-        InputError: a metric that this kind of problem does not have.
+        InputError: this kind of problem does not have the metric of the recipe.
     """
     directions = DIRECTIONS[problem_type] | {"loss": False}
     name = (arguments.chosen_metric or next(iter(directions))).removeprefix("eval_")
@@ -59,7 +59,7 @@ def metric_function(problem_type: str, config):
 
 def predictions_from_logits(logits: np.ndarray, problem_type: str, temperature: float) -> np.ndarray:
     """
-    Returns what `metrics_of_split` takes, from logits (clips, labels): class indices (clips,), probabilities
+    Returns the predictions for `metrics_of_split`, from logits (clips, labels): class indices (clips,), probabilities
     (clips, labels), or numbers (clips,).
     """
     if problem_type == "single_label_classification":
@@ -87,7 +87,7 @@ def weighted_metrics(
     thresholds: list[float] | None = None,
 ) -> dict[str, np.ndarray]:
     """
-    Returns metric -> (resamples,), all but d'. A metric that a resample does not define is NaN.
+    Returns metric -> (resamples,), all but d'. A metric is NaN where a resample leaves it undefined.
 
     Args:
         weights: (clips, resamples), how often each clip counts
@@ -166,7 +166,7 @@ def _mean_of_known(values: np.ndarray) -> np.ndarray:
 def _ranking_metrics(weights: np.ndarray, scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     Returns average precision and area under the ROC curve of one label, each (resamples,). Clips with the same score
-    share a rank. Sorted once for all resamples: scikit-learn would sort for each.
+    share a rank. Sorted once for all resamples: scikit-learn would sort for each one.
 
     weights: (clips, resamples); scores, targets (bool): (clips,)
     """
@@ -175,8 +175,8 @@ def _ranking_metrics(weights: np.ndarray, scores: np.ndarray, targets: np.ndarra
     if not 0 < len(positives) < len(scores):
         return np.full(weights.shape[1], np.nan), np.full(weights.shape[1], np.nan)
     ranked = scores[order]
-    before = np.searchsorted(-ranked, -ranked[positives], side="left")  # clips with a higher score
-    until = np.searchsorted(-ranked, -ranked[positives], side="right")  # and those with the same one
+    before = np.searchsorted(-ranked, -ranked[positives], side="left")  # number of clips with a higher score
+    until = np.searchsorted(-ranked, -ranked[positives], side="right")  # the same with clips of equal score
     weight = weights[order[positives]]  # (positives, resamples)
     hits = np.concatenate([np.zeros_like(weight[:1]), np.cumsum(weight, axis=0)])
     hits_before, hits_until = (hits[np.searchsorted(positives, ranks)] for ranks in (before, until))
@@ -185,7 +185,7 @@ def _ranking_metrics(weights: np.ndarray, scores: np.ndarray, targets: np.ndarra
     clips = np.cumsum(segments @ weights, axis=0)  # (ends + 1, resamples)
     clips_before, clips_until = (clips[np.searchsorted(ends, ranks)] for ranks in (before, until))
     precision = np.where(weight > 0, hits_until / clips_until, 0)
-    negatives_above = (clips_before - hits_before + clips_until - hits_until) / 2  # of one score: half
+    negatives_above = (clips_before - hits_before + clips_until - hits_until) / 2  # clips of equal score count half
     total, num_negatives = hits[-1], clips[-1] - hits[-1]
     average_precision = (weight * precision).sum(axis=0, dtype=np.float64) / total
     auc = 1 - (weight * negatives_above).sum(axis=0, dtype=np.float64) / (total.astype(np.float64) * num_negatives)
@@ -195,7 +195,7 @@ def _ranking_metrics(weights: np.ndarray, scores: np.ndarray, targets: np.ndarra
 
 def _regression(weights: np.ndarray, predictions: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
     """
-    Returns squared error, absolute error and R2, each (resamples,); R2 is NaN where the targets are all alike.
+    Returns squared error, absolute error and R2, each (resamples,); R2 is NaN where all targets are equal.
 
     weights: (clips, resamples); predictions, targets: (clips,)
     """

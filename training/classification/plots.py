@@ -14,7 +14,7 @@ from .calibration import NUM_BINS
 
 MOST_NAMED = 60  # classes up to which a confusion matrix names each row and column
 MOST_COUNTED = 40  # classes up to which its cells show their counts
-MOST_CONFUSED = 20  # pairs of classes that stand beside a larger one
+MOST_CONFUSED = 20  # pairs of classes listed beside a larger matrix
 
 
 def plot_learning_curves(
@@ -26,7 +26,7 @@ def plot_learning_curves(
     Args:
         log: Trainer's `log_history`
         kept_epoch: epoch of the checkpoint whose weights the model has; marked by a line
-        note: why training and validation loss are not comparable; stands above the losses
+        note: why training and validation loss are not comparable; shown above the losses
     """
     metrics = sorted({key for entry in log for key in entry if key.startswith("eval_") and is_metric(key)})
     figure, (losses, scores) = new_figure(1, 2, (10.0, 4.0))
@@ -48,7 +48,7 @@ def plot_learning_curves(
 
 def loss_note(settings: dict) -> str:
     """
-    Returns what only the training loss contains; empty where training and validation loss are comparable.
+    Names what only the training loss contains, for a figure; empty if training and validation loss are comparable.
 
     Args:
         settings: the values of `AugmentationArguments` and `TuningArguments`
@@ -69,7 +69,7 @@ def loss_note(settings: dict) -> str:
 def plot_layer_weights(
     weights: dict[int, float], starting_weights: dict[int, float] | None, path: Path, figure_format: str = "png"
 ):
-    """Draws a bar per fused layer, in the order of the layers, and the weights before training as a dashed line."""
+    """Draws a bar per fused layer, in the order of the layers, and a dashed line at the weights before training."""
     layers = sorted(weights)
     figure, axes = new_figure(size=(max(4.0, 0.5 * len(layers) + 2), 4.0))
     axes.bar(range(len(layers)), [weights[layer] for layer in layers], width=0.8)
@@ -94,8 +94,8 @@ def confusion_table(targets: np.ndarray, predictions: np.ndarray, labels: LabelS
 
 def plot_confusion(table: pandas.DataFrame, title: str, path: Path, figure_format: str = "png"):
     """
-    Draws the counts of labels against predictions. Above `MOST_NAMED` classes a dot stands for each pair that occurs,
-    the axes number the classes, and the pairs that are confused most often stand beside them.
+    Draws the counts of labels against predictions. Above `MOST_NAMED` classes each pair that occurs is a dot, the
+    axes number the classes, and the pairs that are confused most often are listed beside them.
 
     Args:
         table: (classes, classes), of `confusion_table`
@@ -147,8 +147,8 @@ def _short(name: str) -> str:
 
 def plot_calibration(report: dict, split: str, labels: LabelSet, path: Path, figure_format: str = "png"):
     """
-    Draws the reliability diagram of a split, before and after calibration where a temperature was found, and the number
-    of decisions in each bin of confidence.
+    Draws the reliability diagram of a split, before and after calibration if a temperature was found, and the number of
+    decisions in each bin of confidence.
 
     Args:
         report: `describe_calibration`'s
@@ -185,7 +185,7 @@ def plot_calibration(report: dict, split: str, labels: LabelSet, path: Path, fig
 
 
 def _count(count: int) -> str:
-    """Returns a count in at most four characters, empty for none."""
+    """Formats a count in at most four characters; 0 is empty."""
     return "" if not count else str(count) if count < 10_000 else f"{count / 1000:.0f}k"
 
 

@@ -1,4 +1,4 @@
-"""Tables of predictions and probabilities per clip."""
+"""Writes tables of predictions and probabilities per clip."""
 
 from pathlib import Path
 

@@ -39,8 +39,8 @@ from .plots import (
 )
 from .predictions import write_predictions
 
-MEASURED_CLIPS = 1000  # whose lengths the card describes
-# Parts of a recipe that the model card shows where they are not the default. Names of one's own say nothing to others.
+MEASURED_CLIPS = 1000  # clips whose lengths the card summarises
+# Parts of a recipe whose changed settings the model card shows. Private names, such as paths, mean nothing to others.
 SHOWN = (ModelArguments, TuningArguments, AugmentationArguments)
 NOT_SHOWN = ("model_name_or_path", "from_sweep", "config_overrides", "background_folder", "attn_implementation")
 
@@ -60,11 +60,11 @@ def write_outputs(
         seconds: duration of the training
         starting_weights: `layer_weights` before the training
         circumstances: the entries `versions`, `machine` and `data` of `results.json`
-        calibration: `calibrate`'s
+        calibration: as `calibrate` returns it
     """
     trainer = run.trainer
     staging = run.folder / STAGING_NAME
-    trainer.save_model(str(staging), _internal_call=True)  # without the push that an ordinary call would make
+    trainer.save_model(str(staging), _internal_call=True)  # an ordinary call would also push
     if not trainer.is_world_process_zero():
         return
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine, all in results.json
@@ -97,7 +97,7 @@ def write_outputs(
 
 
 def write_evaluation(run: FinishedRun, circumstances: dict):
-    """Writes the output folder of an evaluation, as `write_outputs` does that of a training."""
+    """Writes the output folder of an evaluation, like `write_outputs`."""
     staging = run.folder / STAGING_NAME
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -121,7 +121,7 @@ def finish(run: FinishedRun, results: dict, scores: np.ndarray | None, staging: 
 
 
 def describe_outcomes(run: FinishedRun) -> dict:
-    """Returns the first entries of `results.json`."""
+    """Returns the entries of `results.json` that trainings and evaluations share."""
     return {
         "metrics": {split: clean_metrics(outcome.metrics, split) for split, outcome in run.outcomes.items()},
         "clips": {split: dataset.num_clips for split, dataset in run.datasets.items()},
@@ -157,7 +157,7 @@ def write_split(run: FinishedRun, results: dict, staging: Path) -> np.ndarray:
 
 
 def kept_epoch(trainer) -> float | None:
-    """Returns the epoch of the best checkpoint, whose weights the model has; `None` where it has the last ones."""
+    """Returns the epoch of the best checkpoint if the model has its weights; `None` if it has the last ones."""
     state = trainer.state
     if not trainer.args.load_best_model_at_end or state.best_model_checkpoint is None:
         return None
@@ -173,7 +173,7 @@ def print_metrics(results: dict):
 
 
 def print_calibration(calibration: dict):
-    """Prints what the validation split has changed in the probabilities, which runs without calibration lack."""
+    """Prints which calibration the validation split has led to: it changes the probabilities."""
     temperature, thresholds = calibration["temperature"], calibration["decision_thresholds"]
     found = [f"temperature {temperature:.3g}"] if temperature != 1.0 else []
     found += ["a threshold per label"] if thresholds is not None else []
@@ -206,18 +206,18 @@ def per_class(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet) ->
 
 
 def layer_weights(model) -> dict[int, float] | None:
-    """Returns fused layer -> share of the fused vector, which sum to one; `None` unless `fusion` is `weighted`."""
+    """Returns fused layer -> weight, with a sum of 1; `None` unless `fusion` is `weighted`."""
     config = model.config
     if getattr(config, "fusion", None) != "weighted":
         return None
     fusion = model.base_model.fusion.fusion
-    with torch.no_grad():  # unit vectors come out as their weights
+    with torch.no_grad():  # the fusion of unit vectors is the vector of weights
         weights = fusion(list(torch.eye(len(config.fused_layers), device=fusion.layer_weights.device)))
     return dict(zip(config.fused_layers, weights.tolist()))
 
 
 def write_card(run: FinishedRun, results: dict, path: Path):
-    """Writes the model card, from the template and the run's own figures."""
+    """Writes the model card, from the template and the results of the run."""
     card = classifier_card(
         run.folder.resolve().name,
         run.config,
@@ -231,7 +231,7 @@ def write_card(run: FinishedRun, results: dict, path: Path):
 
 
 def chosen_settings(recipe: dict) -> dict:
-    """Returns the settings of model, tuning and augmentation in which a recipe differs from the defaults."""
+    """Returns the settings of model, tuning and augmentation that differ from the defaults."""
     chosen = {}
     for part in SHOWN:
         for field in dataclasses.fields(part):
@@ -274,7 +274,7 @@ def clip_seconds(dataset: ClipDataset) -> dict[str, float]:
     """Returns the shortest, median and longest length in seconds, by the headers of at most `MEASURED_CLIPS` clips."""
     seconds = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, MEASURED_CLIPS).astype(int)):
-        with contextlib.suppress(InputError):  # a card is no reason to lose a finished training
+        with contextlib.suppress(InputError):  # an unreadable header must not stop a finished training
             seconds.append(audio_seconds(audio_of(dataset.examples[int(index)])))
     if not seconds:
         return {}
@@ -289,6 +289,6 @@ def clips_per_class(dataset: ClipDataset, labels: LabelSet) -> dict[str, int]:
 
 
 def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
-    """Returns the metrics without the prefix of the split and without the timings, which depend on the machine."""
+    """Returns the metrics without the prefix of the split and without timings (these depend on the machine)."""
     metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
     return {key: value for key, value in metrics.items() if is_metric(key) or key == "loss"}

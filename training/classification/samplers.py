@@ -1,4 +1,4 @@
-"""Samplers: the order of the training clips, and weights that balance the classes."""
+"""Draws training clips in an order that resumption repeats, and computes weights that balance the classes."""
 
 from collections.abc import Iterator
 
@@ -18,8 +18,8 @@ POOL_STEPS = 50
 
 class ClipSampler(torch.utils.data.Sampler):
     """
-    Draws the clips of an epoch by seed and epoch alone: the same for every process, any number of workers, and after a
-    resumption.
+    Draws the clips of an epoch. The order depends on seed and epoch alone: it is the same in every process, with any
+    number of workers, and after a resumption.
 
     Args:
         num_clips: clips of the data set, and of an epoch
@@ -60,9 +60,9 @@ class ClipSampler(torch.utils.data.Sampler):
         """
         Returns the drawn clips (clips,) with similar lengths in each step, and the steps in random order.
 
-        Transformers sorts a few large groups, which leaves 10 % of padding in a small data set and begins with the
-        longest clips. Here all clips are sorted (50 steps at a time in a large data set) by lengths that are changed at
-        random by up to 5 %, so that batches differ between epochs.
+        Transformers sorts a few large groups: a small data set then has 10 % of padding, and the longest clips come
+        first. Here all clips are sorted (50 steps at a time in a large data set) by lengths that are changed at random
+        by up to 5 %, so that batches differ between epochs.
         """
         blurred = np.asarray(self.lengths)[drawn] * rng.uniform(1 - BLUR, 1 + BLUR, len(drawn))
         pools = np.arange(len(drawn)) // (POOL_STEPS * self.group_size)
@@ -79,7 +79,7 @@ def make_sampler(
     Returns the sampler of the recipe; `None` for Transformers' own.
 
     Raises:
-        InputError: balanced classes for a regression, or with one of Transformers' other strategies.
+        InputError: balanced classes for a regression, or together with another strategy of Transformers.
     """
     balances, strategy = tuning.sampler == "balanced", arguments.train_sampling_strategy
     if balances and labels.is_regression:

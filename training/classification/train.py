@@ -1,4 +1,4 @@
-"""The task `classification`: fine-tunes any model, or trains a Dual SSAST from random weights, and reports on it."""
+"""Runs the task `classification`: fine-tunes any model, or trains a Dual SSAST from random weights, and reports."""
 
 import dataclasses
 import time
@@ -52,7 +52,7 @@ from .tuning import check_same_tuning, prepare
 
 logger = logging.get_logger(__name__)
 
-# Weights that a checkpoint may lack: fusion and classifiers.
+# Weights that may be missing from a checkpoint: fusion and classifiers.
 NEW_WEIGHTS = (
     "classifier.", "dual_ssast.fusion.", "composed_classifier.", "audioset_classifier.", "panns_cnn14.embedding.",
 )  # fmt: skip
@@ -125,7 +125,7 @@ def run(
         if split in datasets
     }
     calibration = calibrate(model.config, outcomes, labels) if arguments.calibrate else None
-    if calibration is not None:  # thresholds change the metrics of decisions
+    if calibration is not None:  # metrics of decisions depend on the thresholds
         for split, outcome in outcomes.items():
             metrics = trainer.compute_metrics(EvalPrediction(outcome.predictions, outcome.label_ids))
             outcome.metrics.update({f"{split}_{name}": value for name, value in metrics.items()})
@@ -164,11 +164,11 @@ def choose_labels(
 
 def choose_streamed_labels(stream: LabelledStream, data_arguments: DataArguments, stored_config) -> LabelSet:
     """
-    Returns the label set of a stream, whose clips are not read yet: from a label file, the data set's description, or a
-    checkpoint that was fine-tuned for it.
+    Returns the label set of an unread stream, from a label file, the data set's description, or a checkpoint that was
+    fine-tuned on it.
 
     Raises:
-        InputError: none of them names the classes.
+        InputError: no source names the classes.
     """
     names = stream.class_names()
     if names is None and not data_arguments.label_file and data_arguments.problem_type != "regression":
@@ -214,8 +214,8 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
     if getattr(stored_config, "fused_layers", None) != model.config.fused_layers and hasattr(
         model.base_model, "fusion"
     ):
-        model.base_model.reset_fusion()  # its weights belong to other layers
-    if stored_config.id2label != labels.id2label and not new:  # as many classes, but different ones
+        model.base_model.reset_fusion()  # its weights were trained for other layers
+    if stored_config.id2label != labels.id2label and not new:  # the same number of classes, but different ones
         logger.warning("The checkpoint's classifier has other classes: a new one takes its place.")
         model.reset_classifier()
     return model

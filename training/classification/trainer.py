@@ -1,4 +1,4 @@
-"""The Trainer of classifiers: frozen parts, adapters, averaged weights, losses and samplers."""
+"""Trains classifiers: frozen parts, adapters, averaged weights, losses and samplers."""
 
 import contextlib
 import shutil
@@ -20,14 +20,14 @@ from .tuning import ADAPTER, count_parameters, frozen_modules, rate_scales, save
 
 class ClassificationTrainer(AudioTrainer):
     """
-    AudioTrainer with the options of `TuningArguments`: frozen parts, adapters, averaged weights, losses and samplers.
+    Trains a classifier with the options of `TuningArguments`.
 
     Args:
         training_loss: (logits, labels) -> loss, in place of the model's own during training
         sampler: order of the training clips; `None`: Transformers'
 
     Raises:
-        InputError: an option that needs whole weights, with a sharded model.
+        InputError: the model is sharded, and an option needs whole weights.
     """
 
     def __init__(self, *args, tuning: TuningArguments, training_loss=None, sampler=None, **kwargs):
@@ -89,7 +89,7 @@ class ClassificationTrainer(AudioTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
-        """Logs also the share of padding in the training batches, and a stream's clips so far."""
+        """Also logs the share of padding in the training batches, and the clips that a stream has delivered."""
         if "loss" in logs and self._frames[1]:
             logs = logs | {"padded_share": 1 - float(self._frames[0] / self._frames[1])}
             self._frames.zero_()
@@ -100,7 +100,7 @@ class ClassificationTrainer(AudioTrainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """
         Creates AdamW (or `optim`) with `head_learning_rate` for all parameters outside the encoder,
-        `fusion_learning_rate` for the learned weights of layers, and the factors of `rate_scales`.
+        `fusion_learning_rate` for learned layer weights, and the factors of `rate_scales`.
         """
         model = self.model if model is None else model
         weighs_layers = any(name.endswith("layer_weights") for name, _ in model.named_parameters())
@@ -125,18 +125,18 @@ class ClassificationTrainer(AudioTrainer):
             groups.setdefault((rate, is_decayed), []).append(parameter)
         return [
             {"params": parameters, "lr": rate, "weight_decay": self.args.weight_decay if is_decayed else 0.0}
-            # Trainer logs the rate of the first group: it should be the recipe's.
+            # Trainer logs the rate of the first group, so the first must have the recipe's rate.
             for (rate, is_decayed), parameters in sorted(
                 groups.items(), key=lambda x: x[0][0] != self.args.learning_rate
             )
         ]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Predicts as Trainer does; a clip in windows gets the mean of their logits, as in `classify_windows`."""
+        """Predicts as Trainer does; a clip in windows has their mean logits, as in `classify_windows`."""
         num_windows = inputs.pop("num_windows", None)
         if num_windows is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # every process must make as many passes as the others
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # all processes must make the same number of passes
             raise InputError(
                 "window_s: clips longer than the model's input cannot be evaluated with FSDP or DeepSpeed; set "
                 "eval_strategy to no, leave the splits out, and evaluate with predict_hf.py"
@@ -155,7 +155,7 @@ class ClassificationTrainer(AudioTrainer):
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
 
     def _get_eval_sampler(self, eval_dataset):
-        """Keeps the order: predictions are written beside the names of the clips."""
+        """Returns a sampler that keeps the order, because predictions are written beside the names of the clips."""
         return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:

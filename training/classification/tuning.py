@@ -20,7 +20,7 @@ TUNING_NAME = "tuning.json"
 
 
 def encoder_stages(encoder: PreTrainedModel) -> list[nn.Module]:
-    """Returns the embedding (empty for networks without one) and the blocks in use, from input to output."""
+    """Returns the patch embedding (empty for networks without one) and the blocks in use, from input to output."""
     if isinstance(encoder, PannsCnn14Model):
         return [encoder.bn0, *encoder.blocks[: encoder.used_blocks[-1]]]
     if isinstance(encoder, VGGishModel):
@@ -49,7 +49,7 @@ def prepare(model: PreTrainedModel, tuning: TuningArguments) -> nn.Module:
             f"freeze_layers: {tuning.freeze_layers} are more than the {len(stages) - 1} blocks in use; set fewer, or "
             "freeze_encoder"
         )
-    num_frozen = tuning.freeze_layers + 1 if tuning.freeze_layers else 0  # with the embedding
+    num_frozen = tuning.freeze_layers + 1 if tuning.freeze_layers else 0  # includes the embedding
     if tuning.lora_rank:
         return add_lora(model, stages[num_frozen:], tuning)
     for module in [model.base_model] if tuning.freeze_encoder else stages[:num_frozen]:
@@ -61,10 +61,10 @@ def prepare(model: PreTrainedModel, tuning: TuningArguments) -> nn.Module:
 
 def add_lora(model: PreTrainedModel, stages: list[nn.Module], tuning: TuningArguments) -> nn.Module:
     """
-    Returns PEFT's model with trainable low-rank updates (LoRA) in some blocks; all else but the head is frozen.
+    Returns PEFT's model with trainable low-rank updates (LoRA) in some blocks; the rest is frozen, except for the head.
 
     Raises:
-        InputError: PEFT is missing, the encoder has random weights, or no layer has a name of the recipe.
+        InputError: PEFT is missing, the encoder has random weights, or no layer has a name that the recipe lists.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -82,7 +82,7 @@ def add_lora(model: PreTrainedModel, stages: list[nn.Module], tuning: TuningArgu
     )
     adapted = get_peft_model(model, config)
     config.base_model_name_or_path = portable_name(model.name_or_path)
-    config.target_modules = sorted(config.target_modules)  # a set has another order in every process
+    config.target_modules = sorted(config.target_modules)  # the order of a set differs between processes
     return adapted
 
 
@@ -115,7 +115,7 @@ def rate_scales(model: PreTrainedModel, layer_decay: float | None) -> dict[int, 
     """
     Returns id of a parameter -> factor of its learning rate, for the encoder's embedding and blocks (BEiT; Bao et al.,
     ICLR 2022): the highest block has `layer_decay`, each block below has `layer_decay` times the factor above, and the
-    embedding has the lowest. Other parameters, such as the last norm's, are missing and have 1.
+    embedding has the lowest. Other parameters, such as the last norm's, are left out: their factor is 1.
     """
     if layer_decay is None:
         return {}
@@ -128,7 +128,7 @@ def rate_scales(model: PreTrainedModel, layer_decay: float | None) -> dict[int, 
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Returns the number of parameters of the saved model, and of trained ones, low-rank updates included."""
+    """Counts the parameters of the saved model, and the trained ones with low-rank updates."""
     own = {
         name: parameter.numel()
         for name, parameter in model.named_parameters()
@@ -139,7 +139,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def frozen_modules(model: nn.Module) -> list[nn.Module]:
-    """Returns the modules with parameters of which none is trained."""
+    """Returns the modules whose parameters are all frozen."""
     found = []
     for module in model.modules():
         parameters = list(module.parameters())
@@ -155,7 +155,7 @@ def save_tuning(tuning: TuningArguments, folder: Path):
 
 def check_same_tuning(checkpoint: str, tuning: TuningArguments):
     """
-    Compares the recipe with the settings that the checkpoint to resume from was trained with.
+    Compares the recipe with the settings of the checkpoint to resume from.
 
     Raises:
         InputError: a setting differs.

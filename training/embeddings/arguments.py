@@ -1,4 +1,4 @@
-"""Options of the tasks sweep and probe."""
+"""Defines the options of the tasks sweep and probe."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from ..recipe import Arguments, described
 
 @dataclass
 class FrozenEncoderArguments(Arguments):
-    """How a frozen encoder encodes the clips, and where the outputs go."""
+    """Sets how a frozen encoder encodes the clips, and the output folder."""
 
     group: ClassVar[str] = "training"
 
@@ -29,7 +29,7 @@ class FrozenEncoderArguments(Arguments):
 
 @dataclass
 class SweepArguments(FrozenEncoderArguments):
-    """How the layers and poolings of an encoder are searched."""
+    """Sets up the search for layers and poolings of an encoder."""
 
     readouts: list[str] | None = described(
         None, "Some of patches, prefix, frames (CNN: composed); unset: all of the model."
@@ -55,7 +55,7 @@ class SweepArguments(FrozenEncoderArguments):
 
 @dataclass
 class ProbeArguments(FrozenEncoderArguments):
-    """How a frozen encoder is evaluated: a linear layer as in EVAR (Niizumi et al.), neighbours, a few labels."""
+    """Sets up the evaluation of a frozen encoder: linear layer as in EVAR (Niizumi et al.), neighbours, few labels."""
 
     methods: list[str] = described(
         ["linear", "neighbours", "few_shot"], "Evaluations.", choices=("linear", "neighbours", "few_shot")

@@ -36,13 +36,13 @@ from .shards import Shards
 LEVELS = ("clip", "frames", "layers")
 EXTENSIONS = (".parquet", ".npz")
 RAGGED = ("names", "embedding", "time_ms")  # text, and arrays with a row per readable clip or time frame
-MAX_CHUNK_S = 600.0  # decoded audio that waits in memory for the encoder; a longer clip waits alone
+MAX_CHUNK_S = 600.0  # decoded audio in memory at a time; a longer clip is decoded alone
 
 
 @dataclass
 class Embedder:
     """
-    An encoder with the settings of a run.
+    Embeds with an encoder and the settings of a run.
 
     Args:
         overrides: fields of the checkpoint's configuration that the options changed
@@ -63,7 +63,7 @@ class Embedder:
         Embeds clips (samples,) at the extractor's rate.
 
         Returns:
-            `embedding` (rows, size); `rows` (clips,), the rows of each clip; at the level of time frames `time_ms`
+            `embedding` (rows, size); `rows` (clips,), number of rows of each clip; for time frames also `time_ms`
             (rows,)
 
         Raises:
@@ -84,7 +84,7 @@ class Embedder:
         }
 
     def shard(self, names: list[str], is_readable: list[bool], parts: list[dict]) -> dict[str, np.ndarray]:
-        """Joins what `embed` returned into a shard: its arrays, with 0 `rows` of unreadable clips, and the `names`."""
+        """Joins results of `embed` into a shard: its arrays, with 0 `rows` for unreadable clips, and the `names`."""
         size = sum(self.columns().values())
         empty = {"embedding": np.zeros((0, size), dtype=np.float32), "rows": np.zeros(0, dtype=np.int64)}
         if self.level == "frames":
@@ -106,14 +106,14 @@ class Embedder:
 
 def load(name: str, level: str, batch_size: int, window_s: float | None, **settings) -> Embedder:
     """
-    Loads an encoder as the options of embed_hf.py change it.
+    Loads an encoder with the options of embed_hf.py.
 
     Args:
         name: folder or Hub name
         settings: `readout`, `fusion_layers`, `pooling` and `pooling_combination`; `None`: the model's own
 
     Raises:
-        InputError: it cannot be loaded, lacks weights, or does not have such a setting.
+        InputError: the model cannot be loaded, lacks weights, or does not have such a setting.
     """
     check_checkpoint(name)
     with explained(name, "cannot embed", "correct the options or name another model"):
@@ -130,7 +130,7 @@ def find_overrides(name: str, config, level: str, settings: dict) -> dict:
     Returns the fields of the configuration to change: the settings, and for the level `layers` all layers side by side.
 
     Raises:
-        InputError: this kind of model does not have such a field, or has no norms for all layers.
+        InputError: this kind of model does not have such a field, or lacks norms for some layers.
     """
     found = {field: value for field, value in settings.items() if value is not None}
     if level == "layers":
@@ -169,7 +169,7 @@ def open_inputs(inputs: list[str], streaming: bool) -> list[LocalClips | Streame
 
 class ClipSequence:
     """
-    Undecoded clips of several sources, one source after the other.
+    Iterates over the undecoded clips of several sources, one source after the other.
 
     `num_clips` is `None` if a source is streamed: every process then reads all stored clips, and decodes its share.
     """
@@ -237,7 +237,7 @@ def encode(
     process: tuple[int, int] = (0, 1),
 ):
     """
-    Fills the missing shards. A shard does not depend on the others, or on the process that made it.
+    Fills the missing shards. A shard depends neither on the others nor on the process that makes it.
 
     Args:
         log: lists the unreadable clips

@@ -1,9 +1,9 @@
 """
-The task `probe`: evaluates a frozen encoder on a data set.
+Runs the task `probe`: evaluates a frozen encoder on a data set.
 
-It trains a linear layer on standardised embeddings by the protocol of EVAR (Niizumi et al., EUSIPCO 2022): Adam,
-learning rate and end of the training chosen on the validation split, several seeds. It also scores the nearest
-neighbours, and a logistic regression on a few labels per class.
+Trains a linear layer on standardised embeddings by the protocol of EVAR (Niizumi et al., EUSIPCO 2022): Adam, learning
+rate and end of the training chosen on the validation split, several seeds. Also scores nearest neighbours, and logistic
+regression on a few labels per class.
 """
 
 from pathlib import Path
@@ -85,7 +85,7 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
 
 
 def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArguments) -> np.ndarray:
-    """Returns the fused vectors of a split: (clips, fused_size)"""
+    """Computes the fused vectors of a split: (clips, fused_size)"""
     shards = Shards(
         folder,
         len(dataset),
@@ -149,7 +149,7 @@ def fit_linear(
 
 
 def score_function(label_set: LabelSet):
-    """Returns a function: outputs (clips, labels) and labels -> the metric of this kind of problem, more is better."""
+    """Returns a function: outputs (clips, labels) and labels -> metric of this kind of problem, higher is better."""
     metric = metric_of(label_set.problem_type)[1]
     eye = np.eye(len(label_set.names))
 
@@ -161,7 +161,7 @@ def score_function(label_set: LabelSet):
 
 
 def neighbour_row(features: dict, labels: dict, arguments: ProbeArguments) -> dict:
-    """Scores the nearest neighbours by cosine, with the number that is best on the validation split."""
+    """Scores nearest neighbours by cosine; the validation split chooses their number."""
     rows = []
     for count in sorted(set(arguments.neighbours)):
         if count > len(features["train"]):
@@ -175,7 +175,7 @@ def neighbour_row(features: dict, labels: dict, arguments: ProbeArguments) -> di
 
 
 def few_shot_rows(features: dict, labels: dict, arguments: ProbeArguments) -> list[dict]:
-    """Scores logistic regressions on a few training clips of every class; a row per number and draw."""
+    """Scores logistic regressions on a few training clips of every class; a row per number of clips and draw."""
     rows = []
     classes, counts = np.unique(labels["train"], return_counts=True)
     for shots in arguments.few_shot:
@@ -193,7 +193,7 @@ def few_shot_rows(features: dict, labels: dict, arguments: ProbeArguments) -> li
 
 
 def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Returns mean and deviation over the seeds per method; each linear layer with the learning rate of its seed."""
+    """Returns mean and deviation over seeds per method; each linear layer has the learning rate of its seed."""
     groups = table["method"].where(table["method"] != "few_shot", "few_shot, " + table["setting"])
     summary = table.groupby(groups, sort=False)["test"].agg(["mean", "std", "count"])
     return summary.rename(columns={"mean": "test", "std": "standard_deviation", "count": "runs"})

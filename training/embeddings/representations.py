@@ -1,7 +1,7 @@
 """
 Reads out and pools every layer in one encoder pass per clip.
 
-A sweep over layers and poolings composes the fused vectors of all configurations from these arrays; see `compose`.
+From these arrays a sweep composes the fused vectors of all configurations; see `compose`.
 """
 
 import itertools
@@ -31,7 +31,7 @@ def name_of(readout: str, layer: int, pooling: str | None = None) -> str:
 @torch.no_grad()
 def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    Reads out and pools every layer of an encoder, in every way.
+    Reads out and pools every layer of an encoder, by every readout and pooling.
 
     Args:
         model: a convolutional network that fuses all its layers (`fusion_layers`), or a `DualSSASTModel`; its states
@@ -67,7 +67,7 @@ def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Te
 def composed_representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Pools each layer's part of the time frames of VGGish or CNN14 over time; see `representations`."""
     config, (num_clips, num_frames) = model.config, batch["input_values"].shape[:2]
-    frames = model(**batch, return_dict=True).last_hidden_state  # (clips, columns, the sizes of all layers)
+    frames = model(**batch, return_dict=True).last_hidden_state  # (clips, columns, sum of the layers' sizes)
     lengths = torch.full((num_clips,), num_frames, device=frames.device)
     if batch.get("attention_mask") is not None:
         lengths = batch["attention_mask"].sum(dim=1)
@@ -96,7 +96,7 @@ def fill_shards(
     represent=representations,
 ):
     """
-    Encodes the clips of the missing shards. The arrays of a clip of several windows are the mean over its windows.
+    Encodes the clips of the missing shards. The arrays of a long clip are the means over its windows.
 
     Args:
         batch_size: clips or windows per encoder pass
@@ -114,7 +114,7 @@ def fill_shards(
         for batch in loader:
             progress.update(len(batch.pop("labels")))
             num_windows = batch.pop("num_windows", None)
-            # Long clips have many windows: the model takes at most `batch_size` of them at once.
+            # Long clips have many windows: at most `batch_size` of them fit into a pass.
             pieces = zip(*(value.split(batch_size) for value in batch.values()))
             found = [represent(model, {name: v.to(model.device) for name, v in zip(batch, piece)}) for piece in pieces]
             part = {name: torch.cat([one[name] for one in found]) for name in found[0]}
@@ -133,7 +133,7 @@ def subsets(names: tuple[str, ...] = tuple(POOLINGS)) -> list[tuple[str, ...]]:
 def blocks(readout: str, layers: tuple[int, ...], pooling: tuple[str, ...], combination: str) -> list[tuple]:
     """
     Splits a configuration's fused vector (`fusion="concat"`) into its parts, each (readout, layer, poolings to sum).
-    Parts are standardised one by one, so that each can be computed once for all configurations.
+    Parts are standardised separately, so that each is computed once for all configurations.
     """
     if readout == "prefix":
         return [(readout, layer, ()) for layer in layers]
@@ -144,8 +144,8 @@ def blocks(readout: str, layers: tuple[int, ...], pooling: tuple[str, ...], comb
 
 def block_features(arrays: dict[str, np.ndarray], readout: str, layer: int, pooling: tuple[str, ...]) -> np.ndarray:
     """
-    Returns a part of a fused vector, the sum of its poolings: float64 (clips, size). Their mean differs by a factor,
-    which standardising removes.
+    Returns a part of a fused vector, the sum of its poolings: float64 (clips, size). Standardising removes the factor
+    between their sum and their mean.
     """
     names = [name_of(readout, layer, name) for name in pooling] or [name_of(readout, layer)]
     return sum(arrays[name].astype(np.float64) for name in names)
@@ -162,10 +162,10 @@ def load_for_recipe(model_arguments: EncoderArguments, extractor, fuse_all: bool
     Loads the encoder that a recipe names, with the recipe's changes of its configuration.
 
     Args:
-        fuse_all: let a convolutional network compose all its layers
+        fuse_all: make a convolutional network compose all its layers
 
     Raises:
-        InputError: no checkpoint is named, it cannot be loaded, or it lacks weights.
+        InputError: the recipe names no checkpoint, or it cannot be loaded or lacks weights.
     """
     name, config = model_arguments.model_name_or_path, load_config(model_arguments)
     if config is None:

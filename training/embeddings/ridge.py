@@ -17,13 +17,13 @@ from tqdm.auto import tqdm
 
 from ..data.labels import LabelSet
 
-BATCH = 32  # linear systems that are solved together
+BATCH = 32  # linear systems solved at once
 
 
 @dataclass
 class Score:
     """
-    The score of a configuration.
+    Holds the score of a configuration.
 
     folds: the metric on each held-out fold
     ridge: penalty per feature with the best mean over the folds
@@ -47,7 +47,7 @@ def make_targets(labels: list, label_set: LabelSet) -> np.ndarray:
 
 
 def metric_of(problem_type: str) -> tuple[str, Callable[[np.ndarray, np.ndarray], float]]:
-    """Returns name and function of a metric: targets, predictions, both (clips, outputs) -> number, more is better."""
+    """Returns a metric's name and function: targets, predictions, both (clips, outputs) -> number, higher is better."""
 
     def accuracy(targets, predictions):
         return float((targets.argmax(axis=1) == predictions.argmax(axis=1)).mean())
@@ -72,8 +72,8 @@ def held_out_predictions(
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """
-    Yields the indices of configuration and penalty, and the predictions (held-out clips, outputs). For the arguments
-    see `score_all`.
+    Yields the indices of configuration and penalty, and the predictions (held-out clips, outputs); arguments as for
+    `score_all`.
     """
     training, test = fold
     kernels, sizes = {}, {}
@@ -114,7 +114,7 @@ def score_all(
         targets: (clips, outputs)
         folds: (training clips, held-out clips)
         ridge: penalties per feature; the one with the best mean over the folds is chosen
-        metric: (targets, predictions) -> number, more is better
+        metric: (targets, predictions) -> number, higher is better
     """
     scores = np.zeros((len(configurations), len(ridge), len(folds)))
     progress = tqdm(total=len(configurations) * len(folds) * len(ridge), desc="scoring", unit="fit", leave=False)

@@ -15,12 +15,12 @@ DESCRIPTION = "shards.json"
 
 class Shards:
     """
-    A folder of files `shard-000000.safetensors`, ... with the arrays of `shard_size` clips each.
+    Stores arrays in a folder, as files `shard-000000.safetensors`, ... of `shard_size` clips each.
 
     Args:
-        num_clips: number of all clips; `None` for a stream, whose end is not known
+        num_clips: number of all clips; `None` for a stream, whose length is unknown
         shard_size: clips per shard
-        description: everything that the numbers depend on (model, data, settings), as JSON
+        description: all that determines the arrays (model, data, settings), as JSON
     """
 
     def __init__(self, folder: Path, num_clips: int | None, shard_size: int, description: dict):
@@ -49,7 +49,7 @@ class Shards:
 
     @property
     def num_shards(self) -> int:
-        """Returns the number of shards; for a stream, of those that exist."""
+        """Returns the number of shards; for a stream, of the stored ones."""
         if self.num_clips is None:
             return len(list(self.folder.glob("shard-*.safetensors")))
         return -(-self.num_clips // self.shard_size)
@@ -73,7 +73,7 @@ class Shards:
         Args:
             clips: the numbers of its clips
             arrays: name -> array with a row per clip
-            ragged: names of the arrays with another number of rows
+            ragged: names of the arrays with a different number of rows
         """
         wrong = {name: array.shape for name, array in arrays.items() if len(array) != len(clips) and name not in ragged}
         if wrong:

@@ -1,7 +1,7 @@
 """
-The task `sweep`: compares layers and poolings of an encoder on a data set, with one encoder pass per clip.
+Runs the task `sweep`: compares layers and poolings of an encoder on a data set, with one encoder pass per clip.
 
-The Dual SSAST paper fine-tunes every candidate, Niizumi et al. evaluate layer by layer. The sweep scores all pairs of
+The Dual SSAST paper fine-tunes every candidate; Niizumi et al. evaluate layer by layer. The sweep scores all pairs of
 layers, readouts and poolings by linear evaluation, and turns the best one into a recipe for fine-tuning.
 """
 
@@ -45,7 +45,7 @@ RECIPE_HEADER = "# Fine-tunes with the best layers and poolings of a sweep: {sco
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting of `readout`, `fusion_layers`, `pooling` and `pooling_combination`."""
+    """Holds values of `readout`, `fusion_layers`, `pooling` and `pooling_combination` to compare."""
 
     readout: str
     layers: tuple[int, ...]
@@ -63,7 +63,7 @@ class Candidate:
 
     @property
     def way(self) -> str:
-        """Names readout and poolings in short."""
+        """Returns a short name of readout and poolings."""
         if self.readout == "prefix":
             return "prefix"
         joined = (" + " if self.combination == "sum" else ", ").join(self.pooling)
@@ -73,10 +73,10 @@ class Candidate:
 @dataclass
 class Results:
     """
-    The results of a sweep.
+    Holds the results of a sweep.
 
-    candidates: in the order of the index of `table`
-    table: as `make_table`, the best candidate first
+    candidates: the index of `table` counts them in this order
+    table: as `make_table` returns it, the best candidate first
     metric: name of the score's column in `table`
     layers: all layers of the encoder
     seconds: duration of encoding and scoring
@@ -167,7 +167,7 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
 
 def choose_readouts(config, wanted: list[str] | None) -> list[str]:
     """
-    Returns the readouts to compare; all of the model without `wanted`.
+    Returns the readouts to compare: `wanted`, or all of the model.
 
     Raises:
         InputError: this kind of model does not have such a readout.
@@ -181,8 +181,8 @@ def choose_readouts(config, wanted: list[str] | None) -> list[str]:
 
 def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
     """
-    Loads the training and validation clips, at most `max_clips` with every class in its share. Test clips are left out,
-    given ones and those that a fine-tuning with the sweep's recipe sets aside.
+    Loads the training and validation clips, at most `max_clips` in the proportions of the classes. Leaves out the test
+    clips: given ones, and those that a fine-tuning with the sweep's recipe holds out.
     """
     splits = load_splits(data_arguments)
     splits = screen(splits, data_arguments, arguments.output_dir)
@@ -198,7 +198,7 @@ def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
         chosen, _ = train_test_split(
             range(len(clips)), train_size=arguments.max_clips, random_state=arguments.seed, stratify=labels
         )
-    except ValueError:  # classes with a single clip, or numbers
+    except ValueError:  # a class has a single clip, or labels are numbers
         chosen, _ = train_test_split(range(len(clips)), train_size=arguments.max_clips, random_state=arguments.seed)
     return clips.select(sorted(chosen))
 
@@ -224,12 +224,12 @@ def make_table(found: list[Candidate], scores: list, metric: str) -> pandas.Data
             }
         )
     table = pandas.DataFrame(rows)
-    # The first of equals is the simplest.
+    # A stable sort: the first of equal candidates is the simplest.
     return table.sort_values(metric, ascending=False, kind="stable")
 
 
 def comparison(table: pandas.DataFrame, metric: str, layers: list[int]) -> pandas.DataFrame:
-    """Returns the comparison of the Dual SSAST paper: last, middle and both layers, for every way of pooling."""
+    """Compares as in the Dual SSAST paper: last, middle and both layers, with every pooling."""
     middle, last = layers[(len(layers) - 1) // 2], layers[-1]
     chosen = {"last": f"{last}", "middle": f"{middle}", "dual": f"{middle}+{last}"}
     ways = table["readout"].str.cat([table["pooling"], table["combination"]], sep=" ").str.strip()
@@ -287,7 +287,7 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, figure_for
     print(f"everything is in {folder}; to fine-tune with it: train_hf.py {folder / 'finetune.yaml'}")
 
 
-# Keys that the recipe of the fine-tuning copies from the sweep, and its other settings: SSAST's for small data sets.
+# Recipe of the fine-tuning: keys copied from the sweep, and SSAST's settings for small data sets.
 RECIPE_DATA = (
     "dataset_name", "dataset_config_name", "dataset_revision", "train_split", "validation_split", "test_split",
     "train_file", "validation_file", "test_file", "audio_column", "label_column", "label_separator", "problem_type",

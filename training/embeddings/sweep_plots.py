@@ -8,7 +8,7 @@ from ..base.figures import COLOURS, MAP, new_figure, save_figure
 
 
 def plot_heat_maps(found, folder: Path, figure_format: str):
-    """Draws a figure per readout: layer x layer for every way of pooling; the diagonal has single layers."""
+    """Draws a figure per readout: a layer x layer map per pooling; the diagonal shows single layers."""
     layers, metric, values = found.layers, found.metric.replace("_", " "), found.table[found.metric]
     ticks = range(len(layers))
     for readout in dict.fromkeys(candidate.readout for candidate in found.candidates):
@@ -41,7 +41,7 @@ def plot_heat_maps(found, folder: Path, figure_format: str):
 
 
 def plot_layers(found, path: Path, figure_format: str):
-    """Draws the score of each single layer with every way of pooling but concatenation; a panel per readout."""
+    """Draws the score of each single layer with every pooling except concatenation; a panel per readout."""
     layers, table, ways = found.layers, found.table, {}
     for index in sorted(table.index):
         candidate, row = found.candidates[index], table.loc[index]

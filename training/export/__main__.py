@@ -80,10 +80,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def export(arguments: argparse.Namespace):
     """
-    Writes the folder under another name, compares the export with the model, and renames the folder.
+    Writes an export to a staging folder, compares it with the model, and renames the folder.
 
     Raises:
-        InputError: a bad argument, or an export that differs from the model; nothing is left of it.
+        InputError: bad arguments, or the export differs from the model (it is then deleted).
     """
     check(arguments)
     model, extractor = load(arguments.model)

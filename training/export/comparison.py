@@ -19,7 +19,7 @@ Runner = Callable[[list[np.ndarray]], np.ndarray]  # clips (samples,) -> (clips,
 
 
 def extract(extractor, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
-    """Clips (samples,) -> `input_values` (batch, frames, mel) and `attention_mask` (batch, frames)."""
+    """Returns `input_values` (batch, frames, mel) and `attention_mask` (batch, frames) of clips (samples,)."""
     features = extractor(
         clips,
         sampling_rate=extractor.sampling_rate,
@@ -31,7 +31,7 @@ def extract(extractor, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def torch_runner(model, extractor) -> Runner:
-    """Runs the model itself, in its own precision."""
+    """Returns a runner of the model itself, in its own precision."""
 
     def run(clips):
         with torch.no_grad():
@@ -54,7 +54,7 @@ def inputs_of(kind: str, clips: list[np.ndarray], extractor) -> tuple[torch.Tens
 
 
 def onnx_runner(path: Path, kind: str, extractor) -> Runner:
-    """Runs an ONNX file with onnxruntime on the CPU."""
+    """Returns a runner of an ONNX file, with onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -70,15 +70,15 @@ def onnx_runner(path: Path, kind: str, extractor) -> Runner:
 
 
 def program_runner(path: Path, kind: str, extractor) -> Runner:
-    """Runs a file of `torch.export.save`."""
+    """Returns a runner of a file of `torch.export.save`."""
     module = torch.export.load(path).module()
     return lambda clips: module(*inputs_of(kind, clips, extractor)).detach().numpy()
 
 
 def compare(model, run: Runner, reference: Runner, batches: list[list[np.ndarray]]) -> float:
     """
-    Returns the largest difference between the export on batches and the model on single clips, so that influence among
-    the clips of a batch counts. For embeddings it is relative to the largest number if that is above 1.
+    Returns the largest difference between the export on batches and the model on single clips (to detect influence
+    among the clips of a batch). For embeddings it is relative to the largest number if that is above 1.
 
     Raises:
         InputError: the difference exceeds `TOLERANCE`.
@@ -88,7 +88,7 @@ def compare(model, run: Runner, reference: Runner, batches: list[list[np.ndarray
         expected = np.concatenate([reference([clip]) for clip in batch])
         scale = 1.0 if hasattr(model, "classifier") else max(1.0, float(np.abs(expected).max()))
         differences.append(np.abs(run(batch) - expected).max() / scale)
-    largest = float(np.max(differences))  # NaN if one is
+    largest = float(np.max(differences))  # NaN if any is NaN
     if not largest <= TOLERANCE:
         raise InputError(
             f"the export differs from the model by {largest:.2g}, more than {TOLERANCE:g}, and is not kept; try "
@@ -109,11 +109,11 @@ def describe_int8(model, extractor, sides: dict[str, Runner], batches: list[list
 
 def describe_difference(model, extractor, exact: Runner, small: Runner, clips: list[np.ndarray], labelled) -> dict:
     """
-    Compares outputs: the largest difference; for a classifier also how often the answers agree, and the accuracy of
-    both on labelled clips.
+    Compares outputs: the largest difference; for a classifier also the share of equal predictions, and the
+    accuracy of both on labelled clips.
 
     Raises:
-        InputError: outputs that are NaN or infinite.
+        InputError: an output is NaN or infinite.
     """
     before, after = (over_windows(model, extractor, run, clips) for run in (exact, small))
     if not np.isfinite(after).all():
@@ -142,7 +142,7 @@ def over_windows(model, extractor, run: Runner, clips: list[np.ndarray]) -> np.n
 
 
 def time_sides(sides: dict[str, Runner], clips: list[np.ndarray]) -> dict[str, float]:
-    """Returns each side's time divided by the last side's: medians over rounds in which the sides take turns."""
+    """Returns each side's time divided by the last side's: medians over rounds of alternating sides."""
     ratios = {name: [] for name in sides}
     last = list(sides)[-1]
     for round_ in range(TIMED_ROUNDS + 1):

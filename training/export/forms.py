@@ -57,7 +57,7 @@ def write_graph(arguments, model, extractor, staging: Path, clips: list[np.ndarr
 
 
 def metadata(arguments, model, extractor) -> dict:
-    """Returns the facts that a program needs to use the graph without the configurations."""
+    """Returns the facts that a program needs to use the graph without the configuration files."""
     config = model.config
     settings = extractor.to_dict()
     described = {

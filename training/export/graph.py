@@ -1,8 +1,8 @@
 """
 Traces a model and its feature extraction as one graph, for any number of clips of any length.
 
-Sizes that depend on the input are those of the longest clip, in whole columns of patches or the network's equivalent.
-So the graph contains no comparison of lengths (`torch.export` would fix its outcome), and padding costs little.
+Sizes that depend on the input follow the longest clip, in whole columns of patches or the network's equivalent. So the
+graph contains no comparison of lengths (`torch.export` would fix its outcome), and padding costs little.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ class WholeFrames:
         if hasattr(config, "patch_shape"):
             self.limit = config.max_length
             self.beyond = config.max_length if config.attention_over_padding else config.patch_shape[1]
-        else:  # whole examples of VGGish, or time frames of CNN14; neither has a limit
+        else:  # whole VGGish examples or CNN14 time frames, without a limit
             self.limit, self.beyond = None, config.min_frames
 
     def __call__(self, lengths: torch.Tensor) -> int:
-        """Lengths in frames (batch,) -> frames for the longest clip, at most `beyond` more: a symbolic integer."""
+        """Rounds up the longest of `lengths` (batch,), in frames, by at most `beyond`: a symbolic integer."""
         config = self.config
         if self.limit is None:
             size = config.min_frames
@@ -61,7 +61,7 @@ class WholeFrames:
 
 
 class LengthCheck(nn.Module):
-    """Makes a clip longer than the model's limit an error in every runtime, by a look-up out of range."""
+    """Raises an error in every runtime for a clip beyond the model's limit, by a look-up out of range."""
 
     def __init__(self, limit: int | None):
         super().__init__()
@@ -73,7 +73,7 @@ class LengthCheck(nn.Module):
 
 
 class FeatureGraph(nn.Module):
-    """`input_values` (batch, frames, mel), `attention_mask` (batch, frames) -> logits or embeddings (batch, n)."""
+    """Maps `input_values` (batch, frames, mel), `attention_mask` (batch, frames) to logits or embeddings (batch, n)."""
 
     inputs = ("input_values", "attention_mask")
 
@@ -98,7 +98,7 @@ class FeatureGraph(nn.Module):
 
 
 class WaveformGraph(FeatureGraph):
-    """`waveform` (batch, samples) with any padding, `lengths` (batch,) in samples -> as `FeatureGraph`."""
+    """Maps `waveform` (batch, samples), any padding, and `lengths` (batch,) in samples to outputs of `FeatureGraph`."""
 
     inputs = ("waveform", "lengths")
 
@@ -116,8 +116,8 @@ class WaveformGraph(FeatureGraph):
 
 class Spectrogram(nn.Module):
     """
-    A feature extractor as one graph: the same steps, rounded to float32 in the same places. The Fourier transform and
-    the steps after it are in float64: as sums of products they are as exact as the extractor's fast transform.
+    Extracts features as one graph: the extractor's steps, rounded to float32 in the same places. The Fourier transform
+    and the steps after it are in float64, so that sums of products are as exact as the extractor's fast transform.
     """
 
     def __init__(self, window: torch.Tensor, shift: int, num_fft: int, filters: torch.Tensor):
@@ -131,13 +131,13 @@ class Spectrogram(nn.Module):
         self.register_buffer("filters", filters.double())  # (fft / 2 + 1, mel)
 
     def num_frames(self, lengths: torch.Tensor) -> torch.Tensor:
-        """(batch,) samples -> (batch,) frames"""
+        """Converts lengths (batch,) from samples to frames."""
         return 1 + (lengths.clamp(min=self.size) - self.size) // self.shift
 
     def forward(self, waveform: torch.Tensor, lengths: torch.Tensor, num_frames: int, beyond: int) -> torch.Tensor:
         """
-        (batch, samples), (batch,) -> float32 (batch, num_frames, mel), undefined after a clip's end. `beyond`: frames
-        that may follow the end of the longest clip.
+        Returns log-mels of `waveform` (batch, samples), `lengths` (batch,): float32 (batch, num_frames, mel), undefined
+        after a clip's end. `beyond`: frames that may follow the end of the longest clip.
         """
         is_audio = torch.arange(waveform.shape[1]) < lengths.unsqueeze(1)  # (batch, samples)
         waveform = self.prepare(waveform, is_audio, lengths)
@@ -151,7 +151,7 @@ class Spectrogram(nn.Module):
         return waveform.masked_fill(~is_audio, 0)
 
     def cut(self, waveform: torch.Tensor, lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """(batch, samples) -> (batch, num_frames, window)"""
+        """Cuts waveforms (batch, samples) into frames (batch, num_frames, window)."""
         return waveform[:, torch.arange(num_frames)[:, None] * self.shift + torch.arange(self.size)]
 
     def shape(self, frames: torch.Tensor) -> torch.Tensor:
@@ -159,12 +159,12 @@ class Spectrogram(nn.Module):
         return frames * self.window
 
     def to_log_mel(self, power: torch.Tensor) -> torch.Tensor:
-        """(batch, num_frames, fft / 2 + 1) -> (batch, num_frames, mel)"""
+        """Converts power (batch, num_frames, fft / 2 + 1) to log-mels (batch, num_frames, mel)."""
         raise NotImplementedError
 
 
 class KaldiSpectrogram(Spectrogram):
-    """`kaldi_log_mel`, normalised."""
+    """Computes `kaldi_log_mel`, normalised."""
 
     def __init__(self, extractor: DualSSASTFeatureExtractor):
         rate, bins = extractor.sampling_rate, extractor.num_mel_bins
@@ -189,7 +189,7 @@ class KaldiSpectrogram(Spectrogram):
 
 
 class VGGishSpectrogram(Spectrogram):
-    """`vggish_log_mel`."""
+    """Computes `vggish_log_mel`."""
 
     def __init__(self, extractor: VGGishFeatureExtractor):
         window = torch.hann_window(vggish.WINDOW, periodic=True, dtype=torch.float64)
@@ -201,7 +201,7 @@ class VGGishSpectrogram(Spectrogram):
 
 
 class PannsSpectrogram(Spectrogram):
-    """`panns_log_mel`: windows centred on multiples of the hop, each clip mirrored at its own ends."""
+    """Computes `panns_log_mel`: windows centred on multiples of the hop, each clip mirrored at its own ends."""
 
     def __init__(self, extractor: PannsCnn14FeatureExtractor):
         size = extractor.window_size
@@ -241,7 +241,7 @@ def output_name(model) -> str:
 
 
 def longest_samples(model, extractor) -> int | None:
-    """Returns the longest clip that the model and its feature extractor take, in samples; `None`: any."""
+    """Returns the longest clip that model and feature extractor accept, in samples; `None`: any length."""
     limits = (getattr(model, "base_model", model).max_frames, extractor.max_length)
     limits = [limit for limit in limits if limit is not None]
     return extractor.num_samples(min(limits)) if limits else None

@@ -7,12 +7,12 @@ import torch
 
 from .graph import FeatureGraph, WaveformGraph, output_name, quiet
 
-# The oldest of torch's exporter; from 23 on it writes an Attention node that onnxruntime refuses with a mask per clip.
+# 18 is the oldest of torch's exporter; from 23 on, onnxruntime refuses its Attention node with a mask per clip.
 OLDEST_OPSET, NEWEST_OPSET = 18, 22
 
 
 def write_onnx(program, graph: FeatureGraph, path: Path, opset: int | None, described: dict):
-    """Writes a program of `trace` as ONNX; `described` goes into the file's metadata."""
+    """Writes a program of `trace` as ONNX; `described` is stored in the file's metadata."""
     with quiet():
         converted = torch.onnx.export(
             program,

@@ -1,4 +1,4 @@
-"""Options of the tasks mspm and asit."""
+"""Defines the options of the tasks mspm and asit."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,9 +16,9 @@ NO_EFFECT = "has no effect on this pretraining; leave it out"
 
 @dataclass
 class PretrainingArguments(TrainingArguments):
-    """TrainingArguments counted in steps, since streams have no epochs: one is `epoch_steps` long."""
+    """Sets up a pretraining, counted in steps: streams have no epochs, so an epoch is `epoch_steps` long."""
 
-    # The published methods bring their own optimisers.
+    # The published methods prescribe their optimisers.
     refused: ClassVar[dict[str, str]] = TrainingArguments.refused | dict.fromkeys(
         ("optim", "optim_args", "auto_find_batch_size"), NO_EFFECT
     )
@@ -33,20 +33,20 @@ class PretrainingArguments(TrainingArguments):
     save_steps: float | None = described(None, "Steps between checkpoints; unset: an epoch.", above=0)
     logging_steps: float | None = described(None, "Steps between log lines; unset: a tenth of an epoch.", above=0)
     load_best_model_at_end: bool = described(False, "Keep the best evaluation's weights instead of the last.")
-    ddp_find_unused_parameters: bool | None = False  # every parameter takes part
+    ddp_find_unused_parameters: bool | None = False  # every parameter is used
     picture_clips: int = described(
         4, "Validation clips whose reconstruction is drawn at every evaluation.", at_least=0, group="report"
     )
 
     open_steps: list[str] = field(
         default_factory=list, init=False, repr=False
-    )  # the numbers that the recipe leaves open
+    )  # the numbers that are not set in the recipe
 
     def __post_init__(self):
-        self.ignore_data_skip = True  # the stream itself jumps to the place of a resumption
-        if self.load_best_model_at_end:  # what is evaluated must be saved
+        self.ignore_data_skip = True  # the stream itself skips to where a run resumes
+        if self.load_best_model_at_end:  # every evaluated step must be saved
             self.eval_steps, self.save_steps = self.eval_steps or self.save_steps, self.save_steps or self.eval_steps
-        # Transformers wants numbers; the task replaces those that the recipe leaves open when it knows the epoch.
+        # Transformers requires numbers; the task replaces the unset ones when the length of an epoch is known.
         self.open_steps = [
             name for name in ("eval_steps", "save_steps", "logging_steps") if getattr(self, name) is None
         ]
@@ -59,7 +59,7 @@ class PretrainingArguments(TrainingArguments):
 
 @dataclass
 class MspmTrainingArguments(PretrainingArguments):
-    """SSAST's pretraining: Adam, a warm-up of 1000 steps, and half the rate when the pretext accuracy stalls."""
+    """Sets up SSAST's pretraining: Adam, a warm-up of 1000 steps, half the rate when the pretext accuracy stalls."""
 
     per_device_train_batch_size: int = described(24, "Clips per process and step.", at_least=1)
     num_train_epochs: float = described(10.0, "Epochs, of epoch_steps each.", above=0)
@@ -74,7 +74,7 @@ class MspmTrainingArguments(PretrainingArguments):
 
 @dataclass
 class AsitTrainingArguments(PretrainingArguments):
-    """ASiT's pretraining: AdamW with cosine schedules of learning rate, weight decay and teacher momentum."""
+    """Sets up ASiT's pretraining: AdamW with cosine schedules of learning rate, weight decay and teacher momentum."""
 
     refused: ClassVar[dict[str, str]] = PretrainingArguments.refused | dict.fromkeys(
         ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "lr_decay", "lr_decay_start", "lr_decay_every"),

@@ -1,4 +1,4 @@
-"""The task `asit`: group masked model learning with self-distillation (Atito et al., 2022)."""
+"""Runs the task `asit`: group masked model learning with self-distillation (Atito et al., 2022)."""
 
 import math
 
@@ -20,11 +20,11 @@ from .throughput import encoder_flops, num_patches
 from .trainer import Examples, PretrainingTrainer
 
 SHIFT_RATE = 0.5  # share of the clips that are rolled in time before they are cropped, as in the original
-REFERENCE_BATCH = 256  # clips per step that the recipe's learning rate refers to
+REFERENCE_BATCH = 256  # clips per step for which the recipe's learning rate holds
 
 
 def run(model: EncoderArguments, data: UnlabelledDataArguments, arguments: AsitTrainingArguments):
-    """Pretrains as `training.pretraining.train.run` describes."""
+    """Pretrains by ASiT; see `training.pretraining.train.run`."""
     train.run(AsitTrainer, model, data, arguments)
 
 
@@ -32,7 +32,7 @@ class AsitExamples(Examples):
     """
     Makes examples of two random crops and their corruption.
 
-    The published code names its crops random-resized, but cuts without resizing; so does this class.
+    The published code calls its crops random-resized, but does not resize them; neither does this class.
     """
 
     def __init__(self, feature_extractor, config: ASiTConfig):
@@ -44,12 +44,11 @@ class AsitExamples(Examples):
 
     def make(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
         """
-        Returns:
-            `input_values`, `corrupted_values` and `corruption_mask`, each (2, frames, mel), and `key`, the seed of the
-            random numbers of the batch
+        Makes an example: `input_values`, `corrupted_values` and `corruption_mask`, each (2, frames, mel), and `key`,
+        the seed of the random numbers of the batch. waveform: (samples,)
         """
         extractor, config = self.feature_extractor, self.config
-        # Blocks need room: their sides are at most 30 % of a crop's.
+        # The sides of corrupted blocks are at most 30 % of a crop's, so a crop needs a minimum length.
         shortest = extractor.num_samples(int((config.corruption_align + 2) / LARGEST_SIDE))
         waveform = np.pad(waveform, (0, max(shortest - len(waveform), 0)))
         if rng.random() < SHIFT_RATE:
@@ -71,7 +70,7 @@ class AsitExamples(Examples):
 
     def collate(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         """
-        Joins examples, and replaces blocks by those of other clips.
+        Joins examples, and replaces blocks by blocks of other clips.
 
         Returns:
             `input_values`, `corrupted_values` and `corruption_mask`, each (batch, 2, frames, mel), and, if anything is
@@ -88,7 +87,7 @@ class AsitExamples(Examples):
         return batch
 
     def _crop(self, examples: list[dict], crop: int, lengths: list[int], rng) -> dict[str, torch.Tensor]:
-        """Joins the first or second crops: (batch, frames, mel)"""
+        """Joins the first or the second crops: tensors (batch, frames, mel)."""
         clean = self.pad([example["input_values"][crop] for example in examples])
         corrupted = self.pad([example["corrupted_values"][crop] for example in examples])
         corrupted, frames = corrupted["input_values"], max(lengths)
@@ -113,7 +112,7 @@ def cosine_schedule(
     """
     Returns the value at `step`: a linear rise from `start` to `first` over the warm-up, then a cosine to `last`.
 
-    `first` is reached at the warm-up's last step and `last` one step after the end, like in the published code.
+    `first` is reached at the warm-up's last step and `last` one step after the end, as in the published code.
     """
     if step < num_warmup_steps:
         return start + (first - start) * step / max(num_warmup_steps - 1, 1)
@@ -149,7 +148,7 @@ class Schedules(TrainerCallback):
 
 @torch.no_grad()
 def clip_each(parameters, largest: float):
-    """Clips the norm of each parameter's gradient to `largest`, one by one."""
+    """Clips the gradient norm of each parameter separately to `largest`."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for gradient, norm in zip(gradients, torch._foreach_norm(gradients)):
         gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
@@ -168,14 +167,14 @@ class AsitTrainer(PretrainingTrainer):
 
     @staticmethod
     def metrics_of(config: ASiTConfig) -> tuple[str, ...]:
-        """Returns the losses to watch; class and data loss rise and fall with the teacher's temperature."""
+        """Returns the losses to watch, first the one that does not follow the teacher's temperature."""
         return "reconstruction_loss", "class_loss", "data_loss"
 
     @staticmethod
     def flops_per_clip(config: ASiTConfig, num_frames: int) -> float:
         """
-        Returns the floating-point operations of a training step per clip: two crops, the teacher forward only. The
-        backward pass counts as in `MspmTrainer.flops_per_clip`.
+        Returns the floating-point operations of a training step per clip: two crops, and only a forward pass of the
+        teacher. The backward pass counts as in `MspmTrainer.flops_per_clip`.
         """
         patches, size = num_patches(config, num_frames), config.hidden_size
         tokens, values = config.num_prefix_tokens + patches, math.prod(config.patch_shape)

@@ -1,4 +1,4 @@
-"""The task `mspm`: masked spectrogram patch modelling, the pretraining of SSAST (Gong et al., AAAI 2022)."""
+"""Runs the task `mspm`: masked spectrogram patch modelling, the pretraining of SSAST (Gong et al., AAAI 2022)."""
 
 import math
 
@@ -19,7 +19,7 @@ from .trainer import Examples, PretrainingTrainer
 
 
 def run(model: EncoderArguments, data: UnlabelledDataArguments, arguments: MspmTrainingArguments):
-    """Pretrains as `training.pretraining.train.run` describes."""
+    """Pretrains by MSPM; see `training.pretraining.train.run`."""
     train.run(MspmTrainer, model, data, arguments)
 
 
@@ -27,15 +27,12 @@ class MspmExamples(Examples):
     """
     Makes examples of a random crop and its mask.
 
-    The mask is drawn here and not by the model: it depends on the clip's place in the training alone, whatever the
-    number of processes, and after a resumption.
+    The mask is drawn here and not by the model, so that it depends on the clip's place in the training alone: it is the
+    same with any number of processes, and after a resumption.
     """
 
     def make(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
-        """
-        Returns:
-            `input_values` (frames, mel) and `bool_masked_pos` (masks, rows, columns)
-        """
+        """Makes an example: `input_values` (frames, mel) and `bool_masked_pos` (masks, rows, columns)."""
         extractor, config = self.feature_extractor, self.config
         waveform = random_crop(waveform, extractor.max_samples, rng)
         features = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, padding=False)["input_values"][0]
@@ -58,7 +55,7 @@ class MspmExamples(Examples):
         Joins examples; padding is never masked.
 
         Returns:
-            as `pad`, and `bool_masked_pos` (batch, patches), or (batch, 2, patches) with a mask for each objective
+            those of `pad`, and `bool_masked_pos` (batch, patches), or (batch, 2, patches) with a mask per objective
         """
         batch = self.pad([example["input_values"] for example in examples])
         columns = self.config.num_columns(batch["input_values"].shape[1])
@@ -95,7 +92,7 @@ class MspmTrainer(PretrainingTrainer):
 
     @staticmethod
     def metrics_of(config: DualSSASTConfig) -> tuple[str, ...]:
-        """Returns the metrics to watch: SSAST's plateau schedule watches the accuracy, or the error without one."""
+        """Returns the metrics to watch, first the accuracy as in SSAST's plateau schedule, or the error without one."""
         discriminative, generative = ("discriminative_accuracy", "discriminative_loss"), ("generative_loss",)
         objectives = {"discriminative": discriminative, "generative": generative, "joint": discriminative + generative}
         return objectives[config.pretraining_objective]
@@ -104,7 +101,7 @@ class MspmTrainer(PretrainingTrainer):
     def flops_per_clip(config: DualSSASTConfig, num_frames: int) -> float:
         """
         Returns the floating-point operations of a training step per clip. The backward pass of a product counts twice
-        its forward pass, or once if one factor, the input, needs no gradient.
+        its forward pass, or once if its input needs no gradient.
         """
         patches, values = num_patches(config, num_frames), math.prod(config.patch_shape)
         tokens, size = config.num_prefix_tokens + patches, config.hidden_size
@@ -119,7 +116,7 @@ class MspmTrainer(PretrainingTrainer):
         passes = 1 if config.shared_mask else heads
         total = passes * (2 * embedding + 3 * blocks) + heads * 3 * 2 * patches * (size**2 + size * values)
         if config.pretraining_objective != "generative":
-            total += 2 * 2 * patches**2 * values  # every patch against every other
+            total += 2 * 2 * patches**2 * values  # every patch is compared with every other
         return total
 
     def make_panels(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -152,7 +149,7 @@ class MspmTrainer(PretrainingTrainer):
             self.add_callback(WarmUp(self, arguments.get_warmup_steps(arguments.max_steps)))
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Creates Adam with its L2 penalty on every parameter, like the original."""
+        """Creates Adam with its L2 penalty on every parameter, as in the original."""
         if self.optimizer is None:
             model = self.model if model is None else model
             self.optimizer = torch.optim.Adam(

@@ -40,7 +40,7 @@ def plot_curves(log: list[dict], names: tuple[str, ...], kept_epoch: float, path
     Plots each part of the loss in training and validation, and the learning rate, over the epochs.
 
     Args:
-        kept_epoch: epoch whose weights the run keeps
+        kept_epoch: epoch of the weights that the run keeps
     """
     names = [name for name in names if any(name in entry or f"eval_{name}" in entry for entry in log)]
     columns = (len(names) + 2) // 2
@@ -68,11 +68,11 @@ def write_outputs(trainer, sources, clips, log: UnreadableLog, metrics: dict, re
         sources: the recipe's sources
         clips: the training clips of each source
         metrics: the metrics of the last evaluation, empty if there was none
-        seconds: duration of the training, since it began or was resumed
+        seconds: duration of the training since its start or resumption
     """
     folder = Path(trainer.args.output_dir)
     staging = folder / outputs.STAGING_NAME
-    trainer.save_model(str(staging), _internal_call=True)  # without the push that an ordinary call would make
+    trainer.save_model(str(staging), _internal_call=True)  # an ordinary call would also push
     if not trainer.is_world_process_zero():
         return
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine
@@ -110,7 +110,7 @@ def write_outputs(trainer, sources, clips, log: UnreadableLog, metrics: dict, re
 
 
 def describe_source(source, clips) -> dict:
-    """Describes a source without paths of this machine: a folder by its last part, a data set by its name."""
+    """Describes a source without paths of this machine: a folder by its own name, a data set by its Hub name."""
     is_local_path = Path(source.path).exists()
     return {
         "name": Path(source.path).resolve().name if is_local_path else source.path,

@@ -18,7 +18,7 @@ def num_patches(config, num_frames: int) -> int:
 
 
 def measure_peak_flops(device: torch.device, dtype: torch.dtype, repeats: int = 8) -> float:
-    """Returns the operations per second of a large matrix product on this device: the peak of the utilisation."""
+    """Measures the operations per second of a large matrix product on this device: 100 % utilisation."""
     size = 1024 if device.type == "cpu" else 8192
     factors = torch.randn(2, size, size, device=device).to(dtype)
 
@@ -40,7 +40,7 @@ def _wait_for(device: torch.device):
 
 class Meter:
     """
-    Sums, since the last log line and on this process, the model's outputs, clips, audio and operations.
+    Sums the model's outputs, clips, audio and operations of this process since the last log line.
 
     Args:
         names: the model's outputs to average
@@ -61,7 +61,7 @@ class Meter:
         self.history = []  # per log line: seconds; clips, seconds of audio and operations of all processes
 
     def begin(self, clips: int, audio_hours: float):
-        """Takes the totals of all processes at the step where the run begins or is resumed."""
+        """Sets the totals of all processes at the first step, or at the step of the resumption."""
         self.total_clips, self.audio_hours = clips, audio_hours
         self.restart()
 
@@ -108,7 +108,7 @@ class Meter:
         return figures
 
     def totals(self) -> dict[str, float]:
-        """Returns the hours of audio of the whole run, and the rates since it began or was resumed."""
+        """Returns the hours of audio of the whole run, and the rates since its start or resumption."""
         sums = [sum(column) for column in zip(*self.history)] or [1.0, 0, 0, 0]
         return {"audio_hours": self.audio_hours} | self._rates(*sums)
 

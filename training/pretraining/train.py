@@ -36,8 +36,8 @@ from . import report as pretraining_report
 from .arguments import NO_PLATEAU, PretrainingArguments
 from .trainer import Examples, PretrainingTrainer
 
-DATA = "training_data.json"  # the clips and the seed of a run: a resumed run must have the same
-LARGEST_HELD_OUT_SHARE = 0.1  # of the local clips: few clips are mostly for training
+DATA = "training_data.json"  # the clips and the seed of a run: a resumption must have the same
+LARGEST_HELD_OUT_SHARE = 0.1  # of the local clips: few clips are mostly needed for training
 
 
 def run(
@@ -132,10 +132,10 @@ def open_clips(data_arguments: UnlabelledDataArguments, arguments: PretrainingAr
 
 def check_same_data(path: Path, clips: list, validation, arguments: PretrainingArguments, is_new: bool):
     """
-    Stores the clips and the seed of a run, or compares them with those that a resumed run stored.
+    Stores the clips and the seed of a run, or compares them with those that the resumed run has stored.
 
     Raises:
-        InputError: other clips or another seed, which would mix training and validation clips.
+        InputError: the clips or the seed differ, so that training and validation clips would mix.
     """
     names = {source.name: fingerprint(source.names()) for source in clips if isinstance(source, LocalClips)}
     streams = {source.name: "streamed" for source in clips if isinstance(source, StreamedClips)}
@@ -159,7 +159,7 @@ def _open(source, data_arguments: UnlabelledDataArguments, log: UnreadableLog) -
 
 
 def some_clips(clips: list[LocalClips | StreamedClips], count: int, seed: int) -> LocalClips:
-    """Takes about `count` clips, undecoded, equally many from every source; from local ones evenly spaced."""
+    """Returns about `count` undecoded clips, equally many per source, evenly spaced in local sources."""
     share = math.ceil(count / len(clips))
     chosen = []
     for source in clips:
@@ -173,7 +173,7 @@ def some_clips(clips: list[LocalClips | StreamedClips], count: int, seed: int) -
 
 
 def readable(clips: LocalClips, sampling_rate: int):
-    """Yields the waveforms (samples,) of the clips that can be read."""
+    """Yields the waveforms (samples,) of the readable clips."""
     for index in range(len(clips)):
         try:
             yield read_audio(clips[index], sampling_rate)
@@ -205,7 +205,7 @@ def load_model(method: type[PretrainingTrainer], model_arguments: EncoderArgumen
 
 
 def count_steps(arguments: PretrainingArguments, stream: ClipStream) -> int:
-    """Sets the numbers of steps that the recipe leaves open, and returns the steps of an epoch."""
+    """Sets the numbers of steps that are not set in the recipe; returns the steps per epoch."""
     epoch_steps = arguments.epoch_steps
     if epoch_steps is None:
         if stream.clips_per_pass is None:
@@ -230,7 +230,7 @@ def make_trainer(
     arguments: PretrainingArguments,
     epoch_steps: int,
 ) -> PretrainingTrainer:
-    """Builds the method's Trainer; sets the metric that `metric_for_best_model` leaves open."""
+    """Builds the method's Trainer; sets `metric_for_best_model` if the recipe does not."""
     metrics = (*method.metrics_of(model.config), "loss")
     watched = (arguments.chosen_metric or metrics[0]).removeprefix("eval_")
     if watched not in metrics:

@@ -1,4 +1,4 @@
-"""The Trainer of the pretraining methods. A method is a subclass of `PretrainingTrainer` and one of `Examples`."""
+"""Trains the pretraining methods: each is a subclass of `PretrainingTrainer` and one of `Examples`."""
 
 import shutil
 import time
@@ -26,7 +26,7 @@ class Examples:
         self.config = config
 
     def make(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
-        """Makes an example of a clip (samples,) and the random numbers of its place in the training."""
+        """Makes an example from a clip (samples,). `rng` is seeded by the clip's place in the training."""
         raise NotImplementedError
 
     def collate(self, examples: list[dict]) -> dict[str, torch.Tensor]:
@@ -64,7 +64,7 @@ class PretrainingCallback(StreamCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
-        if state.best_model_checkpoint is None and best.is_dir():  # Trainer forgets it where the folder was renamed
+        if state.best_model_checkpoint is None and best.is_dir():  # Trainer loses it if the folder was renamed
             state.best_model_checkpoint = str(best)
         hours = [entry["audio_hours"] for entry in state.log_history if "audio_hours" in entry]
         self.trainer.meter.begin(self.stream.start, hours[-1] if hours else 0.0)
@@ -73,7 +73,7 @@ class PretrainingCallback(StreamCallback):
 class PretrainingTrainer(AudioTrainer):
     """
     Trains a method of pretraining on a stream; logs the parts of the loss and the throughput, and draws
-    reconstructions. A subclass sets the attributes and methods that follow, and the optimiser with its schedules.
+    reconstructions. A subclass defines the following attributes and methods, the optimiser and its schedules.
     """
 
     task: ClassVar[str]  # name in `tasks.TASKS`
@@ -81,8 +81,8 @@ class PretrainingTrainer(AudioTrainer):
     config_class: ClassVar[type]
     model_class: ClassVar[type]
     examples_class: ClassVar[type[Examples]]
-    components: ClassVar[tuple[str, ...]]  # outputs of the model that are logged beside the loss
-    crops: ClassVar[int] = 1  # of each clip that go through the model
+    components: ClassVar[tuple[str, ...]]  # logged outputs of the model, beside the loss
+    crops: ClassVar[int] = 1  # number of crops per clip
 
     @staticmethod
     def metrics_of(config) -> tuple[str, ...]:
@@ -95,14 +95,14 @@ class PretrainingTrainer(AudioTrainer):
         raise NotImplementedError
 
     def make_panels(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Returns the pictures of a reconstruction, beginning with the clip: title -> (clips, frames, mel)."""
+        """Returns the pictures of reconstructions, first the clips: title -> (clips, frames, mel)."""
         raise NotImplementedError
 
     def __init__(self, *args, epoch_steps: int, **kwargs):
         super().__init__(*args, **kwargs)
         self.epoch_steps = epoch_steps
         self.compute_metrics = self._mean_components
-        self._evaluated = ()  # components that the model returned last
+        self._evaluated = ()  # components that the model returned in the last pass
         config, dtype = self.model.config, torch.float32
         if (self.args.bf16 or self.args.fp16) and self.args.device.type != "cpu":
             dtype = torch.bfloat16 if self.args.bf16 else torch.float16
@@ -156,7 +156,7 @@ class PretrainingTrainer(AudioTrainer):
 
     @property
     def kept_step(self) -> int:
-        """Returns the step whose weights the model has after the training: the last or the best."""
+        """Returns the step of the model's final weights: the last or the best."""
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         return self.state.best_global_step if best and Path(best).is_dir() else self.state.global_step
 
