@@ -176,7 +176,7 @@ OLD_RESULTS = json.loads((ROOT / "tests" / "fixtures" / "old_results.json").read
 
 @pytest.mark.parametrize("task", TASKS)
 def test_results_of_older_versions_are_recipes(task, tmp_path, caplog):
-    """As commit 06383e5 wrote them: with keys that the task does not obey any more, which go without a word."""
+    """Reads results of commit 06383e5: keys that the task no longer has are dropped silently."""
     (tmp_path / "results.json").write_text(json.dumps(OLD_RESULTS[task]))
     found, *parts = parse([str(tmp_path / "results.json"), "--output_dir", "other"])
     assert found == task and not caplog.records

@@ -32,7 +32,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, family):
-    # As the conversion leaves CNN14: with the readout of the original.
+    # Like a converted CNN14: with the readout of the original.
     settings = {"readout": "panns"} if family == "panns_cnn14" else {}
     return save_tiny_cnn(tmp_path_factory.mktemp("checkpoint"), family, **settings)
 

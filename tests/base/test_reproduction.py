@@ -17,7 +17,7 @@ from training.data.columns import Columns
 from training.data.sources import load_folder, load_table
 from training.errors import InputError
 
-# What a seed decides: dropout, augmentation, mixup and the order of the clips; and values that YAML cannot say so.
+# Settings that depend on the seed (dropout, augmentation, mixup, the order of the clips), and values that YAML lacks.
 SETTINGS = {
     "config_overrides": {**TINY["config_overrides"], "hidden_dropout_prob": 0.1},
     "mixup_rate": 0.3,

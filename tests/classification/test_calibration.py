@@ -195,7 +195,7 @@ def test_one_output_is_a_number_whatever_the_temperature(tmp_path):
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory):
-    """A run with several labels per clip; some clips are longer than the model hears at once."""
+    """Trains with several labels per clip; some clips are longer than the model's input."""
     folder = tmp_path_factory.mktemp("several")
     rng, rows = np.random.default_rng(0), []
     for index in range(60):

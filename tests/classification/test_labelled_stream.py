@@ -35,7 +35,7 @@ CLASSES = ("high", "low")
 
 
 def write_shards(folder, num_clips: int = 24, num_shards: int = 3, split: str = "train", class_label: bool = True):
-    """Parquet files as on the Hub, with the audio as bytes; a clip's length tells it apart."""
+    """Writes Parquet files as on the Hub, with the audio as bytes; a clip's length identifies it."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     label = datasets.ClassLabel(names=["low", "high"]) if class_label else datasets.Value("string")
     features = datasets.Features({"audio": datasets.Audio(), "label": label})
@@ -74,7 +74,7 @@ def clip_stream(folder, tmp_path, index: int = 0, processes: int = 1, start: int
 
 
 def heard(stream, count: int, workers: int = 0) -> list[tuple[int, int]]:
-    """Number of frames and label of examples: enough to tell the clips of `write_shards` apart."""
+    """Returns number of frames and label of examples, which identify the clips of `write_shards`."""
     loader = torch.utils.data.DataLoader(stream, batch_size=4, num_workers=workers, collate_fn=list)
     found = []
     for batch in loader:
@@ -108,7 +108,7 @@ def test_a_resumed_stream_goes_on(repository, tmp_path):
 
 
 def test_a_run_resumed_with_another_batch_size_goes_on(recipe):
-    """The clips that were heard are counted, not the steps."""
+    """Counts the delivered clips, not the steps."""
     path, output = recipe(num_train_epochs=1, save_strategy="epoch")
     assert train_hf.main([path]) == 0
     words = ["--resume_from_checkpoint", "true", "--num_train_epochs", "3", "--per_device_train_batch_size", "2"]

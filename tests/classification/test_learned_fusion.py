@@ -159,5 +159,5 @@ def test_separate_norms_train_and_are_saved(train, fusion):
             saved = stored[f"dual_ssast.fusion.layernorms.{index}.{name}"]
             assert (saved - start).abs().max() > 1e-3, (LAYERS[index], name)
             assert torch.equal(getattr(norm, name), saved)
-    # What nothing reads has not moved: the shared norm.
+    # The unused shared norm has not changed.
     assert torch.equal(stored["dual_ssast.layernorm.weight"], torch.ones(16))

@@ -147,7 +147,7 @@ def test_the_loss_of_the_training_is_another_one_and_that_of_evaluations_is_not(
 
 @pytest.mark.parametrize("labels", ["label", "labels"])
 def test_all_of_it_together_with_mixup_and_smoothing(tmp_path, labels):
-    """Of one label and of several: a finished run, whose test loss is the plain one of its predictions."""
+    """Trains with one label and with several per clip; the test loss is the plain one of the predictions."""
     values = {"loss": "focal", "class_weights": "balanced", "sampler": "balanced", "mixup_rate": 0.5}
     values |= {"train_sampling_strategy": "group_by_length", "label_smoothing": 0.1}
     if labels == "labels":

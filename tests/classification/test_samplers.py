@@ -47,7 +47,7 @@ def test_clips_of_a_step_are_alike_in_length_and_the_rest_comes_last():
 
 @pytest.mark.parametrize("batch_size", [8, 16])
 def test_padding_of_the_voice_prompts_is_below_a_tenth(batch_size):
-    """Of the batches themselves, with the lengths from the headers; and how much it is without groups."""
+    """Measures the padding of batches, with lengths from the headers, with groups and without."""
     data = load_table(ROOT / "data" / "voice_prompts" / "train.csv", Columns(label="language"))
     extractor = DualSSASTFeatureExtractor(max_length=512)
     dataset = ClipDataset(data, extractor, find_labels(data["label"], None))

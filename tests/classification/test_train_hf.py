@@ -149,13 +149,13 @@ def test_several_labels_and_numbers(tmp_path, recipe):
 
 
 def test_long_clips_are_evaluated_in_windows_as_they_are_predicted(tmp_path, recipe):
-    """Trained on random parts; validation and test hear all of a clip, with the scores of predict_hf.py, to the bit."""
+    """Trains on random parts; validation and test use whole clips, with the scores of predict_hf.py, to the bit."""
     for index, name in enumerate(("high", "low")):
         for clip in range(8):
-            seconds = 0.2 + 0.3 * (clip % 3)  # the model hears 0.335 s at once
+            seconds = 0.2 + 0.3 * (clip % 3)  # the model takes 0.335 s at once
             write_tone(tmp_path / "clips" / name / f"{clip}.wav", seconds=seconds, hz=300 * 3**index, seed=clip)
     path, output = recipe(dataset_name=tmp_path / "clips", hop_s=0.1, per_device_eval_batch_size=3, num_train_epochs=1)
-    train(path, "--calibrate", "false")  # so that the probabilities tell the loss
+    train(path, "--calibrate", "false")  # so that the loss follows from the probabilities
     table = pandas.read_csv(output / "predictions.csv").set_index("file")
     scores = tmp_path / "scores.csv"
     assert predict_hf.main([str(output), *table.index, "--output", str(scores), "--hop_s", "0.1"]) == 0

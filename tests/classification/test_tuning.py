@@ -265,7 +265,7 @@ def test_names_of_models_hold_no_path_of_a_machine(tmp_path, monkeypatch):
 
 
 def test_the_average_is_the_average(train):
-    """Of the weights after every step, as the checkpoints keep them; evaluations and the end have it."""
+    """Compares with the checkpoints' weights after every step; evaluations and the final model have the average."""
     output = train(**EVERY_STEP, ema_decay=0.75, num_train_epochs=2, eval_strategy="steps", eval_steps=1)
     average = None
     for step in range(1, 7):
@@ -285,7 +285,7 @@ def test_the_average_is_the_average(train):
 
 
 def test_the_mean_is_of_the_ends_of_epochs(train):
-    """Of the second and third of three epochs of three steps; until then the weights are the trained ones."""
+    """Averages the second and third of three epochs of three steps; before, the weights are the trained ones."""
     output = train(**EVERY_STEP, model="panns_cnn14", average_from_epoch=2)
     trained, stored = [
         {step: load_file(output / f"checkpoint-{step}" / name) for step in range(1, 10)}

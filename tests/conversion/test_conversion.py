@@ -655,7 +655,7 @@ def names_of_version_5(folder: Path, hf_ast):
 
 
 def names_of_version_4(folder: Path, hf_ast):
-    """As on disk; the check makes sure that this is the other spelling."""
+    """Uses the folder as it is; the assertion checks that it has the key names of version 4."""
     assert any("encoder.layer.0.attention.attention.query" in name for name in load_file(folder / "model.safetensors"))
 
 

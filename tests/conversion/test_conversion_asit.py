@@ -23,7 +23,7 @@ SOURCE = FIXTURES / "asit_pretrain.pth"
 
 @pytest.fixture
 def checkpoint():
-    """What the original's script has saved."""
+    """Rebuilds the file that the original's script saved."""
     return torch.load(SOURCE, weights_only=False)  # made by this project, from the original
 
 

@@ -154,7 +154,7 @@ def test_cnn14_as_an_encoder(convert, cnn14):
     )
     assert type(AutoModel.from_pretrained(folder)) is PannsCnn14Model
     assert AutoModel.from_pretrained(folder).config.readout == "composed"
-    # What EVAR keeps has no classifier: an encoder is all it can become.
+    # EVAR's file has no classifier, so it can only become an encoder.
     headless = without(cnn14, "fc_audioset.")
     status, out, _, folder = convert("panns-cnn14", headless)
     assert status == 0 and "CNN14, without its classifier" in out
@@ -172,7 +172,7 @@ def test_cnn14_without_a_front_end_needs_its_rate(convert, cnn14):
 
 
 def front_end(extractor: PannsCnn14FeatureExtractor, scale: float = 1.0) -> dict:
-    """What torchlibrosa stores: a windowed Fourier matrix by its formula, and mel filters."""
+    """Returns torchlibrosa's tensors: a windowed Fourier matrix by its formula, and mel filters."""
     size = extractor.window_size
     angle = 2 * torch.pi * torch.outer(torch.arange(size // 2 + 1), torch.arange(size)).double() / size
     window = 0.5 - 0.5 * torch.cos(2 * torch.pi * torch.arange(size).double() / size)

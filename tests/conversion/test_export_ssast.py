@@ -54,7 +54,7 @@ def recipes() -> list[str]:
 
 
 def options_of(recipe: str) -> list[str]:
-    """The grid of a fine-tuned recipe, which its file does not tell."""
+    """Returns the options of a fine-tuned recipe's grid, because the file does not contain it."""
     kind, _, index = recipe.removesuffix(".json").rpartition("_finetuned_")
     if not kind:
         return []

@@ -60,7 +60,7 @@ def test_the_catalogue_is_complete():
 
 
 def test_shapes_are_those_of_the_originals_at_full_size():
-    """As the fixtures have them, which were made with the original code."""
+    """Compares with the fixtures, which were made with the original code."""
     cnn14, vggish = (
         {e["name"]: e.get("shape") for e in settings(f"{name}_weights")["tensors"]} for name in ("cnn14", "vggish")
     )
@@ -205,7 +205,7 @@ def test_a_broken_file_stops_no_other(downloads, small, tmp_path, capsys):
 
 
 def test_a_file_that_is_not_the_published_one(downloads, small, tmp_path):
-    """Other bytes than published, and other shapes than published: each is told, and neither leaves a folder."""
+    """Reports bytes and shapes that differ from the published ones; neither leaves a folder."""
     (downloads / "renamed.pth").rename(downloads / "Cnn14_16k_mAP=0.438.pth")
     small["cnn14-16k"] = dataclasses.replace(small["cnn14-16k"], md5="0" * 32)
     small["vggish"] = dataclasses.replace(small["vggish"], size=10)
@@ -310,7 +310,7 @@ def test_bad_commands(tmp_path, capsys):
 
 
 def test_a_name_alone_makes_no_origin(tmp_path):
-    """What everybody's training writes; and of a file whose bytes are known neither grid nor outputs matter."""
+    """Every training writes this name. For a file with known bytes, grid and outputs do not matter."""
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(b"anybody's")
     assert recognise("asit", path, ASiTConfig(max_length=592), None) is None

@@ -157,7 +157,7 @@ def test_parts_that_are_none_are_told(tmp_path, times, pattern):
 
 @pytest.mark.parametrize("read", [check_audio, lambda path: read_audio(path, 16000)])
 def test_lengths_that_are_unknown_or_impossible_are_one_line(tmp_path, read):
-    """Of a FLAC file: zeros, or ones, in the 36 bits of total samples (STREAMINFO)."""
+    """Writes zeros or ones into the 36 bits of total samples of a FLAC file (STREAMINFO)."""
     path = tmp_path / "a.flac"
     soundfile.write(path, tone(1.5), 16000)
     content = bytearray(path.read_bytes())

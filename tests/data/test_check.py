@@ -70,7 +70,7 @@ def test_a_data_set_in_order_has_no_findings(tables):
 
 @pytest.mark.parametrize("name", ["voice_prompts", "instruments"])
 def test_the_embedded_data_sets_have_no_errors(name):
-    """And no warnings but of the sounds themselves; tests/test_data.py counts the clips in another way."""
+    """Allows only warnings of the sounds themselves; test_data.py counts the clips in another way."""
     label, group, rate = {"voice_prompts": ("language", "prompt", 8000), "instruments": ("category", "group", 16000)}[
         name
     ]
@@ -200,7 +200,7 @@ def test_rates_and_channels(tables):
 
 
 def test_levels(tables):
-    """Silence by the level without the mean, of what the model hears: channels that cancel are silent, too."""
+    """Measures silence on the mono clip without its mean: channels that cancel are silent, too."""
     rng = np.random.default_rng(0)
     noise = rng.standard_normal(3200)
     planted = {
@@ -310,7 +310,7 @@ def test_nothing_is_readable(tables):
 
 
 def test_clips_stored_as_bytes(tmp_path):
-    """Their names may repeat; that some are the same is told by their samples."""
+    """Names may repeat; equal samples identify duplicates."""
     rows = [
         {
             "audio": {"path": "a.wav", "bytes": write_tone(tmp_path / "a.wav", seed=seed).read_bytes()},
@@ -347,7 +347,7 @@ def test_the_program_prints_tables_and_writes_everything(tables, tmp_path):
 
 
 def test_what_all_clips_share_is_one_line(tmp_path, capsys):
-    """And energy above 8 kHz is found, in white noise but not in low tones."""
+    """Also finds energy above 8 kHz in white noise, but not in low tones."""
     rng = np.random.default_rng(0)
     for index in range(4):
         write_tone(tmp_path / "low" / f"{index}.wav", rate=32000, seconds=0.2 + 0.01 * index, hz=300)

@@ -15,13 +15,13 @@ from training.data.sources import load_table
 SPLITS = ("train", "validation", "test")
 LABELS = {"voice_prompts": "language", "instruments": "category"}
 RATES = {"voice_prompts": 8000, "instruments": 16000}
-# What must not be on both sides of a split: the same words in other languages, takes of one instrument.
+# Groups that a split must not divide: the same words in several languages, takes of one instrument.
 GROUPS = {"voice_prompts": "prompt", "instruments": "group"}
 DATA_SETS = tuple(LABELS)
 
 
 def read_split(name: str, split: str) -> pandas.DataFrame:
-    """As texts, with the column `split`."""
+    """Reads the table as texts, with the column `split`."""
     path = ROOT / "data" / name / f"{split}.csv"
     return pandas.read_csv(path, dtype=str, keep_default_na=False).assign(split=split)
 

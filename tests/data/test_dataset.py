@@ -59,7 +59,7 @@ def test_without_augmentation_a_clip_is_its_features(examples, extractor):
 
 
 def test_without_augmentation_a_long_clip_comes_in_windows(examples, extractor):
-    """0.7 s are 68 frames, the model hears 40 of them at once."""
+    """Clips of 0.7 s have 68 frames; the model takes 40 at once."""
     windows = window_and_hop(DualSSASTModel(DualSSASTConfig(**TINY | {"max_length": 40})), extractor)
     dataset = ClipDataset(examples, extractor, LABELS, windows=windows)
     assert [[len(part) for part in dataset[index]["input_values"]] for index in (0, 5)] == [[18], [40, 40, 40]]
@@ -174,7 +174,7 @@ def test_mixed_spectrograms_are_weighted_sums_of_the_firsts_length():
 
 @pytest.mark.parametrize("domain", ["waveform", "spectrogram"])
 def test_the_weight_of_a_mixture_is_that_of_its_labels(examples, extractor, domain):
-    """Of a clip with itself: the labels stay, and so do the features, but for the mean that waveforms lose."""
+    """Mixes a clip with itself: labels and features stay, except for the mean that waveforms lose."""
     settings = AugmentationArguments(mixup_rate=1.0, mixup_domain=domain, mixup_alpha=0.3)
     dataset = ClipDataset(examples.select([2]), extractor, LABELS, settings)
     plain = ClipDataset(examples.select([2]), extractor, LABELS)[0]["input_values"][0]

@@ -120,7 +120,7 @@ FORMATS = {
 
 
 def scores(words: dict, model_folder) -> dict[str, list]:
-    """Features and logits by the name of the class and the clip's length, which tell these clips apart."""
+    """Returns features and logits by class name and clip length; these identify a clip here."""
     arguments = DataArguments(**words)
     if arguments.streaming:
         stream = open_streams(arguments)["train"]

@@ -80,7 +80,7 @@ def test_a_recipe_is_tried_out_on_a_sample():
 
 
 def test_few_groups_set_at_least_one_aside(monkeypatch):
-    """With a warning; a single group cannot be divided."""
+    """Warns; a single group cannot be divided."""
     messages = []
     monkeypatch.setattr(splits_module.logger, "warning", messages.append)
     data = table(12, group=[str(index // 4) for index in range(12)])

@@ -285,7 +285,7 @@ def test_sources_are_drawn_by_weight(tmp_path, make_stream):
         numbers = _clips(make_stream(clips, weights), 2000)
         assert np.mean([number < 100 for number in numbers]) == pytest.approx(share, abs=0.03)
         counts = Counter(numbers)
-        # Each source goes through passes of its own: its clips are heard equally often.
+        # Each source has its own passes: its clips are drawn equally often.
         for low, high in ((0, 10), (100, 130)):
             heard = [counts[number] for number in range(low, high)]
             assert max(heard) - min(heard) <= 1
@@ -459,7 +459,7 @@ def test_the_log_is_appended_to_by_all_and_read_once(tmp_path):
     first.add("ä\n.wav", "empty")
     with path.open("a") as file:
         file.write('{"clip": "torn')
-    assert len(path.read_text().splitlines()) == 4  # two writers told of b.wav
+    assert len(path.read_text().splitlines()) == 4  # two writers reported b.wav
     assert list(second.entries().items()) == [("b.wav", "damaged"), ("ä\n.wav", "empty")]
     resumed = UnreadableLog(path)
     resumed.add("b.wav", "damaged")

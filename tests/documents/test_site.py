@@ -8,7 +8,7 @@ import sys
 import pytest
 from audio_files import ROOT
 
-# What makes a browser fetch something: scripts, styles, fonts and pictures, but not links to follow.
+# Elements that a browser fetches: scripts, styles, fonts and pictures, but not links.
 FETCHED = re.compile(r"<(script|img|iframe|source)[^>]*\ssrc=\W?(https?:)?//|<link[^>]*\shref=\W?(https?:)?//")
 
 

@@ -117,4 +117,4 @@ def test_between_the_frames_embeddings_are_interpolated(hear, model):
         expected = np.interp(at, frames.time_ms.numpy(), frames.values[:, feature].numpy())
         np.testing.assert_allclose(embeddings[0, :, feature].numpy(), expected, atol=1e-4)
     heard = frames.time_ms.numpy()
-    assert all(np.abs(at - time).min() < 1e-3 for time in heard[heard <= 600])  # the frames themselves are there
+    assert all(np.abs(at - time).min() < 1e-3 for time in heard[heard <= 600])  # includes the frames themselves

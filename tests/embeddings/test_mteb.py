@@ -197,7 +197,7 @@ def test_embeddings_are_those_of_embed_in_the_order_of_the_clips(script, encoder
         expected.append(model.embed(samples.mean(axis=1), rate)[0].numpy())
     assert embeddings.dtype == np.float32 and embeddings.shape == (15, model.config.fused_size)
     np.testing.assert_allclose(embeddings, np.stack(expected), rtol=0, atol=1e-5)  # values up to 5, in other batches
-    # Without the helper, clips that the data set does not decode.
+    # Clips that the data set does not decode need no helper.
     task.dataset["test"] = task.dataset["test"].cast_column("audio", datasets.Audio(decode=False))
     assert np.array_equal(encode(encoder, task, task.dataset["test"], batch_size), embeddings)
 
@@ -295,7 +295,7 @@ def test_command_line(script, encoder, folder, tmp_path, registered, capsys, mon
     assert lines[3][-1] == str(results)
     written = json.loads((results / "PromptLanguage.json").read_text())["scores"]["test"][0]["accuracy"]
     assert float(lines[1][3]) == pytest.approx(written, abs=5e-5)
-    # What is there is not encoded again.
+    # Existing results are not encoded again.
     monkeypatch.setattr(script.DualSSASTEncoder, "encode", None)
     assert script.main(words) == 0
     assert capsys.readouterr().out == printed
@@ -354,7 +354,7 @@ def test_benchmarks_stand_for_their_tasks(script):
 
 @pytest.mark.slow
 def test_the_file_runs_by_itself(folder, tmp_path):
-    """With nothing of this project beside it, but what the folder brings; the data set would have to be downloaded."""
+    """Runs without this project, except for the saved folder's code; the data set would have to be downloaded."""
     copy = tmp_path / "encoder.py"
     copy.write_text(SCRIPT.read_text())
     line = error_line(run_program(copy, folder, "--tasks", "ESC50", cwd=tmp_path))

@@ -49,7 +49,7 @@ def recordings() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A tiny classifier that hears 15 s, its folder, and its ONNX export of waveforms."""
+    """Returns a tiny classifier of clips up to 15 s, its folder, and its ONNX export of waveforms."""
     folder = tmp_path_factory.mktemp("export")
     save_tiny_classifier(folder / "model", max_length=1504, calibration_temperature=1.5)
     assert run(folder / "model", folder / "onnx", "onnx") == 0
@@ -75,7 +75,7 @@ def save_family(folder, family):
 
 
 def alone(model, extractor, clips) -> np.ndarray:
-    """Logits of clips that the model hears one by one."""
+    """Returns the model's logits of single clips."""
     return np.concatenate([comparison.torch_runner(model, extractor)([clip]) for clip in clips])
 
 

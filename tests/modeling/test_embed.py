@@ -25,7 +25,7 @@ from modeling_dual_ssast import (
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_starts
 
 RATE = 16000
-LENGTHS_S = (0.5, 0.1, 1.5, 0.3, 0.655, 0.01)  # the tiny model hears 0.655 s at once
+LENGTHS_S = (0.5, 0.1, 1.5, 0.3, 0.655, 0.01)  # the tiny model takes 0.655 s at once
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_impossible_calls_are_refused(folder, waveforms, options, message):
 
 
 def test_the_feature_extractor_is_the_one_beside_the_model(folder, tmp_path):
-    model = load(folder, max_length=128)  # the positions are resized, and the extractor hears as much
+    model = load(folder, max_length=128)  # resizes the positions; the extractor has the same length
     assert model.own_feature_extractor().max_length == 128
     assert model.own_feature_extractor() is model.own_feature_extractor()
     clip = clips()[2][: int(1.2 * RATE)]
@@ -173,7 +173,7 @@ def test_a_frame_s_time_is_the_middle_of_its_patches():
 
 
 def test_long_clips_have_one_grid_of_time_frames(folder):
-    """Windows begin at columns, so that a frame stands where it would in a model that hears all of the clip."""
+    """Windows begin at columns, so that a frame has the same place as in a model that takes the whole clip."""
     clip = clips()[2]
     model = load(folder)
     frames = model.embed_frames(clip, RATE)[0]
@@ -193,7 +193,7 @@ def test_long_clips_have_one_grid_of_time_frames(folder):
 
 
 def test_networks_without_a_longest_clip():
-    """VGGish's examples do not hear each other: windows change nothing. What a batch is padded with neither."""
+    """VGGish's examples are independent: neither windows nor the padding of a batch change anything."""
     torch.manual_seed(0)
     vggish = VGGishModel(VGGishConfig(channels=[2, 3, 4, 5], fc_size=8, embedding_size=4)).eval()
     cnn14 = PannsCnn14Model(PannsCnn14Config(channels=[2, 3, 4, 5, 6, 7])).eval()
@@ -216,7 +216,7 @@ def test_networks_without_a_longest_clip():
 
 
 def test_recordings_of_minutes_are_heard_in_windows():
-    """What is longer than about a minute does not lie in memory at once; frames over time stay the same."""
+    """A clip longer than about a minute is never in memory as a whole; its frames stay the same."""
     torch.manual_seed(0)
     vggish = VGGishModel(VGGishConfig(channels=[2, 3, 4, 5], fc_size=8, embedding_size=4)).eval()
     extractor, clip = VGGishFeatureExtractor(), np.tile(tone(10.0), 10)

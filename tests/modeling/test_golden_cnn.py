@@ -220,7 +220,7 @@ def test_cnn14_from_waveforms(cnn14):
     expected = arrays("cnn14")
     model = PannsCnn14ForAudioClassification.from_pretrained(cnn14)
     assert_close(model(**cnn14_inputs()).logits, expected["panns_clipwise_logits"], FROM_WAVEFORM)
-    inputs = cnn14_inputs("waveform_32k", 32000)  # the same weights hear 32 kHz
+    inputs = cnn14_inputs("waveform_32k", 32000)  # the same weights at 32 kHz
     assert_close(model(**inputs).logits.sigmoid(), expected["cnn14_32k_clipwise_output"], FROM_WAVEFORM)
     assert_close(model.panns_cnn14(**inputs).pooler_output, expected["cnn14_32k_embedding"], FROM_WAVEFORM)
 

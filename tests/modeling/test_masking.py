@@ -74,7 +74,7 @@ def test_it_differs_from_the_published_sampler_only_where_that_is_biased(hundred
 
 
 def test_sides_are_three_four_and_five():
-    """Where the first square is the whole mask, its extent is its side."""
+    """If the first square is the whole mask, its extent is its side."""
     for side in (3, 4, 5):
         masks = draw(3000, ratio=side * side / 512).view(-1, ROWS, COLUMNS)
         extents = torch.stack([masks.any(dim=2).sum(dim=1), masks.any(dim=1).sum(dim=1)], dim=1)  # (clips, 2)

@@ -126,7 +126,7 @@ def test_a_checkpoint_gains_and_loses_the_decoder(tmp_path):
 
 
 def saved_bytes(model, frames: int, ratio: float) -> int:
-    """What the backward pass of one clip keeps, each storage once."""
+    """Counts the bytes that the backward pass of one clip keeps, each storage once."""
     model.config.mask_ratio = ratio
     torch.manual_seed(0)
     values = torch.randn(1, frames, model.config.num_mel_bins)
@@ -161,7 +161,7 @@ def test_memory_follows_the_length_of_the_clip():
 
 
 def test_no_part_of_the_step_waits_for_numbers():
-    """With given masks the whole forward pass is one graph: nothing depends on the values of a tensor."""
+    """The forward pass with given masks is one graph: nothing depends on the values of a tensor."""
     model = tiny()
     values, mask = draw(model)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

@@ -220,7 +220,7 @@ def test_last_layers_stay_frozen_on_request(clips, recipe):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_pretraining_becomes_a_classifier(clips, recipe, task, tmp_path):
-    """With one key, at another length and stride."""
+    """One key loads the encoder, at another length and stride."""
     path, output = recipe(task, train_sources=[str(clips)], max_steps=1)
     train(path)
     labelled = write_class_folders(tmp_path / "labelled", 6)
@@ -412,7 +412,7 @@ def test_what_has_no_effect_or_cannot_be_stops_with_one_line(clips, recipe, task
 
 @pytest.mark.parametrize("values", [{"num_hidden_layers": 3}, {"hidden_size": 32}])
 def test_a_start_from_an_encoder_that_does_not_fit_is_refused(clips, recipe, values):
-    """What a method adds is new; half an encoder of random weights would go unnoticed."""
+    """A method's heads may be new; a partly random encoder would go unnoticed."""
     path, output = recipe("mspm", train_sources=[str(clips)], max_steps=1)
     train(path)
     path, _ = recipe("asit", "other", train_sources=[str(clips)], max_steps=1, model_name_or_path=output)
@@ -515,7 +515,7 @@ def test_a_new_run_forgets_the_pictures_of_the_old_one(clips, recipe):
 
 
 class Stopped(Exception):
-    """What stands for a machine that goes down."""
+    """Simulates a machine that goes down."""
 
 
 @pytest.mark.parametrize("kind", ["local", pytest.param("streamed", marks=pytest.mark.slow)])

@@ -34,7 +34,7 @@ from hub.push import PushError
 from training.errors import InputError
 
 ODD_LABELS = ('<b>&"low"</b>', "{{x}}", "${1+1}$")
-# Runs app.py as its own program, and tells every connection that leaves this machine.
+# Runs app.py as its own program, and reports every connection that leaves this machine.
 WATCHED = """
 import runpy, sys
 LOCAL = {"127.0.0.1", "::1", "localhost", "0.0.0.0", None}
@@ -51,7 +51,7 @@ runpy.run_path("app.py", run_name="__main__")
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """Of its settings; loaded as the page loads it."""
+    """Returns a function that saves a classifier with settings and loads it like the page."""
 
     def load(save=save_tiny_classifier, **settings):
         folder = save(tmp_path_factory.mktemp("model") / "tiny", **settings)
@@ -193,7 +193,7 @@ def test_models_side_by_side(classifier, clip):
 
 
 def write_broken(folder: Path) -> dict[str, Path]:
-    """Files that cannot be heard, by what is said of them."""
+    """Writes unusable files; returns them by part of their error message."""
     (folder / "broken.wav").write_bytes(b"RIFFrubbish" * 30)
     (folder / "<img src=x>.wav").write_bytes(b"RIFFrubbish" * 30)
     (folder / "empty.wav").touch()
@@ -318,7 +318,7 @@ def test_a_space_holds_all_modules_that_the_page_loads_and_no_other():
 
 
 def bare_environment(**values: str) -> dict[str, str]:
-    """With the packages of this Python, but not what is installed in place: that takes what -S leaves out."""
+    """Returns an environment with this Python's packages, without editable installs, which need what -S leaves out."""
     defaults = {"PYTHONPATH": sysconfig.get_path("purelib"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return {"PATH": os.environ["PATH"], **defaults, **values}
 
@@ -487,7 +487,7 @@ def address(tmp_path_factory):
 
 
 def wait_for(found, seconds: float = 30.0):
-    """What `found` gives, as soon as it is something."""
+    """Waits until `found` returns a true value, and returns it."""
     from selenium.common.exceptions import StaleElementReferenceException
 
     end = time.monotonic() + seconds
@@ -524,7 +524,7 @@ def press(browser, text: str):
 
 
 def answers(browser, number: int = 3) -> list[str]:
-    """Of the models, as soon as there are so many."""
+    """Waits for `number` answers of models, and returns them."""
     return wait_for(
         lambda: (found := [a.text for a in all_of(browser, ".results .answer")]) and len(found) == number and found
     )

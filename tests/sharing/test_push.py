@@ -255,14 +255,14 @@ FAILURES = {
 
 
 def weights_on(hub, revision: str = "main") -> dict[str, torch.Tensor]:
-    """What somebody who loads the repository now would have, through huggingface_hub."""
+    """Downloads the weights through huggingface_hub, like any user of the repository."""
     path = hf_hub_download("user/name", "model.safetensors", revision=revision, force_download=True)
     config = hf_hub_download("user/name", "config.json", revision=revision, force_download=True)
     assert json.loads(Path(config).read_text())["auto_map"]
     return load_file(path)
 
 
-# Where the repository is there already, a token that may not make one may still write to it.
+# A token that may not create repositories may still write to an existing one.
 HARMLESS = {("create", 401), ("create", 403)}
 
 

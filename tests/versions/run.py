@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Versions:
-    """What an environment holds beside numpy and accelerate, which are the newest that go with it."""
+    """Holds the versions of an environment, which also has the newest matching numpy and accelerate."""
 
     transformers: str
     torch: str
