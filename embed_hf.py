@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from training.console import name_positionals, run_program
+from training.console import run_program
 from training.data.unreadable import UnreadableLog
 from training.embeddings.embed import (
     EXTENSIONS,
@@ -27,11 +27,10 @@ from training.embeddings.embed import (
 )
 from training.embeddings.shards import Shards
 from training.errors import InputError, one_line
-from training.recipe import Arguments, described, parse_words, show_help
+from training.recipe import Arguments, described, name_positionals, parse_words, show_help
 
 USAGE = "embed_hf.py MODEL INPUT ... --output OUT.parquet|OUT.npz [--key value ...]"
 LONGEST_WAIT = datetime.timedelta(days=7)  # for other processes, because their clips may be longer
-PRINTED_FAILURES = 20
 KEPT = "finished shards are kept in OUTPUT.shards; give the same command again to go on"
 PRINTED_FAILURES = 20
 
@@ -63,8 +62,10 @@ class EmbedArguments(Arguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.model or not self.inputs or not self.output:
+        if not self.model or not self.inputs:
             raise InputError(f"usage: {USAGE}")
+        if not self.output:
+            raise InputError("output: is not set; name OUT.parquet or OUT.npz")
 
 
 def main(argv: list[str]) -> int:
@@ -75,7 +76,8 @@ def main(argv: list[str]) -> int:
 
 def embed(argv: list[str]) -> int:
     """Embeds what the command line names, as one of several processes; returns the exit status."""
-    (arguments,) = parse_words((EmbedArguments,), name_positionals(argv, "model", "inputs"), USAGE, "command line")
+    words = name_positionals(argv, EmbedArguments, "model", "inputs")
+    (arguments,) = parse_words((EmbedArguments,), words, USAGE, "command line")
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
     try:
         run(arguments, state)

@@ -13,12 +13,12 @@ from modeling_dual_ssast.classifier_dual_ssast import WindowedOutput
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.inference import labels_of, load_classifier
 from training.base.predictions import score_table
-from training.console import name_positionals, run_program
+from training.console import run_program
 from training.data.audio import find_audio_files, read_audio
 from training.data.labels import LabelSet
 from training.errors import InputError
 from training.files import complete_file
-from training.recipe import Arguments, described, parse_words, show_help
+from training.recipe import Arguments, described, name_positionals, parse_words, show_help
 
 USAGE = "predict_hf.py MODEL FILE-OR-FOLDER ... [--key value ...]"
 KEPT = "tables are written at the end, so nothing is kept; give the same command again"
@@ -53,7 +53,8 @@ def main(argv: list[str]) -> int:
 
 def predict(argv: list[str]) -> int:
     """Classifies what the command line names; returns 1 if anything could not be classified."""
-    (arguments,) = parse_words((PredictArguments,), name_positionals(argv, "model", "inputs"), USAGE, "command line")
+    words = name_positionals(argv, PredictArguments, "model", "inputs")
+    (arguments,) = parse_words((PredictArguments,), words, USAGE, "command line")
     for path in (arguments.output, arguments.windows):
         check_output(path)
     model, extractor = load_classifier(arguments.model)

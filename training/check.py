@@ -24,7 +24,7 @@ import pandas
 from transformers.utils import logging
 
 from .console import print_table, run_program
-from .data.arguments import SplitArguments
+from .data.arguments import DataArguments, SplitArguments
 from .data.audio import AudioSource
 from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
@@ -33,7 +33,7 @@ from .data.sources import TABLE_READERS
 from .data.splits import load_splits
 from .errors import InputError
 from .files import write_json
-from .recipe import described, parse_words, show_help
+from .recipe import described, options, parse_words, show_help
 
 USAGE = "python -m training.check DATA [--key value ...]"
 DATA = """DATA is one of
@@ -109,7 +109,8 @@ def parse(argv: list[str]) -> CheckArguments:
         argv = ["--train_file" if is_table else "--dataset_name", *argv]
     if not argv:
         raise InputError(f"usage: {USAGE}")
-    return parse_words((CheckArguments,), argv, USAGE, "command line")[0]
+    refused = dict.fromkeys((option.name for option in options(DataArguments)), "has no effect here; leave it out")
+    return parse_words((CheckArguments,), argv, USAGE, "command line", refused=refused)[0]
 
 
 def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:

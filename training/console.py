@@ -35,22 +35,10 @@ def run_program(program: Callable[[list[str]], int | None], argv: list[str], kep
         return BROKEN_PIPE
 
 
-def name_positionals(argv: list[str], *names: str) -> list[str]:
-    """
-    Turns the words before the first option into options: `MODEL FILE FILE --key value`, named model and files, becomes
-    `--model MODEL --files FILE FILE --key value`. The last name takes all remaining words.
-    """
-    count = next((index for index, word in enumerate(argv) if word.startswith("--")), len(argv))
-    named = []
-    for place, name in enumerate(names[:count]):
-        named += [f"--{name}", *argv[place : count if name == names[-1] else place + 1]]
-    return named + argv[count:]
-
-
 def print_table(rows: Iterable[Sequence], columns: Sequence[str]):
     """Prints rows under their column names: texts to the left, numbers to the right; `None` is left blank."""
     rows = [["" if cell is None else cell for cell in row] for row in rows]
-    texts = [list(map(str, columns)), *([str(cell) for cell in row] for row in rows)]
+    texts = [list(map(str, columns)), *([_as_cell(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*texts)]
     is_number = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
     for row in texts:
@@ -58,3 +46,7 @@ def print_table(rows: Iterable[Sequence], columns: Sequence[str]):
             cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, is_number)
         )
         print("  ".join(cells).rstrip())
+
+
+def _as_cell(value) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

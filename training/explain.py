@@ -16,10 +16,10 @@ from transformers.utils import logging
 
 from .base.figures import COLOURS, FORMATS, draw_spectrogram, label_mel_axis, mel_centres, plain, save_figure
 from .base.inference import load_classifier
-from .console import name_positionals, run_program
+from .console import run_program
 from .data.audio import read_audio
 from .errors import InputError
-from .recipe import Arguments, described, parse_words, show_help
+from .recipe import Arguments, described, name_positionals, parse_words, show_help
 
 USAGE = "python -m training.explain MODEL FILE [--key value ...]"
 KEPT = "nothing was written; give the same command again"
@@ -210,7 +210,8 @@ def main(argv: list[str]) -> int:
 
 def draw_file(argv: list[str]):
     """Draws the explanation of the file that the command line names."""
-    (arguments,) = parse_words((ExplainArguments,), name_positionals(argv, "model", "file"), USAGE, "command line")
+    words = name_positionals(argv, ExplainArguments, "model", "file")
+    (arguments,) = parse_words((ExplainArguments,), words, USAGE, "command line")
     model, extractor = load(arguments.model)
     label = choose_label(model, arguments.label)
     waveform = read_audio(arguments.file, extractor.sampling_rate)[: extractor.max_samples]

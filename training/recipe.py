@@ -1,9 +1,7 @@
 """Turns recipes (YAML or JSON) and command lines into dataclasses; fields declare help, limits and choices."""
 
-import argparse
 import copy
 import dataclasses
-import functools
 import json
 import math
 import operator
@@ -21,6 +19,7 @@ from transformers import HfArgumentParser
 
 from .errors import InputError, nearest
 
+TRUTH = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")  # of Transformers' parser
 UNSET = ("", "none", "null")  # on the command line: unsets a key of the recipe
 GROUPS = ("task", "data", "augmentation", "model", "training", "report")  # in the order of --help
 COMPARISONS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
@@ -157,32 +156,112 @@ def parse_words(
     recipe: dict | None = None,
     defaults: dict | None = None,
     refused: Mapping[str, str] | None = None,
+    no_effect: Mapping[str, object] | None = None,
 ) -> tuple:
     """
-    Parses `--key value ...` into one object per class. An empty value, `null` or `none` unsets a key that may be unset.
+    Parses `--key value ...` into one object per class. Where there is a recipe, an empty value, `null` or `none` unsets
+    a key that may be unset.
 
     Args:
         source: name of the recipe, for messages
         recipe: values that the words override, as YAML or JSON has them
         defaults: values that recipe and words override, of the fields' types
         refused: keys that are not options here -> reason, as the end of a message
+        no_effect: values with which a recipe may hold them all the same, since older versions ignored them
 
     Raises:
         InputError: an unknown key (with the nearest known one), or a value of the wrong type.
     """
     parser = _Parser(classes, usage=usage)
+    refused, no_effect, recipe = dict(refused or {}), dict(no_effect or {}), dict(recipe or {})
     for cls in classes:
-        refused = {**(refused or {}), **cls.refused}
+        refused |= cls.refused
+        no_effect |= {field.name: field.default for field in dataclasses.fields(cls) if field.name in cls.refused}
     for flag in (word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")):
         known = flag not in parser.known and flag.removeprefix("no_") in parser.known
         parser.check_known(flag.removeprefix("no_") if known else flag, "command line", refused)
-    for key in recipe or {}:
-        parser.check_known(str(key), source, refused)
-    parser.set_defaults(**(defaults or {}))
+    for key, value in list(recipe.items()):
+        if key in refused and key not in parser.known and (value is None or _is_same(value, no_effect.get(key))):
+            del recipe[key]
+        else:
+            parser.check_known(str(key), source, refused)
+    words, unset = _without_unset(words, classes) if recipe or defaults else (words, {})
+    parser.set_defaults(**{**(defaults or {}), **unset})
+    words = [*_recipe_words({key: value for key, value in recipe.items() if key not in unset}), *words]
     try:
-        return parser.parse_args_into_dataclasses([*_recipe_words(recipe or {}), *words], look_for_args_file=False)
+        return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{source}: {' '.join(str(error).split())}") from error
+        text = " ".join(str(error).split())
+        text = text.replace("Some specified arguments are not used by the HfArgumentParser:", "unexpected words:")
+        raise InputError(f"{source}: {text}") from error
+
+
+def _is_same(value, default) -> bool:
+    """Compares a recipe's value with a default, which may be a number of another type or a member of an enum."""
+    return value == default or str(value) == str(getattr(default, "value", default))
+
+
+def _groups(words: list[str]) -> list[list[str]]:
+    """Divides a command line into options with their values."""
+    groups = []
+    for word in words:
+        groups.append([word]) if word.startswith("--") or not groups else groups[-1].append(word)
+    return groups
+
+
+def _without_unset(words: list[str], classes: tuple[type, ...]) -> tuple[list[str], dict[str, None]]:
+    """Returns the words without the options that they unset, and these options."""
+    optional = {
+        option.name: option.metadata.get("choices", ())
+        for cls in classes
+        for option in options(cls)
+        if type(None) in typing.get_args(option.type) and option.default not in ("none", True)
+    }
+    kept, unset = {}, {}
+    for group in _groups(words):
+        flag, equals, value = group[0].partition("=")
+        name, values = flag[2:].replace("-", "_"), [value, *group[1:]] if equals else group[1:]
+        unset.pop(name, None)
+        if name in optional and len(values) == 1 and values[0].lower() in {*UNSET} - {*optional[name]}:
+            kept.pop(name, None)
+            unset[name] = None
+        else:
+            kept[name] = group  # argparse, too, takes the last one
+    return [word for group in kept.values() for word in group], unset
+
+
+def name_positionals(argv: list[str], cls: type, *names: str) -> list[str]:
+    """
+    Turns positional words into options: `MODEL FILE FILE --key value`, named model and files, becomes `--model MODEL
+    --files FILE FILE --key value`. The words may stand anywhere; the last name takes all that remain.
+
+    Args:
+        cls: dataclass of the options, whose types say how many words follow each
+    """
+    types = {option.name: option.type for option in options(cls)}
+    loose, named, index = [], [], 0
+    while index < len(argv):
+        word, index = argv[index], index + 1
+        if word == "--":
+            loose += [f"./{rest}" if rest.startswith("-") else rest for rest in argv[index:]]
+            break
+        if not word.startswith("--"):
+            loose.append(word)
+            continue
+        named.append(word)
+        kind = types.get(word[2:].replace("-", "_"))
+        is_list = "list" in str(kind)
+        while "=" not in word and index < len(argv) and not argv[index].startswith("--"):
+            if kind is bool and argv[index].lower() not in TRUTH:
+                break
+            named.append(argv[index])
+            index += 1
+            if not is_list:
+                break
+    positional = []
+    for place, name in enumerate(names[: len(loose)]):
+        positional += [f"--{name}", *(loose[place:] if name == names[-1] else loose[place : place + 1])]
+    return positional + named
 
 
 def read_recipe(path: Path) -> dict:
@@ -226,26 +305,10 @@ class _Parser(HfArgumentParser):
         if field.name not in self.known:
             self.set_defaults(**{field.name: field.default})
             return
-        plain = copy.copy(field)  # HfArgumentParser passes metadata to argparse, which takes only the help
-        plain.metadata = {"help": field.metadata.get("help", "")}
-        if type(None) in typing.get_args(field.type) and field.default not in ("none", True):
-            unset = tuple(word for word in UNSET if word not in field.metadata.get("choices", ()))
-            plain.metadata["action"] = functools.partial(_StoreOrUnset, unset=unset)
-        HfArgumentParser._parse_dataclass_field(parser, plain)
+        if _is_described(field):  # HfArgumentParser passes metadata to argparse, which takes only the help
+            field = copy.copy(field)
+            field.metadata = {"help": field.metadata["help"]}
+        HfArgumentParser._parse_dataclass_field(parser, field)
 
     def error(self, message: str):
         raise InputError(message)
-
-
-class _StoreOrUnset(argparse.Action):
-    """Stores a value, or `None` for one of the words that unset an option."""
-
-    def __init__(self, *args, type, unset: tuple[str, ...], **kwargs):
-        @functools.wraps(type)  # argparse names it in its errors
-        def convert(text: str):
-            return None if text.lower() in unset else type(text)
-
-        super().__init__(*args, type=convert, **kwargs)
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, None if values == [None] else values)

@@ -90,7 +90,9 @@ def parse(argv: list[str]) -> tuple:
         )
     refused = dict.fromkeys(_known_keys(), f"is no option of task {task}; leave it out")
     if results is None:
-        arguments, *parts = parse_words(classes, argv[1:], usage, argv[0], recipe, refused=refused)
+        arguments, *parts = parse_words(
+            classes, argv[1:], usage, argv[0], recipe, refused=refused, no_effect=_known_keys()
+        )
         return arguments.task, *parts
     stored = _stored_recipe(argv[0], results, classes)
     _, *parts = parse_words(classes, argv[1:], usage, argv[0], defaults=stored, refused=refused)
@@ -101,15 +103,17 @@ def parse(argv: list[str]) -> tuple:
     return task, *parts
 
 
-def _known_keys() -> set[str]:
-    """Returns the names of all fields of all tasks."""
-    return {key.name for task in TASKS.values() for cls in task.arguments for key in dataclasses.fields(cls)}
+def _known_keys() -> dict[str, object]:
+    """Returns the names of all fields of all tasks, with their defaults."""
+    return {
+        key.name: key.default for task in TASKS.values() for cls in task.arguments for key in dataclasses.fields(cls)
+    }
 
 
 def _stored_recipe(path: str, results: dict, classes: tuple[type, ...]) -> dict:
     """Returns the recipe of a `results.json`, without keys of other tasks, which older versions stored too."""
     known = {option.name for cls in classes for option in options(cls)}
-    foreign = _known_keys() - known
+    foreign = set(_known_keys()) - known
     training = next((cls for cls in classes if issubclass(cls, TrainingArguments)), None)
     recipe = {
         name: {key: value for key, value in part.items() if key not in foreign} if isinstance(part, dict) else part

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import re
+from dataclasses import dataclass
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from audio_files import ROOT
 from training.base.arguments import TrainingArguments
 from training.base.outputs import check_output_folder
 from training.errors import InputError
-from training.recipe import GROUPS, Arguments, described
+from training.recipe import GROUPS, Arguments, described, name_positionals, parse_words
 from training.tasks import TASKS, parse
 
 MINIMAL = {"dataset_name": "clips", "output_dir": "runs/x"}
@@ -188,3 +189,60 @@ def test_results_of_older_versions_are_recipes(task, tmp_path, caplog):
         values = part.to_dict() if isinstance(part, TrainingArguments) else dataclasses.asdict(part)
         for name in (values.keys() & stored.keys()) - not_repeated - part.refused.keys():
             assert values[name] == stored[name], name
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [
+        ("classification", {"remove_unused_columns": False, "label_smoothing_factor": 0, "hub_token": None}),
+        ("mspm", {"html_report": True, "report_clips": 12, "head_learning_rate": None, "optim": "adamw_torch_fused"}),
+        ("sweep", {"streaming": False, "shuffle_buffer": 1000, "compute_statistics": False}),
+        ("evaluation", {"train_file": None, "mean": None, "sampling_rate": 16000, "train_split": "train"}),
+    ],
+)
+def test_a_recipe_may_hold_what_another_task_ignores_by_default(recipe, task, values):
+    data = {"mspm": {"train_sources": ["a"]}, "evaluation": {"test_file": "a.csv"}}.get(task, {"train_file": "a.csv"})
+    path = recipe(text=json.dumps({"task": task, "output_dir": "x", **data, **values}))
+    assert parse([path])[0] == task
+
+
+def test_only_a_whole_value_of_the_command_line_unsets_a_key(recipe):
+    path = recipe(label_column="none", pooling=["mean", "none"])
+    _, model, data, *_ = parse([path])
+    assert data.label_column == "none" and model.pooling == ["mean", "none"]
+    assert parse([path, "--label_column", "none"])[2].label_column is None
+    assert parse([path, "--label_column", "none", "--label_column", "x"])[2].label_column == "x"
+
+
+def test_transformers_own_options_keep_their_choices_and_bare_switches(recipe):
+    assert parse([recipe(), "--activation_checkpointing"])[-1].activation_checkpointing is True
+    with pytest.raises(InputError, match="invalid choice: 'quiet'"):
+        parse([recipe(), "--log_level", "quiet"])
+
+
+@dataclass
+class Program(Arguments):
+    model: str | None = described(None, "Model.")
+    inputs: list[str] | None = described(None, "Inputs.")
+    top_k: int = described(1, "Classes.")
+    layers: list[int] | None = described(None, "Layers.")
+    overwrite: bool = described(False, "Switch.")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "M a b --top_k 3 --overwrite", "--top_k 3 M a b --overwrite", "--overwrite M --top-k=3 a b",
+        "M --overwrite true a --top_k 3 b", "--overwrite --top_k 3 -- M a b",
+    ],
+)  # fmt: skip
+def test_positional_words_may_stand_anywhere(words):
+    words = name_positionals(words.split(), Program, "model", "inputs")
+    (found,) = parse_words((Program,), words, "", "command line")
+    assert found == Program("M", ["a", "b"], 3, None, True)
+
+
+def test_words_after_a_double_dash_are_never_options():
+    words = name_positionals(["M", "--layers", "1", "2", "--", "--y.wav"], Program, "model", "inputs")
+    (found,) = parse_words((Program,), words, "", "command line")
+    assert found == Program("M", ["./--y.wav"], 1, [1, 2], False)
