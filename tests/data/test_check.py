@@ -376,7 +376,7 @@ def test_warnings_do_not_fail(tables, capsys):
         (["--output", "x.json"], "data: set either dataset_name or train_file"),
         (["clips", "--lable_column", "x"], "command line: unknown key lable_column; did you mean label_column?"),
         (["clips", "--num_workers", "0"], "num_workers: must be 1 or more, got 0"),
-        (["clips", "more_clips"], "command line: Some specified arguments are not used"),
+        (["clips", "more_clips"], "command line: unexpected words"),
         (["clips.csv"], "clips.csv: no such file"),
         (["clips", "--output", "nowhere/x.json"], "output: the folder nowhere does not exist"),
     ],
