@@ -288,7 +288,7 @@ def _recipe_words(recipe: dict) -> list[str]:
 
 
 class _Parser(HfArgumentParser):
-    """Extends Transformers' parser: leaves out refused fields, lets options be unset, and raises `InputError`."""
+    """Extends Transformers' parser: leaves out refused fields and raises `InputError`."""
 
     def __init__(self, classes: tuple[type, ...], usage: str):
         self.known = {option.name for cls in classes for option in options(cls)}
