@@ -14,8 +14,9 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.inference import labels_of, load_classifier
 from training.base.predictions import score_table
 from training.console import run_program
-from training.data.audio import find_audio_files, read_audio
+from training.data.audio import read_audio
 from training.data.labels import LabelSet
+from training.data.listing import find_audio_files
 from training.errors import InputError
 from training.files import complete_file
 from training.recipe import Arguments, described, name_positionals, parse_words, show_help

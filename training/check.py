@@ -29,8 +29,8 @@ from .data.audio import AudioSource
 from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
 from .data.screening import classes_of, for_each_clip, names_of, try_to_decode
-from .data.sources import TABLE_READERS
 from .data.splits import load_splits
+from .data.tables import TABLE_READERS
 from .errors import InputError
 from .files import write_json
 from .recipe import described, options, parse_words, show_help

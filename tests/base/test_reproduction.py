@@ -14,7 +14,8 @@ from training.base import reproduction
 from training.base.arguments import TrainingArguments
 from training.classification import cross_validation
 from training.data.columns import Columns
-from training.data.sources import load_folder, load_table
+from training.data.sources import load_folder
+from training.data.tables import load_table
 from training.errors import InputError
 
 # Settings that depend on the seed (dropout, augmentation, mixup, the order of the clips), and values that YAML lacks.

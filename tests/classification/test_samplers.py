@@ -15,7 +15,7 @@ from training.classification.samplers import ClipSampler, class_weights, clip_we
 from training.data.columns import Columns
 from training.data.dataset import ClipDataset, Collator
 from training.data.labels import LabelSet, find_labels
-from training.data.sources import load_table
+from training.data.tables import load_table
 from training.errors import InputError
 
 

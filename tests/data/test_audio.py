@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from audio_files import tone, write_tone
 
-from training.data.audio import audio_name, check_audio, datasets_without_torchcodec, find_audio_files, read_audio
+from training.data.audio import audio_name, check_audio, datasets_without_torchcodec, read_audio
+from training.data.listing import find_audio_files
 from training.errors import InputError
 
 RATE = 16000

@@ -16,8 +16,8 @@ from training.data.arguments import DataArguments
 from training.data.audio import decode_audio, read_audio
 from training.data.columns import Columns
 from training.data.screening import decode, try_to_decode
-from training.data.sources import load_table
 from training.data.splits import load_splits
+from training.data.tables import load_table
 from training.data.unreadable import UNREADABLE_CLIPS
 from training.embeddings import probe, sweep
 from training.errors import InputError

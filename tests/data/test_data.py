@@ -10,7 +10,7 @@ import soundfile
 from audio_files import ROOT
 
 from training.data.columns import Columns
-from training.data.sources import load_table
+from training.data.tables import load_table
 
 SPLITS = ("train", "validation", "test")
 LABELS = {"voice_prompts": "language", "instruments": "category"}

@@ -10,7 +10,7 @@ import soundfile
 from audio_files import run_program
 
 from training.data.columns import Columns
-from training.data.sources import load_table
+from training.data.tables import load_table
 from training.errors import InputError
 from training.prepare import DATASETS, describe, prepare
 from training.prepare.__main__ import main

@@ -13,8 +13,9 @@ from training.data.audio import audio_name, read_audio
 from training.data.columns import Columns, audio_of, clip_names
 from training.data.labels import LabelSet, find_labels, read_label_file, rename_labels
 from training.data.screening import check_files
-from training.data.sources import load_folder, load_table, standardise
+from training.data.sources import load_folder, standardise
 from training.data.splits import complete_splits, load_splits
+from training.data.tables import load_table
 from training.errors import InputError
 
 

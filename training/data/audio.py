@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -12,8 +11,6 @@ import soundfile
 import soxr
 
 from ..errors import InputError
-
-AUDIO_EXTENSIONS = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
 
 UNKNOWN_FRAMES = 2**48  # libsndfile reports 2 ** 63 - 1 where a header lacks the length
 
@@ -126,16 +123,6 @@ def _segment(source: AudioSource, name: str, rate: int, num_samples: int) -> tup
         )
     first = round(start_s * rate)
     return first, -1 if end is None else max(round(end * rate) - first, 1)
-
-
-def find_audio_files(folder: Path) -> list[Path]:
-    """Returns all audio files below a folder, sorted, without hidden ones."""
-    return sorted(path for path in folder.rglob("*") if _is_audio(path) and path.is_file())
-
-
-def _is_audio(path: Path) -> bool:
-    # macOS leaves "._clip.wav" beside "clip.wav" on foreign disks.
-    return path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith(".")
 
 
 def _open(source: AudioSource):

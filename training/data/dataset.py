@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from modeling_dual_ssast.embedding_dual_ssast import window_starts
 
 from ..errors import InputError
-from .audio import audio_name, audio_seconds, find_audio_files, read_audio
+from .audio import audio_name, audio_seconds, read_audio
 from .augmentation import (
     AugmentationArguments,
     add_background,
@@ -27,6 +27,7 @@ from .augmentation import (
 )
 from .columns import audio_of, clip_names
 from .labels import LabelSet
+from .listing import find_audio_files
 
 
 class ClipDataset(torch.utils.data.Dataset):

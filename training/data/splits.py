@@ -11,10 +11,11 @@ from transformers.utils import logging
 
 from ..errors import InputError
 from .arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, SourceArguments, SplitArguments
-from .audio import AUDIO_EXTENSIONS
 from .columns import OTHER_COLUMNS, Columns, clip_names
 from .labels import read_label_file, rename_labels, sort_key
-from .sources import choose_split, find_split_tables, is_audio_folder, load_folder, load_hub, load_table, standardise
+from .listing import AUDIO_EXTENSIONS
+from .sources import choose_split, find_split_tables, is_audio_folder, load_folder, load_hub, standardise
+from .tables import load_table
 
 logger = logging.get_logger(__name__)
 

@@ -17,10 +17,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import InputError, nearest
-from .audio import check_audio, find_audio_files
+from .audio import check_audio
 from .clips import LocalClips, StreamedClips, join
 from .columns import choose_audio_column
-from .sources import TABLE_READERS, load_stored, load_unlabelled_table
+from .listing import find_audio_files
+from .sources import load_stored
+from .tables import TABLE_READERS, load_unlabelled_table
 from .unreadable import UnreadableLog, reason_of
 
 

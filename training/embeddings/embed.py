@@ -25,8 +25,8 @@ from transformers import AutoConfig
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from ..base.inference import check_checkpoint, check_folder, explained, load_encoder
-from ..data.audio import AUDIO_EXTENSIONS
 from ..data.clips import LocalClips, StreamedClips, join
+from ..data.listing import AUDIO_EXTENSIONS
 from ..data.unlabelled_sources import open_source, parse_sources
 from ..data.unreadable import UnreadableLog, try_to_read
 from ..errors import InputError

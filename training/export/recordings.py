@@ -9,9 +9,11 @@ import datasets
 import numpy as np
 
 from ..base.inference import labels_of
-from ..data.audio import audio_name, find_audio_files, read_audio
+from ..data.audio import audio_name, read_audio
 from ..data.columns import Columns, audio_of
-from ..data.sources import load_folder, load_table
+from ..data.listing import find_audio_files
+from ..data.sources import load_folder
+from ..data.tables import load_table
 from ..errors import InputError
 
 LENGTHS_S = (0.3, 1.0, 2.5, 5.0, 10.0, 15.0)

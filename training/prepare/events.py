@@ -10,7 +10,7 @@ import pandas
 import soundfile
 from transformers.utils import logging
 
-from ..data.audio import find_audio_files
+from ..data.listing import find_audio_files
 from ..errors import InputError
 from .common import Clip, DatasetInfo, as_given, audio_below, check_present, in_folds, need, pieces, shared_out
 
