@@ -4,6 +4,7 @@ import csv
 import shutil
 from pathlib import Path
 
+import yaml
 from transformers.utils import logging
 
 from ..errors import InputError
@@ -11,8 +12,10 @@ from ..files import complete_file
 from . import emotion, events, music, speech
 from .common import SPLITS, Clip, DatasetInfo
 
-DATASETS: dict[str, DatasetInfo] = {
-    info.name: info for module in (emotion, events, speech, music) for info in module.DATASETS
+READERS = emotion.READERS | events.READERS | speech.READERS | music.READERS
+DATASETS = {
+    name: DatasetInfo(name, *READERS[name], **entry)
+    for name, entry in yaml.safe_load(Path(__file__).with_name("catalogue.yaml").read_text(encoding="utf-8")).items()
 }
 logger = logging.get_logger(__name__)
 

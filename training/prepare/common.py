@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -35,22 +36,20 @@ class Clip:
 Splitter = Callable[[list[Clip], int], dict[str, list[Clip]]]
 
 
+class Reader(NamedTuple):
+    """Reads the clips of a data set's folder; splits: name -> splitter, the first is the default."""
+
+    read: Callable[[Path], list[Clip]]
+    splits: dict[str, Splitter]
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
-    """
-    Describes a data set: its source, its licence, and its use in papers.
-
-    Args:
-        layout: files of the unpacked folder
-        split: split of the papers; states if it is not published
-        leaks: causes of inflated test scores
-        read: folder -> clips
-        splits: name -> splitter; the first is the default
-        copies: files that are copied beside the manifests
-        num_clips: clips in the whole data set, if all releases have the same number
-    """
+    """Describes a data set: its entry in `catalogue.yaml` (its licence, its use in papers), and its reader."""
 
     name: str
+    read: Callable[[Path], list[Clip]]
+    splits: dict[str, Splitter]
     title: str
     source: str
     licence: str
@@ -60,10 +59,8 @@ class DatasetInfo:
     metric: str
     split: str
     leaks: str
-    read: Callable[[Path], list[Clip]]
-    splits: dict[str, Splitter]
-    copies: tuple[str, ...] = ()
     num_clips: int | None = None
+    copies: tuple[str, ...] = ()
 
 
 def need(path: Path) -> Path:

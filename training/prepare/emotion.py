@@ -9,7 +9,7 @@ from transformers.utils import logging
 from ..errors import InputError
 from .common import (
     Clip,
-    DatasetInfo,
+    Reader,
     as_given,
     audio_below,
     read_lines,
@@ -163,84 +163,23 @@ def _clip_of_any(path: Path, name: str) -> tuple[str, Clip | None]:
     return name, None
 
 
-LEAK = (
-    "The authors' published test script scores a model trained on a random 80 % of `emotions`, which holds these clips "
-    "too."
-)
-DUAL_SSAST = "Choi, Zhang, Watkins: Dual representations (Dual SSAST), Neurocomputing 623, 2025"
-
-DATASETS = [
-    DatasetInfo(
-        name="crema_d",
-        title="CREMA-D",
-        source="https://github.com/CheyneyComputerScience/CREMA-D",
-        licence="Open Database License 1.0",
-        citation="Cao et al.: CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset, IEEE TAC 5(4), 2014",
-        layout="AudioWAV/1001_DFA_ANG_XX.wav",
-        num_classes=6,
-        num_clips=7442,
-        metric="accuracy",
-        split="Dual SSAST: not published. EVAR (Niizumi): 63, 9 and 19 of the 91 actors, its own list; `speaker` draws "
-        "as many.",
-        leaks="A random split has every actor on both sides.",
-        read=read_crema_d,
-        splits={"paper": shared_out(), "speaker": shared_out("speaker", test=0.21)},
-    ),
-    DatasetInfo(
-        name="tess",
-        title="Toronto emotional speech set",
-        source="https://doi.org/10.5683/SP2/E8H2MF",
-        licence="CC BY-NC-ND 4.0",
-        citation="Pichora-Fuller, Dupuis: Toronto emotional speech set (TESS), 2020",
-        layout="OAF_angry/OAF_back_angry.wav",
-        num_classes=7,
-        num_clips=2800,
-        metric="accuracy",
-        split="Dual SSAST: trained on the younger actress (YAF), tested on the older (OAF). Validation: a tenth of the "
-        "words.",
-        leaks=f"{LEAK} Two actresses say the same 200 words in every class: `random` has both and all words on both "
-        "sides.",
-        read=read_tess,
-        splits={
+READERS = {
+    "crema_d": Reader(read_crema_d, {"paper": shared_out(), "speaker": shared_out("speaker", test=0.21)}),
+    "tess": Reader(
+        read_tess,
+        {
             "paper": tested_on("OA", validation_by="group"),
             "speaker": tested_on("OA", validation_by="group"),
             "random": shared_out(),
         },
     ),
-    DatasetInfo(
-        name="ravdess",
-        title="RAVDESS, speech",
-        source="https://zenodo.org/records/1188976",
-        licence="CC BY-NC-SA 4.0",
-        citation="Livingstone, Russo: The Ryerson Audio-Visual Database of Emotional Speech and Song, PLoS ONE, 2018",
-        layout="Actor_01/03-01-01-01-01-01-01.wav",
-        num_classes=8,
-        num_clips=1440,
-        metric="accuracy",
-        split="Dual SSAST: tested on the actors 4, 5, 6, 18 and 22. Validation: two other actors.",
-        leaks=f"{LEAK} `random` has every actor on both sides.",
-        read=read_ravdess,
-        splits={
+    "ravdess": Reader(
+        read_ravdess,
+        {
             "paper": tested_on("04", "05", "06", "18", "22", validation_by="speaker"),
             "speaker": shared_out("speaker"),
             "random": shared_out(),
         },
     ),
-    DatasetInfo(
-        name="emotions",
-        title="Speech Emotion Classification: CREMA-D, TESS, RAVDESS and SAVEE",
-        source="https://www.kaggle.com/datasets/uldisvalainis/audio-emotions, or the four corpora in one folder",
-        licence="those of the corpora; SAVEE: research only, on request",
-        citation=DUAL_SSAST,
-        layout="any folders with files called as in the four corpora",
-        num_classes=7,
-        metric="accuracy",
-        split="Dual SSAST: the last fifth of every class as its disk lists it; the authors' fold1_test.csv "
-        "(github.com/PhDHyosunChoi/hssast, src/finetune/Emotions/data/evaluation_setup) is used where it lies in the "
-        "folder, else a random fifth.",
-        leaks="A random split has every speaker on both sides, TESS's two above all; the collection holds some "
-        "recordings twice (left out here).",
-        read=read_emotions,
-        splits={"paper": split_emotions, "speaker": shared_out("speaker")},
-    ),
-]
+    "emotions": Reader(read_emotions, {"paper": split_emotions, "speaker": shared_out("speaker")}),
+}

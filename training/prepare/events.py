@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from ..data.listing import find_audio_files
 from ..errors import InputError
-from .common import Clip, DatasetInfo, as_given, audio_below, check_present, in_folds, need, pieces, shared_out
+from .common import Clip, Reader, as_given, audio_below, check_present, in_folds, need, pieces, shared_out
 
 logger = logging.get_logger(__name__)
 
@@ -124,99 +124,14 @@ def _table(path: Path, *columns: str) -> pandas.DataFrame:
     return table
 
 
-DATASETS = [
-    DatasetInfo(
-        name="isolated_urban",
-        title="Isolated urban sound database, events",
-        source="https://zenodo.org/records/1213793",
-        licence="as the Zenodo record says",
-        citation="Isolated urban sound database, Zenodo, record 1213793",
-        layout="event/bird05.wav, with or without class folders",
-        num_classes=11,
-        metric="accuracy",
-        split="Dual SSAST: 11 of 25 classes, pieces of 0.4 s, at most 550 per class, the last fifth as its disk lists "
-        "them; here a random fifth.",
-        leaks="A random split has pieces of one recording on both sides; some classes have only four recordings. "
-        "`recording` keeps them apart.",
-        read=read_isolated_urban,
-        splits={"paper": shared_out(), "recording": shared_out("group")},
+READERS = {
+    "isolated_urban": Reader(read_isolated_urban, {"paper": shared_out(), "recording": shared_out("group")}),
+    "birdcall": Reader(
+        read_birdcall,
+        {"paper": shared_out(), "recording": shared_out("group"), "recordist": shared_out("speaker")},
     ),
-    DatasetInfo(
-        name="birdcall",
-        title="Cornell Birdcall Identification",
-        source="https://www.kaggle.com/competitions/birdsong-recognition",
-        licence="the competition's rules; each recording has a Creative Commons licence of its own (train.csv)",
-        citation="Cornell Lab of Ornithology: Cornell Birdcall Identification, Kaggle, 2020",
-        layout="train.csv and train_audio/aldfly/XC134874.mp3",
-        num_classes=264,
-        metric="accuracy",
-        split="Dual SSAST: pieces of 10 s, the last fifth of every species as its disk lists them; here a random "
-        "fifth.",
-        leaks="A random split has pieces of one recording on both sides; `recording` keeps them apart, `recordist` the "
-        "people who recorded them.",
-        read=read_birdcall,
-        splits={"paper": shared_out(), "recording": shared_out("group"), "recordist": shared_out("speaker")},
-    ),
-    DatasetInfo(
-        name="esc50",
-        title="ESC-50",
-        source="https://github.com/karolpiczak/ESC-50",
-        licence="CC BY-NC 3.0",
-        citation="Piczak: ESC: Dataset for Environmental Sound Classification, ACM Multimedia, 2015",
-        layout="meta/esc50.csv and audio/1-100032-A-0.wav",
-        num_classes=50,
-        num_clips=2000,
-        metric="accuracy, mean of 5 folds",
-        split="Its own five folds, each tested once.",
-        leaks="Pieces of one recording lie in one fold: folds of one's own leak.",
-        read=read_esc50,
-        splits={"paper": in_folds},
-    ),
-    DatasetInfo(
-        name="urbansound8k",
-        title="UrbanSound8K",
-        source="https://urbansounddataset.weebly.com/urbansound8k.html",
-        licence="CC BY-NC 3.0",
-        citation="Salamon, Jacoby, Bello: A Dataset and Taxonomy for Urban Sound Research, ACM Multimedia, 2014",
-        layout="metadata/UrbanSound8K.csv and audio/fold1/101415-3-0-2.wav",
-        num_classes=10,
-        num_clips=8732,
-        metric="accuracy, mean of 10 folds",
-        split="Its own ten folds, each tested once.",
-        leaks="Slices of one recording lie in one fold: any other split leaks.",
-        read=read_urbansound8k,
-        splits={"paper": in_folds},
-    ),
-    *(
-        DatasetInfo(
-            name=name,
-            title=title,
-            source="https://research.google.com/audioset/download.html (the audio: from YouTube)",
-            licence="CC BY 4.0 for the labels; the videos have their owners'",
-            citation="Gemmeke et al.: Audio Set: An ontology and human-labeled dataset for audio events, ICASSP, 2017",
-            layout=f"class_labels_indices.csv, {layout}, and files of 10 s called by the YouTube id",
-            num_classes=527,
-            metric="mean average precision",
-            split="Its own; tested on the evaluation segments. SSAST and AST train on PSLA's enhanced labels of the "
-            "balanced set, which are not part of AudioSet.",
-            leaks="None known between its splits. Videos disappear: everybody tests on fewer clips than the paper.",
-            read=read,
-            splits={"paper": as_given},
-            copies=("class_labels_indices.csv",),
-        )
-        for name, title, layout, read in (
-            (
-                "audioset20k",
-                "AudioSet, balanced",
-                "balanced_train_segments.csv, eval_segments.csv",
-                read_audioset20k,
-            ),
-            (
-                "audioset",
-                "AudioSet",
-                "balanced_train_segments.csv, unbalanced_train_segments.csv, eval_segments.csv",
-                read_audioset,
-            ),
-        )
-    ),
-]
+    "esc50": Reader(read_esc50, {"paper": in_folds}),
+    "urbansound8k": Reader(read_urbansound8k, {"paper": in_folds}),
+    "audioset20k": Reader(read_audioset20k, {"paper": as_given}),
+    "audioset": Reader(read_audioset, {"paper": as_given}),
+}

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import InputError
 from .common import (
     Clip,
-    DatasetInfo,
+    Reader,
     as_given,
     audio_below,
     check_present,
@@ -76,49 +76,8 @@ def split_surge(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
     return as_given([clip for clip in clips if clip.split is not None], seed)
 
 
-DATASETS = [
-    DatasetInfo(
-        name="gtzan",
-        title="GTZAN",
-        source="https://www.kaggle.com/datasets/andradaolteanu/gtzan-dataset-music-genre-classification",
-        licence="none stated; research only",
-        citation="Tzanetakis, Cook: Musical genre classification of audio signals, IEEE TSAP 10(5), 2002",
-        layout="genres/blues/blues.00000.wav, and train_filtered.txt, valid_filtered.txt, test_filtered.txt",
-        num_classes=10,
-        metric="accuracy",
-        split="EVAR (Niizumi): the fault-filtered lists of 443, 197 and 290 clips.",
-        leaks="It holds recordings twice and artists in several splits; the filtered lists keep them apart, `random` "
-        "does not.",
-        read=read_gtzan,
-        splits={"paper": split_gtzan, "random": shared_out()},
-    ),
-    DatasetInfo(
-        name="nsynth",
-        title="NSynth, instrument families",
-        source="https://magenta.tensorflow.org/datasets/nsynth",
-        licence="CC BY 4.0",
-        citation="Engel et al.: Neural Audio Synthesis of Musical Notes with WaveNet Autoencoders, ICML, 2017",
-        layout="nsynth-train/examples.json and nsynth-train/audio/; likewise nsynth-valid and nsynth-test",
-        num_classes=11,
-        metric="accuracy",
-        split="Its own.",
-        leaks="None: the instruments of the training split are in no other.",
-        read=read_nsynth,
-        splits={"paper": as_given},
-    ),
-    DatasetInfo(
-        name="surge",
-        title="Pitch Audio Dataset (Surge synthesizer)",
-        source="https://zenodo.org/records/4677097",
-        licence="as the Zenodo record says",
-        citation="Turian et al.: One Billion Audio Sounds from GPU-enabled Modular Synthesis, DAFx, 2021",
-        layout="PRESET/60.ogg",
-        num_classes=88,
-        metric="accuracy",
-        split=f"EVAR (Niizumi): by presets; its list {SURGE_LIST} (github.com/nttcslab/eval-audio-repr, "
-        "evar/predefined) is used where it lies in the folder, else a draw of a tenth each.",
-        leaks="Presets are in one split each; some are variants of one another.",
-        read=read_surge,
-        splits={"paper": split_surge},
-    ),
-]
+READERS = {
+    "gtzan": Reader(read_gtzan, {"paper": split_gtzan, "random": shared_out()}),
+    "nsynth": Reader(read_nsynth, {"paper": as_given}),
+    "surge": Reader(read_surge, {"paper": split_surge}),
+}

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import InputError
 from .common import (
     Clip,
-    DatasetInfo,
+    Reader,
     as_given,
     audio_below,
     check_present,
@@ -106,88 +106,16 @@ def read_voxforge(folder: Path) -> list[Clip]:
     return clips
 
 
-WARDEN = "Warden: Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition, arXiv 1804.03209, 2018"
-WORDS_LEAK = "None: speakers are in one split each."
-
-DATASETS = [
-    DatasetInfo(
-        name="speech_commands_v1",
-        title="Speech Commands V1, 12 classes",
-        source="http://download.tensorflow.org/data/speech_commands_v0.01.tar.gz and "
-        "http://download.tensorflow.org/data/speech_commands_test_set_v0.01.tar.gz",
-        licence="CC BY 4.0",
-        citation=WARDEN,
-        layout=f"bed/00176480_nohash_0.wav, {NOISES}/, validation_list.txt, testing_list.txt; {V1_TEST_SET}/ in or "
-        "beside it",
-        num_classes=12,
-        metric="accuracy",
-        split="SUPERB's, which SSAST uses: the lists; tested on the published test set where it is there, else "
-        "on testing_list.txt, all unknown words, and silence of one noise.",
-        leaks=WORDS_LEAK,
-        read=read_speech_commands_v1,
-        splits={"paper": as_given},
-    ),
-    DatasetInfo(
-        name="speech_commands_v2",
-        title="Speech Commands V2, 35 words",
-        source="http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
-        licence="CC BY 4.0",
-        citation=WARDEN,
-        layout="bed/00176480_nohash_0.wav, validation_list.txt, testing_list.txt",
-        num_classes=35,
-        metric="accuracy",
-        split="Its own lists.",
-        leaks=WORDS_LEAK,
-        read=read_speech_commands_v2,
-        splits={"paper": as_given},
-    ),
-    DatasetInfo(
-        name="iemocap",
-        title="IEMOCAP, 4 classes",
-        source="https://sail.usc.edu/iemocap/ (on request)",
-        licence="research only, an agreement with USC",
-        citation="Busso et al.: IEMOCAP: Interactive emotional dyadic motion capture database, LREV 42, 2008",
-        layout="Session1/dialog/EmoEvaluation/Ses01F_impro01.txt and "
-        "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav, five sessions",
-        num_classes=4,
-        metric="accuracy, mean of 5 folds",
-        split="SUPERB's, which SSAST uses: a session per fold; excited counts as happy; a random fifth of the training "
-        "clips for validation.",
-        leaks="Two speakers per session, in no other: other splits leak them. Scripts are said by several speakers.",
-        read=read_iemocap,
-        splits={"paper": in_folds},
-    ),
-    DatasetInfo(
-        name="voxceleb1",
-        title="VoxCeleb1, identification",
-        source="https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html, with meta/iden_split.txt",
-        licence="CC BY 4.0; the videos have their owners'",
-        citation="Nagrani, Chung, Zisserman: VoxCeleb: a large-scale speaker identification dataset, Interspeech, 2017",
-        layout="iden_split.txt and wav/id10001/1zcIwhmdeo4/00001.wav",
-        num_classes=1251,
-        metric="accuracy",
-        split="iden_split.txt.",
-        leaks="The classes are the speakers.",
-        read=read_voxceleb1,
-        splits={"paper": as_given},
-    ),
-    DatasetInfo(
-        name="voxforge",
-        title="VoxForge, 6 languages",
-        source="http://www.voxforge.org/home/downloads",
-        licence="GPL",
-        citation="MacLean: VoxForge, 2018",
-        layout="de/**/ralfherzog-20070822-de11/wav/de11-001.wav, a folder per language: "
-        f"{', '.join(VOXFORGE_LANGUAGES)}",
-        num_classes=6,
-        metric="accuracy",
-        split="EVAR (Niizumi): 70, 15 and 15 % of the submissions, its own list; here a draw of as many.",
-        leaks="People made several submissions: `paper` has them on both sides, `speaker` keeps them apart but for the "
-        "anonymous.",
-        read=read_voxforge,
-        splits={
+READERS = {
+    "speech_commands_v1": Reader(read_speech_commands_v1, {"paper": as_given}),
+    "speech_commands_v2": Reader(read_speech_commands_v2, {"paper": as_given}),
+    "iemocap": Reader(read_iemocap, {"paper": in_folds}),
+    "voxceleb1": Reader(read_voxceleb1, {"paper": as_given}),
+    "voxforge": Reader(
+        read_voxforge,
+        {
             "paper": shared_out("group", validation=0.15, test=0.15),
             "speaker": shared_out("speaker", validation=0.15, test=0.15),
         },
     ),
-]
+}
