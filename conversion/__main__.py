@@ -15,7 +15,7 @@ from .result import Converted
 DESCRIPTION = "Converts an original checkpoint into a folder that from_pretrained loads, with its code."
 EXPORT = "export-ssast"
 COMMANDS = {
-    EXPORT: "the way back: a saved folder -> a .pth file that the SSAST repository loads",
+    EXPORT: "the way back: a saved folder -> a .pth file that the SSAST (or Dual SSAST) repository loads",
     official.NAME: "converts the published checkpoints that lie in a folder, with their cards",
 }
 INTERRUPTED = 130  # the shells' exit status after Ctrl-C

@@ -1,6 +1,9 @@
 """Converts checkpoints of AST (Gong, Chung, Glass, Interspeech 2021; github.com/YuanGongND/ast)."""
 
+import functools
 from pathlib import Path
+
+from modeling_dual_ssast import DualSSASTConfig
 
 from . import deit
 from .checkpoint import open_checkpoint
@@ -15,9 +18,8 @@ def convert(source: Path, options: Options) -> Converted:
     """Converts a fine-tuned checkpoint of AST; raises `ConversionError` if the file or the options are wrong."""
     tensors = open_checkpoint(source, "an AST checkpoint")
     sizes = deit.read_sizes(tensors)
-    return deit.convert_classifier(
-        tensors, sizes, options, AST_READOUT, recipe_strides=(10, 10), title="AST patch model, fine-tuned"
-    )
+    make = functools.partial(DualSSASTConfig, **AST_READOUT)
+    return deit.convert_classifier(tensors, sizes, options, make, (10, 10), "AST patch model, fine-tuned")
 
 
 FAMILY = Family(

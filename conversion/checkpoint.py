@@ -68,7 +68,7 @@ def find_state_dict(checkpoint, path: Path) -> tuple[dict, list[str]]:
         ConversionError: it contains no named tensors.
     """
     beside = []
-    for wrapper in ("model", "state_dict"):
+    for wrapper in ("model", "state_dict", "model_state_dict"):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(wrapper), dict):
             beside += [str(key) for key in checkpoint if key != wrapper]
             checkpoint = checkpoint[wrapper]
@@ -121,7 +121,7 @@ class Tensors:
             raise ConversionError(
                 f"{self.path} is not {self.kind}: missing {', '.join(missing)}; it holds "
                 f"{shorten([str(name) for name in self.state])}. Give the family that the file comes from "
-                "(ssast, ast, asit, hf-ast, vggish or panns-cnn14)"
+                "(ssast, dual-ssast, ast, asit, hf-ast, vggish or panns-cnn14)"
             )
 
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:

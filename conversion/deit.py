@@ -1,6 +1,7 @@
 """Maps timm's DeiT, the encoder of SSAST, AST and ASiT, and the classifier `mlp_head` of SSAST and AST."""
 
 import re
+from collections.abc import Callable
 
 import torch
 
@@ -32,8 +33,8 @@ BLOCK_NAMES = {
     "norm2": "layernorm_after",
 }
 QKV_NAMES = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
-CLASSIFIER_NAMES = {"mlp_head.0": "classifier.layernorm", "mlp_head.1": "classifier.dense"}
 DISTILLED = ("cls_token", "dist_token")
+CLASSIFIER = r"mlp_head\.(\d+)\."
 
 
 def read_sizes(tensors: Tensors, stem: str = "v.", prefix: tuple[str, ...] = DISTILLED) -> dict:
@@ -115,17 +116,29 @@ def _map_block(tensors: Tensors, config: DualSSASTConfig, source: str) -> dict[s
 
 
 def count_labels(tensors: Tensors) -> int:
-    tensors.require("mlp_head.0.weight", "mlp_head.1.weight")
-    return tensors.shape("mlp_head.1.weight", 2)[0]
+    count = numbered_blocks(tensors, CLASSIFIER) if tensors.names("mlp_head.") else 2
+    last = f"mlp_head.{max(count, 2) - 1}.weight"
+    tensors.require("mlp_head.0.weight", last)
+    return tensors.shape(last, 2)[0]
+
+
+def classifier_names(config: DualSSASTConfig) -> dict[str, str]:
+    """Returns the pairs of LayerNorm and Linear in `mlp_head`: the original's name -> own name."""
+    hidden = range(len(config.classifier_hidden_sizes))
+    norms = ["classifier.layernorm", *(f"classifier.activations.{index}" for index in hidden)]
+    linears = [*(f"classifier.hidden.{index}" for index in hidden), "classifier.dense"]
+    names = [name for pair in zip(norms, linears) for name in pair]
+    return {f"mlp_head.{index}": name for index, name in enumerate(names)}
 
 
 def map_classifier(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
-    """Maps LayerNorm and Linear of a fine-tuned file: own name -> tensor."""
-    shapes = {"mlp_head.0": (config.hidden_size,), "mlp_head.1": (config.num_labels, config.hidden_size)}
-    state = {}
-    for original, name in CLASSIFIER_NAMES.items():
-        state[f"{name}.weight"] = tensors.take(f"{original}.weight", *shapes[original])
-        state[f"{name}.bias"] = tensors.take(f"{original}.bias", shapes[original][0])
+    """Maps the classifier of a fine-tuned file: own name -> tensor."""
+    width, state = config.fused_size, {}
+    for original, name in classifier_names(config).items():
+        is_norm = name.startswith(("classifier.layernorm", "classifier.activations"))
+        shape = (width,) if is_norm else (config.num_labels if name == "classifier.dense" else width, width)
+        state[f"{name}.weight"] = tensors.take(f"{original}.weight", *shape)
+        state[f"{name}.bias"] = tensors.take(f"{original}.bias", shape[0])
     return state
 
 
@@ -136,14 +149,14 @@ def patch_shape(sizes: dict) -> tuple[int, int]:
 
 
 def convert_classifier(
-    tensors: Tensors, sizes: dict, options: Options, readout: dict, recipe_strides: tuple[int, int], title: str
+    tensors: Tensors, sizes: dict, options: Options, make: Callable, recipe_strides: tuple[int, int], title: str
 ) -> Converted:
     """
     Converts a fine-tuned file. The file stores neither its grid nor its readout.
 
     Args:
         sizes: as `read_sizes` returns them
-        readout: settings of `DualSSASTConfig` that reproduce the original's head
+        make: makes the `DualSSASTConfig` of the original's readout and head from the file's sizes, grid and labels
         recipe_strides: of the original's fine-tuning recipes, (mel bins, frames)
     """
     num_labels = count_labels(tensors)
@@ -151,9 +164,8 @@ def convert_classifier(
     grid, notes = read_grid(
         tensors.path, patches, patch_shape(sizes), NUM_MEL_BINS, recipe_strides=recipe_strides, **options.grid
     )
-    config = DualSSASTConfig(
+    config = make(
         **sizes,
-        **readout,
         **label_settings(tensors.path, num_labels, options.labels),
         num_mel_bins=NUM_MEL_BINS,
         max_length=grid.max_length,

@@ -1,4 +1,4 @@
-"""Exports saved Dual SSAST folders as files that the original SSAST code loads (github.com/YuanGongND/ssast)."""
+"""Exports saved folders as files of the SSAST repository, or of the Dual SSAST authors' one (PhDHyosunChoi/hssast)."""
 
 import dataclasses
 import os
@@ -16,8 +16,9 @@ from modeling_dual_ssast import (
     DualSSASTForAudioClassification,
     DualSSASTForPreTraining,
 )
+from modeling_dual_ssast.configuration_dual_ssast import PUBLISHED_MLP_LAYERS, PUBLISHED_POOLINGS
 
-from . import deit, ssast
+from . import deit, dual_ssast, ssast
 from .checkpoint import ConversionError, shorten
 from .options import Options
 from .saving import UNFINISHED, compare_states
@@ -93,13 +94,14 @@ def make_checkpoint(source: str) -> Exported:
     model = _read_model(source)
     config = model.config
     is_classifier = isinstance(model, DualSSASTForAudioClassification)
-    _check(source, config, is_classifier)
+    system = "Dual SSAST" if is_classifier and is_dual(config) else "SSAST"
+    _check(source, config, is_classifier, system)
     weights = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
-    state = _encoder(weights, config) | (_classifier(weights) if is_classifier else _pretext(weights, config))
+    state = _encoder(weights, config) | (_classifier(weights, config) if is_classifier else _pretext(weights, config))
     if weights:  # an error in the mapping, not in the user's folder
         raise RuntimeError(f"the mapping leaves out {list(weights)}")
     kind = "fine-tuned" if is_classifier else "pretrained"
-    facts = [("source", source), ("holds", f"{type(model).__name__}, exported as SSAST's {kind} model")]
+    facts = [("source", source), ("holds", f"{type(model).__name__}, exported as {system}'s {kind} model")]
     facts += [("note", note) for note in _notes(source, model)]
     state = {f"module.{name}": tensor.contiguous() for name, tensor in state.items()}
     return Exported(model, state, facts)
@@ -130,7 +132,7 @@ def _read_model(source: str) -> PreTrainedModel:
     return model.eval()
 
 
-def _check(source: str, config: DualSSASTConfig, is_classifier: bool):
+def _check(source: str, config: DualSSASTConfig, is_classifier: bool, system: str):
     """Raises `ConversionError` for settings that the original's constructor fixes and its files do not store."""
     size = config.hidden_size
     needed = {
@@ -147,11 +149,37 @@ def _check(source: str, config: DualSSASTConfig, is_classifier: bool):
         value = getattr(config, name)
         if value not in values:
             raise ConversionError(
-                f"{source} has {name}={value!r}, which SSAST cannot hold: it needs {' or '.join(map(repr, values))}"
+                f"{source} has {name}={value!r}, which {system} cannot hold: it needs {' or '.join(map(repr, values))}"
             )
 
 
+def is_dual(config: DualSSASTConfig) -> bool:
+    """Returns whether a classifier is exported to the code of the Dual SSAST authors."""
+    return config.fusion_norm == "shared_twice"
+
+
+def published_name(config: DualSSASTConfig) -> str:
+    """Returns the published name of a classifier's pooling."""
+    return next(name for name, pooling in PUBLISHED_POOLINGS.items() if pooling == config.pooling_per_layer[0])
+
+
+def _needed_by_dual(config: DualSSASTConfig) -> dict[str, list]:
+    needed = {
+        "fused_layers": [config.default_fusion_layers(config.num_hidden_layers)],
+        "fusion": ["concat"],
+        "readout": ["patches"],
+        "pooling_combination": ["sum"],
+        "pooling_per_layer": [[pooling] * 2 for pooling in PUBLISHED_POOLINGS.values()],
+        "classifier_hidden_sizes": [[config.fused_size] * (layers // 2 - 1) for layers in PUBLISHED_MLP_LAYERS],
+        "classifier_layer_norm_eps": [1e-5],
+        "num_mel_bins": [deit.NUM_MEL_BINS],
+    }
+    return needed | ({"classifier_activation": [None]} if config.classifier_hidden_sizes else {})
+
+
 def _needed_by_classifier(config: DualSSASTConfig) -> dict[str, list]:
+    if is_dual(config):
+        return _needed_by_dual(config)
     needed = {
         "fused_layers": [[config.num_hidden_layers]],
         "fusion_norm": ["shared"],
@@ -199,11 +227,11 @@ def _pretext(weights: dict, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
     return state
 
 
-def _classifier(weights: dict) -> dict[str, torch.Tensor]:
+def _classifier(weights: dict, config: DualSSASTConfig) -> dict[str, torch.Tensor]:
     """Removes the classifier from `weights` and returns it: the original's name -> tensor."""
     return {
         f"{original}.{kind}": weights.pop(f"{name}.{kind}")
-        for original, name in deit.CLASSIFIER_NAMES.items()
+        for original, name in deit.classifier_names(config).items()
         for kind in ("weight", "bias")
     }
 
@@ -217,9 +245,13 @@ def _notes(source: str, model: PreTrainedModel) -> list[str]:
             f"{config.num_hidden_layers} blocks of {config.hidden_size} its constructor needs a change"
         )
     if isinstance(model, DualSSASTForAudioClassification):
+        task = FINETUNING_TASKS[config.readout]
+        if is_dual(config):
+            mlp_layers = 2 * len(config.classifier_hidden_sizes) + 2
+            task += f", comp_fusion 'True', pooling_ty {published_name(config)}, mlp_layers {mlp_layers}"
         notes.append(
             "the file stores neither readout, grid nor labels: build the original's ASTModel with task "
-            f"{FINETUNING_TASKS[config.readout]}, fstride {config.frequency_stride}, tstride {config.time_stride}, "
+            f"{task}, fstride {config.frequency_stride}, tstride {config.time_stride}, "
             f"input_tdim {config.max_length}, label_dim {config.num_labels}, labels in the order of config.json"
         )
     elif config.pretraining_objective in UNTRAINED_HEADS:
@@ -248,7 +280,7 @@ def _feature_notes(source: str) -> list[str]:
 
 def compare_exported(model: PreTrainedModel, path: Path) -> tuple[int, float]:
     """
-    Reads a file back through `conversion ssast` and compares every tensor with the model's.
+    Reads a file back through `conversion ssast` or `dual-ssast` and compares every tensor with the model's.
 
     Returns:
         number of tensors, largest absolute difference (always 0)
@@ -256,5 +288,9 @@ def compare_exported(model: PreTrainedModel, path: Path) -> tuple[int, float]:
     Raises:
         ConversionError: a tensor is missing, new or different.
     """
-    grid = {name: getattr(model.config, name) for name in ("max_length", "frequency_stride", "time_stride")}
-    return compare_states(model.state_dict(), ssast.convert(path, Options(**grid)).model.state_dict())
+    config = model.config
+    options = {name: getattr(config, name) for name in ("max_length", "frequency_stride", "time_stride")}
+    family = ssast
+    if isinstance(model, DualSSASTForAudioClassification) and is_dual(config):
+        family, options["pooling"] = dual_ssast, published_name(config)
+    return compare_states(model.state_dict(), family.convert(path, Options(**options)).model.state_dict())

@@ -1,5 +1,6 @@
 """Converts checkpoints of SSAST (Gong et al., AAAI 2022; github.com/YuanGongND/ssast): patch and frame models."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -126,11 +127,30 @@ def _map_pretext(tensors: Tensors, config: DualSSASTConfig) -> dict[str, torch.T
     """Maps the pretext heads and the mask token: own name -> tensor."""
     size, values = config.hidden_size, config.patch_shape[0] * config.patch_shape[1]
     state = {"mask_token": tensors.take("mask_embed", 1, 1, size).flatten()}
+    _merge_linears(tensors, size)
     for original, name in PRETEXT_HEADS.items():
         for layer, outputs in ((0, size), (2, values)):
             state[f"{name}.{layer}.weight"] = tensors.take(f"{original}.{layer}.weight", outputs, size)
             state[f"{name}.{layer}.bias"] = tensors.take(f"{original}.{layer}.bias", outputs)
     return state
+
+
+def _merge_linears(tensors: Tensors, size: int):
+    """
+    Merges the first two Linears of a generative head of the Dual SSAST authors' pretraining, which has three with
+    nothing between the first two, into one.
+    """
+    if "gpredlayer.3.weight" not in tensors:
+        return
+    (first, bias), (second, second_bias) = (
+        (tensors.take(f"gpredlayer.{layer}.weight", size, size), tensors.take(f"gpredlayer.{layer}.bias", size))
+        for layer in (0, 1)
+    )
+    merged = second.double() @ first.double(), second.double() @ bias.double() + second_bias.double()
+    for kind, tensor in zip(("weight", "bias"), merged):
+        tensors.state[f"gpredlayer.0.{kind}"] = tensor.float()
+        tensors.state[f"gpredlayer.2.{kind}"] = tensors.state.pop(f"gpredlayer.3.{kind}", None)
+    tensors.dropped.append(("gpredlayer.1", "merged into the Linear before it: nothing stands between the two"))
 
 
 def _convert_fine_tuned(tensors: Tensors, sizes: dict, options: Options) -> Converted:
@@ -143,7 +163,14 @@ def _convert_fine_tuned(tensors: Tensors, sizes: dict, options: Options) -> Conv
     is_frame = patch[0] == deit.NUM_MEL_BINS
     strides = (deit.NUM_MEL_BINS, 1) if is_frame else (min(10, patch[0]), min(10, patch[1]))
     title = f"SSAST {_kind(sizes)} model, fine-tuned"
-    converted = deit.convert_classifier(tensors, sizes, options, SSAST_READOUT, strides, title)
+    tensors.require("mlp_head.0.weight")
+    if tensors.shape("mlp_head.0.weight", 1)[0] == 2 * sizes["hidden_size"]:
+        raise ConversionError(
+            f"{tensors.path} has a classifier of twice {sizes['hidden_size']} inputs: it is a Dual SSAST; its family "
+            "is dual-ssast"
+        )
+    make = functools.partial(DualSSASTConfig, **SSAST_READOUT)
+    converted = deit.convert_classifier(tensors, sizes, options, make, strides, title)
     converted.notes.append(
         "the file does not store its readout: the mean over the patches (ft_avgtok) is assumed; for ft_cls load it "
         "with readout='prefix'. Files of the AST repository look the same: their family is ast"

@@ -24,23 +24,28 @@ class DualSSASTClassifierHead(nn.Module):
     """
     Classifies a clip's representation: LayerNorm, hidden layers if any, Linear.
 
-    Without hidden layers it is the head of SSAST (Gong et al., AAAI 2022).
+    Without hidden layers it is the head of SSAST (Gong et al., AAAI 2022). Without an activation every Linear has a
+    LayerNorm before it: the head of the published Dual SSAST (Choi et al., Neurocomputing 623, 2025).
     """
 
     def __init__(self, config: StrictConfig):
         super().__init__()
-        self.layernorm = nn.LayerNorm(config.fused_size, eps=config.classifier_layer_norm_eps)
+        eps = config.classifier_layer_norm_eps
+        self.layernorm = nn.LayerNorm(config.fused_size, eps=eps)
         sizes = [config.fused_size, *config.classifier_hidden_sizes]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        self.activation = ACT2FN[config.hidden_act]
+        if config.classifier_activation is None:
+            self.activations = nn.ModuleList(nn.LayerNorm(size, eps=eps) for size in sizes[1:])
+        else:
+            self.activations = [ACT2FN[config.classifier_activation]] * len(self.hidden)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.dense = nn.Linear(sizes[-1], config.num_labels)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """Computes the logits: (batch, config.fused_size) -> (batch, labels)."""
         pooled = self.layernorm(pooled)
-        for linear in self.hidden:
-            pooled = self.activation(linear(self.dropout(pooled)))
+        for linear, activation in zip(self.hidden, self.activations):
+            pooled = activation(linear(self.dropout(pooled)))
         return self.dense(self.dropout(pooled))
 
 

@@ -8,13 +8,23 @@ import math
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
-FUSION_NORMS = ("shared", "separate", "none")
+FUSION_NORMS = ("shared", "shared_twice", "separate", "none")
 READOUTS = ("patches", "prefix", "frames")
 POOLINGS = ("mean", "max", "min")
 POOLING_COMBINATIONS = ("sum", "mean", "concat")
 FUSIONS = ("concat", "sum", "weighted")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 PRETRAINING_OBJECTIVES = ("joint", "discriminative", "generative")
+# Names of the published Dual SSAST -> `pooling`. A pooling that is named twice counts twice.
+PUBLISHED_POOLINGS = {
+    "mean": ["mean"],
+    "max": ["max"],
+    "mean_max": ["mean", "max"],
+    "max_max": ["max", "max"],
+    "min": ["min"],
+    "mean_min": ["mean", "min"],
+}
+PUBLISHED_MLP_LAYERS = (2, 4, 6, 8)
 
 # One saved folder serves all these Auto classes. Transformers copies the files flat beside the weights.
 AUTO_MAP = {
@@ -51,6 +61,9 @@ class StrictConfig(PretrainedConfig):
     A subclass fills `auto_classes` and calls `check` at the end of its constructor.
 
     Args:
+        classifier_activation (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the classifier's hidden layers. `None`: no activation but a LayerNorm before every Linear, the
+            head of the published Dual SSAST.
         calibration_temperature (`float`, *optional*, defaults to 1.0):
             Divides the logits in the classifier's `probabilities` (temperature scaling, Guo et al., ICML 2017). The
             logits themselves do not change.
@@ -66,11 +79,12 @@ class StrictConfig(PretrainedConfig):
 
     auto_classes = {}
 
-    def __init__(self, calibration_temperature=1.0, decision_thresholds=None, **kwargs):
+    def __init__(self, classifier_activation="gelu", calibration_temperature=1.0, decision_thresholds=None, **kwargs):
         self._reject_unknown(kwargs)
         self._check_problem_type(kwargs.get("problem_type"))  # Transformers' own error does not name the choices
         kwargs.setdefault("auto_map", dict(self.auto_classes))
         super().__init__(**kwargs)
+        self.classifier_activation = classifier_activation
         self.calibration_temperature = calibration_temperature
         self.decision_thresholds = _as_list(decision_thresholds)
 
@@ -95,6 +109,8 @@ class StrictConfig(PretrainedConfig):
         self._check_problem_type(self.problem_type)
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}, got {self.hidden_act!r}")
+        if self.classifier_activation is not None:
+            self._check_choice("classifier_activation", tuple(sorted(ACT2FN)))
         if not isinstance(self.classifier_hidden_sizes, list):
             raise ValueError(f"classifier_hidden_sizes must be a list, got {self.classifier_hidden_sizes!r}")
         for size in self.classifier_hidden_sizes:
@@ -144,7 +160,8 @@ class StrictConfig(PretrainedConfig):
     def _check_poolings(self, name: str, poolings):
         """Checks one list of poolings; `name` is the attribute that holds it."""
         known = isinstance(poolings, list) and all(pooling in POOLINGS for pooling in poolings)
-        if not known or not poolings or len(set(poolings)) < len(poolings):
+        is_published = poolings in PUBLISHED_POOLINGS.values()
+        if not known or not poolings or (len(set(poolings)) < len(poolings) and not is_published):
             raise ValueError(
                 f"{name} must hold each of {', '.join(POOLINGS)} at most once, got {getattr(self, name)!r}"
             )
@@ -193,6 +210,7 @@ class StrictConfig(PretrainedConfig):
         """
         foreign = {key: config_dict[key] for key in cls._unknown_keys(config_dict)}
         known = {key: value for key, value in config_dict.items() if key not in foreign}
+        known = cls._of_earlier_versions(known)
         if cls._has_other_labels(config_dict, kwargs):  # the new classifier is not calibrated
             known.pop("calibration_temperature", None)
             known.pop("decision_thresholds", None)
@@ -203,6 +221,13 @@ class StrictConfig(PretrainedConfig):
         for key, value in foreign.items():
             setattr(config, key, value)
         return result
+
+    @classmethod
+    def _of_earlier_versions(cls, stored: dict) -> dict:
+        """Completes values that an earlier version stored: defaults that have changed since keep their meaning."""
+        if "hidden_act" in stored:
+            stored = {"classifier_activation": stored["hidden_act"], **stored}
+        return stored
 
     @staticmethod
     def _has_other_labels(config_dict, kwargs) -> bool:
@@ -235,7 +260,7 @@ class DualSSASTConfig(StrictConfig):
         intermediate_size (`int`, *optional*, defaults to 3072):
             Size of the hidden layer of every block's MLP.
         hidden_act (`str`, *optional*, defaults to `"gelu"`):
-            Activation of the MLPs and of the classifier's hidden layers.
+            Activation of the MLPs.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.0):
             Dropout after the embeddings, the attention and the MLP of every block.
         attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0):
@@ -258,23 +283,25 @@ class DualSSASTConfig(StrictConfig):
             Mel bins of the input.
         num_prefix_tokens (`int`, *optional*, defaults to 2):
             Tokens before the patches: 2 (class and distillation token: SSAST, AST) or 1 (class token: ASiT).
-        fusion_layers (`list[int]`, *optional*, defaults to the middle and the last layer):
+        fusion_layers (`list[int]`, *optional*, defaults to the layers of the published Dual SSAST):
             Hidden states that form the representation: 0 is the patch embedding, i the output of block i. Negative
-            numbers count from the end.
+            numbers count from the end. Unset: `max(1, round(num_hidden_layers * 5 / 12))` and the last, 5 and 12 of 12.
         fusion_norm (`str`, *optional*, defaults to `"shared"`):
-            Normalisation of the fused states: `"shared"` (the encoder's final LayerNorm on each), `"separate"` (one
-            LayerNorm per fused state) or `"none"`.
+            Normalisation of the fused states: `"shared"` (the encoder's final LayerNorm on each), `"shared_twice"` (the
+            same LayerNorm applied two times, as published), `"separate"` (one LayerNorm per fused state) or `"none"`.
         readout (`str`, *optional*, defaults to `"patches"`):
             `"patches"` pools over all patches. `"prefix"` takes the mean of the prefix tokens and ignores `pooling`.
             `"frames"` flattens frequency x channel per time step, then pools over time (Niizumi et al., EUSIPCO 2022).
         pooling (`list[str]` or `list[list[str]]`, *optional*, defaults to `["mean", "max"]`):
-            Non-empty subset of `mean`, `max` and `min`, or one such subset per fused layer.
+            Non-empty subset of `mean`, `max` and `min`, or one such subset per fused layer. `["max", "max"]` is twice
+            the maximum, the published `max_max`.
         pooling_combination (`str`, *optional*, defaults to `"sum"`):
             Combination of a layer's poolings: `"sum"`, `"mean"` or `"concat"`.
         fusion (`str`, *optional*, defaults to `"concat"`):
             Combination of the layers: `"concat"`, `"sum"` or `"weighted"` (softmax over learned scalars).
         classifier_hidden_sizes (`list[int]`, *optional*):
-            Hidden layers of the classifier, between its LayerNorm and its last Linear. SSAST has none.
+            Hidden layers of the classifier, between its LayerNorm and its last Linear. SSAST has none. See
+            `classifier_activation` of [`StrictConfig`].
         classifier_dropout (`float`, *optional*, defaults to 0.0):
             Dropout before each Linear of the classifier.
         classifier_layer_norm_eps (`float`, *optional*, defaults to 1e-5):
@@ -378,7 +405,9 @@ class DualSSASTConfig(StrictConfig):
         self.max_length = max_length
         self.num_mel_bins = num_mel_bins
         self.num_prefix_tokens = num_prefix_tokens
-        self.fusion_layers = _as_list(fusion_layers)
+        self.fusion_layers = (
+            self.default_fusion_layers(num_hidden_layers) if fusion_layers is None else _as_list(fusion_layers)
+        )
         self.fusion_norm = fusion_norm
         self.readout = readout
         self.pooling = [pooling] if isinstance(pooling, str) else _as_list(pooling)
@@ -396,6 +425,62 @@ class DualSSASTConfig(StrictConfig):
         self.shared_mask = shared_mask
         self.num_decoder_layers = num_decoder_layers
         self.check()
+
+    @classmethod
+    def published(cls, pooling: str = "mean_max", mlp_layers: int = 2, **kwargs) -> "DualSSASTConfig":
+        """
+        Makes the configuration of the published Dual SSAST (Choi et al., Neurocomputing 623, 2025) and its code.
+
+        Args:
+            pooling (`str`, *optional*, defaults to `"mean_max"`):
+                `mean`, `max`, `mean_max` (their sum) or `max_max` (twice the maximum). `min` and `mean_min` are named
+                in the paper and not implemented in its code; they are the same by analogy.
+            mlp_layers (`int`, *optional*, defaults to 2):
+                2, 4, 6 or 8: one to four pairs of LayerNorm and Linear in the classifier.
+            **kwargs:
+                Other arguments of this class. The defaults are the published 512 frames at strides of 10 x 10 with
+                attention over the padding.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: An unknown pooling or number of layers, or a value that this class rejects.
+        """
+        if pooling not in PUBLISHED_POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(PUBLISHED_POOLINGS)}, got {pooling!r}")
+        if mlp_layers not in PUBLISHED_MLP_LAYERS:
+            raise ValueError(
+                f"mlp_layers must be one of {', '.join(map(str, PUBLISHED_MLP_LAYERS))}, got {mlp_layers!r}"
+            )
+        published = {
+            "frequency_stride": 10,
+            "time_stride": 10,
+            "max_length": 512,
+            "attention_over_padding": True,
+            "fusion_norm": "shared_twice",
+            "pooling": PUBLISHED_POOLINGS[pooling],
+            "pooling_combination": "sum",
+            "fusion": "concat",
+            "classifier_activation": None,
+        }
+        config = cls(**{**published, **kwargs})
+        config.classifier_hidden_sizes = [config.fused_size] * (mlp_layers // 2 - 1)
+        config.check()
+        return config
+
+    @staticmethod
+    def default_fusion_layers(num_hidden_layers: int) -> list[int]:
+        """Returns the layers that are fused unless others are named: blocks 5 and 12 of 12, as published."""
+        return [max(1, round(num_hidden_layers * 5 / 12)), num_hidden_layers]
+
+    @classmethod
+    def _of_earlier_versions(cls, stored: dict) -> dict:
+        stored = super()._of_earlier_versions(stored)
+        if "fusion_layers" in stored and stored["fusion_layers"] is None:
+            depth = stored.get("num_hidden_layers", 12)
+            stored = {**stored, "fusion_layers": [depth // 2, depth]}
+        return stored
 
     # ---- the patch grid ----
 
@@ -445,11 +530,8 @@ class DualSSASTConfig(StrictConfig):
 
     @property
     def fused_layers(self) -> list[int]:
-        """`fusion_layers` as non-negative indices of `hidden_states`; the middle and the last layer by default."""
-        layers = self.fusion_layers
-        if layers is None:
-            layers = [self.num_hidden_layers // 2, self.num_hidden_layers]
-        return [layer + self.num_hidden_layers + 1 if layer < 0 else layer for layer in layers]
+        """`fusion_layers` as non-negative indices of `hidden_states`."""
+        return [layer + self.num_hidden_layers + 1 if layer < 0 else layer for layer in self.fusion_layers]
 
     @property
     def pooling_per_layer(self) -> list[list[str]]:
@@ -524,12 +606,11 @@ class DualSSASTConfig(StrictConfig):
         ):
             self._check_choice(name, choices)
         deepest = self.num_hidden_layers
-        if self.fusion_layers is not None and not (isinstance(self.fusion_layers, list) and self.fusion_layers):
-            raise ValueError(
-                f"fusion_layers must be a list of at least one layer, got {self.fusion_layers!r}; None means middle "
-                "and last"
-            )
-        for layer in self.fusion_layers or []:
+        if self.fusion_layers is None:
+            self.fusion_layers = self.default_fusion_layers(deepest)
+        if not (isinstance(self.fusion_layers, list) and self.fusion_layers):
+            raise ValueError(f"fusion_layers must be a list of at least one layer, got {self.fusion_layers!r}")
+        for layer in self.fusion_layers:
             if not _is_int(layer) or not -deepest - 1 <= layer <= deepest:
                 raise ValueError(f"fusion_layers must be integers from {-deepest - 1} to {deepest}, got {layer!r}")
         if len(set(self.fused_layers)) < len(self.fused_layers):

@@ -427,6 +427,8 @@ class DualSSASTFusion(nn.Module):
         """
         if self.config.fusion_norm == "shared":
             return shared_norm(state)
+        if self.config.fusion_norm == "shared_twice":
+            return shared_norm(shared_norm(state))
         return self.layernorms[index](state) if self.config.fusion_norm == "separate" else state
 
     def _read_out(self, state: torch.Tensor, patch_mask: Optional[torch.Tensor], pooling: list[str]) -> torch.Tensor:
@@ -737,7 +739,7 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
     def _freeze_unreached(self):
         """Freezes parameters that the early exit leaves without a gradient: DDP with checkpointing fails on them."""
         unreached = list(self.dual_ssast.layers[self.last_layer :])
-        if self.config.fusion_norm != "shared":
+        if self.config.fusion_norm not in ("shared", "shared_twice"):
             unreached.append(self.dual_ssast.layernorm)
         for module in unreached:
             module.requires_grad_(False)

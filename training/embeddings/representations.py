@@ -51,7 +51,8 @@ def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Te
     )
     found = {}
     for layer, state in enumerate(outputs.hidden_states):
-        state = state if config.fusion_norm == "none" else model.layernorm(state)
+        for _ in range({"none": 0, "shared_twice": 2}.get(config.fusion_norm, 1)):
+            state = model.layernorm(state)
         found[name_of("prefix", layer)] = state[:, :num_prefix].mean(dim=1)
         patches = state[:, num_prefix:]
         frames = time_frames(to_feature_map(patches, rows))  # (clips, columns, hidden * rows)
