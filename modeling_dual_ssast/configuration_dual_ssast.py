@@ -462,12 +462,9 @@ class DualSSASTConfig(StrictConfig):
             "pooling": PUBLISHED_POOLINGS[pooling],
             "pooling_combination": "sum",
             "fusion": "concat",
-            "classifier_activation": None,
         }
-        config = cls(**{**published, **kwargs})
-        config.classifier_hidden_sizes = [config.fused_size] * (mlp_layers // 2 - 1)
-        config.check()
-        return config
+        values = {**published, **kwargs}
+        return cls(**{**published_classifier(cls(**values).fused_size, mlp_layers), **values})
 
     @staticmethod
     def default_fusion_layers(num_hidden_layers: int) -> list[int]:
@@ -631,6 +628,11 @@ class DualSSASTConfig(StrictConfig):
             )
         for pooling in self.pooling_per_layer:
             self._check_poolings("pooling", pooling)
+
+
+def published_classifier(fused_size: int, mlp_layers: int) -> dict:
+    """Returns the settings of the published Dual SSAST's classifier of 2, 4, 6 or 8 layers, for a fused vector."""
+    return {"classifier_hidden_sizes": [fused_size] * (mlp_layers // 2 - 1), "classifier_activation": None}
 
 
 def _as_list(value):

@@ -89,7 +89,7 @@ def _wanted(option: dataclasses.Field) -> str:
     """Returns limits and choices in words, such as `from 0 to below 0.5`; empty without limits and choices."""
     choices, limits = option.metadata["choices"], option.metadata["limits"]
     if choices:
-        return f"{', '.join(choices[:-1])} or {choices[-1]}"
+        return f"{', '.join(map(str, choices[:-1]))} or {choices[-1]}"
     words = {name: f"{name.replace('at_', 'at ')} {limit:g}" for name, limit in limits.items()}
     lowest, highest = words.get("above", ""), words.get("at_most", words.get("below", ""))
     if "at_least" in limits:

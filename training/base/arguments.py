@@ -12,7 +12,12 @@ import transformers
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import SchedulerType
 
-from modeling_dual_ssast.configuration_dual_ssast import FUSION_NORMS, FUSIONS, POOLING_COMBINATIONS
+from modeling_dual_ssast.configuration_dual_ssast import (
+    FUSION_NORMS,
+    FUSIONS,
+    POOLING_COMBINATIONS,
+    PUBLISHED_MLP_LAYERS,
+)
 
 from ..errors import InputError
 from ..recipe import Arguments, check_limits, described
@@ -66,6 +71,9 @@ class ModelArguments(EncoderArguments):
     fusion: str | None = described(None, "Combination of several layers.", choices=FUSIONS)
     classifier_hidden_sizes: list[int] | None = described(
         None, "Sizes of the classifier's hidden layers; unset: a linear classifier.", at_least=1
+    )
+    mlp_layers: int | None = described(
+        None, "Classifier of the published Dual SSAST: its number of layers.", choices=PUBLISHED_MLP_LAYERS
     )
     classifier_dropout: float | None = described(None, "Dropout rate in the classifier.", at_least=0, below=1)
     label_smoothing: float | None = described(None, "Label smoothing of the cross-entropy.", at_least=0, below=1)

@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
 from modeling_dual_ssast.configuration_composed import ComposedConfig
+from modeling_dual_ssast.configuration_dual_ssast import published_classifier
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from ..data.arguments import ClipArguments, FeatureArguments
@@ -57,8 +58,19 @@ def config_changes(model_arguments: EncoderArguments, config) -> dict:
         InputError: a field that this model type lacks.
     """
     changes = model_arguments.overrides()
-    if not isinstance(config, ComposedConfig):
-        return changes
+    mlp_layers = changes.pop("mlp_layers", None)
+    if isinstance(config, ComposedConfig):
+        changes = _composed_changes(changes, config)
+    if mlp_layers is not None:
+        try:
+            fused_size = type(config).from_dict(config.to_dict() | changes).fused_size
+        except ValueError as error:
+            raise InputError(f"model: {error}") from error
+        changes |= published_classifier(fused_size, mlp_layers)
+    return changes
+
+
+def _composed_changes(changes: dict, config) -> dict:
     changes.pop("max_length", None)  # the network has no limit; the feature extractor keeps it
     if "pooling" in changes:
         changes["temporal_pooling"] = changes.pop("pooling")

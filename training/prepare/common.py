@@ -187,5 +187,20 @@ def tested_on(*speakers: str, validation_by: str) -> Splitter:
     return split
 
 
+def as_authors(is_test: Callable[[Clip], bool], missing: str) -> Splitter:
+    """
+    Returns a splitter of the Dual SSAST authors' lists. They choose the epoch on the test clips, so these are the
+    validation clips too; `missing` is the message where no clip is a test clip, or all are.
+    """
+
+    def split(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
+        test, training = ([clip for clip in clips if is_test(clip) == wanted] for wanted in (True, False))
+        if not test or not training:
+            raise InputError(missing)
+        return {"train": training, "validation": test, "test": test}
+
+    return split
+
+
 def _at_least_one(share: float, count: int) -> int:
     return max(1, round(share * count)) if share else 0

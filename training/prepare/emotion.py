@@ -10,6 +10,7 @@ from ..errors import InputError
 from .common import (
     Clip,
     Reader,
+    as_authors,
     as_given,
     audio_below,
     read_lines,
@@ -163,6 +164,9 @@ def _clip_of_any(path: Path, name: str) -> tuple[str, Clip | None]:
     return name, None
 
 
+RAVDESS_TEST = ("04", "05", "06", "18", "22")
+UNPACK = "the test actors or all others are missing; unpack everything"
+
 READERS = {
     "crema_d": Reader(read_crema_d, {"paper": shared_out(), "speaker": shared_out("speaker", test=0.21)}),
     "tess": Reader(
@@ -171,15 +175,28 @@ READERS = {
             "paper": tested_on("OA", validation_by="group"),
             "speaker": tested_on("OA", validation_by="group"),
             "random": shared_out(),
+            "authors": as_authors(lambda clip: clip.speaker == "OA", UNPACK),
         },
     ),
     "ravdess": Reader(
         read_ravdess,
         {
-            "paper": tested_on("04", "05", "06", "18", "22", validation_by="speaker"),
+            "paper": tested_on(*RAVDESS_TEST, validation_by="speaker"),
             "speaker": shared_out("speaker"),
             "random": shared_out(),
+            "authors": as_authors(lambda clip: clip.speaker in RAVDESS_TEST, UNPACK),
         },
     ),
-    "emotions": Reader(read_emotions, {"paper": split_emotions, "speaker": shared_out("speaker")}),
+    "emotions": Reader(
+        read_emotions,
+        {
+            "paper": split_emotions,
+            "speaker": shared_out("speaker"),
+            "authors": as_authors(
+                lambda clip: clip.split == "test",
+                "--split authors: needs the authors' list fold1_test.csv in the folder; get it from "
+                "github.com/PhDHyosunChoi/hssast, src/finetune/Emotions/data/evaluation_setup",
+            ),
+        },
+    ),
 }
