@@ -15,6 +15,7 @@ from .checkpoint import ConversionError, Tensors, find_state_dict, numbered_bloc
 from .labels import label_notes, label_settings
 from .options import LABELS, Family, Options, grid, statistics
 from .result import Converted, build_model, dtype_notes, padding_notes, resize
+from .ssast import SSAST_READOUT
 
 BASE = "audio_spectrogram_transformer."
 # Settings with the same name in both configurations.
@@ -44,6 +45,7 @@ LINEARS = {
     "mlp.fc1": ("intermediate.dense", "mlp.fc1"),
     "mlp.fc2": ("output.dense", "mlp.fc2"),
 }
+READOUTS = {"prefix": AST_READOUT, "patches": SSAST_READOUT}
 EXTRACTOR_NAMES = ("mean", "std", "sampling_rate", "do_normalize")
 
 
@@ -60,12 +62,14 @@ def convert(source: Path, options: Options) -> Converted:
     original = _read_config(source)
     tensors = Tensors(_read_weights(source), source, "a folder of ASTForAudioClassification")
     tensors.require("classifier.dense.weight", f"{BASE}embeddings.patch_embeddings.projection.weight")
-    config = _map_config(source, original, options.labels)
+    config = _map_config(source, original, options)
     weights = _map_weights(tensors, config)
     tensors.finish()
     model = build_model(DualSSASTForAudioClassification, config, weights)
     extractor, notes = _map_extractor(source, config, options)
     notes += resize(model, options)
+    if options.readout == "patches":
+        notes.append("the mean over the patches takes the place of AST's class tokens: the classifier needs training")
     extractor.max_length = config.max_length
     config.padding_value = extractor.padding_value
     if config.problem_type == "multi_label_classification" and original.problem_type is None:
@@ -127,11 +131,11 @@ def _read_bin(path: Path) -> dict[str, torch.Tensor]:
     return find_state_dict(read_checkpoint(path), path)[0]
 
 
-def _map_config(source: Path, original: ASTConfig, labels: Path | None) -> DualSSASTConfig:
+def _map_config(source: Path, original: ASTConfig, options: Options) -> DualSSASTConfig:
     settings = {name: getattr(original, name) for name in SAME_NAMES}
     settings["classifier_layer_norm_eps"] = original.layer_norm_eps  # the same for all norms
-    settings |= label_settings(source, original.num_labels, labels)
-    if labels is None:
+    settings |= label_settings(source, original.num_labels, options.labels)
+    if options.labels is None:
         # Transformers 5 leaves label2id empty if only id2label was given.
         settings |= {
             "id2label": dict(original.id2label),
@@ -140,7 +144,7 @@ def _map_config(source: Path, original: ASTConfig, labels: Path | None) -> DualS
     if original.problem_type is not None:  # overrides the guess from the number of labels
         settings["problem_type"] = original.problem_type
     try:
-        return DualSSASTConfig(**settings, **AST_READOUT)
+        return DualSSASTConfig(**settings, **READOUTS[options.readout or "prefix"])
     except ValueError as error:
         raise ConversionError(f"{source} cannot be converted: {error}") from error
 
@@ -220,5 +224,13 @@ FAMILY = Family(
     name="hf-ast",
     source="a folder of Transformers' ASTForAudioClassification",
     convert=convert,
-    options=grid("resize to it") | LABELS | statistics("the folder's, else AudioSet's"),
+    options={
+        "readout": {
+            "choices": tuple(READOUTS),
+            "help": "prefix: AST's class tokens, the default; patches: SSAST's mean, for the ports of SSAST on the Hub",
+        }
+    }
+    | grid("resize to it")
+    | LABELS
+    | statistics("the folder's, else AudioSet's"),
 )

@@ -14,6 +14,7 @@ class Options:
 
     task: `pretraining`, `classification` or `encoder`; `None`: the task of the file
     pooling: of a Dual SSAST, by its paper's name
+    readout: tokens that the classifier reads, for a folder of Transformers' AST; `None`: AST's own
     weights: `teacher` or `student`, for a file with two networks; `None` for both, or the better one
     max_length, frequency_stride, time_stride: frames, mel bins, frames. They describe a file that does not store its
         own grid; other models are resized to them.
@@ -24,6 +25,7 @@ class Options:
 
     task: str | None = None
     pooling: str | None = None
+    readout: str | None = None
     weights: str | None = None
     max_length: int | None = None
     frequency_stride: int | None = None

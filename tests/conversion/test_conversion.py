@@ -697,6 +697,16 @@ def test_hf_ast_settings(hf_folder, tmp_path):
     assert config.padding_value == pytest.approx(5 / 8)
 
 
+@torch.no_grad()
+def test_a_port_of_ssast_is_read_as_ssast(hf_folder, hf_ast, tmp_path, capsys):
+    assert main(["hf-ast", str(hf_folder), str(tmp_path / "out"), "--readout", "patches", "--verify"]) == 0
+    assert "the mean over the patches takes the place of AST's class tokens" in capsys.readouterr().out
+    model = DualSSASTForAudioClassification.from_pretrained(tmp_path / "out")
+    inputs = torch.randn(2, model.config.max_length, model.config.num_mel_bins)
+    encoded = hf_ast.audio_spectrogram_transformer.eval()(inputs).last_hidden_state
+    torch.testing.assert_close(model.dual_ssast(inputs).pooler_output, encoded[:, 2:].mean(dim=1), atol=1e-5, rtol=1e-5)
+
+
 def test_hf_ast_resized_and_relabelled(hf_folder, tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("a\nb\nc\nd\n")
     command = ["hf-ast", str(hf_folder), str(tmp_path / "out"), "--max-length", "40", "--time-stride", "8"]
