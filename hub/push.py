@@ -9,7 +9,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelCardData, get_token
+import yaml
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    EvalResultEntry,
+    HfApi,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+    get_token,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
@@ -17,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
 UNFINISHED = "unfinished-outputs"  # training.base.outputs.STAGING_NAME; a test compares the two
+EVALUATIONS = ".eval_results/model-index.yaml"  # the Hub's newer form of the card's model-index
 SETTINGS = ("config.json", "preprocessor_config.json")
 PICTURES = (
     "calibration.png", "confusion_matrix.png", "layer_weights.png", "learning_curves.png", "reconstruction.png",
@@ -26,7 +37,8 @@ CODE = sorted(path.name for path in (Path(__file__).parent.parent / "modeling_du
 # Transformers would load the adapter's own model.
 ADAPTER = ("adapter_config.json", "adapter_model.*")
 PUBLISHED = (
-    *SETTINGS, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", "results.json", *PICTURES, *CODE, *ADAPTER,
+    *SETTINGS, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", EVALUATIONS, "results.json", *PICTURES, *CODE,
+    *ADAPTER,
 )  # fmt: skip
 CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
 
@@ -281,6 +293,8 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
     if (folder / "results.json").is_file():
         files["results.json"] = _clean_json(folder / "results.json", _read_json(folder / "results.json"), labels)
     files["README.md"] = _card(folder, repo_id, settings["config.json"], labels)
+    if evaluations := _evaluations(files["README.md"].decode()):
+        files[EVALUATIONS] = evaluations
     for name, content in files.items():
         if not name.endswith((".safetensors", ".png")):
             _refuse_tokens(folder / name, content if isinstance(content, bytes) else content.read_bytes())
@@ -397,6 +411,27 @@ def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str]) -> b
         raise PushError(f"{path}: does not exist; a model needs its card: write one, or let the run finish")
     text = USAGE_LINE.sub(lambda found: f'{found[1]}"{repo_id}"', text)
     return _clean_text(text, labels).encode()
+
+
+def _evaluations(card: str) -> bytes | None:
+    """Returns the card's figures on data sets of the Hub as `.eval_results` file: the first metric of each split."""
+    entries = {}
+    for result in ModelCard(card, ignore_metadata_errors=True).data.eval_results or ():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", result.dataset_type):
+            continue  # a local folder
+        notes = f"{result.metric_name or result.metric_type}, split {result.dataset_split}"
+        entry = EvalResultEntry(
+            dataset_id=result.dataset_type,
+            task_id=result.dataset_config or "default",
+            value=result.metric_value,
+            source_url=result.source_url,
+            source_name=result.source_name if result.source_url else None,
+            notes=notes,
+        )
+        entries.setdefault((entry.dataset_id, entry.task_id, result.dataset_split), entry)
+    if not entries:
+        return None
+    return yaml.safe_dump(eval_result_entries_to_yaml(list(entries.values())), sort_keys=False).encode()
 
 
 def _read_json(path: Path, remedy: str = "save the model again") -> dict:

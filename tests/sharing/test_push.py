@@ -10,11 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from audio_files import ROOT, error_line, write_class_folders, write_tone
 from dataset_layouts import tones
 from fresh_process import SHIPPED, run_elsewhere
 from hub_server import HubServer
-from huggingface_hub import HfApi, ModelCard, constants, hf_hub_download
+from huggingface_hub import (
+    EvalResult,
+    HfApi,
+    ModelCard,
+    ModelCardData,
+    constants,
+    hf_hub_download,
+    parse_eval_result_entries,
+)
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny_classifier
 from transformers import AutoModelForAudioClassification, pipeline
@@ -105,6 +114,25 @@ def test_one_commit_holds_what_a_model_needs(hub, run, capsys):
     assert "Trained on `clips` and clips, see https://example.org/a/b." in card
     ModelCard(card).validate()
     assert not hub.unknown
+
+
+def test_figures_on_data_sets_of_the_hub_stand_in_eval_results_too(hub, run):
+    """In the form that the Hub reads, which huggingface_hub's own parser accepts."""
+    figures = [
+        EvalResult("audio-classification", dataset, dataset, metric, value, dataset_split="test", metric_name=metric)
+        for dataset, metric, value in (
+            ("user/tones", "accuracy", 0.75), ("user/tones", "f1", 0.5), ("my clips", "accuracy", 0.1),
+        )
+    ]  # fmt: skip
+    data = ModelCardData(model_name="run", license="mit", eval_results=figures)
+    (run / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n# run\n")
+    push_folder(run, "user/name")
+    (entry,) = parse_eval_result_entries(yaml.safe_load(hub.files("user/name")[push.EVALUATIONS]))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("user/tones", "default", 0.75)
+    assert entry.notes == "accuracy, split test"
+    (run / "README.md").write_text(CARD)  # a later push without figures takes the file away
+    push_folder(run, "user/name")
+    assert push.EVALUATIONS not in hub.files("user/name")
 
 
 @pytest.mark.parametrize(
@@ -453,6 +481,7 @@ FINETUNING = """
 import sys
 sys.modules["modeling_dual_ssast"] = None
 import torch
+import yaml
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, Trainer, TrainingArguments
 extractor = AutoFeatureExtractor.from_pretrained("user/name", trust_remote_code=True)
 model = AutoModelForAudioClassification.from_pretrained(
