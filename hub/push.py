@@ -36,9 +36,10 @@ CODE = sorted(path.name for path in (Path(__file__).parent.parent / "modeling_du
 # Files of an earlier push: the next one deletes those that the folder no longer has. If an adapter's files stayed,
 # Transformers would load the adapter's own model.
 ADAPTER = ("adapter_config.json", "adapter_model.*")
+SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 PUBLISHED = (
     *SETTINGS, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", EVALUATIONS, "results.json", *PICTURES, *CODE,
-    *ADAPTER,
+    *ADAPTER, *SENTENCES,
 )  # fmt: skip
 CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
 
