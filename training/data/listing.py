@@ -122,14 +122,13 @@ class Listing:
         """Returns a line per kind of files that deserves a warning: "5 .m4a files in bird are not readable: ..."."""
         return as_lines(self.left_out_rows())
 
-    def places(self, places: list[Path]) -> str:
-        """Returns the names of the most frequent folders."""
-        counts = Counter(places)
-        names = [shown(os.path.relpath(place, self.folder)) for place, _ in counts.most_common(MOST_FOLDERS)]
+    def places(self, folders: list[Path]) -> str:
+        """Returns the names of the most frequent folders, and the number of the others."""
+        counts = Counter(folders)
+        names = [os.path.relpath(folder, self.folder) for folder, _ in counts.most_common(MOST_FOLDERS)]
+        names = [shown(Path(os.path.abspath(self.folder)).name or "/" if name == "." else name) for name in names]
         more = len(counts) - len(names)
-        return ", ".join("the folder itself" if name == "." else name for name in names) + (
-            f" and {more} more folders" if more else ""
-        )
+        return ", ".join(names) + (f" and {more} more folders" if more else "")
 
 
 def as_lines(rows: list[dict]) -> list[str]:
@@ -201,7 +200,7 @@ def list_audio_files(folder: str | os.PathLike) -> Listing:
                 elif entry.is_file():
                     reason = _why_no_clip(entry.path, name)
                 else:
-                    reason = _why_broken(entry.path) if is_link else NOT_A_FILE
+                    reason = NOT_A_FILE if os.path.exists(entry.path) else _why_broken(entry.path)
             except OSError as error:  # no permission, or a link to itself
                 reason = _reason_of(error)
             if reason is None:
@@ -256,8 +255,8 @@ def _why_no_clip(path: str, name: str) -> str | None:
                 return COMPANION
     except OSError as error:
         return _reason_of(error)
-    # clip.wav.part and clip.wav.bak hold audio, but are no clips of their own.
-    if os.path.splitext(stem)[1] in AUDIO_EXTENSIONS | OTHER_AUDIO_EXTENSIONS:
+    # clip.wav.part, clip.wav.bak and clip.wav~ hold audio, but are no clips of their own.
+    if {os.path.splitext(stem)[1], extension.rstrip("~#")} & (AUDIO_EXTENSIONS | OTHER_AUDIO_EXTENSIONS):
         return DERIVED
     return None if is_audio(path) else UNREADABLE
 

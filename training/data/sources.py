@@ -25,6 +25,7 @@ from .columns import (
     label_reader,
 )
 from .listing import (
+    CIRCLE,
     COMPANION,
     EMPTY_FOLDER,
     HIDDEN,
@@ -92,7 +93,7 @@ def load_local(
     tables = find_split_tables(folder)
     if tables:
         splits = {split: load_table(path, columns) for split, path in tables.items()}
-        report(folder, [*listing.left_out_rows(), *_unlisted(listing, splits.values(), "its tables")])
+        report(folder, _unlisted(listing, splits.values(), "its tables"))
         return splits, True
     if listing.files or _find_metadata(folder):
         return load_folder(folder, columns, listing, report), True
@@ -111,10 +112,10 @@ def load_packed(name: str, listing: Listing, load: Callable):
     if suffixes & set(PACKED_SUFFIXES if reasons else STORED_SUFFIXES):
         try:
             return load()
-        except InputError as error:
-            if not reasons:
+        except InputError:
+            # `datasets` opens archives of tables, but not of clips.
+            if not reasons or suffixes & {".parquet", ".arrow", ".tar"}:
                 raise
-            reasons.append(str(error))
     found = f" ({'; '.join(reasons)})" if reasons else ""
     raise InputError(
         f"{name}: holds no audio{found}, no train.csv or metadata.csv, and no Parquet; name another folder"
@@ -139,12 +140,12 @@ def load_folder(
             metadata without a label column.
     """
     listing = listing or list_audio_files(folder)
-    rows = listing.left_out_rows()
     metadata = _find_metadata(folder)
     if metadata is not None:
         splits = _divide(load_table(metadata, columns), folder)
-        rows += _unlisted(listing, splits.values(), metadata.name)
+        rows = _unlisted(listing, splits.values(), metadata.name)
     else:
+        rows = listing.left_out_rows()
         parts = [listing.below(path) for path in _split_folders(listing)]
         splits = {part.folder.name: _load_split_folder(part, columns, rows) for part in parts}
         if not parts:
@@ -356,8 +357,9 @@ def _reasons_below(listing: Listing) -> set[str]:
 
 
 def _is_aside(listing: Listing) -> bool:
-    """Returns whether a folder without clips holds notes, tables or pictures only: it was never meant as a class."""
-    return _reasons_below(listing) == {COMPANION}
+    """Returns whether a folder without clips was never meant as a class: it holds notes or pictures, or is a circle."""
+    reasons = _reasons_below(listing)
+    return bool(reasons) and reasons <= {COMPANION, CIRCLE}
 
 
 def _why_lost(listing: Listing) -> str:
@@ -369,8 +371,8 @@ def _why_lost(listing: Listing) -> str:
 
 def _unlisted(listing: Listing, tables: Iterable[datasets.Dataset], name: str) -> list[dict]:
     """Returns a row of a report on the clips of a folder that its tables do not list."""
-    listed = {os.path.normpath(path) for data in tables for path in _paths(data)}
-    missing = [path for path in listing.files if os.path.normpath(path) not in listed] if listed else []
+    listed = {os.path.abspath(path) for data in tables for path in _paths(data)}
+    missing = [path for path in listing.files if os.path.abspath(path) not in listed] if listed else []
     if not missing:
         return []
     places = listing.places([path.parent for path in missing])
