@@ -10,13 +10,14 @@ import pytest
 from audio_files import write_class_folders, write_tone
 
 from training.data import listing as listing_module
+from training.data import sources as sources_module
 from training.data import splits as splits_module
 from training.data.arguments import DataArguments
 from training.data.audio import audio_name, read_audio
 from training.data.columns import Columns, audio_of, clip_names
 from training.data.labels import LabelSet, find_labels, read_label_file, rename_labels
 from training.data.screening import check_files
-from training.data.sources import load_folder, standardise
+from training.data.sources import choose_split, load_folder, standardise
 from training.data.splits import complete_splits, load_splits
 from training.data.tables import load_table
 from training.errors import InputError
@@ -226,10 +227,19 @@ def test_two_candidates_for_a_split_are_an_error(tmp_path, kind, pair):
     if kind == "metadata":
         (tmp_path / "metadata.csv").write_text("file_name,label\n" + "".join(rows))
     split = "validation" if "valid" in pair else "test"
-    with pytest.raises(InputError, match=f"which is the {split} split. Set {split}_split to one of "):
+    other = next(name for name in pair if name != split)
+    with pytest.raises(InputError, match=f"which is the {split} split. Set {split}_split to {other}, or move all but"):
         load_splits(DataArguments(dataset_name=str(tmp_path)))
-    chosen = {f"{split}_split": pair[0]}
+    chosen = {f"{split}_split": other}
     assert len(load_splits(DataArguments(dataset_name=str(tmp_path), **chosen))[split]) == 2
+
+
+def test_splits_of_the_hub_keep_their_names(monkeypatch):
+    """They cannot be moved: the split with the default name is taken, and the others are told."""
+    messages = []
+    monkeypatch.setattr(sources_module.logger, "warning", messages.append)
+    assert choose_split("org/name", {"test": 0, "eval": 0}, "test", "test") == "test"
+    assert messages == ["org/name: the test split is test, and eval is left out; test_split may name another"]
 
 
 def test_folders_without_a_split_beside_those_of_metadata(tmp_path):

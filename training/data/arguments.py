@@ -21,7 +21,7 @@ class SourceArguments(Arguments):
     )
     dataset_config_name: str | None = described(None, "Configuration of the Hub data set; unset: its only one.")
     dataset_revision: str | None = described(None, "Branch, tag or commit of the Hub data set; unset: the latest.")
-    test_split: str | None = described(None, "Name of the test split; unset: test, testing or eval.")
+    test_split: str = described("test", "Name of the test split.")
     test_file: str | None = described(None, "Manifest of the test clips: CSV, TSV, JSON, JSONL or Parquet.")
     audio_column: str | None = described(None, "Column of the audio; unset: guessed.")
     label_column: str | None = described(None, "Column of the labels; unset: guessed.")
@@ -52,10 +52,8 @@ class SplitArguments(SourceArguments):
 
     needed_file: ClassVar[str] = "train_file"
 
-    train_split: str | None = described(None, "Name of the training split; unset: train or training.")
-    validation_split: str | None = described(
-        None, "Name of the validation split; unset: validation, valid, val or dev."
-    )
+    train_split: str = described("train", "Name of the training split.")
+    validation_split: str = described("validation", "Name of the validation split.")
     train_file: str | None = described(None, "Manifest of the training clips: CSV, TSV, JSON, JSONL or Parquet.")
     validation_file: str | None = described(None, "Manifest of the validation clips.")
     fold_column: str | None = described(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import datasets
+from transformers.utils import logging
 
 from ..errors import InputError
 from .audio import datasets_without_torchcodec
@@ -36,6 +37,8 @@ from .listing import (
     warn,
 )
 from .tables import load_table
+
+logger = logging.get_logger(__name__)
 
 # Usual names of splits -> this project's names.
 SPLIT_NAMES = {
@@ -182,22 +185,30 @@ def load_stored(name: str, config: str | None, revision: str | None, **options):
         ) from error
 
 
-def choose_split(source: str, available: dict, kind: str, wanted: str | None) -> str | None:
+def choose_split(source: str, available: dict, kind: str, wanted: str) -> str | None:
     """
-    Returns the name among `available` of the split for `kind` (train, validation, test): `wanted`, or, if that is unset
-    or missing under the default name, the one with a usual name (such as dev); `None` if there is none.
+    Returns the name among `available` of the split for `kind` (train, validation, test): `wanted`, or, if that is the
+    default name, one with another usual name (such as dev); `None` if there is none.
 
     Raises:
         InputError: the recipe names a missing split, or several splits have usual names.
     """
-    if wanted in available:
-        return wanted
-    if wanted not in (None, kind):
+    if wanted != kind:
+        if wanted in available:
+            return wanted
         raise InputError(f"{source}: no split {wanted!r}; set {kind}_split to one of {', '.join(available)}")
-    others = [name for name in available if SPLIT_NAMES.get(name.lower()) == kind]
-    if len(others) > 1:
-        raise InputError(f"{source}: which is the {kind} split? Set {kind}_split to one of {', '.join(others)}")
-    return others[0] if others else None
+    found = [name for name in available if SPLIT_NAMES.get(name.lower()) == kind]
+    if len(found) < 2:
+        return found[0] if found else None
+    others = ", ".join(name for name in found if name != kind)
+    if kind not in available:
+        raise InputError(f"{source}: which is the {kind} split? Set {kind}_split to one of {others}")
+    if os.path.isdir(source):
+        raise InputError(
+            f"{source}: which is the {kind} split? Set {kind}_split to {others}, or move all but {kind} elsewhere"
+        )
+    logger.warning(f"{source}: the {kind} split is {kind}, and {others} is left out; {kind}_split may name another")
+    return kind
 
 
 def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datasets.Dataset:
@@ -335,10 +346,11 @@ def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict]) -> 
     without = [listing.below(path) for path in _top_folders(listing) if path.name not in classes]
     lost = [part for part in without if not _is_aside(part)]
     if lost:
-        more = f" (and {len(lost) - 1} more such folders: {_some(part.folder.name for part in lost[1:])})"
+        more = f" (and {len(lost) - 1} more such folders: {_some(_names(part.folder for part in lost[1:]))})"
+        more = more if len(lost) > 1 else ""
         raise InputError(
             f"{shown(lost[0].folder)}: a class folder without clips: {_why_lost(lost[0])}; add clips, or remove the "
-            f"folder{more if len(lost) > 1 else ''}"
+            f"folder{more}"
         )
     rows += [
         {"files": 1, "kind": "folder", "in": shown(part.folder.name), "reason": "no class: it holds no audio"}
