@@ -1,11 +1,11 @@
 """Classifies audio files: `python predict_hf.py MODEL FILES-OR-FOLDERS [--top_k 3] [--output scores.csv]`."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from tqdm.auto import tqdm
 
@@ -14,7 +14,7 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.inference import labels_of, load_classifier
 from training.base.predictions import score_table
 from training.console import run_program
-from training.data.audio import read_audio
+from training.data.audio import audio_seconds, read_audio
 from training.data.labels import LabelSet
 from training.data.listing import find_audio_files
 from training.errors import InputError
@@ -89,7 +89,7 @@ def list_files(inputs: list[Path]) -> tuple[list[str], list[str]]:
     """Returns the files, folders replaced by the audio files below them, and a message per empty folder."""
     files, empty_folders = [], []
     for path in inputs:
-        found = find_audio_files(path) if path.is_dir() else [path]
+        found = find_audio_files(path) if os.path.isdir(path) else [path]
         files += map(str, found)
         if not found:
             empty_folders.append(f"{path}: holds no audio files; name another folder")
@@ -147,8 +147,8 @@ def group_by_length(files: list[str], longest_s: float, batch_size: int) -> list
 def duration_s(file: str) -> float:
     """Returns the duration in seconds by the header; 0 for unreadable files, which `read_audio` reports."""
     try:
-        return soundfile.info(file).duration
-    except (soundfile.LibsndfileError, OSError, RuntimeError):
+        return audio_seconds(file)
+    except InputError:
         return 0.0
 
 

@@ -59,6 +59,7 @@ SAMPLED_CLIPS, SAMPLED_S = 100, 10.0  # clips and seconds per clip for the spect
 
 KINDS = {  # kind -> (is it an error, meaning)
     "unreadable": (True, "clips that cannot be read, which --on_bad_audio skip leaves out of a training"),
+    "left_out": (False, "files of the folder that are not clips of the data set"),
     "bad_labels": (True, "labels at which a training stops"),
     "duplicates_across_splits": (True, "the same samples in several splits"),
     "groups_across_splits": (True, "groups that lie in several splits"),
@@ -125,13 +126,15 @@ def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
     Raises:
         InputError: the data cannot be loaded.
     """
-    splits = load_splits(arguments)
+    left_out = []
+    splits = load_splits(arguments, lambda folder, rows: left_out.extend(rows))
     clips = make_table(splits, num_workers)
     readable = clips[clips["reason"] == ""]
     classes = {} if arguments.problem_type == "regression" else count_classes(splits)
     sampled = sample_spectra(readable, splits, arguments.sampling_rate, num_workers)
     found = {
         "unreadable": _rows(clips[clips["reason"] != ""], "reason"),
+        "left_out": left_out,
         "bad_labels": find_bad_labels(splits, clips, arguments),
         "groups_across_splits": find_divided_groups(splits),
         "listed_twice": find_repeats(clips),

@@ -1,19 +1,23 @@
 """Tests training/data/sources.py, splits.py and labels.py: the same examples from every kind of source."""
 
 import json
+import os
+import shutil
 
 import datasets
 import pandas
 import pytest
 from audio_files import write_class_folders, write_tone
 
+from training.data import listing as listing_module
+from training.data import sources as sources_module
 from training.data import splits as splits_module
 from training.data.arguments import DataArguments
 from training.data.audio import audio_name, read_audio
 from training.data.columns import Columns, audio_of, clip_names
 from training.data.labels import LabelSet, find_labels, read_label_file, rename_labels
 from training.data.screening import check_files
-from training.data.sources import load_folder, standardise
+from training.data.sources import choose_split, load_folder, standardise
 from training.data.splits import complete_splits, load_splits
 from training.data.tables import load_table
 from training.errors import InputError
@@ -26,6 +30,11 @@ def clips(tmp_path):
     for name in labels:
         write_tone(tmp_path / name, seconds=0.05)
     return tmp_path, labels
+
+
+def put(path, content: bytes = b"RIFF no audio"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def _as_pairs(data) -> dict[str, object]:
@@ -96,6 +105,198 @@ def test_named_splits_are_taken_by_their_own_names(tmp_path):
         load_splits(DataArguments(**arguments, validation_split="val", test_split="tset"))
     with pytest.raises(InputError, match="which is the validation split. Set validation_split to one of dev, val"):
         load_splits(DataArguments(**arguments))
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    messages = []
+    monkeypatch.setattr(listing_module.logger, "warning", messages.append)
+    return messages
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.mkdir(), "it is empty"),
+        (lambda path: (path / "deep" / "er").mkdir(parents=True), "it is empty"),
+        (lambda path: put(path / ".DS_Store"), "it is empty"),
+        (lambda path: [put(path / f"{i}.m4a") for i in range(5)], "5 .m4a files in bird are not readable"),
+        (lambda path: put(path / "part 1" / "x.raw"), "1 .raw file in part 1 is not readable"),
+        (lambda path: put(path / "x.zip"), "1 .zip file in bird is an archive: unpack it"),
+        (lambda path: path.symlink_to("nowhere"), "it is a link to nothing"),
+        (
+            lambda path: (path.mkdir(), (path / "a.wav").symlink_to("../.git/annex/objects/x.wav")),
+            r"1 .wav file in bird is a link to nothing \(git-annex: datalad get\)",
+        ),
+        (lambda path: os.mkdir(os.fsencode(path) + b"\xe9"), "its name is not UTF-8; rename it"),
+    ],
+)
+@pytest.mark.parametrize("split", ["", "train", "test"])
+def test_a_class_that_would_vanish_is_an_error(tmp_path, make, reason, split):
+    for name in ("train", "test") if split else ("",):
+        write_class_folders(tmp_path / name, 1)
+    make(tmp_path / split / "bird")
+    with pytest.raises(InputError, match=rf"bird.*: a class folder without clips: {reason}.*; add clips, or remove"):
+        load_splits(DataArguments(dataset_name=str(tmp_path)))
+
+
+def test_several_lost_classes_are_counted(tmp_path):
+    write_class_folders(tmp_path, 1)
+    for name in ("ant", "bee", "cow"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"ant: a class folder .* \(and 2 more such folders: bee, cow\)"):
+        load_folder(tmp_path, Columns())
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_folders_of_notes_are_no_classes(tmp_path, warnings, is_split):
+    for split in ("train", "TEST") if is_split else ("",):
+        write_class_folders(tmp_path / split, 2)
+    put(tmp_path / "docs" / "README.md", b"notes")
+    put(tmp_path / "README.md", b"notes")
+    put(tmp_path / "__MACOSX" / "high" / "._high_0.wav")
+    put(tmp_path / ".ipynb_checkpoints" / "a.wav")
+    found = load_splits(DataArguments(dataset_name=str(tmp_path)))
+    assert set(found) == ({"train", "test"} if is_split else {"train"})
+    assert all(set(data["label"]) == {"high", "low"} for data in found.values())
+    assert warnings == ([] if is_split else [f"{tmp_path}: 1 folder (docs) is no class: it holds no audio"])
+
+
+@pytest.mark.parametrize("as_links", [False, True])
+@pytest.mark.parametrize("other", ["unlabeled", "noise"])
+@pytest.mark.parametrize("splits", [("train", "val", "test"), ("Train", "Dev"), ("train",)])
+def test_one_folder_more_beside_splits_is_an_error(tmp_path, splits, other, as_links):
+    for split in splits:
+        write_class_folders(tmp_path / "there" / split, 1)
+    write_tone(tmp_path / "there" / other / "a.wav")
+    folder = tmp_path / "there"
+    if as_links:
+        (folder := tmp_path / "links").mkdir()
+        for path in (tmp_path / "there").iterdir():
+            (folder / path.name).symlink_to(path)
+    with pytest.raises(InputError, match=f"splits or classes.*{splits[0]}.* would be splits.* but {other} would not"):
+        load_splits(DataArguments(dataset_name=str(folder)))
+    shutil.move(folder / other, tmp_path)  # the remedy
+    assert set(load_folder(folder, Columns())) == set(splits)
+
+
+def test_an_unreadable_folder_beside_splits_is_an_error(tmp_path):
+    for split in ("train", "test"):
+        write_class_folders(tmp_path / split, 1)
+    put(tmp_path / "phone" / "a.m4a")
+    with pytest.raises(InputError, match="splits or classes.* but phone would not"):
+        load_folder(tmp_path, Columns())
+    (tmp_path / "phone" / "a.m4a").unlink()
+    assert set(load_folder(tmp_path, Columns())) == {"train", "test"}  # an empty folder is nothing
+
+
+def test_classes_called_like_splits_stay_classes(tmp_path):
+    write_class_folders(tmp_path, 1, classes=("bus", "train", "test"))
+    write_tone(tmp_path / "bus" / "deep" / "a.wav")
+    write_tone(tmp_path / "train" / "deep" / "a.wav")
+    data = load_folder(tmp_path, Columns())
+    assert set(data) == {"train"} and set(data["train"]["label"]) == {"bus", "train", "test"}
+
+
+def test_an_empty_split_is_an_error(tmp_path):
+    for split in ("train", "test"):
+        write_class_folders(tmp_path / split, 1)
+    (tmp_path / "validation").mkdir()
+    with pytest.raises(InputError, match=r"validation: no audio files \(it is empty\); name another folder"):
+        load_folder(tmp_path, Columns())
+
+
+def test_a_clip_beside_the_splits_is_an_error(tmp_path):
+    write_class_folders(tmp_path / "train", 1)
+    write_tone(tmp_path / "a.wav")
+    with pytest.raises(InputError, match="a.wav: lies beside the splits train; move it into one"):
+        load_folder(tmp_path, Columns())
+
+
+@pytest.mark.parametrize("kind", ["folders", "tables", "metadata"])
+@pytest.mark.parametrize("pair", [("validation", "valid"), ("test", "eval"), ("Test", "test")])
+def test_two_candidates_for_a_split_are_an_error(tmp_path, kind, pair):
+    names = ("train", *pair)
+    rows = []
+    for name in names:
+        write_class_folders(tmp_path / name, 1)
+        own = [f"{name}/{label}/{label}_0.wav,{label}\n" for label in ("high", "low")]
+        rows += own
+        if kind == "tables":
+            (tmp_path / f"{name}.csv").write_text("file_name,label\n" + "".join(own))
+    if kind == "metadata":
+        (tmp_path / "metadata.csv").write_text("file_name,label\n" + "".join(rows))
+    split = "validation" if "valid" in pair else "test"
+    other = next(name for name in pair if name != split)
+    with pytest.raises(InputError, match=f"which is the {split} split. Set {split}_split to {other}, or move all but"):
+        load_splits(DataArguments(dataset_name=str(tmp_path)))
+    chosen = {f"{split}_split": other}
+    assert len(load_splits(DataArguments(dataset_name=str(tmp_path), **chosen))[split]) == 2
+
+
+def test_splits_of_the_hub_keep_their_names(monkeypatch):
+    """They cannot be moved: the split with the default name is taken, and the others are told."""
+    messages = []
+    monkeypatch.setattr(sources_module.logger, "warning", messages.append)
+    assert choose_split("org/name", {"test": 0, "eval": 0}, "test", "test") == "test"
+    assert messages == ["org/name: the test split is test, and eval is left out; test_split may name another"]
+
+
+def test_folders_without_a_split_beside_those_of_metadata(tmp_path):
+    rows = [("train/a.wav", "x"), ("test/b.wav", "y"), ("noise/c.wav", "x")]
+    for name, _ in rows:
+        write_tone(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("file_name,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
+    with pytest.raises(InputError, match="its metadata has clips in test, as for a split, and in noise; move one"):
+        load_folder(tmp_path, Columns())
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,label\n" + "".join(f"{name},{name.split('/')[0]}\n" for name, _ in rows)
+    )
+    assert set(load_folder(tmp_path, Columns())["train"]["label"]) == {"train", "test", "noise"}
+
+
+def test_clips_that_a_table_does_not_list_are_counted(tmp_path, warnings, monkeypatch):
+    write_class_folders(tmp_path / "data", 3)
+    for name in ("metadata", "train"):
+        (tmp_path / "data" / f"{name}.csv").write_text("file_name,label\nhigh/high_0.wav,x\n./low/low_0.wav,y\n")
+    monkeypatch.chdir(tmp_path)
+    load_splits(DataArguments(dataset_name="data"))
+    (tmp_path / "data" / "train.csv").unlink()
+    load_splits(DataArguments(dataset_name=str(tmp_path / "data")))
+    assert warnings == [
+        "data: 4 files of audio in high, low are not listed in its tables, such as high_1.wav",
+        f"{tmp_path / 'data'}: 4 files of audio in high, low are not listed in metadata.csv, such as high_1.wav",
+    ]
+    (tmp_path / "data" / "metadata.jsonl").write_text("{}")
+    with pytest.raises(InputError, match="has metadata.csv and metadata.jsonl; keep one of them"):
+        load_folder(tmp_path / "data", Columns())
+
+
+def test_what_is_left_out_is_told_before_a_training(tmp_path, warnings):
+    write_class_folders(tmp_path, 2)
+    for index in range(3):
+        put(tmp_path / "high" / f"{index}.m4a")
+    put(tmp_path / "low.zip")
+    load_splits(DataArguments(dataset_name=str(tmp_path)))
+    assert warnings[0] == f"{tmp_path}: 1 .zip file in {tmp_path.name} is an archive: unpack it"
+    assert warnings[1].startswith(f"{tmp_path}: 3 .m4a files in high are not readable") and len(warnings) == 2
+
+
+def test_a_data_set_of_links_loads_as_its_files(tmp_path):
+    """As git-annex lays it out: keys in a hidden folder, and links in class folders of splits."""
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            key = write_tone(tmp_path / ".git" / "annex" / "objects" / f"{split}-{name}.wav")
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "a.wav").symlink_to(os.path.relpath(key, tmp_path / split / name))
+    found = load_splits(DataArguments(dataset_name=str(tmp_path)))
+    assert {split: data["label"][:] for split, data in found.items()} == {
+        "train": ["cat", "dog"],
+        "test": ["cat", "dog"],
+    }
+    shutil.rmtree(tmp_path / ".git")
+    with pytest.raises(InputError, match=r"holds no audio \(4 .wav files in .* links to nothing \(git-annex"):
+        load_splits(DataArguments(dataset_name=str(tmp_path)))
 
 
 def test_metadata_above_split_folders_is_divided_by_them(tmp_path):

@@ -102,5 +102,5 @@ def test_a_folder_with_tables_and_a_folder_without_audio(tmp_path):
     assert len(splits_module.load_test_split(EvaluationDataArguments(dataset_name=str(tmp_path)))) == 2
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("nothing")
-    with pytest.raises(InputError, match="notes: holds no audio .*, no train.csv and no metadata.csv"):
+    with pytest.raises(InputError, match="notes: holds no audio, no train.csv or metadata.csv, and no Parquet"):
         splits_module.load_splits(DataArguments(dataset_name=str(tmp_path / "notes")))

@@ -578,7 +578,7 @@ def test_bad_sources_are_one_line(tmp_path):
     for path, settings, pattern in [
         ("missing.csv", {}, "missing.csv: no such file; correct the path"),
         ("nothing", {}, "nothing: neither a local folder nor a data set that can be loaded"),
-        ("empty", {}, "empty: neither a local folder nor a data set that can be loaded"),
+        ("empty", {}, "empty: holds no audio, no train.csv or metadata.csv, and no Parquet; name another"),
         ("a.csv", {}, "a.csv: which column is the audio\\? Set audio_column to one of x, y"),
         ("a.csv", {"audio_column": "z"}, "a.csv: no column 'z'; it has x, y"),
         ("b.csv", {}, "b.csv: row 2 has no file; fill it in or remove it"),

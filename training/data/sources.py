@@ -7,9 +7,12 @@ list of texts; numbers stay texts until `LabelSet.encode` reads them) and, if th
 """
 
 import os
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import datasets
+from transformers.utils import logging
 
 from ..errors import InputError
 from .audio import datasets_without_torchcodec
@@ -22,8 +25,20 @@ from .columns import (
     clip_names,
     label_reader,
 )
-from .listing import AUDIO_EXTENSIONS, find_audio_files
+from .listing import (
+    CIRCLE,
+    COMPANION,
+    EMPTY_FOLDER,
+    HIDDEN,
+    Listing,
+    as_lines,
+    list_audio_files,
+    shown,
+    warn,
+)
 from .tables import load_table
+
+logger = logging.get_logger(__name__)
 
 # Usual names of splits -> this project's names.
 SPLIT_NAMES = {
@@ -39,36 +54,107 @@ SPLIT_NAMES = {
 }
 
 
-def is_audio_folder(folder: Path) -> bool:
-    """Returns whether a local folder holds audio files or metadata; else it may hold Parquet files as on the Hub."""
-    return folder.is_dir() and (any(folder.glob("metadata.*")) or bool(find_audio_files(folder)))
+# Files in which `datasets` may find a data set; text files alone are none beside clips that cannot be read.
+PACKED_SUFFIXES = (".parquet", ".arrow", ".tar", ".zip", ".gz", ".tgz")
+STORED_SUFFIXES = (*PACKED_SUFFIXES, ".json", ".jsonl", ".csv", ".py")
+
+# Takes a folder and lines on what was left out of it.
+Report = Callable[[Path, list[dict]], None]
+
+
+def warn_of_left_out(folder: Path, rows: list[dict]):
+    """Logs a warning per row of a report."""
+    warn(folder, as_lines(rows))
 
 
 def find_split_tables(folder: Path) -> dict[str, Path]:
-    """Finds train.csv, validation.csv and test.csv in a local folder; empty without a train.csv."""
-    paths = {split: folder / f"{split}.csv" for split in ("train", "validation", "test")}
-    return {split: path for split, path in paths.items() if path.is_file()} if paths["train"].is_file() else {}
+    """
+    Finds train.csv and the other CSV tables with usual names of splits in a local folder: name -> path; empty without a
+    training table.
+    """
+    paths = sorted(folder.glob("*.csv")) if folder.is_dir() else []
+    tables = {path.stem: path for path in paths if path.stem.lower() in SPLIT_NAMES and path.is_file()}
+    return tables if any(SPLIT_NAMES[name.lower()] == "train" for name in tables) else {}
 
 
-def load_folder(folder: Path, columns: Columns) -> dict[str, datasets.Dataset]:
+def load_local(
+    name: str, columns: Columns, config: str | None, revision: str | None, report: Report = warn_of_left_out
+) -> tuple[dict[str, datasets.Dataset], bool]:
+    """
+    Loads all splits of a local folder of tables or audio, of a local folder of Parquet files, or of the Hub.
+
+    Returns:
+        split -> examples, and whether they have the columns of this project already
+
+    Raises:
+        InputError: the data set cannot be loaded.
+    """
+    folder = Path(name)
+    if not os.path.isdir(folder):
+        return load_hub(name, config, revision), False
+    listing = list_audio_files(folder)
+    tables = find_split_tables(folder)
+    if tables:
+        splits = {split: load_table(path, columns) for split, path in tables.items()}
+        report(folder, _unlisted(listing, splits.values(), "its tables"))
+        return splits, True
+    if listing.files or _find_metadata(folder):
+        return load_folder(folder, columns, listing, report), True
+    return load_packed(name, listing, lambda: load_hub(name, config, revision)), False
+
+
+def load_packed(name: str, listing: Listing, load: Callable):
+    """
+    Calls `load` for a folder without audio files, if it may hold Parquet files or others that `datasets` loads.
+
+    Raises:
+        InputError: it holds none, or they cannot be loaded; names what was left out of the folder.
+    """
+    suffixes = {path.suffix.lower() for path, reason in listing.left_out.items() if reason != HIDDEN}
+    reasons = listing.report()
+    if suffixes & set(PACKED_SUFFIXES if reasons else STORED_SUFFIXES):
+        try:
+            return load()
+        except InputError:
+            # `datasets` opens archives of tables, but not of clips.
+            if not reasons or suffixes & {".parquet", ".arrow", ".tar"}:
+                raise
+    found = f" ({'; '.join(reasons)})" if reasons else ""
+    raise InputError(
+        f"{name}: holds no audio{found}, no train.csv or metadata.csv, and no Parquet; name another folder"
+    )
+
+
+def load_folder(
+    folder: Path, columns: Columns, listing: Listing | None = None, report: Report = warn_of_left_out
+) -> dict[str, datasets.Dataset]:
     """
     Loads a local folder by the conventions of `audiofolder`: one folder per class, or a metadata.csv, .jsonl or
     .parquet with a `file_name` column; either directly, or in sub-folders named like splits (train, dev, test, ...).
+
+    Args:
+        listing: what lies below the folder, if it was listed already
 
     Returns:
         split -> examples, under the names of the sub-folders, or `train` without such sub-folders
 
     Raises:
-        InputError: no audio, no labels, or metadata without a label column.
+        InputError: no audio, no labels, a class folder without clips, sub-folders that may be splits or classes, or
+            metadata without a label column.
     """
+    listing = listing or list_audio_files(folder)
     metadata = _find_metadata(folder)
     if metadata is not None:
-        return _divide(load_table(metadata, columns), folder)
-    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and find_audio_files(path)]
-    # A class may be called "train": sub-folders are splits only if all of them have names of splits.
-    if subfolders and all(path.name.lower() in SPLIT_NAMES for path in subfolders):
-        return {path.name: _load_split_folder(path, columns) for path in subfolders}
-    return {"train": _load_split_folder(folder, columns)}
+        splits = _divide(load_table(metadata, columns), folder)
+        rows = _unlisted(listing, splits.values(), metadata.name)
+    else:
+        rows = listing.left_out_rows()
+        parts = [listing.below(path) for path in _split_folders(listing)]
+        splits = {part.folder.name: _load_split_folder(part, columns, rows) for part in parts}
+        if not parts:
+            splits = {"train": _load_split_folder(listing, columns, rows)}
+    report(folder, rows)
+    return splits
 
 
 def load_hub(name: str, config: str | None, revision: str | None = None) -> dict[str, datasets.Dataset]:
@@ -107,14 +193,22 @@ def choose_split(source: str, available: dict, kind: str, wanted: str) -> str | 
     Raises:
         InputError: the recipe names a missing split, or several splits have usual names.
     """
-    if wanted in available:
-        return wanted
     if wanted != kind:
+        if wanted in available:
+            return wanted
         raise InputError(f"{source}: no split {wanted!r}; set {kind}_split to one of {', '.join(available)}")
-    others = [name for name in available if SPLIT_NAMES.get(name.lower()) == kind]
-    if len(others) > 1:
-        raise InputError(f"{source}: which is the {kind} split? Set {kind}_split to one of {', '.join(others)}")
-    return others[0] if others else None
+    found = [name for name in available if SPLIT_NAMES.get(name.lower()) == kind]
+    if len(found) < 2:
+        return found[0] if found else None
+    others = ", ".join(name for name in found if name != kind)
+    if kind not in available:
+        raise InputError(f"{source}: which is the {kind} split? Set {kind}_split to one of {others}")
+    if os.path.isdir(source):
+        raise InputError(
+            f"{source}: which is the {kind} split? Set {kind}_split to {others}, or move all but {kind} elsewhere"
+        )
+    logger.warning(f"{source}: the {kind} split is {kind}, and {others} is left out; {kind}_split may name another")
+    return kind
 
 
 def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datasets.Dataset:
@@ -159,36 +253,158 @@ def _expand_json(data: datasets.Dataset) -> datasets.Dataset:
 
 
 def _find_metadata(folder: Path) -> Path | None:
-    paths = (folder / f"metadata{extension}" for extension in (".csv", ".jsonl", ".parquet"))
-    return next((path for path in paths if path.exists()), None)
+    paths = [folder / f"metadata{extension}" for extension in (".csv", ".jsonl", ".parquet")]
+    paths = [path for path in paths if path.exists()]
+    if len(paths) > 1:
+        raise InputError(f"{folder}: has {' and '.join(path.name for path in paths)}; keep one of them")
+    return paths[0] if paths else None
 
 
 def _divide(data: datasets.Dataset, folder: Path) -> dict[str, datasets.Dataset]:
-    """Divides the data by the first folder of its paths if all those are names of splits; else all is `train`."""
+    """
+    Divides the data by the first folder of its paths if all those are names of splits; else all is `train`.
+
+    Raises:
+        InputError: some lie in a folder for validation or test, and some in folders that are no splits.
+    """
     first = [os.path.relpath(name, folder).split(os.sep)[0] for name in clip_names(data)]
-    if not all(name.lower() in SPLIT_NAMES for name in first):
-        return {"train": data}
-    return {
-        name: data.select([index for index, value in enumerate(first) if value == name])
-        for name in dict.fromkeys(first)
+    names = dict.fromkeys(first)
+    others = [name for name in names if name.lower() not in SPLIT_NAMES]
+    if not others:
+        return {name: data.select([index for index, value in enumerate(first) if value == name]) for name in names}
+    # A class may be called "test": then the labels are the names of the folders.
+    held_out = {
+        name
+        for name, label in zip(first, data["label"])
+        if SPLIT_NAMES.get(name.lower(), "train") != "train" and label != name
     }
+    if held_out:
+        raise InputError(
+            f"{folder}: its metadata has clips in {_some(sorted(held_out))}, as for a split, and in {_some(others)}; "
+            "move one of them elsewhere, or write a table for each split (train_file, validation_file, test_file)"
+        )
+    return {"train": data}
 
 
-def _load_split_folder(folder: Path, columns: Columns) -> datasets.Dataset:
+def _split_folders(listing: Listing) -> list[Path]:
+    """
+    Returns the sub-folders that are splits; none if the sub-folders are classes.
+
+    Raises:
+        InputError: some sub-folders are called and built like splits, and others stand beside them.
+    """
+    folder, depth = listing.folder, len(listing.folder.parts)
+    inside, direct = Counter(), Counter()  # clips below a sub-folder, and directly in it
+    for path in listing.files:
+        inside[path.parts[depth]] += 1
+        direct[path.parts[depth]] += len(path.parts) == depth + 2
+    candidates = [path for path in _top_folders(listing) if inside[path.name] or not _is_aside(listing.below(path))]
+    named = [path for path in candidates if path.name.lower() in SPLIT_NAMES]
+    if not any(inside[path.name] or _find_metadata(path) for path in named):
+        return []
+    # An empty folder beside splits holds nothing that could be a class or a split.
+    others = [path for path in candidates if path not in named and any(_reasons_below(listing.below(path)))]
+    others += [path for path in candidates if path not in named and inside[path.name]]
+    # A class may be called "train": then its clips lie in it, and not in class folders of a split.
+    like_splits = [
+        path for path in named if (inside[path.name] and not direct[path.name]) or _find_metadata(path) is not None
+    ]
+    if not others:
+        loose = [path for path in listing.files if len(path.parts) == depth + 1]
+        if loose:
+            raise InputError(f"{shown(loose[0])}: lies beside the splits {_some(_names(named))}; move it into one")
+        return named
+    if not like_splits:
+        return []
+    others = sorted(set(others))
+    raise InputError(
+        f"{folder}: are its sub-folders splits or classes? {_some(_names(like_splits))} would be splits, with class "
+        f"folders in them, but {_some(_names(others))} would not; if they are splits, move the others out of {folder}; "
+        "if they are classes, rename those that are called like splits, or list the clips in a metadata.csv"
+    )
+
+
+def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict]) -> datasets.Dataset:
+    """Loads the clips of a split; appends what it leaves out to `rows`."""
+    folder = listing.folder
     metadata = _find_metadata(folder)
     if metadata is not None:
-        return load_table(metadata, columns)
+        data = load_table(metadata, columns)
+        rows += _unlisted(listing, [data], f"{folder.name}/{metadata.name}")
+        return data
     _refuse_columns(folder, columns)
-    files = find_audio_files(folder)
-    if not files:
-        raise InputError(f"{folder}: no audio files ({', '.join(sorted(AUDIO_EXTENSIONS))}); name another folder")
-    unlabelled = [path for path in files if path.parent == folder]
-    if unlabelled:
+    if not listing.files:
+        raise InputError(f"{folder}: no audio files ({_why_lost(listing)}); name another folder")
+    depth = len(folder.parts)
+    loose = [path for path in listing.files if len(path.parts) == depth + 1]
+    if loose:
         raise InputError(
-            f"{unlabelled[0]}: lies in no class folder; use one folder per class, or metadata.csv (file_name, label)"
+            f"{shown(loose[0])}: lies in no class folder; use one folder per class, or metadata.csv (file_name, label)"
         )
-    labels = [path.relative_to(folder).parts[0] for path in files]
-    return datasets.Dataset.from_dict({"audio": [str(path) for path in files], "label": labels})
+    labels = [path.parts[depth] for path in listing.files]
+    classes = set(labels)
+    without = [listing.below(path) for path in _top_folders(listing) if path.name not in classes]
+    lost = [part for part in without if not _is_aside(part)]
+    if lost:
+        more = f" (and {len(lost) - 1} more such folders: {_some(_names(part.folder for part in lost[1:]))})"
+        more = more if len(lost) > 1 else ""
+        raise InputError(
+            f"{shown(lost[0].folder)}: a class folder without clips: {_why_lost(lost[0])}; add clips, or remove the "
+            f"folder{more}"
+        )
+    rows += [
+        {"files": 1, "kind": "folder", "in": shown(part.folder.name), "reason": "no class: it holds no audio"}
+        for part in without
+    ]
+    return datasets.Dataset.from_dict({"audio": [str(path) for path in listing.files], "label": labels})
+
+
+def _top_folders(listing: Listing) -> list[Path]:
+    return [path for path in listing.folders if path.parent == listing.folder]
+
+
+def _reasons_below(listing: Listing) -> set[str]:
+    """Returns the reasons why files of a folder are no clips, without those that need no word."""
+    return set(listing.left_out.values()) - {HIDDEN, EMPTY_FOLDER}
+
+
+def _is_aside(listing: Listing) -> bool:
+    """Returns whether a folder without clips was never meant as a class: it holds notes or pictures, or is a circle."""
+    reasons = _reasons_below(listing)
+    return bool(reasons) and reasons <= {COMPANION, CIRCLE}
+
+
+def _why_lost(listing: Listing) -> str:
+    own = listing.left_out.get(listing.folder)
+    if own is not None and own != EMPTY_FOLDER:
+        return f"it is {own}" if not own.startswith("its") else own
+    return "; ".join(listing.report()) or ("it is empty" if not _reasons_below(listing) else "it holds other files")
+
+
+def _unlisted(listing: Listing, tables: Iterable[datasets.Dataset], name: str) -> list[dict]:
+    """Returns a row of a report on the clips of a folder that its tables do not list."""
+    listed = {os.path.abspath(path) for data in tables for path in _paths(data)}
+    missing = [path for path in listing.files if os.path.abspath(path) not in listed] if listed else []
+    if not missing:
+        return []
+    places = listing.places([path.parent for path in missing])
+    reason = f"not listed in {name}, such as {shown(missing[0].name)}"
+    return [{"files": len(missing), "kind": "of audio", "in": places, "reason": reason}]
+
+
+def _paths(data: datasets.Dataset) -> list[str]:
+    """Returns the paths of a table's clips; empty if it holds the audio itself."""
+    return data["audio"][:] if data.features["audio"] == datasets.Value("string") else []
+
+
+def _names(paths: Iterable[Path]) -> list[str]:
+    return [shown(path.name) for path in paths]
+
+
+def _some(names: Iterable[str]) -> str:
+    """Returns the first names of a list, and the number of the others."""
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _refuse_columns(folder: Path, columns: Columns):

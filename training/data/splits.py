@@ -2,6 +2,8 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -13,28 +15,18 @@ from ..errors import InputError
 from .arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, SourceArguments, SplitArguments
 from .columns import OTHER_COLUMNS, Columns, clip_names
 from .labels import read_label_file, rename_labels, sort_key
-from .listing import AUDIO_EXTENSIONS
-from .sources import choose_split, find_split_tables, is_audio_folder, load_folder, load_hub, standardise
+from .sources import Report, choose_split, load_local, standardise, warn_of_left_out
 from .tables import load_table
 
 logger = logging.get_logger(__name__)
 
-STORED_SUFFIXES = (
-    ".parquet",
-    ".arrow",
-    ".tar",
-    ".json",
-    ".jsonl",
-    ".csv",
-    ".py",
-    ".zip",
-    ".gz",
-)  # `datasets` loads them
 
-
-def load_splits(arguments: SplitArguments) -> dict[str, datasets.Dataset]:
+def load_splits(arguments: SplitArguments, report: Report = warn_of_left_out) -> dict[str, datasets.Dataset]:
     """
     Loads the splits that the recipe names, as `train` and, where given, `validation` and `test`.
+
+    Args:
+        report: takes a folder, and rows on the files that are left out of it
 
     Raises:
         InputError: an unreadable source, or one without a training split.
@@ -44,14 +36,12 @@ def load_splits(arguments: SplitArguments) -> dict[str, datasets.Dataset]:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
         splits = {split: load_table(Path(file), columns) for split, file in files.items() if file}
     else:
-        name, available = arguments.dataset_name, _load_named(arguments, columns)
+        name, available = arguments.dataset_name, _load_named(arguments, columns, report)
         wanted = {kind: getattr(arguments, f"{kind}_split") for kind in ("train", "validation", "test")}
         chosen = {kind: choose_split(name, available, kind, split) for kind, split in wanted.items()}
         if chosen["train"] is None:
             raise InputError(f"{name}: no split 'train'; set train_split to one of {', '.join(available)}")
-        splits = {
-            kind: _standardised(name, split, available, columns) for kind, split in chosen.items() if split is not None
-        }
+        splits = {kind: available[split]() for kind, split in chosen.items() if split is not None}
     return {split: _with_label_names(data, arguments) for split, data in splits.items()}
 
 
@@ -69,7 +59,7 @@ def load_test_split(arguments: SourceArguments) -> datasets.Dataset:
     chosen = choose_split(name, available, "test", arguments.test_split)
     if chosen is None and len(available) > 1:
         raise InputError(f"{name}: no split 'test'; set test_split to one of {', '.join(available)}")
-    return _with_label_names(_standardised(name, chosen or next(iter(available)), available, columns), arguments)
+    return _with_label_names(available[chosen or next(iter(available))](), arguments)
 
 
 def columns_of(arguments: SourceArguments) -> Columns:
@@ -81,27 +71,15 @@ def columns_of(arguments: SourceArguments) -> Columns:
     )
 
 
-def _load_named(arguments: SourceArguments, columns: Columns) -> dict[str, datasets.Dataset]:
-    """Loads all splits of a folder of tables or audio, of the Hub, or of a local folder of Parquet files."""
-    name = arguments.dataset_name
-    folder = Path(name)
-    tables = find_split_tables(folder)
-    if tables:
-        return {split: load_table(path, columns) for split, path in tables.items()}
-    if is_audio_folder(folder):
-        return load_folder(folder, columns)
-    if folder.is_dir() and not any(path.suffix in STORED_SUFFIXES for path in folder.rglob("*")):
-        raise InputError(
-            f"{name}: holds no audio ({', '.join(sorted(AUDIO_EXTENSIONS))}), no train.csv and no metadata.csv; name "
-            "another folder"
-        )
-    return load_hub(name, arguments.dataset_config_name, arguments.dataset_revision)
-
-
-def _standardised(name: str, split: str, available: dict, columns: Columns) -> datasets.Dataset:
-    data = available[split]
-    is_standard = is_audio_folder(Path(name)) or find_split_tables(Path(name))
-    return data if is_standard else standardise(f"{name}[{split}]", data, columns)
+def _load_named(
+    arguments: SourceArguments, columns: Columns, report: Report = warn_of_left_out
+) -> dict[str, Callable[[], datasets.Dataset]]:
+    """Loads a named data set: split -> function that returns its examples, so that only what is used must be right."""
+    name, config, revision = arguments.dataset_name, arguments.dataset_config_name, arguments.dataset_revision
+    splits, is_standard = load_local(name, columns, config, revision, report)
+    if is_standard:
+        return {split: lambda data=data: data for split, data in splits.items()}
+    return {split: partial(standardise, f"{name}[{split}]", data, columns) for split, data in splits.items()}
 
 
 def _with_label_names(data: datasets.Dataset, arguments: SourceArguments) -> datasets.Dataset:

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,8 @@ from ..errors import InputError, nearest
 from .audio import check_audio
 from .clips import LocalClips, StreamedClips, join
 from .columns import choose_audio_column
-from .listing import find_audio_files
-from .sources import load_stored
+from .listing import list_audio_files, warn
+from .sources import load_packed, load_stored
 from .tables import TABLE_READERS, load_unlabelled_table
 from .unreadable import UnreadableLog, reason_of
 
@@ -92,13 +93,20 @@ def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalCl
     if path.is_file() or path.suffix.lower() in TABLE_READERS:
         _refuse(source, "a manifest", ("config", "revision", "split", "streaming"))
         return LocalClips(source.path, load_unlabelled_table(path, source.audio_column))
-    if not source.streaming and path.is_dir():
-        files = find_audio_files(path)
-        if files:
+
+    def load():
+        return load_stored(source.path, source.config, source.revision, split=source.split, streaming=source.streaming)
+
+    if not source.streaming and os.path.isdir(path):
+        listing = list_audio_files(path)
+        if listing.files:
             _refuse(source, "a folder of audio files", ("config", "revision", "split", "audio_column"))
-            data = datasets.Dataset.from_dict({"audio": [str(file) for file in files]})
+            warn(path, listing.report())
+            data = datasets.Dataset.from_dict({"audio": [str(file) for file in listing.files]})
             return LocalClips(source.path, data)
-    data = load_stored(source.path, source.config, source.revision, split=source.split, streaming=source.streaming)
+        data = load_packed(source.path, listing, load)
+    else:
+        data = load()
     if source.streaming:
         return StreamedClips(source.path, data, source.audio_column, shuffle_buffer)
     column = choose_audio_column(source.path, data.features, source.audio_column)

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from ..base.inference import check_checkpoint, check_folder, explained, load_encoder
 from ..data.clips import LocalClips, StreamedClips, join
 from ..data.listing import AUDIO_EXTENSIONS
+from ..data.tables import TABLE_READERS
 from ..data.unlabelled_sources import open_source, parse_sources
 from ..data.unreadable import UnreadableLog, try_to_read
 from ..errors import InputError
@@ -157,7 +159,7 @@ def open_inputs(inputs: list[str], streaming: bool) -> list[LocalClips | Streame
         InputError: one of them cannot be opened, or contains no clips.
     """
     opened = []
-    for are_files, group in itertools.groupby(inputs, lambda entry: Path(entry).suffix.lower() in AUDIO_EXTENSIONS):
+    for are_files, group in itertools.groupby(inputs, _is_audio_file):
         if are_files:
             files = list(group)
             opened.append(LocalClips(files[0], datasets.Dataset.from_dict({"audio": files})))
@@ -165,6 +167,12 @@ def open_inputs(inputs: list[str], streaming: bool) -> list[LocalClips | Streame
         for source in parse_sources("inputs", list(group)):
             opened.append(open_source(dataclasses.replace(source, streaming=streaming or source.streaming)))
     return opened
+
+
+def _is_audio_file(entry: str) -> bool:
+    """Returns whether an input is a recording: a file, but no table, or a missing file with a recording's name."""
+    extension = os.path.splitext(entry)[1].lower()
+    return extension in AUDIO_EXTENSIONS or (extension not in TABLE_READERS and os.path.isfile(entry))
 
 
 class ClipSequence:

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 from transformers.utils import logging
 
+from ..data.listing import find_audio_files
 from ..data.sources import SPLIT_NAMES
 from ..errors import InputError
 
@@ -72,8 +73,7 @@ def need(path: Path) -> Path:
 
 def audio_below(folder: Path, *extensions: str) -> list[Path]:
     """Returns the files with these extensions below a folder, sorted; raises `InputError` if none exists."""
-    paths = (path for path in need(folder).rglob("*") if path.suffix.lower() in extensions)
-    paths = sorted(path for path in paths if not path.name.startswith("."))  # no hidden files
+    paths = [path for path in find_audio_files(need(folder)) if path.suffix.lower() in extensions]
     if not paths:
         raise InputError(f"{folder}: holds no {' or '.join(extensions)} files")
     return paths
