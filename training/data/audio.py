@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import stat
 from collections.abc import Mapping
 
 import fsspec
@@ -87,6 +88,25 @@ def mix_down(source: AudioSource, samples: np.ndarray) -> np.ndarray:
     return samples
 
 
+def is_audio(path: str | os.PathLike) -> bool:
+    """
+    Returns whether a file can be opened as a recording, by its content: with soundfile, or with PyAV if it is
+    installed. Files without a header (.raw), text, folders and pipes are none.
+    """
+    path = os.fspath(path)
+    try:
+        # A pipe would wait for its writer; a raw file opens with any content.
+        if not stat.S_ISREG(os.stat(path).st_mode) or os.path.splitext(path)[1].lower() == ".raw":
+            return False
+        with open(path, "rb") as file:
+            try:
+                return soundfile.info(_Nameless(file)).frames > 0
+            except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError):
+                return False
+    except (OSError, ValueError):
+        return False
+
+
 def check_audio(source: AudioSource):
     """Checks a clip by its header, without decoding it; raises `InputError` for most damaged files."""
     audio_seconds(source)
@@ -123,6 +143,13 @@ def _segment(source: AudioSource, name: str, rate: int, num_samples: int) -> tup
         )
     first = round(start_s * rate)
     return first, -1 if end is None else max(round(end * rate) - first, 1)
+
+
+class _Nameless:
+    """Hides the name of a file: soundfile and libsndfile would guess a format from its extension."""
+
+    def __init__(self, file):
+        self.seek, self.tell, self.readinto, self.read = file.seek, file.tell, file.readinto, file.read
 
 
 def _open(source: AudioSource):
