@@ -3,16 +3,22 @@
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
 
 import fsspec
 import numpy as np
 import soundfile
 import soxr
+from transformers.utils import logging
 
 from ..errors import InputError
+from . import recordings
+from .recordings import Recording
 
-UNKNOWN_FRAMES = 2**48  # libsndfile reports 2 ** 63 - 1 where a header lacks the length
+logger = logging.get_logger(__name__)
+
+HIGHEST = 2.0**31  # of 32-bit samples that were stored as numbers; usual ones are within -1 and 1
 
 # A clip in a table: a path, or the {"path": ..., "bytes": ...} that `datasets` stores. A segment of a recording has
 # `start` or `end` too, in seconds; `None`: the recording's own.
@@ -41,12 +47,13 @@ def read_audio(source: AudioSource, sampling_rate: int) -> np.ndarray:
         float32 (samples,) at `sampling_rate` Hz, at least one sample
 
     Raises:
-        InputError: a missing, unreadable or empty file, a segment outside it, or NaN or infinite samples.
+        InputError: a missing, unreadable or empty file, a segment outside it, or samples that are none.
     """
     samples, rate = decode_audio(source)
     samples = mix_down(source, samples)
     if rate != sampling_rate:
         samples = soxr.resample(samples, rate, sampling_rate)
+        _check_range(source, samples, "after resampling")
     # A single sample at a high rate can resample to nothing.
     return samples if len(samples) else np.zeros(1, dtype=np.float32)
 
@@ -61,16 +68,11 @@ def decode_audio(source: AudioSource) -> tuple[np.ndarray, int]:
     Raises:
         InputError: a missing, unreadable or empty file, or a segment outside it.
     """
-    name = audio_name(source)
-    with _explained(source), soundfile.SoundFile(_open(source)) as file:
-        rate = file.samplerate
-        start, length = _segment(source, name, rate, file.frames)
-        if start:
-            file.seek(start)
-        samples = file.read(length, dtype="float32", always_2d=True)  # (samples, channels)
+    with _opened(source) as (file, recording):
+        samples = recordings.read(file, recording, *_segment(source, recording))
     if not len(samples):
-        raise InputError(f"{name}: holds no samples; remove it or record it again")
-    return samples, rate
+        raise InputError(f"{audio_name(source)}: holds no samples; remove it or record it again")
+    return samples, recording.rate
 
 
 def mix_down(source: AudioSource, samples: np.ndarray) -> np.ndarray:
@@ -78,13 +80,41 @@ def mix_down(source: AudioSource, samples: np.ndarray) -> np.ndarray:
     Averages the channels: (samples, channels) -> (samples,)
 
     Raises:
-        InputError: NaN or infinite samples; names `source`.
+        InputError: NaN or infinite samples, or samples beyond those of any recording; names `source`.
     """
-    samples = samples.mean(axis=1)
-    if not np.isfinite(samples).all():
-        count = int((~np.isfinite(samples)).sum())
-        raise InputError(f"{audio_name(source)}: holds {count} NaN or infinite samples; repair or remove it")
-    return samples
+    _check_range(source, samples)
+    return samples.mean(axis=1)
+
+
+def _check_range(source: AudioSource, samples: np.ndarray, when: str = ""):
+    """Raises `InputError` unless samples of any shape are numbers within the range of 32-bit integers."""
+    highest = max(samples.max(initial=0.0), -samples.min(initial=0.0))
+    if highest <= HIGHEST * (2 if when else 1):  # an edge overshoots
+        return
+    when = when and f" {when}"
+    if not np.isfinite(highest):
+        frames = samples.reshape(len(samples), -1)
+        count = int((~np.isfinite(frames).all(axis=1)).sum())
+        raise InputError(f"{audio_name(source)}: holds {count} NaN or infinite samples{when}; repair or remove it")
+    raise InputError(
+        f"{audio_name(source)}: holds samples of {highest:.3g}{when}, beyond the range of recordings (at most "
+        f"{HIGHEST:.3g}, of 32 bits); repair or remove it"
+    )
+
+
+def is_audio(path: str | os.PathLike) -> bool:
+    """
+    Returns whether a file can be opened as a recording, by its content: with soundfile, or with PyAV if it is
+    installed. Files without a header (.raw), text, folders and pipes are none.
+    """
+    path = os.fspath(path)
+    if os.path.splitext(path)[1].lower() == ".raw":
+        return False
+    try:
+        with recordings.open_file(path) as file:
+            return recordings.can_open(file)
+    except InputError:
+        return False
 
 
 def is_audio(path: str | os.PathLike) -> bool:
@@ -105,62 +135,81 @@ def check_audio(source: AudioSource):
 
 def audio_seconds(source: AudioSource) -> float:
     """
-    Returns the length of a clip in seconds, from its header.
+    Returns the length of a clip in seconds, as `decode_audio` gives it, mostly without decoding it.
 
     Raises:
         InputError: a missing, unreadable or empty file, or a segment outside it.
     """
-    name = audio_name(source)
-    with _explained(source):
-        info = soundfile.info(_open(source))
-    if not info.frames:
-        raise InputError(f"{name}: holds no samples; remove it or record it again")
-    start, length = _segment(source, name, info.samplerate, info.frames)
-    rest = info.frames - start
-    return (rest if length < 0 else min(length, rest)) / info.samplerate
+    with _opened(source) as (_, recording):
+        start, stop = _segment(source, recording)
+        return (stop - start) / recording.rate
 
 
-def _segment(source: AudioSource, name: str, rate: int, num_samples: int) -> tuple[int, int]:
-    """Returns the first sample of a clip in its recording, and its number of samples (-1: to the end)."""
-    if num_samples >= UNKNOWN_FRAMES:  # libsndfile cannot read such a file
-        raise InputError(f"{name}: does not tell its length, as if it was written to a pipe; write it to a file again")
+def header_remark(source: AudioSource) -> str:
+    """Returns in which way header and content of a recording disagree; empty: they agree, or it is unreadable."""
+    try:
+        with _opened(source) as (_, recording):
+            return recording.remark
+    except InputError:
+        return ""
+
+
+def _segment(source: AudioSource, recording: Recording) -> tuple[int, int]:
+    """Returns the first sample of a clip in its recording, and the one after its last."""
+    name, rate, frames = audio_name(source), recording.rate, recording.frames
     start, end = (None, None) if isinstance(source, str) else (source.get("start"), source.get("end"))
     start_s = start or 0.0
     if start_s < 0 or (end is not None and end <= start_s):
         raise InputError(f"{name}: a part from {start_s:g} to {end:g} s holds nothing; correct its times (in seconds)")
-    if start_s * rate >= max(num_samples, 1):
+    if start_s * rate >= frames:
         raise InputError(
-            f"{name}: begins after the recording's end at {num_samples / rate:g} s; correct its times (in seconds)"
+            f"{name}: begins after the recording's end at {frames / rate:g} s; correct its times (in seconds)"
         )
     first = round(start_s * rate)
-    return first, -1 if end is None else max(round(end * rate) - first, 1)
-
-
-def _open(source: AudioSource):
-    if isinstance(source, str):
-        return source
-    if source.get("bytes") is not None:
-        return io.BytesIO(source["bytes"])
-    if "://" in (source["path"] or ""):  # a file of a streamed data set has an address
-        with fsspec.open(source["path"], "rb") as file:
-            return io.BytesIO(file.read())
-    return source["path"]
+    return first, frames if end is None else min(max(round(end * rate), first + 1), frames)
 
 
 @contextlib.contextmanager
-def _explained(source: AudioSource):
-    name = source if isinstance(source, str) else audio_name({"path": source.get("path")})
-    try:
-        yield
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
-        if not name.startswith("(") and not os.path.exists(name) and not isinstance(error, TypeError):
-            raise InputError(f"{name}: no such file; correct the path or remove the entry") from None
-        if os.path.isfile(name) and os.path.getsize(name) == 0:
-            raise InputError(f"{name}: the file is empty; remove it or copy it again") from None
-        reason = getattr(error, "error_string", None) or str(error)
-        raise InputError(
-            f"{name}: not readable as audio ({reason.strip().rstrip('.')}); convert or remove it"
-        ) from None
+def _opened(source: AudioSource) -> Iterator[tuple[BinaryIO, Recording]]:
+    """Opens the recording of a clip; warns once if its header disagrees with what it holds."""
+    source = {"path": source} if isinstance(source, str) else source
+    name = audio_name({"path": source.get("path")})
+    with contextlib.ExitStack() as stack:
+        path = None
+        try:
+            if source.get("bytes") is not None:
+                file = io.BytesIO(source["bytes"])
+            elif "://" in (source.get("path") or ""):  # a file of a streamed data set has an address
+                with fsspec.open(source["path"], "rb") as remote:
+                    file = io.BytesIO(remote.read())
+            else:
+                path = os.fspath(source["path"])
+                file = stack.enter_context(recordings.open_file(path))
+            if not file.seek(0, io.SEEK_END):
+                raise InputError(f"{name}: the file is empty; remove it or copy it again")
+            recording = recordings.examine(file, path)
+        except InputError as error:
+            raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
+        except FAULTS as error:
+            raise _unreadable(name, error) from None
+        if not recording.frames:
+            raise InputError(f"{name}: holds no samples; remove it or record it again")
+        if recording.remark and name not in _warned:
+            _warned.add(name)
+            logger.warning(f"{name}: {recording.remark}; what it holds is read")
+        try:
+            yield file, recording
+        except FAULTS as error:
+            raise _unreadable(name, error) from None
+
+
+FAULTS = (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError, MemoryError)
+_warned = set()  # names of recordings, in this process
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    reason = (getattr(error, "error_string", None) or str(error)).strip().rstrip(".")
+    return InputError(f"{name}: not readable as audio ({reason}); convert or remove it")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,266 @@
+"""Reads what a file holds, at its own rate: by libsndfile where it can, by PyAV else, link by link."""
+
+import contextlib
+import functools
+import io
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+
+from ..errors import InputError
+from .containers import Link, Pieces, Reader, survey, survey_after_junk
+from .formats import Decoder, find_format
+
+LOWEST_RATE, HIGHEST_RATE = 500, 20_000_000  # Hz; a damaged header that says 3 Hz makes hours of seconds
+UNKNOWN_FRAMES = 2**48  # libsndfile reports 2 ** 63 - 1 where a header lacks the length
+# The most samples per channel that a byte can hold, where libsndfile may believe a header. ALAC: packets of 4096.
+MOST_PER_BYTE, MOST_PER_ALAC_BYTE = 8, 4096
+SAME_S = 0.05  # lengths in seconds that differ by less are the same: frames of MP3, delays of encoders
+
+
+class Part(NamedTuple):
+    """Says what libsndfile finds in a link; `can_seek`: it finds samples without decoding those before."""
+
+    link: Link
+    rate: int
+    channels: int
+    frames: int
+    can_seek: bool
+
+
+class Recording(NamedTuple):
+    """
+    Says what a file holds.
+
+    Args:
+        rate: sampling rate in Hz
+        frames: samples per channel
+        parts: links that libsndfile reads; none: PyAV reads the file
+        pyav: PyAV's name of the format, and what to call it
+        remark: how header and content disagree; empty: they agree
+    """
+
+    rate: int
+    channels: int
+    frames: int
+    parts: tuple[Part, ...] = ()
+    pyav: tuple[str, str] = ("", "")
+    remark: str = ""
+
+
+@contextlib.contextmanager
+def open_file(path: str) -> Iterator[BinaryIO]:
+    """
+    Opens a file to be read.
+
+    Raises:
+        InputError: a missing or empty file, one without permission, or what is no file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        for is_kind, kind in NO_FILES:
+            if is_kind(mode):  # a pipe would wait for its writer
+                raise InputError(f"{path}: not readable as audio (it is a {kind}, not a file); name an audio file")
+        file = open(path, "rb", buffering=0)  # noqa: SIM115
+    except PermissionError:
+        raise InputError(f"{path}: permission denied; change the file's permissions or remove the entry") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file; correct the path or remove the entry") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: not readable as audio ({reason}); correct the path or remove the entry") from None
+    with file:
+        yield file
+
+
+NO_FILES = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISFIFO, "pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
+
+
+def examine(file: BinaryIO, path: str | None = None) -> Recording:
+    """
+    Finds what a file holds: its length is that of what can be decoded. What was found of a file at `path` is kept as
+    long as the file is the same.
+
+    Raises:
+        InputError: PyAV is needed and not installed.
+        ValueError, soundfile.LibsndfileError: the file cannot be read, or its header claims what it cannot hold.
+    """
+    if path is None:
+        return _examine(file)
+    about = os.fstat(file.fileno())
+    return _examine_once(_Handle(file), path, about.st_size, about.st_mtime_ns, about.st_ino)
+
+
+class _Handle:
+    """Wraps an open file, so that it is no part of what identifies the file in the cache."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+
+    def __eq__(self, other):
+        return isinstance(other, _Handle)
+
+    def __hash__(self):
+        return 0
+
+
+@functools.lru_cache(maxsize=4096)
+def _examine_once(handle: _Handle, path: str, size: int, time: int, node: int) -> Recording:
+    file, handle.file = handle.file, None  # the cache keeps the handle
+    return _examine(file)
+
+
+def can_open(file: BinaryIO) -> bool:
+    """Returns whether libsndfile or PyAV can open a file."""
+    try:
+        reader = Reader(file)
+        try:
+            return any(part.frames for part in _parts(reader, survey(file).links))
+        except (soundfile.LibsndfileError, RuntimeError):
+            pyav = find_format(reader.take(0, 200))
+            if pyav is None:
+                found = survey_after_junk(file)
+                return found is not None and any(part.frames for part in _parts(reader, found.links))
+            with contextlib.closing(Decoder(file, *pyav)):
+                return True
+    except (soundfile.LibsndfileError, InputError, OSError, RuntimeError, TypeError, ValueError):
+        return False
+
+
+def _examine(file: BinaryIO) -> Recording:
+    found = survey(file)
+    reader = Reader(file)
+    try:
+        parts = _parts(reader, found.links)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        pyav = find_format(reader.take(0, 200))
+        if pyav is not None:
+            try:
+                return _examine_by_pyav(file, pyav)
+            except ValueError as other:
+                raise (ValueError(_reason(error)) if pyav[0] in NATIVE else other) from None
+        found = survey_after_junk(file)
+        if found is None:
+            raise
+        parts = _parts(reader, found.links)
+    rate, channels = parts[0].rate, parts[0].channels
+    lengths = [part.frames if part.rate == rate else round(part.frames * rate / part.rate) for part in parts]
+    total, first_s, total_s = sum(lengths), lengths[0] / rate, sum(lengths) / rate
+    remarks = []
+    claimed_s = first_s if found.is_joined else None if found.claimed is None else found.claimed * total_s
+    if claimed_s is not None and abs(claimed_s - total_s) > SAME_S:
+        remarks.append(f"the header gives {claimed_s:.2f} s, the file holds {total_s:.2f} s")
+    elif found.is_cut:
+        remarks.append(f"the file is cut off after {total_s:.2f} s")
+    if len({(part.rate, part.channels) for part in parts}) > 1:
+        kinds = dict.fromkeys(f"{part.rate} Hz, {part.channels} channels" for part in parts)
+        remarks.append(f"its parts differ ({'; '.join(kinds)}), all are converted to the first")
+    most = found.most_frames
+    if most is None:
+        most = reader.size * (MOST_PER_ALAC_BYTE if reader.take(0, 4) == b"caff" else MOST_PER_BYTE)
+        most = None if found.links[0].pieces else most
+    if total >= UNKNOWN_FRAMES:
+        raise ValueError("its header gives no length, and no sample follows")
+    if most is not None and total > most:
+        raise ValueError(f"its header gives {total_s:.0f} s, which its {reader.size} bytes cannot hold")
+    _check_rate(rate)
+    return Recording(rate, channels, total, tuple(parts), remark="; ".join(remarks))
+
+
+NATIVE = ("wav", "ogg", "caf", "aiff")  # of libsndfile; PyAV reads more codecs in them
+
+
+def _check_rate(rate: int):
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise ValueError(f"its header gives a sampling rate of {rate} Hz, not {LOWEST_RATE} to {HIGHEST_RATE} Hz")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "error_string", None) or str(error)
+
+
+def _parts(reader: Reader, links: tuple[Link, ...]) -> list[Part]:
+    parts = []
+    for link in links:
+        try:
+            with _open_link(reader, list(link.pieces)) as file:
+                parts.append(Part(link, file.samplerate, file.channels, file.frames, file.seekable()))
+        except soundfile.LibsndfileError:
+            if len(links) == 1 or (not parts and link is links[-1]):
+                raise
+    return [part for part in parts if part.frames] or parts[:1]
+
+
+def _examine_by_pyav(file: BinaryIO, pyav: tuple[str, str]) -> Recording:
+    with contextlib.closing(Decoder(file, *pyav)) as decoder:
+        rate, channels, frames = decoder.count()
+    if not frames:
+        raise ValueError(f"{pyav[1]} without sound that can be decoded")
+    _check_rate(rate)
+    return Recording(rate, channels, frames, pyav=pyav)
+
+
+def _open_link(reader: Reader, pieces: list) -> soundfile.SoundFile:
+    if pieces:
+        return soundfile.SoundFile(Pieces(reader, pieces))
+    reader.file.seek(0)
+    if isinstance(reader.file, io.BytesIO):
+        return soundfile.SoundFile(reader.file)
+    if os.name == "nt":  # its libraries have descriptors of their own
+        return soundfile.SoundFile(Pieces(reader, [(0, reader.size)]))
+    return soundfile.SoundFile(reader.file.fileno(), closefd=False)  # without a name: no guess by the extension
+
+
+def read(file: BinaryIO, recording: Recording, start: int, stop: int) -> np.ndarray:
+    """Decodes samples `start` to `stop`: float32 (samples, channels), equal to that slice of the whole recording."""
+    if not recording.parts:
+        with contextlib.closing(Decoder(file, *recording.pyav)) as decoder:
+            return decoder.read(start, stop)
+    reader, found, place = Reader(file), [], 0
+    for part in recording.parts:
+        length = part.frames
+        if part.rate != recording.rate:
+            length = round(part.frames * recording.rate / part.rate)
+        first, last = max(start - place, 0), min(stop - place, length)
+        place += length
+        if first >= last:
+            continue
+        if part.rate == recording.rate:
+            samples = _read_part(reader, part, first, last)
+        else:
+            samples = soxr.resample(_read_part(reader, part, 0, part.frames), part.rate, recording.rate)[first:last]
+        if part.channels != recording.channels:
+            samples = np.repeat(samples.mean(axis=1, keepdims=True), recording.channels, axis=1)
+        found.append(samples)
+    return found[0] if len(found) == 1 else np.concatenate(found or [np.zeros((0, 1), dtype=np.float32)])
+
+
+def _read_part(reader: Reader, part: Part, start: int, stop: int) -> np.ndarray:
+    near = part.link.near(reader, start) if start else None
+    if near is not None:
+        pieces, first = near
+        with _open_link(reader, pieces) as file:
+            first = part.frames - file.frames if first is None else first
+            if first <= start:
+                return file.read(stop - first, dtype="float32", always_2d=True)[start - first :]
+    with _open_link(reader, list(part.link.pieces)) as file:
+        first = start if part.can_seek and near is None else 0
+        if first and file.subtype == "OPUS":
+            first = max(start - round(OPUS_S * part.rate), 0)
+        if first:
+            file.seek(first)
+        return file.read(stop - first, dtype="float32", always_2d=True)[start - first :]
+
+
+OPUS_S = 5.0  # seconds after which a decoder of Opus has forgotten what it did not hear
