@@ -120,7 +120,7 @@ def test_weights_that_overflow_in_the_last_step_are_no_result(recipe, monkeypatc
     path, output = recipe(num_train_epochs=0.1, save_strategy="no", eval_strategy="no", test_fraction=0)
     monkeypatch.setattr(ClassificationTrainer, "compute_loss", spoiled_loss(spoil_weights, 0))
     with pytest.raises(
-        InputError, match=r"^step 1 of 1: 1 of \d+ tensors hold NaN or infinity, the first one dual_ssast"
+        InputError, match=r"^step 1 of 1: 1 of \d+ tensors hold NaN .* dual_ssast"
     ):
         train(path)
     assert not any((output / name).exists() for name in FINISHED)
@@ -202,17 +202,16 @@ def test_all_processes_stop_when_the_loss_of_one_is_nan(recipe, tmp_path):
 
 def spoil_file(folder, value=NAN, name=None):
     weights = load_file(folder / "model.safetensors")
-    name = name or sorted(weights)[0]
-    weights[name].view(-1)[-1] = value
+    weights[name or min(weights)].view(-1)[-1] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return name, len(weights)
 
 
 @pytest.fixture(params=[NAN, float("inf"), -float("inf")], ids=str)
 def spoiled(tmp_path, request):
     folder = save_tiny_classifier(tmp_path / "spoiled")
-    name, count = spoil_file(folder, request.param, "dual_ssast.embeddings.prefix_tokens")
-    return folder, rf"{folder}.*: 1 of {count} tensors hold NaN or infinity, the first one {name}; "
+    spoil_file(folder, request.param, "dual_ssast.embeddings.prefix_tokens")
+    tensors = r"1 of \d+ tensors hold NaN or infinity, the first one \S*embeddings.prefix_tokens; "
+    return folder, f"{folder}: {tensors}"
 
 
 def test_no_program_loads_weights_that_are_not_finite(spoiled, clips, recipe, tmp_path, capsys):
