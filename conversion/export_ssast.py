@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from hub.finite import non_finite_weights
 from modeling_dual_ssast import (
     DualSSASTConfig,
     DualSSASTFeatureExtractor,
@@ -129,6 +130,8 @@ def _read_model(source: str) -> PreTrainedModel:
     wrong = sorted({*info["missing_keys"], *info["unexpected_keys"], *misshapen})
     if wrong:
         raise ConversionError(f"{source} contradicts its config.json: {shorten(wrong)} missing, unknown or misshapen")
+    if problem := non_finite_weights(model.state_dict()):
+        raise ConversionError(f"{source}: {problem}; take an earlier checkpoint")
     return model.eval()
 
 

@@ -24,6 +24,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
+from .finite import non_finite_weights
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
 UNFINISHED = "unfinished-outputs"  # training.base.outputs.STAGING_NAME; a test compares the two
@@ -308,7 +310,7 @@ def weight_files(folder: Path) -> list[str]:
     Returns the names of the weight files after checking that each can be read.
 
     Raises:
-        PushError: a file or a tensor is missing or broken.
+        PushError: a file or a tensor is missing or broken, or a number is not finite.
     """
     if (folder / INDEX).is_file():
         weight_map = _read_json(folder / INDEX).get("weight_map")
@@ -327,14 +329,17 @@ def weight_files(folder: Path) -> list[str]:
         if not re.fullmatch(r"[\w.-]+\.safetensors", name):
             raise PushError(f"{folder / INDEX}: names {name!r}, which is not a safetensors file beside it; save again")
         try:
-            with safe_open(folder / name, framework="np") as file:
+            with safe_open(folder / name, framework="pt") as file:
                 held, about = set(file.keys()), str(file.metadata() or "")
+                broken = non_finite_weights((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118  no dict
         except (SafetensorError, OSError) as error:
             raise PushError(f"{folder / name}: cannot be read ({_one_line(error)}); save the model again") from error
         if TOKEN.search(about) or ABSOLUTE_PATH.search(about):
             raise PushError(
                 f"{folder / name}: its metadata holds a token or a path of this machine; save the model again"
             )
+        if broken:
+            raise PushError(f"{folder / name}: {broken}; push an earlier checkpoint, or train anew")
         missing = {key for key, place in weight_map.items() if place == name} - held
         if missing:
             raise PushError(f"{folder / name}: lacks {min(missing)}, which {INDEX} names; save the model again")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from transformers.utils import logging
 
 from .base.figures import COLOURS, FORMATS, draw_spectrogram, label_mel_axis, mel_centres, plain, save_figure
+from .base.finite import NOT_FINITE
 from .base.inference import load_classifier
 from .console import run_program
 from .data.audio import read_audio
@@ -217,6 +218,8 @@ def draw_file(argv: list[str]):
     waveform = read_audio(arguments.file, extractor.sampling_rate)[: extractor.max_samples]
     batch = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
     found = explain(model, batch["input_values"].to(model.device), label)
+    if not torch.isfinite(found["logits"]).all():
+        raise InputError(f"{arguments.file}: {NOT_FINITE}")
     name = model.config.id2label[found["label"]]
     title = f"{Path(arguments.file).name}: {name} (logit {float(found['logits'][found['label']]):.2f})"
     draw(model, extractor, batch["input_values"], found, title, arguments.output)

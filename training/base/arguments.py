@@ -101,6 +101,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
         "hub_revision": "has no effect here; leave it out",
         "hub_always_push": "has no effect here; leave it out",
         "remove_unused_columns": "has no effect here; leave it out",
+        "logging_nan_inf_filter": "would hide a loss that is not finite, which stops a training; leave it out",
     }
 
     num_train_epochs: float = described(3.0, "Epochs to train.")
@@ -134,6 +135,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
     dataloader_num_workers: int = described(0, "Processes that decode; 0: the training process itself.", at_least=0)
     seed: int = described(42, "Random seed.", at_least=0)
     remove_unused_columns: bool = False  # its filter drops entries that `forward` does not take
+    logging_nan_inf_filter: bool = False  # `AudioTrainer` stops instead
     output_dir: str | None = described(None, "Folder to write to.", group="report")
     overwrite: bool = described(False, "Begin anew in an output folder that holds a run.", group="report")
     resume_from_checkpoint: str | None = described(

@@ -20,6 +20,7 @@ from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, PannsCnn14Config, V
 
 from ..data.labels import LabelSet
 from ..errors import InputError, nearest
+from .finite import check_weights_finite
 
 # Encoders of patches, for every task; the convolutional networks have no pretraining.
 PATCH_MODEL_TYPES = (DualSSASTConfig.model_type, ASiTConfig.model_type)
@@ -80,7 +81,8 @@ def load_classifier(name: str, revision: str = "main", **settings):
         settings: settings of `from_pretrained`, such as `attn_implementation`
 
     Raises:
-        InputError: the model cannot be loaded, is of another kind, or has an untrained classifier.
+        InputError: the model cannot be loaded, is of another kind, has an untrained classifier, or weights that are not
+            finite.
     """
     check_checkpoint(name)
     with explained(name, "not a classifier that can be loaded", "name a folder or a Hub model"):
@@ -95,6 +97,7 @@ def load_classifier(name: str, revision: str = "main", **settings):
             f"{name}: has no trained classifier ({len(untrained)} weights are missing or of another size, such as "
             f"{untrained[0]}); fine-tune it with train_hf.py"
         )
+    check_weights_finite(name, model)
     return _for_inference(model), extractor
 
 
@@ -109,8 +112,8 @@ def load_encoder(name: str, revision: str = "main", **changes):
 
     Raises:
         OSError, ValueError, TypeError, SafetensorError: as `from_pretrained`
-        InputError: encoder weights are missing or mismatched (they would stay random). Fusion weights may be missing:
-            their initial weights are equal, and their norms have no effect.
+        InputError: encoder weights are not finite, or missing or mismatched (they would stay random). Fusion weights
+            may be missing: their initial weights are equal, and their norms have no effect.
     """
     model, loading = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True, **changes)
     missing = [key for key in _not_loaded(loading) if not key.startswith("fusion.")]
@@ -119,6 +122,7 @@ def load_encoder(name: str, revision: str = "main", **changes):
             f"{name}: {len(missing)} weights are missing or of another size, such as {missing[0]}; convert or train it "
             "anew"
         )
+    check_weights_finite(name, model)
     return _for_inference(model)
 
 

@@ -6,6 +6,7 @@ import torch
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
 from ..data.labels import LabelSet
+from .finite import check_scores
 
 
 def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, thresholds: list[float] | None = None):
@@ -15,7 +16,11 @@ def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, threshol
     Args:
         scores: (files, labels)
         thresholds: multi-label only: (labels,), the score above which a label is predicted; `None`: 0.5 for all
+
+    Raises:
+        InputError: a score is not finite.
     """
+    check_scores(scores, names=files)
     import pandas  # slow: a prediction without a table does not need it
 
     prefix = "" if labels.is_regression else "probability_"

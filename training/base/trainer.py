@@ -1,5 +1,7 @@
 """Extends Transformers' Trainer by schedules, streams, progress, and checkpoints that are always whole."""
 
+import itertools
+import math
 import os
 import shutil
 from pathlib import Path
@@ -7,10 +9,13 @@ from pathlib import Path
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_utils import HubStrategy, rotate_checkpoints
+from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
+
+from hub.finite import non_finite_weights
 
 from ..data.clip_stream import ClipStream
 from ..errors import InputError
+from .finite import NotFinite, check_weights_finite
 from .progress import Progress
 from .push_to_hub import CheckpointPushes, push_run
 
@@ -43,7 +48,7 @@ class EarlyStopping(EarlyStoppingCallback):
         name = name if name.startswith("eval_") else f"eval_{name}"
         best, self.early_stopping_patience_counter = None, 0
         for value in (entry[name] for entry in state.log_history if name in entry):
-            if best is None or (value > best if args.greater_is_better else value < best):
+            if best is None or math.isnan(best) or (value > best if args.greater_is_better else value < best):
                 best, self.early_stopping_patience_counter = value, 0
             else:
                 self.early_stopping_patience_counter += 1
@@ -57,6 +62,9 @@ class AudioTrainer(Trainer):
 
     Writes checkpoints under a staging name and renames them when every process has finished its part, so that a run
     killed at any moment leaves only whole ones. `hub.push` chooses the files that go to the Hub.
+
+    Stops, in all processes, before the first step whose loss or gradient is not finite, and never saves weights that
+    are not.
     """
 
     _staging: str | None = None
@@ -66,6 +74,85 @@ class AudioTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         self.add_callback(Progress)
+        self._loss = torch.zeros(1, device=self.args.device)  # sum over the batches of a step
+
+    def train(self, *args, **kwargs):
+        """
+        Trains as Trainer does.
+
+        Raises:
+            InputError: a loss, a gradient or a weight is not finite.
+        """
+        result = super().train(*args, **kwargs)
+        self.check_weights()
+        return result
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self._loss += loss.float()
+        return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Also checks the step before the optimiser makes it. Reads the device once, as Trainer's own filter does."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        loss, self._loss = self._loss, torch.zeros_like(self._loss)
+        if self.args.world_size > 1:  # all processes stop, or none
+            loss = self.accelerator.reduce(loss, "sum")
+        values = torch.cat([loss, torch.as_tensor(0.0 if norm is None else norm).reshape(1).to(loss)]).tolist()
+        if not math.isfinite(values[0]):
+            self._stop(f"the loss is {values[0]:g}")
+        if not math.isfinite(values[1]) and not self._lowers_scale():
+            self._stop(f"the gradient is not finite (its norm is {values[1]:g})")
+        return norm
+
+    def _lowers_scale(self) -> bool:
+        """Returns whether the gradient may overflow: the scaler of fp16 then skips the step and lowers its scale."""
+        if self.is_deepspeed_enabled:
+            return self.args.fp16  # it stops by itself at its lowest scale
+        scaler = self.accelerator.scaler
+        return scaler is not None and scaler.is_enabled() and scaler.get_scale() >= 1
+
+    def check_weights(self):
+        """Raises `InputError`, in all processes, if a weight of the model is not finite."""
+        problem = non_finite_weights(itertools.chain(self.model.named_parameters(), self.model.named_buffers()))
+        if self.args.world_size > 1:  # of a sharded model, each process has a part
+            count = self.accelerator.reduce(torch.tensor(float(bool(problem)), device=self.args.device), "sum")
+            problem = problem or (count and "another process holds weights that are NaN or infinite")
+        if problem:
+            self._stop(problem, self.state.global_step)
+
+    def _stop(self, what: str, step: int | None = None):
+        """Raises `InputError` with what is not finite, the remedies, and the last good checkpoint."""
+        step = self.state.global_step + 1 if step is None else step
+        folder = self.args.output_dir
+        last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+        half = "fp16" if self.args.fp16 else "bf16" if self.args.bf16 else ""
+        raise InputError(
+            f"step {step} of {self.state.max_steps}: {what}; the training is stopped, and "
+            f"{f'{last} is kept' if last else 'there is no checkpoint yet'}: lower learning_rate "
+            f"({self.args.learning_rate:g}), check the clips (python -m training.check)"
+            f"{f', or leave out {half}' if half else ''}, and begin anew with --overwrite true"
+        )
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """
+        Evaluates as Trainer does.
+
+        Raises:
+            InputError: a score or a loss is not finite.
+        """
+        try:
+            metrics = super().evaluate(*args, **kwargs)
+        except NotFinite as error:
+            self._stop(error.problem, self.state.global_step)
+        for name, value in metrics.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                self._stop(f"{name} is {value:g}", self.state.global_step)
+        return metrics
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        check_weights_finite(str(resume_from_checkpoint), self.model)
 
     def set_initial_training_values(self, args, dataloader):
         values = super().set_initial_training_values(args, dataloader)
@@ -145,6 +232,7 @@ class AudioTrainer(Trainer):
         return self._staging or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model, trial):
+        self.check_weights()
         run_folder = Path(super()._get_output_dir(trial))
         staging = run_folder / STAGING_NAME
         final = run_folder / f"checkpoint-{self.state.global_step}"

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from modeling_dual_ssast.classifier_dual_ssast import probabilities_of_logits
 
+from ..base.finite import check_scores
 from ..data.labels import LabelSet
 
 logger = logging.get_logger(__name__)
@@ -22,7 +23,13 @@ THRESHOLDS = (np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).eps)
 
 
 def probabilities(logits: np.ndarray, problem_type: str, temperature: float = 1.0) -> np.ndarray:
-    """Returns softmax or sigmoid of logits / temperature, or the numbers of a regression: (clips, labels) for both."""
+    """
+    Returns softmax or sigmoid of logits / temperature, or the numbers of a regression: (clips, labels) for both.
+
+    Raises:
+        InputError: a logit is not finite.
+    """
+    check_scores(logits)
     tensor = torch.from_numpy(np.asarray(logits, dtype=np.float32))
     return probabilities_of_logits(tensor, problem_type, temperature).numpy()
 
@@ -90,6 +97,7 @@ def choose_thresholds(scores: np.ndarray, targets: np.ndarray) -> list[float]:
 
     scores: (clips, labels), float; targets: (clips, labels), bool
     """
+    check_scores(scores)
     return [
         _best_threshold(scores[:, index].astype(np.float64), targets[:, index]) if targets[:, index].any() else 0.5
         for index in range(scores.shape[1])
@@ -139,6 +147,7 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray, problem_typ
 
     logits: (clips, labels); targets: (clips,) class indices, or (clips, labels) of 0 and 1
     """
+    check_scores(logits)
     logits = torch.from_numpy(np.asarray(logits, dtype=np.float64)) / temperature
     if problem_type == "single_label_classification":
         return float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(np.asarray(targets, dtype=np.int64))))

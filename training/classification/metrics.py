@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from scipy.stats import norm
 
 from ..base.arguments import TrainingArguments
+from ..base.finite import check_scores
 from ..errors import InputError
 from .calibration import probabilities
 
@@ -61,7 +62,11 @@ def predictions_from_logits(logits: np.ndarray, problem_type: str, temperature: 
     """
     Returns the predictions for `metrics_of_split`, from logits (clips, labels): class indices (clips,), probabilities
     (clips, labels), or numbers (clips,).
+
+    Raises:
+        InputError: a logit is not finite.
     """
+    check_scores(logits)
     if problem_type == "single_label_classification":
         return logits.argmax(axis=-1)
     is_multi = problem_type == "multi_label_classification"
@@ -94,7 +99,11 @@ def weighted_metrics(
         predictions: class indices (clips,), scores (clips, labels), or numbers (clips,)
         targets: class indices (clips,), 0 or 1 (clips, labels), or numbers (clips,)
         thresholds: (labels,), the score above which a label is predicted; `None`: 0.5
+
+    Raises:
+        InputError: a prediction is not finite.
     """
+    check_scores(predictions)
     with np.errstate(divide="ignore", invalid="ignore"):
         if problem_type == "single_label_classification":
             return _single_label(weights, predictions, targets)

@@ -18,6 +18,7 @@ from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeature
 
 from ..base import outputs, reproduction
 from ..base.arguments import ModelArguments, TrainingArguments
+from ..base.finite import check_weights_finite
 from ..base.loading import (
     check_same_run,
     check_weights,
@@ -211,6 +212,7 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
         raise InputError(f"model: {error}") from error
     new = mismatched(report) | set(report["missing_keys"])
     check_weights(model_arguments, {key for key in new if not key.startswith(NEW_WEIGHTS)})
+    check_weights_finite(f"model_name_or_path: {model_arguments.model_name_or_path}", model)
     if getattr(stored_config, "fused_layers", None) != model.config.fused_layers and hasattr(
         model.base_model, "fusion"
     ):

@@ -162,6 +162,12 @@ class ClassificationTrainer(AudioTrainer):
         with self._averaged():
             return super().evaluate(*args, **kwargs)
 
+    def check_weights(self):
+        """Also checks the averaged weights."""
+        super().check_weights()
+        with self._averaged():
+            super().check_weights()
+
     def _averaged(self):
         return contextlib.nullcontext() if self.average is None else self.average.applied(self.model)
 

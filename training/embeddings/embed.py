@@ -25,6 +25,7 @@ from transformers import AutoConfig
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
+from ..base.finite import NOT_FINITE
 from ..base.inference import check_checkpoint, check_folder, explained, load_encoder
 from ..data.clips import LocalClips, StreamedClips, join
 from ..data.listing import AUDIO_EXTENSIONS
@@ -275,9 +276,35 @@ def encode(
             progress.update()
         if chunk:
             parts.append(embedder.embed(chunk))
+        parts, rows = without_overflow(parts, names, rows, log)
         start = number * shards.shard_size
         shards.save(range(start, start + len(names)), embedder.shard(names, rows, parts), RAGGED)
     progress.close()
+
+
+def without_overflow(
+    parts: list[dict], names: list[str], is_readable: list[bool], log: UnreadableLog
+) -> tuple[list[dict], list[bool]]:
+    """
+    Leaves out clips with an embedding that is not finite, and logs them as unreadable.
+
+    Args:
+        parts: results of `Embedder.embed`, together of all readable clips
+        names, is_readable: of all clips of the shard
+    """
+    waiting, is_readable = iter(np.flatnonzero(is_readable)), list(is_readable)
+    kept = []
+    for part in parts:
+        values = np.split(part["embedding"], np.cumsum(part["rows"])[:-1])
+        keeps = np.asarray([bool(np.isfinite(rows).all()) for rows in values])
+        for keep, index in zip(keeps, waiting):
+            if not keep:
+                is_readable[index] = False
+                log.add(names[index], NOT_FINITE)
+        kept.append(
+            {name: value[keeps if name == "rows" else keeps.repeat(part["rows"])] for name, value in part.items()}
+        )
+    return kept, is_readable
 
 
 def write(shards: Shards, log: UnreadableLog, output: Path, columns: dict[str, int]) -> tuple[int, dict[str, str]]:

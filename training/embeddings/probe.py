@@ -16,11 +16,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 from transformers import set_seed
+from transformers.utils import logging
 
 from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 
 from ..base import reproduction
 from ..base.arguments import ModelArguments
+from ..base.finite import check_scores
 from ..base.loading import choose_windows, load_feature_extractor
 from ..base.outputs import STAGING_NAME, describe_recipe, publish, write_results
 from ..console import print_table
@@ -37,6 +39,8 @@ from .ridge import metric_of
 from .shards import Shards
 
 SPLITS = ("train", "validation", "test")
+
+logger = logging.get_logger(__name__)
 
 
 def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, arguments: ProbeArguments):
@@ -100,25 +104,40 @@ def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArgumen
     shards.prepare(arguments.overwrite)
     batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
     fill_shards(shards, model, dataset, batch_size, workers, represent=fused)
-    return shards.load()["embedding"]
+    embeddings = shards.load()["embedding"]
+    check_scores(embeddings, "the embeddings", dataset.names())
+    return embeddings
 
 
 def linear_rows(features: dict, labels: dict, label_set: LabelSet, arguments: ProbeArguments) -> list[dict]:
-    """Returns a row per seed, with the learning rate of the best validation score."""
+    """
+    Returns a row per seed, with the learning rate of the best validation score.
+
+    Raises:
+        InputError: the layer diverges with every learning rate.
+    """
     rows = []
     for seed in range(arguments.seed, arguments.seed + arguments.num_seeds):
         tried = [
             fit_linear(features, labels, label_set, rate, seed, arguments)
             for rate in tqdm(arguments.learning_rates, desc=f"linear, seed {seed}", leave=False)
         ]
-        rows.append(max(tried, key=lambda row: row["validation"]))
+        diverged = [rate for rate, row in zip(arguments.learning_rates, tried) if row is None]
+        if len(diverged) == len(tried):
+            raise InputError(f"learning_rates: the linear layer diverges with each of {diverged}; set lower ones")
+        if diverged:
+            logger.warning(f"the linear layer of seed {seed} diverges with the learning rates {diverged}")
+        rows.append(max(filter(None, tried), key=lambda row: row["validation"]))
     return rows
 
 
 def fit_linear(
     features: dict, labels: dict, label_set: LabelSet, learning_rate: float, seed: int, arguments: ProbeArguments
-) -> dict:
-    """Trains one linear layer; returns its validation and test scores at the best epoch."""
+) -> dict | None:
+    """
+    Trains one linear layer; returns its validation and test scores at the best epoch, or `None` if it diverges: if an
+    output is not finite.
+    """
     score = score_function(label_set)
     inputs = {split: torch.from_numpy(values) for split, values in features.items()}
     targets = {split: torch.from_numpy(values) for split, values in labels.items()}
@@ -137,11 +156,14 @@ def fit_linear(
             loss.backward()
             optimizer.step()
         with torch.no_grad():
-            validation = score(layer(inputs["validation"]).numpy(), labels["validation"])
+            outputs = {split: layer(inputs[split]).numpy() for split in ("validation", "test")}
+            if not all(np.isfinite(values).all() for values in outputs.values()):
+                return None  # the highest of NaN scores would be class 0
+            validation = score(outputs["validation"], labels["validation"])
             if validation > best["validation"]:
                 best = {
                     "method": "linear", "setting": f"learning rate {learning_rate:g}", "seed": seed, "epoch": epoch + 1,
-                    "validation": validation, "test": score(layer(inputs["test"]).numpy(), labels["test"]),
+                    "validation": validation, "test": score(outputs["test"], labels["test"]),
                 }  # fmt: skip
         if epoch + 1 - best["epoch"] >= arguments.patience:
             break

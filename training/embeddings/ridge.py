@@ -25,7 +25,7 @@ class Score:
     """
     Holds the score of a configuration.
 
-    folds: the metric on each held-out fold
+    folds: the metric on each held-out fold; NaN where predictions are not finite
     ridge: penalty per feature with the best mean over the folds
     alpha: the same penalty for the whole vector, as in scikit-learn
     """
@@ -80,6 +80,9 @@ def held_out_predictions(
     for name in dict.fromkeys(block for blocks in configurations for block in blocks):
         block = features(name)
         sizes[name] = block.shape[1]
+        if not np.isfinite(block).all():  # such as a sum that overflowed in float16
+            kernels[name] = torch.full((len(block), len(training)), torch.nan, dtype=torch.float64, device=device)
+            continue
         scaled = torch.from_numpy(StandardScaler().fit(block[training]).transform(block)).to(device)
         kernels[name] = scaled @ scaled[training].T  # (clips, training clips)
     mean = targets[training].mean(axis=0)
@@ -91,7 +94,9 @@ def held_out_predictions(
         for index, penalty in enumerate(ridge):
             system = kernel[:, training].clone()  # (configurations, training clips, training clips)
             system.diagonal(dim1=1, dim2=2).add_(penalty * size)
-            weights = torch.cholesky_solve(centred.expand(len(group), -1, -1), torch.linalg.cholesky(system))
+            factors, failed = torch.linalg.cholesky_ex(system)  # fails where features or penalty are not finite
+            weights = torch.cholesky_solve(centred.expand(len(group), -1, -1), factors)
+            weights[failed != 0] = torch.nan
             for offset, prediction in enumerate((kernel[:, test] @ weights).cpu().numpy() + mean):
                 yield start + offset, index, prediction
 
@@ -121,11 +126,13 @@ def score_all(
     for number, fold in enumerate(folds):
         truth = targets[fold[1]]
         for index, penalty, prediction in held_out_predictions(features, configurations, targets, fold, ridge, device):
-            scores[index, penalty, number] = metric(truth, prediction)
+            # The metrics would take NaN for class 0, or raise.
+            scores[index, penalty, number] = metric(truth, prediction) if np.isfinite(prediction).all() else np.nan
             progress.update()
     progress.close()
     sizes = [sum(features(name).shape[1] for name in blocks) for blocks in configurations]
-    best = scores.mean(axis=2).argmax(axis=1)
+    means = scores.mean(axis=2)
+    best = np.where(np.isnan(means), -np.inf, means).argmax(axis=1)
     return [
         Score(folds=scores[index, choice], ridge=float(ridge[choice]), alpha=float(ridge[choice]) * sizes[index])
         for index, choice in enumerate(best)

@@ -204,7 +204,13 @@ def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
 
 
 def make_table(found: list[Candidate], scores: list, metric: str) -> pandas.DataFrame:
-    """Returns a row per candidate, the best first: settings, mean, deviation and 95 % interval over the folds."""
+    """
+    Returns a row per candidate, the best first: settings, mean, deviation and 95 % interval over the folds. Candidates
+    whose features or predictions are not finite come last.
+
+    Raises:
+        InputError: no candidate has finite predictions.
+    """
     rows = []
     for candidate, score in zip(found, scores):
         folds, count = score.folds, len(score.folds)
@@ -224,6 +230,17 @@ def make_table(found: list[Candidate], scores: list, metric: str) -> pandas.Data
             }
         )
     table = pandas.DataFrame(rows)
+    missing = int(table[metric].isna().sum())
+    if missing == len(table):
+        raise InputError(
+            "no candidate has finite predictions: the encoder's numbers overflow; set storage_dtype to float32, raise "
+            "ridge, or check the recordings (python -m training.check)"
+        )
+    if missing:
+        logger.warning(
+            f"{missing} of {len(table)} candidates have features or predictions that are not finite, and come last "
+            "without a score; set storage_dtype to float32"
+        )
     # A stable sort: the first of equal candidates is the simplest.
     return table.sort_values(metric, ascending=False, kind="stable")
 

@@ -10,6 +10,7 @@ import torch
 
 import modeling_dual_ssast
 
+from ..base.finite import check_weights_finite
 from .comparison import compare, describe_difference, describe_int8, onnx_runner, program_runner, torch_runner
 from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name, trace
 from .onnx_graph import quantise, write_onnx
@@ -86,6 +87,7 @@ def write_half(name: str, model, extractor, staging: Path, clips: list[np.ndarra
             for path in Path(name).glob(pattern):
                 shutil.copy(path, staging / path.name)
     half = kind.from_pretrained(name, dtype=torch.float16)
+    check_weights_finite(f"{name} in float16", half)
     half.save_pretrained(staging)
     extractor.save_pretrained(staging)
     batches = pieces(clips, extractor.sampling_rate, longest_samples(model, extractor))

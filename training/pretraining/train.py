@@ -12,6 +12,7 @@ from transformers import AutoModelForPreTraining, set_seed
 
 from ..base import outputs
 from ..base.arguments import EncoderArguments
+from ..base.finite import check_weights_finite
 from ..base.inference import PATCH_MODEL_TYPES
 from ..base.loading import (
     check_same_run,
@@ -201,6 +202,7 @@ def load_model(method: type[PretrainingTrainer], model_arguments: EncoderArgumen
         raise InputError(f"model: {error}") from error
     foreign = {str(key) for key in report["missing_keys"] if str(key).startswith("dual_ssast.")}
     check_weights(model_arguments, foreign | mismatched(report))
+    check_weights_finite(f"model_name_or_path: {model_arguments.model_name_or_path}", model)
     return model
 
 
