@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas
-import soundfile
 import torch
 import yaml
 from audio_encodings import ENCODINGS, WITHOUT_LENGTH, encode
@@ -26,13 +25,13 @@ NAMES = ("clip",) * 12 + ("$a_$b", "<i>&", "a\nb", "-x", "caf\udce9", "é" * 100
 NUMBERS = (0, 1, 2, 3, 8, 16, 255, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1)
 VALUES = (
     None, True, False, 0, -1, 1, 3, 0.5, -0.0, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", " ", "nan",
-    "none", "1e-4", "x" * 300, "é\u2028", "\x00", "$x$", "../..", [], {}, [None], [[]], [0, -1], ["a", 1], {"a": {"b": 1}},
-    {"0": "a", "1": "a"},
+    "none", "1e-4", "x" * 300, "é\u2028", "\x00", "$x$", "../..", [], {}, [None], [[]], [0, -1], ["a", 1],
+    {"a": {"b": 1}}, {"0": "a", "1": "a"},
 )  # fmt: skip
 TOKENS = (
-    '"', '"', "'", ",", ";", "\t", "\n", "\r", "\r\n", "\x00", "\ufeff", "\\", "[", "{", "}", "[" * 5000, "{a: " * 2000, "&a ",
-    "*a", "!!python/object/apply:os.system ['true']", "\n---\n", ": ", "- ", "? ", "<<: ", "nan", "NaN", "1e999", "null", "é",
-    "\u2028", "\x1a", "\x85", "#", "$", "9" * 5000, "0x", "2020-01-01", "=", " ", "%", "@",
+    '"', '"', "'", ",", ";", "\t", "\n", "\r", "\r\n", "\x00", "\ufeff", "\\", "[", "{", "}", "[" * 5000,
+    "{a: " * 2000, "&a ", "*a", "!!python/object/apply:os.system ['true']", "\n---\n", ": ", "- ", "? ", "<<: ", "nan", "NaN", "1e999",
+    "null", "é", "\u2028", "\x1a", "\x85", "#", "$", "9" * 5000, "0x", "2020-01-01", "=", " ", "%", "@",
 )  # fmt: skip
 # Nine levels of nine references: a billion values, where they are written out.
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
@@ -95,8 +94,7 @@ def _recordings() -> list[Input]:
         for rate, channels, seconds in ((16000, 1, 0.6), (44100, 2, 0.3)):
             rate, channels = encoding.rate or rate, encoding.channels or channels
             samples = tone(seconds, rate, channels=channels).reshape(-1, channels)
-            declares = encoding.container in ("AIFF", "AU", "CAF", "FLAC", "RF64", "W64", "WAV", "WAVEX", "ipod", "mp4")
-            facts = {"seconds": seconds, "declares": declares or encoding[:2] == ("MP3", "MPEG_LAYER_III")}
+            facts = {"seconds": seconds, "declares": encoding.declares}
             if encoding.container in WITHOUT_LENGTH:
                 facts = {}
             name = f"clip.{encoding.extension}"
@@ -174,7 +172,9 @@ def _place(rng: random.Random, size: int) -> int:
 
 def _damage_bytes(rng: random.Random, source: Input, other: Input) -> Input:
     content, facts = bytearray(source.content), dict(source.facts)
-    ways = rng.choices(("cut", "flip", "number", "run", "drop", "repeat", "insert", "join", "none"), k=rng.choice((1, 1, 2, 3)))
+    ways = rng.choices(
+        ("cut", "flip", "number", "run", "drop", "repeat", "insert", "join", "none"), k=rng.choice((1, 1, 2, 3))
+    )
     for way in ways:
         start, length = _place(rng, len(content)), rng.choice((1, 2, 4, 16, 100, 1000))
         if way == "cut":
@@ -285,7 +285,9 @@ def _damage_checkpoint(rng: random.Random, source: Input, other: Input) -> Input
             state[name] = copy.deepcopy(rng.choice(VALUES))
         elif isinstance(value, torch.Tensor):
             state[name] = [
-                lambda v: torch.full_like(v, rng.choice((float("nan"), float("inf"), 1e38))) if v.is_floating_point() else v,
+                lambda v: (
+                    torch.full_like(v, rng.choice((float("nan"), float("inf"), 1e38))) if v.is_floating_point() else v
+                ),
                 lambda v: v.to(rng.choice((torch.int8, torch.float16, torch.complex64, torch.bool, torch.float64))),
                 lambda v: v.flatten(),
                 lambda v: v[:0],

@@ -156,7 +156,10 @@ def table(counts: dict[str, collections.Counter]) -> str:
         rows.append([kind, sum(count.values()), *(count[column] for column in (*GOOD, *BAD))])
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(str(cell).rjust(width) if place else str(cell).ljust(width) for place, (cell, width) in enumerate(zip(row, widths)))
+        "  ".join(
+            str(cell).rjust(width) if place else str(cell).ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths))
+        )
         for row in rows
     )
 

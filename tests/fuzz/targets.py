@@ -14,7 +14,7 @@ from pathlib import Path
 import gradio
 import numpy as np
 import torch
-from audio_encodings import BLOCK_S, second_decoding
+from audio_encodings import check_reading
 from audio_files import tone
 from safetensors.torch import load_file
 
@@ -23,7 +23,7 @@ from conversion.__main__ import main as convert
 from modeling_dual_ssast import DualSSASTFeatureExtractor
 from training import tasks
 from training.base.inference import load_classifier, load_encoder
-from training.data.audio import audio_seconds, decode_audio, read_audio
+from training.data.audio import read_audio
 from training.data.columns import Columns
 from training.data.tables import load_table, load_unlabelled_table
 from training.errors import InputError
@@ -62,6 +62,8 @@ def judge(kind: str, path: str, facts: dict, bases: str) -> tuple[str, str]:
         return ("refused", text) if text else ("error", f"{type(error).__name__} without a message")
     except Fault as fault:
         return fault.args
+    except AssertionError as error:  # of check_reading
+        return "silent", str(error)
     except MemoryError:
         return "memory", traceback.format_exc()
     except BaseException:  # SystemExit and KeyboardInterrupt too: no reader may end the process
@@ -87,25 +89,9 @@ def _check_finite(values, what: str):
 def _audio(path: str, facts: dict, bases: Path, folder: Path, warnings: list[str]):
     waveform = read_audio(path, RATE)
     _check_finite(waveform, "samples")
-    whole, rate = decode_audio(path)
-    seconds = len(whole) / rate
-    claimed = audio_seconds(path)
-    if abs(claimed - seconds) > BLOCK_S:
-        raise Fault("silent", f"audio_seconds gives {claimed:g} s, but {seconds:g} s are decoded")
-    start, end = seconds / 4, seconds * 3 / 4
-    part, _ = decode_audio({"path": path, "start": start, "end": end})
-    first = round(start * rate)
-    if not np.array_equal(part, whole[first : first + max(round(end * rate) - first, 1)]):
-        raise Fault("silent", f"the part from {start:g} to {end:g} s differs from the whole")
+    check_reading(path, facts.get("seconds"), facts["cut"], warnings)
     features = DualSSASTFeatureExtractor(max_length=64)(waveform[: 10 * RATE], RATE, return_tensors="pt")
     _check_finite(features["input_values"], "features")
-    expected = facts.get("seconds")
-    if warnings or expected is None or abs(seconds - expected) <= BLOCK_S:
-        return
-    # Damage can make another valid recording. A second decoder tells that from a recording that was cut.
-    second = None if facts["cut"] else second_decoding(Path(path).read_bytes())
-    if facts["cut"] or (second is not None and abs(seconds - second) > BLOCK_S):
-        raise Fault("silent", f"{seconds:g} s of {expected:g} s are decoded, a second decoder: {second}")
 
 
 def _upload(path: str, facts: dict, bases: Path, folder: Path, warnings: list[str]):

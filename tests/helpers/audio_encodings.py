@@ -1,20 +1,48 @@
 """Encodes recordings in every format that soundfile and PyAV write, and decodes them a second time with PyAV."""
 
 import io
+from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 import soundfile
 
+from training.data.audio import audio_seconds, decode_audio
+
 # Longest block of a codec at usual rates, in seconds, with the encoder's delay that one decoder may keep: AMR, Opus,
 # AAC and WMA.
 BLOCK_S = 0.15
 # libsndfile cannot write these, or not to memory.
 NOT_WRITTEN = {("AIFF", "DWVW_12"), ("MP3", "MPEG_LAYER_I"), ("MP3", "MPEG_LAYER_II"), ("WAV", "MPEG_LAYER_III")}
-EXTENSIONS = {"MPC2K": "mpc", "IRCAM": "sf", "WAVEX": "wav", "RF64": "rf64", "NIST": "sph", "MAT4": "mat", "MAT5": "mat"}
+EXTENSIONS = {
+    "MPC2K": "mpc",
+    "IRCAM": "sf",
+    "WAVEX": "wav",
+    "RF64": "rf64",
+    "NIST": "sph",
+    "MAT4": "mat",
+    "MAT5": "mat",
+}
 # libsndfile's formats that lack a length in samples or seconds to compare with, or round it.
-WITHOUT_LENGTH = {"XI", "SDS", "WVE", "HTK", "SVX", "MPC2K", "PVF", "PAF", "IRCAM", "AVR", "MAT4", "MAT5", "VOC", "NIST"}
+WITHOUT_LENGTH = {
+    "XI",
+    "SDS",
+    "WVE",
+    "HTK",
+    "SVX",
+    "MPC2K",
+    "PVF",
+    "PAF",
+    "IRCAM",
+    "AVR",
+    "MAT4",
+    "MAT5",
+    "VOC",
+    "NIST",
+}
+
+DECLARING = ("AIFF", "AU", "CAF", "FLAC", "RF64", "W64", "WAV", "WAVEX", "ipod", "mp4", "mov")
 
 
 class Encoding(NamedTuple):
@@ -27,6 +55,11 @@ class Encoding(NamedTuple):
     rate: int | None = None
     channels: int | None = None
     options: dict | None = None  # of PyAV's container
+
+    @property
+    def declares(self) -> bool:
+        """Returns whether the file says how long it is, so that a reader can notice that its end is missing."""
+        return self.container in DECLARING or self[:2] == ("MP3", "MPEG_LAYER_III")
 
 
 def _of_soundfile() -> list[Encoding]:
@@ -109,3 +142,33 @@ def second_decoding(content: bytes) -> float | None:
     except (av.error.FFmpegError, IndexError, ValueError):
         pass
     return seconds or None
+
+
+def check_reading(path: str, seconds: float | None, cut: bool, warnings: list[str]):
+    """
+    Checks that a recording's length and parts are those of what is in the file, or that a warning says otherwise.
+
+    Args:
+        seconds: length before any damage; `None`: unknown
+        cut: the end of the file is missing, and its header tells so
+        warnings: of the reading; they may come while it runs
+
+    Raises:
+        AssertionError: something else was read without a warning.
+        InputError: the file cannot be read.
+    """
+    whole, rate = decode_audio(path)
+    decoded = len(whole) / rate
+    claimed = audio_seconds(path)
+    assert abs(claimed - decoded) <= BLOCK_S, f"audio_seconds gives {claimed:g} s, but {decoded:g} s are decoded"
+    start, end = decoded / 4, decoded * 3 / 4
+    part, _ = decode_audio({"path": path, "start": start, "end": end})
+    first = round(start * rate)
+    same = np.array_equal(part, whole[first : first + max(round(end * rate) - first, 1)], equal_nan=True)
+    assert same, f"the part from {start:g} to {end:g} s differs from the whole"
+    if warnings or seconds is None or abs(decoded - seconds) <= BLOCK_S:
+        return
+    # Damage can make another valid recording. A second decoder tells that from a recording that was cut.
+    second = None if cut else second_decoding(Path(path).read_bytes())
+    assert not cut, f"{decoded:g} s of {seconds:g} s are decoded without a warning"
+    assert second is None or abs(decoded - second) <= BLOCK_S, f"{decoded:g} s are decoded, {second:g} s by PyAV"
