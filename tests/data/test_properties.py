@@ -42,9 +42,9 @@ from training.errors import InputError
 EXAMPLES = [pytest.param(30, id="few"), pytest.param(1000, id="many", marks=pytest.mark.slow)]
 MEANINGFUL = (
     "$", "$x$", "$a_$b", "<b>", "<script>alert(1)</script>", "&amp;", "a\nb", "\r", "accuracy", "x" * 200, "|", "{{x}}",
-    "{% x %}", "`", "---", "a,b", '"', '12" ruler', "'", "nan", "None", "\\", "\\$", "日本", "é", "\u202e", "\u2028", "=1+1",
-    "_a_", "#", "[x](y)", "probability_a", "%s", "~", "*", "-x", ";", ":", "a: b", "- a", "\t", "\x1b[31m", "👩", "01", "1",
-    "1.0", "²", "true", "label",
+    "{% x %}", "`", "---", "a,b", '"', '12" ruler', "'", "nan", "None", "\\", "\\$", "日本", "é", "\u202e", "\u2028",
+    "=1+1", "_a_", "#", "[x](y)", "probability_a", "%s", "~", "*", "-x", ";", ":", "a: b", "- a", "\t", "\x1b[31m", "👩", "01",
+    "1", "1.0", "²", "true", "label",
 )  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def check(holds, examples: int):
 # ---- clips found + clips reported = files there ----
 
 ODD_STEMS = (
-    "train", "test", ".git", ".hidden", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "a b", "caf\udce9", "é", "-x", "*", "a\nb",
+    "train", "test", ".git", ".hidden", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "a b", "caf\udce9", "é", "-x", "*",
+    "a\nb",
 )  # fmt: skip
 STEMS = st.sampled_from(ODD_STEMS) | st.text(
     st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=8

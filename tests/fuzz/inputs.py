@@ -30,8 +30,8 @@ VALUES = (
 )  # fmt: skip
 TOKENS = (
     '"', '"', "'", ",", ";", "\t", "\n", "\r", "\r\n", "\x00", "\ufeff", "\\", "[", "{", "}", "[" * 5000,
-    "{a: " * 2000, "&a ", "*a", "!!python/object/apply:os.system ['true']", "\n---\n", ": ", "- ", "? ", "<<: ", "nan", "NaN", "1e999",
-    "null", "é", "\u2028", "\x1a", "\x85", "#", "$", "9" * 5000, "0x", "2020-01-01", "=", " ", "%", "@",
+    "{a: " * 2000, "&a ", "*a", "!!python/object/apply:os.system ['true']", "\n---\n", ": ", "- ", "? ", "<<: ", "nan", "NaN",
+    "1e999", "null", "é", "\u2028", "\x1a", "\x85", "#", "$", "9" * 5000, "0x", "2020-01-01", "=", " ", "%", "@",
 )  # fmt: skip
 # Nine levels of nine references: a billion values, where they are written out.
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
