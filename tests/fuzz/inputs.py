@@ -30,7 +30,8 @@ VALUES = (
 )  # fmt: skip
 TOKENS = (
     '"', '"', "'", ",", ";", "\t", "\n", "\r", "\r\n", "\x00", "\ufeff", "\\", "[", "{", "}", "[" * 5000,
-    "{a: " * 2000, "&a ", "*a", "!!python/object/apply:os.system ['true']", "\n---\n", ": ", "- ", "? ", "<<: ", "nan", "NaN",
+    "{a: " * 2000, "&a ", "*a",
+    "!!python/object/apply:os.system ['true']", "\n---\n", ": ", "- ", "? ", "<<: ", "nan", "NaN",
     "1e999", "null", "é", "\u2028", "\x1a", "\x85", "#", "$", "9" * 5000, "0x", "2020-01-01", "=", " ", "%", "@",
 )  # fmt: skip
 # Nine levels of nine references: a billion values, where they are written out.
