@@ -43,8 +43,8 @@ EXAMPLES = [pytest.param(30, id="few"), pytest.param(1000, id="many", marks=pyte
 MEANINGFUL = (
     "$", "$x$", "$a_$b", "<b>", "<script>alert(1)</script>", "&amp;", "a\nb", "\r", "accuracy", "x" * 200, "|", "{{x}}",
     "{% x %}", "`", "---", "a,b", '"', '12" ruler', "'", "nan", "None", "\\", "\\$", "日本", "é", "\u202e", "\u2028",
-    "=1+1", "_a_", "#", "[x](y)", "probability_a", "%s", "~", "*", "-x", ";", ":", "a: b", "- a", "\t", "\x1b[31m", "01",
-    "1", "1.0", "²", "true", "label",
+    "=1+1", "_a_", "#", "[x](y)", "probability_a", "%s", "~", "*", "-x", ";", ":", "a: b", "- a", "\t", "\x1b[31m",
+    "01", "1", "1.0", "²", "true", "label",
 )  # fmt: skip
 
 
