@@ -1,0 +1,174 @@
+"""Encodes recordings in every format that soundfile and PyAV write, and decodes them a second time with PyAV."""
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import soundfile
+
+from training.data.audio import audio_seconds, decode_audio
+
+# Longest block of a codec at usual rates, in seconds, with the encoder's delay that one decoder may keep: AMR, Opus,
+# AAC and WMA.
+BLOCK_S = 0.15
+# libsndfile cannot write these, or not to memory.
+NOT_WRITTEN = {("AIFF", "DWVW_12"), ("MP3", "MPEG_LAYER_I"), ("MP3", "MPEG_LAYER_II"), ("WAV", "MPEG_LAYER_III")}
+EXTENSIONS = {
+    "MPC2K": "mpc",
+    "IRCAM": "sf",
+    "WAVEX": "wav",
+    "RF64": "rf64",
+    "NIST": "sph",
+    "MAT4": "mat",
+    "MAT5": "mat",
+}
+# libsndfile's formats that lack a length in samples or seconds to compare with, or round it.
+WITHOUT_LENGTH = {
+    "XI",
+    "SDS",
+    "WVE",
+    "HTK",
+    "SVX",
+    "MPC2K",
+    "PVF",
+    "PAF",
+    "IRCAM",
+    "AVR",
+    "MAT4",
+    "MAT5",
+    "VOC",
+    "NIST",
+}
+
+DECLARING = ("AIFF", "AU", "CAF", "FLAC", "RF64", "W64", "WAV", "WAVEX", "ipod", "mp4", "mov")
+
+
+class Encoding(NamedTuple):
+    """Names a container and a codec; `rate` and `channels` limit what they take (`None`: any)."""
+
+    container: str
+    codec: str
+    extension: str
+    writer: str  # soundfile or av
+    rate: int | None = None
+    channels: int | None = None
+    options: dict | None = None  # of PyAV's container
+
+    @property
+    def declares(self) -> bool:
+        """Returns whether the file says how long it is, so that a reader can notice that its end is missing."""
+        return self.container in DECLARING or self[:2] == ("MP3", "MPEG_LAYER_III")
+
+
+def _of_soundfile() -> list[Encoding]:
+    found = []
+    for container in soundfile.available_formats():
+        if container in ("RAW", "SD2"):  # no header; a second file
+            continue
+        for codec in soundfile.available_subtypes(container):
+            if (container, codec) in NOT_WRITTEN:
+                continue
+            extension = EXTENSIONS.get(container, container.lower())
+            rate = 16000 if codec == "OPUS" else None
+            is_mono = container in ("HTK", "SVX", "SDS", "WVE", "XI") or codec.startswith(
+                ("DWVW", "G72", "GSM", "NMS", "VOX")
+            )
+            found.append(Encoding(container, codec, extension, "soundfile", rate, 1 if is_mono else None))
+    return found
+
+
+ENCODINGS = (
+    *_of_soundfile(),
+    Encoding("ipod", "aac", "m4a", "av"),
+    Encoding("mp4", "alac", "mp4", "av"),
+    Encoding("mov", "pcm_s16le", "mov", "av"),
+    Encoding("adts", "aac", "aac", "av"),
+    Encoding("webm", "libopus", "webm", "av", rate=48000),
+    Encoding("matroska", "libopus", "mka", "av", rate=48000),
+    Encoding("asf", "wmav2", "wma", "av", rate=44100),
+    Encoding("amr", "libopencore_amrnb", "amr", "av", rate=8000, channels=1),
+    Encoding("3gp", "libopencore_amrnb", "3gp", "av", rate=8000, channels=1),
+    Encoding("mp3", "libmp3lame", "mp3", "av", options={"write_xing": "0"}),
+    Encoding("ogg", "libopus", "opus", "av", rate=48000),
+    Encoding("wv", "wavpack", "wv", "av"),
+    Encoding("tta", "tta", "tta", "av"),
+)
+
+
+def encode(samples: np.ndarray, rate: int, encoding: Encoding) -> bytes:
+    """Encodes float32 (samples, channels); the same input gives the same bytes."""
+    buffer = io.BytesIO()
+    if encoding.writer == "soundfile":
+        soundfile.write(buffer, samples, rate, format=encoding.container, subtype=encoding.codec)
+        return _with_fixed_serial(buffer) if encoding.container == "OGG" else buffer.getvalue()
+    options = {"fflags": "+bitexact", **(encoding.options or {})}
+    with av.open(buffer, "w", format=encoding.container, options=options) as container:
+        stream = container.add_stream(encoding.codec, rate=rate, layout="mono" if samples.shape[1] == 1 else "stereo")
+        stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        stream.bit_rate = 12200 if "amr" in encoding.codec else 64000
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1).copy(), format="flt", layout=stream.layout)
+        frame.sample_rate = rate
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    return buffer.getvalue()
+
+
+def _with_fixed_serial(buffer: io.BytesIO) -> bytes:
+    """Copies the packets of an Ogg file: libsndfile numbers its streams by the clock."""
+    buffer.seek(0)
+    copy = io.BytesIO()
+    options = {"fflags": "+bitexact"}
+    with av.open(buffer) as source, av.open(copy, "w", format="ogg", options=options) as target:
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    return copy.getvalue()
+
+
+def second_decoding(content: bytes) -> float | None:
+    """Returns the seconds that PyAV decodes, over damaged blocks; `None` where it can decode nothing."""
+    seconds = 0.0
+    try:
+        with av.open(io.BytesIO(content)) as container:
+            for packet in container.demux(audio=0):
+                try:
+                    seconds += sum(frame.samples / frame.sample_rate for frame in packet.decode())
+                except av.error.InvalidDataError:
+                    continue
+    except (av.error.FFmpegError, IndexError, ValueError):
+        pass
+    return seconds or None
+
+
+def check_reading(path: str, seconds: float | None, cut: bool, warnings: list[str]):
+    """
+    Checks that a recording's length and parts are those of what is in the file, or that a warning says otherwise.
+
+    Args:
+        seconds: length before any damage; `None`: unknown
+        cut: the end of the file is missing, and its header tells so
+        warnings: of the reading; they may come while it runs
+
+    Raises:
+        AssertionError: something else was read without a warning.
+        InputError: the file cannot be read.
+    """
+    whole, rate = decode_audio(path)
+    decoded = len(whole) / rate
+    claimed = audio_seconds(path)
+    assert abs(claimed - decoded) <= BLOCK_S, f"audio_seconds gives {claimed:g} s, but {decoded:g} s are decoded"
+    start, end = decoded / 4, decoded * 3 / 4
+    part, _ = decode_audio({"path": path, "start": start, "end": end})
+    first = round(start * rate)
+    same = np.array_equal(part, whole[first : first + max(round(end * rate) - first, 1)], equal_nan=True)
+    assert same, f"the part from {start:g} to {end:g} s differs from the whole"
+    if warnings or seconds is None or abs(decoded - seconds) <= BLOCK_S:
+        return
+    # Damage can make another valid recording. A second decoder tells that from a recording that was cut.
+    second = None if cut else second_decoding(Path(path).read_bytes())
+    assert not cut, f"{decoded:g} s of {seconds:g} s are decoded without a warning"
+    assert second is None or abs(decoded - second) <= BLOCK_S, f"{decoded:g} s are decoded, {second:g} s by PyAV"
