@@ -50,7 +50,7 @@ SMALL = dict(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermed
         *[
             ({name: "best"}, f"{name} must be one of {choices}, got 'best'")
             for name, choices in (
-                ("fusion_norm", "shared, separate, none"),
+                ("fusion_norm", "shared, shared_twice, separate, none"),
                 ("readout", "patches, prefix, frames"),
                 ("pooling_combination", "sum, mean, concat"),
                 ("fusion", "concat, sum, weighted"),

@@ -117,17 +117,6 @@ def is_audio(path: str | os.PathLike) -> bool:
         return False
 
 
-def is_audio(path: str | os.PathLike) -> bool:
-    """Returns whether a file can be opened as a recording, by its content."""
-    try:
-        if not os.path.isfile(path):  # opening a pipe would wait for its writer
-            return False
-        # By its number, not by its name: libsndfile takes any content of a .vox, .gsm or .snd file for audio.
-        return soundfile.info(os.open(path, os.O_RDONLY)).frames > 0
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError):
-        return False
-
-
 def check_audio(source: AudioSource):
     """Checks a clip by its header, without decoding it; raises `InputError` for most damaged files."""
     audio_seconds(source)
