@@ -15,9 +15,9 @@ import torch
 
 from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTConfig, DualSSASTModel
 
-from . import deit
+from . import deit, pretrained_sed
 from .checkpoint import ConversionError, Tensors, find_state_dict, read_checkpoint
-from .options import Family, Options, grid, statistics, task
+from .options import LABELS, Family, Options, grid, statistics, task
 from .result import Converted, build_model, dtype_notes, make_feature_extractor, resize
 from .ssast import check_strides
 
@@ -87,13 +87,22 @@ class Checkpoint:
 
 def convert(source: Path, options: Options) -> Converted:
     """Converts a checkpoint of ASiT's training; raises `ConversionError` if the file or the options are wrong."""
-    checkpoint = read(source)
+    content = read_checkpoint(source, _allowed())
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    if isinstance(state, dict) and pretrained_sed.is_pretrained_sed(state):
+        if options.weights is not None:
+            raise ConversionError(f"--weights {options.weights}: {source} holds one network; leave it out")
+        return pretrained_sed.convert(source, state, options)
+    if options.labels is not None:
+        raise ConversionError(f"--labels {options.labels} names no outputs: {source} has no classifier; leave it out")
+    checkpoint = read(source, content)
+    if options.task in pretrained_sed.HEADS:
+        raise ConversionError(f"{source} has no classifier: --task encoder takes it for a fine-tuning")
     return (_convert_encoder if options.task == "encoder" else _convert_pretraining)(checkpoint, options)
 
 
-def read(source: Path) -> Checkpoint:
-    """Reads a file of the training script, or the state dict of a single network, read as the teacher."""
-    content = read_checkpoint(source, _allowed())
+def read(source: Path, content) -> Checkpoint:
+    """Reads the content of a file of the training script, or the state dict of one network, read as the teacher."""
     if not isinstance(content, dict) or not any(name in content for name in NETWORKS):
         state, beside = find_state_dict(content, source)
         content = {"teacher": state, **{name: content.get(name) for name in beside}}
@@ -329,16 +338,19 @@ def _make_extractor(checkpoint: Checkpoint, config: DualSSASTConfig, options: Op
 
 FAMILY = Family(
     name="asit",
-    source="a .pth file of the ASiT repository, with student and teacher",
+    source="a .pth file of the ASiT repository, with student and teacher, or ASIT_*.pt of PretrainedSED",
     convert=convert,
     options={
         **task(
             "pretraining",
             "encoder",
-            text="what to make; default: pretraining, with both networks; encoder: one of them alone, to be fine-tuned",
+            *pretrained_sed.HEADS,
+            text="what to make; default: what the file holds; encoder: one network alone, to be fine-tuned; "
+            "classification and frame-classification: the weak and the strong head of PretrainedSED",
         ),
         "weights": {"choices": NETWORKS, "help": "the network to take; default: both, or teacher"},
         **grid("resize to it"),
+        **LABELS,
         **statistics("the file's, else AudioSet's"),
     },
 )

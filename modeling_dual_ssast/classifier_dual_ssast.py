@@ -4,21 +4,25 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
 from .embedding_dual_ssast import evaluating, input_device, window_and_hop, window_starts
+from .fusion_dual_ssast import frame_mask
 
 try:  # For every model's _init_weights: the initialisers of Transformers 5 do not overwrite loaded weights
     from transformers import initialization as init
 except ImportError:
     from torch.nn import init  # noqa: F401
+
+
+FRAME_S = 0.01  # seconds from frame to frame of all features
 
 
 class DualSSASTClassifierHead(nn.Module):
@@ -27,23 +31,27 @@ class DualSSASTClassifierHead(nn.Module):
 
     Without hidden layers it is the head of SSAST (Gong et al., AAAI 2022). Without an activation every Linear has a
     LayerNorm before it: the head of the published Dual SSAST (Choi et al., Neurocomputing 623, 2025).
+
+    Args:
+        config: Configuration of the classifier.
+        size: Size of the representation. The default is `config.fused_size`.
     """
 
-    def __init__(self, config: StrictConfig):
+    def __init__(self, config: StrictConfig, size: Optional[int] = None):
         super().__init__()
         eps = config.classifier_layer_norm_eps
-        self.layernorm = nn.LayerNorm(config.fused_size, eps=eps)
-        sizes = [config.fused_size, *config.classifier_hidden_sizes]
+        sizes = [config.fused_size if size is None else size, *config.classifier_hidden_sizes]
+        self.layernorm = nn.Identity() if eps is None else nn.LayerNorm(sizes[0], eps=eps)
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         if config.classifier_activation is None:
-            self.activations = nn.ModuleList(nn.LayerNorm(size, eps=eps) for size in sizes[1:])
+            self.activations = nn.ModuleList(nn.LayerNorm(width, eps=eps) for width in sizes[1:])
         else:
             self.activations = [ACT2FN[config.classifier_activation]] * len(self.hidden)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.dense = nn.Linear(sizes[-1], config.num_labels)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Computes the logits: (batch, config.fused_size) -> (batch, labels)."""
+        """Computes the logits: (..., size) -> (..., labels)."""
         pooled = self.layernorm(pooled)
         for linear, activation in zip(self.hidden, self.activations):
             pooled = activation(linear(self.dropout(pooled)))
@@ -293,3 +301,121 @@ class ClassifierMixin:
         start_s = torch.tensor(starts, dtype=torch.float64, device="cpu") / rate
         end_s = torch.clamp(start_s + window / rate, max=len(waveform) / rate)
         return WindowedOutput(logits=logits.mean(dim=0) if average else logits, start_s=start_s, end_s=end_s)
+
+
+def frame_loss(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, problem_type: str) -> torch.Tensor:
+    """
+    Computes the loss of a frame classifier in float32, the mean over the frames that hold audio.
+
+    Args:
+        logits: (batch, time frames, labels).
+        labels: Floats (batch, time frames, labels): the labels that are active in each frame (binary cross-entropy), or
+            regression targets. Single-label: classes (batch, time frames), -100 for frames without one (cross-entropy).
+        mask: Boolean (batch, time frames), true for audio.
+        problem_type: One of `PROBLEM_TYPES`.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: Labels whose shape does not fit.
+    """
+    logits, labels = logits.float(), labels.to(logits.device)
+    is_single = problem_type == "single_label_classification"
+    if labels.shape != (logits.shape[:2] if is_single else logits.shape):
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} ({problem_type}): they "
+            "need the time frames of the logits"
+        )
+    if is_single:
+        labels = labels.long().masked_fill(~mask, -100)
+        return nn.functional.cross_entropy(logits.transpose(1, 2), labels)
+    function = (
+        nn.functional.mse_loss if problem_type == "regression" else nn.functional.binary_cross_entropy_with_logits
+    )
+    losses = function(logits, labels.float(), reduction="none").mean(dim=-1)  # (batch, time frames)
+    return losses.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
+
+
+class FrameClassifierMixin:
+    """
+    Classifies every time frame by the fused layers of an encoder of this package, which is the `base_model`: poolings
+    run over frequency alone. A subclass makes encoder and `classifier`.
+    """
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        labels: Optional[torch.Tensor] = None,
+        output_hidden_states: Optional[bool] = None,
+        return_dict: Optional[bool] = None,
+        **kwargs,
+    ) -> Union[tuple, TokenClassifierOutput]:
+        """
+        Classifies the time frames of a batch of spectrograms.
+
+        Args:
+            input_values: (batch, frames, mel), normalised.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side.
+            labels: Floats (batch, time frames, labels) for several labels per frame, or classes (batch, time frames).
+            output_hidden_states: Whether to return the hidden states.
+            return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
+            **kwargs: `output_attentions` of the transformers; else see `check_keywords`.
+
+        Returns:
+            `loss` (scalar) if there are labels: the mean over the frames that hold audio; `logits` (batch, time frames,
+                labels), a frame every `config.frame_hop_s` seconds; `hidden_states` and `attentions` like those of the
+                encoder if asked for.
+
+        Raises:
+            ValueError: Shapes that do not fit.
+            TypeError: A keyword is unknown.
+        """
+        config, encoder, options = self.config, self.base_model, {}
+        if kwargs.get("output_attentions") is not None and hasattr(encoder, "encode"):
+            options["output_attentions"] = kwargs.pop("output_attentions")
+        self.check_keywords(kwargs)
+        outputs = encoder(input_values, attention_mask, output_hidden_states=True, return_dict=True, **options)
+        logits = self.classifier(encoder.frame_vectors(outputs))  # (batch, time frames, labels)
+        loss = None
+        if labels is not None:
+            if config.problem_type is None:
+                is_multi = labels.ndim == 3
+                config.problem_type = "multi_label_classification" if is_multi else "single_label_classification"
+            loss = frame_loss(logits, labels, self.frame_mask(logits, attention_mask), config.problem_type)
+        wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output = TokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states if wants_states else None,
+            attentions=outputs.get("attentions"),
+        )
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def frame_mask(self, logits: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """Marks the frames of logits (batch, time frames, labels) that hold audio: boolean (batch, time frames)."""
+        if attention_mask is None:
+            return torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
+        lengths = self.base_model.num_frame_vectors(attention_mask.bool().sum(dim=1))
+        return frame_mask(lengths, logits.shape[1])
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Computes calibrated probabilities, float32: softmax (single-label) or sigmoid (multi-label) of the logits."""
+        problem_type = self.config.problem_type or "multi_label_classification"
+        return probabilities_of_logits(logits, problem_type, self.config.calibration_temperature)
+
+    def reset_classifier(self):
+        """Gives the classifier new, random weights."""
+        for parameter in self.classifier.parameters():
+            parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
+        self.classifier.apply(self._init_weights)
+
+    def _finish(self, size: int):
+        """Adds the classifier and the frames' hop to a model that has its encoder."""
+        self.num_labels = self.config.num_labels
+        self.classifier = DualSSASTClassifierHead(self.config, size)
+        if self.config.frame_hop_s is None:
+            self.config.frame_hop_s = self.base_model.frame_stride * FRAME_S
+        self.post_init()
+        self._freeze_unreached()

@@ -10,6 +10,7 @@ ASIT_AUTO_MAP = {
     "AutoFeatureExtractor": "feature_extraction_dual_ssast.DualSSASTFeatureExtractor",
     "AutoModel": "modeling_asit.ASiTModel",
     "AutoModelForAudioClassification": "modeling_asit.ASiTForAudioClassification",
+    "AutoModelForAudioFrameClassification": "modeling_asit.ASiTForAudioFrameClassification",
     "AutoModelForPreTraining": "modeling_asit.ASiTForPreTraining",
 }
 

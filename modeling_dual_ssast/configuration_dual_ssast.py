@@ -35,6 +35,7 @@ AUTO_MAP = {
     "AutoFeatureExtractor": "feature_extraction_dual_ssast.DualSSASTFeatureExtractor",
     "AutoModel": "modeling_dual_ssast.DualSSASTModel",
     "AutoModelForAudioClassification": "modeling_dual_ssast.DualSSASTForAudioClassification",
+    "AutoModelForAudioFrameClassification": "modeling_dual_ssast.DualSSASTForAudioFrameClassification",
     "AutoModelForPreTraining": "modeling_dual_ssast.DualSSASTForPreTraining",
 }
 
@@ -85,6 +86,9 @@ class StrictConfig(PretrainedConfig):
             logits themselves do not change.
         decision_thresholds (`list[float]`, *optional*):
             Multi-label only: per-label probability threshold for predicting the label. `None`: 0.5 for all.
+        frame_hop_s (`float`, *optional*):
+            Seconds from frame to frame of a frame classifier's logits. `None`: filled in by the model, for features of
+            10 ms.
         **kwargs:
             Arguments of Transformers' `PretrainedConfig`.
 
@@ -95,7 +99,14 @@ class StrictConfig(PretrainedConfig):
 
     auto_classes = {}
 
-    def __init__(self, classifier_activation="gelu", calibration_temperature=1.0, decision_thresholds=None, **kwargs):
+    def __init__(
+        self,
+        classifier_activation="gelu",
+        calibration_temperature=1.0,
+        decision_thresholds=None,
+        frame_hop_s=None,
+        **kwargs,
+    ):
         self._reject_unknown(kwargs)
         self._check_problem_type(kwargs.get("problem_type"))  # Transformers' own error does not name the choices
         kwargs.setdefault("auto_map", dict(self.auto_classes))
@@ -103,6 +114,7 @@ class StrictConfig(PretrainedConfig):
         self.classifier_activation = classifier_activation
         self.calibration_temperature = calibration_temperature
         self.decision_thresholds = _as_list(decision_thresholds)
+        self.frame_hop_s = frame_hop_s
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -137,7 +149,10 @@ class StrictConfig(PretrainedConfig):
         for size in self.classifier_hidden_sizes:
             _check_value("classifier_hidden_sizes", size, "a positive integer", _is_positive_int)
         self._check_shares("classifier_dropout", "label_smoothing")
-        self._check_positive_numbers("classifier_layer_norm_eps", "calibration_temperature")
+        self._check_positive_numbers("calibration_temperature")
+        for name in ("classifier_layer_norm_eps", "frame_hop_s"):
+            if getattr(self, name) is not None:
+                self._check_positive_numbers(name)
         self._check_finite("calibration_temperature")
         self._check_thresholds()
 
@@ -258,7 +273,7 @@ class StrictConfig(PretrainedConfig):
         return kwargs.get("num_labels", len(names)) != len(names)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Writes `config.json`, as every model does when it is saved, and what sentence-transformers needs beside it."""
+        """Writes `config.json`, as every saved model does, and what sentence-transformers needs beside it."""
         super().save_pretrained(save_directory, *args, **kwargs)
         for name, content in SENTENCE_TRANSFORMERS_FILES.items():
             path = Path(save_directory, name)
@@ -321,6 +336,10 @@ class DualSSASTConfig(StrictConfig):
         readout (`str`, *optional*, defaults to `"patches"`):
             `"patches"` pools over all patches. `"prefix"` takes the mean of the prefix tokens and ignores `pooling`.
             `"frames"` flattens frequency x channel per time step, then pools over time (Niizumi et al., EUSIPCO 2022).
+            `"tokens"` averages all tokens, in the order of time with the prefix first, to `num_token_frames` frames
+            without regard to patch columns (PretrainedSED, Schmid et al., ICASSP 2025), and ignores `pooling`.
+        num_token_frames (`int`, *optional*, defaults to 250):
+            Frames of `readout="tokens"`.
         pooling (`list[str]` or `list[list[str]]`, *optional*, defaults to `["mean", "max"]`):
             Non-empty subset of `mean`, `max` and `min`, or one such subset per fused layer. `["max", "max"]` is twice
             the maximum, the published `max_max`.
@@ -335,6 +354,7 @@ class DualSSASTConfig(StrictConfig):
             Dropout before each Linear of the classifier.
         classifier_layer_norm_eps (`float`, *optional*, defaults to 1e-5):
             Epsilon of the classifier's LayerNorm: 1e-5 in the original repositories, 1e-12 in Transformers' AST.
+            `None`: no LayerNorm.
         label_smoothing (`float`, *optional*, defaults to 0.0):
             Label smoothing of the cross-entropy, for single-label classification.
         padding_value (`float`, *optional*, defaults to 0.467):
@@ -401,6 +421,7 @@ class DualSSASTConfig(StrictConfig):
         fusion_layers=None,
         fusion_norm="shared",
         readout="patches",
+        num_token_frames=250,
         pooling=("mean", "max"),
         pooling_combination="sum",
         fusion="concat",
@@ -439,6 +460,7 @@ class DualSSASTConfig(StrictConfig):
         )
         self.fusion_norm = fusion_norm
         self.readout = readout
+        self.num_token_frames = num_token_frames
         self.pooling = [pooling] if isinstance(pooling, str) else _as_list(pooling)
         self.pooling_combination = pooling_combination
         self.fusion = fusion
@@ -569,7 +591,7 @@ class DualSSASTConfig(StrictConfig):
     @property
     def fused_size_per_layer(self) -> list[int]:
         """Size of each fused layer's vector."""
-        if self.readout == "prefix":
+        if self.readout in ("prefix", "tokens"):
             return [self.hidden_size] * len(self.fused_layers)
         token_size = self.hidden_size * (self.grid_shape[0] if self.readout == "frames" else 1)
         concatenated = self.pooling_combination == "concat"
@@ -581,10 +603,18 @@ class DualSSASTConfig(StrictConfig):
         sizes = self.fused_size_per_layer
         return sum(sizes) if self.fusion == "concat" else sizes[0]
 
+    @property
+    def frame_fused_size(self) -> int:
+        """Size of a frame's vector, the input of a frame classifier: the poolings run over frequency alone."""
+        rows = self.grid_shape[0] if self.readout == "frames" else 0
+        sizes = [self.hidden_size * rows] * len(self.fused_layers) if rows else self.fused_size_per_layer
+        return sum(sizes) if self.fusion == "concat" else sizes[0]
+
     # ---- checks ----
 
     def check(self):
         """Checks all values, see [`StrictConfig.check`]."""
+        self._check_positive_ints("num_token_frames")
         self._check_positive_ints("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         self._check_positive_ints("frequency_stride", "time_stride", "max_length", "num_mel_bins")
         if self.hidden_size % self.num_attention_heads:
@@ -625,12 +655,14 @@ class DualSSASTConfig(StrictConfig):
     def _check_fusion(self):
         for name, choices in (
             ("fusion_norm", FUSION_NORMS),
-            ("readout", READOUTS),
+            ("readout", (*READOUTS, "tokens")),
             ("pooling_combination", POOLING_COMBINATIONS),
             ("fusion", FUSIONS),
             ("pretraining_objective", PRETRAINING_OBJECTIVES),
         ):
             self._check_choice(name, choices)
+        if self.readout == "tokens" and not self.attention_over_padding:
+            raise ValueError("readout='tokens' needs attention_over_padding=True, got False")
         deepest = self.num_hidden_layers
         if self.fusion_layers is None:
             self.fusion_layers = self.default_fusion_layers(deepest)

@@ -9,6 +9,7 @@ PANNS_CNN14_AUTO_MAP = {
     "AutoFeatureExtractor": "feature_extraction_panns_cnn14.PannsCnn14FeatureExtractor",
     "AutoModel": "modeling_panns_cnn14.PannsCnn14Model",
     "AutoModelForAudioClassification": "modeling_panns_cnn14.PannsCnn14ForAudioClassification",
+    "AutoModelForAudioFrameClassification": "modeling_panns_cnn14.PannsCnn14ForAudioFrameClassification",
 }
 
 CNN14_BLOCKS = (1, 2, 3, 4, 5, 6)

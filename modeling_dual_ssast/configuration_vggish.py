@@ -11,6 +11,7 @@ VGGISH_AUTO_MAP = {
     "AutoFeatureExtractor": "feature_extraction_vggish.VGGishFeatureExtractor",
     "AutoModel": "modeling_vggish.VGGishModel",
     "AutoModelForAudioClassification": "modeling_vggish.VGGishForAudioClassification",
+    "AutoModelForAudioFrameClassification": "modeling_vggish.VGGishForAudioFrameClassification",
 }
 
 # The ReLUs, by their index in the original's list of modules: six after convolutions, three after Linear layers.

@@ -124,6 +124,19 @@ class EmbeddingMixin:
         """Place of the time frames on the spectrogram."""
         raise NotImplementedError
 
+    @property
+    def frame_stride(self) -> float:
+        """Spectrogram frames from frame to frame of a frame classifier."""
+        return self.time_grid.stride
+
+    def num_frame_vectors(self, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the number of a frame classifier's frames for clips of `num_frames` frames, integers (batch,)."""
+        return self.num_time_frames(num_frames)
+
+    def frame_vectors(self, outputs) -> torch.Tensor:
+        """Returns the input of a frame classifier from an output: (batch, time frames, frame_size)."""
+        return outputs.last_hidden_state
+
     def num_time_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
         """Returns the number of time frames of clips of `num_frames` spectrogram frames, integers (batch,)."""
         raise NotImplementedError

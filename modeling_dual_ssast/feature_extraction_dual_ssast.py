@@ -468,6 +468,9 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
             Window in milliseconds.
         frame_shift_ms (`float`, *optional*, defaults to 10.0):
             Shift from frame to frame in milliseconds.
+        min_samples (`int`, *optional*):
+            Samples that shorter clips are padded to, with zeros at the end, before the features are computed:
+            PretrainedSED's padding. Such padding counts as audio.
         **kwargs:
             Settings that Transformers stores in `preprocessor_config.json`.
 
@@ -498,9 +501,12 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
         return_attention_mask=True,
         frame_length_ms=25.0,
         frame_shift_ms=10.0,
+        min_samples=None,
         **kwargs,
     ):
         _check_positive("max_length", max_length, int)
+        if min_samples is not None:
+            _check_positive("min_samples", min_samples, int)
         _check_positive("frame_length_ms", frame_length_ms, (int, float))
         _check_positive("frame_shift_ms", frame_shift_ms, (int, float))
         if std <= 0 or not math.isfinite(std) or not math.isfinite(mean):
@@ -510,6 +516,7 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
         self.do_normalize = do_normalize
         self.frame_length_ms = frame_length_ms
         self.frame_shift_ms = frame_shift_ms
+        self.min_samples = min_samples
         super().__init__(
             num_mel_bins,
             sampling_rate,
@@ -536,6 +543,9 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
 
     def spectrograms(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
         """Computes log-mels by `kaldi_log_mel`: per clip float32 (samples,) -> float32 (frames, num_mel_bins)."""
+        if self.min_samples is not None:
+            missing = [max(self.min_samples - len(waveform), 0) for waveform in waveforms]
+            waveforms = [torch.nn.functional.pad(waveform, (0, count)) for waveform, count in zip(waveforms, missing)]
         return kaldi_log_mel(
             waveforms, self.sampling_rate, self.num_mel_bins, self.frame_length_ms, self.frame_shift_ms
         )

@@ -140,6 +140,39 @@ def time_frames(feature_map: torch.Tensor) -> torch.Tensor:
     return feature_map.flatten(1, 2).transpose(1, 2)
 
 
+def token_frames(tokens: torch.Tensor, num_prefix: int, rows: int, num_frames: int) -> torch.Tensor:
+    """
+    Averages all tokens, in the order of time with the prefix first, to a fixed number of frames, without regard to the
+    columns of patches; fewer tokens are stretched (PretrainedSED, Schmid et al., ICASSP 2025).
+
+    Args:
+        tokens: (batch, prefix + rows * columns, size), the patches frequency-major.
+        num_prefix: Number of prefix tokens.
+        rows: Rows of the patch grid.
+        num_frames: Number of frames.
+
+    Returns:
+        (batch, num_frames, size).
+    """
+    patches = tokens[:, num_prefix:].unflatten(1, (rows, -1)).transpose(1, 2).flatten(1, 2)  # time-major
+    tokens = torch.cat((tokens[:, :num_prefix], patches), dim=1).transpose(1, 2)  # (batch, size, tokens)
+    if tokens.shape[-1] < num_frames:
+        frames = nn.functional.interpolate(tokens, num_frames, mode="linear", align_corners=False)
+    else:
+        frames = nn.functional.adaptive_avg_pool1d(tokens, num_frames)
+    return frames.transpose(1, 2)
+
+
+def pool_rows(feature_map: torch.Tensor, poolings: list[str], combination: str) -> torch.Tensor:
+    """
+    Pools the rows of every column: (batch, size, rows, columns) -> (batch, columns, size), or (batch, columns,
+    len(poolings) * size) for the combination `concat`.
+    """
+    columns = feature_map.permute(0, 3, 2, 1).flatten(0, 1)  # (batch * columns, rows, size)
+    mask = torch.ones(columns.shape[:2], dtype=torch.bool, device=columns.device)  # a column is whole or padding
+    return pool_tokens(columns, mask, poolings, combination).unflatten(0, (len(feature_map), -1))
+
+
 def compose_frames(feature_maps: list[torch.Tensor], time_strides: list[int], time_stride: int) -> torch.Tensor:
     """
     Joins the maps of several layers at every time step (Niizumi et al., EUSIPCO 2022).

@@ -26,6 +26,7 @@ from .fusion_dual_ssast import align_frames, check_spectrograms, frame_mask, to_
 from .masking_dual_ssast import sample_masked_patches  # noqa: F401
 from .modeling_dual_ssast import (
     DualSSASTForAudioClassification,
+    DualSSASTForAudioFrameClassification,
     DualSSASTModel,
     DualSSASTPreTrainedModel,
     clipwise_mean,
@@ -137,6 +138,12 @@ class ASiTModel(DualSSASTModel):
 
 class ASiTForAudioClassification(DualSSASTForAudioClassification):
     """Classifies clips by the teacher's encoder of an ASiT folder, like [`DualSSASTForAudioClassification`]."""
+
+    config_class = ASiTConfig
+
+
+class ASiTForAudioFrameClassification(DualSSASTForAudioFrameClassification):
+    """Classifies time frames by the teacher's encoder, like [`DualSSASTForAudioFrameClassification`]."""
 
     config_class = ASiTConfig
 
@@ -442,3 +449,4 @@ def one_after_the_other(crops: torch.Tensor) -> torch.Tensor:
 ASiTModel.register_for_auto_class("AutoModel")
 ASiTForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 ASiTForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+ASiTForAudioFrameClassification.register_for_auto_class("AutoModelForAudioFrameClassification")

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
-from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, init
+from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, FrameClassifierMixin, init
 from .configuration_dual_ssast import DualSSASTConfig
 from .embedding_dual_ssast import ModelMixin, PatchEmbeddingMixin
 from .fusion_dual_ssast import (
@@ -29,9 +29,11 @@ from .fusion_dual_ssast import (
     at_least,
     check_spectrograms,
     frame_mask,
+    pool_rows,
     pool_tokens,
     time_frames,
     to_feature_map,
+    token_frames,
 )
 from .masking_dual_ssast import sample_masked_patches
 
@@ -393,12 +395,41 @@ class DualSSASTFusion(nn.Module):
         prefix, tokens = state[:, : config.num_prefix_tokens], state[:, config.num_prefix_tokens :]
         if config.readout == "prefix":
             return prefix.mean(dim=1)
+        if config.readout == "tokens":
+            return self._token_frames(state).mean(dim=1)
         if patch_mask is None:
             patch_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         if config.readout == "frames":
             tokens = time_frames(to_feature_map(tokens, config.grid_shape[0]))  # (batch, columns, hidden * rows)
             patch_mask = patch_mask[:, : tokens.shape[1]]  # the first row of patches: all rows have the same columns
         return pool_tokens(tokens, patch_mask, pooling, config.pooling_combination)
+
+    def frames(self, states: list[torch.Tensor]) -> torch.Tensor:
+        """
+        Fuses the states like `forward`, but pools over frequency alone.
+
+        Args:
+            states: Per fused layer (batch, prefix + patches, hidden), normalised by [`DualSSASTModel`].
+
+        Returns:
+            (batch, columns of patches, config.frame_fused_size); (batch, config.num_token_frames, ...) with
+                `readout="tokens"`.
+        """
+        config, vectors = self.config, []
+        for state, pooling in zip(states, config.pooling_per_layer):
+            if config.readout == "tokens":
+                vectors.append(self._token_frames(state))
+                continue
+            feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
+            if config.readout == "frames":
+                vectors.append(time_frames(feature_map))
+            else:
+                vectors.append(pool_rows(feature_map, pooling, config.pooling_combination))
+        return self.fusion(vectors)
+
+    def _token_frames(self, state: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        return token_frames(state, config.num_prefix_tokens, config.grid_shape[0], config.num_token_frames)
 
 
 class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
@@ -630,6 +661,22 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         normed = [norm(states[layer]) for norm, layer in zip(norms, layers)]
         return [self.layernorm(state) for state in normed] if fusion_norm == "shared_twice" else normed
 
+    @property
+    def frame_stride(self) -> float:
+        """Spectrogram frames from frame to frame of a frame classifier."""
+        config = self.config
+        return config.max_length / config.num_token_frames if config.readout == "tokens" else config.time_stride
+
+    def num_frame_vectors(self, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the number of a frame classifier's frames for clips of `num_frames` frames, integers (batch,)."""
+        if self.config.readout == "tokens":
+            return (num_frames / self.frame_stride).ceil().long()
+        return self.num_time_frames(num_frames)
+
+    def frame_vectors(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
+        """Fuses the `hidden_states` of an output at every time frame: (batch, time frames, config.frame_fused_size)."""
+        return self.fusion.frames(self.fused_states(outputs.hidden_states))
+
     def run_layers(
         self,
         layers: nn.ModuleList,
@@ -696,12 +743,7 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         self._freeze_unreached()
 
     def _freeze_unreached(self):
-        """Freezes parameters that the early exit leaves without a gradient: DDP with checkpointing fails on them."""
-        unreached = list(self.dual_ssast.layers[self.last_layer :])
-        if self.config.fusion_norm not in ("shared", "shared_twice"):
-            unreached.append(self.dual_ssast.layernorm)
-        for module in unreached:
-            module.requires_grad_(False)
+        freeze_unfused(self.dual_ssast)
 
     @property
     def last_layer(self) -> int:
@@ -766,6 +808,52 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
             "is newly initialised and must be trained."
         )
         self.reset_classifier()
+
+
+class DualSSASTForAudioFrameClassification(FrameClassifierMixin, DualSSASTPreTrainedModel):
+    """
+    Classifies every time frame by the fused layers of a Dual SSAST encoder: sound events in time.
+
+    A time frame is a column of patches. `config.pooling` pools each over frequency.
+
+    Args:
+        config: Configuration of encoder and classifier.
+
+    Raises:
+        ValueError: `readout="prefix"`, which has no time frames.
+
+    Example:
+        ```python
+        >>> from modeling_dual_ssast import DualSSASTForAudioFrameClassification
+
+        >>> model = DualSSASTForAudioFrameClassification.from_pretrained("FOLDER", num_labels=10).eval()
+        >>> model.probabilities(model(**features).logits).shape  # 3 s at a time stride of 10 frames
+        torch.Size([1, 30, 10])
+        ```
+    """
+
+    def __init__(self, config: DualSSASTConfig):
+        super().__init__(config)
+        if config.readout == "prefix":
+            raise ValueError("readout='prefix' has no time frames: use 'patches' or 'frames'")
+        self.dual_ssast = DualSSASTModel(config)
+        self._finish(config.frame_fused_size)
+
+    def _freeze_unreached(self):
+        freeze_unfused(self.dual_ssast)
+
+    def _rebuild_head(self, old_fused_size: int):
+        self.classifier = DualSSASTClassifierHead(self.config, self.config.frame_fused_size)
+        self.reset_classifier()
+
+
+def freeze_unfused(encoder: DualSSASTModel):
+    """Freezes what a head on the fused layers leaves without a gradient: DDP with checkpointing fails on it."""
+    unreached = list(encoder.layers[max(encoder.config.fused_layers) :])
+    if encoder.config.fusion_norm not in ("shared", "shared_twice"):
+        unreached.append(encoder.layernorm)
+    for module in unreached:
+        module.requires_grad_(False)
 
 
 @dataclass
@@ -1068,3 +1156,4 @@ def clipwise_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 DualSSASTModel.register_for_auto_class("AutoModel")
 DualSSASTForPreTraining.register_for_auto_class("AutoModelForPreTraining")
 DualSSASTForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+DualSSASTForAudioFrameClassification.register_for_auto_class("AutoModelForAudioFrameClassification")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .classifier_dual_ssast import DualSSASTClassifierHead
+from .classifier_dual_ssast import DualSSASTClassifierHead, FrameClassifierMixin
 from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
 from .configuration_dual_ssast import StrictConfig  # noqa: F401  this file names what its siblings import
 from .configuration_panns_cnn14 import CNN14_BLOCKS, CNN14_TIME_STRIDE, PannsCnn14Config
@@ -271,6 +271,24 @@ class PannsCnn14ForAudioClassification(ComposedForAudioClassification):
         return self.audioset_classifier if self.config.readout == "panns" else self.composed_classifier
 
 
+class PannsCnn14ForAudioFrameClassification(FrameClassifierMixin, ComposedPreTrainedModel):
+    """Classifies time frames by the network's features before the pooling over time."""
+
+    config_class = PannsCnn14Config
+    base_model_prefix = "panns_cnn14"
+    _no_split_modules = ["PannsCnn14Block"]
+
+    def __init__(self, config: PannsCnn14Config):
+        super().__init__(config)
+        self.panns_cnn14 = PannsCnn14Model(config)
+        self._finish(self.panns_cnn14.frame_size)
+
+    def _freeze_unreached(self):
+        unused = [self.panns_cnn14.embedding] if self.config.readout == "panns" else []  # it follows the pooling
+        for module in (*self.panns_cnn14.unreached(), *unused):
+            module.requires_grad_(False)
+
+
 def zero_padding(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Zeroes maps where the mask is false: (batch, channels, time, rows), boolean (batch, time) -> the same shape."""
     return maps.masked_fill(~mask[:, None, :, None], 0)
@@ -278,3 +296,4 @@ def zero_padding(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 PannsCnn14Model.register_for_auto_class("AutoModel")
 PannsCnn14ForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+PannsCnn14ForAudioFrameClassification.register_for_auto_class("AutoModelForAudioFrameClassification")

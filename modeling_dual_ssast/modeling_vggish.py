@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .classifier_dual_ssast import DualSSASTClassifierHead
+from .classifier_dual_ssast import DualSSASTClassifierHead, FrameClassifierMixin
 from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
 from .configuration_dual_ssast import StrictConfig  # noqa: F401  this file names what its siblings import
 from .configuration_vggish import VGGISH_TIME_STRIDE, VGGishConfig
@@ -184,6 +184,22 @@ class VGGishForAudioClassification(ComposedForAudioClassification):
         self._freeze_unreached()
 
 
+class VGGishForAudioFrameClassification(FrameClassifierMixin, ComposedPreTrainedModel):
+    """Classifies time frames by the network's features before the pooling over time."""
+
+    config_class = VGGishConfig
+    base_model_prefix = "vggish"
+
+    def __init__(self, config: VGGishConfig):
+        super().__init__(config)
+        self.vggish = VGGishModel(config)
+        self._finish(self.vggish.frame_size)
+
+    def _freeze_unreached(self):
+        for module in self.vggish.unreached():
+            module.requires_grad_(False)
+
+
 def by_clip(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """
     Returns examples to their clips.
@@ -205,3 +221,4 @@ def by_clip(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
 VGGishModel.register_for_auto_class("AutoModel")
 VGGishForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+VGGishForAudioFrameClassification.register_for_auto_class("AutoModelForAudioFrameClassification")

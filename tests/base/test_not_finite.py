@@ -119,9 +119,7 @@ def test_a_stopped_training_resumes_from_its_last_good_checkpoint(recipe, monkey
 def test_weights_that_overflow_in_the_last_step_are_no_result(recipe, monkeypatch):
     path, output = recipe(num_train_epochs=0.1, save_strategy="no", eval_strategy="no", test_fraction=0)
     monkeypatch.setattr(ClassificationTrainer, "compute_loss", spoiled_loss(spoil_weights, 0))
-    with pytest.raises(
-        InputError, match=r"^step 1 of 1: 1 of \d+ tensors hold NaN .* dual_ssast"
-    ):
+    with pytest.raises(InputError, match=r"^step 1 of 1: 1 of \d+ tensors hold NaN .* dual_ssast"):
         train(path)
     assert not any((output / name).exists() for name in FINISHED)
 

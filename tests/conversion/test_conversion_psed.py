@@ -1,0 +1,72 @@
+"""Tests `python -m conversion asit` on PretrainedSED's files: what it recognises, names and refuses."""
+
+import pytest
+import torch
+from golden import checkpoint
+from transformers import AutoModelForAudioFrameClassification
+
+from conversion.__main__ import main
+from modeling_dual_ssast import DualSSASTForAudioClassification, DualSSASTModel
+
+
+@pytest.fixture
+def convert(tmp_path, capsys):
+    """Converts a recipe's checkpoint, or a state dict; returns (exit status, stdout, stderr, output folder)."""
+
+    def run(content, *options):
+        source, target = tmp_path / "ASIT.pt", tmp_path / "converted"
+        torch.save(checkpoint(f"asit_psed_{content}.json") if isinstance(content, str) else content, source)
+        status = main(["asit", str(source), str(target), "--overwrite", *options])
+        return status, *capsys.readouterr(), target
+
+    return run
+
+
+def assert_refused(result, *words):
+    status, out, err, target = result
+    assert status == 1 and out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert [word for word in words if word not in err] == [] and not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "model_class", "words"),
+    [
+        ("ssl", DualSSASTModel, ["encoder alone", "stretched to 62 x 8"]),
+        ("weak", DualSSASTForAudioClassification, ["weak head", "class_labels_indices.csv is likely"]),
+        ("strong", AutoModelForAudioFrameClassification, ["strong head", "weak_head.weight", "does not use"]),
+    ],
+)
+def test_each_file_gives_its_own_model(convert, kind, model_class, words):
+    status, out, _, folder = convert(kind, "--verify")
+    assert status == 0 and "largest difference 0" in out and "16000 Hz" in out
+    for place in (out, (folder / "README.md").read_text()):
+        assert [word for word in words if word not in place] == []
+    model_class.from_pretrained(folder)
+
+
+def test_the_task_chooses_where_the_heads_do_not(convert):
+    state = checkpoint("asit_psed_strong.json")
+    heads = {
+        name: torch.zeros(527, *tensor.shape[1:]) for name, tensor in state.items() if name.startswith("weak_head")
+    }
+    assert_refused(convert(state | heads), "leaves open which one was trained", "--task frame-classification")
+    status, out, _, folder = convert(state | heads, "--task", "frame-classification")
+    assert status == 0 and "weak_head.bias, weak_head.weight: a head that the task does not use" in out
+    assert AutoModelForAudioFrameClassification.from_pretrained(folder).config.num_labels == 447
+    assert convert("strong", "--task", "encoder")[0] == 0
+
+
+def test_what_is_refused(convert):
+    state = checkpoint("asit_psed_strong.json")
+    assert_refused(convert("ssl", "--task", "pretraining"), "without pretext heads")
+    assert_refused(convert("ssl", "--task", "classification"), "missing weak_head.weight")
+    assert_refused(convert("ssl", "--weights", "student"), "one network")
+    assert_refused(convert("ssl", "--time-stride", "8"), "--time-stride 8 is not 16")
+    assert_refused(convert(state | {"seq_model.rnn.weight_ih_l0": torch.zeros(1)}), "recurrent head")
+    lightning = {f"model.model.asit.{n.removeprefix('model.')}": t for n, t in state.items() if n.startswith("model.")}
+    assert_refused(convert({"state_dict": lightning, "epoch": 3}), "Lightning file")
+    assert_refused(convert(state | {"model.pos_embed": torch.zeros(1, 300, 128)}), "holds 299 patches, expected 296")
+    assert_refused(
+        convert({n: t for n, t in state.items() if "blocks.2.mlp.fc1.bias" not in n}), "missing blocks.2.mlp"
+    )
+    assert_refused(convert(state | {"model.more": torch.zeros(1)}), "unknown more")
