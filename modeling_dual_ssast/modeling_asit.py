@@ -284,6 +284,7 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
             raise ValueError(
                 f"expected input_values (batch, 2 crops, frames, mel), got {tuple(input_values.shape)}: stack two crops"
             )
+        check_spectrograms(input_values[:, 0], attention_mask, self.config.num_mel_bins)
         if (corrupted_values is None) != (corruption_mask is None):
             raise ValueError("corrupted_values and corruption_mask belong together: give both or neither")
         if corrupted_values is None:
@@ -293,7 +294,6 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         )  # (2 * batch, frames, mel) each
         mask = None if attention_mask is None else attention_mask.repeat(2, 1)  # (2 * batch, frames)
         if mask is not None:
-            check_spectrograms(clean, mask, self.config.num_mel_bins)
             clean, corrupted = (align_frames(crops, mask, self.config.padding_value) for crops in (clean, corrupted))
             where_corrupted = align_frames(where_corrupted, mask, 0)
             mask = frame_mask(mask.bool().sum(dim=1), mask.shape[1])
