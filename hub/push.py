@@ -287,7 +287,8 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
         )
     weights = weight_files(folder)
     settings = {name: _read_json(folder / name, "is the run finished?") for name in SETTINGS}
-    names = {*code_files(folder, settings), *(name for name in PICTURES if (folder / name).is_file())}
+    kept = (*PICTURES, *SENTENCES)
+    names = {*code_files(folder, settings), *(name for name in kept if (folder / name).is_file())}
     labels = frozenset((settings["config.json"].get("id2label") or {}).values())
     files: dict[str, Path | bytes] = {
         name: _clean_json(folder / name, content, labels) for name, content in settings.items()

@@ -273,7 +273,7 @@ class StrictConfig(PretrainedConfig):
         return kwargs.get("num_labels", len(names)) != len(names)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Writes `config.json`, as every saved model does, and what sentence-transformers needs beside it."""
+        """Writes `config.json`, which saving a model does too, and the files of sentence-transformers beside it."""
         super().save_pretrained(save_directory, *args, **kwargs)
         for name, content in SENTENCE_TRANSFORMERS_FILES.items():
             path = Path(save_directory, name)

@@ -375,7 +375,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: No `max_length` where it is needed, or tensors of clips that keep different lengths.
         """
-        if max_length is None and padding is None:
+        if max_length is None and padding is None and self.padding == "max_length":
             max_length = self.max_length
         padding = _padding_strategy(self.padding if padding is None else padding)
         if max_length is None and (truncation or padding == "max_length"):

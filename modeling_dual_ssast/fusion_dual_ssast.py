@@ -70,7 +70,7 @@ def align_frames(values: torch.Tensor, mask: torch.Tensor, padding_value: float)
         (batch, frames, mel).
     """
     mask = mask.bool()
-    audio, padding = mask.cumsum(dim=1), (~mask).cumsum(dim=1)
+    audio, padding = mask.long().cumsum(dim=1), (~mask).long().cumsum(dim=1)
     place = torch.where(mask, audio, audio[:, -1:] + padding) - 1  # (batch, frames), a permutation
     values = torch.where(mask.unsqueeze(-1), values, padding_value)
     return torch.zeros_like(values).scatter(1, place.unsqueeze(-1).expand_as(values), values)
@@ -124,7 +124,8 @@ def pool_tokens(tokens: torch.Tensor, mask: torch.Tensor, poolings: list[str], c
 
 def to_feature_map(patches: torch.Tensor, rows: int) -> torch.Tensor:
     """Arranges frequency-major patches on their grid: (batch, rows * columns, size) -> (batch, size, rows, columns)."""
-    return patches.transpose(1, 2).unflatten(2, (rows, -1))
+    # Not unflatten, whose size ONNX export takes from the example.
+    return patches.transpose(1, 2).reshape(patches.shape[0], patches.shape[2], rows, -1)
 
 
 def time_frames(feature_map: torch.Tensor) -> torch.Tensor:

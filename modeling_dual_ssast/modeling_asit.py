@@ -117,7 +117,7 @@ class ASiTForPreTrainingOutput(ModelOutput):
         data_loss: Scalar, local self-distillation per patch.
         reconstruction_loss: Scalar, mean absolute error over the corrupted area.
         reconstruction: (batch, 2, frames, mel), the student's reconstruction.
-        hidden_states: If asked for, the student's; all first crops stand before all second crops, (2 * batch, ...).
+        hidden_states: If asked for, the student's, (2 * batch, tokens, hidden); the crops of a clip stand side by side.
         attentions: If asked for, the student's, in the same order.
     """
 
@@ -291,16 +291,17 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
             raise ValueError(
                 f"expected input_values (batch, 2 crops, frames, mel), got {tuple(input_values.shape)}: stack two crops"
             )
+        check_spectrograms(input_values[:, 0], attention_mask, self.config.num_mel_bins)
         if (corrupted_values is None) != (corruption_mask is None):
             raise ValueError("corrupted_values and corruption_mask belong together: give both or neither")
         if corrupted_values is None:
             corrupted_values, corruption_mask = self.corrupt_crops(input_values, attention_mask)
-        clean, corrupted, where_corrupted = map(
-            one_after_the_other, (input_values, corrupted_values, corruption_mask)
-        )  # (2 * batch, frames, mel) each
-        mask = None if attention_mask is None else attention_mask.repeat(2, 1)  # (2 * batch, frames)
+        # The crops of a clip stand side by side: (2 * batch, frames, mel) each.
+        clean, corrupted, where_corrupted = (
+            crops.flatten(0, 1) for crops in (input_values, corrupted_values, corruption_mask)
+        )
+        mask = None if attention_mask is None else attention_mask.repeat_interleave(2, dim=0)  # (2 * batch, frames)
         if mask is not None:
-            check_spectrograms(clean, mask, self.config.num_mel_bins)
             clean, corrupted = (align_frames(crops, mask, self.config.padding_value) for crops in (clean, corrupted))
             where_corrupted = align_frames(where_corrupted, mask, 0)
             mask = frame_mask(mask.bool().sum(dim=1), mask.shape[1])
@@ -337,7 +338,7 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
             class_loss=class_loss,
             data_loss=data_loss,
             reconstruction_loss=reconstruction_loss,
-            reconstruction=reconstruction.unflatten(0, (2, -1)).transpose(0, 1),
+            reconstruction=reconstruction.unflatten(0, (-1, 2)),
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
@@ -350,7 +351,7 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
 
     def _class_loss(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """Compares each crop's student with the teacher of the other crop: (2 * batch, class_dim) each -> scalar."""
-        return self._imitation(torch.cat(student.chunk(2)[::-1]), teacher, self.class_center).mean()
+        return self._imitation(student.unflatten(0, (-1, 2)).flip(1).flatten(0, 1), teacher, self.class_center).mean()
 
     def _reconstruction_loss(
         self,
@@ -439,11 +440,6 @@ def corrupt_batch(
             num_valid_frames=num_valid_frames,
         )
     return corrupted, masks
-
-
-def one_after_the_other(crops: torch.Tensor) -> torch.Tensor:
-    """Stacks all first crops before all second crops: (batch, 2, ...) -> (2 * batch, ...)."""
-    return crops.transpose(0, 1).flatten(0, 1)
 
 
 ASiTModel.register_for_auto_class("AutoModel")

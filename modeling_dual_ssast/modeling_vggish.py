@@ -136,7 +136,8 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
         num_examples = config.num_examples(spectrogram.shape[1])
         wanted = num_examples * config.example_length
         missing = at_least(wanted - spectrogram.shape[1], 0)  # frames of a partial example that is kept
-        spectrogram = nn.functional.pad(spectrogram, (0, 0, 0, missing), value=config.padding_value)[:, :wanted]
+        # One frame more, which is always cut: a graph would fix whether the slice is the whole.
+        spectrogram = nn.functional.pad(spectrogram, (0, 0, 0, missing + 1), value=config.padding_value)[:, :wanted]
         return spectrogram.unflatten(1, (num_examples, -1)), frame_mask(config.num_examples(lengths), num_examples)
 
     def run_layers(

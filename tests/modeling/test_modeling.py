@@ -367,7 +367,7 @@ def test_activation_checkpointing_gives_the_same_gradients(use_reentrant, dropou
             model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
             assert model.is_gradient_checkpointing
         calls = []
-        model.dual_ssast.layers[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        model.dual_ssast.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         torch.manual_seed(1)
         model(input_values, mask, labels=torch.tensor([0, 2])).loss.backward()
         assert len(calls) == (2 if checkpointing else 1)
