@@ -165,7 +165,12 @@ def test_onnx_at_another_length(name):
     names, axes = ["input_values", "attention_mask"], {0: "batch", 1: "frames"}
     buffer = io.BytesIO()
     torch.onnx.export(
-        Logits(model), (inputs, mask), buffer, dynamo=False, input_names=names, dynamic_axes=dict.fromkeys(names, axes)
+        Logits(model).eval(),
+        (inputs, mask),
+        buffer,
+        dynamo=False,
+        input_names=names,
+        dynamic_axes=dict.fromkeys(names, axes),
     )
     session = onnxruntime.InferenceSession(buffer.getvalue())
     for length in (inputs.shape[1], 3 * inputs.shape[1] // 4 + 3):

@@ -51,6 +51,7 @@ AUTO_CLASSES = {
     "AutoFeatureExtractor",
     "AutoModel",
     "AutoModelForAudioClassification",
+    "AutoModelForAudioFrameClassification",
     "AutoModelForPreTraining",
 }
 OPTIONS = dict(
