@@ -122,7 +122,7 @@ TEXT = b"speaker\tsentence\n" + 'Ein Übungssatz, 12" lang\n'.encode() * 200
     ("name", "content"),
     [
         *((name, TEXT) for name in ("README", "a.txt", "a.unknown", "LICENSE", "a.TextGrid", "a.wav.lab", "a.csv")),
-        *(("a.unknown", TEXT.decode().encode(code)) for code in ("utf-16", "utf-8-sig")),
+        *(("a.unknown", TEXT.decode().encode(code)) for code in ("utf-16", "utf-8-sig", "latin-1")),
         *(("a.unknown", content) for content in (b"", b"\n", "é".encode() * 300)),
         *((f"a{extension}", WAV) for extension in (".png", ".npy", ".safetensors", ".pt", ".parquet", ".json")),
     ],
@@ -146,9 +146,13 @@ def test_companions_are_counted_in_silence(tmp_path, name, content):
         ("a.zip", b"PK\3\4", "1 .zip file in dog is an archive: unpack it"),
         ("a.unknown", bytes(range(256)) * 9, "1 .unknown file in dog is not readable as audio: convert or remove it"),
         ("noise", bytes(range(256)) * 9, "1 file without extension in dog is not readable as audio"),
-        ("a.wav.part", WAV, "1 .part file in dog is no clip by its last extension: rename it if it is one"),
-        ("a.WAV.bak", WAV, "1 .bak file in dog is no clip by its last extension"),
-        ("a.wav~", WAV, "1 .wav~ file in dog is no clip"),
+        (
+            "a.wav.part",
+            WAV,
+            "1 .part file in dog is not a clip, because another extension follows: rename",
+        ),
+        ("a.WAV.bak", WAV, "1 .bak file in dog is not a clip, because"),
+        ("a.wav~", WAV, "1 .wav~ file in dog is not a clip"),
     ],
 )
 def test_what_could_be_a_clip_is_told(tmp_path, name, content, line):

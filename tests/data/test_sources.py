@@ -282,6 +282,14 @@ def test_what_is_left_out_is_told_before_a_training(tmp_path, warnings):
     assert warnings[1].startswith(f"{tmp_path}: 3 .m4a files in high are not readable") and len(warnings) == 2
 
 
+def test_splits_inside_of_classes_are_told(tmp_path, warnings):
+    for name in ("high/train", "high/test", "low/train", "low/Dev"):
+        write_tone(tmp_path / name / "a.wav")
+    assert set(load_folder(tmp_path, Columns())) == {"train"}
+    reason = "not a split, since class folders hold no splits: all clips are taken together"
+    assert warnings == [f"{tmp_path}: 2 folders (high/test, low/Dev) are {reason}"]
+
+
 def test_a_data_set_of_links_loads_as_its_files(tmp_path):
     """As git-annex lays it out: keys in a hidden folder, and links in class folders of splits."""
     for split in ("train", "test"):

@@ -57,14 +57,15 @@ COMPANION = "no audio"
 EMPTY_FOLDER = "an empty folder"
 ARCHIVE = "an archive: unpack it"
 NOT_UTF8 = "its name is not UTF-8; rename it"
-DERIVED = "no clip by its last extension: rename it if it is one, else remove it"
+DERIVED = "not a clip, because another extension follows: rename or remove it"
 UNREADABLE = "not readable as audio: convert or remove it"
 NEEDS_FORMATS = 'not readable: convert it, or install PyAV with pip install "modeling-dual-ssast[formats]"'
 CIRCLE = "a link in a circle: remove it"
 DANGLING = "a link to nothing: bring what it names, or remove it"
 NOT_FETCHED = "a link to nothing (git-annex: datalad get)"
-NOT_A_FILE = "a pipe, socket or device: remove it"
+NOT_A_FILE = "not a file (a pipe, socket or device): remove it"
 QUIET = frozenset({HIDDEN, COMPANION, EMPTY_FOLDER})
+CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # every header of audio has some
 MOST_LINES, MOST_FOLDERS = 8, 3  # of a report
 
 
@@ -262,16 +263,9 @@ def _why_no_clip(path: str, name: str) -> str | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Returns whether a file begins with text, or is empty. NIST's header is text, but its file is audio."""
-    if head.startswith(b"NIST_1A"):
-        return False
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return True
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
-    except UnicodeDecodeError:
-        return False
-    return b"\0" not in head
+    """Returns whether a file begins with text of any encoding, or is empty. NIST's header is text."""
+    is_utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return is_utf16 or not (head.startswith(b"NIST_1A") or CONTROL_CHARACTERS.search(head))
 
 
 def _why_broken(path: str) -> str:

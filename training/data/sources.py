@@ -58,7 +58,7 @@ SPLIT_NAMES = {
 PACKED_SUFFIXES = (".parquet", ".arrow", ".tar", ".zip", ".gz", ".tgz")
 STORED_SUFFIXES = (*PACKED_SUFFIXES, ".json", ".jsonl", ".csv", ".py")
 
-# Takes a folder and lines on what was left out of it.
+# Takes a folder, and rows (`Listing.left_out_rows`) on what was left out of it.
 Report = Callable[[Path, list[dict]], None]
 
 
@@ -303,8 +303,8 @@ def _split_folders(listing: Listing) -> list[Path]:
     if not any(inside[path.name] or _find_metadata(path) for path in named):
         return []
     # An empty folder beside splits holds nothing that could be a class or a split.
-    others = [path for path in candidates if path not in named and any(_reasons_below(listing.below(path)))]
-    others += [path for path in candidates if path not in named and inside[path.name]]
+    others = [path for path in candidates if path not in named]
+    others = [path for path in others if inside[path.name] or _reasons_below(listing.below(path))]
     # A class may be called "train": then its clips lie in it, and not in class folders of a split.
     like_splits = [
         path for path in named if (inside[path.name] and not direct[path.name]) or _find_metadata(path) is not None
@@ -316,7 +316,6 @@ def _split_folders(listing: Listing) -> list[Path]:
         return named
     if not like_splits:
         return []
-    others = sorted(set(others))
     raise InputError(
         f"{folder}: are its sub-folders splits or classes? {_some(_names(like_splits))} would be splits, with class "
         f"folders in them, but {_some(_names(others))} would not; if they are splits, move the others out of {folder}; "
@@ -356,6 +355,11 @@ def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict]) -> 
         {"files": 1, "kind": "folder", "in": shown(part.folder.name), "reason": "no class: it holds no audio"}
         for part in without
     ]
+    inner = [path for path in listing.folders if path.parent.parent == folder]
+    held_out = [path for path in inner if SPLIT_NAMES.get(path.name.lower()) in ("validation", "test")]
+    if held_out:
+        reason = "not a split, since class folders hold no splits: all clips are taken together"
+        rows.append({"files": len(held_out), "kind": "folder", "in": listing.places(held_out), "reason": reason})
     return datasets.Dataset.from_dict({"audio": [str(path) for path in listing.files], "label": labels})
 
 
