@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from tqdm.auto import tqdm
 
@@ -14,7 +13,7 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.inference import labels_of, load_classifier
 from training.base.predictions import score_table
 from training.console import run_program
-from training.data.audio import read_audio
+from training.data.audio import audio_seconds, read_audio
 from training.data.labels import LabelSet
 from training.data.listing import find_audio_files
 from training.errors import InputError
@@ -145,10 +144,10 @@ def group_by_length(files: list[str], longest_s: float, batch_size: int) -> list
 
 
 def duration_s(file: str) -> float:
-    """Returns the duration in seconds by the header; 0 for unreadable files, which `read_audio` reports."""
+    """Returns the duration in seconds; 0 for unreadable files, which `read_audio` reports."""
     try:
-        return soundfile.info(file).duration
-    except (soundfile.LibsndfileError, OSError, RuntimeError):
+        return audio_seconds(file)
+    except InputError:
         return 0.0
 
 

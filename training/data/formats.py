@@ -107,6 +107,13 @@ class Decoder:
             except self.av.FFmpegError:  # the end of what can be read
                 return
 
+    def claimed_s(self) -> float | None:
+        """Returns the length in seconds in the header of an MPEG-4 file; other headers guess."""
+        stream = self.container.streams.audio[0]
+        if not stream.duration or "mp4" not in self.container.format.name:
+            return None
+        return float(stream.duration * stream.time_base)
+
     def count(self) -> tuple[int, int, int]:
         """Returns the sampling rate in Hz, the channels and the number of samples, by decoding the whole file."""
         block, rate, total = np.zeros((0, 0)), 0, 0

@@ -20,6 +20,7 @@ LOWEST_RATE, HIGHEST_RATE = 500, 20_000_000  # Hz; a damaged header that says 3 
 UNKNOWN_FRAMES = 2**48  # libsndfile reports 2 ** 63 - 1 where a header lacks the length
 # The most samples per channel that a byte can hold, where libsndfile may believe a header. ALAC: packets of 4096.
 MOST_PER_BYTE, MOST_PER_ALAC_BYTE = 8, 4096
+SAME_IN_VIDEOS_S = 0.5  # a sound track may begin later than the pictures
 SAME_S = 0.05  # lengths in seconds that differ by less are the same: frames of MP3, delays of encoders
 
 
@@ -195,7 +196,8 @@ def _parts(reader: Reader, links: tuple[Link, ...]) -> list[Part]:
     for link in links:
         try:
             with _open_link(reader, list(link.pieces)) as file:
-                parts.append(Part(link, file.samplerate, file.channels, file.frames, file.seekable()))
+                frames = file.frames if link.length is None else link.length
+                parts.append(Part(link, file.samplerate, file.channels, frames, file.seekable()))
         except soundfile.LibsndfileError:
             if len(links) == 1 or (not parts and link is links[-1]):
                 raise
@@ -205,10 +207,14 @@ def _parts(reader: Reader, links: tuple[Link, ...]) -> list[Part]:
 def _examine_by_pyav(file: BinaryIO, pyav: tuple[str, str]) -> Recording:
     with contextlib.closing(Decoder(file, *pyav)) as decoder:
         rate, channels, frames = decoder.count()
+        claimed_s = decoder.claimed_s()
     if not frames:
         raise ValueError(f"{pyav[1]} without sound that can be decoded")
     _check_rate(rate)
-    return Recording(rate, channels, frames, pyav=pyav)
+    remark = ""
+    if claimed_s is not None and abs(claimed_s - frames / rate) > SAME_IN_VIDEOS_S:
+        remark = f"the header gives {claimed_s:.2f} s, the file holds {frames / rate:.2f} s"
+    return Recording(rate, channels, frames, pyav=pyav, remark=remark)
 
 
 def _open_link(reader: Reader, pieces: list) -> soundfile.SoundFile:
