@@ -63,7 +63,7 @@ class Decoder:
                 f'{kind}, which needs PyAV: pip install "modeling-dual-ssast[formats]", or convert it to wav or flac'
             ) from None
         file.seek(0)
-        self.av = av
+        self.av, self.name = av, name
         try:
             self.container = av.open(file, mode="r", format=name, metadata_errors="ignore")
         except (av.FFmpegError, OSError) as error:
@@ -110,7 +110,7 @@ class Decoder:
     def claimed_s(self) -> float | None:
         """Returns the length in seconds in the header of an MPEG-4 file; other headers guess."""
         stream = self.container.streams.audio[0]
-        if not stream.duration or "mp4" not in self.container.format.name:
+        if not stream.duration or self.name != "mov":
             return None
         return float(stream.duration * stream.time_base)
 

@@ -149,8 +149,11 @@ def _examine(file: BinaryIO) -> Recording:
         if pyav is not None:
             try:
                 return _examine_by_pyav(file, pyav)
-            except ValueError as other:
-                raise (ValueError(_reason(error)) if pyav[0] in NATIVE else other) from None
+            except (InputError, ValueError) as other:
+                if pyav[0] not in NATIVE:
+                    raise
+                missing = f"; {other}" if isinstance(other, InputError) else ""
+                raise ValueError(CUT if found.is_cut else _reason(error).strip(" .") + missing) from None
         found = survey_after_junk(file)
         if found is None:
             raise
@@ -171,6 +174,8 @@ def _examine(file: BinaryIO) -> Recording:
     if most is None:
         most = reader.size * (MOST_PER_ALAC_BYTE if reader.take(0, 4) == b"caff" else MOST_PER_BYTE)
         most = None if found.links[0].pieces else most
+    if not total and found.is_cut:
+        raise ValueError(CUT)
     if total >= UNKNOWN_FRAMES:
         raise ValueError("its header gives no length, and no sample follows")
     if most is not None and total > most:
@@ -179,6 +184,7 @@ def _examine(file: BinaryIO) -> Recording:
     return Recording(rate, channels, total, tuple(parts), remark="; ".join(remarks))
 
 
+CUT = "the file is cut off before its first samples"
 NATIVE = ("wav", "ogg", "caf", "aiff")  # of libsndfile; PyAV reads more codecs in them
 
 
