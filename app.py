@@ -8,6 +8,7 @@ A Space of the Hub reads the models from the variable MODELS (names separated by
 import argparse
 import html
 import io
+import math
 import os
 import re
 import sys
@@ -20,7 +21,6 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio
 import matplotlib
 import numpy as np
-import soundfile
 import torch
 import yaml
 from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.finite import NOT_FINITE
 from training.base.inference import load_classifier
 from training.console import run_program
-from training.data.audio import audio_seconds, read_audio
+from training.data.audio import audio_format, audio_seconds, read_audio
 from training.errors import InputError, one_line
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
 
@@ -232,8 +232,7 @@ def read_clip(path: str, rate: int) -> tuple[np.ndarray, float]:
         InputError: it cannot be decoded, or is silent.
     """
     seconds = audio_seconds(path)
-    info = soundfile.info(path)
-    limit_s = min(MAX_S, MAX_SAMPLES / (info.samplerate * info.channels))
+    limit_s = min(MAX_S, MAX_SAMPLES / math.prod(audio_format(path)))
     source = path if seconds <= limit_s else {"path": path, "start": 0.0, "end": limit_s}
     waveform = read_audio(source, rate)
     if np.abs(waveform).max() < SILENCE:

@@ -151,7 +151,7 @@ def group_by_length(files: list[str], longest_s: float, batch_size: int) -> list
 
 
 def duration_s(file: str) -> float:
-    """Returns the duration in seconds by the header; 0 for unreadable files, which `read_audio` reports."""
+    """Returns the duration in seconds; 0 for unreadable files, which `read_audio` reports."""
     try:
         return audio_seconds(file)
     except InputError:

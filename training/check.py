@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from .console import print_table, run_program
 from .data.arguments import DataArguments, SplitArguments
-from .data.audio import AudioSource
+from .data.audio import AudioSource, header_remark
 from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
 from .data.screening import classes_of, for_each_clip, names_of, try_to_decode
@@ -65,6 +65,7 @@ KINDS = {  # kind -> (is it an error, meaning)
     "groups_across_splits": (True, "groups that lie in several splits"),
     "duplicates_within_splits": (False, "the same samples under several names, which a split that is made may divide"),
     "listed_twice": (False, "clips that are listed more than once"),
+    "header_disagrees": (False, "clips whose header and content disagree; what they hold is read"),
     "other_sampling_rate": (False, "clips at another rate than sampling_rate, which are resampled whenever read"),
     "high_frequencies": (
         False,
@@ -139,6 +140,7 @@ def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
         "groups_across_splits": find_divided_groups(splits),
         "listed_twice": find_repeats(clips),
         **find_duplicates(readable, splits),
+        "header_disagrees": _rows(readable[readable["header"] != ""], "header"),
         "high_frequencies": _rows(sampled[sampled["energy_share"] > HIGH_SHARE], "energy_share"),
         **find_odd_sounds(readable, arguments.sampling_rate),
         **find_odd_classes(classes, list(splits)),
@@ -191,6 +193,7 @@ def measure(source: AudioSource) -> dict:
         "reason": "",
         "sampling_rate": rate,
         "channels": num_channels,
+        "header": header_remark(source),
         "seconds": num_samples / rate,
         "level_dbfs": round(max(20 * math.log10(max(rms, 1e-30)), LOWEST_DBFS), 2),
         "clipped_share": num_clipped / samples.size if num_clipped >= CLIPPED_SAMPLES else 0.0,
@@ -207,8 +210,8 @@ def make_table(splits: dict[str, datasets.Dataset], num_workers: int | None) -> 
         for split in splits
         for index, facts in enumerate(measured[split])
     ]
-    columns = ("reason", "sampling_rate", "channels", "seconds", "level_dbfs", "clipped_share", "dc_offset", "content")
-    return pandas.DataFrame(rows, columns=["split", "index", "clip", *columns])
+    measures = ("sampling_rate", "channels", "header", "seconds", "level_dbfs", "clipped_share", "dc_offset", "content")
+    return pandas.DataFrame(rows, columns=["split", "index", "clip", "reason", *measures])
 
 
 def sample_spectra(

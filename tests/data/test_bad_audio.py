@@ -36,7 +36,7 @@ TINY = {
 DAMAGES = {
     "empty": "the file is empty",
     "text": "not readable as audio",
-    "cut off": "not readable as audio",
+    "spoiled": "not readable as audio",
     "nan": "holds 1 NaN or infinite samples",
     "missing": "no such file",
 }
@@ -44,14 +44,15 @@ DAMAGES = {
 
 def damage(kind: str, path):
     """Writes a file with one thing wrong, and returns its path."""
-    path = path.with_suffix(".flac" if kind == "cut off" else ".wav")
+    path = path.with_suffix(".flac" if kind == "spoiled" else ".wav")
     if kind == "empty":
         path.write_bytes(b"")
     elif kind == "text":
         path.write_text("these are notes about a recording\n" * 20)
-    elif kind == "cut off":
-        write_tone(path, seconds=3.0)
-        path.write_bytes(path.read_bytes()[:20000])
+    elif kind == "spoiled":
+        content = bytearray(write_tone(path, seconds=3.0).read_bytes())
+        content[8000:16000] = bytes(8000)
+        path.write_bytes(content)
     elif kind == "nan":
         samples = tone()
         samples[7] = np.nan
@@ -130,7 +131,7 @@ def test_the_list_of_an_earlier_run_does_not_stay(manifest, tmp_path):
 def test_by_default_a_training_stops_at_the_first_damaged_clip(manifest, recipe):
     table, damaged = manifest
     path, output = recipe(**TINY, train_file=table)
-    # Headers know nothing of the NaN and of what was cut off.
+    # Headers say nothing of the NaN and of what is spoiled.
     message = f"{damaged['empty']}: the file is empty; remove it or copy it again .and 2 more damaged files."
     with pytest.raises(InputError, match=f"^{message}$"):
         run(train, path)

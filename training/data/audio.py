@@ -134,6 +134,12 @@ def audio_seconds(source: AudioSource) -> float:
         return (stop - start) / recording.rate
 
 
+def audio_format(source: AudioSource) -> tuple[int, int]:
+    """Returns the sampling rate in Hz and the number of channels of a recording; raises `InputError` as above."""
+    with _opened(source) as (_, recording):
+        return recording.rate, recording.channels
+
+
 def header_remark(source: AudioSource) -> str:
     """Returns in which way header and content of a recording disagree; empty: they agree, or it is unreadable."""
     try:

@@ -17,10 +17,14 @@ from typing import BinaryIO
 
 BLOCK = 1 << 16  # bytes read at once
 SEARCHED = 1 << 18  # bytes at the beginning in which a recording may begin
+MOST_SEARCHED = 1 << 24  # bytes, where a search costs more than it is worth
+FLAC_START = b"fLaC\0\0\0\x22"
 UNKNOWN = 0xFFFFFFFF  # size of a chunk that was written to a pipe
 MOST_BYTES = 1 << 62
 PAGES = 4  # Ogg: one in four has its place in memory
-GROUP, PHASES = 64, 8  # MPEG frames: as many have one place in memory; as many until the filter's phase returns
+GROUP = 64  # MPEG frames: as many have one place in memory
+PHASES = 4608  # samples, whole frames of each layer: the synthesis filter of mpg123 is in the same phase again, and so
+# rounds in the same way
 SMALLEST_FLAC_FRAME = 10  # bytes: header, one constant subframe, checksum
 Piece = bytes | tuple[int, int]  # bytes to put there, or first and last + 1 byte of the file
 
@@ -97,6 +101,11 @@ class Link:
 
     pieces: tuple[Piece, ...] = ()
 
+    @property
+    def length(self) -> int | None:
+        """The number of samples, where libsndfile would guess it."""
+        return None
+
     def near(self, reader: Reader, sample: int) -> tuple[list[Piece], int | None] | None:
         """
         Returns pieces that begin a little before a sample and end with the link, and their first sample (`None`: the
@@ -145,7 +154,7 @@ def _explicit(links: tuple[Link, ...], place: tuple[int, int]) -> list[Link]:
 def survey_after_junk(file: BinaryIO) -> Survey | None:
     """Finds a FLAC, Ogg or MPEG recording that begins somewhere in the first bytes of a file."""
     reader = Reader(file)
-    for magic in (b"fLaC\0\0\0\x22", b"OggS\0\x02"):
+    for magic in (FLAC_START, b"OggS\0\x02"):
         found = reader.find(magic, 0, min(reader.size, SEARCHED))
         if found >= 0:
             return LOOKS[magic[:4]](reader, found)
@@ -229,7 +238,7 @@ def _look_at_chunks(
         in_ds64: size of the chunk, where its own field has no room for it
     """
     form, head_size = reader.take(start, 4), 4 + struct.calcsize(size_format)
-    place, chunks = start + (8 if form == b"caff" else 12), {}
+    place, chunks, is_padded = start + (8 if form == b"caff" else 12), {}, True
     while True:
         chunk = reader.take(place, head_size)
         if len(chunk) < head_size:
@@ -238,26 +247,33 @@ def _look_at_chunks(
         if chunk[:4] == name:
             break
         chunks.setdefault(chunk[:4], (place, place + head_size + size))
-        place = _after_chunk(reader, place + head_size, size, form)
+        place, is_own = _after_chunk(reader, place + head_size, size, form)
+        is_padded &= is_own
+    if b"fmt " in chunks and reader.take(chunks[b"fmt "][0] + 8, 2) in (b"\x50\0", b"\x55\0"):
+        return look_at_mpeg(reader, place + head_size)
     if in_ds64 is not None and size == UNKNOWN:
         size = in_ds64
     first, end = place + head_size + inside, place + head_size + size
     if end > reader.size:
         stop = reader.size  # libsndfile finds that in WAV and AIFF by itself
-        is_readable = form != b"caff" and size < MOST_BYTES
+        is_readable = form != b"caff" and size < MOST_BYTES and is_padded
     else:
-        after = _after_chunk(reader, place + head_size, size, form)
+        after, _ = _after_chunk(reader, place + head_size, size, form)
         follows = reader.take(after, 4)
         if end > first and follows in (b"RIFF", b"RF64") and name == b"data":
             rest = look_at_riff(reader, after) or Survey()
             return Survey((Link(((start, end),)), *_explicit(rest.links, (after, reader.size))), is_joined=True)
-        if end > first and (after + 8 > reader.size or _is_chunk_name(follows)):
-            return None
-        stop = _without_tags(reader, first)
-        # A few bytes, or zeros that fill a sector, are no samples.
-        if end > first and (stop - end < 64 or not reader.take(end, min(stop - end, BLOCK)).strip(b"\0")):
-            return None
-        is_readable = False
+        stop, is_readable = _without_tags(reader, first), False
+        # Other chunks, a few bytes, or zeros that fill a sector, are no samples.
+        if end > first and (
+            after + 8 > reader.size
+            or _is_chunk_name(follows)
+            or stop - end < 64
+            or not reader.take(end, min(stop - end, BLOCK)).strip(b"\0")
+        ):
+            if is_padded:
+                return None
+            stop = end
     if stop <= first:
         return None
     is_known = size != UNKNOWN and size < MOST_BYTES and not (end > reader.size and 0x7FFF0000 <= size <= 0x80000000)
@@ -283,12 +299,12 @@ def _look_at_chunks(
     return Survey((Link((head, (first, stop))),), claimed)
 
 
-def _after_chunk(reader: Reader, content: int, size: int, form: bytes) -> int:
-    """Returns the place of the next chunk: after a byte of padding, which some writers forget."""
+def _after_chunk(reader: Reader, content: int, size: int, form: bytes) -> tuple[int, bool]:
+    """Returns the place of the next chunk, and whether a byte of padding stands before it where it must."""
     end = content + size
     if size % 2 == 0 or form == b"caff":
-        return end
-    return end if not _is_chunk_name(reader.take(end + 1, 4)) and _is_chunk_name(reader.take(end, 4)) else end + 1
+        return end, True
+    return (end, False) if _is_chunk_name(reader.take(end, 4)) else (end + 1, True)
 
 
 def _is_chunk_name(name: bytes) -> bool:
@@ -305,10 +321,12 @@ def look_at_flac(reader: Reader, start: int) -> Survey | None:
     if found is None:
         return None
     link, frames, total, most_frames = found
-    if is_first and frames in (None, total):
+    # Two of equal length, joined, end with the number that the first one claims.
+    is_alone = stop - start > MOST_SEARCHED or reader.find(FLAC_START, start + 4, stop) < 0
+    if is_first and frames in (None, total) and is_alone:
         return Survey(most_frames=most_frames)
     starts = [start]
-    while (another := reader.find(b"fLaC\0\0\0\x22", starts[-1] + 4, stop)) >= 0:
+    while (another := reader.find(FLAC_START, starts[-1] + 4, stop)) >= 0:
         starts.append(another)
     if len(starts) == 1:
         return Survey((link,), total / frames if frames and total else None, most_frames=most_frames)
@@ -485,7 +503,7 @@ class MpegLink(Link):
     an empty ID3 tag, without which libsndfile knows MP3 by the file's name only.
 
     Args:
-        tag: a frame without sound that gives the number of frames (Xing or Info); empty for layers I and II
+        tag: a frame without sound that gives the number of frames (Xing, Info or VBRI); empty for layers I and II
         frames: number of frames with sound
         samples: number of samples of a frame
         groups: place of every 64th frame in the joined spans; empty: all is decoded from the beginning
@@ -497,16 +515,22 @@ class MpegLink(Link):
     samples: int = 0
     groups: Sequence[int] = ()
 
+    is_own: bool = True  # the tag comes from the file
+
+    @property
+    def length(self) -> int | None:
+        return None if self.tag else self.frames * self.samples
+
     def near(self, reader: Reader, sample: int) -> tuple[list[Piece], int | None] | None:
-        # After PHASES frames the synthesis filter of mpg123 is in the same phase again, so that it rounds in the same
-        # way. Two frames overlap; the encoder's delay is less than three.
+        # Two frames overlap; the encoder's delay is less than three.
         group = min(sample // self.samples - 3, self.frames - 1) // GROUP
         if group < 1 or not self.groups:
             return list(self.pieces), 0
-        return self.behind_tag(group, self._before(reader, group)), (group * GROUP - PHASES) * self.samples
+        first = group * GROUP * self.samples - (PHASES if self.is_own else 0)
+        return self.from_group(group, self._before(reader, group)), first
 
-    def behind_tag(self, group: int, before: bytes = b"") -> list[Piece]:
-        """Returns the frames from a group on. before: PHASES frames that precede them"""
+    def from_group(self, group: int, before: bytes = b"") -> list[Piece]:
+        """Returns the frames from a group on. before: frames of PHASES samples that precede them"""
         spans, place = [], self.groups[group]
         for first, last in self.spans:
             if place < last - first:
@@ -515,21 +539,23 @@ class MpegLink(Link):
         tag = bytearray(self.tag)
         if tag:
             field = _tag_place(self.tag)
-            tag[field + 8 : field + 12] = struct.pack(">I", self.frames - GROUP * group + (PHASES if before else 0))
-            size = len(tag) + len(before) + sum(last - first for first, last in spans)
+            frames = self.frames - GROUP * group + (PHASES // self.samples if before else 0)
+            tag[field + 8 : field + 12] = struct.pack(">I", frames)
             if tag[field + 7] & 2:
+                size = len(tag) + len(before) + sum(last - first for first, last in spans)
                 tag[field + 12 : field + 16] = struct.pack(">I", min(size, UNKNOWN))
-            if self.frames != int.from_bytes(self.tag[field + 8 : field + 12], "big"):
+            if self.is_own and self.frames != int.from_bytes(self.tag[field + 8 : field + 12], "big"):
                 _forget_padding(tag, field)
         return [EMPTY_ID3, bytes(tag) + before, *spans]
 
     def _before(self, reader: Reader, group: int) -> bytes:
-        """Returns PHASES silent frames; the last one holds the bits that the frames of a group take from before."""
+        """Returns PHASES silent samples; their last frame holds the bits that the next frames take from before."""
         head = bytearray(reader.take(self.spans[0][0], 4))
         head[1], head[2] = head[1] | 1, 0xE0 | head[2] & 0x0C  # no checksum; the largest frame
         silent = bytes(head) + bytes(mpeg_frame(head)[0] - 4)
+        count = PHASES // self.samples
         if not self.tag:
-            return silent * PHASES
+            return silent * count
         side, kept = _side_size(head), b""
         wanted = 511 if head[1] & 0x08 else 255
         joined = Reader(Pieces(reader, list(self.spans)))
@@ -544,7 +570,7 @@ class MpegLink(Link):
             if len(kept) >= wanted:
                 break
         kept = kept[-wanted:]
-        return silent * (PHASES - 1) + silent[: len(silent) - len(kept)] + kept
+        return silent * (count - 1) + silent[: len(silent) - len(kept)] + kept
 
 
 class _Run:
@@ -565,21 +591,19 @@ class _Run:
         self.length += size
 
     def link(self, reader: Reader) -> MpegLink:
-        spans = tuple(map(tuple, self.spans))
-        tag = self.tag
-        if not tag and self.kind[0] & 6 == 2 and not self.is_free:  # layer III
+        spans, tag = tuple(map(tuple, self.spans)), self.tag
+        needs_tag = not tag and self.kind[0] & 6 == 2 and not self.is_free  # layer III
+        if needs_tag:
             head = bytearray(reader.take(spans[0][0], 4))
-            head[1] |= 1
-            for rate in range(0x10, 0xF0, 0x10):  # the smallest frame with room
-                head[2] = rate | head[2] & 0x0C
-                size = mpeg_frame(head)[0]
-                if size >= 4 + _side_size(head) + 16:
-                    break
-            tag = bytes(head) + bytes(_side_size(head)) + b"Info\0\0\0\1"
-            tag += bytes(size - len(tag))
-        link = MpegLink((), tag, spans, self.frames, samples_of(self.kind), array("q", self.groups))
-        pieces = tuple(link.behind_tag(0))
-        return dataclasses.replace(link, pieces=pieces, groups=() if self.is_free else link.groups)
+            head[1], head[2] = head[1] | 1, 0xE0 | head[2] & 0x0C
+            tag = (bytes(head) + bytes(_side_size(head)) + MADE_TAG).ljust(mpeg_frame(head)[0], b"\0")
+        groups = array("q", () if self.is_free else self.groups)
+        link = MpegLink((), tag, spans, self.frames, samples_of(self.kind), groups, not needs_tag)
+        if self.is_free:
+            pieces = [EMPTY_ID3, *spans]
+        else:
+            pieces = link.from_group(0, link._before(reader, 0) if needs_tag else b"")
+        return dataclasses.replace(link, pieces=tuple(pieces))
 
 
 def look_at_mpeg(reader: Reader, start: int, is_sure: bool = True) -> Survey | None:
@@ -594,7 +618,7 @@ def look_at_mpeg(reader: Reader, start: int, is_sure: bool = True) -> Survey | N
 
 
 def _mpeg_runs(reader: Reader, start: int, is_sure: bool) -> list[_Run]:
-    runs, place, stop, free = [], start, reader.size, 0
+    runs, place, end, stop, free = [], start, -1, reader.size, 0
     while place + 4 <= stop:
         head = reader.take(place, 4)
         frame = mpeg_frame(head, free)
@@ -602,7 +626,8 @@ def _mpeg_runs(reader: Reader, start: int, is_sure: bool) -> list[_Run]:
             free = _free_size(reader, place, head)
             frame = mpeg_frame(head, free)
         is_new = not runs or frame is None or frame[1] != runs[-1].kind
-        if is_new and (frame is None or not frame[0] or not _is_followed(reader, place, frame, free, is_sure)):
+        is_torn = is_new or place != end
+        if is_torn and (frame is None or not frame[0] or not _is_followed(reader, place, frame, free, is_sure)):
             place = _after_id3(reader, place) if head[:3] == b"ID3" else place
             place = reader.find(b"\xff", place + (head[:3] != b"ID3"), stop)
             if place < 0 or (not runs and place - start > SEARCHED):
@@ -611,21 +636,25 @@ def _mpeg_runs(reader: Reader, start: int, is_sure: bool) -> list[_Run]:
         size, kind = frame
         if place + size > stop:
             break
+        tag, claimed, is_silent = _tag(reader.take(place, size)) if place != end else (b"", None, False)
         if is_new:
-            content = reader.take(place, size)
-            field, claimed = _tag_place(content), None
-            if field >= 0 and content[field + 7] & 1:
-                claimed = int.from_bytes(content[field + 8 : field + 12], "big")
-            elif content[36:40] == b"VBRI":
-                claimed = int.from_bytes(content[50:54], "big")
-            tag = content if claimed is not None and field >= 0 else b""
-            runs.append(_Run(kind, tag, claimed, is_free=head[2] < 0x10))
-            if field >= 0 or claimed is not None:  # no sound
-                place += size
-                continue
-        runs[-1].add(place, size)
-        place += size
+            # Decoders, and this one, drop the encoder's delay at the very beginning only.
+            runs.append(_Run(kind, tag if place == start else b"", claimed, is_free=head[2] < 0x10))
+        if not is_silent:
+            runs[-1].add(place, size)
+        place = end = place + size
     return runs
+
+
+def _tag(frame: bytes) -> tuple[bytes, int | None, bool]:
+    """Returns a frame if it gives the number of frames as Xing or Info, that number, and whether it has no sound."""
+    field = _tag_place(frame)
+    if field >= 0:
+        has_number = bool(frame[field + 7] & 1)
+        number = int.from_bytes(frame[field + 8 : field + 12], "big") if has_number else None
+        return (frame if has_number else b""), number, True
+    is_vbri = frame[36:40] == b"VBRI"
+    return b"", int.from_bytes(frame[50:54], "big") if is_vbri else None, is_vbri
 
 
 def _is_followed(reader: Reader, place: int, frame: tuple, free: int, is_sure: bool) -> bool:
@@ -705,6 +734,9 @@ def _forget_padding(tag: bytearray, field: int):
         tag[place], tag[place + 1] = tag[place] & 0xF0, 0
 
 
+# A count of frames, and a delay and padding as LAME gives them: mpg123 takes PHASES samples off the beginning (4079,
+# and 529 of its own) and none off the end.
+MADE_TAG = b"Info\0\0\0\1" + bytes(4) + b"LAME3.100" + bytes(12) + b"\xfe\xf2\x11" + bytes(12)
 EMPTY_ID3 = b"ID3\x03\0\0\0\0\0\x0a" + bytes(10)
 BIT_RATES = {  # (is MPEG-1, layer: 3 is I) -> kbit/s
     (True, 3): range(0, 449, 32),

@@ -63,7 +63,7 @@ class Decoder:
                 f'{kind}, which needs PyAV: pip install "modeling-dual-ssast[formats]", or convert it to wav or flac'
             ) from None
         file.seek(0)
-        self.av = av
+        self.av, self.name = av, name
         try:
             self.container = av.open(file, mode="r", format=name, metadata_errors="ignore")
         except (av.FFmpegError, OSError) as error:
@@ -106,6 +106,13 @@ class Decoder:
                 continue
             except self.av.FFmpegError:  # the end of what can be read
                 return
+
+    def claimed_s(self) -> float | None:
+        """Returns the length in seconds in the header of an MPEG-4 file; other headers guess."""
+        stream = self.container.streams.audio[0]
+        if not stream.duration or self.name != "mov":
+            return None
+        return float(stream.duration * stream.time_base)
 
     def count(self) -> tuple[int, int, int]:
         """Returns the sampling rate in Hz, the channels and the number of samples, by decoding the whole file."""

@@ -20,6 +20,7 @@ LOWEST_RATE, HIGHEST_RATE = 500, 20_000_000  # Hz; a damaged header that says 3 
 UNKNOWN_FRAMES = 2**48  # libsndfile reports 2 ** 63 - 1 where a header lacks the length
 # The most samples per channel that a byte can hold, where libsndfile may believe a header. ALAC: packets of 4096.
 MOST_PER_BYTE, MOST_PER_ALAC_BYTE = 8, 4096
+SAME_IN_VIDEOS_S = 0.5  # a sound track may begin later than the pictures
 SAME_S = 0.05  # lengths in seconds that differ by less are the same: frames of MP3, delays of encoders
 
 
@@ -148,8 +149,11 @@ def _examine(file: BinaryIO) -> Recording:
         if pyav is not None:
             try:
                 return _examine_by_pyav(file, pyav)
-            except ValueError as other:
-                raise (ValueError(_reason(error)) if pyav[0] in NATIVE else other) from None
+            except (InputError, ValueError) as other:
+                if pyav[0] not in NATIVE:
+                    raise
+                missing = f"; {other}" if isinstance(other, InputError) else ""
+                raise ValueError(CUT if found.is_cut else _reason(error).strip(" .") + missing) from None
         found = survey_after_junk(file)
         if found is None:
             raise
@@ -170,6 +174,8 @@ def _examine(file: BinaryIO) -> Recording:
     if most is None:
         most = reader.size * (MOST_PER_ALAC_BYTE if reader.take(0, 4) == b"caff" else MOST_PER_BYTE)
         most = None if found.links[0].pieces else most
+    if not total and found.is_cut:
+        raise ValueError(CUT)
     if total >= UNKNOWN_FRAMES:
         raise ValueError("its header gives no length, and no sample follows")
     if most is not None and total > most:
@@ -178,6 +184,7 @@ def _examine(file: BinaryIO) -> Recording:
     return Recording(rate, channels, total, tuple(parts), remark="; ".join(remarks))
 
 
+CUT = "the file is cut off before its first samples"
 NATIVE = ("wav", "ogg", "caf", "aiff")  # of libsndfile; PyAV reads more codecs in them
 
 
@@ -195,7 +202,8 @@ def _parts(reader: Reader, links: tuple[Link, ...]) -> list[Part]:
     for link in links:
         try:
             with _open_link(reader, list(link.pieces)) as file:
-                parts.append(Part(link, file.samplerate, file.channels, file.frames, file.seekable()))
+                frames = file.frames if link.length is None else link.length
+                parts.append(Part(link, file.samplerate, file.channels, frames, file.seekable()))
         except soundfile.LibsndfileError:
             if len(links) == 1 or (not parts and link is links[-1]):
                 raise
@@ -205,10 +213,14 @@ def _parts(reader: Reader, links: tuple[Link, ...]) -> list[Part]:
 def _examine_by_pyav(file: BinaryIO, pyav: tuple[str, str]) -> Recording:
     with contextlib.closing(Decoder(file, *pyav)) as decoder:
         rate, channels, frames = decoder.count()
+        claimed_s = decoder.claimed_s()
     if not frames:
         raise ValueError(f"{pyav[1]} without sound that can be decoded")
     _check_rate(rate)
-    return Recording(rate, channels, frames, pyav=pyav)
+    remark = ""
+    if claimed_s is not None and abs(claimed_s - frames / rate) > SAME_IN_VIDEOS_S:
+        remark = f"the header gives {claimed_s:.2f} s, the file holds {frames / rate:.2f} s"
+    return Recording(rate, channels, frames, pyav=pyav, remark=remark)
 
 
 def _open_link(reader: Reader, pieces: list) -> soundfile.SoundFile:
