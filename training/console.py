@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 
 from .errors import InputError, one_line, short
@@ -24,6 +25,8 @@ def run_program(program: Callable[[list[str]], int | None], argv: list[str], kep
         sys.stdout.flush()
         return status
     except InputError as error:
+        if os.environ.get("TRANSFORMERS_VERBOSITY") == "debug":
+            traceback.print_exc()
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:

@@ -209,6 +209,8 @@ def parse_words(
     words = [*_recipe_words({key: value for key, value in recipe.items() if key not in unset}), *words]
     try:
         return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    except InputError as error:
+        raise InputError(short_words(str(error))) from error
     except LIBRARY_ERRORS as error:  # of Transformers about its own options
         text = short_words(one_line(error) or type(error).__name__)
         text = text.replace("Some specified arguments are not used by the HfArgumentParser:", "unexpected words:")
