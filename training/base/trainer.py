@@ -4,14 +4,13 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Sized
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import HubStrategy, get_last_checkpoint, has_length, rotate_checkpoints
 
 from hub.finite import non_finite_weights
 
@@ -181,7 +180,7 @@ class AudioTrainer(Trainer):
             return super().create_optimizer(model)
 
     def set_initial_training_values(self, args, dataloader):
-        if isinstance(dataloader, Sized) and not len(dataloader):
+        if has_length(dataloader) and not len(dataloader):
             raise InputError(
                 f"per_device_train_batch_size: {args.per_device_train_batch_size} is more than the "
                 f"{len(self.train_dataset)} training clips of {args.world_size} processes, and dataloader_drop_last "

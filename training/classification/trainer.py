@@ -166,8 +166,9 @@ class ClassificationTrainer(AudioTrainer):
     def check_weights(self):
         """Also checks the averaged weights."""
         super().check_weights()
-        with self._averaged():
-            super().check_weights()
+        if self.average is not None:
+            with self._averaged():
+                super().check_weights()
 
     def _averaged(self):
         return contextlib.nullcontext() if self.average is None else self.average.applied(self.model)
