@@ -51,7 +51,9 @@ class EmbedArguments(Arguments):
     )
     batch_size: int = described(8, "Clips per forward pass.", at_least=1)
     num_workers: int = described(2, "Threads that decode.", at_least=0)
-    window_s: float | None = described(None, "Seconds per window of long clips; unset: the model's longest input.")
+    window_s: float | None = described(
+        None, "Seconds per window of long clips; unset: the model's longest input.", above=0
+    )
     readout: str | None = described(None, "Readout, if not the model's: patches, prefix or frames.")
     fusion_layers: list[int] | None = described(None, "Layers, if not the model's; 0 is the embedding.")
     pooling: list[str] | None = described(None, "Poolings, if not the model's: some of mean, max, min.")

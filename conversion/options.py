@@ -57,9 +57,12 @@ class Family:
     options: dict[str, dict]
 
 
+LARGEST = 1_000_000  # frames, mel bins or Hz: memory does not hold models of longer clips
+
+
 def positive_int(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    if not text.isdecimal() or len(text) > 7 or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"expected a positive integer up to {LARGEST}, got {text[:80]!r}")
     return int(text)
 
 

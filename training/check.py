@@ -24,7 +24,7 @@ import pandas
 from transformers.utils import logging
 
 from .console import print_table, run_program
-from .data.arguments import DataArguments, SplitArguments
+from .data.arguments import HIGHEST_RATE, DataArguments, SplitArguments
 from .data.audio import AudioSource, header_remark
 from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
@@ -90,7 +90,9 @@ KINDS = {  # kind -> (is it an error, meaning)
 class CheckArguments(SplitArguments):
     """Holds the options of the check: the data, the sampling rate of the model, and the report."""
 
-    sampling_rate: int = described(16000, "Sampling rate in Hz of the model's features.", at_least=1)
+    sampling_rate: int = described(
+        16000, "Sampling rate in Hz of the model's features.", at_least=1, at_most=HIGHEST_RATE
+    )
     output: str | None = described(None, "JSON file for all findings; unset: none.", group="report")
     num_workers: int | None = described(
         None, "Threads that decode; unset: as many as there are cores, at most 16.", at_least=1, group="report"

@@ -2,9 +2,10 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 
-from .errors import InputError, one_line
+from .errors import InputError, one_line, short
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # the shells' exit statuses after Ctrl-C and SIGPIPE
 
@@ -24,6 +25,8 @@ def run_program(program: Callable[[list[str]], int | None], argv: list[str], kep
         sys.stdout.flush()
         return status
     except InputError as error:
+        if os.environ.get("TRANSFORMERS_VERBOSITY") == "debug":
+            traceback.print_exc()
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
@@ -33,6 +36,11 @@ def run_program(program: Callable[[list[str]], int | None], argv: list[str], kep
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the exit would fail again
         return BROKEN_PIPE
+    except OSError as error:  # a name that is too long, a folder without permission, a full disk
+        if error.filename is None:
+            raise
+        print(f"error: {short(os.fsdecode(error.filename))}: {error.strerror}; name another file", file=sys.stderr)
+        return 1
 
 
 def print_table(rows: Iterable[Sequence], columns: Sequence[str]):

@@ -1,11 +1,50 @@
 """The error that users see: bad input, in one line that names the file, the value and the remedy."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 
 class InputError(Exception):
     """Bad input. The message is complete by itself: programs print it without a traceback and exit with status 1."""
+
+
+# What libraries raise about arguments that they cannot take. ImportError: a package is missing or too old.
+LIBRARY_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+
+
+@contextmanager
+def blamed(option: str, remedy: str) -> Iterator[None]:
+    """
+    Turns a library's error about an option into a message; only around what fails for no other reason.
+
+    Args:
+        option: its name and value
+
+    Raises:
+        InputError: `OPTION: cannot be used here (reason); REMEDY`
+    """
+    try:
+        yield
+    except LIBRARY_ERRORS as error:
+        if "out of memory" in str(error):  # a RuntimeError of torch
+            raise
+        reason = short(one_line(error)) or type(error).__name__
+        raise InputError(f"{option}: cannot be used here ({reason}); {remedy}") from error
+
+
+def short(text: str, length: int = 300) -> str:
+    """Returns a text cut to `length` characters."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def short_words(text: str, length: int = 300) -> str:
+    """Returns a text whose words are cut to `length` characters, such as a value of thousands of letters."""
+    return re.sub(rf"\S{{{length},}}", lambda word: short(word[0], length), text)
 
 
 def one_line(error: Exception) -> str:

@@ -39,6 +39,7 @@ class ExplainArguments(Arguments):
     label: str | None = described(None, "Class to explain; the likeliest if unset.")
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.model or not self.file:
             raise InputError(f"usage: {USAGE}")
         self.output = self.output or Path(f"{Path(self.file).stem}-looked-at.png")

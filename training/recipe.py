@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import operator
+import re
 import shutil
 import sys
 import textwrap
@@ -17,13 +18,15 @@ from typing import ClassVar
 import yaml
 from transformers import HfArgumentParser
 
-from .errors import InputError, nearest
+from .errors import LIBRARY_ERRORS, InputError, nearest, one_line, short, short_words
 
 TRUTH = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")  # of Transformers' parser
 UNSET = ("", "none", "null")  # on the command line: unsets a key of the recipe
 GROUPS = ("task", "data", "augmentation", "model", "training", "report")  # in the order of --help
 COMPARISONS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 HELP_COLUMN = 30
+LARGEST_WHOLE = 2**31 - 1  # of an option: random generators and tensors take no larger numbers
+LARGEST = 1e15  # products of two still fit into float32
 
 
 def described(default, help_text: str, *, choices: tuple = (), group: str = "", **limits):
@@ -58,20 +61,33 @@ class Arguments:
 
 def check_limits(arguments):
     """
-    Checks the values of a dataclass, and the elements of its lists, against the limits and choices of its fields.
+    Checks the values of a dataclass, and the elements of its lists, against the limits and choices of its fields, and
+    against those that every number and text has.
 
     Raises:
         InputError: a value out of range or not among the choices, or an empty list.
     """
-    for option in filter(_is_described, dataclasses.fields(arguments)):
-        wanted, value = _wanted(option), getattr(arguments, option.name)
-        if not wanted or value is None:
+    for option in dataclasses.fields(arguments):
+        value = getattr(arguments, option.name, None)
+        if value is None:
             continue
+        wanted = _wanted(option) if _is_described(option) else ""
         values = value if isinstance(value, list) else [value]
         for one in values or [value]:
-            if not values or not _is_allowed(one, option):
-                shown = repr(one) if isinstance(one, str) else one
+            shown = short(repr(one) if isinstance(one, str) else str(one))
+            if wanted and (not values or not _is_allowed(one, option)):
                 raise InputError(f"{option.name}: must be {wanted}, got {shown}")
+            if problem := _impossible(one):
+                raise InputError(f"{option.name}: {problem}, got {shown}")
+
+
+def _impossible(value) -> str:
+    """Returns what is wrong with a value that no option takes; empty if nothing is."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    if isinstance(value, (int, float)) and abs(value) > (LARGEST if isinstance(value, float) else LARGEST_WHOLE):
+        return f"must be a number up to {LARGEST if isinstance(value, float) else LARGEST_WHOLE:g}"
+    return "must be a text without zero bytes" if isinstance(value, (str, Path)) and "\0" in str(value) else ""
 
 
 def _is_described(option: dataclasses.Field) -> bool:
@@ -137,10 +153,13 @@ def _help_line(option: dataclasses.Field, width: int) -> str:
     return name + lines[len(name) :] if len(name) < HELP_COLUMN else f"{name}\n{lines}"
 
 
+def default_of(option: dataclasses.Field):
+    return option.default_factory() if option.default is dataclasses.MISSING else option.default
+
+
 def _as_words(option: dataclasses.Field) -> str:
     """Returns the default as written on a command line."""
-    is_made = option.default is dataclasses.MISSING
-    default = option.default_factory() if is_made else option.default
+    default = default_of(option)
     if default is None or default == "":
         return "unset"
     if isinstance(default, list):
@@ -176,7 +195,7 @@ def parse_words(
     refused, no_effect, recipe = dict(refused or {}), dict(no_effect or {}), dict(recipe or {})
     for cls in classes:
         refused |= cls.refused
-        no_effect |= {field.name: field.default for field in dataclasses.fields(cls) if field.name in cls.refused}
+        no_effect |= {field.name: default_of(field) for field in dataclasses.fields(cls) if field.name in cls.refused}
     for flag in (word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")):
         known = flag not in parser.known and flag.removeprefix("no_") in parser.known
         parser.check_known(flag.removeprefix("no_") if known else flag, "command line", refused)
@@ -190,10 +209,30 @@ def parse_words(
     words = [*_recipe_words({key: value for key, value in recipe.items() if key not in unset}), *words]
     try:
         return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
-    except (ValueError, TypeError) as error:
-        text = " ".join(str(error).split())
+    except InputError as error:
+        raise InputError(short_words(str(error))) from error
+    except LIBRARY_ERRORS as error:  # of Transformers about its own options
+        text = short_words(one_line(error) or type(error).__name__)
         text = text.replace("Some specified arguments are not used by the HfArgumentParser:", "unexpected words:")
-        raise InputError(f"{source}: {text}") from error
+        culprit = _culprit(parser, words, text)
+        raise InputError(f"{source}: {culprit}{text}") from error
+
+
+def _culprit(parser: "_Parser", words: list[str], message: str) -> str:
+    """Returns the name and value of the option without which the words can be parsed, unless the message names one."""
+    groups = _groups(words)
+    given = [group[0].removeprefix("--").partition("=") for group in groups]
+    if any(re.search(rf"\b{re.escape(name)}\b", message) for name, *_ in given):
+        return ""
+    for place, (name, _, value) in enumerate(given):
+        others = [word for other in (*groups[:place], *groups[place + 1 :]) for word in other]
+        try:
+            parser.parse_args_into_dataclasses(others, look_for_args_file=False)
+        except (InputError, *LIBRARY_ERRORS):
+            continue
+        shown = short(" ".join(filter(None, (value, *groups[place][1:]))), 80)
+        return f"{name}: {shown!r} cannot be used here; correct it or leave it out: "
+    return ""
 
 
 def _is_same(value, default) -> bool:
@@ -303,7 +342,7 @@ class _Parser(HfArgumentParser):
 
     def _parse_dataclass_field(self, parser, field: dataclasses.Field):
         if field.name not in self.known:
-            self.set_defaults(**{field.name: field.default})
+            self.set_defaults(**{field.name: default_of(field)})
             return
         if _is_described(field):  # HfArgumentParser passes metadata to argparse, which takes only the help
             field = copy.copy(field)
@@ -311,4 +350,4 @@ class _Parser(HfArgumentParser):
         HfArgumentParser._parse_dataclass_field(parser, field)
 
     def error(self, message: str):
-        raise InputError(message)
+        raise InputError(short_words(message))

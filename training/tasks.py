@@ -21,7 +21,7 @@ from .data.augmentation import AugmentationArguments
 from .embeddings.arguments import ProbeArguments, SweepArguments
 from .errors import InputError
 from .pretraining.arguments import AsitTrainingArguments, MspmTrainingArguments
-from .recipe import Arguments, described, options, parse_words, read_recipe, show_help
+from .recipe import Arguments, default_of, described, options, parse_words, read_recipe, show_help
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,10 @@ def parse(argv: list[str]) -> tuple:
 def _known_keys() -> dict[str, object]:
     """Returns the names of all fields of all tasks, with their defaults."""
     return {
-        key.name: key.default for task in TASKS.values() for cls in task.arguments for key in dataclasses.fields(cls)
+        key.name: default_of(key)
+        for task in TASKS.values()
+        for cls in task.arguments
+        for key in dataclasses.fields(cls)
     }
 
 

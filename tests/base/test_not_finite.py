@@ -23,7 +23,7 @@ from hub.push import PushError, weight_files
 from training import explain, tasks
 from training.base.inference import load_classifier, load_encoder
 from training.base.predictions import score_table
-from training.base.trainer import AudioTrainer
+from training.base.trainer import AudioTrainer, EarlyStopping
 from training.classification import calibration, confidence_intervals, metrics
 from training.classification.trainer import ClassificationTrainer
 from training.data.labels import LabelSet
@@ -168,6 +168,16 @@ def test_the_scaler_of_fp16_may_skip_steps(monkeypatch):
     trainer._loss = torch.full((1,), torch.inf)
     with pytest.raises(InputError, match="^step 4 of 9: the loss is inf"):
         trainer._get_grad_norm(None)
+
+
+def test_an_undefined_metric_does_not_stop_early():
+    arguments = SimpleNamespace(
+        metric_for_best_model="r2", greater_is_better=True, eval_strategy="epoch", load_best_model_at_end=True
+    )
+    history = [{"eval_r2": value} for value in (NAN, 0.1, 0.2, NAN)]
+    control, callback = SimpleNamespace(should_training_stop=False), EarlyStopping(3)
+    callback.on_train_begin(arguments, SimpleNamespace(log_history=history), control)
+    assert callback.early_stopping_patience_counter == 1 and not control.should_training_stop
 
 
 SPOILED_PROCESS = """

@@ -388,7 +388,7 @@ def test_a_stream_needs_an_epoch_and_clips_for_validation(clips, recipe):
         ("mspm", {"picture_clips": -1}, "picture_clips: must be 0 or more, got -1"),
         ("mspm", {"per_device_train_batch_size": 0}, "per_device_train_batch_size: must be 1 or more, got 0"),
         ("mspm", {"num_train_epochs": 0, "max_steps": -1}, "num_train_epochs: must be above 0"),
-        ("mspm", {"sampling_rate": 0}, "sampling_rate: must be 1 or more, got 0"),
+        ("mspm", {"sampling_rate": 0}, "sampling_rate: must be from 1 to"),
         (
             "mspm",
             {

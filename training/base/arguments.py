@@ -19,11 +19,22 @@ from modeling_dual_ssast.configuration_dual_ssast import (
     PUBLISHED_MLP_LAYERS,
 )
 
-from ..errors import InputError
+from ..errors import InputError, blamed, short
 from ..recipe import Arguments, check_limits, described
 
 STRATEGIES = ("no", "steps", "epoch")
 SCHEDULES = tuple(kind.value for kind in SchedulerType)
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+MOST_EPOCHS = 1_000_000
+OF_TEXTS = "has no effect on recordings; leave it out"
+CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "determinism_check", "early_stop"}  # of torch.utils.checkpoint
+# Fields of a configuration that follow from the data or the checkpoint.
+FOLLOWING = (
+    "num_labels", "id2label", "label2id", "problem_type", "model_type", "architectures", "auto_map", "dtype",
+    "torch_dtype",
+)  # fmt: skip
+NEEDED = "the evaluation here needs its default; leave it out"
 
 
 @dataclass
@@ -35,14 +46,18 @@ class EncoderArguments(Arguments):
     model_name_or_path: str | None = described(None, "Folder or Hub name of a checkpoint; unset: random weights.")
     model_revision: str = described("main", "Branch, tag or commit of a checkpoint on the Hub.")
     config_overrides: dict | str | None = described(None, "Fields of the configuration as JSON, such as hidden_size.")
-    max_length: int | None = described(None, "Most frames (10 ms) per clip; positions are resized by SSAST's rule.")
+    max_length: int | None = described(
+        None, "Most frames (10 ms) per clip; positions are resized by SSAST's rule.", at_least=1
+    )
     attn_implementation: str | None = described(
-        None, "Attention: sdpa, eager, flash_attention_2 or flex_attention; unset: the fastest that is installed."
+        None, "Attention; unset: the fastest that is installed.", choices=ATTENTIONS
     )
 
     def __post_init__(self):
         super().__post_init__()
         self.config_overrides = _as_dict("config_overrides", self.config_overrides)
+        for name in self.config_overrides.keys() & set(FOLLOWING):
+            raise InputError(f"config_overrides: {name} follows from the data or the checkpoint; leave it out")
 
     def overrides(self) -> dict:
         """Returns the configuration fields that the recipe sets."""
@@ -83,7 +98,8 @@ class ModelArguments(EncoderArguments):
     def __post_init__(self):
         super().__post_init__()
         if self.pooling and self.pooling[0].startswith("["):
-            self.pooling = [json.loads(entry) for entry in self.pooling]
+            with blamed(f"pooling: {short(' '.join(self.pooling))}", "give names, or one list per layer as JSON"):
+                self.pooling = [json.loads(entry) for entry in self.pooling]
         if self.from_sweep:
             for name, value in _read_sweep(Path(self.from_sweep)).items():
                 if getattr(self, name) in (None, {}):
@@ -101,11 +117,26 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
         "hub_revision": "has no effect here; leave it out",
         "hub_always_push": "has no effect here; leave it out",
         "remove_unused_columns": "has no effect here; leave it out",
+        "debug": "is not needed: a loss or gradient that is not finite stops the training; leave it out",
         "logging_nan_inf_filter": "would hide a loss that is not finite, which stops a training; leave it out",
+        **dict.fromkeys(
+            ("neftune_noise_alpha", "use_liger_kernel", "liger_kernel_config", "use_cache", "length_column_name"),
+            OF_TEXTS,
+        ),
+        **dict.fromkeys(
+            (
+                "prediction_loss_only",
+                "eval_do_concat_batches",
+                "batch_eval_metrics",
+                "include_for_metrics",
+                "label_names",
+            ),
+            NEEDED,
+        ),
     }
 
-    num_train_epochs: float = described(3.0, "Epochs to train.")
-    max_steps: int = described(-1, "Steps to train, instead of num_train_epochs where it is above 0.")
+    num_train_epochs: float = described(3.0, "Epochs to train.", above=0, at_most=MOST_EPOCHS)
+    max_steps: int = described(-1, "Steps to train, instead of num_train_epochs where it is above 0.", at_least=-1)
     per_device_train_batch_size: int = described(8, "Clips per process and step.", at_least=1)
     per_device_eval_batch_size: int = described(8, "Clips per process and evaluation step.", at_least=1)
     gradient_accumulation_steps: int = described(1, "Batches per optimiser step.", at_least=1)
@@ -129,11 +160,33 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
     eval_strategy: str = described("epoch", "Time of the evaluations.", choices=STRATEGIES)
     save_strategy: str = described("epoch", "Time of the checkpoints.", choices=(*STRATEGIES, "best"))
     logging_strategy: str = described("epoch", "Time of the log lines.", choices=STRATEGIES)
-    save_total_limit: int | None = described(2, "Checkpoints to keep; unset: all.")
+    save_total_limit: int | None = described(2, "Checkpoints to keep; unset: all.", at_least=1)
+    eval_steps: float | None = described(
+        None, "Steps between evaluations; below 1: their share; unset: logging_steps.", above=0
+    )
+    save_steps: float = described(500, "Steps between checkpoints; below 1: their share.", above=0)
+    logging_steps: float = described(500, "Steps between log lines; below 1: their share.", above=0)
+    eval_delay: float = described(0, "Epochs or steps before the first evaluation.", at_least=0)
+    eval_accumulation_steps: int | None = described(
+        None, "Evaluation steps after which results leave the GPU; unset: all.", at_least=1
+    )
+    adam_beta1: float = described(0.9, "Adam's beta1.", at_least=0, below=1)
+    adam_beta2: float = described(0.999, "Adam's beta2.", at_least=0, below=1)
+    adam_epsilon: float = described(1e-8, "Adam's epsilon.", at_least=0)
     load_best_model_at_end: bool = described(True, "Use the weights of the best evaluation.")
     metric_for_best_model: str | None = described(None, "Metric that chooses the best evaluation; unset: the task's.")
     dataloader_num_workers: int = described(0, "Processes that decode; 0: the training process itself.", at_least=0)
+    dataloader_prefetch_factor: int | None = described(
+        None, "Batches that each process decodes ahead; unset: 2.", at_least=1
+    )
     seed: int = described(42, "Random seed.", at_least=0)
+    data_seed: int | None = described(None, "Random seed of the clips' order; unset: seed.", at_least=0)
+    torch_compile_mode: str | None = described(None, "Mode of torch.compile, which it turns on.", choices=COMPILE_MODES)
+    torch_empty_cache_steps: int | None = described(
+        None, "Steps between two releases of the GPU's unused memory; unset: none.", at_least=1
+    )
+    ddp_bucket_cap_mb: int | None = described(None, "MB of gradients that processes send at once.", at_least=1)
+    ddp_timeout: int = described(1800, "Seconds that a process waits for the others.", at_least=1)
     remove_unused_columns: bool = False  # its filter drops entries that `forward` does not take
     logging_nan_inf_filter: bool = False  # `AudioTrainer` stops instead
     output_dir: str | None = described(None, "Folder to write to.", group="report")
@@ -177,13 +230,29 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
             self.use_cpu = True  # without it two CPU processes train independently into one folder
         if "no" in (self.eval_strategy, self.save_strategy):
             self.load_best_model_at_end = False
+        if self.save_strategy == "best" and self.eval_strategy == "no":
+            raise InputError("save_strategy: best needs evaluations; set eval_strategy, or save_strategy to epoch")
         self._check_card()
         if self.push_to_hub and (self.hub_model_id or "").count("/") != 1:
             raise InputError(f"hub_model_id: must be user/name, the repository to push to, got {self.hub_model_id!r}")
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
+        self.max_steps = self.max_steps or -1
+        if self.use_cpu:
+            for name in ("fp16", "fp16_full_eval"):
+                if getattr(self, name):
+                    raise InputError(f"{name}: needs a GPU, and there is none; leave it out, or take bf16")
         super().__post_init__()
+        self._check_mappings()
         for name in set(self.report_to) - {"none", *get_available_reporting_integrations()}:
             raise InputError(f"report_to: {name} is unknown or not installed; install its package, or set none")
+
+    def _check_mappings(self):
+        for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+            value = getattr(self, name, None) or {}  # Transformers has read JSON
+            if not isinstance(value, dict):
+                raise InputError(f"{name}: must be a mapping, in JSON such as {{}}, got {short(repr(value))}")
+            for key in set() if name.startswith("lr") else value.keys() - CHECKPOINTING:
+                raise InputError(f"{name}: {key} is unknown; known are {', '.join(sorted(CHECKPOINTING))}")
 
     def _check_card(self):
         if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
@@ -209,9 +278,8 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
 def _read_sweep(folder: Path) -> dict:
     """Reads the best configuration of a sweep, as fields of `ModelArguments`."""
     path = folder / "best.json"
-    if not path.is_file():
-        raise InputError(f"from_sweep: {path} does not exist; name the output folder of a finished sweep")
-    return json.loads(path.read_text(encoding="utf-8"))["model"]
+    with blamed(f"from_sweep: {short(str(path))}", "name the output folder of a finished sweep"):
+        return dict(json.loads(path.read_text(encoding="utf-8"))["model"])
 
 
 def _as_dict(name: str, value) -> dict:
@@ -220,5 +288,5 @@ def _as_dict(name: str, value) -> dict:
     except json.JSONDecodeError as error:
         raise InputError(f"{name}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
-        raise InputError(f"{name}: expected a mapping, got {value!r}")
+        raise InputError(f"{name}: expected a mapping, got {short(repr(value))}")
     return value

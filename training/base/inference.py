@@ -19,7 +19,7 @@ from transformers.utils import logging
 from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, PannsCnn14Config, VGGishConfig
 
 from ..data.labels import LabelSet
-from ..errors import InputError, nearest
+from ..errors import LIBRARY_ERRORS, InputError, nearest, short
 from .finite import check_weights_finite
 
 # Encoders of patches, for every task; the convolutional networks have no pretraining.
@@ -65,8 +65,9 @@ def explained(name: str, problem: str, remedy: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise InputError(f"{name}: {problem} ({str(error).splitlines()[0]}); {remedy}") from error
+    except (SafetensorError, *LIBRARY_ERRORS) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{name}: {problem} ({short(reason)}); {remedy}") from error
     finally:
         logging.set_verbosity(verbosity)
 

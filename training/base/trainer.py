@@ -4,21 +4,23 @@ import itertools
 import math
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_utils import HubStrategy, get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import HubStrategy, get_last_checkpoint, has_length, rotate_checkpoints
 
 from hub.finite import non_finite_weights
 
 from ..data.clip_stream import ClipStream
-from ..errors import InputError
+from ..errors import InputError, blamed, one_line, short
 from .finite import NotFinite, check_weights_finite
 from .progress import Progress
 from .push_to_hub import CheckpointPushes, push_run
 
+WRONG_OPTIONS = "options of the training", "correct or leave out the option that this is about"
 STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: no program mistakes it for a checkpoint
 
 
@@ -71,7 +73,8 @@ class AudioTrainer(Trainer):
     _pushes: CheckpointPushes | None = None
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+        with blamed(*WRONG_OPTIONS):
+            super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         self.add_callback(Progress)
         self._loss = torch.zeros(1, device=self.args.device)  # sum over the batches of a step
@@ -81,14 +84,24 @@ class AudioTrainer(Trainer):
         Trains as Trainer does.
 
         Raises:
-            InputError: a loss, a gradient or a weight is not finite.
+            InputError: a loss, a gradient or a weight is not finite, or the memory is too small.
         """
-        result = super().train(*args, **kwargs)
+        try:
+            result = super().train(*args, **kwargs)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            size = self.args.per_device_train_batch_size
+            raise InputError(
+                f"per_device_train_batch_size: {size} clips need more memory than there is ({short(one_line(error))}); "
+                "lower it, and raise gradient_accumulation_steps"
+            ) from error
         self.check_weights()
         return result
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
+        """Also collects the loss for the check of the step. What a library refuses in the first step is an option."""
+        is_first = self.state.global_step == self._initial_global_step
+        with blamed(*WRONG_OPTIONS) if is_first else nullcontext():
+            loss = super().training_step(*args, **kwargs)
         self._loss += loss.float()
         return loss
 
@@ -154,7 +167,25 @@ class AudioTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         check_weights_finite(str(resume_from_checkpoint), self.model)
 
+    def blames_optimizer(self):
+        """Returns the context in which an optimiser is made: its errors are about `optim`."""
+        name, settings = getattr(self.args.optim, "value", self.args.optim), self.args.optim_args
+        return blamed(
+            f"optim: {name}{f' with optim_args {short(settings)}' if settings else ''}",
+            "install what it needs, or leave it out for AdamW",
+        )
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        with self.blames_optimizer():
+            return super().create_optimizer(model)
+
     def set_initial_training_values(self, args, dataloader):
+        if has_length(dataloader) and not len(dataloader):
+            raise InputError(
+                f"per_device_train_batch_size: {args.per_device_train_batch_size} is more than the "
+                f"{len(self.train_dataset)} training clips of {args.world_size} processes, and dataloader_drop_last "
+                "leaves out incomplete batches; lower it, or leave dataloader_drop_last out"
+            )
         values = super().set_initial_training_values(args, dataloader)
         self._epoch_steps = args.epoch_steps or values[1]  # `create_scheduler` reads it next
         return values
@@ -163,7 +194,10 @@ class AudioTrainer(Trainer):
         """Creates Trainer's schedule, or SSAST's if `lr_decay` is set: a constant rate, decayed every few epochs."""
         args = self.args
         if args.lr_decay is None or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
+            name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+            given = f"lr_scheduler_type: {name} with lr_scheduler_kwargs {short(str(args.lr_scheduler_kwargs))}"
+            with blamed(given, "set the lr_scheduler_kwargs that it needs, as JSON, or take linear"):
+                return super().create_scheduler(num_training_steps, optimizer)
         num_warmup, epoch_steps = args.get_warmup_steps(num_training_steps), self._epoch_steps
 
         def factor(step: int) -> float:
@@ -178,7 +212,8 @@ class AudioTrainer(Trainer):
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Returns the loader; for a stream without Accelerate, which would divide its clips a second time."""
         if not isinstance(self.train_dataset, ClipStream):
-            return super().get_train_dataloader()
+            with blamed(*WRONG_OPTIONS):
+                return super().get_train_dataloader()
         workers = self.args.dataloader_num_workers
         return torch.utils.data.DataLoader(
             self.train_dataset,

@@ -39,7 +39,7 @@ from ..data.dataset import ClipDataset, Collator
 from ..data.labels import LabelSet, find_labels, read_label_file
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, sample_splits, warn_of_repeats
-from ..errors import InputError
+from ..errors import LIBRARY_ERRORS, InputError, one_line, short
 from . import report as reporting
 from .arguments import TuningArguments
 from .calibration import calibrate
@@ -208,8 +208,8 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
             output_loading_info=True,
             **overrides,
         )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"model: {error}") from error
+    except LIBRARY_ERRORS as error:
+        raise InputError(f"model: {short(one_line(error))}; correct the settings of the model") from error
     new = mismatched(report) | set(report["missing_keys"])
     check_weights(model_arguments, {key for key in new if not key.startswith(NEW_WEIGHTS)})
     check_weights_finite(f"model_name_or_path: {model_arguments.model_name_or_path}", model)

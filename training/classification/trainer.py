@@ -105,8 +105,9 @@ class ClassificationTrainer(AudioTrainer):
         model = self.model if model is None else model
         weighs_layers = any(name.endswith("layer_weights") for name, _ in model.named_parameters())
         if self.optimizer is None and (weighs_layers or self.rate_scales or self.args.head_learning_rate is not None):
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer_class(self._parameter_groups(model), **settings)
+            with self.blames_optimizer():
+                optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+                self.optimizer = optimizer_class(self._parameter_groups(model), **settings)
         return super().create_optimizer(model)
 
     def _parameter_groups(self, model: torch.nn.Module) -> list[dict]:
@@ -165,8 +166,9 @@ class ClassificationTrainer(AudioTrainer):
     def check_weights(self):
         """Also checks the averaged weights."""
         super().check_weights()
-        with self._averaged():
-            super().check_weights()
+        if self.average is not None:
+            with self._averaged():
+                super().check_weights()
 
     def _averaged(self):
         return contextlib.nullcontext() if self.average is None else self.average.applied(self.model)

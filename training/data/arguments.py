@@ -8,6 +8,8 @@ from modeling_dual_ssast.configuration_dual_ssast import PROBLEM_TYPES
 from ..errors import InputError
 from ..recipe import Arguments, described
 
+HIGHEST_RATE = 1_000_000  # Hz; clips are resampled to it
+
 
 @dataclass
 class SourceArguments(Arguments):
@@ -102,11 +104,11 @@ class FeatureArguments(Arguments):
     group: ClassVar[str] = "data"
 
     sampling_rate: int = described(
-        16000, "Sampling rate in Hz of the features of a model with random weights.", at_least=1
+        16000, "Sampling rate in Hz of the features of a model with random weights.", at_least=1, at_most=HIGHEST_RATE
     )
     mean: float | None = described(None, "Mean of the log-mels, for normalisation; unset: the checkpoint's.")
     std: float | None = described(
-        None, "Standard deviation of the log-mels, for normalisation; unset: the checkpoint's."
+        None, "Standard deviation of the log-mels, for normalisation; unset: the checkpoint's.", above=0
     )
 
 

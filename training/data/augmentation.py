@@ -39,9 +39,11 @@ class AugmentationArguments(Arguments):
     )
     noise: bool = described(False, "Uniform noise on the features, of a random strength up to 0.1.")
     time_shift_frames: int = described(0, "Most frames by which a clip is rolled, to either side.", at_least=0)
-    gain_db: float = described(0.0, "Largest random gain in dB, up or down.", at_least=0)
+    gain_db: float = described(0.0, "Largest random gain in dB, up or down.", at_least=0, at_most=200)
     background_folder: str | None = described(None, "Folder of recordings that are mixed into the clips as background.")
-    background_snr_db: list[float] = described([0.0, 20.0], "Lowest and highest signal-to-noise ratio in dB.")
+    background_snr_db: list[float] = described(
+        [0.0, 20.0], "Lowest and highest signal-to-noise ratio in dB.", at_least=-200, at_most=200
+    )
     background_rate: float = described(
         0.5, "Share of the clips with a background, where there is a folder.", at_least=0, at_most=1
     )

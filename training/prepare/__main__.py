@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from ..console import print_table, run_program
+from ..errors import InputError
+from ..recipe import LARGEST_WHOLE
 from . import DATASETS, describe, find, prepare
 
 COLUMNS = ("name", "classes", "--split", "metric", "licence", "source")
@@ -19,6 +21,8 @@ def program(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="random seed of the splits")
     parser.add_argument("--list", action="store_true", help="print all data sets")
     arguments = parser.parse_args(argv)
+    if not 0 <= arguments.seed <= LARGEST_WHOLE:
+        raise InputError(f"--seed: must be from 0 to {LARGEST_WHOLE}, got {arguments.seed}")
     if arguments.list or arguments.name is None:
         print_table(rows(), COLUMNS)
     elif arguments.folder is None:

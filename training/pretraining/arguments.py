@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..base.arguments import SCHEDULES, TrainingArguments
+from ..base.arguments import MOST_EPOCHS, SCHEDULES, TrainingArguments
 from ..errors import InputError
 from ..recipe import described
 
@@ -62,7 +62,7 @@ class MspmTrainingArguments(PretrainingArguments):
     """Sets up SSAST's pretraining: Adam, a warm-up of 1000 steps, half the rate when the pretext accuracy stalls."""
 
     per_device_train_batch_size: int = described(24, "Clips per process and step.", at_least=1)
-    num_train_epochs: float = described(10.0, "Epochs, of epoch_steps each.", above=0)
+    num_train_epochs: float = described(10.0, "Epochs, of epoch_steps each.", above=0, at_most=MOST_EPOCHS)
     learning_rate: float = described(1e-4, "Highest learning rate.", at_least=0)
     lr_scheduler_type: str = described("reduce_lr_on_plateau", "Schedule of the learning rate.", choices=SCHEDULES)
     lr_patience: int = described(2, "Evaluations without a better accuracy before the rate is halved.", at_least=0)
@@ -82,9 +82,9 @@ class AsitTrainingArguments(PretrainingArguments):
     )
 
     per_device_train_batch_size: int = described(32, "Clips per process and step.", at_least=1)
-    num_train_epochs: float = described(100.0, "Epochs, of epoch_steps each.", above=0)
+    num_train_epochs: float = described(100.0, "Epochs, of epoch_steps each.", above=0, at_most=MOST_EPOCHS)
     learning_rate: float = described(
-        5e-4, "Highest learning rate at 256 clips per step; scaled with the clips per step.", at_least=0
+        5e-4, "Highest learning rate at 256 clips per step; scaled with the clips per step.", above=0
     )
     min_learning_rate: float = described(1e-6, "Learning rate at the end.", at_least=0)
     warmup_epochs: int = described(10, "Epochs over which the learning rate rises.", at_least=0)

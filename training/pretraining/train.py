@@ -31,7 +31,7 @@ from ..data.clip_stream import ClipList, ClipStream, clips_per_step
 from ..data.clips import LocalClips, StreamedClips, join
 from ..data.unlabelled_sources import drop_unreadable, hold_out, open_source, parse_sources
 from ..data.unreadable import UNREADABLE_CLIPS, UnreadableLog
-from ..errors import InputError
+from ..errors import LIBRARY_ERRORS, InputError, one_line, short
 from ..files import check_same, fingerprint, write_json
 from . import report as pretraining_report
 from .arguments import NO_PLATEAU, PretrainingArguments
@@ -198,8 +198,8 @@ def load_model(method: type[PretrainingTrainer], model_arguments: EncoderArgumen
             output_loading_info=True,
             **overrides,
         )
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"model: {error}") from error
+    except LIBRARY_ERRORS as error:
+        raise InputError(f"model: {short(one_line(error))}; correct the settings of the model") from error
     foreign = {str(key) for key in report["missing_keys"] if str(key).startswith("dual_ssast.")}
     check_weights(model_arguments, foreign | mismatched(report))
     check_weights_finite(f"model_name_or_path: {model_arguments.model_name_or_path}", model)
