@@ -291,7 +291,7 @@ def _damage_checkpoint(rng: random.Random, source: Input, other: Input) -> Input
                 ),
                 lambda v: v.to(rng.choice((torch.int8, torch.float16, torch.complex64, torch.bool, torch.float64))),
                 lambda v: v.flatten(),
-                lambda v: v[:0],
+                lambda v: v.flatten()[:0],
                 lambda v: v.to_sparse() if rng.random() < 0.5 else v.T.contiguous() if v.ndim == 2 else v[None],
                 lambda v: v.new_zeros(()).expand(tuple(rng.choice((1, 3, 10**5)) for _ in v.shape)),
             ][way - 3](value)
