@@ -295,6 +295,8 @@ RATES = (8000, 11025, 16000, 22050, 44100, 48000)
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_a_recording_is_decoded_as_a_second_decoder_does(examples, tmp_path, caplog):
+    numbers = itertools.count()  # a warning about a file comes once
+
     @hypothesis.given(
         st.sampled_from(ENCODINGS),
         st.sampled_from(RATES),
@@ -315,7 +317,7 @@ def test_a_recording_is_decoded_as_a_second_decoder_does(examples, tmp_path, cap
             content, seconds = 2 * content, 2 * seconds
         elif change == "cut":
             content = content[: int(place * len(content))]
-        path = tmp_path / f"clip.{encoding.extension}"
+        path = tmp_path / f"clip{next(numbers)}.{encoding.extension}"
         path.write_bytes(content)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
@@ -324,6 +326,7 @@ def test_a_recording_is_decoded_as_a_second_decoder_does(examples, tmp_path, cap
             except InputError as error:
                 assert str(path) in str(error)
                 assert change == "cut" or seconds is None or seconds < BLOCK_S, error
+        path.unlink()
         if change == "whole":
             assert not caplog.messages
 

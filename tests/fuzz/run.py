@@ -121,7 +121,7 @@ def judge_all(inputs, workers: int, folder: Path, bases: Path):
                 number, item = next(inputs, (None, None))
                 waiting = item is not None
                 if waiting:
-                    path = folder / str(index) / "input" / item.name
+                    path = folder / str(index) / f"input-{number}" / item.name  # a recording is warned of once
                     path.parent.mkdir()
                     path.write_bytes(item.content)
                     worker.start(number, item, path)
