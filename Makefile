@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions lint docs bench clean
+.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions fuzz lint docs bench clean
 
 # Trains and evaluates on the embedded recordings, then classifies a file with the result in a fresh process.
 quickstart: .venv/ready
@@ -32,6 +32,11 @@ test-slow: .venv/ready
 # environment for each in .venvs.
 test-versions: .venv/ready
 	$(BIN)/python tests/versions/run.py $(VERSIONS) --python $(PYTHON)
+
+# Gives N damaged recordings, tables, recipes, models and uploads to the code that reads them; keeps in runs/fuzz what
+# fails. The same SEED makes the same inputs.
+fuzz: .venv/ready
+	$(BIN)/python tests/fuzz/run.py --inputs $(or $(N),1000) --seed $(or $(SEED),0)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Converts folders of Transformers' `ASTForAudioClassification`, with the key names of Transformers 4 and 5."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -93,7 +94,15 @@ def _read_config(source: Path) -> ASTConfig:
             f"{source} is no folder of Transformers' AST: model_type in config.json is {config.get('model_type')!r}, "
             f"expected {ASTConfig.model_type!r}"
         )
-    return ASTConfig.from_pretrained(source)
+    return _checked(source / "config.json", lambda: ASTConfig.from_pretrained(source))
+
+
+def _checked(path: Path, make: Callable):
+    """Calls `make`; its complaints about the types of settings, which are of several kinds, name their file."""
+    try:
+        return make()
+    except Exception as error:
+        raise ConversionError(f"{path} has a setting that is wrong ({error}): use an unchanged file") from error
 
 
 def _read_json(path: Path) -> dict:
@@ -101,7 +110,7 @@ def _read_json(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConversionError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConversionError(f"{path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise ConversionError(f"{path} holds a {type(content).__name__}, expected settings by name")
@@ -217,7 +226,7 @@ def _map_extractor(source: Path, config: DualSSASTConfig, options: Options):
                 f"{source} contradicts itself: {name} is {stored[name]} in {path.name}, but {getattr(config, name)} "
                 "in config.json"
             )
-    return DualSSASTFeatureExtractor(num_mel_bins=config.num_mel_bins, **settings), notes
+    return _checked(path, lambda: DualSSASTFeatureExtractor(num_mel_bins=config.num_mel_bins, **settings)), notes
 
 
 FAMILY = Family(

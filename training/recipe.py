@@ -27,6 +27,7 @@ COMPARISONS = {"at_least": operator.ge, "above": operator.gt, "at_most": operato
 HELP_COLUMN = 30
 LARGEST_WHOLE = 2**31 - 1  # of an option: random generators and tensors take no larger numbers
 LARGEST = 1e15  # products of two still fit into float32
+MOST_VALUES = 5_000_000  # of a recipe; the log in a results.json is long
 
 
 def described(default, help_text: str, *, choices: tuple = (), group: str = "", **limits):
@@ -309,11 +310,24 @@ def read_recipe(path: Path) -> dict:
         raise InputError(f"{path}: no such recipe; recipes/ holds examples")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as YAML or JSON ({' '.join(str(error).split())})") from None
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: expected key: value lines, got {type(recipe).__name__}")
+    if _is_endless(recipe):
+        raise InputError(f"{path}: holds more than {MOST_VALUES:,} values; references (*name) may be in a circle")
     return recipe
+
+
+def _is_endless(recipe: dict) -> bool:
+    """Returns whether a recipe holds too many values to be written out: references multiply them, or form a circle."""
+    count, left = 0, [recipe]
+    while left and count <= MOST_VALUES:
+        value = left.pop()
+        children = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+        count += len(children)
+        left += children
+    return count > MOST_VALUES
 
 
 def _recipe_words(recipe: dict) -> list[str]:

@@ -85,7 +85,26 @@ def test_what_is_wrong_in_a_recipe_is_one_line(recipe, words, values, pattern):
         parse([recipe(**values), *words])
 
 
-@pytest.mark.parametrize(("text", "pattern"), [("a: [", "not readable as YAML"), ("- a", "expected key: value lines")])
+def nested(levels: int) -> str:
+    """A list of two, and of nine references to the level below at each level."""
+    text = "&a0 [x, x]"
+    for level in range(1, levels):
+        text = f"&a{level} [{text}{f', *a{level - 1}' * 8}]"
+    return text
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("a: [", "not readable as YAML"),
+        ("- a", "expected key: value lines"),
+        ("a: " + "[" * 5000, "not readable as YAML or JSON"),
+        ("a: 2020-13-40", "not readable as YAML or JSON"),
+        (f"label_column: {nested(12)}", "holds more than 5,000,000 values"),
+        ("label_column: &a [x, *a]", "holds more than 5,000,000 values"),
+        ("config_overrides: &a {x: *a}", "holds more than 5,000,000 values"),
+    ],
+)
 def test_what_is_no_recipe_is_told(recipe, text, pattern):
     with pytest.raises(InputError, match=pattern) as caught:
         parse([recipe(text)])

@@ -477,6 +477,7 @@ def damaged(kind: str, whole: bytes) -> bytes:
         "text": b"<html>404: Not Found</html>",
         "pickle": pickle.dumps([1, 2]),
         "zip": b"PK\x05\x06" + bytes(18),
+        "a bit": whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :],
     }[kind]
 
 
@@ -488,6 +489,7 @@ def damaged(kind: str, whole: bytes) -> bytes:
         ("text", "damaged or no PyTorch checkpoint"),
         ("pickle", "damaged or no PyTorch checkpoint"),
         ("zip", "damaged or no PyTorch checkpoint"),
+        ("a bit", "is damaged: the checksum of"),
     ],
 )
 def test_damaged_files(fine_tuned, tmp_path, capsys, kind, words):
@@ -496,6 +498,15 @@ def test_damaged_files(fine_tuned, tmp_path, capsys, kind, words):
     source.write_bytes(damaged(kind, source.read_bytes()))
     status = main(["ssast", str(source), str(target)])
     assert_refused((status, *capsys.readouterr(), target), "source.pth", words)
+
+
+def test_files_without_checksums(convert, fine_tuned):
+    """PyTorch can leave them out; a bit that is changed then stays unnoticed."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        assert convert(fine_tuned)[0] == 0
+    finally:
+        torch.serialization.set_crc32_options(True)
 
 
 def test_missing_file_and_folder(tmp_path, capsys):
@@ -737,6 +748,9 @@ def test_hf_ast_without_normalisation_or_extractor(hf_folder, tmp_path, capsys):
         ("config.json", {"intermediate_size": 81}, "mlp"),
         ("config.json", {"model_type": "vit"}, "model_type in config.json is 'vit'"),
         ("preprocessor_config.json", {"max_length": 1024}, "max_length is 1024 in preprocessor_config.json, but 64"),
+        ("config.json", {"hidden_dropout_prob": "x"}, "config.json has a setting that is wrong"),
+        ("config.json", {"num_hidden_layers": 0.5}, "config.json has a setting that is wrong"),
+        ("preprocessor_config.json", {"std": "x"}, "preprocessor_config.json has a setting that is wrong"),
     ],
 )
 def test_contradictions_in_hf_ast(hf_folder, tmp_path, capsys, file, change, words):

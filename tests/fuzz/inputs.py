@@ -34,8 +34,9 @@ TOKENS = (
     "!!python/object/apply:os.system ['true']", "\n---\n", ": ", "- ", "? ", "<<: ", "nan", "NaN",
     "1e999", "null", "é", "\u2028", "\x1a", "\x85", "#", "$", "9" * 5000, "0x", "2020-01-01", "=", " ", "%", "@",
 )  # fmt: skip
-# Nine levels of nine references: a billion values, where they are written out.
-BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
+BOMB = "&a0 [x, x]"  # nine levels of nine references: a billion values, where they are written out
+for _level in range(1, 10):
+    BOMB = f"&a{_level} [{BOMB}{f', *a{_level - 1}' * 8}]"
 LABELS = ("low", "high")
 
 
@@ -216,10 +217,9 @@ def _damage_text(rng: random.Random, source: Input, other: Input) -> Input:
             _change_leaf(rng, tree)
         if source.kind == "config":
             return source._replace(content=json.dumps(tree).encode())
-        # A reference instead of equal lists, as people write it, and a date.
         text = yaml.safe_dump(tree, allow_unicode=True)
     if source.kind == "recipe" and rng.random() < 0.03:
-        text = f"{BOMB}\nlabel_column: *a{rng.randrange(10)}\n{text}"
+        text += f"\nlabel_column: {rng.choice((BOMB, '&a [*a]', '&a {b: *a}'))}\n"
     if rng.random() < 0.6 or source.kind == "manifest":
         for _ in range(rng.choice((1, 1, 2, 4))):
             text = _change_text(rng, text)
@@ -291,7 +291,7 @@ def _damage_checkpoint(rng: random.Random, source: Input, other: Input) -> Input
                 ),
                 lambda v: v.to(rng.choice((torch.int8, torch.float16, torch.complex64, torch.bool, torch.float64))),
                 lambda v: v.flatten(),
-                lambda v: v[:0],
+                lambda v: v.flatten()[:0],
                 lambda v: v.to_sparse() if rng.random() < 0.5 else v.T.contiguous() if v.ndim == 2 else v[None],
                 lambda v: v.new_zeros(()).expand(tuple(rng.choice((1, 3, 10**5)) for _ in v.shape)),
             ][way - 3](value)

@@ -1,8 +1,9 @@
 """
 Gives damaged files of all kinds to the code that reads them: `python tests/fuzz/run.py --inputs 10000 --seed 0`.
 
-Every input is read in a worker process with limits of time and memory. The same seed makes the same inputs. Inputs that
-fail are kept in a folder each, with the message; `--repeat FOLDER ...` reads them again.
+Every input is read in a worker process with limits of time and memory. The same seed makes the same inputs, except for
+the time that some formats store. Inputs that fail are kept in a folder each, with the message; `--repeat FOLDER ...`
+reads them again.
 """
 
 import argparse
@@ -121,7 +122,7 @@ def judge_all(inputs, workers: int, folder: Path, bases: Path):
                 number, item = next(inputs, (None, None))
                 waiting = item is not None
                 if waiting:
-                    path = folder / str(index) / "input" / item.name
+                    path = folder / str(index) / f"input-{number}" / item.name  # a recording is warned of once
                     path.parent.mkdir()
                     path.write_bytes(item.content)
                     worker.start(number, item, path)

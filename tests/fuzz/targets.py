@@ -146,11 +146,10 @@ def _rows_there(path: Path, facts: dict) -> set[int]:
         return set()
     lines = [text.split("\n"), text.splitlines(), text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     header = path.suffix != ".jsonl"
-    return {sum(map(is_row, split)) - header for split in lines for is_row in (bool, str.strip, _has_cells)}
-
-
-def _has_cells(line: str) -> bool:
-    return bool(line.strip(" ,;\t\r"))
+    # Blank lines are no rows, whichever way a reader defines them.
+    return {
+        sum(1 for line in split if line.strip(blank)) - header for split in lines for blank in ("\0", " \t", " ,;\t")
+    }
 
 
 def _recipe(path: str, facts: dict, bases: Path, folder: Path, warnings: list[str]):
