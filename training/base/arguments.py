@@ -172,7 +172,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
             raise InputError(f"hub_model_id: must be user/name, the repository to push to, got {self.hub_model_id!r}")
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
-        for name in set(self.report_to) - {"none", *get_available_reporting_integrations()}:
+        for name in sorted(set(self.report_to) - {"none", *get_available_reporting_integrations()}):
             raise InputError(f"report_to: {name} is unknown or not installed; install its package, or set none")
 
     def _check_card(self):

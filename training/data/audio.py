@@ -12,6 +12,7 @@ import soxr
 
 from ..errors import InputError
 
+NAMELESS = "(bytes without a name)"
 UNKNOWN_FRAMES = 2**48  # libsndfile reports 2 ** 63 - 1 where a header lacks the length
 
 # A clip in a table: a path, or the {"path": ..., "bytes": ...} that `datasets` stores. A segment of a recording has
@@ -23,7 +24,7 @@ def audio_name(source: AudioSource) -> str:
     """Returns the name of a clip for messages and tables; a segment's has its times in seconds: clip.wav#t=1.5,3"""
     if isinstance(source, str):
         return source
-    return segment_name(source.get("path") or "(bytes without a name)", source.get("start"), source.get("end"))
+    return segment_name(source.get("path") or NAMELESS, source.get("start"), source.get("end"))
 
 
 def segment_name(name: str, start: float | None, end: float | None) -> str:
@@ -128,6 +129,8 @@ def _segment(source: AudioSource, name: str, rate: int, num_samples: int) -> tup
 def _open(source: AudioSource):
     if isinstance(source, str):
         return source
+    if not source.get("bytes") and (source.get("bytes") is not None or not source.get("path")):
+        raise InputError(f"{audio_name(source)}: holds no audio; record it again or leave it out")
     if source.get("bytes") is not None:
         return io.BytesIO(source["bytes"])
     if "://" in (source["path"] or ""):  # a file of a streamed data set has an address
@@ -142,7 +145,8 @@ def _explained(source: AudioSource):
     try:
         yield
     except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
-        if not name.startswith("(") and not os.path.exists(name) and not isinstance(error, TypeError):
+        is_file = isinstance(source, str) or source.get("bytes") is None
+        if is_file and not name.startswith("(") and not os.path.exists(name) and not isinstance(error, TypeError):
             raise InputError(f"{name}: no such file; correct the path or remove the entry") from None
         if os.path.isfile(name) and os.path.getsize(name) == 0:
             raise InputError(f"{name}: the file is empty; remove it or copy it again") from None
@@ -163,7 +167,7 @@ def datasets_without_torchcodec():
     import datasets  # here: decoding alone does not need it
 
     original = datasets.Audio.encode_example, datasets.Audio.decode_example
-    datasets.Audio.encode_example = lambda self, value: _as_stored(value)
+    datasets.Audio.encode_example = lambda self, value: as_stored(value)
     datasets.Audio.decode_example = lambda self, value, token_per_repo_id=None: value
     try:
         yield
@@ -171,13 +175,36 @@ def datasets_without_torchcodec():
         datasets.Audio.encode_example, datasets.Audio.decode_example = original
 
 
-def _as_stored(value) -> dict:
+def as_stored(value) -> dict:
+    """
+    Returns a clip in any form that data sets have as {"bytes", "path"}: a path, bytes, {"path", "bytes"}, or
+    {"array", "sampling_rate"}. Both are `None` where there is no audio, or samples that are none.
+    """
     if isinstance(value, (str, os.PathLike)):
-        return {"bytes": None, "path": os.fspath(value)}
+        return {"bytes": None, "path": os.fspath(value) or None}
     if isinstance(value, (bytes, bytearray)):
         return {"bytes": bytes(value), "path": None}
-    if "array" in value:
-        buffer = io.BytesIO()
-        soundfile.write(buffer, np.asarray(value["array"]), value["sampling_rate"], format="WAV", subtype="FLOAT")
-        return {"bytes": buffer.getvalue(), "path": value.get("path")}
-    return {"bytes": value.get("bytes"), "path": value.get("path")}
+    if not isinstance(value, Mapping):
+        return {"bytes": None, "path": None}
+    path = value.get("path") or None
+    if value.get("bytes") is not None or value.get("array") is None:
+        return {"bytes": value.get("bytes"), "path": path}
+    buffer = io.BytesIO()
+    try:
+        samples = _as_floats(np.asarray(value["array"]))
+        soundfile.write(buffer, samples, int(value["sampling_rate"]), format="WAV", subtype="FLOAT")
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, soundfile.SoundFileError):
+        return {"bytes": None if path and os.path.exists(path) else b"", "path": path}
+    return {"bytes": buffer.getvalue(), "path": path}
+
+
+def _as_floats(samples: np.ndarray) -> np.ndarray:
+    """Returns samples with channels in either order as float32 (samples, channels); integers are PCM."""
+    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+        samples = samples.T
+    if samples.dtype.kind in "iu":
+        if samples.dtype == np.uint8:
+            return (samples.astype(np.float32) - 128) / 128
+        bits = 32 if samples.dtype.itemsize == 4 or np.abs(samples).max(initial=0) > 2**15 else 16
+        return (samples / 2 ** (bits - 1)).astype(np.float32)
+    return samples.astype(np.float32)
