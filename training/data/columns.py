@@ -202,7 +202,10 @@ def _samples(value: pyarrow.Scalar) -> np.ndarray | None:
     values = value.value.storage if isinstance(value, pyarrow.ExtensionScalar) else getattr(value, "values", None)
     if isinstance(values, pyarrow.Array) and not pyarrow.types.is_nested(values.type):
         return values.to_numpy(zero_copy_only=False)
-    return np.asarray(value.as_py())
+    try:
+        return np.asarray(value.as_py())
+    except ValueError:  # channels of different lengths
+        return None
 
 
 def audio_of(example: dict) -> AudioSource:

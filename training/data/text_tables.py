@@ -164,9 +164,8 @@ def _check_quotes(path: Path, lines: list[str], last: int, separator: str, recor
     for start, end in spans:
         for number in range(start + 1, end + 1):
             cells = lines[number - 1].split(separator)
-            if (
-                fewest > 1
-                and _fits(cells, fewest, width)
+            if fewest == 1 or (  # a name of a file has no lines
+                _fits(cells, fewest, width)
                 and all(not found or _suffixes([cell.strip('" ')]) & found for cell, found in zip(cells, suffixes))
             ):
                 raise InputError(
