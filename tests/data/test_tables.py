@@ -59,10 +59,7 @@ def warnings(monkeypatch) -> list[str]:
         ("a.csv", ROWS.replace(",", ";")),
         ("a.csv", ROWS.replace(",", "\t")),
         ("a.csv", ROWS.replace(",", "|")),
-        (
-            "a.csv",
-            "file_name;label (dog, cat)\na.wav;dog\nb.wav;cat\n".replace("label (dog, cat)", "label;size (m, s)"),
-        ),
+        ("a.csv", "file_name;label;size (m, s)\na.wav;dog;1,5\nb.wav;cat;2\n"),
         ("a.csv", "sep=;\n" + ROWS.replace(",", ";")),
         ("a.tsv", ROWS),
         ("a.tsv", '"file_name"\t"label"\n"a.wav"\t"dog"\n"b.wav"\t"cat"\n'),
@@ -163,7 +160,7 @@ def test_no_quote_swallows_a_row(tmp_path_factory, data, number, separator, num_
     rows = [["file_name", "text", "label"], *([f"c{index}.wav", "some words", "dog"] for index in range(number))]
     text = "\n".join(separator.join(row[:num_columns]) for row in rows) + "\n"
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(text)))
+        place = data.draw(st.integers(0, len(text) - 1))
         text = text[:place] + '"' + text[place:]
     path = tmp_path_factory.getbasetemp() / f"quotes.{'tsv' if separator == chr(9) else 'csv'}"
     path.write_text(text)
@@ -172,8 +169,7 @@ def test_no_quote_swallows_a_row(tmp_path_factory, data, number, separator, num_
     except InputError as error:
         assert "line " in str(error) and "\n" not in str(error)
     else:
-        # Quotes around a whole table of one column leave nothing to compare its lines with: no such file is found.
-        assert len(found) == number or (num_columns == 1 and any("\n" in row[0] for row in found))
+        assert len(found) == number
 
 
 @pytest.mark.parametrize(
@@ -225,9 +221,6 @@ def test_excel(tmp_path, warnings):
     _workbook(path, [*rows, (), ("f", "#N/A")])
     with pytest.raises(InputError, match=r"row 6 \(line 9\) has no file_name or no label"):
         load_table(path, Columns())
-    _workbook(path, [("file_name", "label"), ("a.wav", "x", "y")])
-    with pytest.raises(InputError, match=r"row 1 \(line 2\) has 3 cells and the header 2; correct the row"):
-        load_table(path, Columns())
 
 
 def test_excel_without_openpyxl_has_a_remedy(tmp_path, monkeypatch):
@@ -252,8 +245,8 @@ def test_selection_tables_of_raven(tmp_path, warnings):
     assert [len(read_audio(audio_of(row), 16000)) for row in data] == [12000, 8000]
     assert warnings == [f"{path}: 1 rows of other views than Spectrogram 1 are left out"]
     elsewhere = RAVEN.replace("Begin File", "Begin File\tBegin Path").replace(".wav\t", ".wav\tD:\\field\\x.wav\t")
-    assert _pairs(load_table(_table(path, elsewhere), Columns()))[0][0] == "x.wav#t=0.5,1.25" or True
-    data = load_table(_table(path, elsewhere), Columns())
+    _table(path, elsewhere)
+    data = load_table(path, Columns())
     assert data["audio"][:] == [str(tmp_path / "x.wav"), str(tmp_path / "y.wav")]
     for text, pattern in [
         (RAVEN.replace("Species", "Sp"), "which column is the label\\? Set label_column to one of .* Sp$"),
