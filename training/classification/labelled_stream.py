@@ -60,8 +60,13 @@ class LabelledStream(StreamedClips):
 
     def _read(self, shard: datasets.IterableDataset) -> Iterator[dict]:
         for clip in super()._read(shard):
-            where = f"{self.name}: {audio_name(clip)}"
-            times = {name: as_seconds(where, name, [clip[name]])[0] for name in TIME_COLUMNS if name in clip}
+            file = audio_name({"path": clip["path"]})
+            where = f"{self.name}: {file}"
+            times = {
+                name: as_seconds(self.name, name, [clip[name]], lambda _, file=file: file)[0]
+                for name in TIME_COLUMNS
+                if name in clip
+            }
             label = self._read_label(clip["label"], where)
             if label is None:
                 raise InputError(f"{where} has no label; name another split or label column")

@@ -212,9 +212,11 @@ def check_rows(
         lines.append(line)
     if wrong:
         row, line, count = wrong[0]
-        hint = f"correct the row, or quote cells that hold {separated}" if separated else "correct the row"
-        more = f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
-        raise InputError(f"{path}: row {row} (line {line}) has {count} cells and the header {fewest}; {hint}{more}")
+        remedy = f", or quote cells that hold {separated}" if separated else ""
+        remedy += f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
+        raise InputError(
+            f"{path}: row {row} (line {line}) has {count} cells and the header {fewest}; correct the row{remedy}"
+        )
     if empty:
         logger.warning(f"{path}: {len(empty)} rows without any filled cell are left out, the first in line {empty[0]}")
     names = [" ".join(str(name or "").split()).removeprefix("# ") for name in header]
