@@ -124,7 +124,7 @@ def classify_files(
         short = {file: audio for file, audio in batch.items() if len(audio) <= longest and not windowed}
         if short:
             logits |= dict(zip(short, classify(model, extractor, list(short.values()))))
-        for file in batch.keys() - short.keys():
+        for file in (file for file in batch if file not in short):
             windows[file] = classify_long(model, extractor, batch[file], arguments)
             logits[file] = windows[file].logits.mean(dim=0).numpy()
         for file in batch:

@@ -251,7 +251,7 @@ class StrictConfig(PretrainedConfig):
             known.pop("calibration_temperature", None)
             known.pop("decision_thresholds", None)
         # Overrides pass through the constructor, which accepts tuples and single names and checks all together.
-        known |= {key: kwargs.pop(key) for key in cls._own_keys() & set(kwargs)}
+        known |= {key: kwargs.pop(key) for key in sorted(cls._own_keys() & set(kwargs))}
         result = super().from_dict(known, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         for key, value in foreign.items():

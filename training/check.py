@@ -40,7 +40,8 @@ DATA = """DATA is one of
   a folder with a sub-folder of audio per class, also within train, validation and test
   a folder with audio and metadata.csv, .jsonl or .parquet (columns file_name and label)
   a folder with train.csv and, if there are, validation.csv and test.csv
-  a manifest of the training clips: CSV, TSV, JSON, JSONL or Parquet; --validation_file and --test_file add others
+  a manifest of the training clips: CSV, TSV, Excel, JSON, JSONL or Parquet; --validation_file and --test_file add
+  others
   a data set on the Hub, such as ashraq/esc50"""
 PRINTED = 10  # findings of each kind on the screen
 

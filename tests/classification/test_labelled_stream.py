@@ -286,3 +286,13 @@ def test_memory_stays_flat_over_ten_thousand_clips(tmp_path):
     assert process.returncode == 0, process.stderr[-2000:]
     after_1000, after_10000 = map(float, process.stdout.split())
     assert after_10000 - after_1000 < 40, f"{after_1000:.0f} MiB, then {after_10000:.0f} MiB"
+
+
+def test_labels_and_times_of_a_stream_are_read_as_those_of_a_table():
+    rows = {"audio": ["x.wav", "y.wav"], "label": ["dog\n", " e\u0301"], "begin": ["0.5", None]}
+    stream = LabelledStream("hub", datasets.Dataset.from_dict(rows).to_iterable_dataset(), Columns(start="begin"))
+    assert [(clip["label"], clip["start"]) for clip in stream.in_order()] == [("dog", 0.5), ("\u00e9", None)]
+    rows |= {"begin": ["0.5", "soon"]}
+    stream = LabelledStream("hub", datasets.Dataset.from_dict(rows).to_iterable_dataset(), Columns(start="begin"))
+    with pytest.raises(InputError, match="hub: y.wav has 'soon' in start, not a number of seconds"):
+        list(stream.in_order())

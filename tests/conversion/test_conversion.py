@@ -317,10 +317,10 @@ def test_audioset_style_csv(convert, fine_tuned, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a\nb\na\nc\nd\n", "names a label twice: a"),
+        ("a\nb\na\nc\nd\n", "names the label 'a' twice"),
         ("\n\n", "holds no labels"),
         ("index,mid,display_name\n0,x,a\n0,y,b\n", "the indices must be 0 to 1, each once"),
-        ("index,mid,display_name\n0,x\n", "index,mid,display_name"),
+        ("index,mid,display_name\n0,x\n", "row 1 (line 2) has 2 cells and the header 3"),
         ("index,mid,display_name\nzero,x,a\n", "index,mid,display_name"),
     ],
 )
@@ -364,7 +364,7 @@ def test_label_files_that_recipes_refuse_are_refused(tmp_path, name, text):
 
 
 def test_missing_label_file(convert, fine_tuned, tmp_path):
-    assert_refused(convert(fine_tuned, "--labels", tmp_path / "nowhere.txt"), "nowhere.txt cannot be read")
+    assert_refused(convert(fine_tuned, "--labels", tmp_path / "nowhere.txt"), "nowhere.txt: no such file")
 
 
 # ---- what is refused ----

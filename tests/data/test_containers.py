@@ -1,4 +1,4 @@
-"""Tests training/data/containers.py and recordings.py: a recording is what is in the file, not what its header claims."""
+"""Tests containers.py and recordings.py of training/data: a recording is what is in the file, whatever its header."""
 
 import functools
 import io

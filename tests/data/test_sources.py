@@ -361,26 +361,6 @@ def test_a_data_set_that_cannot_be_had_is_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_texts_of_a_table_are_left_as_they_are(tmp_path):
-    (tmp_path / "a.csv").write_text("file_name,label\n1,01\n2,None\n3,10\n")
-    data = load_table(tmp_path / "a.csv", Columns())
-    assert data["label"][:] == ["01", "None", "10"] and data["audio"][0] == str(tmp_path / "1")
-    (tmp_path / "a.json").write_text('[{"file": 1, "label": 2}, {"file": "x.wav", "label": "dog"}]')
-    data = load_table(tmp_path / "a.json", Columns())
-    assert data["label"][:] == ["2", "dog"] and data["audio"][0] == str(tmp_path / "1")
-
-
-def test_no_labels_are_an_answer_where_there_may_be_several(tmp_path):
-    (tmp_path / "a.csv").write_text("file_name,label\na.wav,x;y\nb.wav,\n")
-    assert load_table(tmp_path / "a.csv", Columns(separator=";"))["label"][:] == [["x", "y"], []]
-
-
-def test_lists_of_numbers_are_no_class_names(tmp_path):
-    pandas.DataFrame({"file": ["a.wav"], "label": [[0, 1, 1]]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(InputError, match=r"label .* is a list of numbers; write lists of class names"):
-        load_table(tmp_path / "a.parquet", Columns())
-
-
 def test_an_unlabelled_split_is_told():
     names = datasets.ClassLabel(names=["a", "b"])
     features = datasets.Features({"audio": datasets.Value("string"), "label": names})
@@ -396,51 +376,6 @@ def test_repeated_files_are_warned_of(monkeypatch):
     splits_module.warn_of_repeats({"train": data})
     splits_module.warn_of_repeats({"train": data.select([0, 2])})
     assert messages == ["1 files are listed more than once, such as x.wav: is that meant?"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "pattern"),
-    [
-        ("a.txt", "dog\ncat\ndog\n", "names the label 'dog' twice"),
-        ("a.json", '{"data": []}', "holds no labels; write one per line"),
-        ("a.txt", "\n", "holds no labels"),
-        ("a.csv", "index,mid,display_name\n0,/m/1,dog\n2,/m/2,cat\n", "the indices must be 0 to 1, each once"),
-        ("a.csv", "index,mid,display_name\n0,/m/1,dog\n1,/m/2,dog\n", "names the label 'dog' twice"),
-    ],
-)
-def test_bad_label_files_are_told(tmp_path, name, content, pattern):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=pattern):
-        read_label_file(tmp_path / name)
-
-
-def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfdog\ncat\n")
-    assert list(read_label_file(tmp_path / "a.txt")) == ["dog", "cat"]
-
-
-def _table(path, text):
-    path.write_text(text)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "columns", "pattern"),
-    [
-        ("a.csv", "x,y\n1,2\n", Columns(), "which column is the audio\\? Set audio_column to one of x, y"),
-        ("a.csv", "file_name,y\na.wav,2\n", Columns(), "which column is the label\\?"),
-        ("a.csv", "file_name,label\na.wav,2\n", Columns(label="lable"), "no column 'lable'; it has file_name, label"),
-        ("a.csv", "file_name,label\na.wav,x\nb.wav,\n", Columns(), "row 2 has no file_name or no label"),
-        ("a.csv", "file_name,label\n", Columns(), "has no rows"),
-        ("a.csv", "", Columns(), "not readable as a table"),
-        ("a.json", "{", Columns(), "not readable as a table"),
-        ("a.txt", "hello", Columns(), "unknown kind of table; known are .csv"),
-    ],
-)
-def test_bad_tables_are_one_line(tmp_path, name, text, columns, pattern):
-    with pytest.raises(InputError, match=pattern) as caught:
-        load_table(_table(tmp_path / name, text), columns)
-    assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
 def test_bad_folders_are_one_line(tmp_path):
@@ -535,41 +470,8 @@ def test_parts_of_recordings_from_every_kind_of_source(tmp_path, kind):
     check_files({"train": data})
 
 
-def test_times_that_are_none_are_told(tmp_path):
-    write_tone(tmp_path / "a.wav", seconds=0.1)
-    (tmp_path / "a.csv").write_text("file_name,label,start\na.wav,x,0\na.wav,y,soon\n")
-    with pytest.raises(InputError, match=r"a.csv: row 2 has 'soon' in start, not a number of seconds"):
-        load_table(tmp_path / "a.csv", Columns(start="start"))
-    with pytest.raises(InputError, match="no column 'begin'"):
-        load_table(tmp_path / "a.csv", Columns(start="begin"))
-    (tmp_path / "a.csv").write_text("file_name,label,start\na.wav,x,0\na.wav,y,7\n")
-    with pytest.raises(InputError, match=r"a.wav#t=7: begins after the recording's end at 0.1 s"):
-        check_files({"train": load_table(tmp_path / "a.csv", Columns(start="start"))})
-
-
 @pytest.mark.parametrize("name", ["audio", "label", "group", "fold", "start", "end"])
 def test_class_folders_have_no_columns(tmp_path, name):
     write_class_folders(tmp_path)
     with pytest.raises(InputError, match=f"{name}_column: .* has class folders and no columns; use a table"):
         load_folder(tmp_path, Columns(**{name: "speaker"}))
-
-
-def test_one_label_and_several_in_one_table(tmp_path):
-    (tmp_path / "a.jsonl").write_text(
-        '{"file_name": "a.wav", "label": ["x", "y"]}\n{"file_name": "b.wav", "label": "x"}\n'
-    )
-    assert load_table(tmp_path / "a.jsonl", Columns())["label"][:] == [["x", "y"], ["x"]]
-    (tmp_path / "b.jsonl").write_text(
-        '{"file_name": "a.wav", "label": "x, y"}\n{"file_name": "b.wav", "label": null}\n'
-    )
-    assert load_table(tmp_path / "b.jsonl", Columns(separator=","))["label"][:] == [["x", "y"], []]
-
-
-@pytest.mark.parametrize("name", ["fold", "group"])
-def test_clips_without_a_group_are_not_a_group(tmp_path, name):
-    paths = [write_tone(tmp_path / f"{index}.wav").name for index in range(3)]
-    pandas.DataFrame({"audio": paths, "label": "a", "who": ["x", None, "y"]}).to_csv(
-        tmp_path / "clips.csv", index=False
-    )
-    with pytest.raises(InputError, match="clips.csv: row 2 has nothing in who; fill it in, or leave the column out"):
-        load_table(tmp_path / "clips.csv", Columns(**{name: "who"}))

@@ -581,7 +581,7 @@ def test_bad_sources_are_one_line(tmp_path):
         ("empty", {}, "empty: holds no audio, no train.csv or metadata.csv, and no Parquet; name another"),
         ("a.csv", {}, "a.csv: which column is the audio\\? Set audio_column to one of x, y"),
         ("a.csv", {"audio_column": "z"}, "a.csv: no column 'z'; it has x, y"),
-        ("b.csv", {}, "b.csv: row 2 has no file; fill it in or remove it"),
+        ("b.csv", {}, "b.csv: row 2 \\(line 3\\) has no file; fill it in or remove it"),
         ("a.csv", {"streaming": True}, "a.csv: streaming = True has no effect on a manifest; remove it"),
         ("a", {"split": "test"}, "a: split = 'test' has no effect on a folder of audio files; remove it"),
         ("numbers", {}, "numbers: the audio column holds .*, not paths or audio; set audio_column"),

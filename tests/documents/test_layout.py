@@ -13,7 +13,7 @@ ALLOWED = {
     "modeling_dual_ssast": set(),
     "model_cards": set(),
     "hub": set(),
-    "conversion": {"modeling_dual_ssast", "model_cards", "hub"},
+    "conversion": {"modeling_dual_ssast", "model_cards", "hub", "training.data", "training.errors"},  # label files
     "training.errors": set(),
     "training.files": {"training.errors"},
     "training.console": {"training.errors"},

@@ -243,7 +243,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
                     raise InputError(f"{name}: needs a GPU, and there is none; leave it out, or take bf16")
         super().__post_init__()
         self._check_mappings()
-        for name in set(self.report_to) - {"none", *get_available_reporting_integrations()}:
+        for name in sorted(set(self.report_to) - {"none", *get_available_reporting_integrations()}):
             raise InputError(f"report_to: {name} is unknown or not installed; install its package, or set none")
 
     def _check_mappings(self):

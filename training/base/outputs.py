@@ -65,7 +65,7 @@ def publish(staging: Path, folder: Path):
     for name in OPTIONAL_OUTPUTS:
         if not (staging / name).exists():
             _remove(folder / name)
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == "results.json"):
+    for path in sorted(staging.iterdir(), key=lambda path: (path.name == "results.json", path.name)):
         if path.is_dir():  # a rename cannot replace a folder
             _remove(folder / path.name)
         os.replace(path, folder / path.name)

@@ -18,9 +18,9 @@ from ..data.arguments import DataArguments
 from ..data.audio import audio_name, datasets_without_torchcodec
 from ..data.clip_stream import ORDER, ClipStream, StreamCallback, clips_per_step
 from ..data.clips import StreamedClips
-from ..data.columns import Columns, choose_label_column, label_reader
+from ..data.columns import TIME_COLUMNS, Columns, as_seconds, choose_label_column, label_reader
 from ..data.dataset import ClipDataset
-from ..data.labels import read_label_file, rename_labels, sort_key
+from ..data.labels import class_name, read_label_file, rename_labels, sort_key
 from ..data.sources import choose_split, load_stored
 from ..data.unreadable import UNREADABLE_CLIPS, UnreadableLog, try_to_read
 from ..errors import InputError
@@ -56,14 +56,21 @@ class LabelledStream(StreamedClips):
     def class_names(self) -> tuple[str, ...] | None:
         """Returns the classes if the data set's description names them, else `None`."""
         names = getattr(getattr(self._feature, "feature", self._feature), "names", None)
-        return None if names is None else tuple(sorted(names, key=sort_key))
+        return None if names is None else tuple(sorted({class_name(name) for name in names}, key=sort_key))
 
     def _read(self, shard: datasets.IterableDataset) -> Iterator[dict]:
         for clip in super()._read(shard):
-            label = self._read_label(clip["label"])
+            file = audio_name({"path": clip["path"]})
+            where = f"{self.name}: {file}"
+            times = {
+                name: as_seconds(self.name, name, [clip[name]], lambda _, file=file: file)[0]
+                for name in TIME_COLUMNS
+                if name in clip
+            }
+            label = self._read_label(clip["label"], where)
             if label is None:
-                raise InputError(f"{self.name}: {audio_name(clip)} has no label; name another split or label column")
-            yield clip | {"label": rename_labels(label, self._names)}
+                raise InputError(f"{where} has no label; name another split or label column")
+            yield clip | times | {"label": rename_labels(label, self._names)}
 
 
 class LabelledClipStream(ClipStream):

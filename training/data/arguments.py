@@ -24,7 +24,7 @@ class SourceArguments(Arguments):
     dataset_config_name: str | None = described(None, "Configuration of the Hub data set; unset: its only one.")
     dataset_revision: str | None = described(None, "Branch, tag or commit of the Hub data set; unset: the latest.")
     test_split: str = described("test", "Name of the test split.")
-    test_file: str | None = described(None, "Manifest of the test clips: CSV, TSV, JSON, JSONL or Parquet.")
+    test_file: str | None = described(None, "Manifest of the test clips: CSV, TSV, Excel, JSON, JSONL or Parquet.")
     audio_column: str | None = described(None, "Column of the audio; unset: guessed.")
     label_column: str | None = described(None, "Column of the labels; unset: guessed.")
     start_column: str | None = described(
@@ -56,7 +56,7 @@ class SplitArguments(SourceArguments):
 
     train_split: str = described("train", "Name of the training split.")
     validation_split: str = described("validation", "Name of the validation split.")
-    train_file: str | None = described(None, "Manifest of the training clips: CSV, TSV, JSON, JSONL or Parquet.")
+    train_file: str | None = described(None, "Manifest of the training clips: CSV, TSV, Excel, JSON, JSONL or Parquet.")
     validation_file: str | None = described(None, "Manifest of the validation clips.")
     fold_column: str | None = described(
         None, "Column of the data set's own folds, for cross-validation and sweeps; unset: folds are drawn."

@@ -18,6 +18,7 @@ from .recordings import Recording
 
 logger = logging.get_logger(__name__)
 
+NAMELESS = "(bytes without a name)"
 HIGHEST = 2.0**31  # of 32-bit samples that were stored as numbers; usual ones are within -1 and 1
 
 # A clip in a table: a path, or the {"path": ..., "bytes": ...} that `datasets` stores. A segment of a recording has
@@ -29,7 +30,7 @@ def audio_name(source: AudioSource) -> str:
     """Returns the name of a clip for messages and tables; a segment's has its times in seconds: clip.wav#t=1.5,3"""
     if isinstance(source, str):
         return source
-    return segment_name(source.get("path") or "(bytes without a name)", source.get("start"), source.get("end"))
+    return segment_name(source.get("path") or NAMELESS, source.get("start"), source.get("end"))
 
 
 def segment_name(name: str, start: float | None, end: float | None) -> str:
@@ -172,6 +173,8 @@ def _opened(source: AudioSource) -> Iterator[tuple[BinaryIO, Recording]]:
     with contextlib.ExitStack() as stack:
         path = None
         try:
+            if not source.get("bytes") and (source.get("bytes") is not None or not source.get("path")):
+                raise InputError(f"{name}: holds no audio; record it again or leave it out")
             if source.get("bytes") is not None:
                 file = io.BytesIO(source["bytes"])
             elif "://" in (source.get("path") or ""):  # a file of a streamed data set has an address
@@ -218,7 +221,7 @@ def datasets_without_torchcodec():
     import datasets  # here: decoding alone does not need it
 
     original = datasets.Audio.encode_example, datasets.Audio.decode_example
-    datasets.Audio.encode_example = lambda self, value: _as_stored(value)
+    datasets.Audio.encode_example = lambda self, value: as_stored(value)
     datasets.Audio.decode_example = lambda self, value, token_per_repo_id=None: value
     try:
         yield
@@ -226,13 +229,36 @@ def datasets_without_torchcodec():
         datasets.Audio.encode_example, datasets.Audio.decode_example = original
 
 
-def _as_stored(value) -> dict:
+def as_stored(value) -> dict:
+    """
+    Returns a clip in any form that data sets have as {"bytes", "path"}: a path, bytes, {"path", "bytes"}, or
+    {"array", "sampling_rate"}. Both are `None` where there is no audio, or samples that are none.
+    """
     if isinstance(value, (str, os.PathLike)):
-        return {"bytes": None, "path": os.fspath(value)}
+        return {"bytes": None, "path": os.fspath(value) or None}
     if isinstance(value, (bytes, bytearray)):
         return {"bytes": bytes(value), "path": None}
-    if "array" in value:
-        buffer = io.BytesIO()
-        soundfile.write(buffer, np.asarray(value["array"]), value["sampling_rate"], format="WAV", subtype="FLOAT")
-        return {"bytes": buffer.getvalue(), "path": value.get("path")}
-    return {"bytes": value.get("bytes"), "path": value.get("path")}
+    if not isinstance(value, Mapping):
+        return {"bytes": None, "path": None}
+    path = value.get("path") or None
+    if value.get("bytes") is not None or value.get("array") is None:
+        return {"bytes": value.get("bytes"), "path": path}
+    buffer = io.BytesIO()
+    try:
+        samples = _as_floats(np.asarray(value["array"]))
+        soundfile.write(buffer, samples, int(value["sampling_rate"]), format="WAV", subtype="FLOAT")
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, soundfile.SoundFileError):
+        return {"bytes": None if path and os.path.exists(path) else b"", "path": path}
+    return {"bytes": buffer.getvalue(), "path": path}
+
+
+def _as_floats(samples: np.ndarray) -> np.ndarray:
+    """Returns samples with channels in either order as float32 (samples, channels); integers are PCM."""
+    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+        samples = samples.T
+    if samples.dtype.kind in "iu":
+        if samples.dtype == np.uint8:
+            return (samples.astype(np.float32) - 128) / 128
+        bits = 32 if samples.dtype.itemsize == 4 or np.abs(samples).max(initial=0) > 2**15 else 16
+        return (samples / 2 ** (bits - 1)).astype(np.float32)
+    return samples.astype(np.float32)

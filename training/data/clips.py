@@ -1,5 +1,6 @@
 """Reads local or streamed unlabelled clips in an order that a key determines."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 import pyarrow.compute
 
 from ..errors import InputError, one_line
-from .audio import datasets_without_torchcodec
-from .columns import choose_audio_column
+from .audio import as_stored, datasets_without_torchcodec
+from .columns import check_audio_kind, choose_audio_column, stored_audio
 
 STREAM_BATCH = 16  # undecoded clips that are read from a stream at once
 # Endless sequence of a source: position -> the clip's index in the source (streams: its position), the undecoded clip.
@@ -24,20 +25,15 @@ class LocalClips:
 
     Args:
         name: name of the source, for messages
-        data: a `datasets.Dataset` with the column `audio`: paths, or {"path", "bytes"}
+        data: a `datasets.Dataset` with the column `audio`, in any form that `stored_audio` reads
     """
 
     def __init__(self, name: str, data: datasets.Dataset):
         if not len(data):
             raise InputError(f"{name}: holds no clips; add some or leave it out")
         self.name = name
-        data, kind = data.select_columns(["audio"]), data.features["audio"]
-        if kind == datasets.Value("large_string"):  # as pandas writes; `Audio` takes only plain strings
-            data = data.cast_column("audio", datasets.Value("string"))
-        try:
-            self.data = data.cast_column("audio", datasets.Audio(decode=False))
-        except (TypeError, ValueError, pyarrow.ArrowException):
-            raise InputError(f"{name}: the audio column holds {kind}, not paths or audio; set audio_column") from None
+        # One type, so that several sources can be joined.
+        self.data = stored_audio(name, data, "audio").cast_column("audio", datasets.Audio(decode=False))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -62,7 +58,13 @@ class LocalClips:
         return str(path if path.is_dir() else path.parent)
 
     def select(self, indices: Sequence[int]) -> "LocalClips":
-        return LocalClips(self.name, self.data.select(indices))
+        return self._with(self.name, self.data.select(indices))
+
+    def _with(self, name: str, data: datasets.Dataset) -> "LocalClips":
+        """Returns other clips of the same type, without reading them."""
+        clips = copy.copy(self)
+        clips.name, clips.data = name, data
+        return clips
 
     def reader(self, key: tuple[int, ...]) -> Reader:
         """Returns a reader of pass after pass, each a new permutation drawn from `key`; positions in any order."""
@@ -107,6 +109,8 @@ class StreamedClips:
         with datasets_without_torchcodec():  # JSON lines: their first row gives the features
             features = data.features or next(iter(data), {})
         self.column = choose_audio_column(name, features, audio_column)
+        if isinstance(features, datasets.Features):
+            check_audio_kind(name, features[self.column])
         self.data = data.select_columns([self.column, *self.others.values()])
 
     def name_of(self, position: int, audio: dict) -> str:
@@ -178,18 +182,10 @@ class StreamedClips:
             if self.others:
                 values = zip(*(batch[column] for column in self.others.values()))
                 others = [dict(zip(self.others, row)) for row in values]
-            yield from (_as_stored(audio) | other for audio, other in zip(batch[self.column], others))
+            yield from (as_stored(audio) | other for audio, other in zip(batch[self.column], others))
 
 
 def join(clips: Sequence[LocalClips]) -> LocalClips:
     """Joins several local sources into one."""
-    return LocalClips(
-        " + ".join(source.name for source in clips), datasets.concatenate_datasets([c.data for c in clips])
-    )
-
-
-def _as_stored(audio) -> dict:
-    """Returns a value of a stream as {"path", "bytes"}; a value that is neither gives an unreadable clip."""
-    if isinstance(audio, dict):
-        return {"path": audio.get("path"), "bytes": audio.get("bytes")}
-    return {"path": audio if isinstance(audio, str) else None, "bytes": audio if isinstance(audio, bytes) else None}
+    name = " + ".join(source.name for source in clips)
+    return clips[0]._with(name, datasets.concatenate_datasets([source.data for source in clips]))

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 from modeling_dual_ssast.configuration_dual_ssast import PROBLEM_TYPES
 
 from ..errors import InputError, nearest
+from .text_tables import read_rows, read_text
+
+LABEL_FILE_COLUMNS = ("index", "mid", "display_name")  # AudioSet's
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class LabelSet:
     def label2id(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.names)}
 
+    @functools.cached_property
+    def _indices(self) -> dict[str, int]:
+        """Maps `class_name` of each class to its index: an older model may store a name in another form."""
+        return {class_name(name): index for name, index in self.label2id.items()}
+
     def encode(self, label, source: str):
         """
         Encodes the label of a clip: a class index, a multi-hot float32 vector (labels,), or a float32 number.
@@ -63,7 +72,7 @@ class LabelSet:
         return indices[0]
 
     def _index(self, name: str, source: str) -> int:
-        index = self.label2id.get(name)
+        index = self._indices.get(name)
         if index is None:
             hint = nearest(name, self.names, f"known are {', '.join(self.names[:20])}")
             raise InputError(f"{source}: label {name!r} is not in the label set of the training data; {hint}")
@@ -107,31 +116,37 @@ def read_label_file(path: Path) -> dict[str, str]:
     Raises:
         InputError: the file is missing or empty, holds a label twice, or its indices have gaps.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; correct label_file")
-    if path.suffix.lower() == ".csv":
-        import pandas  # here: predict_hf.py starts without it
-
-        table = pandas.read_csv(path, dtype={"mid": str, "display_name": str}, keep_default_na=False)
-        if not {"index", "mid", "display_name"} <= set(table):
-            raise InputError(f"{path}: expected the columns index, mid, display_name, got {', '.join(map(str, table))}")
-        table = table.sort_values("index")
-        if list(table["index"]) != list(range(len(table))):
-            raise InputError(f"{path}: the indices must be 0 to {len(table) - 1}, each once")
-        for column in ("mid", "display_name"):
-            _check_unique(path, list(table[column]))
-        return dict(zip(table["mid"], table["display_name"]))
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not names or path.suffix.lower() in (".json", ".jsonl"):
+    lines = [class_name(line) for line in read_text(path).split("\n") if line.strip()]
+    if path.suffix.lower() in (".json", ".jsonl") or not lines:
         raise InputError(f"{path}: holds no labels; write one per line, or a CSV with index, mid, display_name")
-    _check_unique(path, names)
-    return {name: name for name in names}
+    is_table = path.suffix.lower() in (".csv", ".tsv") or all(name in lines[0].lower() for name in LABEL_FILE_COLUMNS)
+    return _read_label_table(path) if is_table else {name: name for name in _unique(path, lines)}
 
 
-def _check_unique(path: Path, names: list[str]):
+def _read_label_table(path: Path) -> dict[str, str]:
+    names, rows, lines = read_rows(path, "\t" if path.suffix.lower() == ".tsv" else ",", LABEL_FILE_COLUMNS)
+    places = {name.casefold(): place for place, name in enumerate(names)}
+    if not places.keys() >= set(LABEL_FILE_COLUMNS):
+        raise InputError(f"{path}: expected the columns {', '.join(LABEL_FILE_COLUMNS)}, got {', '.join(names)}")
+    by_index = []
+    for row, line in zip(rows, lines):
+        index, mid, name = (class_name(row[places[column]]) for column in LABEL_FILE_COLUMNS)
+        if not (index.isdecimal() and len(index) < 10 and mid and name):
+            raise InputError(f"{path}: line {line} needs index,mid,display_name, with a whole number as index")
+        by_index.append((int(index), mid, name))
+    by_index.sort()
+    if [index for index, *_ in by_index] != list(range(len(by_index))):
+        raise InputError(f"{path}: the indices must be 0 to {len(by_index) - 1}, each once")
+    keys, shown = ([entry[place] for entry in by_index] for place in (1, 2))
+    return dict(zip(_unique(path, keys), _unique(path, shown)))
+
+
+def _unique(path: Path, names: list[str]) -> list[str]:
+    """Returns the names; raises `InputError` if one is there twice."""
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path}: names the label {twice!r} twice; remove one")
+    return names
 
 
 def rename_labels(label, names: dict[str, str]):
@@ -141,8 +156,16 @@ def rename_labels(label, names: dict[str, str]):
     return names.get(str(label), label)
 
 
+def class_name(text: str) -> str:
+    """
+    Returns the name of a class as it is compared: without white space around it, accents in the composed form (NFC).
+    Case is kept: training.check lists classes that differ in nothing else.
+    """
+    return unicodedata.normalize("NFC", text).strip()
+
+
 def _as_names(label) -> list[str]:
-    return list(label) if isinstance(label, (list, tuple)) else [str(label)]
+    return [class_name(str(name)) for name in (label if isinstance(label, (list, tuple)) else [label])]
 
 
 def _as_number(label, source: str) -> np.float32:
@@ -155,6 +178,12 @@ def _as_number(label, source: str) -> np.float32:
     return np.float32(number)
 
 
-def sort_key(name: str):
-    """Returns a key that sorts whole numbers by value, before all other names in alphabetical order."""
-    return (0, int(name), "") if name.isdigit() else (1, 0, name)
+def sort_key(name: str) -> tuple[int, int, str, str]:
+    """
+    Returns a key that sorts whole numbers by value, before all other names in alphabetical order. No two names have the
+    same key (7, 07 and 007 neither): the order of a set depends on the process.
+    """
+    if not name.isdecimal():  # "²" is a digit without a value
+        return (1, 0, "", name)
+    digits = "".join(str(unicodedata.decimal(character)) for character in name).lstrip("0")
+    return (0, len(digits), digits, name)  # no int: Python limits its digits

@@ -14,8 +14,8 @@ from transformers.utils import logging
 
 from ..errors import InputError
 from .arguments import ClipArguments
-from .audio import AudioSource, check_audio, decode_audio, mix_down
-from .columns import audio_of, clip_names
+from .audio import NAMELESS, AudioSource, check_audio, decode_audio, mix_down
+from .columns import audio_of, clip_names, row_of
 from .unreadable import UNREADABLE_CLIPS, UnreadableLog, reason_of
 
 logger = logging.get_logger(__name__)
@@ -189,13 +189,14 @@ def check_files(splits: dict[str, datasets.Dataset], check=check_audio):
     """
     failures = []
     for split, data in splits.items():
-        for example in tqdm(
-            data.remove_columns("label"), desc=f"checking {split} files", leave=False, disable=len(data) < 1000
+        examples = data.remove_columns("label")
+        for index, example in enumerate(
+            tqdm(examples, desc=f"checking {split} files", leave=False, disable=len(data) < 1000)
         ):
             try:
                 check(audio_of(example))
             except InputError as error:
-                failures.append(str(error))
+                failures.append(str(error).replace(NAMELESS, f"{row_of(index)} of the {split} split"))
     if failures:
         more = f" (and {len(failures) - 1} more damaged files)" if len(failures) > 1 else ""
         raise InputError(failures[0] + more)

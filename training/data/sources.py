@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import datasets
+import pyarrow
 from transformers.utils import logging
 
 from ..errors import InputError
@@ -20,11 +21,15 @@ from .columns import (
     OTHER_COLUMNS,
     Columns,
     _other_columns,
+    as_text,
     choose_audio_column,
     choose_label_column,
     clip_names,
-    label_reader,
+    read_labels,
+    row_of,
+    stored_audio,
 )
+from .labels import class_name
 from .listing import (
     CIRCLE,
     COMPANION,
@@ -37,6 +42,7 @@ from .listing import (
     warn,
 )
 from .tables import load_table
+from .text_tables import is_empty
 
 logger = logging.get_logger(__name__)
 
@@ -219,23 +225,21 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
     Raises:
         InputError: missing columns, or clips without label.
     """
-    data = _expand_json(data)
+    clips, data = data, _expand_json(data)
     audio_column = choose_audio_column(source, data.features, columns.audio)
     label_column = choose_label_column(source, data.features, columns.label)
-    if isinstance(data.features[audio_column], datasets.Audio):
-        data = data.cast_column(audio_column, datasets.Audio(decode=False))
-    read_label = label_reader(source, data.features[label_column], columns.separator)
-    labels = [read_label(value) for value in data[label_column]]
+    labels = read_labels(source, data[label_column], data.features[label_column], columns.separator, row_of)
     unlabelled = [index for index, label in enumerate(labels) if label is None]
     if unlabelled:
         raise InputError(
-            f"{source}: {len(unlabelled)} of {len(labels)} clips have no label, first row {unlabelled[0] + 1}; name "
+            f"{source}: {len(unlabelled)} of {len(labels)} clips have no label, first {row_of(unlabelled[0])}; name "
             "another split"
         )
     others = _other_columns(source, data, columns)
-    data = data.select_columns([audio_column])
-    if audio_column != "audio":
-        data = data.rename_column(audio_column, "audio")
+    # `datasets` cannot add columns to a selection of columns that were added themselves.
+    if audio_column not in clips.features:
+        clips = datasets.Dataset.from_dict({audio_column: data[audio_column][:]})
+    data = stored_audio(source, clips, audio_column)
     for name, values in ({"label": labels} | others).items():
         data = data.add_column(name, values)
     return data
@@ -245,10 +249,15 @@ def _expand_json(data: datasets.Dataset) -> datasets.Dataset:
     """Turns the entries of a WebDataset's .json members into columns."""
     if not {"json", "__key__"} <= set(data.features):
         return data
-    rows = data["json"][:]
+    rows = [row if isinstance(row, dict) else {} for row in data["json"]]
     for key in dict.fromkeys(key for row in rows for key in row):
-        if key not in data.features:
-            data = data.add_column(key, [row.get(key) for row in rows])
+        if key in data.features:
+            continue
+        values = [row.get(key) for row in rows]
+        try:
+            data = data.add_column(key, values)
+        except (TypeError, ValueError, pyarrow.ArrowException):  # numbers here, texts there
+            data = data.add_column(key, [None if is_empty(value) else as_text(value) for value in values])
     return data.remove_columns("json")
 
 
@@ -340,9 +349,9 @@ def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict]) -> 
         raise InputError(
             f"{shown(loose[0])}: lies in no class folder; use one folder per class, or metadata.csv (file_name, label)"
         )
-    labels = [path.parts[depth] for path in listing.files]
+    labels = [class_name(path.parts[depth]) for path in listing.files]
     classes = set(labels)
-    without = [listing.below(path) for path in _top_folders(listing) if path.name not in classes]
+    without = [listing.below(path) for path in _top_folders(listing) if class_name(path.name) not in classes]
     lost = [part for part in without if not _is_aside(part)]
     if lost:
         more = f" (and {len(lost) - 1} more such folders: {_some(_names(part.folder for part in lost[1:]))})"

@@ -1,93 +1,339 @@
-"""Reads tables of clips: CSV, TSV, JSON, JSONL, Parquet and SSAST's JSON manifests."""
+"""Reads tables of clips: CSV, TSV, Excel, JSON, JSONL, Parquet, SSAST's JSON manifests and Raven's selection tables."""
 
+import dataclasses
+import datetime
 import json
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import pandas
+import pyarrow
+import pyarrow.parquet
+from transformers.utils import logging
 
-from ..errors import InputError
+from ..errors import InputError, one_line
+from .audio import as_stored
 from .columns import (
     AUDIO_COLUMNS,
     LABEL_COLUMNS,
     Columns,
-    _alike,
-    _as_label,
     _choose_column,
-    _is_missing,
     _other_columns,
-    _split,
+    as_seconds,
+    named_clip,
+    read_labels,
+    row_of,
 )
+from .text_tables import check_rows, is_empty, read_rows, read_text
 
-TABLE_READERS = {
-    # Read as text: pandas would turn the class 01 into 1 and the class None into a missing value.
-    ".csv": lambda path: pandas.read_csv(path, dtype=str, keep_default_na=False),
-    ".tsv": lambda path: pandas.read_csv(path, dtype=str, keep_default_na=False, sep="\t"),
-    ".json": lambda path: pandas.DataFrame(_read_json_rows(path)),
-    ".jsonl": lambda path: pandas.read_json(path, lines=True, dtype=False),
-    ".parquet": lambda path: pandas.read_parquet(path),
-}
+logger = logging.get_logger(__name__)
+
+RAVEN_BEGIN, RAVEN_END, RAVEN_OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
+RAVEN_AUDIO = ("Begin Path", "Begin File")
+RAVEN_LABELS = ("Annotation", "Species", "Common Name", "Tag", "Tags", "Type")
+START, END = "start of the selection", "end of the selection"
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    Holds the rows of a table by column.
+
+    Args:
+        columns: values of each column; names may repeat
+        lines: the line of the file (Excel: of the sheet) at which each row begins; `None` for JSON and Parquet
+        features: types of the columns of a Parquet file that `datasets` wrote
+    """
+
+    path: Path
+    names: list[str]
+    columns: list
+    lines: list[int] | None = None
+    features: dict = dataclasses.field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, name: str) -> list:
+        values = self.columns[self.names.index(name)]
+        return values.to_pylist() if isinstance(values, pyarrow.ChunkedArray) else list(values)
+
+    def __len__(self) -> int:
+        return len(self.columns[0]) if self.columns else 0
+
+    def row_of(self, index: int) -> str:
+        """Returns the name of a row for messages: its number from 1 without the header, and its line in the file."""
+        return row_of(index) if self.lines is None else f"{row_of(index)} (line {self.lines[index]})"
 
 
 def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     """
-    Loads a CSV, TSV, JSON, JSONL or Parquet table with one row per clip; its paths are relative to the table.
+    Loads a table with one row per clip; its paths are relative to the table.
 
     Raises:
         InputError: an unknown extension, an unreadable or empty table, missing columns, or rows without audio or label.
     """
-    table = _read_table(path)
-    audio_column = _choose_column(path, table, "audio", columns.audio, AUDIO_COLUMNS)
-    label_column = _choose_column(path, table, "label", columns.label, LABEL_COLUMNS)
-    needed = [audio_column] if columns.separator else [audio_column, label_column]  # an empty cell: no labels
-    missing = table.index[table[needed].map(_is_missing).any(axis=1)]
-    if len(missing):
-        raise InputError(
-            f"{path}: row {missing[0] + 1} has no {audio_column} or no {label_column}; fill it in or remove it"
-        )
-    audio = [_resolve(value, path.parent) for value in table[audio_column]]
-    labels = _alike([_as_label(value, columns.separator, path) for value in table[label_column]])
+    table = _read_table(path, columns)
+    is_raven = {RAVEN_BEGIN, RAVEN_END} <= set(table)
+    table = _one_view(table) if is_raven else table
+    audio_column = _choose_audio(table, columns.audio)
+    label_column = _choose_column(path, table, "label", columns.label, RAVEN_LABELS if is_raven else LABEL_COLUMNS)
+    if is_raven:
+        table, columns = _with_times(table, audio_column, columns)
+    labels = read_labels(
+        str(path), table[label_column], table.features.get(label_column), columns.separator, table.row_of
+    )
+    audio = _read_audio(table, audio_column)
+    for index, pair in enumerate(zip(audio, labels)):
+        if None in pair:
+            raise InputError(
+                f"{path}: {table.row_of(index)} has no {audio_column} or no {label_column}; fill it in or remove it"
+            )
     return datasets.Dataset.from_dict({"audio": audio, "label": labels} | _other_columns(path, table, columns))
 
 
 def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datasets.Dataset:
     """
-    Loads the column `audio` of a CSV, TSV, JSON, JSONL or Parquet table; its paths are relative to the table.
+    Loads the column `audio` of a table; its paths are relative to the table.
 
     Raises:
         InputError: an unknown extension, an unreadable or empty table, no audio column, or rows without audio.
     """
-    table = _read_table(path)
-    audio_column = _choose_column(path, table, "audio", audio_column, AUDIO_COLUMNS)
-    missing = table.index[table[audio_column].map(_is_missing)]
-    if len(missing):
-        raise InputError(f"{path}: row {missing[0] + 1} has no {audio_column}; fill it in or remove it")
-    return datasets.Dataset.from_dict({"audio": [_resolve(value, path.parent) for value in table[audio_column]]})
+    table = _read_table(path, Columns(audio_column))
+    if {RAVEN_BEGIN, RAVEN_END} <= set(table):
+        raise InputError(f"{path}: lists parts of recordings; name the recordings, or their folder")
+    audio_column = _choose_audio(table, audio_column)
+    audio = _read_audio(table, audio_column)
+    if None in audio:
+        raise InputError(f"{path}: {table.row_of(audio.index(None))} has no {audio_column}; fill it in or remove it")
+    return datasets.Dataset.from_dict({"audio": audio})
 
 
-def _read_table(path: Path) -> pandas.DataFrame:
+def _read_table(path: Path, columns: Columns) -> Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file; correct the path of the manifest")
     reader = TABLE_READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: unknown kind of table; known are {', '.join(TABLE_READERS)}")
     try:
-        table = reader(path)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not readable as a table ({str(error).splitlines()[0]}); check its format") from None
-    if table.empty:
+        table = reader(path, columns)
+    except (ValueError, OSError, KeyError, TypeError, RecursionError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path}: not readable as a table ({one_line(error)}); check its format") from None
+    if not len(table):
         raise InputError(f"{path}: the table has no rows; add clips or leave it out")
     return table
 
 
-def _read_json_rows(path: Path) -> list:
-    """Reads a list of rows, or SSAST's `{"data": [{"wav": ..., "labels": "/m/09x0r,/m/05zppz"}]}`."""
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(rows, dict) and isinstance(rows.get("data"), list):
-        return [{**row, "labels": _split(row["labels"])} if "labels" in row else row for row in rows["data"]]
-    return rows
+def _read_text_table(path: Path, columns: Columns) -> Table:
+    named = (getattr(columns, field.name) for field in dataclasses.fields(columns) if field.name != "separator")
+    known = (*AUDIO_COLUMNS, *LABEL_COLUMNS, RAVEN_BEGIN, *filter(None, named))
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    return _from_rows(path, *read_rows(path, separator, known))
 
 
-def _resolve(value, folder: Path):
-    """Returns the path of a cell relative to its table, or the {"path", "bytes"} of a Parquet file of `datasets`."""
-    return dict(value) if isinstance(value, dict) else str(folder / str(value))
+def _from_rows(path: Path, names: list[str], rows: list[list], lines: list[int] | None) -> Table:
+    return Table(path, names, list(zip(*rows)) or [()] * len(names), lines)
+
+
+def _read_excel(path: Path, columns: Columns) -> Table:
+    """Reads the first sheet of a workbook as texts: a cell that shows 1 is "1", also where Excel stores 1.0."""
+    try:
+        import openpyxl
+    except ImportError:
+        raise InputError(f"{path}: Excel files need openpyxl; pip install openpyxl, or save the sheet as CSV") from None
+    try:
+        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        sheet, *others = [sheet for sheet in workbook.worksheets if hasattr(sheet, "reset_dimensions")]
+        sheet.reset_dimensions()  # some writers store wrong ones
+        records = [
+            (line, [_excel_text(cell) for cell in cells]) for line, cells in enumerate(sheet.iter_rows(), start=1)
+        ]
+        workbook.close()
+        width = max(len(cells) for _, cells in records)  # rows end with their last filled cell
+        records = [(line, cells + [""] * (width - len(cells))) for line, cells in records if any(cells)]
+    except Exception as error:  # openpyxl raises many kinds: zip, XML, missing parts
+        raise InputError(f"{path}: not readable as an Excel file ({one_line(error)}); save it as CSV") from None
+    if others:
+        logger.warning(f"{path}: only the first sheet, {sheet.title}, is read; it has {len(others)} more")
+    return _from_rows(path, *check_rows(path, records))
+
+
+def _excel_text(cell) -> str:
+    value = cell.value
+    if value is None or cell.data_type == "e":  # an error such as #N/A
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+        return str(value.date())
+    return str(value)
+
+
+def _read_parquet(path: Path, columns: Columns) -> Table:
+    # Not `pyarrow.parquet.read_table`, which makes columns of folders such as fold=1. An index of pandas is a column.
+    table = pyarrow.parquet.ParquetFile(path).read()
+    try:
+        features = datasets.Features.from_arrow_schema(table.schema)
+    except (ValueError, TypeError, NotImplementedError, KeyError):  # types that `datasets` does not know
+        features = {}
+    return Table(path, [str(name) for name in table.schema.names], table.columns, features=features)
+
+
+def _read_json(path: Path, columns: Columns) -> Table:
+    """
+    Reads a list of rows, columns ({"file": [...]}, also pandas' {"file": {"0": ...}}), a list of lists with the header
+    first, or SSAST's {"data": [{"wav": ..., "labels": "/m/09x0r,/m/05zppz"}]}.
+    """
+    data = json.loads(read_text(path))
+    if isinstance(data, dict) and isinstance(data.get("data"), list):
+        rows = data["data"]
+        if isinstance(data.get("columns"), list):  # pandas' "split"
+            return _from_lists(path, [data["columns"], *rows])
+        return _from_objects(path, [_with_split_labels(row) for row in rows])
+    if isinstance(data, dict) and data and all(isinstance(value, (list, dict)) for value in data.values()):
+        if all(isinstance(value, dict) for value in data.values()):
+            names = {name for row in data.values() for name in row}
+            if names & {*AUDIO_COLUMNS, columns.audio}:  # pandas' "index": a row for each key
+                return _from_objects(path, list(data.values()))
+            keys = dict.fromkeys(key for column in data.values() for key in column)
+            data = {name: [column.get(key) for key in keys] for name, column in data.items()}
+        lengths = {name: len(column) for name, column in data.items()}
+        if len(set(lengths.values())) > 1 or not all(isinstance(column, list) for column in data.values()):
+            raise InputError(f"{path}: its columns differ in length ({lengths}); write a list of rows")
+        return Table(path, list(data), list(data.values()))
+    if not isinstance(data, list):
+        raise InputError(f"{path}: holds no rows; write a list of rows, [{{'file_name': ..., 'label': ...}}, ...]")
+    if data and all(isinstance(row, list) for row in data):
+        return _from_lists(path, data)
+    return _from_objects(path, data)
+
+
+def _read_json_lines(path: Path, columns: Columns) -> Table:
+    rows, lines = [], []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(
+                f"{path}: line {number} is not JSON ({getattr(error, 'msg', error)}); correct or remove it"
+            ) from None
+        lines.append(number)
+    return _from_objects(path, rows, lines)
+
+
+def _with_split_labels(row):
+    """Splits the labels of a row of SSAST's manifests."""
+    if not (isinstance(row, dict) and isinstance(row.get("labels"), str)):
+        return row
+    return row | {"labels": [part.strip() for part in row["labels"].split(",") if part.strip()]}
+
+
+def _from_objects(path: Path, rows: list, lines: list[int] | None = None) -> Table:
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            where = row_of(index) if lines is None else f"line {lines[index]}"
+            raise InputError(f"{path}: {where} is not an object {{'file_name': ..., 'label': ...}}; correct it")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return Table(path, names, [[row.get(name) for row in rows] for name in names], lines)
+
+
+def _from_lists(path: Path, rows: list) -> Table:
+    """Divides lists into header and rows; their lines are unknown."""
+    records = ((index, row if isinstance(row, list) else [row]) for index, row in enumerate(rows))
+    names, rows, _ = check_rows(path, records)
+    return _from_rows(path, names, rows, None)
+
+
+def _choose_audio(table: Table, wanted: str | None) -> str:
+    own = [name for name, feature in table.features.items() if isinstance(feature, datasets.Audio)]
+    raven = [name for name in RAVEN_AUDIO if name in table.names]
+    there = [name for name in raven if os.path.exists(_resolve(str(table[name][0]), table.path.parent))]
+    return _choose_column(table.path, table, "audio", wanted, (*own, *AUDIO_COLUMNS, *there, *raven))
+
+
+def _read_audio(table: Table, column: str) -> list:
+    """Returns paths, or {"bytes", "path"} if some rows hold audio; `None` where a path is missing."""
+    values, folder = table[column], table.path.parent
+    if not any(isinstance(value, (dict, bytes, list)) for value in values):
+        return [None if is_empty(value) else _resolve(str(value), folder) for value in values]
+    clips = []
+    for index, value in enumerate(values):
+        if isinstance(value, list):
+            raise InputError(
+                f"{table.path}: {table.row_of(index)} has a list in {column}, not a path or audio; set audio_column, "
+                "or store paths, bytes or {array, sampling_rate}"
+            )
+        clip = as_stored(value if isinstance(value, (dict, bytes)) or is_empty(value) else str(value))
+        if clip["bytes"] is None and clip["path"]:
+            clip["path"] = _resolve(clip["path"], folder)
+        clips.append(named_clip(clip, f"{table.row_of(index)} of {table.path.name}"))
+    return clips
+
+
+def _resolve(name: str, folder: Path) -> str:
+    """
+    Returns the path of a cell relative to its table. Where no such file exists, other spellings of the name are tried:
+    without blanks around it, with the slashes of Windows, or with accents in the other form, as macOS stores them.
+    """
+    path = str(folder / name)
+    if (name.isascii() and "\\" not in name and name == name.strip()) or os.path.exists(path):
+        return path
+    plain = name.strip()
+    slashed = plain.replace("\\", "/")
+    forms = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
+    return next((str(folder / other) for other in (plain, slashed, *forms) if (folder / other).exists()), path)
+
+
+def _with_times(table: Table, audio_column: str, columns: Columns) -> tuple[Table, Columns]:
+    """
+    Returns a selection table of Raven with the times of each selection in its own file, and the columns to read.
+
+    Raises:
+        InputError: several files without their offsets.
+    """
+    start, end = columns.start, columns.end
+    if start is None and end is None:
+        if RAVEN_OFFSET not in table.names and len(set(table[audio_column])) > 1:
+            raise InputError(
+                f"{table.path}: its times count from the first of several files; export it with the column "
+                f"{RAVEN_OFFSET}, or set start_column and end_column"
+            )
+        offset = RAVEN_OFFSET if RAVEN_OFFSET in table.names else RAVEN_BEGIN
+        starts, begins, ends = (
+            as_seconds(table.path, name, table[name], table.row_of) for name in (offset, RAVEN_BEGIN, RAVEN_END)
+        )
+        if None in (*starts, *begins, *ends):
+            raise InputError(f"{table.path}: a selection has no time; fill in {RAVEN_BEGIN}, {RAVEN_END} and {offset}")
+        lengths = [round(end - begin, 9) for begin, end in zip(begins, ends)]
+        stops = [round(first + length, 9) for first, length in zip(starts, lengths)]
+        table = dataclasses.replace(table, names=[*table.names, START, END], columns=[*table.columns, starts, stops])
+        start, end = START, END
+    return table, dataclasses.replace(columns, start=start, end=end)
+
+
+def _one_view(table: Table) -> Table:
+    """Leaves out the rows of other views: Raven lists each selection in its waveform and in its spectrogram."""
+    views = table["View"] if "View" in table.names else []
+    first = next((view for view in views if str(view).startswith("Spectrogram")), None)
+    kept = [index for index, view in enumerate(views) if view == first]
+    if first is None or len(kept) == len(table):
+        return table
+    logger.warning(f"{table.path}: {len(table) - len(kept)} rows of other views than {first} are left out")
+    columns = [[column[index] for index in kept] for column in table.columns]
+    return dataclasses.replace(table, columns=columns, lines=table.lines and [table.lines[index] for index in kept])
+
+
+TABLE_READERS = {
+    ".csv": _read_text_table,
+    ".tsv": _read_text_table,
+    ".txt": _read_text_table,  # Raven's, or with tabs
+    ".xlsx": _read_excel,
+    ".json": _read_json,
+    ".jsonl": _read_json_lines,
+    ".parquet": _read_parquet,
+}

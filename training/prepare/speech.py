@@ -84,7 +84,7 @@ def read_voxceleb1(folder: Path) -> list[Clip]:
     """Reads iden_split.txt (`3 id10003/na8-QEFmj44/00003.wav`) and wav/, or dev/wav/ and test/wav/."""
     lines = [line.split() for line in read_lines(folder / "iden_split.txt")]
     roots = [folder / root for root in ("wav", "dev/wav", "test/wav", ".")]
-    people = {path.name: path.parent for root in reversed(roots) for path in root.glob("id*")}
+    people = {path.name: path.parent for root in reversed(roots) for path in sorted(root.glob("id*"))}
     clips = []
     for part, name in lines:
         person, video, _ = name.split("/")
