@@ -17,6 +17,8 @@ from modeling_dual_ssast import (
     DualSSASTForPreTraining,
 )
 
+from training.files import check_writable
+
 from . import deit, ssast
 from .checkpoint import ConversionError, shorten
 from .options import Options
@@ -78,8 +80,10 @@ def check_target(source: str, target: Path, overwrite: bool):
     Checks the path to write to.
 
     Raises:
+        InputError: the folder of `target` cannot be written.
         ConversionError: `target` exists and may not be replaced, is a folder, or lies in the source.
     """
+    check_writable(target.parent, is_folder=True)
     if target.is_dir():
         raise ConversionError(f"{target} is a folder, but a checkpoint file is written: give a name like {target}.pth")
     if Path(source).resolve() in target.resolve().parents:

@@ -126,8 +126,8 @@ def build_one(
     try:
         check_target(path, folder, overwrite)
         message = convert(published, path, folder)
-    except (ValueError, OSError) as error:
-        return Outcome(published, "failed", folder, " ".join(str(error).split()))
+    except (ValueError, OSError, InputError) as error:
+        return Outcome(published, "failed", folder, one_line(error))
     return Outcome(published, "converted", folder, message)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import InputError
+from ..files import check_writable
 from .arguments import TrainingArguments
 
 STAGING_NAME = "unfinished-outputs"
@@ -31,11 +32,13 @@ def check_output_folder(arguments: TrainingArguments) -> str | None:
     Returns the checkpoint to resume from, or `None` for a new run.
 
     Raises:
-        InputError: the folder holds a run, and neither resume_from_checkpoint nor overwrite is set.
+        InputError: the folder cannot be written, or holds a run and neither resume_from_checkpoint nor overwrite is
+            set.
     """
     if not arguments.output_dir:
         raise InputError("output_dir: is not set; name the folder that the run writes to")
     folder = Path(arguments.output_dir)
+    check_writable(folder, is_folder=True)
     resume = arguments.resume_from_checkpoint
     last = get_last_checkpoint(folder) if folder.is_dir() else None
     if resume and str(resume).lower() not in ("true", "false"):

@@ -1,5 +1,8 @@
 """Makes the table of a classifier's predictions, for predict_hf.py and the classification tasks."""
 
+import csv
+import io
+
 import numpy as np
 import torch
 
@@ -19,13 +22,19 @@ def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, threshol
     import pandas  # slow: a prediction without a table does not need it
 
     prefix = "" if labels.is_regression else "probability_"
-    table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])
-    table.insert(0, "file", files)
+    # Objects: the texts of pandas 3 cannot hold names of files that are not UTF-8.
+    columns = pandas.Index([f"{prefix}{name}" for name in labels.names], dtype=object)
+    table = pandas.DataFrame(scores, columns=columns)
+    table.insert(0, "file", pandas.Series(files, dtype=object))
     predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
-    table.insert(1, "prediction", [as_text(prediction) for prediction in predictions])
+    table.insert(1, "prediction", pandas.Series(map(as_text, predictions), dtype=object))
     return table
 
 
 def as_text(label) -> str:
-    """Returns a label as a cell of the table; several labels are joined by commas."""
-    return ",".join(map(str, label)) if isinstance(label, (list, tuple)) else str(label)
+    """Returns a label as a cell of the table; several labels as a row of CSV, so that their names may hold commas."""
+    if not isinstance(label, (list, tuple)):
+        return str(label)
+    row = io.StringIO()
+    csv.writer(row, lineterminator="").writerow(label)
+    return row.getvalue()

@@ -25,6 +25,7 @@ from modeling_dual_ssast.configuration_composed import ComposedConfig
 from ..base.inference import check_checkpoint, check_folder, explained, load_classifier, load_encoder
 from ..console import run_program
 from ..errors import InputError
+from ..files import check_writable
 from .forms import FILES, FORMATS, write_graph, write_half
 from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name
 from .onnx_graph import NEWEST_OPSET, OLDEST_OPSET
@@ -128,6 +129,7 @@ def check(arguments: argparse.Namespace):
     output = arguments.output.resolve()
     if not output.parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist; make it or name another")
+    check_writable(output, is_folder=True)
     for path in (Path(arguments.model), arguments.data, *(arguments.verify_with or ())):
         if path is not None and path.exists() and output in (path.resolve(), *path.resolve().parents):
             raise InputError(f"{output}: is or holds {path}, an input; name another folder")
