@@ -155,7 +155,8 @@ def check_output(path: Path, overwrite: bool):
     """
     if path.suffix not in EXTENSIONS:
         raise InputError(f"{path}: unknown kind of output; name a file that ends in {' or '.join(EXTENSIONS)}")
-    check_writable(path)
+    for place in (path, unreadable_path(path)):
+        check_writable(place)
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; add --overwrite or name another --output")
 

@@ -16,7 +16,6 @@ from modeling_dual_ssast import (
     DualSSASTForAudioClassification,
     DualSSASTForPreTraining,
 )
-
 from training.files import check_writable
 
 from . import deit, ssast

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from hub.push import PushError, push_folder
+from training.errors import InputError, one_line
 
 from .catalogue import Published, published_name, read_catalogue
 from .checkpoint import ConversionError

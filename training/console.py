@@ -80,7 +80,8 @@ class LastingStream:
     """Writes to a stream; drops text once that fails, because the work must go on. `None`: a stream that is closed."""
 
     def __init__(self, stream):
-        self.stream = open(os.devnull, "w") if stream is None else stream  # closed with the process
+        # It is open as long as the process.
+        self.stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115
         self.error: OSError | ValueError | None = None
         if hasattr(self.stream, "reconfigure"):
             self.stream.reconfigure(errors="backslashreplace")

@@ -21,7 +21,7 @@ def one_line(error: Exception) -> str:
 
 
 def printable(text) -> str:
-    """Returns a text on one line that every medium can show: characters without a shape become escapes such as `\\n`."""
+    """Returns a text on one line that can be shown anywhere: characters without a shape become escapes, as in `\\n`."""
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 

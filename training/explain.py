@@ -105,6 +105,7 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
     Args:
         input_values: (1, frames, mel)
         found: as `explain` returns it
+        title: names in it are `plain`
         path: ends in one of `FORMATS`
     """
     config, spectrogram = model.config, input_values[0].mT.cpu().numpy()  # (mel, frames)
@@ -121,7 +122,7 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
     first = figure.add_subplot(grid[0, :])
     draw_spectrogram(first, spectrogram, extractor, cmap="gray")
     draw_patch_grid(first, config, spectrogram.shape[1] * extractor.hop_s, extractor.hop_s)
-    first.set_title(plain(f"{title}; lines: where patches begin"))
+    first.set_title(f"{title}; lines: where patches begin")
     for row, (name, values) in enumerate(maps, start=1):
         axes = figure.add_subplot(grid[row, :])
         draw_spectrogram(axes, spectrogram, extractor, cmap="gray")
@@ -213,6 +214,8 @@ def draw_file(argv: list[str]):
     """Draws the explanation of the file that the command line names."""
     words = name_positionals(argv, ExplainArguments, "model", "file")
     (arguments,) = parse_words((ExplainArguments,), words, USAGE, "command line")
+    check_writable(arguments.output.parent, is_folder=True)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     check_writable(arguments.output)
     model, extractor = load(arguments.model)
     label = choose_label(model, arguments.label)
@@ -220,7 +223,8 @@ def draw_file(argv: list[str]):
     batch = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
     found = explain(model, batch["input_values"].to(model.device), label)
     name = model.config.id2label[found["label"]]
-    title = f"{Path(arguments.file).name}: {name} (logit {float(found['logits'][found['label']]):.2f})"
+    logit = float(found["logits"][found["label"]])
+    title = f"{plain(Path(arguments.file).name, 60)}: {plain(name)} (logit {logit:.2f})"
     draw(model, extractor, batch["input_values"], found, title, arguments.output)
     print(printable(f"{name}: {arguments.output}"))
 

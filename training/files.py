@@ -1,4 +1,4 @@
-"""Checks places to write to, writes files whole, and compares the settings of a run with those that an earlier run stored."""
+"""Checks where outputs go, writes files whole, and compares the settings of a run with those of an earlier one."""
 
 import csv
 import hashlib
@@ -82,6 +82,11 @@ def write_json(path: Path, value):
     with complete_file(path) as unfinished:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         unfinished.write_text(text, encoding="utf-8", errors=TEXT_ERRORS)
+
+
+def storable(text: str) -> str:
+    """Returns a text as text files hold it, for formats that take UTF-8 alone."""
+    return text.encode(errors=TEXT_ERRORS).decode()
 
 
 def write_csv(table, path: Path, index: bool = False):

@@ -30,7 +30,7 @@ from ..data.listing import AUDIO_EXTENSIONS
 from ..data.unlabelled_sources import open_source, parse_sources
 from ..data.unreadable import UnreadableLog, try_to_read
 from ..errors import InputError
-from ..files import complete_file, fingerprint
+from ..files import TEXT_ERRORS, complete_file, fingerprint, storable
 from .shards import Shards
 
 LEVELS = ("clip", "frames", "layers")
@@ -297,8 +297,9 @@ def write(shards: Shards, log: UnreadableLog, output: Path, columns: dict[str, i
         (_write_parquet if output.suffix == ".parquet" else _write_npz)(unfinished, shards, columns)
         listing.unlink(missing_ok=True)
         if unreadable:
-            with complete_file(listing) as table, open(table, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("file_name", "reason"), *unreadable.items()])
+            with complete_file(listing) as table:
+                with open(table, "w", newline="", encoding="utf-8", errors=TEXT_ERRORS) as file:
+                    csv.writer(file).writerows([("file_name", "reason"), *unreadable.items()])
     return num_readable, unreadable
 
 
@@ -315,7 +316,8 @@ def _tables(shards: Shards, columns: dict[str, int]) -> Iterator[dict[str, np.nd
     """Yields the columns of the output shard by shard, one row per readable clip or time frame."""
     ends = np.cumsum(list(columns.values()))[:-1]
     for arrays in shards:
-        table = {"file_name": np.asarray(_names(arrays), dtype=object).repeat(arrays["rows"])}
+        names = [storable(name) for name in _names(arrays)]
+        table = {"file_name": np.asarray(names, dtype=object).repeat(arrays["rows"])}
         if "time_ms" in arrays:
             table["time_ms"] = arrays["time_ms"]
         yield table | dict(zip(columns, np.split(arrays["embedding"], ends, axis=1)))
