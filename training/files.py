@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -90,16 +91,30 @@ def storable(text: str) -> str:
 
 
 def write_csv(table, path: Path, index: bool = False):
-    """Writes a `pandas.DataFrame` as CSV in UTF-8, whole or not at all."""
-    texts = [*table.columns, *(cell for name in table for cell in _texts(table[name]))]
-    # Python's writer leaves a carriage return without quotes, and every reader then takes it for the end of the row.
-    quoting = csv.QUOTE_NONNUMERIC if any("\r" in str(text) for text in texts) else csv.QUOTE_MINIMAL
-    with complete_file(path) as unfinished:
-        table.to_csv(unfinished, index=index, encoding="utf-8", errors=TEXT_ERRORS, quoting=quoting)
+    """
+    Writes a `pandas.DataFrame` as CSV in UTF-8, whole or not at all. Arrow writes ten million numbers in seconds, where
+    pandas takes minutes, and quotes carriage returns, at which readers end a row.
 
+    Args:
+        index: begin each row with the table's index
+    """
+    import pyarrow  # here: a program without a table does not need it
+    import pyarrow.csv
 
-def _texts(column):
-    return () if column.dtype.kind in "biuf" else column
+    table = table.reset_index() if index else table
+    columns = [table.iloc[:, place] for place in range(table.shape[1])]
+    arrays = [
+        pyarrow.array(column.to_numpy(), from_pandas=True)
+        if column.dtype.kind in "iuf"
+        else pyarrow.array([None if cell is None else storable(str(cell)) for cell in column], pyarrow.string())
+        for column in columns
+    ]
+    header = io.StringIO()
+    csv.writer(header, lineterminator="\r\n").writerow(table.columns)  # quotes carriage returns for this line end only
+    with complete_file(path) as unfinished, open(unfinished, "wb") as file:
+        file.write(storable(header.getvalue().removesuffix("\r\n") + "\n").encode())
+        options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
+        pyarrow.csv.write_csv(pyarrow.table(arrays, names=list(map(str, range(len(arrays))))), file, options)
 
 
 def check_same(source: str | Path, stored: Mapping, wanted: Mapping, remedy: str):

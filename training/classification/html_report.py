@@ -13,7 +13,6 @@ import soundfile
 import soxr
 import torch
 from matplotlib.image import imsave
-from sklearn.metrics import average_precision_score
 from transformers.utils import logging
 
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
@@ -23,6 +22,7 @@ from ..data.labels import LabelSet
 from ..errors import one_line, printable
 from ..files import complete_file
 from .finished_run import FinishedRun
+from .metrics import average_precision
 
 logger = logging.get_logger(__name__)
 
@@ -170,10 +170,7 @@ def _class_table(run: FinishedRun, results: dict, targets, scores) -> dict:
         figures = {title: [results["per_class"][c][key] for c in labels.names] for title, key in keys.items()}
     else:
         figures = {
-            "average precision": [
-                average_precision_score(targets[:, i], scores[:, i]) if targets[:, i].any() else None
-                for i in range(len(labels.names))
-            ]
+            "average precision": [average_precision(scores[:, i], targets[:, i]) for i in range(len(labels.names))]
         }
     rows = [
         {

@@ -30,7 +30,7 @@ from ..data.listing import AUDIO_EXTENSIONS
 from ..data.unlabelled_sources import open_source, parse_sources
 from ..data.unreadable import UnreadableLog, try_to_read
 from ..errors import InputError
-from ..files import TEXT_ERRORS, complete_file, fingerprint, storable
+from ..files import complete_file, fingerprint, storable
 from .shards import Shards
 
 LEVELS = ("clip", "frames", "layers")
@@ -297,9 +297,9 @@ def write(shards: Shards, log: UnreadableLog, output: Path, columns: dict[str, i
         (_write_parquet if output.suffix == ".parquet" else _write_npz)(unfinished, shards, columns)
         listing.unlink(missing_ok=True)
         if unreadable:
-            with complete_file(listing) as table:
-                with open(table, "w", newline="", encoding="utf-8", errors=TEXT_ERRORS) as file:
-                    csv.writer(file).writerows([("file_name", "reason"), *unreadable.items()])
+            with complete_file(listing) as table, table.open("w", newline="", encoding="utf-8") as file:
+                rows = [("file_name", "reason"), *unreadable.items()]
+                csv.writer(file).writerows([storable(name), reason] for name, reason in rows)
     return num_readable, unreadable
 
 
