@@ -26,10 +26,10 @@ def check_target(source: Path, target: Path, overwrite: bool):
         InputError: the folder cannot be written.
         ConversionError: `target` is not empty and may not be replaced, or replacing it would delete the source.
     """
-    check_writable(target, is_folder=True)
     resolved, origin = target.resolve(), source.resolve()
     if resolved == origin or resolved in origin.parents:
         raise ConversionError(f"{target} holds the source {source}: choose another output folder")
+    check_writable(target, is_folder=True)
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise ConversionError(f"{target} exists and is not empty: choose another folder or add --overwrite")
 

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -90,6 +90,13 @@ def storable(text: str) -> str:
     return text.encode(errors=TEXT_ERRORS).decode()
 
 
+def csv_row(cells: Iterable[str]) -> str:
+    """Returns a row of CSV, without its end."""
+    row = io.StringIO()
+    csv.writer(row, lineterminator="\r\n").writerow(cells)  # it quotes the characters of its line end, and no other
+    return row.getvalue().removesuffix("\r\n")
+
+
 def write_csv(table, path: Path, index: bool = False):
     """
     Writes a `pandas.DataFrame` as CSV in UTF-8, whole or not at all. Arrow writes ten million numbers in seconds, where
@@ -101,18 +108,17 @@ def write_csv(table, path: Path, index: bool = False):
     import pyarrow  # here: a program without a table does not need it
     import pyarrow.csv
 
-    table = table.reset_index() if index else table
-    columns = [table.iloc[:, place] for place in range(table.shape[1])]
+    names, columns = list(table.columns), [table.iloc[:, place] for place in range(table.shape[1])]
+    if index:
+        names, columns = [table.index.name, *names], [table.index, *columns]
     arrays = [
         pyarrow.array(column.to_numpy(), from_pandas=True)
         if column.dtype.kind in "iuf"
         else pyarrow.array([None if cell is None else storable(str(cell)) for cell in column], pyarrow.string())
         for column in columns
     ]
-    header = io.StringIO()
-    csv.writer(header, lineterminator="\r\n").writerow(table.columns)  # quotes carriage returns for this line end only
     with complete_file(path) as unfinished, open(unfinished, "wb") as file:
-        file.write(storable(header.getvalue().removesuffix("\r\n") + "\n").encode())
+        file.write(storable(csv_row(names) + "\n").encode())
         options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
         pyarrow.csv.write_csv(pyarrow.table(arrays, names=list(map(str, range(len(arrays))))), file, options)
 

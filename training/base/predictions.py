@@ -1,14 +1,12 @@
 """Makes the table of a classifier's predictions, for predict_hf.py and the classification tasks."""
 
-import csv
-import io
-
 import numpy as np
 import torch
 
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
 from ..data.labels import LabelSet
+from ..files import csv_row
 
 
 def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, thresholds: list[float] | None = None):
@@ -33,8 +31,4 @@ def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, threshol
 
 def as_text(label) -> str:
     """Returns a label as a cell of the table; several labels as a row of CSV, so that their names may hold commas."""
-    if not isinstance(label, (list, tuple)):
-        return str(label)
-    row = io.StringIO()
-    csv.writer(row, lineterminator="").writerow(label)
-    return row.getvalue()
+    return csv_row(label) if isinstance(label, (list, tuple)) else str(label)
