@@ -127,9 +127,9 @@ def check(arguments: argparse.Namespace):
     if arguments.opset is not None:
         check_opset(arguments)
     output = arguments.output.resolve()
+    check_writable(output, is_folder=True)
     if not output.parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist; make it or name another")
-    check_writable(output, is_folder=True)
     for path in (Path(arguments.model), arguments.data, *(arguments.verify_with or ())):
         if path is not None and path.exists() and output in (path.resolve(), *path.resolve().parents):
             raise InputError(f"{output}: is or holds {path}, an input; name another folder")
