@@ -27,11 +27,12 @@ from training.base.outputs import write_results
 from training.base.predictions import score_table
 from training.classification.plots import confusion_table, plot_confusion
 from training.console import print_table
+from training.data.audio import read_audio
 from training.data.labels import LabelSet
 from training.data.unreadable import UnreadableLog
-from training.embeddings.embed import RAGGED, Embedder, unreadable_path, write
+from training.embeddings.embed import RAGGED, Embedder, open_inputs, unreadable_path, write
 from training.embeddings.shards import Shards
-from training.errors import printable
+from training.errors import InputError, printable
 from training.files import storable, write_csv, write_json
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
@@ -263,3 +264,14 @@ def test_names_survive_embeddings(tmp_path, suffix):
     found = pandas.read_parquet(output)["file_name"] if suffix == ".parquet" else np.load(output)["file_name"]
     assert list(found) == list(STORED[::2])
     assert read_text_table(unreadable_path(output))["file_name"].tolist() == list(STORED[1::2])
+
+
+def test_a_file_whose_name_is_not_utf8_is_embedded(tmp_path):
+    names = [str(tmp_path / name) for name in ("caf\udce9.wav", "ok.wav", "gone\udce9.wav")]
+    for name in names[:2]:
+        write_tone(tmp_path / "clip.wav", seconds=0.1).rename(name)
+    (clips,) = open_inputs(names, streaming=False)
+    assert [clips.name_of(index, clips[index]) for index in range(3)] == list(map(storable, names))
+    assert [len(read_audio(clips[index], 16000)) for index in range(2)] == [1600, 1600]
+    with pytest.raises(InputError, match="gone"):
+        read_audio(clips[2], 16000)

@@ -255,19 +255,19 @@ def test_a_full_disk_costs_no_printed_scores(tmp_path, monkeypatch, capsys):
 def test_every_program_outlasts_its_reader(tmp_path):
     clips = write_class_folders(tmp_path / "clips", 4)
     model = save_tiny_classifier(tmp_path / "model")
-    python = f"{sys.executable} "
     programs = {
-        "x.json": f"-m training.check {clips} --output {tmp_path}/x.json",
-        "x.png": f"-m training.explain {model} {clips}/high/high_0.wav --output {tmp_path}/x.png",
-        "x.npz": f"embed_hf.py {model} {clips} --output {tmp_path}/x.npz",
-        "x.csv": f"predict_hf.py {model} {clips} --output {tmp_path}/x.csv",
-        "half/export.json": f"-m training.export {model} {tmp_path}/half --format safetensors-fp16",
+        "x.json": f"-m training.check {clips} --output",
+        "x.png": f"-m training.explain {model} {clips}/high/high_0.wav --output",
+        "x.npz": f"embed_hf.py {model} {clips} --output",
+        "x.csv": f"predict_hf.py {model} {clips} --output",
+        "x": f"-m training.export --format safetensors-fp16 {model}",
     }
-    for name, words in programs.items():
-        for environment, redirection in (("PYTHONIOENCODING=ascii", ">&- 2>&-"), ("LANG=C", "2>&1 | true")):
-            (tmp_path / name).unlink(missing_ok=True)
-            command = f"{environment} {python}{words} {'--overwrite' if 'export' in words else ''} {redirection}"
+    ways = (("PYTHONIOENCODING=ascii", ">&- 2>&-"), ("LANG=C", "2>&1 | true"))
+    for number, (environment, redirection) in enumerate(ways):
+        for name, words in programs.items():
+            output = tmp_path / f"{number}-{name}"
+            command = f"{environment} {sys.executable} {words} {output} {redirection}"
             subprocess.run(["bash", "-c", command], cwd=ROOT, timeout=300)
-            assert (tmp_path / name).exists(), command
+            assert output.exists(), command
     line = error_line(run_program("-m", "training.check", clips, "--output", tmp_path / "no" / "x.json"))
     assert "no does not exist" in line

@@ -4,6 +4,7 @@ shards are joined into one Parquet or npz file.
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -160,11 +161,20 @@ def open_inputs(inputs: list[str], streaming: bool) -> list[LocalClips | Streame
     for are_files, group in itertools.groupby(inputs, lambda entry: Path(entry).suffix.lower() in AUDIO_EXTENSIONS):
         if are_files:
             files = list(group)
-            opened.append(LocalClips(files[0], datasets.Dataset.from_dict({"audio": files})))
+            opened.append(LocalClips(files[0], datasets.Dataset.from_dict({"audio": list(map(_as_stored, files))})))
             continue
         for source in parse_sources("inputs", list(group)):
             opened.append(open_source(dataclasses.replace(source, streaming=streaming or source.streaming)))
     return opened
+
+
+def _as_stored(file: str) -> dict:
+    """Returns the clip of a file; its content too where its name is not UTF-8, which Arrow cannot store."""
+    content = None
+    if storable(file) != file:
+        with contextlib.suppress(OSError):  # a file that cannot be read is told as every other
+            content = Path(file).read_bytes()
+    return {"path": storable(file), "bytes": content}
 
 
 class ClipSequence:
