@@ -27,11 +27,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
+from training.base.figures import plain
 from training.base.finite import NOT_FINITE
 from training.base.inference import load_classifier
 from training.console import run_program
 from training.data.audio import audio_format, audio_seconds, read_audio
-from training.errors import InputError, one_line
+from training.errors import InputError, one_line, printable
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
 
 HERE = Path(__file__).parent
@@ -253,7 +254,7 @@ def section(classifier: Classifier, waveform: np.ndarray, seconds: float) -> str
     best = np.argsort(-scores, kind="stable")[:TOP]
     names = [model.config.id2label[index] for index in best]
     is_number = any(isinstance(part, float) for part in (answer if isinstance(answer, list) else [answer]))
-    parts = [f"<h2>{html.escape(classifier.title)}</h2>", answer_html(answer, is_number)]
+    parts = [f"<h2>{as_html(classifier.title)}</h2>", answer_html(answer, is_number)]
     if not is_number:
         parts.append(bars(names, scores[best], answer, thresholds(model.config, best)))
     analysed_s = len(waveform) / rate
@@ -275,7 +276,12 @@ def answer_html(answer, is_number: bool) -> str:
     """Formats a class, several classes, or numbers."""
     parts = answer if isinstance(answer, list) else [answer]
     text = ", ".join(f"{part:.4g}" if is_number else part for part in parts) or "none of the classes"
-    return f'<p class="answer" role="status">{html.escape(text)}</p>'
+    return f'<p class="answer" role="status">{as_html(text)}</p>'
+
+
+def as_html(text: str) -> str:
+    """Returns a text as HTML that shows it letter by letter."""
+    return html.escape(printable(text))
 
 
 def thresholds(config, labels: np.ndarray) -> list[float] | None:
@@ -292,7 +298,7 @@ def bars(names: list[str], scores: np.ndarray, answer, limits: list[float] | Non
     for place, (name, score) in enumerate(zip(names, scores)):
         limit = "" if limits is None else f'<b style="left: {100 * limits[place]:.1f}%"></b>'
         rows.append(
-            f"<li{' class=chosen' if name in chosen else ''}><span>{html.escape(name)}</span>"
+            f"<li{' class=chosen' if name in chosen else ''}><span>{as_html(name)}</span>"
             f'<span class="bar" aria-hidden="true"><i style="width: {100 * score:.1f}%"></i>{limit}</span>'
             f"<span>{100 * score:.1f} %</span></li>"
         )
@@ -317,15 +323,15 @@ def looked_at(classifier: Classifier, waveform: np.ndarray, label: int, start_s:
     features = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
     spectrogram = features["input_values"][0].mT.numpy()  # (mel, frames)
     where = f", {start_s:.1f} to {start_s + len(waveform) / extractor.sampling_rate:.1f} s" if is_part else ""
-    plain = picture(heat_map(spectrogram, classifier, start_s), f"Spectrogram{where}")
+    input_picture = picture(heat_map(spectrogram, classifier, start_s), f"Spectrogram{where}")
     if not has_patches(model):
         return (
-            f'<h3>Input</h3><div class="pictures">{plain}</div>'
+            f'<h3>Input</h3><div class="pictures">{input_picture}</div>'
             "<p>This network is convolutional: it has no patches, so no map can show what the answer is based on.</p>"
         )
     found = explain(model, features["input_values"].to(model.device), label)
-    name = html.escape(model.config.id2label[label])
-    pictures = [plain, f"<div><p>{LEGEND.format(name=f'<b>{name}</b>')}</p></div>"]
+    name = as_html(model.config.id2label[label])
+    pictures = [input_picture, f"<div><p>{LEGEND.format(name=f'<b>{name}</b>')}</p></div>"]
     for layer, relevance in found["relevance"].items():
         layer_name = f"layer {layer}" if layer else "the patch embedding"
         maps = {f"Relevance for {name} in {layer_name}": relevance}
@@ -358,7 +364,7 @@ def timeline(times: np.ndarray, scores: np.ndarray, names: list[str], seconds: f
     times, scores = np.concatenate([[0.0], times, [seconds]]), np.concatenate([scores[:1], scores, scores[-1:]])
     for axes, name, line in zip(all_axes, names, scores.T):
         axes.plot(times, line, color=ACCENT, linewidth=1.5)
-        axes.set_title(name, loc="left", fontsize=10, pad=3, parse_math=False)
+        axes.set_title(plain(name, 60), loc="left", fontsize=10, pad=3)
         axes.set_xlim(0, seconds)
         if not is_number:
             axes.fill_between(times, line, color=ACCENT, alpha=0.3, linewidth=0)

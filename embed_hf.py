@@ -26,7 +26,8 @@ from training.embeddings.embed import (
     write,
 )
 from training.embeddings.shards import Shards
-from training.errors import InputError, one_line
+from training.errors import InputError, one_line, printable
+from training.files import check_writable
 from training.recipe import Arguments, described, name_positionals, parse_words, show_help
 
 USAGE = "embed_hf.py MODEL INPUT ... --output OUT.parquet|OUT.npz [--key value ...]"
@@ -152,14 +153,12 @@ def check_output(path: Path, overwrite: bool):
     Checks the path to write to, before hours of encoding.
 
     Raises:
-        InputError: the extension is unknown, the folder is missing, or the file may not be overwritten.
+        InputError: the extension is unknown, the disk refuses the file, or it may not be overwritten.
     """
     if path.suffix not in EXTENSIONS:
         raise InputError(f"{path}: unknown kind of output; name a file that ends in {' or '.join(EXTENSIONS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it or correct --output")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file in --output")
+    for place in (path, unreadable_path(path)):
+        check_writable(place)
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; add --overwrite or name another --output")
 
@@ -170,7 +169,7 @@ def finish(embedder: Embedder, shards: Shards, log: UnreadableLog, output: Path)
     num_readable, unreadable = write(shards, log, output, columns)
     shutil.rmtree(shards.folder)
     for name, reason in list(unreadable.items())[:PRINTED_FAILURES]:
-        print(f"unreadable: {name}: {reason}", file=sys.stderr)
+        print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
     if unreadable:
         print(
             f"{len(unreadable)} of {num_readable + len(unreadable)} clips are unreadable; "

@@ -14,12 +14,12 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.finite import NOT_FINITE
 from training.base.inference import labels_of, load_classifier
 from training.base.predictions import score_table
-from training.console import run_program
+from training.console import fail, run_program
 from training.data.audio import audio_seconds, read_audio
 from training.data.labels import LabelSet
 from training.data.listing import find_audio_files
-from training.errors import InputError
-from training.files import complete_file
+from training.errors import InputError, printable
+from training.files import check_writable, write_csv
 from training.recipe import Arguments, described, name_positionals, parse_words, show_help
 
 USAGE = "predict_hf.py MODEL FILE-OR-FOLDER ... [--key value ...]"
@@ -57,8 +57,8 @@ def predict(argv: list[str]) -> int:
     """Classifies what the command line names; returns 1 if anything could not be classified."""
     words = name_positionals(argv, PredictArguments, "model", "inputs")
     (arguments,) = parse_words((PredictArguments,), words, USAGE, "command line")
-    for path in (arguments.output, arguments.windows):
-        check_output(path)
+    for path in filter(None, (arguments.output, arguments.windows)):
+        check_writable(path)
     model, extractor = load_classifier(arguments.model)
     labels = labels_of(arguments.model, model.config)
     files, empty_folders = list_files(arguments.inputs)
@@ -67,23 +67,10 @@ def predict(argv: list[str]) -> int:
         write_windows(model, labels, windows, arguments.windows)
     report(model, labels, logits, arguments)
     for message in empty_folders + failures:
-        print(f"error: {message}", file=sys.stderr)
+        fail(message)
     if failures:
         print(f"{len(failures)} of {len(files)} files could not be classified", file=sys.stderr)
     return 1 if empty_folders or failures else 0
-
-
-def check_output(path: Path | None):
-    """
-    Checks the path to write to, before hours of classification.
-
-    Raises:
-        InputError: its folder does not exist, or it is a folder.
-    """
-    if path and not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it or name another file")
-    if path and path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file in it")
 
 
 def list_files(inputs: list[Path]) -> tuple[list[str], list[str]]:
@@ -184,15 +171,18 @@ def classify_long(model, extractor, audio: np.ndarray, arguments) -> WindowedOut
 
 
 def report(model, labels: LabelSet, logits: dict[str, np.ndarray], arguments):
-    """Writes the table, then prints the likeliest classes of each file: a closed pipe does not lose the table."""
+    """Writes the table, and then prints the likeliest classes of each file, also where the disk is full."""
     if not logits:
         return
     scores = model.probabilities(torch.from_numpy(np.stack(list(logits.values())))).numpy()  # (files, labels)
-    if arguments.output:
-        write_table(score_table(list(logits), labels, scores, model.config.decision_thresholds), arguments.output)
-    for file, row in zip(logits, scores):
-        best = np.argsort(-row)[: arguments.top_k]
-        print(f"{file}\t" + ", ".join(f"{labels.names[index]} {row[index]:.3f}" for index in best))
+    try:
+        if arguments.output:
+            write_csv(score_table(list(logits), labels, scores, model.config.decision_thresholds), arguments.output)
+    finally:
+        for file, row in zip(logits, scores):
+            best = np.argsort(-row)[: arguments.top_k]
+            found = ", ".join(f"{printable(labels.names[index])} {row[index]:.3f}" for index in best)
+            print(f"{printable(file)}\t{found}")
 
 
 def write_windows(model, labels: LabelSet, windows: dict[str, WindowedOutput], path: Path):
@@ -203,13 +193,7 @@ def write_windows(model, labels: LabelSet, windows: dict[str, WindowedOutput], p
     for place, name in enumerate(("start_s", "end_s"), start=1):
         times = torch.cat([getattr(output, name) for output in windows.values()])
         table.insert(place, name, times.numpy().round(6))
-    write_table(table, path)
-
-
-def write_table(table, path: Path):
-    """Writes a CSV, whole or not at all."""
-    with complete_file(path) as unfinished:
-        table.to_csv(unfinished, index=False)
+    write_csv(table, path)
 
 
 if __name__ == "__main__":

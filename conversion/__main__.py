@@ -6,6 +6,9 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from training.console import INTERRUPTED, fail, lasting_streams
+from training.errors import InputError
+
 from . import export_ssast, official, saving
 from .catalogue import recognise
 from .families import FAMILIES
@@ -18,7 +21,6 @@ COMMANDS = {
     EXPORT: "the way back: a saved folder -> a .pth file that the SSAST (or Dual SSAST) repository loads",
     official.NAME: "converts the published checkpoints that lie in a folder, with their cards",
 }
-INTERRUPTED = 130  # the shells' exit status after Ctrl-C
 
 Facts = list[tuple[str, str]]  # printed lines: a word and the rest of its line
 
@@ -99,19 +101,20 @@ def main(argv: list[str] | None = None) -> int:
     Runs a command; returns the exit status: 0, 1 with one line on stderr, or 130 after Ctrl-C. Wrong options exit with
     2 through argparse.
     """
-    args = make_parser().parse_args(argv)
-    logging.disable_progress_bar()
-    try:
-        return args.run(args)
-    except (ValueError, OSError) as error:  # all checks, also those of the configuration, raise ValueError
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; what is finished is kept, nothing is half written: give the same command again",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
+    with lasting_streams() as output:
+        args = make_parser().parse_args(argv)
+        logging.disable_progress_bar()
+        try:
+            return args.run(args) or output.status()
+        # All checks, also those of the configuration, raise ValueError.
+        except (ValueError, OSError, InputError) as error:
+            return fail(error)
+        except KeyboardInterrupt:
+            print(
+                "\ninterrupted; what is finished is kept, nothing is half written: give the same command again",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from modeling_dual_ssast import (
     DualSSASTForPreTraining,
 )
 from modeling_dual_ssast.configuration_dual_ssast import PUBLISHED_MLP_LAYERS, PUBLISHED_POOLINGS
+from training.files import check_writable
 
 from . import deit, dual_ssast, ssast
 from .checkpoint import ConversionError, shorten
@@ -80,8 +81,10 @@ def check_target(source: str, target: Path, overwrite: bool):
     Checks the path to write to.
 
     Raises:
+        InputError: the folder of `target` cannot be written.
         ConversionError: `target` exists and may not be replaced, is a folder, or lies in the source.
     """
+    check_writable(target.parent, is_folder=True)
     if target.is_dir():
         raise ConversionError(f"{target} is a folder, but a checkpoint file is written: give a name like {target}.pth")
     if Path(source).resolve() in target.resolve().parents:

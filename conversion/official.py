@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from hub.push import PushError, push_folder
+from training.errors import InputError, one_line
 
 from .catalogue import Published, published_name, read_catalogue
 from .checkpoint import ConversionError
@@ -126,8 +127,8 @@ def build_one(
     try:
         check_target(path, folder, overwrite)
         message = convert(published, path, folder)
-    except (ValueError, OSError) as error:
-        return Outcome(published, "failed", folder, " ".join(str(error).split()))
+    except (ValueError, OSError, InputError) as error:
+        return Outcome(published, "failed", folder, one_line(error))
     return Outcome(published, "converted", folder, message)
 
 

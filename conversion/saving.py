@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from model_cards.card import converted_card
+from training.files import check_writable
 
 from .catalogue import Published
 from .checkpoint import ConversionError, shorten
@@ -22,13 +23,13 @@ def check_target(source: Path, target: Path, overwrite: bool):
     Checks the folder to write to.
 
     Raises:
+        InputError: the folder cannot be written.
         ConversionError: `target` is not empty and may not be replaced, or replacing it would delete the source.
     """
     resolved, origin = target.resolve(), source.resolve()
     if resolved == origin or resolved in origin.parents:
         raise ConversionError(f"{target} holds the source {source}: choose another output folder")
-    if target.exists() and not target.is_dir():
-        raise ConversionError(f"{target} is a file: choose another output folder")
+    check_writable(target, is_folder=True)
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise ConversionError(f"{target} exists and is not empty: choose another folder or add --overwrite")
 

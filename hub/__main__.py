@@ -3,11 +3,12 @@
 import argparse
 import sys
 
+from training.console import INTERRUPTED, fail, lasting_streams
+
 from . import push, space
 from .push import PushError
 
 COMMANDS = (push, space)  # each has `add_parser(subparsers)`, and sets `run(args)` as its default
-INTERRUPTED = 130  # the shells' exit status after Ctrl-C
 
 
 def main(argv: list[str]) -> int:
@@ -16,18 +17,19 @@ def main(argv: list[str]) -> int:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)
-    args = parser.parse_args(argv)
-    try:
-        args.run(args)
-    except PushError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the Hub has all of a commit or nothing of it: give the same command again", file=sys.stderr
-        )
-        return INTERRUPTED
-    return 0
+    with lasting_streams() as output:
+        args = parser.parse_args(argv)
+        try:
+            args.run(args)
+        except PushError as error:
+            return fail(error)
+        except KeyboardInterrupt:
+            print(
+                "\ninterrupted; the Hub has all of a commit or nothing of it: give the same command again",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
+        return output.status()
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ ABSOLUTE_PATH = re.compile(
     """,
     re.VERBOSE,
 )
-USAGE_LINE = re.compile(r'^(\s*repository = )"[^"\n]*"', re.MULTILINE)
+USAGE_LINE = re.compile(r'^(\s*repository = )"(?:[^"\\\n]|\\.)*"', re.MULTILINE)
 
 
 class PushError(ValueError):

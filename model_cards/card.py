@@ -5,6 +5,8 @@ Imports only public libraries: any object with the same fields serves as configu
 """
 
 import functools
+import html
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,9 @@ TAGS = {
     "panns_cnn14": ["panns", "cnn14", "composed-features"],
 }
 TITLES = {"vggish_composed": "VGGish", "panns_cnn14": "PANNs' CNN14"}
+# As in training/errors.py: control characters, line breaks, marks of direction, halves of surrogate pairs.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+MARKUP = re.compile(r"[\\`*~|$\[\]]|(?<!\w)_|_(?!\w)|^[#+-]")
 # Keys of papers.bib. Every card cites the model's own paper, then the four systems of this project.
 SYSTEMS = ("gong2022ssast", "choi2025dual", "atito2024asit", "niizumi2022composing")
 PAPERS = {
@@ -74,6 +79,7 @@ def classifier_card(
         language=recipe["TrainingArguments"].get("language"),
         evaluations=evaluations,
     )
+    results = markdown(results)
     return render(
         "classifier.md",
         data,
@@ -81,7 +87,7 @@ def classifier_card(
         config=config,
         extractor=extractor,
         results=results,
-        dataset_name=dataset_name,
+        dataset_name=markdown(dataset_name),
         num_parameters=num_parameters,
         settings=settings,
         split=split,
@@ -116,6 +122,7 @@ def pretraining_card(
         license=recipe["TrainingArguments"].get("license"),
         language=recipe["TrainingArguments"].get("language"),
     )
+    results = markdown(results)
     return render(
         "pretraining.md",
         data,
@@ -245,7 +252,7 @@ def render(template: str, data: ModelCardData, **facts) -> ModelCard:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["cell"] = cell
+    environment.filters |= {"cell": cell, "code": code, "markdown": markdown, "quoted": quoted}
     environment.globals |= {"with_interval": with_interval, "titles": TITLES, "duration": limits.duration}
     text = environment.get_template(template).render(card_data=data.to_yaml(), card=data, **facts)
     return ModelCard(re.sub(r"\n{3,}", "\n\n", text))
@@ -279,6 +286,36 @@ def hub_name(name: str | None) -> str | None:
 def cell(value) -> str:
     """Formats a text for a cell of a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def markdown(value):
+    """
+    Returns a text as Markdown that shows it letter by letter, on one line; mappings and sequences with all their keys
+    and texts.
+    """
+    if isinstance(value, Mapping):
+        return {markdown(key): markdown(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [markdown(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    return MARKUP.sub(r"\\\g<0>", html.escape(_printable(value), quote=False))
+
+
+def code(text: str) -> str:
+    """Returns a text as code in Markdown, between more backticks than it holds."""
+    text = _printable(text)
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks}{text}{ticks}" if len(ticks) == 1 else f"{ticks} {text} {ticks}"
+
+
+def quoted(text: str) -> str:
+    """Returns a text as a string of Python."""
+    return _printable(json.dumps(text, ensure_ascii=False))
+
+
+def _printable(text: str) -> str:
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def with_interval(name: str, value: float, found: Mapping | None) -> str:

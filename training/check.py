@@ -32,7 +32,7 @@ from .data.screening import classes_of, for_each_clip, names_of, try_to_decode
 from .data.splits import load_splits
 from .data.tables import TABLE_READERS
 from .errors import InputError
-from .files import write_json
+from .files import check_writable, write_json
 from .recipe import described, options, parse_words, show_help
 
 USAGE = "python -m training.check DATA [--key value ...]"
@@ -453,8 +453,8 @@ def program(argv: list[str]) -> int:
     logging.set_verbosity_error()
     arguments = parse(argv)
     output = Path(arguments.output) if arguments.output else None
-    if output is not None and not output.parent.is_dir():
-        raise InputError(f"output: the folder {output.parent} does not exist; make it or name another")
+    if output is not None:
+        check_writable(output)
     report = check(arguments, arguments.num_workers)
     if output is not None:
         write_json(output, report)

@@ -1,52 +1,130 @@
-"""What programs share on the terminal: errors in one line, an orderly stop on Ctrl-C, tables."""
+"""What programs share on the terminal: streams that outlast their reader, errors in one line, Ctrl-C, and tables."""
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from .errors import InputError, one_line, short
+from .errors import InputError, one_line, printable, short
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # the shells' exit statuses after Ctrl-C and SIGPIPE
+DISK_ERRORS = {
+    getattr(errno, name): remedy
+    for name, remedy in (
+        ("ENOSPC", "free some space"), ("EDQUOT", "free some space"), ("EFBIG", "free some space"),
+        ("EROFS", "name a place that can be written to"), ("EACCES", "correct the permissions"),
+        ("EPERM", "correct the permissions"), ("EIO", "check the disk"),
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
 
 
 def run_program(program: Callable[[list[str]], int | None], argv: list[str], kept: str = "") -> int:
     """
-    Runs a program and returns its exit status: 1 after an `InputError`, which is printed as one line, 130 after Ctrl-C,
-    and 141, without a word, when the reader of its output, such as `head`, has ended.
+    Runs a program and returns its exit status: 1 after an `InputError` or a fault of the disk, which are printed as one
+    line, 130 after Ctrl-C, and 141, without a word, when the reader of its output, such as `head`, has ended. The work
+    itself is done before.
 
     Args:
         program: takes the words of the command line
         kept: what is kept when the program is interrupted, and how to go on: the end of the line that it then prints;
             a `KeyboardInterrupt` with a message of its own takes its place
     """
+    with lasting_streams() as output:
+        try:
+            status = program(argv) or 0
+        except InputError as error:
+            if os.environ.get("TRANSFORMERS_VERBOSITY") == "debug":
+                traceback.print_exc()
+            return fail(error)
+        except OSError as error:
+            place = f"{short(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+            if error.errno not in DISK_ERRORS and not place:
+                raise
+            if error.errno not in DISK_ERRORS:  # such as a name that is too long
+                return fail(f"{place}{error.strerror}; name another file")
+            return fail(f"{place}{error.strerror}; {DISK_ERRORS[error.errno]}, and give the same command again")
+        except KeyboardInterrupt as stop:
+            kept = str(stop) or kept
+            print(f"\ninterrupted{f'; {kept}' if kept else ''}", file=sys.stderr)
+            return INTERRUPTED
+        return status or output.status()
+
+
+def fail(error: Exception | str) -> int:
+    """Prints an error in one line; returns the exit status."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return 1
+
+
+@contextlib.contextmanager
+def lasting_streams() -> Iterator["LastingStream"]:
+    """
+    Makes standard output and standard error outlast their reader, and take any text: what their encoding lacks is
+    written as an escape. Yields the output.
+    """
+    # A file that is opened later would take the place of a closed stream, and get what libraries write to it.
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(free)
+    originals = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(LastingStream, originals)
+    output = sys.stdout
     try:
-        status = program(argv) or 0
-        sys.stdout.flush()
-        return status
-    except InputError as error:
-        if os.environ.get("TRANSFORMERS_VERBOSITY") == "debug":
-            traceback.print_exc()
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        kept = str(stop) or kept
-        print(f"\ninterrupted{f'; {kept}' if kept else ''}", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the exit would fail again
+        yield output
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError):  # a stream that somebody else put there
+                stream.flush()
+        sys.stdout, sys.stderr = originals
+
+
+class LastingStream:
+    """Writes to a stream; drops text once that fails, because the work must go on. `None`: a stream that is closed."""
+
+    def __init__(self, stream):
+        # It is open as long as the process.
+        self.stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115
+        self.error: OSError | ValueError | None = None
+        if hasattr(self.stream, "reconfigure"):
+            self.stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self):
+        self._attempt(self.stream.flush)
+
+    def status(self) -> int:
+        """Returns the exit status of a program whose work is done: not 0 if some of its output was lost."""
+        self.flush()
+        if self.error is None:
+            return 0
+        if getattr(self.error, "errno", None) in DISK_ERRORS:
+            return fail(f"standard output: {self.error.strerror}; {DISK_ERRORS[self.error.errno]}")
         return BROKEN_PIPE
-    except OSError as error:  # a name that is too long, a folder without permission, a full disk
-        if error.filename is None:
-            raise
-        print(f"error: {short(os.fsdecode(error.filename))}: {error.strerror}; name another file", file=sys.stderr)
-        return 1
+
+    def _attempt(self, write: Callable):
+        if self.error is not None:
+            return
+        try:
+            write()
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            self.error = error
+            with contextlib.suppress(OSError, ValueError):  # or the flush at the exit would fail again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
 
 
 def print_table(rows: Iterable[Sequence], columns: Sequence[str]):
     """Prints rows under their column names: texts to the left, numbers to the right; `None` is left blank."""
     rows = [["" if cell is None else cell for cell in row] for row in rows]
-    texts = [list(map(str, columns)), *([_as_cell(cell) for cell in row] for row in rows)]
+    texts = [list(map(printable, columns)), *([_as_cell(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*texts)]
     is_number = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
     for row in texts:
@@ -57,4 +135,4 @@ def print_table(rows: Iterable[Sequence], columns: Sequence[str]):
 
 
 def _as_cell(value) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else printable(value)

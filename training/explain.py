@@ -19,7 +19,8 @@ from .base.finite import NOT_FINITE
 from .base.inference import load_classifier
 from .console import run_program
 from .data.audio import read_audio
-from .errors import InputError
+from .errors import InputError, nearest, printable
+from .files import check_writable
 from .recipe import Arguments, described, name_positionals, parse_words, show_help
 
 USAGE = "python -m training.explain MODEL FILE [--key value ...]"
@@ -43,7 +44,7 @@ class ExplainArguments(Arguments):
         if not self.model or not self.file:
             raise InputError(f"usage: {USAGE}")
         self.output = self.output or Path(f"{Path(self.file).stem}-looked-at.png")
-        if self.output.suffix[1:] not in FORMATS:
+        if self.output.suffix[1:].lower() not in FORMATS:
             raise InputError(f"output: {self.output} must end in .{', .'.join(FORMATS[:-1])} or .{FORMATS[-1]}")
 
 
@@ -106,6 +107,7 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
     Args:
         input_values: (1, frames, mel)
         found: as `explain` returns it
+        title: names in it are `plain`
         path: ends in one of `FORMATS`
     """
     config, spectrogram = model.config, input_values[0].mT.cpu().numpy()  # (mel, frames)
@@ -122,7 +124,7 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
     first = figure.add_subplot(grid[0, :])
     draw_spectrogram(first, spectrogram, extractor, cmap="gray")
     draw_patch_grid(first, config, spectrogram.shape[1] * extractor.hop_s, extractor.hop_s)
-    first.set_title(plain(f"{title}; lines: where patches begin"))
+    first.set_title(f"{title}; lines: where patches begin")
     for row, (name, values) in enumerate(maps, start=1):
         axes = figure.add_subplot(grid[row, :])
         draw_spectrogram(axes, spectrogram, extractor, cmap="gray")
@@ -134,7 +136,6 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
         label_mel_axis(axes, mel_centres(extractor))
         draw_overlay(axes, values, config, extractor, opaque=True)
         axes.set_title(name, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path, path.suffix[1:], dpi=100)
 
 
@@ -199,7 +200,8 @@ def choose_label(model, name: str | None) -> int | None:
         return None
     labels = {label: index for index, label in model.config.id2label.items()}
     if name not in labels:
-        raise InputError(f"--label: {name!r} is no class of the model; it has {', '.join(labels)}")
+        shown = ", ".join(list(labels)[:20])
+        raise InputError(f"--label: {name!r} is no class of the model; {nearest(name, labels, f'it has {shown}')}")
     return int(labels[name])
 
 
@@ -214,6 +216,9 @@ def draw_file(argv: list[str]):
     """Draws the explanation of the file that the command line names."""
     words = name_positionals(argv, ExplainArguments, "model", "file")
     (arguments,) = parse_words((ExplainArguments,), words, USAGE, "command line")
+    check_writable(arguments.output.parent, is_folder=True)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(arguments.output)
     model, extractor = load(arguments.model)
     label = choose_label(model, arguments.label)
     waveform = read_audio(arguments.file, extractor.sampling_rate)[: extractor.max_samples]
@@ -222,9 +227,10 @@ def draw_file(argv: list[str]):
     if not torch.isfinite(found["logits"]).all():
         raise InputError(f"{arguments.file}: {NOT_FINITE}")
     name = model.config.id2label[found["label"]]
-    title = f"{Path(arguments.file).name}: {name} (logit {float(found['logits'][found['label']]):.2f})"
+    logit = float(found["logits"][found["label"]])
+    title = f"{plain(Path(arguments.file).name, 60)}: {plain(name)} (logit {logit:.2f})"
     draw(model, extractor, batch["input_values"], found, title, arguments.output)
-    print(f"{name}: {arguments.output}")
+    print(printable(f"{name}: {arguments.output}"))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
-"""Writes files whole, and compares the settings of a run with those that an earlier run stored."""
+"""Checks where outputs go, writes files whole, and compares the settings of a run with those of an earlier one."""
 
+import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
 
 UNFINISHED = ".unfinished"  # ending of a file that is being written; cleaning up and .gitignore go by it
+MOST_STEM = 40  # characters of a name that its unfinished file keeps
+# A file name that is not UTF-8 holds halves of surrogate pairs, which text files write as \udcXX: JSON reads them back,
+# and tables show them.
+TEXT_ERRORS = "backslashreplace"
 
 
 @contextmanager
@@ -21,7 +27,8 @@ def complete_file(path: Path) -> Iterator[Path]:
     The name is `.NAME.PID.unfinished.EXT` in the same folder: processes that write the same file do not disturb each
     other, and libraries that go by the extension still find it.
     """
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{UNFINISHED}{path.suffix}")
+    path = Path(os.path.realpath(path))  # what a link leads to is replaced, and not the link
+    unfinished = _unfinished(path)
     try:
         yield unfinished
         os.replace(unfinished, path)
@@ -29,10 +36,91 @@ def complete_file(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def _unfinished(path: Path) -> Path:
+    stem = path.stem[:MOST_STEM]  # the name as a whole may be as long as the file system allows
+    return path.with_name(f".{stem}.{os.getpid()}{UNFINISHED}{path.suffix}")
+
+
+def check_writable(path: Path, is_folder: bool = False):
+    """
+    Checks that an output can be written, before the work of hours whose result it takes: makes an empty file in its
+    place, under another name, and removes it. The disk may still fill up.
+
+    Args:
+        path: a file, whose folder must exist, or a folder, which is made together with those above it
+
+    Raises:
+        InputError: there is no such folder, something else stands in its place, or the disk refuses it.
+    """
+    path, kind = Path(path), "folder" if is_folder else "file"
+    try:
+        target = Path(os.path.realpath(path))
+        above = next((above for above in target.parents if os.path.lexists(above)), target)
+        if not is_folder and target.is_dir():
+            raise InputError(f"{path}: is a folder; name a file in it")
+        if not is_folder and above != target.parent:
+            missing = target.parent if path.is_symlink() else path.parent
+            raise InputError(f"{path}: the folder {missing} does not exist; make it or name another file")
+        if not above.is_dir() or (is_folder and target.exists() and not target.is_dir()):
+            raise InputError(f"{path}: {target if above.is_dir() else above} is not a folder; name another {kind}")
+        if not is_folder and target.exists() and not target.is_file():
+            raise InputError(f"{path}: is a device or a pipe, which a file would replace; name a file")
+        for name in target.relative_to(above).parts:
+            with suppress(FileNotFoundError):
+                (above / name).lstat()  # a name that is too long
+        probe = _unfinished(target / "folder" if is_folder and target.is_dir() else above / target.name)
+        try:
+            probe.touch()
+        finally:
+            probe.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a character that no name may have
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be written ({reason}); name another {kind}") from error
+
+
 def write_json(path: Path, value):
     """Writes a value as indented JSON in UTF-8, whole or not at all."""
     with complete_file(path) as unfinished:
-        unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        unfinished.write_text(text, encoding="utf-8", errors=TEXT_ERRORS)
+
+
+def storable(text: str) -> str:
+    """Returns a text as text files hold it, for formats that take UTF-8 alone."""
+    return text.encode(errors=TEXT_ERRORS).decode()
+
+
+def csv_row(cells: Iterable[str]) -> str:
+    """Returns a row of CSV, without its end."""
+    row = io.StringIO()
+    csv.writer(row, lineterminator="\r\n").writerow(cells)  # it quotes the characters of its line end, and no other
+    return row.getvalue().removesuffix("\r\n")
+
+
+def write_csv(table, path: Path, index: bool = False):
+    """
+    Writes a `pandas.DataFrame` as CSV in UTF-8, whole or not at all. Arrow writes ten million numbers in seconds, where
+    pandas takes minutes, and quotes carriage returns, at which readers end a row.
+
+    Args:
+        index: begin each row with the table's index
+    """
+    import pyarrow  # here: a program without a table does not need it
+    import pyarrow.csv
+
+    names, columns = list(table.columns), [table.iloc[:, place] for place in range(table.shape[1])]
+    if index:
+        names, columns = [table.index.name, *names], [table.index, *columns]
+    arrays = [
+        pyarrow.array(column.to_numpy(), from_pandas=True)
+        if column.dtype.kind in "iuf"
+        else pyarrow.array([None if cell is None else storable(str(cell)) for cell in column], pyarrow.string())
+        for column in columns
+    ]
+    with complete_file(path) as unfinished, open(unfinished, "wb") as file:
+        file.write(storable(csv_row(names) + "\n").encode())
+        options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
+        pyarrow.csv.write_csv(pyarrow.table(arrays, names=list(map(str, range(len(arrays))))), file, options)
 
 
 def check_same(source: str | Path, stored: Mapping, wanted: Mapping, remedy: str):
@@ -54,7 +142,7 @@ def check_same(source: str | Path, stored: Mapping, wanted: Mapping, remedy: str
 
 def fingerprint(names: list[str]) -> str:
     """Returns a short text that changes with the names or their order, for `check_same`."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(names).encode(errors=TEXT_ERRORS)).hexdigest()[:16]
 
 
 def _first_difference(name: str, before, now) -> tuple:

@@ -378,7 +378,7 @@ def test_warnings_do_not_fail(tables, capsys):
         (["clips", "--num_workers", "0"], "num_workers: must be 1 or more, got 0"),
         (["clips", "more_clips"], "command line: unexpected words"),
         (["clips.csv"], "clips.csv: no such file"),
-        (["clips", "--output", "nowhere/x.json"], "output: the folder nowhere does not exist"),
+        (["clips", "--output", "nowhere/x.json"], "nowhere/x.json: the folder nowhere does not exist"),
     ],
 )
 def test_bad_input_is_one_line(words, pattern, capsys, tmp_path, monkeypatch):

@@ -215,7 +215,7 @@ def with_separate_norms(folder):
     ("prepare", "words", "message"),
     [
         (None, ["--output", "DIR/out.csv"], "unknown kind of output; name a file that ends in .parquet or .npz"),
-        (None, ["--output", "DIR/a/out.npz"], "a does not exist; make it or correct --output"),
+        (None, ["--output", "DIR/a/out.npz"], "a does not exist; make it or name another file"),
         (old_output, ["--output", "DIR/out.npz"], "exists already; add --overwrite or name another --output"),
         (None, ["--window_s", "9"], "window_s must be positive and at most max_length's 0.655 s"),
         (None, ["--fusion_layers", "7"], "fusion_layers must be integers from -3 to 2, got 7"),

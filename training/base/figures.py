@@ -1,5 +1,6 @@
 """Draws every figure in one style, without pyplot: no global state, nothing to close, safe in threads."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from modeling_dual_ssast.feature_extraction_panns_cnn14 import hz_to_slaney_mel,
 from modeling_dual_ssast.feature_extraction_vggish import HIGHEST_MEL_HZ as VGGISH_HIGHEST_HZ
 from modeling_dual_ssast.feature_extraction_vggish import LOWEST_MEL_HZ as VGGISH_LOWEST_HZ
 
+from ..errors import printable
 from ..files import complete_file
 
 # Okabe and Ito's colours, distinct for any kind of colour vision (jfly.uni-koeln.de/color).
@@ -22,6 +24,9 @@ MAP = "viridis"  # of spectrograms and scores: readable in grey and by the colou
 COUNTS = "Blues"  # of confusion matrices
 DOTS_PER_INCH = 120
 FORMATS = ("png", "pdf", "svg")
+MOST_LETTERS = 32  # of a name in a picture
+# Every machine lacks the fonts of some scripts: their letters are drawn as boxes.
+MISSING_FONTS = "Glyph .* missing from|Matplotlib currently does not support"
 
 
 def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.0, 4.0), **settings):
@@ -39,8 +44,14 @@ def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.0
     return figure, axes
 
 
-def plain(text: str) -> str:
-    """Escapes a text for matplotlib, which would read dollar signs in names of classes and files as formulas."""
+def plain(text: str, most: int = MOST_LETTERS) -> str:
+    """
+    Returns a text as matplotlib draws it letter by letter: one line, without formulas between dollar signs. The middle
+    of a text of more than `most` letters is left out, or it would leave no room for the picture.
+    """
+    text = printable(text)
+    if len(text) > most:
+        text = f"{text[: most * 2 // 3]}…{text[len(text) - most // 3 + 1 :]}"
     return text.replace("$", r"\$")
 
 
@@ -52,9 +63,10 @@ def save_figure(figure: Figure, path: Path, figure_format: str = "png", dpi: int
         path: ends in .png, the format of model cards and pages
         figure_format: one of `FORMATS`
     """
-    for target in {path, path.with_suffix(f".{figure_format}")}:
-        with complete_file(target) as unfinished:
-            figure.savefig(unfinished, dpi=dpi, format=target.suffix[1:])
+    for target in {path, path if path.suffix[1:] == figure_format else path.with_suffix(f".{figure_format}")}:
+        with complete_file(target) as unfinished, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", MISSING_FONTS)
+            figure.savefig(unfinished, dpi=dpi, format=target.suffix[1:].lower())
 
 
 def label_mel_axis(axes: Axes, frequencies_hz: Sequence[float]):

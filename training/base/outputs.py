@@ -1,16 +1,22 @@
 """Writes the output folder of a run: every file is complete before it takes its place."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
 
-from ..errors import InputError
+from ..errors import InputError, one_line
+from ..files import check_writable
 from .arguments import TrainingArguments
+
+logger = logging.get_logger(__name__)
 
 STAGING_NAME = "unfinished-outputs"
 FIGURES = (
@@ -31,11 +37,13 @@ def check_output_folder(arguments: TrainingArguments) -> str | None:
     Returns the checkpoint to resume from, or `None` for a new run.
 
     Raises:
-        InputError: the folder holds a run, and neither resume_from_checkpoint nor overwrite is set.
+        InputError: the folder cannot be written, or holds a run and neither resume_from_checkpoint nor overwrite is
+            set.
     """
     if not arguments.output_dir:
         raise InputError("output_dir: is not set; name the folder that the run writes to")
     folder = Path(arguments.output_dir)
+    check_writable(folder, is_folder=True)
     resume = arguments.resume_from_checkpoint
     last = get_last_checkpoint(folder) if folder.is_dir() else None
     if resume and str(resume).lower() not in ("true", "false"):
@@ -58,6 +66,16 @@ def write_results(results: dict, folder: Path):
     """Writes `results.json`; undefined numbers (NaN) become null."""
     text = json.dumps(_without_nan(results), indent=2, default=str)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def dispensable(name: str) -> Iterator[None]:
+    """Warns if a picture or a page of a finished run fails, which must not cost the run its model and results."""
+    try:
+        yield
+    except Exception as error:
+        text = f"{name} is left out ({type(error).__name__}: {error}); the model and results.json are complete"
+        logger.warning(one_line(text))
 
 
 def publish(staging: Path, folder: Path):

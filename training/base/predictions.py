@@ -6,6 +6,7 @@ import torch
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
 from ..data.labels import LabelSet
+from ..files import csv_row
 from .finite import check_scores
 
 
@@ -24,13 +25,15 @@ def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, threshol
     import pandas  # slow: a prediction without a table does not need it
 
     prefix = "" if labels.is_regression else "probability_"
-    table = pandas.DataFrame(scores, columns=[f"{prefix}{name}" for name in labels.names])
-    table.insert(0, "file", files)
+    # Objects: the texts of pandas 3 cannot hold names of files that are not UTF-8.
+    columns = pandas.Index([f"{prefix}{name}" for name in labels.names], dtype=object)
+    table = pandas.DataFrame(scores, columns=columns)
+    table.insert(0, "file", pandas.Series(files, dtype=object))
     predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
-    table.insert(1, "prediction", [as_text(prediction) for prediction in predictions])
+    table.insert(1, "prediction", pandas.Series(map(as_text, predictions), dtype=object))
     return table
 
 
 def as_text(label) -> str:
-    """Returns a label as a cell of the table; several labels are joined by commas."""
-    return ",".join(map(str, label)) if isinstance(label, (list, tuple)) else str(label)
+    """Returns a label as a cell of the table; several labels as a row of CSV, so that their names may hold commas."""
+    return csv_row(label) if isinstance(label, (list, tuple)) else str(label)

@@ -24,7 +24,7 @@ from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
 from ..data.splits import load_splits, make_folds, warn_of_repeats
 from ..errors import InputError
-from ..files import check_same, fingerprint, write_json
+from ..files import check_same, check_writable, fingerprint, write_csv, write_json
 from . import train
 from .arguments import CrossValidationArguments, TuningArguments
 from .confidence_intervals import d_prime
@@ -160,6 +160,7 @@ def prepare_folder(folder: Path, arguments: TrainingArguments):
     """
     if not arguments.output_dir:
         raise InputError("output_dir: is not set; name the folder that the runs write to")
+    check_writable(folder, is_folder=True)
     earlier = [path for path in (*folder.glob(RUNS), folder / DESCRIPTION, folder / "results.json") if path.exists()]
     goes_on = str(arguments.resume_from_checkpoint).lower() == "true"
     if arguments.overwrite and not goes_on:
@@ -188,13 +189,15 @@ def write_summary(folder: Path, folders: dict[tuple[int, int], Path], recipe: di
         results = json.loads((own_folder / "results.json").read_text(encoding="utf-8"))
         place = {"seed": seed, "fold": fold + 1}
         rows.append(place | {"clips": results["clips"]["test"]} | results["metrics"]["test"])
-        predictions.append(pandas.read_csv(own_folder / "predictions.csv").assign(**place))
+        # As text: a class may be called 007 or NA.
+        own = pandas.read_csv(own_folder / "predictions.csv", dtype=str, keep_default_na=False)
+        predictions.append(own.assign(**place))
     table = pandas.DataFrame(rows)
     summary = summarise(table)
     staging = folder / outputs.STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
-    table.to_csv(staging / "cross_validation.csv", index=False)
-    pandas.concat(predictions).to_csv(staging / "predictions.csv", index=False)
+    write_csv(table, staging / "cross_validation.csv")
+    write_csv(pandas.concat(predictions), staging / "predictions.csv")
     summary_by_metric = summary.to_dict("index")
     results = {"metrics": summary_by_metric, "runs": rows, "versions": reproduction.versions(), "recipe": recipe}
     outputs.write_results(results, staging)

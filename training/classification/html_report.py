@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -12,14 +13,16 @@ import soundfile
 import soxr
 import torch
 from matplotlib.image import imsave
-from sklearn.metrics import average_precision_score
 from transformers.utils import logging
 
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
 from ..base.figures import MAP
 from ..data.labels import LabelSet
+from ..errors import one_line, printable
+from ..files import complete_file
 from .finished_run import FinishedRun
+from .metrics import average_precision
 
 logger = logging.get_logger(__name__)
 
@@ -49,11 +52,12 @@ def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarr
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
         autoescape=True,  # file names and labels may contain HTML
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
+    environment.filters |= {"number": _number, "quoted": lambda text: json.dumps(text, ensure_ascii=False)}
     model_name = next(part["model_name_or_path"] for part in run.recipe.values() if "model_name_or_path" in part)
     page = environment.get_template(TEMPLATE.name).render(
         name=run.folder.resolve().name,
@@ -72,7 +76,8 @@ def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarr
         clips=_hardest_clips(run, scores) if split else [],
         shown_s=SHOWN_S,
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    with complete_file(folder / "report.html") as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
 
 
 def clip_losses(logits: np.ndarray, targets: np.ndarray, problem_type: str) -> np.ndarray:
@@ -110,7 +115,7 @@ def _hardest_clips(run: FinishedRun, scores: np.ndarray) -> list[dict]:
         try:
             clip |= _seen_and_heard(dataset.waveform(int(index)), dataset.feature_extractor)
         except Exception as error:  # a missing clip on the page must not stop the run
-            logger.warning(f"report.html shows no picture of {names[index]} ({error})")
+            logger.warning(one_line(f"report.html shows no picture of {names[index]} ({error})"))
         clips.append(clip)
     return clips
 
@@ -165,10 +170,7 @@ def _class_table(run: FinishedRun, results: dict, targets, scores) -> dict:
         figures = {title: [results["per_class"][c][key] for c in labels.names] for title, key in keys.items()}
     else:
         figures = {
-            "average precision": [
-                average_precision_score(targets[:, i], scores[:, i]) if targets[:, i].any() else None
-                for i in range(len(labels.names))
-            ]
+            "average precision": [average_precision(scores[:, i], targets[:, i]) for i in range(len(labels.names))]
         }
     rows = [
         {

@@ -112,6 +112,14 @@ def weighted_metrics(
         return _regression(weights.astype(np.float64), predictions, targets)
 
 
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> float | None:
+    """Returns the average precision of one label, `None` without positive clips. scores, targets: (clips,)"""
+    targets = targets > 0.5
+    if targets.all() or not targets.any():
+        return 1.0 if targets.all() else None
+    return float(_ranking_metrics(np.ones((len(scores), 1)), scores, targets)[0][0])
+
+
 def d_prime(auc: np.ndarray) -> np.ndarray:
     """
     Returns d' = sqrt(2) times the normal quantile of an area under the ROC curve (Hershey et al., ICASSP 2017), of the

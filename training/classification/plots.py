@@ -89,7 +89,8 @@ def confusion_table(targets: np.ndarray, predictions: np.ndarray, labels: LabelS
     """Returns the clips of each class (rows) by predicted class (columns); targets, predictions: (clips,) indices."""
     counts = np.zeros((len(labels.names), len(labels.names)), dtype=int)
     np.add.at(counts, (targets, predictions), 1)
-    return pandas.DataFrame(counts, index=pandas.Index(labels.names, name="label"), columns=labels.names)
+    names = pandas.Index(labels.names, dtype=object)
+    return pandas.DataFrame(counts, index=names.rename("label"), columns=names)
 
 
 def plot_confusion(table: pandas.DataFrame, title: str, path: Path, figure_format: str = "png"):
@@ -100,7 +101,7 @@ def plot_confusion(table: pandas.DataFrame, title: str, path: Path, figure_forma
     Args:
         table: (classes, classes), of `confusion_table`
     """
-    counts, names = table.to_numpy(), [plain(name) for name in table.columns]
+    counts, names = table.to_numpy(), list(table.columns)
     if len(names) > MOST_NAMED:
         figure, (axes, bars) = new_figure(1, 2, (14.0, 8.0), width_ratios=(3, 2))
         rows, columns = np.nonzero(counts)
@@ -113,8 +114,9 @@ def plot_confusion(table: pandas.DataFrame, title: str, path: Path, figure_forma
         figure, axes = new_figure(size=(size, size))
         image = axes.imshow(counts, cmap=COUNTS)
         slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(names)), names, **slanted if len(names) < 15 else {"rotation": 90})
-        axes.set_yticks(range(len(names)), names)
+        texts = [plain(name) for name in names]
+        axes.set_xticks(range(len(names)), texts, **slanted if len(names) < 15 else {"rotation": 90})
+        axes.set_yticks(range(len(names)), texts)
         axes.tick_params(labelsize=10 if len(names) <= MOST_COUNTED else 7)
     axes.set(title=title, xlabel="predicted class", ylabel="class")
     if len(names) <= MOST_COUNTED:
@@ -132,17 +134,13 @@ def _plot_most_confused(counts: np.ndarray, names: list[str], axes):
     pairs = [divmod(int(index), len(names)) for index in np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSED]]
     pairs = [pair for pair in pairs if wrong[pair]]
     axes.barh(range(len(pairs)), [wrong[pair] for pair in pairs])
-    texts = [f"{_short(names[row])} as {_short(names[column])}" for row, column in pairs]
+    texts = [f"{plain(names[row], 24)} as {plain(names[column], 24)}" for row, column in pairs]
     axes.set_yticks(range(len(pairs)), texts, fontsize=8)
     axes.invert_yaxis()
     axes.set(title="most often confused", xlabel="clips")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:22]}..."
 
 
 def plot_calibration(report: dict, split: str, labels: LabelSet, path: Path, figure_format: str = "png"):

@@ -7,6 +7,7 @@ import numpy as np
 from ..base.predictions import as_text, score_table
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
+from ..files import write_csv
 
 
 def write_predictions(
@@ -15,4 +16,4 @@ def write_predictions(
     """Writes the score table of a split as a CSV, with the column `label` beside the prediction."""
     table = score_table(dataset.names(), labels, scores, thresholds)
     table.insert(1, "label", [as_text(label) for label in dataset.examples["label"]])
-    table.to_csv(path, index=False)
+    write_csv(table, path)

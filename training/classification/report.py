@@ -13,7 +13,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from model_cards.card import classifier_card, with_interval
 
 from ..base.arguments import ModelArguments
-from ..base.outputs import STAGING_NAME, publish, write_results
+from ..base.outputs import STAGING_NAME, dispensable, publish, write_results
 from ..base.progress import is_metric
 from ..base.reproduction import versions
 from ..data.audio import audio_seconds
@@ -22,6 +22,7 @@ from ..data.columns import audio_of
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
 from ..errors import InputError
+from ..files import write_csv
 from .arguments import TuningArguments
 from .calibration import describe_calibration, probabilities
 from .confidence_intervals import confidence_intervals
@@ -80,16 +81,20 @@ def write_outputs(
     }
     note = loss_note(run.recipe["AugmentationArguments"] | run.recipe["TuningArguments"])
     curves = staging / "learning_curves.png"
-    plot_learning_curves(trainer.state.log_history, curves, run.figure_format, kept_epoch(trainer), note)
+    with dispensable(curves.name):
+        plot_learning_curves(trainer.state.log_history, curves, run.figure_format, kept_epoch(trainer), note)
     weights = layer_weights(trainer.model)
     if weights is not None:
         results["layer_weights"] = weights
-        plot_layer_weights(weights, starting_weights, staging / "layer_weights.png", run.figure_format)
+        with dispensable("layer_weights.png"):
+            plot_layer_weights(weights, starting_weights, staging / "layer_weights.png", run.figure_format)
     scores = write_split(run, results, staging) if run.split else None
     if calibration is not None:
         results["calibration"] = calibration
-        plot_calibration(calibration, run.split, run.labels, staging / "calibration.png", run.figure_format)
-    write_card(run, results, staging / "README.md")
+        with dispensable("calibration.png"):
+            plot_calibration(calibration, run.split, run.labels, staging / "calibration.png", run.figure_format)
+    with dispensable("README.md"):
+        write_card(run, results, staging / "README.md")
     finish(run, results, scores, staging)
     if calibration is not None:
         print_calibration(calibration)
@@ -106,7 +111,8 @@ def write_evaluation(run: FinishedRun, circumstances: dict):
     if not run.labels.is_regression:
         results["calibration"] = describe_calibration(run.config, run.outcomes, run.labels)
         calibration = staging / "calibration.png"
-        plot_calibration(results["calibration"], run.split, run.labels, calibration, run.figure_format)
+        with dispensable(calibration.name):
+            plot_calibration(results["calibration"], run.split, run.labels, calibration, run.figure_format)
     finish(run, results, scores, staging)
     print(f"everything is in {run.folder}")
 
@@ -114,7 +120,8 @@ def write_evaluation(run: FinishedRun, circumstances: dict):
 def finish(run: FinishedRun, results: dict, scores: np.ndarray | None, staging: Path):
     """Writes the page and `results.json`, moves all outputs to their place, and prints the metrics."""
     if run.trainer.args.html_report:
-        write_report(staging, run, results, scores)
+        with dispensable("report.html"):
+            write_report(staging, run, results, scores)
     write_results(results, staging)
     publish(staging, run.folder)
     print_metrics(results)
@@ -143,16 +150,19 @@ def write_split(run: FinishedRun, results: dict, staging: Path) -> np.ndarray:
     write_predictions(run.datasets[split], labels, scores, staging / "predictions.csv", thresholds)
     results["confidence_intervals"] = intervals(run.datasets[split], labels, scores, targets, thresholds)
     if labels.is_regression:
-        plot_numbers(targets, scores[:, 0], split, staging / "predicted_numbers.png", run.figure_format)
+        with dispensable("predicted_numbers.png"):
+            plot_numbers(targets, scores[:, 0], split, staging / "predicted_numbers.png", run.figure_format)
     elif labels.is_multi:
         results["per_class"] = per_class(targets > 0.5, scores > (0.5 if thresholds is None else thresholds), labels)
     else:
         predictions = scores.argmax(axis=1)
         results["per_class"] = per_class(targets, predictions, labels)
         table = confusion_table(targets, predictions, labels)
-        plot_confusion(table, f"{split} split", staging / "confusion_matrix.png", run.figure_format)
+        with dispensable("confusion_matrix.png"):
+            plot_confusion(table, f"{split} split", staging / "confusion_matrix.png", run.figure_format)
         if len(labels.names) > MOST_NAMED:  # the figure names only the classes that are confused most often
-            table.to_csv(staging / "confusion_matrix.csv")
+            results["confusion_table"] = "confusion_matrix.csv"
+            write_csv(table, staging / results["confusion_table"], index=True)
     return scores
 
 

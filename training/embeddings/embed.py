@@ -4,6 +4,7 @@ shards are joined into one Parquet or npz file.
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -33,7 +34,7 @@ from ..data.tables import TABLE_READERS
 from ..data.unlabelled_sources import open_source, parse_sources
 from ..data.unreadable import UnreadableLog, try_to_read
 from ..errors import InputError
-from ..files import complete_file, fingerprint
+from ..files import complete_file, fingerprint, storable
 from .shards import Shards
 
 LEVELS = ("clip", "frames", "layers")
@@ -163,7 +164,7 @@ def open_inputs(inputs: list[str], streaming: bool) -> list[LocalClips | Streame
     for are_files, group in itertools.groupby(inputs, _is_audio_file):
         if are_files:
             files = list(group)
-            opened.append(LocalClips(files[0], datasets.Dataset.from_dict({"audio": files})))
+            opened.append(LocalClips(files[0], datasets.Dataset.from_dict({"audio": list(map(_as_stored, files))})))
             continue
         for source in parse_sources("inputs", list(group)):
             opened.append(open_source(dataclasses.replace(source, streaming=streaming or source.streaming)))
@@ -174,6 +175,13 @@ def _is_audio_file(entry: str) -> bool:
     """Returns whether an input is a recording: a file, but no table, or a missing file with a recording's name."""
     extension = os.path.splitext(entry)[1].lower()
     return extension in AUDIO_EXTENSIONS or (extension not in TABLE_READERS and os.path.isfile(entry))
+def _as_stored(file: str) -> dict:
+    """Returns the clip of a file; its content too where its name is not UTF-8, which Arrow cannot store."""
+    content = None
+    if storable(file) != file:
+        with contextlib.suppress(OSError):  # a file that cannot be read is told as every other
+            content = Path(file).read_bytes()
+    return {"path": storable(file), "bytes": content}
 
 
 class ClipSequence:
@@ -332,8 +340,9 @@ def write(shards: Shards, log: UnreadableLog, output: Path, columns: dict[str, i
         (_write_parquet if output.suffix == ".parquet" else _write_npz)(unfinished, shards, columns)
         listing.unlink(missing_ok=True)
         if unreadable:
-            with complete_file(listing) as table, open(table, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("file_name", "reason"), *unreadable.items()])
+            with complete_file(listing) as table, table.open("w", newline="", encoding="utf-8") as file:
+                rows = [("file_name", "reason"), *unreadable.items()]
+                csv.writer(file).writerows([storable(name), reason] for name, reason in rows)
     return num_readable, unreadable
 
 
@@ -350,7 +359,8 @@ def _tables(shards: Shards, columns: dict[str, int]) -> Iterator[dict[str, np.nd
     """Yields the columns of the output shard by shard, one row per readable clip or time frame."""
     ends = np.cumsum(list(columns.values()))[:-1]
     for arrays in shards:
-        table = {"file_name": np.asarray(_names(arrays), dtype=object).repeat(arrays["rows"])}
+        names = [storable(name) for name in _names(arrays)]
+        table = {"file_name": np.asarray(names, dtype=object).repeat(arrays["rows"])}
         if "time_ms" in arrays:
             table["time_ms"] = arrays["time_ms"]
         yield table | dict(zip(columns, np.split(arrays["embedding"], ends, axis=1)))

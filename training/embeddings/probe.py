@@ -32,7 +32,7 @@ from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits
 from ..errors import InputError
-from ..files import fingerprint
+from ..files import check_writable, fingerprint, write_csv
 from .arguments import ProbeArguments
 from .representations import fill_shards, fused, load_for_recipe
 from .ridge import metric_of
@@ -51,6 +51,7 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
         InputError: bad input, before the encoding starts wherever possible.
     """
     folder = Path(arguments.output_dir)
+    check_writable(folder, is_folder=True)
     if (folder / "results.json").exists() and not arguments.overwrite:
         raise InputError(f"{folder}: holds a probe already; set overwrite to begin anew, or choose another output_dir")
     set_seed(arguments.seed)
@@ -225,7 +226,7 @@ def write_outputs(folder: Path, table: pandas.DataFrame, label_set: LabelSet, fe
     """Writes `probe.csv` with every run and `results.json` with the summary, and prints the summary."""
     staging = folder / STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
-    table.to_csv(staging / "probe.csv", index=False)
+    write_csv(table, staging / "probe.csv")
     summary, metric = summarise(table), metric_of(label_set.problem_type)[0]
     results = {
         "metric": metric,

@@ -31,7 +31,7 @@ from ..data.labels import find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
-from ..files import fingerprint, write_json
+from ..files import check_writable, fingerprint, write_csv, write_json
 from .arguments import SweepArguments
 from .representations import COMPOSED, block_features, blocks, fill_shards, load_for_recipe, subsets
 from .ridge import make_targets, metric_of, score_all
@@ -117,6 +117,7 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
         InputError: bad input, before the encoding starts wherever possible.
     """
     folder = Path(arguments.output_dir)
+    check_writable(folder, is_folder=True)
     if (folder / "results.json").exists() and not arguments.overwrite:
         raise InputError(f"{folder}: holds a sweep already; set overwrite to begin anew, or choose another output_dir")
     set_seed(arguments.seed)
@@ -267,9 +268,9 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, figure_for
     table, metric, seconds = found.table, found.metric, found.seconds
     best, row = found.candidates[table.index[0]], table.iloc[0]
     score = f"{metric} {row[metric]:.4f} +- {row['interval']:.4f} over {found.num_folds} folds"
-    table.to_csv(staging / "sweep.csv", index=False)
+    write_csv(table, staging / "sweep.csv")
     compared = comparison(table, metric, found.layers)
-    compared.to_csv(staging / "comparison.csv", index=False)
+    write_csv(compared, staging / "comparison.csv")
     plot_heat_maps(found, staging, figure_format)
     plot_layers(found, staging / "layers.png", figure_format)
     encoder = {key: value for key, value in recipe["EncoderArguments"].items() if value not in (None, {})}

@@ -25,6 +25,7 @@ from modeling_dual_ssast.configuration_composed import ComposedConfig
 from ..base.inference import check_checkpoint, check_folder, explained, load_classifier, load_encoder
 from ..console import run_program
 from ..errors import InputError
+from ..files import check_writable
 from .forms import FILES, FORMATS, write_graph, write_half
 from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name
 from .onnx_graph import NEWEST_OPSET, OLDEST_OPSET
@@ -126,6 +127,7 @@ def check(arguments: argparse.Namespace):
     if arguments.opset is not None:
         check_opset(arguments)
     output = arguments.output.resolve()
+    check_writable(output, is_folder=True)
     if not output.parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist; make it or name another")
     for path in (Path(arguments.model), arguments.data, *(arguments.verify_with or ())):

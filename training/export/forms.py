@@ -100,9 +100,8 @@ def write_half(name: str, model, extractor, staging: Path, clips: list[np.ndarra
         report |= {f"{key}, computed in {computed}": value for key, value in found.items()}
     card = staging / "README.md"
     if card.is_file():
-        text = re.sub(
-            r'(?m)^(repository = )"[^"\n]*"', lambda line: f'{line[1]}"{folder_name}"', card.read_text("utf-8")
-        )
+        pattern = r'(?m)^(repository = )"(?:[^"\\\n]|\\.)*"'
+        text = re.sub(pattern, lambda line: line[1] + json.dumps(folder_name), card.read_text("utf-8"))
         lines = [f"- {key}: {value}" for key, value in report.items() if "difference" in key]
         note = (
             "\n## In float16\n\nThe weights of this copy are in float16. Its logits compared with those in float32:\n\n"

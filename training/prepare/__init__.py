@@ -8,7 +8,7 @@ import yaml
 from transformers.utils import logging
 
 from ..errors import InputError
-from ..files import complete_file
+from ..files import TEXT_ERRORS, check_writable, complete_file
 from . import emotion, events, music, speech
 from .common import SPLITS, Clip, DatasetInfo
 
@@ -37,6 +37,7 @@ def prepare(name: str, folder: Path, output: Path, split: str = "paper", seed: i
     info = find(name)
     if split not in info.splits:
         raise InputError(f"--split {split}: is unknown; {name} has {', '.join(info.splits)}")
+    check_output(output, folder)
     try:
         clips = info.read(folder)
     except InputError as error:
@@ -44,7 +45,6 @@ def prepare(name: str, folder: Path, output: Path, split: str = "paper", seed: i
     if info.num_clips and len(clips) < info.num_clips:
         logger.warning(f"{folder}: {len(clips)} of {info.num_clips} clips; the download of {info.title} is incomplete")
     manifests = info.splits[split](clips, seed)
-    check_output(output, folder)
     output.mkdir(parents=True, exist_ok=True)
     for file in info.copies:
         shutil.copyfile(folder / file, output / file)
@@ -69,8 +69,10 @@ def check_output(output: Path, folder: Path):
     Checks that manifests can be written to a folder.
 
     Raises:
-        InputError: they would replace files of the data set, or tables that are not manifests.
+        InputError: the disk refuses them, or they would replace files of the data set, or tables that are not
+            manifests.
     """
+    check_writable(output, is_folder=True)
     if output.resolve() == folder.resolve():
         raise InputError(f"--output {output}: is the folder of the data set; name another one")
     for manifest in MANIFESTS:
@@ -81,7 +83,7 @@ def check_output(output: Path, folder: Path):
 
 def write_manifest(path: Path, clips: list[Clip], columns: list[str]):
     """Writes a row per clip, with the absolute path of its file."""
-    with complete_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with complete_file(path) as part, part.open("w", newline="", encoding="utf-8", errors=TEXT_ERRORS) as file:
         writer = csv.writer(file)
         writer.writerow(["file_name", *columns])
         writer.writerows([clip.path.resolve(), *(getattr(clip, column) for column in columns)] for clip in clips)

@@ -99,11 +99,13 @@ def write_outputs(trainer, sources, clips, log: UnreadableLog, metrics: dict, re
     kept_epoch = trainer.kept_step / trainer.epoch_steps
     names = ("loss", *trainer.components)
     curves = staging / "learning_curves.png"
-    plot_curves(trainer.state.log_history, names, kept_epoch, curves, trainer.args.figure_format)
+    with outputs.dispensable(curves.name):
+        plot_curves(trainer.state.log_history, names, kept_epoch, curves, trainer.args.figure_format)
     picture = trainer.picture_path(trainer.kept_step)
     for file in picture.parent.glob(f"{picture.stem}.*"):
         shutil.copy(file, staging / f"reconstruction{file.suffix}")
-    write_card(trainer, results, staging / "README.md")
+    with outputs.dispensable("README.md"):
+        write_card(trainer, results, staging / "README.md")
     outputs.write_results(results, staging)
     outputs.publish(staging, folder)
     print(summary(results, folder))
