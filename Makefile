@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions lint docs bench clean
+.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions test-transformers lint docs bench clean
 
 # Trains and evaluates on the embedded recordings, then classifies a file with the result in a fresh process.
 quickstart: .venv/ready
@@ -32,6 +32,10 @@ test-slow: .venv/ready
 # environment for each in .venvs.
 test-versions: .venv/ready
 	$(BIN)/python tests/versions/run.py $(VERSIONS) --python $(PYTHON)
+
+# Runs Transformers' own suites on every class; fetches them once from the package index.
+test-transformers: .venv/ready
+	$(BIN)/python tests/transformers_suite/run.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
