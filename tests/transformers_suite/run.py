@@ -22,7 +22,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-CACHE = ROOT / "build" / "transformers_suite"
+CACHE = ROOT / ".venvs" / "transformers_suite"
 VERSION = "5.23.0"
 # What is fetched, and its sha256; `parameterized` is imported by the suites and needed by nothing else here.
 FILES = {
