@@ -26,8 +26,10 @@ PICTURES = (
 # Files of an earlier push: the next one deletes those that the folder no longer has. If an adapter's files stayed,
 # Transformers would load the adapter's own model.
 ADAPTER = ("adapter_config.json", "adapter_model.*")
+SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 PUBLISHED = (
     *SETTINGS, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", "results.json", *PICTURES, *CODE, *ADAPTER,
+    *SENTENCES,
 )  # fmt: skip
 CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
 
@@ -278,7 +280,8 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
         scan_settings(folder)
     except UnsafeModelError as error:
         raise PushError(str(error)) from None
-    names = {*code, *(name for name in PICTURES if (folder / name).is_file())}
+    kept = (*PICTURES, *SENTENCES)
+    names = {*code, *(name for name in kept if (folder / name).is_file())}
     labels = frozenset((settings["config.json"].get("id2label") or {}).values())
     files: dict[str, Path | bytes] = {
         name: _clean_json(folder / name, content, labels) for name, content in settings.items()

@@ -2,6 +2,7 @@
 """Classifier on a clip's representation, its loss, its labels and its windows; the same for all encoders."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Optional
 
@@ -12,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
-from .embedding_dual_ssast import window_and_hop, window_starts
+from .embedding_dual_ssast import evaluating, input_device, window_and_hop, window_starts
 
 try:  # For every model's _init_weights: the initialisers of Transformers 5 do not overwrite loaded weights
     from transformers import initialization as init
@@ -100,32 +101,9 @@ def classification_loss(
     return nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
-def classifier_output(
-    config: StrictConfig, logits: torch.Tensor, labels: Optional[torch.Tensor], outputs: ModelOutput
-) -> SequenceClassifierOutput:
-    """
-    Builds a classifier's output. Sets `config.problem_type` from the labels if it is `None`.
-
-    Args:
-        config: Configuration of the classifier.
-        logits: (batch, labels).
-        labels: (batch,) or (batch, labels), or `None` for no loss.
-        outputs: Output of the encoder, whose `hidden_states` and `attentions` are passed on.
-
-    Returns:
-        `loss` (scalar or `None`), `logits` (batch, labels), `hidden_states` and `attentions`.
-
-    Raises:
-        ValueError: Labels do not fit the logits.
-    """
-    loss = None
-    if labels is not None:
-        if config.problem_type is None:  # stored like in Transformers, because pipelines read it
-            config.problem_type = guess_problem_type(labels, config.num_labels)
-        loss = classification_loss(logits, labels, config.problem_type, config.label_smoothing)
-    return SequenceClassifierOutput(
-        loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-    )
+def configured_loss(labels: torch.Tensor, logits: torch.Tensor, config: StrictConfig) -> torch.Tensor:
+    """Computes `classification_loss` with the arguments of Transformers' `model.loss_function`."""
+    return classification_loss(logits, labels, config.problem_type, config.label_smoothing)
 
 
 def probabilities_of_logits(logits: torch.Tensor, problem_type: str, temperature: float = 1.0) -> torch.Tensor:
@@ -187,7 +165,32 @@ class WindowedOutput(ModelOutput):
 
 
 class ClassifierMixin:
-    """Adds calibrated probabilities, labels and `classify_windows` to a classifier on an encoder of this package."""
+    """
+    Adds loss, calibrated probabilities, labels and `classify_windows` to a classifier on an encoder of this package.
+    """
+
+    @property
+    def loss_function(self) -> Callable:
+        """Loss of (labels, logits, config), a scalar. Assigning a function or a module replaces it."""
+        # torch stores an assigned module among the submodules, without a call of the setter.
+        return getattr(self, "_loss_function", None) or self._modules.get("loss_function") or configured_loss
+
+    @loss_function.setter
+    def loss_function(self, function: Optional[Callable]):
+        self._loss_function = function
+
+    def classifier_output(
+        self, logits: torch.Tensor, labels: Optional[torch.Tensor], outputs: ModelOutput
+    ) -> SequenceClassifierOutput:
+        """Adds the loss if there are labels, and sets `config.problem_type` from them if it is `None`."""
+        config, loss = self.config, None
+        if labels is not None:
+            if config.problem_type is None:  # stored like in Transformers, because pipelines read it
+                config.problem_type = guess_problem_type(labels, config.num_labels)
+            loss = self.loss_function(labels, logits, config)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """
@@ -270,17 +273,18 @@ class ClassifierMixin:
         window, hop = window_and_hop(self.base_model, feature_extractor, window_s, hop_s)
         starts = window_starts(len(waveform), window, hop)
         logits = []
-        for first in range(0, len(starts), batch_size):
-            clips = [waveform[start : start + window] for start in starts[first : first + batch_size]]
-            features = feature_extractor(
-                clips,
-                sampling_rate=sampling_rate,
-                padding="longest",
-                return_attention_mask=True,
-                return_tensors="pt",
-            )
-            logits.append(self(**features.to(self.device)).logits)
+        with evaluating(self):
+            for first in range(0, len(starts), batch_size):
+                clips = [waveform[start : start + window] for start in starts[first : first + batch_size]]
+                features = feature_extractor(
+                    clips,
+                    sampling_rate=sampling_rate,
+                    padding="longest",
+                    return_attention_mask=True,
+                    return_tensors="pt",
+                )
+                logits.append(self(**features.to(input_device(self)), return_dict=True).logits)
         logits = torch.cat(logits)  # (windows, labels)
-        start_s = torch.tensor(starts, dtype=torch.float64) / rate
+        start_s = torch.tensor(starts, dtype=torch.float64, device="cpu") / rate
         end_s = torch.clamp(start_s + window / rate, max=len(waveform) / rate)
         return WindowedOutput(logits=logits.mean(dim=0) if average else logits, start_s=start_s, end_s=end_s)

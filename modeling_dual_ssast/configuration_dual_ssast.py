@@ -3,8 +3,11 @@
 
 import difflib
 import inspect
+import json
 import math
+from pathlib import Path
 
+import torch
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
@@ -23,6 +26,19 @@ AUTO_MAP = {
     "AutoModel": "modeling_dual_ssast.DualSSASTModel",
     "AutoModelForAudioClassification": "modeling_dual_ssast.DualSSASTForAudioClassification",
     "AutoModelForPreTraining": "modeling_dual_ssast.DualSSASTForPreTraining",
+}
+
+# With these files beside the weights, sentence-transformers embeds clips like the model's own `embed`.
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"audio": {"method": "forward", "method_output_name": "pooler_output"}},
+        "module_output_name": "sentence_embedding",
+    },
+    "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
 }
 
 # Keywords of Transformers' constructor that are not attributes of a fresh configuration.
@@ -78,6 +94,11 @@ class StrictConfig(PretrainedConfig):
     def layers(self) -> tuple[int, ...]:
         """Layers that `fusion_layers` can name, from input to output."""
         raise NotImplementedError
+
+    @property
+    def projection_dim(self) -> int:
+        """Size of an embedding, by the name that sentence-transformers looks for."""
+        return self.fused_size
 
     # ---- checks ----
 
@@ -210,6 +231,14 @@ class StrictConfig(PretrainedConfig):
         if kwargs.get("id2label") is not None:
             return list(kwargs["id2label"].values()) != names
         return kwargs.get("num_labels", len(names)) != len(names)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Writes `config.json`, as every model does when it is saved, and what sentence-transformers needs beside it."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+            path = Path(save_directory, name)
+            if not path.exists():  # sentence-transformers writes its own, which may have more modules
+                path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def to_dict(self) -> dict:
         """Returns all values for a `config.json`, with a local `auto_map`."""
@@ -427,10 +456,10 @@ class DualSSASTConfig(StrictConfig):
         Returns:
             `int`, or an integer tensor of the same shape.
         """
-        beyond_first = num_frames - self.patch_shape[1]
-        steps = -(-beyond_first // self.time_stride)  # ceiling, for numbers and tensors alike
+        # Not -(-x // y): the division of a traced size truncates towards zero.
+        steps = (num_frames - self.patch_shape[1] + self.time_stride - 1) // self.time_stride
         last = self.grid_shape[1] - 1
-        return (steps.clamp(0, last) if hasattr(steps, "clamp") else min(max(steps, 0), last)) + 1
+        return (steps.clamp(0, last) if isinstance(steps, torch.Tensor) else min(max(steps, 0), last)) + 1
 
     def num_covered_frames(self, num_columns):
         """Returns the number of frames that `num_columns` patch columns span, including padding at the right edge."""

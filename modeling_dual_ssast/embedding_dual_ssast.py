@@ -5,6 +5,8 @@ per clip and `model.embed_frames(...)` over time.
 """
 
 import contextlib
+import difflib
+import inspect
 import math
 from collections.abc import Iterator
 from typing import NamedTuple, Optional, Union
@@ -19,6 +21,8 @@ Waveforms = Union[np.ndarray, torch.Tensor, list]
 
 # For models without a longest input, to bound the memory: 64 examples of VGGish, 192 time frames of CNN14.
 WINDOW_FRAMES = 6144
+
+IGNORED_KEYWORDS = ("use_cache", "num_items_in_batch")  # of forward; the values change nothing here
 
 
 class FrameEmbeddings(NamedTuple):
@@ -56,6 +60,40 @@ class Piece(NamedTuple):
     start: int
     stop: int
     column: int = 0
+
+
+class ModelMixin:
+    """Adds to a `PreTrainedModel` what all models of this package share: the base of their base classes."""
+
+    main_input_name = "input_values"
+    # The **kwargs in forward would make Trainer scale the loss by its own count of items; see Trainer.compute_loss.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config, *args, **kwargs):
+        # from_pretrained(..., name=value) sets attributes after the configuration was checked.
+        config.check()
+        super().__init__(config, *args, **kwargs)
+
+    def check_keywords(self, kwargs: dict):
+        """
+        Rejects keywords of `forward` that ask for something unknown.
+
+        PEFT, Trainer and sentence-transformers pass arguments of text models, for example `input_ids=None`: `None` is
+        ignored whatever its name, and so are outputs that are turned off, `use_cache` and `num_items_in_batch`.
+
+        Raises:
+            TypeError: A keyword is unknown. The message names the nearest known one.
+        """
+        for name, value in kwargs.items():
+            if value is None or name in IGNORED_KEYWORDS or (value is False and name.startswith("output_")):
+                continue
+            known = [known for known in inspect.signature(self.forward).parameters if known != "kwargs"]
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known are {', '.join(known)}"
+            raise TypeError(f"{type(self).__name__}.forward() got an unexpected keyword {name!r}{hint}")
+
+    def _freeze_unreached(self):
+        """Freezes parameters that cannot get a gradient: none, unless a head stops the encoder early."""
 
 
 class EmbeddingMixin:
@@ -150,14 +188,14 @@ class EmbeddingMixin:
         for index, clip in enumerate(clips):
             starts = window_starts(len(clip), window, hop)
             pieces += [Piece(index, start, min(start + window, len(clip))) for start in starts]
-        embeddings = torch.zeros(len(clips), self.config.fused_size)
-        counts = torch.bincount(torch.tensor([piece.clip for piece in pieces]))
+        embeddings = torch.zeros(len(clips), self.config.fused_size, dtype=torch.float32, device="cpu")
+        counts = torch.bincount(_clip_indices(pieces))
         with evaluating(self):
             for batch, features in self._batches(clips, pieces, extractor, batch_size):
                 pooled = self(**features, return_dict=True).pooler_output
                 if pooled is None:
                     raise ValueError("this encoder has no fusion: load the folder with AutoModel to embed clips")
-                embeddings.index_add_(0, torch.tensor([piece.clip for piece in batch]), pooled.float().cpu())
+                embeddings.index_add_(0, _clip_indices(batch), pooled.float().cpu())
         return embeddings / counts.unsqueeze(1)
 
     @torch.no_grad()
@@ -218,7 +256,7 @@ class EmbeddingMixin:
         found = []
         for part in parts:
             values = _average(part)
-            samples = torch.arange(len(values), dtype=torch.float64) * column_samples + offset
+            samples = torch.arange(len(values), dtype=torch.float64, device="cpu") * column_samples + offset
             found.append(FrameEmbeddings(values, samples * (1000 / extractor.sampling_rate)))
         return found
 
@@ -254,11 +292,12 @@ class EmbeddingMixin:
 
     def _batches(self, clips: list[torch.Tensor], pieces: list[Piece], extractor, batch_size: int) -> Iterator[tuple]:
         """Yields batches of pieces of similar length and their features on the model's device."""
+        device = input_device(self)
         pieces = sorted(pieces, key=lambda piece: piece.stop - piece.start)
         for first in range(0, len(pieces), batch_size):
             batch = pieces[first : first + batch_size]
             features = extractor(
-                [clips[piece.clip][piece.start : piece.stop].to(self.device) for piece in batch],
+                [clips[piece.clip][piece.start : piece.stop].to(device) for piece in batch],
                 sampling_rate=extractor.sampling_rate,
                 padding="longest",
                 return_attention_mask=True,
@@ -322,8 +361,7 @@ class PatchEmbeddingMixin(EmbeddingMixin):
         config = self.config
         states = self(input_values, attention_mask, output_hidden_states=True, return_dict=True).hidden_states
         frames = []
-        for index, layer in enumerate(self.fusion.layer_indices):
-            state = self.fusion.normalise(states[layer], index, self.layernorm)
+        for state in self.fused_states(states):
             feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
             if config.readout != "frames":
                 feature_map = feature_map.mean(dim=2, keepdim=True)  # (batch, hidden, 1, columns)
@@ -397,7 +435,16 @@ def resample(clip: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
             "or resample it first"
         ) from error
     resampled = torch.from_numpy(soxr.resample(clip.cpu().numpy(), from_rate, to_rate))
-    return resampled if len(resampled) else torch.zeros(1)
+    return resampled if len(resampled) else clip.new_zeros(1)
+
+
+def input_device(model: torch.nn.Module) -> torch.device:
+    """Returns the device for a model's input. Parameters that Accelerate keeps elsewhere are on the meta device."""
+    return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+
+
+def _clip_indices(pieces: list[Piece]) -> torch.Tensor:
+    return torch.tensor([piece.clip for piece in pieces], device="cpu")
 
 
 @contextlib.contextmanager
@@ -417,7 +464,7 @@ def _average(parts: list[tuple[int, torch.Tensor]]) -> torch.Tensor:
     if len(parts) == 1:
         return parts[0][1]
     length = max(column + len(values) for column, values in parts)
-    total, counts = parts[0][1].new_zeros(length, parts[0][1].shape[1]), torch.zeros(length, 1)
+    total, counts = parts[0][1].new_zeros(length, parts[0][1].shape[1]), parts[0][1].new_zeros(length, 1)
     for column, values in sorted(parts, key=lambda part: part[0]):
         total[column : column + len(values)] += values
         counts[column : column + len(values)] += 1

@@ -52,7 +52,19 @@ def hz_to_mel(hz):
     return 1127.0 * (torch.log(1.0 + hz / 700.0) if isinstance(hz, torch.Tensor) else math.log(1.0 + hz / 700.0))
 
 
-@functools.lru_cache(maxsize=16)
+def cached(function):
+    """Caches tensors that depend on the arguments alone: not on torch's default dtype or device, or inference mode."""
+
+    @functools.lru_cache(maxsize=16)
+    @functools.wraps(function)
+    def make(*args):
+        with torch.inference_mode(False), torch.device("cpu"):
+            return function(*args)
+
+    return make
+
+
+@cached
 def kaldi_mel_filters(num_mel_bins: int, num_fft: int, sampling_rate: int, device: torch.device) -> torch.Tensor:
     """
     Returns the mel filters: triangles of height one, linear in mel, from 20 Hz to the Nyquist frequency.
@@ -70,16 +82,17 @@ def kaldi_mel_filters(num_mel_bins: int, num_fft: int, sampling_rate: int, devic
     """
     lowest, highest = hz_to_mel(LOWEST_MEL_HZ), hz_to_mel(0.5 * sampling_rate)
     width = (highest - lowest) / (num_mel_bins + 1)
-    left = lowest + torch.arange(num_mel_bins).unsqueeze(1) * width  # (mel, 1)
+    left = lowest + torch.arange(num_mel_bins, dtype=torch.float32).unsqueeze(1) * width  # (mel, 1)
     center, right = left + width, left + 2.0 * width
-    mels = hz_to_mel(sampling_rate / num_fft * torch.arange(num_fft // 2)).unsqueeze(0)  # (1, fft / 2)
+    bins = torch.arange(num_fft // 2, dtype=torch.float32)
+    mels = hz_to_mel(sampling_rate / num_fft * bins).unsqueeze(0)  # (1, fft / 2)
     rising = (mels - left) / (center - left)
     falling = (right - mels) / (right - center)
     triangles = torch.minimum(rising, falling).clamp(min=0.0)  # (mel, fft / 2)
     return torch.nn.functional.pad(triangles, (0, 1)).T.contiguous().to(device, torch.float32)
 
 
-@functools.lru_cache(maxsize=16)
+@cached
 def hann_window(num_samples: int, device: torch.device) -> torch.Tensor:
     """Returns the symmetric Hann window, Kaldi's `hanning`: (num_samples,)."""
     return torch.hann_window(num_samples, periodic=False, dtype=torch.float32, device=device)
@@ -239,6 +252,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         truncation: bool = True,
         return_attention_mask: Optional[bool] = None,
         return_tensors: Optional[str] = None,
+        pad_to_multiple_of: Optional[int] = None,
+        device: Union[str, torch.device, None] = None,
         **unknown,
     ) -> BatchFeature:
         """
@@ -249,11 +264,15 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 of those, or an array or tensor (batch, samples). Floats, nominally in [-1, 1]. The features of a
                 tensor are computed and stay on its device.
             sampling_rate: Sampling rate of `raw_speech` in Hz, checked against the extractor's.
-            padding: `"longest"`, `"max_length"` or `False`; `None` takes the extractor's setting.
+            padding: `"longest"`, `"max_length"` or `False`; `None` takes the extractor's setting. Without
+                `return_tensors` it leaves each clip its own length, so that `pad` later builds the right mask; only an
+                extractor without masks pads to `max_length` then, too.
             max_length: Longest output in frames; `None` takes the extractor's setting.
             truncation: Whether clips are cut at `max_length` frames, if there is one, with one warning.
             return_attention_mask: Whether to return the mask; `None` takes the extractor's setting.
             return_tensors: `"pt"` or `"np"`; `None` gives a list of arrays (tensors for tensor input).
+            pad_to_multiple_of: Pads to a multiple of this many frames, unless clips keep their own length.
+            device: Device that computes the features. The default is the clips' own.
 
         Returns:
             `input_values` (batch, frames, num_mel_bins) and, if asked for, `attention_mask` (batch, frames), 1 for
@@ -275,17 +294,22 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         max_length = self.max_length if max_length is None else max_length
         if max_length is not None:
             _check_positive("max_length", max_length, int)
-        features = self.log_mel(self.as_clips(raw_speech))
+        clips = self.as_clips(raw_speech)
+        features = self.log_mel(clips if device is None else [clip.to(device) for clip in clips])
         if truncation and max_length is not None:
             features = self._truncate(features, max_length)
         features = [self._normalize(feature) for feature in features]
         if return_tensors is None and not _holds_tensors(raw_speech):
-            features = [feature.numpy() for feature in features]
+            features = [feature.cpu().numpy() for feature in features]
+        return_mask = self.return_attention_mask if return_attention_mask is None else return_attention_mask
+        if padding is None:
+            padding = self.padding if return_tensors or not (return_mask or self.padding == "longest") else False
         return self.pad(
             [{"input_values": feature} for feature in features],
             padding=padding,
             max_length=max_length,
-            return_attention_mask=return_attention_mask,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_attention_mask=return_mask,
             return_tensors=return_tensors,
         )
 
@@ -324,72 +348,72 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         processed_features,
         padding: Union[bool, str, None] = None,
         max_length: Optional[int] = None,
+        truncation: bool = False,
+        pad_to_multiple_of: Optional[int] = None,
         return_attention_mask: Optional[bool] = None,
         return_tensors: Optional[str] = None,
-        pad_to_multiple_of: Optional[int] = None,
     ) -> BatchFeature:
         """
-        Pads the `input_values` (frames, num_mel_bins) of several clips on the right and joins them.
+        Pads the `input_values` (frames, num_mel_bins) of several clips on `padding_side` and joins them, by the rules
+        of Transformers' feature extractors.
 
         Args:
             processed_features: A list of mappings with `input_values`, for example from a data collator, or one
                 mapping with a list of them. An `attention_mask` (frames,) of theirs is padded with zeros; other
                 entries, such as labels, are kept.
             padding: `"longest"`, `"max_length"` or `False`; `None` takes the extractor's setting.
-            max_length: Frames of `padding="max_length"`; `None` takes the extractor's setting.
+            max_length: Frames of `padding="max_length"` and of `truncation`, rounded up to `pad_to_multiple_of`.
+            truncation: Whether clips are cut at `max_length`.
+            pad_to_multiple_of: Pads to a multiple of this many frames, unless `padding=False`.
             return_attention_mask: Whether to return the mask; `None` takes the extractor's setting.
             return_tensors: `"pt"` or `"np"`; `None` gives lists.
-            pad_to_multiple_of: Pads to a multiple of this many frames, unless `padding=False`.
 
         Returns:
             `input_values` (batch, frames, num_mel_bins), `attention_mask` (batch, frames), and the other entries.
+                Float64 becomes float32. `"np"` gives a list if the clips keep different lengths.
 
         Raises:
-            ValueError: Tensors are asked for, but the clips have different lengths and `padding=False`.
+            ValueError: No `max_length` where it is needed, or tensors of clips that keep different lengths.
         """
+        if max_length is None and padding is None:
+            max_length = self.max_length
+        padding = _padding_strategy(self.padding if padding is None else padding)
+        if max_length is None and (truncation or padding == "max_length"):
+            cause = "truncation=True" if truncation else "padding='max_length'"
+            raise ValueError(f"{cause} needs a max_length in frames: pass max_length")
+        multiple = pad_to_multiple_of or 1
+        limit = None if max_length is None else (max_length + multiple - 1) // multiple * multiple
         if isinstance(processed_features, Mapping):
             columns = dict(processed_features)
         else:
             columns = {key: [item[key] for item in processed_features] for key in processed_features[0]}
         as_tensors = isinstance(columns["input_values"][0], torch.Tensor)
-        values = [torch.as_tensor(value) for value in columns.pop("input_values")]
-        masks = [torch.as_tensor(mask) for mask in columns.pop("attention_mask", ())]
-        masks = masks or [torch.ones(len(value), dtype=torch.long, device=value.device) for value in values]
-        lengths = [len(value) for value in values]
-        targets = self._padded_lengths(
-            lengths, self.padding if padding is None else padding, max_length, pad_to_multiple_of
-        )
-        batch = {"input_values": [_pad_rows(v, target, self.padding_value) for v, target in zip(values, targets)]}
+        values = [_as_tensor(value) for value in columns.pop("input_values")]
+        masks = [_as_tensor(mask) for mask in columns.pop("attention_mask", ())]
+        masks = masks or [value.new_ones(len(value), dtype=torch.long) for value in values]
+        if truncation:
+            values, masks = [value[:limit] for value in values], [mask[:limit] for mask in masks]
+        targets = [len(value) for value in values]
+        if padding != "do_not_pad":  # a clip that is longer than max_length and not cut keeps its length
+            target = max(targets) if padding == "longest" else limit
+            targets = [(max(n, target) + multiple - 1) // multiple * multiple for n in targets]
+        left = self.padding_side == "left"
+        batch = {"input_values": [_pad_rows(v, n, self.padding_value, left) for v, n in zip(values, targets)]}
         if self.return_attention_mask if return_attention_mask is None else return_attention_mask:
-            batch["attention_mask"] = [_pad_rows(mask, target, 0) for mask, target in zip(masks, targets)]
-        if return_tensors is None:
+            batch["attention_mask"] = [_pad_rows(mask, n, 0, left) for mask, n in zip(masks, targets)]
+        as_torch = str(return_tensors) in ("pt", "TensorType.PYTORCH")
+        if return_tensors is None or (not as_torch and len(set(targets)) > 1):
             if not as_tensors:
-                batch = {key: [row.numpy() for row in rows] for key, rows in batch.items()}
+                batch = {key: [row.cpu().numpy() for row in rows] for key, rows in batch.items()}
             return BatchFeature(batch | columns)
         if len(set(targets)) > 1:
             raise ValueError(
                 f"clips of {min(targets)} to {max(targets)} frames do not fit into one tensor: use padding='longest'"
             )
         stacked = BatchFeature({key: _stack(rows) for key, rows in (batch | columns).items()})
-        if str(return_tensors) in ("pt", "TensorType.PYTORCH"):
+        if as_torch:
             return stacked
         return BatchFeature({key: value.cpu().numpy() for key, value in stacked.items()}, tensor_type=return_tensors)
-
-    def _padded_lengths(
-        self, lengths: list[int], padding, max_length: Optional[int], multiple: Optional[int]
-    ) -> list[int]:
-        strategy = _padding_strategy(padding)
-        if strategy == "do_not_pad":
-            return lengths
-        target = max(lengths)
-        if strategy == "max_length":
-            wanted = self.max_length if max_length is None else max_length
-            if wanted is None:
-                raise ValueError(
-                    "padding='max_length' needs a max_length in frames, but this extractor has none: pass max_length"
-                )
-            target = max(target, wanted)
-        return [target if multiple is None else -(-target // multiple) * multiple] * len(lengths)
 
     def _normalize(self, log_mel):
         return log_mel
@@ -598,14 +622,20 @@ def _check_waveform(clip, index: int) -> torch.Tensor:
     return tensor
 
 
+def _as_tensor(value) -> torch.Tensor:
+    """Converts arrays and lists, also under another default device; float64 becomes float32."""
+    value = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    return value.float() if value.dtype == torch.float64 else value
+
+
 def _stack(rows) -> torch.Tensor:
-    return torch.stack(list(rows)) if isinstance(rows[0], torch.Tensor) else torch.as_tensor(np.asarray(rows))
+    return _as_tensor(torch.stack(list(rows)) if isinstance(rows[0], torch.Tensor) else rows)
 
 
-def _pad_rows(rows: torch.Tensor, length: int, value: float) -> torch.Tensor:
-    """Pads the end of the first axis with `value`: (rows, ...) -> (length, ...)."""
-    missing = length - rows.shape[0]
-    return torch.cat((rows, rows.new_full((missing, *rows.shape[1:]), value))) if missing else rows
+def _pad_rows(rows: torch.Tensor, length: int, value: float, left: bool) -> torch.Tensor:
+    """Pads the first axis with `value`: (rows, ...) -> (length, ...)."""
+    padding = rows.new_full((length - rows.shape[0], *rows.shape[1:]), value)
+    return torch.cat((padding, rows) if left else (rows, padding)) if len(padding) else rows
 
 
 DualSSASTFeatureExtractor.register_for_auto_class()

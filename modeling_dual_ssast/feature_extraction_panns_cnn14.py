@@ -6,13 +6,12 @@ The numerics are plain functions of tensors (`panns_log_mel` and the functions t
 padding, masks, saving and loading.
 """
 
-import functools
 import math
 from typing import Optional
 
 import torch
 
-from .feature_extraction_dual_ssast import CHUNK_FRAMES, SpectrogramFeatureExtractor, _check_positive
+from .feature_extraction_dual_ssast import CHUNK_FRAMES, SpectrogramFeatureExtractor, _check_positive, cached
 
 POWER_FLOOR = 1e-10  # under the logarithm: -100 dB
 # Slaney's mel scale: linear up to 1000 Hz, then logarithmic.
@@ -37,7 +36,7 @@ def slaney_mel_to_hz(mels: torch.Tensor) -> torch.Tensor:
     return torch.where(mels < BREAK_MEL, mels * LINEAR_HZ_PER_MEL, BREAK_HZ * ((mels - BREAK_MEL) * LOG_STEP).exp())
 
 
-@functools.lru_cache(maxsize=16)
+@cached
 def slaney_mel_filters(
     num_mel_bins: int, window_size: int, sampling_rate: int, fmin: float, fmax: float, device: torch.device
 ) -> torch.Tensor:
@@ -80,7 +79,7 @@ def panns_power(waveform: torch.Tensor, window_size: int, hop_size: int) -> list
     padded = torch.nn.functional.pad(waveform, (0, max(window_size - waveform.shape[0], 0)))
     half = window_size // 2
     mirrored = torch.nn.functional.pad(padded.unsqueeze(0), (half, half), mode="reflect").squeeze(0)
-    window = torch.hann_window(window_size, periodic=True, device=waveform.device)
+    window = torch.hann_window(window_size, periodic=True, dtype=torch.float32, device=waveform.device)
     chunks = mirrored.unfold(0, window_size, hop_size).split(CHUNK_FRAMES)  # (frames, window_size)
     spectra = [torch.fft.rfft(frames * window) for frames in chunks]
     return [spectrum.real.square() + spectrum.imag.square() for spectrum in spectra]

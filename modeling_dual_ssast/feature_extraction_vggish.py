@@ -6,13 +6,12 @@ The numerics are plain functions of tensors (`vggish_log_mel` and the functions 
 padding, masks, saving and loading.
 """
 
-import functools
 import math
 from typing import Optional
 
 import torch
 
-from .feature_extraction_dual_ssast import CHUNK_FRAMES, SpectrogramFeatureExtractor, hz_to_mel
+from .feature_extraction_dual_ssast import CHUNK_FRAMES, SpectrogramFeatureExtractor, cached, hz_to_mel
 
 SAMPLING_RATE = 16000  # Hz
 WINDOW, HOP, NUM_FFT = 400, 160, 512  # samples
@@ -20,7 +19,7 @@ LOWEST_MEL_HZ, HIGHEST_MEL_HZ = 125.0, 7500.0
 LOG_OFFSET = 0.01
 
 
-@functools.lru_cache(maxsize=16)
+@cached
 def vggish_mel_filters(num_mel_bins: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """
     Returns the mel filters: triangles of height one, linear in mel, from 125 to 7500 Hz. The DC bin carries no weight.

@@ -1,11 +1,79 @@
 # Copyright 2026 The Dual SSAST authors. Licensed under the Apache License, Version 2.0.
 """
-Token pooling, layer fusion (Dual SSAST, Choi et al., Neurocomputing 623, 2025) and composed features (Niizumi et al.,
-EUSIPCO 2022): from the states of several layers to one vector per clip. Needs only torch.
+Masks of frames, token pooling, layer fusion (Dual SSAST, Choi et al., Neurocomputing 623, 2025) and composed features
+(Niizumi et al., EUSIPCO 2022): from the states of several layers to one vector per clip. Needs only torch.
 """
+
+from typing import Optional
 
 import torch
 from torch import nn
+
+
+def in_graph() -> bool:
+    """Returns whether torch records a graph, in which no Python branch may depend on values."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def at_least(number, lowest: int):
+    """Returns the larger number; sizes are tensors in `torch.jit.trace`, whose graph would lose Python's `max`."""
+    return number.clamp(min=lowest) if isinstance(number, torch.Tensor) else max(number, lowest)
+
+
+def check_spectrograms(input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], num_mel_bins: int):
+    """
+    Checks the input of a model.
+
+    Args:
+        input_values: (batch, frames, mel).
+        attention_mask: (batch, frames), or `None`.
+        num_mel_bins: Mel bins of the model.
+
+    Raises:
+        ValueError: Shapes that do not fit, or a mask that holds other numbers than 0 and 1.
+    """
+    if input_values.ndim != 3 or input_values.shape[2] != num_mel_bins:
+        raise ValueError(
+            f"expected input_values (batch, frames, {num_mel_bins} mel bins), got {tuple(input_values.shape)}: use the "
+            "feature extractor saved with this model"
+        )
+    if attention_mask is None:
+        return
+    if attention_mask.shape != input_values.shape[:2]:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, expected (batch, frames) = "
+            f"{tuple(input_values.shape[:2])}: use the one that the feature extractor returns"
+        )
+    # Floats may be a bias with 0 for audio. The test waits for the device, so the usual integers go without it.
+    if (
+        attention_mask.is_floating_point()
+        and not in_graph()
+        and not ((attention_mask == 0) | (attention_mask == 1)).all()
+    ):
+        raise ValueError(
+            f"attention_mask holds {attention_mask.dtype} numbers beside 0 and 1: pass 1 for audio and 0 for padding"
+        )
+
+
+def align_frames(values: torch.Tensor, mask: torch.Tensor, padding_value: float) -> torch.Tensor:
+    """
+    Moves the frames that a mask marks to the beginning, in their order, and writes `padding_value` behind them.
+
+    So a clip that is padded on the left, on both sides or in between gives the numbers of one padded on the right.
+
+    Args:
+        values: (batch, frames, mel).
+        mask: (batch, frames), 1 for audio and 0 for padding.
+        padding_value: Value of a padded frame.
+
+    Returns:
+        (batch, frames, mel).
+    """
+    mask = mask.bool()
+    audio, padding = mask.long().cumsum(dim=1), (~mask).long().cumsum(dim=1)
+    place = torch.where(mask, audio, audio[:, -1:] + padding) - 1  # (batch, frames), a permutation
+    values = torch.where(mask.unsqueeze(-1), values, padding_value)
+    return torch.zeros_like(values).scatter(1, place.unsqueeze(-1).expand_as(values), values)
 
 
 def frame_mask(lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
@@ -56,7 +124,8 @@ def pool_tokens(tokens: torch.Tensor, mask: torch.Tensor, poolings: list[str], c
 
 def to_feature_map(patches: torch.Tensor, rows: int) -> torch.Tensor:
     """Arranges frequency-major patches on their grid: (batch, rows * columns, size) -> (batch, size, rows, columns)."""
-    return patches.transpose(1, 2).unflatten(2, (rows, -1))
+    # Not unflatten, whose size ONNX export takes from the example.
+    return patches.transpose(1, 2).reshape(patches.shape[0], patches.shape[2], rows, -1)
 
 
 def time_frames(feature_map: torch.Tensor) -> torch.Tensor:

@@ -48,7 +48,7 @@ def sample_masked_patches(
     own_columns = valid_columns.unsqueeze(1)  # (batch, 1)
     own_cells = own_columns * num_rows
     column = torch.arange(num_cells, device=device) % num_columns
-    order = torch.rand(batch, num_cells, device=device, generator=generator)
+    order = torch.rand(batch, num_cells, dtype=torch.float32, device=device, generator=generator)
     if clustered:
         order = order + _first_cluster(num_rows, num_columns, own_columns, generator)
     order = order.masked_fill(column >= own_columns, float("inf"))  # never on padding
@@ -65,15 +65,15 @@ def _first_cluster(
     num_clusters = max(16, num_cells // 3)  # of side 3 they cover 95 % of a grid; uncovered cells come last
     lowest, highest = CLUSTER_SIDES
     side = torch.randint(lowest, highest + 1, (batch, 1, 1), device=device, generator=generator)
-    start = torch.rand(batch, num_clusters, 1, device=device, generator=generator)
+    start = torch.rand(batch, num_clusters, 1, dtype=torch.float32, device=device, generator=generator)
     own_columns = own_columns.unsqueeze(2)  # (batch, 1, 1)
     start = (start * own_columns * num_rows).long()  # (batch, clusters, 1), in the clip's own grid
-    down, right = torch.meshgrid(torch.arange(highest), torch.arange(highest), indexing="ij")
-    down, right = down.flatten().to(device), right.flatten().to(device)  # (offsets,)
+    offset = torch.arange(highest * highest, device=device)  # (offsets,)
+    down, right = offset // highest, offset % highest
     cell = start + down * own_columns + right  # (batch, clusters, offsets)
     inside = (down < side) & (right < side) & (cell < own_columns * num_rows)
     cell = cell // own_columns * num_columns + cell % own_columns  # in the batch's grid
     cell = torch.where(inside, cell, num_cells)  # the rest goes to a cell that is dropped
     index = torch.arange(num_clusters, device=device, dtype=torch.float32).view(1, -1, 1).expand_as(cell)
-    first = torch.full((batch, num_cells + 1), float(num_clusters), device=device)
+    first = torch.full((batch, num_cells + 1), float(num_clusters), dtype=torch.float32, device=device)
     return first.scatter_reduce(1, cell.flatten(1), index.flatten(1), reduce="amin")[:, :num_cells]

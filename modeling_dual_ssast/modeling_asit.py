@@ -22,7 +22,7 @@ from .configuration_asit import ASiTConfig
 from .configuration_dual_ssast import DualSSASTConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
 from .corruption_asit import corrupt, corruption_rng, replace_from_batch
 from .embedding_dual_ssast import EmbeddingMixin  # noqa: F401  this file names what modeling_dual_ssast imports
-from .fusion_dual_ssast import to_feature_map
+from .fusion_dual_ssast import align_frames, check_spectrograms, frame_mask, to_feature_map
 from .masking_dual_ssast import sample_masked_patches  # noqa: F401
 from .modeling_dual_ssast import (
     DualSSASTForAudioClassification,
@@ -116,6 +116,8 @@ class ASiTForPreTrainingOutput(ModelOutput):
         data_loss: Scalar, local self-distillation per patch.
         reconstruction_loss: Scalar, mean absolute error over the corrupted area.
         reconstruction: (batch, 2, frames, mel), the student's reconstruction.
+        hidden_states: If asked for, the student's; all first crops stand before all second crops, (2 * batch, ...).
+        attentions: If asked for, the student's, in the same order.
     """
 
     loss: torch.Tensor = None
@@ -123,6 +125,8 @@ class ASiTForPreTrainingOutput(ModelOutput):
     data_loss: torch.Tensor = None
     reconstruction_loss: torch.Tensor = None
     reconstruction: torch.Tensor = None
+    hidden_states: Optional[tuple[torch.Tensor, ...]] = None
+    attentions: Optional[tuple[torch.Tensor, ...]] = None
 
 
 class ASiTModel(DualSSASTModel):
@@ -155,9 +159,9 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         # The student has its own configuration: resizing one encoder must not change the other's grid.
         self.student = DualSSASTModel(copy.deepcopy(config), add_fusion=False)
         self.student_heads = ASiTHeads(config)
-        self.register_buffer("class_center", torch.empty(1, config.class_dim))
-        self.register_buffer("data_center", torch.empty(1, config.data_dim))
-        self.register_buffer("teacher_temperature", torch.empty(()))
+        self.register_buffer("class_center", torch.zeros(1, config.class_dim))
+        self.register_buffer("data_center", torch.zeros(1, config.data_dim))
+        self.register_buffer("teacher_temperature", torch.tensor(config.teacher_temperature_at(0)))
         self.post_init()
         self.restart_teacher()
         self._freeze_unreached()
@@ -249,7 +253,10 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         corrupted_values: Optional[torch.Tensor] = None,
         corruption_mask: Optional[torch.Tensor] = None,
         attention_mask: Optional[torch.Tensor] = None,
+        output_attentions: Optional[bool] = None,
+        output_hidden_states: Optional[bool] = None,
         return_dict: Optional[bool] = None,
+        **kwargs,
     ) -> Union[tuple, ASiTForPreTrainingOutput]:
         """
         Computes the pretraining losses of a batch.
@@ -258,8 +265,11 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
             input_values: (batch, 2, frames, mel), two clean crops of each clip, normalised.
             corrupted_values: (batch, 2, frames, mel), the same crops corrupted. By default `corrupt_crops` makes them.
             corruption_mask: Boolean (batch, 2, frames, mel), true where they were corrupted.
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, the same for both crops.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding on any side, the same for both crops.
+            output_attentions: Whether to return the student's attention weights.
+            output_hidden_states: Whether to return the student's hidden states.
             return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
+            **kwargs: See `check_keywords`.
 
         Returns:
             An [`ASiTForPreTrainingOutput`].
@@ -267,33 +277,50 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         Raises:
             ValueError: Shapes that do not fit, more frames than `config.max_length`, or only one of `corrupted_values`
                 and `corruption_mask`.
+            TypeError: A keyword is unknown.
         """
+        self.check_keywords(kwargs)
         if input_values.ndim != 4 or input_values.shape[1] != 2:
             raise ValueError(
                 f"expected input_values (batch, 2 crops, frames, mel), got {tuple(input_values.shape)}: stack two crops"
             )
+        check_spectrograms(input_values[:, 0], attention_mask, self.config.num_mel_bins)
         if (corrupted_values is None) != (corruption_mask is None):
             raise ValueError("corrupted_values and corruption_mask belong together: give both or neither")
         if corrupted_values is None:
             corrupted_values, corruption_mask = self.corrupt_crops(input_values, attention_mask)
-        clean, corrupted = one_after_the_other(input_values), one_after_the_other(corrupted_values)
+        clean, corrupted, where_corrupted = map(
+            one_after_the_other, (input_values, corrupted_values, corruption_mask)
+        )  # (2 * batch, frames, mel) each
         mask = None if attention_mask is None else attention_mask.repeat(2, 1)  # (2 * batch, frames)
+        if mask is not None:
+            clean, corrupted = (align_frames(crops, mask, self.config.padding_value) for crops in (clean, corrupted))
+            where_corrupted = align_frames(where_corrupted, mask, 0)
+            mask = frame_mask(mask.bool().sum(dim=1), mask.shape[1])
         num_patches = self.config.grid_shape[0] * self.config.num_columns(clean.shape[1])
         patch_mask = self.dual_ssast.embeddings.patch_mask(mask, num_patches)
         if patch_mask is None:
             patch_mask = torch.ones(clean.shape[0], num_patches, dtype=torch.bool, device=clean.device)
 
         with torch.no_grad():
-            teacher_class, teacher_data = self.teacher_heads(self.dual_ssast(clean, mask).last_hidden_state)
-        states = self.student(corrupted, mask).last_hidden_state  # (2 * batch, prefix + patches, hidden)
+            encoded = self.dual_ssast(
+                clean, mask, output_hidden_states=False, output_attentions=False, return_dict=True
+            )
+            teacher_class, teacher_data = self.teacher_heads(encoded.last_hidden_state)
+        encoded = self.student(
+            corrupted,
+            mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        states = encoded.last_hidden_state  # (2 * batch, prefix + patches, hidden)
         student_class, student_data = self.student_heads(states)
         reconstruction = self.student_heads.reconstruction(states[:, self.config.num_prefix_tokens :])
 
         class_loss = self._class_loss(student_class.float(), teacher_class.float())
         data_loss = clipwise_mean(self._imitation(student_data, teacher_data, self.data_center), patch_mask)
-        reconstruction_loss = self._reconstruction_loss(
-            reconstruction, clean, one_after_the_other(corruption_mask), mask
-        )
+        reconstruction_loss = self._reconstruction_loss(reconstruction, clean, where_corrupted, mask)
         if self.training:
             everything = torch.ones(teacher_class.shape[:1], dtype=torch.bool, device=clean.device)
             self._move_center(self.class_center, teacher_class, everything)
@@ -304,6 +331,8 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
             data_loss=data_loss,
             reconstruction_loss=reconstruction_loss,
             reconstruction=reconstruction.unflatten(0, (2, -1)).transpose(0, 1),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
@@ -361,7 +390,7 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         Returns:
             The corrupted crops and a boolean mask, both (batch, 2, frames, mel).
         """
-        rng = corruption_rng(int(torch.randint(2**31, ())))
+        rng = corruption_rng(int(torch.randint(2**31, (), device="cpu")))
         frames = None if attention_mask is None else attention_mask.sum(dim=1).tolist()
         pairs = [corrupt_batch(crop, self.config, rng, frames) for crop in input_values.cpu().unbind(1)]
         corrupted, masks = (torch.stack(parts, dim=1).to(input_values.device) for parts in zip(*pairs))

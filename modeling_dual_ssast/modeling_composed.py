@@ -11,35 +11,20 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
-from .classifier_dual_ssast import ClassifierMixin, classifier_output, init
+from .classifier_dual_ssast import ClassifierMixin, init
 from .configuration_composed import ComposedConfig
-from .fusion_dual_ssast import compose_frames, pool_tokens
+from .embedding_dual_ssast import ModelMixin
+from .fusion_dual_ssast import align_frames, at_least, check_spectrograms, compose_frames, pool_tokens
 
 
-class ComposedPreTrainedModel(PreTrainedModel):
+class ComposedPreTrainedModel(ModelMixin, PreTrainedModel):
     """
     Initialises and loads a network, and composes its maps to a clip's vector: the base class of VGGish and CNN14. A
     subclass sets `config_class` and `base_model_prefix`.
-
-    Args:
-        config: Configuration; its values are checked again.
-        *args: Arguments of Transformers' `PreTrainedModel`.
-        **kwargs: Arguments of Transformers' `PreTrainedModel`.
-
-    Raises:
-        ValueError: A value or a combination of values is impossible.
     """
 
     config_class = ComposedConfig
-    main_input_name = "input_values"
     _no_split_modules = []
-    # A **kwargs in forward would make Trainer scale the loss by its own count of items; see Trainer.compute_loss.
-    accepts_loss_kwargs = False
-
-    def __init__(self, config: ComposedConfig, *args, **kwargs):
-        # from_pretrained(..., name=value) sets attributes after the configuration was checked.
-        config.check()
-        super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -63,14 +48,11 @@ class ComposedPreTrainedModel(PreTrainedModel):
         model._freeze_unreached()  # Transformers 5 replaces the parameters, which resets requires_grad
         return loaded
 
-    def _freeze_unreached(self):
-        """Freezes parameters that cannot get a gradient: none, unless a head stops the network early."""
-
     def pad_frames(
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Checks the input, writes silence over masked frames, and pads the batch to `config.min_frames`.
+        Checks the input, moves each clip's frames to the beginning, and pads the batch to `config.min_frames`.
 
         Args:
             input_values: (batch, frames, mel).
@@ -84,23 +66,14 @@ class ComposedPreTrainedModel(PreTrainedModel):
             ValueError: Shapes that do not fit.
         """
         config = self.config
-        if input_values.ndim != 3 or input_values.shape[2] != config.num_mel_bins:
-            raise ValueError(
-                f"expected input_values (batch, frames, {config.num_mel_bins} mel bins), got "
-                f"{tuple(input_values.shape)}: use the feature extractor saved with this model"
-            )
-        if attention_mask is not None and attention_mask.shape != input_values.shape[:2]:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, expected (batch, frames) = "
-                f"{tuple(input_values.shape[:2])}"
-            )
+        check_spectrograms(input_values, attention_mask, config.num_mel_bins)
         spectrogram = input_values.to(self.dtype)
         num_frames = spectrogram.shape[1]
         lengths = torch.full(spectrogram.shape[:1], num_frames, device=spectrogram.device)
         if attention_mask is not None:
-            spectrogram = torch.where(attention_mask.bool().unsqueeze(-1), spectrogram, config.padding_value)
-            lengths = attention_mask.long().sum(dim=1)
-        missing = max(config.min_frames - num_frames, 0)
+            spectrogram = align_frames(spectrogram, attention_mask, config.padding_value)
+            lengths = attention_mask.bool().sum(dim=1)
+        missing = at_least(config.min_frames - num_frames, 0)
         spectrogram = nn.functional.pad(spectrogram, (0, 0, 0, missing), value=config.padding_value)
         return spectrogram, lengths.clamp(min=config.min_frames)
 
@@ -137,17 +110,19 @@ class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
         labels: Optional[torch.Tensor] = None,
         output_hidden_states: Optional[bool] = None,
         return_dict: Optional[bool] = None,
+        **kwargs,
     ) -> Union[tuple, SequenceClassifierOutput]:
         """
         Classifies a batch of spectrograms.
 
         Args:
             input_values: (batch, frames, mel), of any length.
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side.
             labels: Classes (batch,), or floats (batch, labels): several true labels, regression targets, or the soft
                 labels of mixup if `config.problem_type` is `"single_label_classification"`.
             output_hidden_states: Whether to return the maps of all layers.
             return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
+            **kwargs: See `check_keywords`.
 
         Returns:
             `loss` (scalar) if there are labels, `logits` (batch, labels), and `hidden_states` like those of the network
@@ -155,12 +130,14 @@ class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
 
         Raises:
             ValueError: Shapes that do not fit.
+            TypeError: A keyword is unknown.
         """
+        self.check_keywords(kwargs)
         config = self.config
         outputs: BaseModelOutputWithPooling = self.base_model(
             input_values, attention_mask, output_hidden_states=output_hidden_states, return_dict=True
         )
-        output = classifier_output(config, self.classifier(outputs.pooler_output), labels, outputs)
+        output = self.classifier_output(self.classifier(outputs.pooler_output), labels, outputs)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def reset_classifier(self):

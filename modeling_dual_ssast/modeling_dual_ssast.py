@@ -20,10 +20,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
-from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, classifier_output, init
+from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, init
 from .configuration_dual_ssast import DualSSASTConfig
-from .embedding_dual_ssast import PatchEmbeddingMixin
-from .fusion_dual_ssast import LayerFusion, frame_mask, pool_tokens, time_frames, to_feature_map
+from .embedding_dual_ssast import ModelMixin, PatchEmbeddingMixin
+from .fusion_dual_ssast import (
+    LayerFusion,
+    align_frames,
+    at_least,
+    check_spectrograms,
+    frame_mask,
+    pool_tokens,
+    time_frames,
+    to_feature_map,
+)
 from .masking_dual_ssast import sample_masked_patches
 
 try:  # Transformers before 4.51 does not pass block masks to flex attention
@@ -31,6 +40,19 @@ try:  # Transformers before 4.51 does not pass block masks to flex attention
     from transformers.integrations.flex_attention import BlockMask
 except ImportError:
     BlockMask = create_block_mask = None
+
+try:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+except ImportError:  # Transformers before 4.52
+
+    class GradientCheckpointingLayer(nn.Module):
+        gradient_checkpointing = False
+
+        def __call__(self, *args):
+            if self.gradient_checkpointing and self.training:
+                return self._gradient_checkpointing_func(super().__call__, *args)
+            return super().__call__(*args)
+
 
 logger = logging.get_logger(__name__)
 
@@ -62,22 +84,12 @@ class DualSSASTEmbeddings(nn.Module):
         mask_token: Optional[torch.Tensor] = None,
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
         """
-        Embeds the patches of a batch.
-
-        Args:
-            input_values: (batch, frames, mel), normalised, at most `config.max_length` frames.
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
-            bool_masked_pos: Boolean (batch, patches), true for patches that `mask_token` replaces.
-            mask_token: (hidden,), needed with `bool_masked_pos`.
+        Embeds the patches of a batch; the arguments are those of [`DualSSASTModel`].
 
         Returns:
             The embeddings (batch, prefix + patches, hidden) and the boolean mask (batch, patches) of the patches that
                 hold audio, or `None` if all do.
-
-        Raises:
-            ValueError: Shapes that do not fit, or more frames than `config.max_length`.
         """
-        self._check_inputs(input_values, attention_mask)
         spectrogram = self.pad_frames(input_values, attention_mask)  # (batch, frames, mel)
         patches = self.projection(spectrogram.transpose(1, 2).unsqueeze(1))  # (batch, hidden, rows, columns)
         columns = patches.shape[-1]
@@ -88,33 +100,20 @@ class DualSSASTEmbeddings(nn.Module):
                     f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}, expected (batch, patches) = "
                     f"{tuple(patches.shape[:2])} for {input_values.shape[1]} frames"
                 )
+            if mask_token is None:
+                raise ValueError(
+                    "bool_masked_pos needs the vector that replaces the masked patches: pass mask_token (hidden,), or "
+                    "use DualSSASTForPreTraining, which has one"
+                )
             patches = torch.where(bool_masked_pos.unsqueeze(-1), mask_token.to(patches.dtype), patches)
         prefix_positions, patch_positions = self.positions(columns)
         prefix = (self.prefix_tokens + prefix_positions).expand(patches.shape[0], -1, -1)
         embeddings = torch.cat((prefix, patches + patch_positions), dim=1)
         return self.dropout(embeddings), self.patch_mask(attention_mask, patches.shape[1])
 
-    def _check_inputs(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]):
-        config = self.config
-        if input_values.ndim != 3 or input_values.shape[2] != config.num_mel_bins:
-            raise ValueError(
-                f"expected input_values (batch, frames, {config.num_mel_bins} mel bins), got "
-                f"{tuple(input_values.shape)}: use the feature extractor saved with this model"
-            )
-        if input_values.shape[1] > config.max_length:
-            raise ValueError(
-                f"input_values has {input_values.shape[1]} frames, but the positions end at "
-                f"max_length={config.max_length}: truncate, call classify_windows, or resize_position_embeddings"
-            )
-        if attention_mask is not None and attention_mask.shape != input_values.shape[:2]:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, expected (batch, frames) = "
-                f"{tuple(input_values.shape[:2])}"
-            )
-
     def pad_frames(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """
-        Writes `config.padding_value` over masked frames and pads the right edge to whole patches.
+        Checks the input, moves each clip's frames to the beginning, and pads the right edge to whole patches.
 
         Args:
             input_values: (batch, frames, mel).
@@ -123,16 +122,25 @@ class DualSSASTEmbeddings(nn.Module):
         Returns:
             (batch, frames of whole patches, mel), in the dtype of the weights; `config.max_length` frames with
                 `config.attention_over_padding`.
+
+        Raises:
+            ValueError: Shapes that do not fit, or more frames than `config.max_length`.
         """
         config = self.config
+        check_spectrograms(input_values, attention_mask, config.num_mel_bins)
+        num_frames = input_values.shape[1]
+        if num_frames > config.max_length:
+            raise ValueError(
+                f"input_values has {num_frames} frames, but the positions end at max_length={config.max_length}: "
+                "truncate, call classify_windows, or resize_position_embeddings"
+            )
         spectrogram = input_values.to(self.projection.weight.dtype)
         if attention_mask is not None:
-            spectrogram = torch.where(attention_mask.bool().unsqueeze(-1), spectrogram, config.padding_value)
-        num_frames = spectrogram.shape[1]
+            spectrogram = align_frames(spectrogram, attention_mask, config.padding_value)
         wanted = config.num_covered_frames(config.num_columns(num_frames))
         if config.attention_over_padding:
             wanted = config.max_length
-        return nn.functional.pad(spectrogram, (0, 0, 0, max(wanted - num_frames, 0)), value=config.padding_value)
+        return nn.functional.pad(spectrogram, (0, 0, 0, at_least(wanted - num_frames, 0)), value=config.padding_value)
 
     def positions(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the positions of the prefix and of the first `columns` of the grid, each (1, tokens, hidden)."""
@@ -146,19 +154,12 @@ class DualSSASTEmbeddings(nn.Module):
         if attention_mask is None or self.config.attention_over_padding:
             return None
         rows = self.config.grid_shape[0]
-        valid_columns = self.config.num_columns(attention_mask.long().sum(dim=1))  # (batch,)
+        valid_columns = self.config.num_columns(attention_mask.bool().sum(dim=1))  # (batch,)
         column_mask = frame_mask(valid_columns, num_patches // rows)  # (batch, columns)
         return column_mask.repeat(1, rows)  # frequency-major: every row of patches repeats the columns
 
     def resize(self, frequency_stride: int, time_stride: int, max_length: int):
-        """
-        Resizes the positions by `cut_or_interpolate`, sets the projection's strides, and updates the configuration.
-
-        Args:
-            frequency_stride: Step between patches in mel bins.
-            time_stride: Step between patches in frames.
-            max_length: Longest input in frames.
-        """
+        """Resizes the positions by `cut_or_interpolate`, sets the projection's strides, updates the configuration."""
         config = self.config
         prefix, grid = self.position_embeddings.detach().split((config.num_prefix_tokens, config.num_patches), dim=1)
         grid = grid.unflatten(1, config.grid_shape)  # (1, rows, columns, hidden)
@@ -211,17 +212,7 @@ def eager_attention(
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Computes attention step by step and returns its weights, too.
-
-    Args:
-        module: Attention layer, whose `training` turns the dropout on.
-        query: (batch, heads, tokens, head size).
-        key: (batch, heads, tokens, head size).
-        value: (batch, heads, tokens, head size).
-        attention_mask: Bias (batch, 1, 1, tokens) that is added to the scores, or `None`.
-        dropout: Dropout of the weights.
-        scaling: Factor of the scores.
-        **kwargs: Ignored; part of Transformers' attention interface.
+    Computes attention step by step, by Transformers' attention interface.
 
     Returns:
         The result (batch, tokens, heads, head size) and the weights (batch, heads, tokens, tokens).
@@ -276,17 +267,7 @@ class DualSSASTAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: Optional[torch.Tensor], implementation: str
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """
-        Attends over the tokens.
-
-        Args:
-            hidden_states: (batch, tokens, hidden).
-            attention_mask: Result of `attention_mask_for`.
-            implementation: `"eager"` or a name of Transformers' attention functions.
-
-        Returns:
-            (batch, tokens, hidden), and the weights (batch, heads, tokens, tokens) if eager, else `None`.
-        """
+        """Attends over the tokens; arguments and results are those of [`DualSSASTLayer`]."""
         heads = (*hidden_states.shape[:2], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (batch, heads, tokens, head_dim)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
@@ -339,7 +320,7 @@ class DropPath(nn.Module):
         return branch * branch.new_empty(branch.shape[0], 1, 1).bernoulli_(keep).div_(keep)  # (batch, tokens, hidden)
 
 
-class DualSSASTLayer(nn.Module):
+class DualSSASTLayer(GradientCheckpointingLayer):
     """
     Applies a pre-norm transformer block.
 
@@ -379,8 +360,8 @@ class DualSSASTLayer(nn.Module):
 
 class DualSSASTFusion(nn.Module):
     """
-    Computes a clip's representation from several hidden states (Choi et al., Neurocomputing 623, 2025): normalise each,
-    read out and pool each, fuse the layers.
+    Computes a clip's representation from several normalised hidden states (Choi et al., Neurocomputing 623, 2025): read
+    out and pool each, fuse the layers.
     """
 
     def __init__(self, config: DualSSASTConfig):
@@ -393,41 +374,19 @@ class DualSSASTFusion(nn.Module):
             )
         self.fusion = LayerFusion(config.fusion, len(self.layer_indices))
 
-    def forward(
-        self, states: dict[int, torch.Tensor], patch_mask: Optional[torch.Tensor], shared_norm: nn.Module
-    ) -> torch.Tensor:
+    def forward(self, states: list[torch.Tensor], patch_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """
         Fuses the states.
 
         Args:
-            states: Layer -> (batch, prefix + patches, hidden), before any normalisation; 0 is the embedding.
+            states: Per fused layer (batch, prefix + patches, hidden), normalised by [`DualSSASTModel`].
             patch_mask: Boolean (batch, patches), true for audio, or `None` if all patches hold audio.
-            shared_norm: Final LayerNorm of the encoder.
 
         Returns:
             (batch, config.fused_size).
         """
-        vectors = []
-        for index, layer in enumerate(self.layer_indices):
-            state = self.normalise(states[layer], index, shared_norm)
-            vectors.append(self._read_out(state, patch_mask, self.config.pooling_per_layer[index]))
-        return self.fusion(vectors)
-
-    def normalise(self, state: torch.Tensor, index: int, shared_norm: nn.Module) -> torch.Tensor:
-        """
-        Normalises a fused state by `config.fusion_norm`.
-
-        Args:
-            state: (batch, tokens, hidden).
-            index: Index of the layer among the fused layers.
-            shared_norm: Final LayerNorm of the encoder.
-
-        Returns:
-            (batch, tokens, hidden).
-        """
-        if self.config.fusion_norm == "shared":
-            return shared_norm(state)
-        return self.layernorms[index](state) if self.config.fusion_norm == "separate" else state
+        pairs = zip(states, self.config.pooling_per_layer)
+        return self.fusion([self._read_out(state, patch_mask, pooling) for state, pooling in pairs])
 
     def _read_out(self, state: torch.Tensor, patch_mask: Optional[torch.Tensor], pooling: list[str]) -> torch.Tensor:
         config = self.config
@@ -442,22 +401,13 @@ class DualSSASTFusion(nn.Module):
         return pool_tokens(tokens, patch_mask, pooling, config.pooling_combination)
 
 
-class DualSSASTPreTrainedModel(PreTrainedModel):
+class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
     """
     Initialises, loads and resizes the Dual SSAST and ASiT models: their base class.
-
-    Args:
-        config: Configuration; its values are checked again.
-        *args: Arguments of Transformers' `PreTrainedModel`.
-        **kwargs: Arguments of Transformers' `PreTrainedModel`.
-
-    Raises:
-        ValueError: A value or a combination of values is impossible.
     """
 
     config_class = DualSSASTConfig
     base_model_prefix = "dual_ssast"
-    main_input_name = "input_values"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DualSSASTEmbeddings", "DualSSASTLayer"]
     _supports_sdpa = True
@@ -466,15 +416,8 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = create_block_mask is not None
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # A **kwargs in forward would make Trainer scale the loss by its own count of items; see Trainer.compute_loss.
-    accepts_loss_kwargs = False
     # Weights that only ASiT's pretraining needs.
     _keys_to_ignore_on_load_unexpected = [r"^student", r"^teacher_", r"_center$"]
-
-    def __init__(self, config: DualSSASTConfig, *args, **kwargs):
-        # from_pretrained(..., name=value) sets attributes after the configuration was checked.
-        config.check()
-        super().__init__(config, *args, **kwargs)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -571,9 +514,6 @@ class DualSSASTPreTrainedModel(PreTrainedModel):
         model._freeze_unreached()  # Transformers 5 replaces the parameters, which resets requires_grad
         return loaded
 
-    def _freeze_unreached(self):
-        """Freezes parameters that cannot get a gradient: none, unless a head stops the encoder early."""
-
 
 class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
     """
@@ -606,7 +546,6 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         )
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.fusion = DualSSASTFusion(config) if add_fusion else None
-        self.gradient_checkpointing = False
         self.post_init()
 
     def forward(
@@ -619,19 +558,21 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         output_attentions: Optional[bool] = None,
         output_hidden_states: Optional[bool] = None,
         return_dict: Optional[bool] = None,
+        **kwargs,
     ) -> Union[tuple, BaseModelOutputWithPooling]:
         """
         Encodes a batch of spectrograms.
 
         Args:
             input_values: (batch, frames, mel), normalised, at most `config.max_length` frames.
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side.
             bool_masked_pos: Boolean (batch, patches), true for patches that `mask_token` replaces.
             mask_token: (hidden,), needed with `bool_masked_pos`.
             last_layer: Number of the block to stop after. `last_hidden_state` is then its output, normalised.
             output_attentions: Whether to return the attention weights. The eager implementation then computes them.
             output_hidden_states: Whether to return the hidden states.
             return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
+            **kwargs: See `check_keywords`.
 
         Returns:
             `last_hidden_state` (batch, prefix + patches, hidden) after the final LayerNorm; `pooler_output` (batch,
@@ -640,8 +581,23 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
                 tokens, tokens).
 
         Raises:
-            ValueError: Shapes that do not fit, or more frames than `config.max_length`.
+            ValueError: Shapes that do not fit, more frames than `config.max_length`, or `bool_masked_pos` alone.
+            TypeError: A keyword is unknown.
         """
+        self.check_keywords(kwargs)
+        state, patch_mask = self.embeddings(input_values, attention_mask, bool_masked_pos, mask_token)
+        output = self.encode(state, patch_mask, output_attentions, output_hidden_states, last_layer)
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def encode(
+        self,
+        state: torch.Tensor,
+        patch_mask: Optional[torch.Tensor],
+        output_attentions: Optional[bool] = None,
+        output_hidden_states: Optional[bool] = None,
+        last_layer: Optional[int] = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encodes embeddings (batch, prefix + patches, hidden) with a boolean mask (batch, patches) like `forward`."""
         config = self.config
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -649,7 +605,6 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         fused = self.fusion.layer_indices if self.fusion else ()
         kept = range(last_layer + 1) if output_hidden_states else fused
 
-        state, patch_mask = self.embeddings(input_values, attention_mask, bool_masked_pos, mask_token)
         states, attentions = {0: state} if 0 in kept else {}, []
         implementation = "eager" if output_attentions else config._attn_implementation
         blocks = self.run_layers(self.layers[:last_layer], state, self.token_mask(patch_mask), implementation)
@@ -658,13 +613,21 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
                 states[index] = state
             attentions.append(weights)
 
-        output = BaseModelOutputWithPooling(
+        return BaseModelOutputWithPooling(
             last_hidden_state=self.layernorm(state),
-            pooler_output=self.fusion(states, patch_mask, self.layernorm) if self.fusion else None,
+            pooler_output=self.fusion(self.fused_states(states), patch_mask) if self.fusion else None,
             hidden_states=tuple(states.values()) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
-        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def fused_states(self, states) -> list[torch.Tensor]:
+        """Normalises the fused layers of `hidden_states` by `config.fusion_norm`: (batch, tokens, hidden) each."""
+        # Not inside the fusion: Accelerate's offloading cannot move a module that is handed to another one.
+        fusion_norm, layers = self.config.fusion_norm, self.fusion.layer_indices
+        if fusion_norm == "none":
+            return [states[layer] for layer in layers]
+        norms = self.fusion.layernorms if fusion_norm == "separate" else [self.layernorm] * len(layers)
+        return [norm(states[layer]) for norm, layer in zip(norms, layers)]
 
     def run_layers(
         self,
@@ -674,7 +637,7 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         implementation: Optional[str] = None,
     ) -> Iterator[tuple[torch.Tensor, Optional[torch.Tensor]]]:
         """
-        Runs blocks one after the other, with activation checkpointing if it is on.
+        Runs blocks one after the other.
 
         Args:
             layers: Blocks to run.
@@ -688,10 +651,7 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         implementation = self.config._attn_implementation if implementation is None else implementation
         mask = attention_mask_for(implementation, token_mask, state.dtype)
         for layer in layers:
-            if self.gradient_checkpointing and self.training:
-                state, weights = self._gradient_checkpointing_func(layer.__call__, state, mask, implementation)
-            else:
-                state, weights = layer(state, mask, implementation)
+            state, weights = layer(state, mask, implementation)
             yield state, weights
 
     def reset_fusion(self):
@@ -755,18 +715,20 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         output_attentions: Optional[bool] = None,
         output_hidden_states: Optional[bool] = None,
         return_dict: Optional[bool] = None,
+        **kwargs,
     ) -> Union[tuple, SequenceClassifierOutput]:
         """
         Classifies a batch of spectrograms.
 
         Args:
             input_values: (batch, frames, mel), normalised, at most `config.max_length` frames.
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side.
             labels: Classes (batch,), or floats (batch, labels): several true labels, regression targets, or the soft
                 labels of mixup if `config.problem_type` is `"single_label_classification"`.
             output_attentions: Whether to return the attention weights. The eager implementation then computes them.
             output_hidden_states: Whether to return the hidden states.
             return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
+            **kwargs: See `check_keywords`.
 
         Returns:
             `loss` (scalar) if there are labels, `logits` (batch, labels), and `hidden_states` and `attentions` like
@@ -774,7 +736,9 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
 
         Raises:
             ValueError: Shapes that do not fit, or more frames than `config.max_length`.
+            TypeError: A keyword is unknown.
         """
+        self.check_keywords(kwargs)
         config = self.config
         inspects = any((output_attentions, output_hidden_states, config.output_attentions, config.output_hidden_states))
         outputs = self.dual_ssast(
@@ -786,7 +750,7 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
             return_dict=True,
         )
         logits = self.classifier(outputs.pooler_output)
-        output = classifier_output(config, logits, labels, outputs)
+        output = self.classifier_output(logits, labels, outputs)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def reset_classifier(self):
@@ -816,6 +780,9 @@ class DualSSASTForPreTrainingOutput(ModelOutput):
         reconstruction: (batch, patches, mel bins * frames of a patch), row by row of the patch; `None` if the
             generative objective is off.
         num_masked: (batch,), number of masked patches.
+        hidden_states: If asked for, those of the encoder's last pass, which reads the visible patches only if there is
+            a decoder.
+        attentions: If asked for, those of the encoder's last pass.
     """
 
     loss: torch.Tensor = None
@@ -824,6 +791,8 @@ class DualSSASTForPreTrainingOutput(ModelOutput):
     generative_loss: Optional[torch.Tensor] = None
     reconstruction: Optional[torch.Tensor] = None
     num_masked: torch.Tensor = None
+    hidden_states: Optional[tuple[torch.Tensor, ...]] = None
+    attentions: Optional[tuple[torch.Tensor, ...]] = None
 
 
 class DualSSASTDecoder(nn.Module):
@@ -893,18 +862,24 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         input_values: torch.Tensor,
         attention_mask: Optional[torch.Tensor] = None,
         bool_masked_pos: Optional[torch.Tensor] = None,
+        output_attentions: Optional[bool] = None,
+        output_hidden_states: Optional[bool] = None,
         return_dict: Optional[bool] = None,
+        **kwargs,
     ) -> Union[tuple, DualSSASTForPreTrainingOutput]:
         """
         Computes the pretraining losses of a batch.
 
         Args:
             input_values: (batch, frames, mel), normalised, at most `config.max_length` frames.
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side.
             bool_masked_pos: Boolean (batch, patches), true for masked patches, which must hold audio; or (batch, 2,
                 patches) without `config.shared_mask`: a mask per objective, the discriminative first. By default
                 `sample_mask` draws it.
+            output_attentions: Whether to return the encoder's attention weights.
+            output_hidden_states: Whether to return the encoder's hidden states.
             return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
+            **kwargs: See `check_keywords`.
 
         Returns:
             A [`DualSSASTForPreTrainingOutput`].
@@ -912,29 +887,40 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         Raises:
             ValueError: Shapes that do not fit, more frames than `config.max_length`, or two masks with
                 `config.shared_mask`.
+            TypeError: A keyword is unknown.
         """
+        self.check_keywords(kwargs)
         objective = self.config.pretraining_objective
         if bool_masked_pos is None:
             bool_masked_pos = self.sample_mask(input_values, attention_mask)
         if self.config.shared_mask and bool_masked_pos.ndim == 3:
             raise ValueError("bool_masked_pos has a mask for each objective, but config.shared_mask is true")
         first, second = bool_masked_pos.unbind(1) if bool_masked_pos.ndim == 3 else (bool_masked_pos, bool_masked_pos)
-        output = DualSSASTForPreTrainingOutput(loss=0.0, num_masked=first.sum(dim=1))
+        inspected = (output_attentions, output_hidden_states)
         patches = self.patchify(input_values, attention_mask).float()  # (batch, patches, values of a patch)
-        states = None
+        loss, states = 0.0, None
+        discriminative_loss = accuracy = generative_loss = reconstruction = None
         if objective != "generative":
-            states = self._encode(input_values, attention_mask, first)
-            predictions = self.discriminative_head(states)
-            output.discriminative_loss, output.discriminative_accuracy = contrast(patches, predictions, first)
-            output.loss = output.loss + output.discriminative_loss
+            states, encoded = self._encode(input_values, attention_mask, first, *inspected)
+            discriminative_loss, accuracy = contrast(patches, self.discriminative_head(states), first)
+            loss = loss + discriminative_loss
         if objective != "discriminative":
             if states is None or not self.config.shared_mask:
-                states = self._encode(input_values, attention_mask, second)
-            output.reconstruction = self.generative_head(states)
-            squares = (output.reconstruction.float() - patches).square().mean(dim=-1)  # (batch, patches)
-            output.generative_loss = clipwise_mean(squares, second)
-            weight = self.GENERATIVE_WEIGHT if objective == "joint" else 1.0
-            output.loss = output.loss + weight * output.generative_loss
+                states, encoded = self._encode(input_values, attention_mask, second, *inspected)
+            reconstruction = self.generative_head(states)
+            squares = (reconstruction.float() - patches).square().mean(dim=-1)  # (batch, patches)
+            generative_loss = clipwise_mean(squares, second)
+            loss = loss + (self.GENERATIVE_WEIGHT if objective == "joint" else 1.0) * generative_loss
+        output = DualSSASTForPreTrainingOutput(
+            loss=loss,
+            discriminative_loss=discriminative_loss,
+            discriminative_accuracy=accuracy,
+            generative_loss=generative_loss,
+            reconstruction=reconstruction,
+            num_masked=first.sum(dim=1),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def patchify(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
@@ -944,20 +930,27 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         return nn.functional.unfold(spectrogram, self.config.patch_shape, stride=self.config.patch_shape).mT
 
     def _encode(
-        self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor
-    ) -> torch.Tensor:
-        """Encodes a batch without the content of masked patches: -> (batch, patches, hidden)."""
+        self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor, *inspected
+    ) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
+        """Encodes a batch without the content of masked patches: -> (batch, patches, hidden), the encoder's output."""
         if self.decoder is not None:
-            return self._encode_visible(input_values, attention_mask, masked)
+            return self._encode_visible(input_values, attention_mask, masked, *inspected)
+        output_attentions, output_hidden_states = inspected
         outputs = self.dual_ssast(
-            input_values, attention_mask, bool_masked_pos=masked, mask_token=self.mask_token, return_dict=True
+            input_values,
+            attention_mask,
+            bool_masked_pos=masked,
+            mask_token=self.mask_token,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
-        return outputs.last_hidden_state[:, self.config.num_prefix_tokens :]
+        return outputs.last_hidden_state[:, self.config.num_prefix_tokens :], outputs
 
     def _encode_visible(
-        self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor
-    ) -> torch.Tensor:
-        """Encodes the visible patches, then decodes all patches with mask tokens: -> (batch, patches, hidden)."""
+        self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor, *inspected
+    ) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
+        """Encodes the visible patches, then decodes all patches with mask tokens: results like `_encode`."""
         encoder, num_prefix = self.dual_ssast, self.config.num_prefix_tokens
         tokens, patch_mask = encoder.embeddings(input_values, attention_mask)
         prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
@@ -968,9 +961,8 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         is_visible = frame_mask(counts, longest)  # (batch, longest)
         index = places.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
 
-        state = torch.cat((prefix, patches.gather(1, index)), dim=1)
-        *_, (state, _) = encoder.run_layers(encoder.layers, state, encoder.token_mask(is_visible))
-        state = encoder.layernorm(state)
+        outputs = encoder.encode(torch.cat((prefix, patches.gather(1, index)), dim=1), is_visible, *inspected)
+        state = outputs.last_hidden_state
         prefix, visible = state[:, :num_prefix], state[:, num_prefix:]
 
         mask_tokens = self.mask_token.to(visible.dtype).expand(patches.shape)
@@ -980,7 +972,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         prefix_positions, patch_positions = encoder.embeddings.positions(columns)
         state = torch.cat((prefix + prefix_positions, mask_tokens.scatter(1, index, visible) + patch_positions), dim=1)
         *_, (state, _) = encoder.run_layers(self.decoder.layers, state, encoder.token_mask(patch_mask))
-        return self.decoder.layernorm(state)[:, num_prefix:]
+        return self.decoder.layernorm(state)[:, num_prefix:], outputs
 
     def sample_mask(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
         """
@@ -999,7 +991,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         rows, columns = config.grid_shape[0], config.num_columns(num_frames)
         valid_columns = torch.full((batch,), columns, device=input_values.device)
         if attention_mask is not None:
-            valid_columns = config.num_columns(attention_mask.long().sum(dim=1))
+            valid_columns = config.num_columns(attention_mask.bool().sum(dim=1))
         if config.attention_over_padding:
             columns = config.grid_shape[1]
         copies = 2 if config.pretraining_objective == "joint" and not config.shared_mask else 1

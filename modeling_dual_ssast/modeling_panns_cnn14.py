@@ -176,15 +176,17 @@ class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
         attention_mask: Optional[torch.Tensor] = None,
         output_hidden_states: Optional[bool] = None,
         return_dict: Optional[bool] = None,
+        **kwargs,
     ) -> Union[tuple, BaseModelOutputWithPooling]:
         """
         Encodes a batch of spectrograms.
 
         Args:
             input_values: (batch, frames, mel) in dB, of any length.
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side.
             output_hidden_states: Whether to return the maps of all six blocks.
             return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
+            **kwargs: See `check_keywords`.
 
         Returns:
             `last_hidden_state` (batch, frames // 32, size), before the pooling over time: composed features or, with
@@ -194,7 +196,9 @@ class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
 
         Raises:
             ValueError: Shapes that do not fit.
+            TypeError: A keyword is unknown.
         """
+        self.check_keywords(kwargs)
         config, panns = self.config, self.config.readout == "panns"
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states

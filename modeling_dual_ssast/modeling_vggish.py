@@ -19,7 +19,7 @@ from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4
 from .configuration_dual_ssast import StrictConfig  # noqa: F401  this file names what its siblings import
 from .configuration_vggish import VGGISH_TIME_STRIDE, VGGishConfig
 from .embedding_dual_ssast import EmbeddingMixin, TimeGrid
-from .fusion_dual_ssast import frame_mask
+from .fusion_dual_ssast import at_least, frame_mask, in_graph
 from .modeling_composed import ComposedForAudioClassification, ComposedPreTrainedModel
 
 
@@ -70,15 +70,17 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
         attention_mask: Optional[torch.Tensor] = None,
         output_hidden_states: Optional[bool] = None,
         return_dict: Optional[bool] = None,
+        **kwargs,
     ) -> Union[tuple, BaseModelOutputWithPooling]:
         """
         Encodes a batch of spectrograms.
 
         Args:
             input_values: (batch, frames, mel), of any length.
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, which must be on the right.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side.
             output_hidden_states: Whether to return the maps of all nine ReLUs.
             return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
+            **kwargs: See `check_keywords`.
 
         Returns:
             `last_hidden_state` (batch, time frames, config.fused_size), composed features before the pooling over time,
@@ -88,22 +90,28 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
 
         Raises:
             ValueError: Shapes that do not fit.
+            TypeError: A keyword is unknown.
         """
+        self.check_keywords(kwargs)
         config = self.config
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         examples, valid = self.split_examples(input_values, attention_mask)
-        # Skips padding, except in compiled and exported graphs, whose shapes must not depend on values.
-        computes_all = attention_mask is None or torch.compiler.is_compiling()
+        # Skips padding, except in graphs, whose shapes must not depend on values, and where all maps are returned.
+        computes_all = attention_mask is None or output_hidden_states or in_graph()
         flat = examples.flatten(0, 1) if computes_all else examples[valid]  # (true examples, time, mel)
         kept = config.layers if output_hidden_states else config.fused_layers  # long clips have large maps
-        maps = {layer: layer_map for layer, layer_map in self.run_layers(flat, kept[-1]) if layer in kept}
-        frames = self.compose({layer: self.to_frames(maps[layer]) for layer in config.fused_layers}, VGGISH_TIME_STRIDE)
+        layers = self.run_layers(flat, kept[-1], valid if output_hidden_states else None)
+        maps = {layer: layer_map for layer, layer_map in layers if layer in kept}
+        fused = {
+            layer: maps[layer].flatten(0, 1) if output_hidden_states else maps[layer] for layer in config.fused_layers
+        }
+        frames = self.compose({layer: self.to_frames(fused[layer]) for layer in fused}, VGGISH_TIME_STRIDE)
         frames = by_clip(frames, valid).flatten(1, 2)  # (batch, examples * frames per example, fused size)
         output = BaseModelOutputWithPooling(
             last_hidden_state=frames,
             pooler_output=self.pool(frames, valid.repeat_interleave(config.frames_per_example, dim=1)),
-            hidden_states=tuple(by_clip(m, valid) for m in maps.values()) if output_hidden_states else None,
+            hidden_states=tuple(maps.values()) if output_hidden_states else None,
         )
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
@@ -127,16 +135,20 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
         spectrogram, lengths = self.pad_frames(input_values, attention_mask)
         num_examples = config.num_examples(spectrogram.shape[1])
         wanted = num_examples * config.example_length
-        missing = max(wanted - spectrogram.shape[1], 0)  # frames of a partial example that is kept
-        spectrogram = nn.functional.pad(spectrogram, (0, 0, 0, missing), value=config.padding_value)[:, :wanted]
+        missing = at_least(wanted - spectrogram.shape[1], 0)  # frames of a partial example that is kept
+        # One frame more, which is always cut: a graph would fix whether the slice is the whole.
+        spectrogram = nn.functional.pad(spectrogram, (0, 0, 0, missing + 1), value=config.padding_value)[:, :wanted]
         return spectrogram.unflatten(1, (num_examples, -1)), frame_mask(config.num_examples(lengths), num_examples)
 
-    def run_layers(self, examples: torch.Tensor, deepest: int) -> Iterator[tuple[int, torch.Tensor]]:
+    def run_layers(
+        self, examples: torch.Tensor, deepest: int, valid: Optional[torch.Tensor] = None
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         """
         Runs the modules up to ReLU `deepest`: (examples, time, mel) -> maps.
 
         Yields:
-            Each ReLU's index and its map, (examples, channels, time, rows) or (examples, size).
+            Each ReLU's index and its map, (examples, channels, time, rows) or (examples, size); arranged by clips, and
+                zero in padding, if `valid` (batch, examples) is given.
         """
         state = examples.unsqueeze(1)  # (examples, 1, time, mel)
         for layer, module in enumerate([*self.features, *self.fc][: deepest + 1]):
@@ -144,7 +156,12 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
                 state = state.permute(0, 2, 3, 1).flatten(1)  # the weights come from TensorFlow: (time, rows, channels)
             state = module(state)
             if layer in self.config.layers:
-                yield layer, state
+                if valid is None:
+                    yield layer, state
+                else:  # the next layer reads the returned map, so that it gets a gradient
+                    by_clips = by_clip(state, valid)
+                    state = by_clips.flatten(0, 1)
+                    yield layer, by_clips
 
     def to_frames(self, layer_map: torch.Tensor) -> torch.Tensor:
         """Repeats a linear layer's output over the time frames of its example: -> (examples, size, frames, 1)."""

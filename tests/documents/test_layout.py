@@ -122,6 +122,7 @@ def test_shipped_modules_know_only_the_siblings_they_may():
     allowed["modeling_asit"] = siblings | allowed["modeling_dual_ssast"]
     allowed["configuration_composed"] = {"configuration_dual_ssast"}
     allowed["modeling_composed"] = {"classifier_dual_ssast", "configuration_composed", "fusion_dual_ssast"}
+    allowed["modeling_composed"].add("embedding_dual_ssast")
     for family in ("vggish", "panns_cnn14"):
         allowed[f"configuration_{family}"] = {"configuration_composed", "configuration_dual_ssast"}
         allowed[f"feature_extraction_{family}"] = {"feature_extraction_dual_ssast"}

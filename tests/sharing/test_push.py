@@ -24,7 +24,7 @@ from hub import __main__, push
 from hub.push import PushError, check_repository, explain, push_files, push_folder
 from training.base.outputs import STAGING_NAME
 
-MODEL = SHIPPED | {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+MODEL = SHIPPED | {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", *push.SENTENCES}
 CARD = """---
 tags: [audio]
 ---
