@@ -349,7 +349,9 @@ def test_a_fact_that_a_template_lacks_is_an_error(models):
         cards.render("pretraining.md", ModelCardData(), name="incomplete")
 
 
-@pytest.mark.parametrize("module", ["model_cards/card", "model_cards/limits", "conversion/catalogue", "hub/push", "hub/scan"])
+@pytest.mark.parametrize(
+    "module", ["model_cards/card", "model_cards/limits", "conversion/catalogue", "hub/push", "hub/scan"]
+)
 def test_cards_know_only_public_libraries(module):
     tree = ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
     names = {
