@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions fuzz lint docs bench clean
+.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions test-transformers fuzz lint docs bench clean
 
 # Trains and evaluates on the embedded recordings, then classifies a file with the result in a fresh process.
 quickstart: .venv/ready
@@ -37,6 +37,10 @@ test-versions: .venv/ready
 # fails. The same SEED makes the same inputs.
 fuzz: .venv/ready
 	$(BIN)/python tests/fuzz/run.py --inputs $(or $(N),1000) --seed $(or $(SEED),0)
+
+# Runs Transformers' own suites on every class; fetches them once from the package index.
+test-transformers: .venv/ready
+	$(BIN)/python tests/transformers_suite/run.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -8,7 +8,6 @@ A Space of the Hub reads the models from the variable MODELS (names separated by
 import argparse
 import html
 import io
-import math
 import os
 import re
 import sys
@@ -40,7 +39,8 @@ SETTINGS = HERE / "app.yaml"
 TOP = 5  # classes
 MAX_S = 120.0  # analysed seconds of a recording
 MAX_SAMPLES = 60_000_000  # decoded samples of all channels: 240 MB
-MAX_FILE = "100mb"
+MAX_MB = 100  # of an upload
+MIN_HZ, MAX_HZ = 1_000, 1_000_000  # sampling rates of recordings: a broken header can name any
 SILENCE = 1e-4  # -80 dB of full scale
 QUEUE = 32  # visitors that may wait; one is served at a time
 KEPT_S = 3600  # seconds that recordings stay on the server's disk, at most twice as long
@@ -183,7 +183,7 @@ def launch_settings() -> dict:
         "theme": theme,
         "css": CSS,
         "footer_links": ["gradio"],
-        "max_file_size": MAX_FILE,
+        "max_file_size": f"{MAX_MB}mb",
         "run_history": False,
         "ssr_mode": False,
     }
@@ -200,7 +200,7 @@ def introduction(classifiers: list[Classifier]) -> str:
     return (
         "# What is in this recording?\n\n"
         f"Record, upload or pick a clip for {names}, and see the answer and what it is based on. "
-        f"WAV, FLAC, MP3, Ogg and Opus, up to {MAX_FILE.upper().replace('MB', ' MB')}; the first {MAX_S:g} seconds of "
+        f"WAV, FLAC, MP3, Ogg and Opus, up to {MAX_MB} MB; the first {MAX_S:g} seconds of "
         "a recording are analysed. Clips are deleted within two hours."
     )
 
@@ -222,6 +222,9 @@ def results(path: str | None, classifiers: list[Classifier]) -> str:
     except InputError as error:
         message = one_line(str(error).replace(path, Path(path).name))
         raise gradio.Error(html.escape(message), duration=None, print_exception=False) from None
+    except Exception as error:  # the server's log has the traceback, the visitor an answer
+        message = f"{Path(path).name}: could not be analysed ({type(error).__name__}); convert it to WAV and try again"
+        raise gradio.Error(html.escape(message), duration=None) from error
     return f'<div class="results">{"".join(parts)}</div>'
 
 
@@ -230,10 +233,19 @@ def read_clip(path: str, rate: int) -> tuple[np.ndarray, float]:
     Reads the beginning of a file: float32 (samples,) at `rate` Hz, and the seconds of the whole file.
 
     Raises:
-        InputError: it cannot be decoded, or is silent.
+        InputError: it is too large, cannot be decoded, has an impossible sampling rate, or is silent.
     """
+    size_mb = os.path.getsize(path) / 2**20
+    if size_mb > MAX_MB:  # files that the server fetches itself have no limit in Gradio
+        raise InputError(f"{path}: has {size_mb:.0f} MB, more than {MAX_MB}; cut it or convert it to FLAC")
     seconds = audio_seconds(path)
-    limit_s = min(MAX_S, MAX_SAMPLES / math.prod(audio_format(path)))
+    own_rate, channels = audio_format(path)
+    if not MIN_HZ <= own_rate <= MAX_HZ:
+        raise InputError(
+            f"{path}: its header says {own_rate:,} Hz, and recordings have {MIN_HZ:,} to {MAX_HZ:,}; repair or "
+            "convert it"
+        )
+    limit_s = min(MAX_S, MAX_SAMPLES / (own_rate * channels))
     source = path if seconds <= limit_s else {"path": path, "start": 0.0, "end": limit_s}
     waveform = read_audio(source, rate)
     if np.abs(waveform).max() < SILENCE:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hub.finite import non_finite_weights
+from hub.scan import scan_model
 from modeling_dual_ssast import (
     DualSSASTConfig,
     DualSSASTFeatureExtractor,
@@ -112,6 +113,7 @@ def make_checkpoint(source: str) -> Exported:
 
 
 def _read_model(source: str) -> PreTrainedModel:
+    scan_model(source)
     stored, _ = DualSSASTConfig.get_config_dict(source)
     model_type, architecture = stored.get("model_type"), (stored.get("architectures") or [None])[0]
     if model_type != DualSSASTConfig.model_type or architecture not in MODELS:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import ASTConfig
 
+from hub.scan import scan_settings
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
 
 from .ast_original import AST_READOUT
@@ -88,6 +89,7 @@ def convert(source: Path, options: Options) -> Converted:
 def _read_config(source: Path) -> ASTConfig:
     if not source.is_dir():
         raise ConversionError(f"{source} is no folder: hf-ast needs the folder that save_pretrained has written")
+    scan_settings(source)
     config = _read_json(source / "config.json")
     if config.get("model_type") != ASTConfig.model_type:
         raise ConversionError(

@@ -25,6 +25,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
 from .finite import non_finite_weights
+from .scan import CODE, UnsafeModelError, scan_settings
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
@@ -34,7 +35,6 @@ SETTINGS = ("config.json", "preprocessor_config.json")
 PICTURES = (
     "calibration.png", "confusion_matrix.png", "layer_weights.png", "learning_curves.png", "reconstruction.png",
 )  # fmt: skip
-CODE = sorted(path.name for path in (Path(__file__).parent.parent / "modeling_dual_ssast").glob("*_*.py"))
 # Files of an earlier push: the next one deletes those that the folder no longer has. If an adapter's files stayed,
 # Transformers would load the adapter's own model.
 ADAPTER = ("adapter_config.json", "adapter_model.*")
@@ -287,8 +287,13 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
         )
     weights = weight_files(folder)
     settings = {name: _read_json(folder / name, "is the run finished?") for name in SETTINGS}
+    code = code_files(folder, settings)
+    try:
+        scan_settings(folder)
+    except UnsafeModelError as error:
+        raise PushError(str(error)) from None
     kept = (*PICTURES, *SENTENCES)
-    names = {*code_files(folder, settings), *(name for name in kept if (folder / name).is_file())}
+    names = {*code, *(name for name in kept if (folder / name).is_file())}
     labels = frozenset((settings["config.json"].get("id2label") or {}).values())
     files: dict[str, Path | bytes] = {
         name: _clean_json(folder / name, content, labels) for name, content in settings.items()

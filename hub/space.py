@@ -75,7 +75,7 @@ def run(args: argparse.Namespace):
         repo_type="space",
         private=args.private,
         space_sdk="gradio",
-        delete=["training/*", "modeling_dual_ssast/*", "examples/*"],
+        delete=["training/*", "hub/*", "modeling_dual_ssast/*", "examples/*"],
         repeat=shlex.join(words),
     )
     print(f"pushed to {url}")

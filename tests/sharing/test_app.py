@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -223,6 +224,31 @@ def test_what_cannot_be_heard_is_told(classifier, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("rate", "message"), [(1, "1 Hz"), (999, "999 Hz"), (1_000_001, "1,000,001 Hz"), (2**31 - 1, "2,147,483,647 Hz")]
+)
+def test_rates_that_no_recording_has_are_told(classifier, tmp_path, rate, message):
+    path = write_tone(tmp_path / "clip.wav")
+    content = bytearray(path.read_bytes())
+    content[24:28] = struct.pack("<I", rate)
+    path.write_bytes(content)
+    with pytest.raises(gradio.Error, match=f"clip.wav: its header says {message}, and recordings have 1,000 to"):
+        app.results(str(path), [classifier()])
+
+
+def test_uploads_have_a_size(classifier, clip, monkeypatch):
+    assert app.launch_settings()["max_file_size"] == "100mb"
+    monkeypatch.setattr(app, "MAX_MB", 0.001)
+    with pytest.raises(gradio.Error, match="clip.wav: has 0 MB, more than 0.001; cut it"):
+        app.results(clip, [classifier()])
+
+
+def test_what_nobody_expected_is_told_too(classifier, clip, monkeypatch):
+    monkeypatch.setattr(app, "section", lambda *_: 1 / 0)
+    with pytest.raises(gradio.Error, match=r"clip.wav: could not be analysed \(ZeroDivisionError\); convert it"):
+        app.results(clip, [classifier()])
+
+
+@pytest.mark.parametrize(
     ("seconds", "rate", "channels"), [(0.01, 16000, 1), (1 / 8000, 8000, 1), (0.5, 192000, 8), (0.3, 44100, 2)]
 )
 def test_any_rate_length_and_channels_are_heard(classifier, tmp_path, seconds, rate, channels):
@@ -341,7 +367,7 @@ def test_imports_of_all_kinds_are_found(tmp_path):
 
 def test_requirements_name_the_oldest_version():
     lines = space.requirements({"torch", "transformers", "yaml", "gradio"})
-    assert lines == ["torch>=2.6", "transformers>=5.0", "PyYAML>=6.0"]
+    assert lines == ["torch>=2.6", "transformers>=5.5", "PyYAML>=6.0"]
     with pytest.raises(PushError, match="names no version of nonsense"):
         space.requirements({"nonsense"})
 

@@ -15,6 +15,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hub.scan import UnsafeModelError, scan_model
+
 # The import registers the Auto classes: no checkpoint's own code is needed.
 from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, PannsCnn14Config, VGGishConfig
 
@@ -29,12 +31,13 @@ ORIGINAL_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
 NO_CHECKPOINT = "python -m conversion turns published checkpoints into folders (README.md, Where checkpoints come from)"
 
 
-def check_checkpoint(name: str, option: str = ""):
+def check_checkpoint(name: str, option: str = "", revision: str = "main"):
     """
-    Checks the name of a checkpoint without asking the Hub.
+    Checks the name of a checkpoint and, before anything of it is loaded, what `from_pretrained` would take from it.
 
     Raises:
-        InputError: an original checkpoint, or a local path that does not exist (with the nearest folder).
+        InputError: an original checkpoint, a local path that does not exist (with the nearest folder), or a model that
+            could run foreign code.
     """
     path = Path(name).expanduser()
     if path.suffix in ORIGINAL_SUFFIXES:
@@ -43,13 +46,22 @@ def check_checkpoint(name: str, option: str = ""):
             "OUT, and name OUT (--help lists the families)"
         )
     if path.exists():
-        return
+        return scan(name, option, revision)
     parent = path.parent
     folders = {other.name: other for other in parent.glob("*") if other.is_dir()} if parent.is_dir() else {}
     similar = nearest(path.name, folders)
     is_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or (path.parent.is_dir() and "/" in name)
     if is_local or similar:
         raise InputError(f"{option}{name} does not exist; {similar or NO_CHECKPOINT}")
+    scan(name, option, revision)
+
+
+def scan(name: str, option: str = "", revision: str = "main", resumes: bool = False):
+    """Raises `InputError` for a model that could run foreign code, see [`hub.scan.scan_model`]."""
+    try:
+        scan_model(name, revision, resumes=resumes)
+    except UnsafeModelError as error:
+        raise InputError(f"{option}{error}") from None
 
 
 @contextlib.contextmanager
@@ -85,7 +97,7 @@ def load_classifier(name: str, revision: str = "main", **settings):
         InputError: the model cannot be loaded, is of another kind, has an untrained classifier, or weights that are not
             finite.
     """
-    check_checkpoint(name)
+    check_checkpoint(name, revision=revision)
     with explained(name, "not a classifier that can be loaded", "name a folder or a Hub model"):
         check_folder(name, revision)
         extractor = AutoFeatureExtractor.from_pretrained(name, revision=revision)

@@ -34,7 +34,7 @@ def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] 
     name = model_arguments.model_name_or_path
     if name is None:
         return None
-    check_checkpoint(name, "model_name_or_path: ")
+    check_checkpoint(name, "model_name_or_path: ", model_arguments.model_revision)
     try:
         config = AutoConfig.from_pretrained(name, revision=model_arguments.model_revision)
     except (OSError, ValueError) as error:
