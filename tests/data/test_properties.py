@@ -322,7 +322,7 @@ def test_a_recording_is_decoded_as_a_second_decoder_does(examples, tmp_path, cap
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             try:
-                check_reading(str(path), seconds, cut=change == "cut" and encoding.declares, warnings=caplog.messages)
+                check_reading(str(path), seconds, cut=change == "cut" and encoding.declares, warnings=caplog.records)
             except InputError as error:
                 assert str(path) in str(error)
                 assert change == "cut" or seconds is None or seconds < BLOCK_S, error

@@ -144,7 +144,7 @@ def second_decoding(content: bytes) -> float | None:
     return seconds or None
 
 
-def check_reading(path: str, seconds: float | None, cut: bool, warnings: list[str]):
+def check_reading(path: str, seconds: float | None, cut: bool, warnings: list):
     """
     Checks that a recording's length and parts are those of what is in the file, or that a warning says otherwise.
 
