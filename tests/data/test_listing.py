@@ -16,7 +16,7 @@ import predict_hf
 from training import check
 from training.data import listing as listing_module
 from training.data.audio import read_audio
-from training.data.listing import COMPANION_EXTENSIONS, find_audio_files, list_audio_files, shown
+from training.data.listing import COMPANION_EXTENSIONS, find_audio_files, list_audio_files
 from training.data.unlabelled_sources import UnlabelledSource, open_source
 from training.embeddings.embed import open_inputs
 from training.errors import InputError
@@ -337,11 +337,6 @@ def test_known_companions_are_not_opened(tmp_path, monkeypatch):
         put(tmp_path / f"a{extension}")
     monkeypatch.setattr(listing_module, "is_audio", lambda path: pytest.fail(f"{path} was opened"))
     assert list_audio_files(tmp_path).num_left_out == len(COMPANION_EXTENSIONS)
-
-
-def test_the_shown_name_is_one_line():
-    assert shown("a\nb\x1b[0m é") == "a\\nb\\x1b[0m é"
-    assert shown(os.fsdecode(b"caf\xe9.wav")) == "caf\\xe9.wav"
 
 
 def test_the_warning_comes_once_of_several_processes(tmp_path, warnings, monkeypatch):
