@@ -201,14 +201,14 @@ class HeadMixin:
             parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
         self.classifier.apply(self._init_weights)
 
-    def _rebuild_head(self, size: Optional[int] = None):
+    def _rebuild_head(self, old_fused_size: int, size: Optional[int] = None):
         """Replaces the classifier after a new patch grid changed the size of its input."""
         old = self.classifier.dense.weight
         self.classifier = DualSSASTClassifierHead(self.config, size).to(old.device, old.dtype)
         self.classifier.apply(self._init_weights)
         logger.warning(
-            "The new patch grid changes the size of the classifier's input: the classifier is newly initialised and "
-            "must be trained."
+            f"The new patch grid changes fused_size from {old_fused_size} to {self.config.fused_size}: the classifier "
+            "is newly initialised and must be trained."
         )
 
 

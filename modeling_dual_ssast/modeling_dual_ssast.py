@@ -502,9 +502,9 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
         fused_size = self.config.fused_size
         self.base_model.embeddings.resize(**wanted)
         if self.config.fused_size != fused_size:
-            self._rebuild_head()
+            self._rebuild_head(fused_size)
 
-    def _rebuild_head(self):
+    def _rebuild_head(self, old_fused_size: int):
         """Rebuilds a head after `fused_size` changed, which happens with `readout="frames"` only. Here: no head."""
 
     @classmethod
@@ -829,8 +829,8 @@ class DualSSASTForAudioFrameClassification(FrameClassifierMixin, DualSSASTPreTra
     def _freeze_unreached(self):
         freeze_unfused(self.dual_ssast)
 
-    def _rebuild_head(self):
-        super()._rebuild_head(self.config.frame_fused_size)
+    def _rebuild_head(self, old_fused_size: int):
+        super()._rebuild_head(old_fused_size, self.config.frame_fused_size)
 
     def resize_position_embeddings(self, *args, **kwargs):
         super().resize_position_embeddings(*args, **kwargs)
