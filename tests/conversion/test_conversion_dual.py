@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from conversions import assert_refused, run_conversion
 from golden import checkpoint
 from safetensors.torch import load_file
 
@@ -29,21 +30,10 @@ torch.save({"epoch": 45, "global_step": 9, "model_state_dict": state, "optimizer
 
 @pytest.fixture
 def convert(tmp_path, capsys):
-    """Converts a recipe's checkpoint, or an object; returns (exit status, stdout, stderr, output folder)."""
-
     def run(content, *options, family="dual-ssast"):
-        source, target = tmp_path / "best_audio_model.pth", tmp_path / "converted"
-        torch.save(checkpoint(content) if isinstance(content, str) else content, source)
-        status = main([family, str(source), str(target), "--overwrite", *options])
-        return status, *capsys.readouterr(), target
+        return run_conversion(family, content, tmp_path, capsys, "--overwrite", *options)
 
     return run
-
-
-def assert_refused(result, *words):
-    status, out, err, target = result
-    assert status == 1 and out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert [word for word in words if word not in err] == [] and not target.exists()
 
 
 @pytest.mark.parametrize("mlp_layers", [2, 4, 6, 8])
@@ -90,7 +80,7 @@ def test_the_checkpoint_of_a_training_is_read_without_running_its_classes(conver
     folder = convert(recipe, "--pooling", "mean")[3]
     weights = load_file(folder / "model.safetensors")
     path = tmp_path / "checkpoint.pt"
-    subprocess.run([sys.executable, "-c", TRAINING, tmp_path / "best_audio_model.pth", path], check=True)
+    subprocess.run([sys.executable, "-c", TRAINING, tmp_path / "source.pth", path], check=True)
     assert main(["dual-ssast", str(path), str(tmp_path / "again"), "--pooling", "mean"]) == 0
     assert "optimizer_state_dict, loss: stored beside the weights" in capsys.readouterr().out
     again = load_file(tmp_path / "again" / "model.safetensors")

@@ -2,30 +2,20 @@
 
 import pytest
 import torch
+from conversions import assert_refused, run_conversion
 from golden import checkpoint
 from transformers import AutoModelForAudioFrameClassification
 
-from conversion.__main__ import main
 from modeling_dual_ssast import DualSSASTForAudioClassification, DualSSASTModel
 
 
 @pytest.fixture
 def convert(tmp_path, capsys):
-    """Converts a recipe's checkpoint, or a state dict; returns (exit status, stdout, stderr, output folder)."""
-
     def run(content, *options):
-        source, target = tmp_path / "ASIT.pt", tmp_path / "converted"
-        torch.save(checkpoint(f"asit_psed_{content}.json") if isinstance(content, str) else content, source)
-        status = main(["asit", str(source), str(target), "--overwrite", *options])
-        return status, *capsys.readouterr(), target
+        content = f"asit_psed_{content}.json" if isinstance(content, str) else content
+        return run_conversion("asit", content, tmp_path, capsys, "--overwrite", *options)
 
     return run
-
-
-def assert_refused(result, *words):
-    status, out, err, target = result
-    assert status == 1 and out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert [word for word in words if word not in err] == [] and not target.exists()
 
 
 @pytest.mark.parametrize(
