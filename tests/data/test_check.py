@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
-from audio_files import ROOT, run_program, tone, write_class_folders, write_tone
+from audio_files import ROOT, patched, run_program, tone, write_class_folders, write_tone
 
 from training import check
 from training.data.arguments import DataArguments
@@ -197,6 +197,16 @@ def test_rates_and_channels(tables):
         ],
     }
     assert len(tables.found("--sampling_rate", "8000")["other_sampling_rate"]) == 19
+
+
+def test_headers_that_disagree_with_their_content(tables):
+    path = tables.folder / "crashed.wav"
+    content = write_tone(path, seconds=1.0, seed=50).read_bytes()
+    path.write_bytes(patched(content, 40, bytes(4)))  # the size of the data chunk
+    tables.add("train", "crashed.wav")
+    remark = "the header gives 0.00 s, the file holds 1.00 s"
+    assert tables.found()["header_disagrees"] == [{"split": "train", "clip": str(path), "header": remark}]
+    assert tables.check()["splits"]["train"]["seconds"] == pytest.approx(2.35)
 
 
 def test_levels(tables):
