@@ -85,19 +85,18 @@ def test_the_embedded_data_sets_have_no_errors(name):
 def test_unreadable_clips(tables):
     (tables.folder / "empty.wav").write_bytes(b"")
     (tables.folder / "text.wav").write_text("notes" * 100)
-    write_tone(tables.folder / "cut.flac", seconds=3.0)
-    cut = (tables.folder / "cut.flac").read_bytes()[:20000]
-    (tables.folder / "cut.flac").write_bytes(cut)
+    content = write_tone(tables.folder / "spoiled.flac", seconds=3.0).read_bytes()
+    (tables.folder / "spoiled.flac").write_bytes(patched(content, 8000, bytes(8000)))
     samples = tone()
     samples[3:5] = np.nan, np.inf
     write(tables.folder / "nan.wav", samples, subtype="FLOAT")
-    for name in ("empty.wav", "text.wav", "cut.flac", "nan.wav", "missing.wav"):
+    for name in ("empty.wav", "text.wav", "spoiled.flac", "nan.wav", "missing.wav"):
         tables.add("test", name)
     found = tables.found()
     assert list(found) == ["unreadable"]
     reasons = {item["clip"]: item["reason"] for item in found["unreadable"]}
     assert reasons.keys() == {
-        tables.path(name) for name in ("empty.wav", "text.wav", "cut.flac", "nan.wav", "missing.wav")
+        tables.path(name) for name in ("empty.wav", "text.wav", "spoiled.flac", "nan.wav", "missing.wav")
     }
     assert reasons[tables.path("empty.wav")].startswith("the file is empty")
     assert reasons[tables.path("nan.wav")].startswith("holds 2 NaN or infinite samples")
