@@ -142,16 +142,7 @@ class EmbeddingMixin:
         raise NotImplementedError
 
     def time_frames(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """
-        Computes the time frames; callers ignore those of padding.
-
-        Args:
-            input_values: (batch, frames, mel).
-            attention_mask: (batch, frames), 1 for audio and 0 for padding.
-
-        Returns:
-            (batch, time frames, frame_size).
-        """
+        """Computes the time frames (batch, time frames, frame_size); callers ignore those of padding."""
         return self(input_values, attention_mask, return_dict=True).last_hidden_state
 
     @torch.no_grad()
@@ -361,16 +352,7 @@ class PatchEmbeddingMixin(EmbeddingMixin):
         return self.config.num_columns(num_frames)
 
     def time_frames(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """
-        Computes the fused vector of every patch column.
-
-        Args:
-            input_values: (batch, frames, mel).
-            attention_mask: (batch, frames), 1 for audio and 0 for padding.
-
-        Returns:
-            (batch, columns, frame_size).
-        """
+        """Computes the fused vector of every patch column: -> (batch, columns, frame_size)."""
         config = self.config
         states = self(input_values, attention_mask, output_hidden_states=True, return_dict=True).hidden_states
         frames = []
@@ -411,14 +393,7 @@ def window_and_hop(
 
 
 def window_starts(length: int, window: int, hop: int) -> list[int]:
-    """
-    Returns the first sample of each window: a hop apart, except the last one, which ends at the clip's end.
-
-    Args:
-        length: Samples of the clip.
-        window: Samples per window.
-        hop: Samples from window to window.
-    """
+    """Returns the first sample of each window: a hop apart, except the last one, which ends at the clip's end."""
     last = max(length - window, 0)
     return [*range(0, last, hop), last] if last else [0]
 

@@ -99,18 +99,7 @@ def hann_window(num_samples: int, device: torch.device) -> torch.Tensor:
 
 
 def log_mel_of_frames(frames: torch.Tensor, num_fft: int, num_mel_bins: int, sampling_rate: int) -> torch.Tensor:
-    """
-    Computes the log-mel energies of framed samples.
-
-    Args:
-        frames: float32 (frames, window).
-        num_fft: FFT points.
-        num_mel_bins: Mel bins from 20 Hz to the Nyquist frequency.
-        sampling_rate: Sampling rate in Hz.
-
-    Returns:
-        float32 (frames, num_mel_bins).
-    """
+    """Computes log-mels of framed samples: float32 (frames, window) -> float32 (frames, num_mel_bins)."""
     window = frames.shape[1]
     frames = frames - frames.mean(dim=1, keepdim=True)
     padded = frames.new_zeros(frames.shape[0], num_fft)

@@ -41,19 +41,8 @@ def slaney_mel_filters(
     num_mel_bins: int, window_size: int, sampling_rate: int, fmin: float, fmax: float, device: torch.device
 ) -> torch.Tensor:
     """
-    Returns the mel filters: triangles of equal area, linear in Hz, equally spaced on Slaney's mel scale (librosa's
-    default).
-
-    Args:
-        num_mel_bins: Number of filters.
-        window_size: Window in samples, also the FFT points.
-        sampling_rate: Sampling rate in Hz.
-        fmin: Lowest frequency in Hz.
-        fmax: Highest frequency in Hz.
-        device: Device of the result.
-
-    Returns:
-        float32 (window_size / 2 + 1, num_mel_bins).
+    Returns the mel filters, float32 (window_size / 2 + 1, num_mel_bins): triangles of equal area, linear in Hz,
+    equally spaced on Slaney's mel scale (librosa's default).
     """
     edges = torch.linspace(hz_to_slaney_mel(fmin), hz_to_slaney_mel(fmax), num_mel_bins + 2, dtype=torch.float64)
     edges = slaney_mel_to_hz(edges)
@@ -64,18 +53,7 @@ def slaney_mel_filters(
 
 
 def panns_power(waveform: torch.Tensor, window_size: int, hop_size: int) -> list[torch.Tensor]:
-    """
-    Computes the power spectrogram, with periodic Hann windows centred on multiples of the hop; the clip is mirrored at
-    its ends.
-
-    Args:
-        waveform: float32 (samples,). A clip shorter than a window is zero-padded to one, so that it can be mirrored.
-        window_size: Window in samples.
-        hop_size: Hop in samples.
-
-    Returns:
-        float32 (frames, window_size / 2 + 1) in chunks of frames, frames = 1 + samples // hop_size.
-    """
+    """Computes the power spectrogram in chunks (frames, window_size / 2 + 1); the clip is mirrored at its ends."""
     padded = torch.nn.functional.pad(waveform, (0, max(window_size - waveform.shape[0], 0)))
     half = window_size // 2
     mirrored = torch.nn.functional.pad(padded.unsqueeze(0), (half, half), mode="reflect").squeeze(0)
@@ -94,21 +72,7 @@ def panns_log_mel(
     fmin: float,
     fmax: float,
 ) -> torch.Tensor:
-    """
-    Computes PANNs' log-mels: 10 * log10 of the mel power, at least -100 dB.
-
-    Args:
-        waveform: float32 (samples,).
-        sampling_rate: Sampling rate in Hz.
-        num_mel_bins: Mel bins from `fmin` to `fmax`.
-        window_size: Window in samples.
-        hop_size: Hop in samples.
-        fmin: Lowest frequency in Hz.
-        fmax: Highest frequency in Hz.
-
-    Returns:
-        float32 (frames, num_mel_bins), frames = 1 + samples // hop_size.
-    """
+    """Computes PANNs' log-mels, 10 * log10 of the mel power and at least -100 dB: -> (frames, num_mel_bins)."""
     filters = slaney_mel_filters(num_mel_bins, window_size, sampling_rate, fmin, fmax, waveform.device)
     chunks = panns_power(waveform, window_size, hop_size)
     return torch.cat([10.0 * (power @ filters).clamp(min=POWER_FLOOR).log10() for power in chunks])

@@ -22,15 +22,8 @@ LOG_OFFSET = 0.01
 @cached
 def vggish_mel_filters(num_mel_bins: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """
-    Returns the mel filters: triangles of height one, linear in mel, from 125 to 7500 Hz. The DC bin carries no weight.
-
-    Args:
-        num_mel_bins: Number of filters.
-        device: Device of the result.
-        dtype: Type of the result.
-
-    Returns:
-        (NUM_FFT / 2 + 1, num_mel_bins).
+    Returns the mel filters (NUM_FFT / 2 + 1, num_mel_bins): triangles of height one, linear in mel, from 125 to
+    7500 Hz. The DC bin carries no weight.
     """
     bins = hz_to_mel(torch.linspace(0, SAMPLING_RATE / 2, NUM_FFT // 2 + 1, dtype=torch.float64)).unsqueeze(1)
     edges = torch.linspace(hz_to_mel(LOWEST_MEL_HZ), hz_to_mel(HIGHEST_MEL_HZ), num_mel_bins + 2, dtype=torch.float64)

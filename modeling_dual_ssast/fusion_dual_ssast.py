@@ -214,15 +214,7 @@ class LayerFusion(nn.Module):
             self.layer_weights = nn.Parameter(torch.zeros(num_layers))  # equal weights at the start
 
     def forward(self, vectors: list[torch.Tensor]) -> torch.Tensor:
-        """
-        Combines the vectors.
-
-        Args:
-            vectors: Per fused layer (batch, ..., size).
-
-        Returns:
-            (batch, ..., num_layers * size) for `concat`, else (batch, ..., size).
-        """
+        """Combines one vector (batch, ..., size) per fused layer; `concat` gives (batch, ..., layers * size)."""
         if self.mode == "concat":
             return torch.cat(vectors, dim=-1)
         stacked = torch.stack(vectors, dim=-1)  # (batch, ..., size, layers)

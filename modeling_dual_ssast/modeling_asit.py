@@ -93,15 +93,7 @@ class ASiTHeads(nn.Module):
         self.num_prefix_tokens = config.num_prefix_tokens
 
     def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Computes the outputs of the class head and the data head.
-
-        Args:
-            states: (batch, prefix + patches, hidden).
-
-        Returns:
-            Class outputs (batch, class_dim) and data outputs (batch, patches, data_dim).
-        """
+        """Computes class outputs (batch, class_dim) and data outputs (batch, patches, data_dim) from states."""
         projected = nn.functional.normalize(self.mlp(states), dim=-1)
         return self.class_layer(projected[:, 0]), self.data_layer(projected[:, self.num_prefix_tokens :])
 
@@ -409,19 +401,8 @@ def corrupt_batch(
     clean: torch.Tensor, config: ASiTConfig, rng, num_valid_frames: Optional[list[int]] = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Corrupts one crop of every clip: blocks first, then replacement from other clips.
-
-    Args:
-        clean: (batch, frames, mel), normalised.
-        config: Configuration of ASiT.
-        rng: `numpy.random.RandomState`, see `corruption_rng`.
-        num_valid_frames: Frames of each clip that hold audio.
-
-    Returns:
-        The corrupted crops and a boolean mask, both (batch, frames, mel).
-
-    Raises:
-        ValueError: Blocks of `config.corruption_align` exceed the longest side.
+    Corrupts one crop of every clip, (batch, frames, mel), blocks first, then replacement from other clips: -> the
+    corrupted crops and a boolean mask of their shape.
     """
     frames = [None] * len(clean) if num_valid_frames is None else num_valid_frames
     pairs = [

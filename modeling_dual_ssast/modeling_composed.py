@@ -52,18 +52,9 @@ class ComposedPreTrainedModel(ModelMixin, PreTrainedModel):
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Checks the input, moves each clip's frames to the beginning, and pads the batch to `config.min_frames`.
-
-        Args:
-            input_values: (batch, frames, mel).
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, or `None`.
-
-        Returns:
-            The spectrogram (batch, frames, mel) in the dtype of the weights, and each clip's number of frames (batch,),
-                at least `config.min_frames`.
-
-        Raises:
-            ValueError: Shapes that do not fit.
+        Checks the input, moves each clip's frames to the beginning, and pads the batch to `config.min_frames`:
+        -> the spectrogram (batch, frames, mel) in the dtype of the weights, and each clip's number of frames
+        (batch,).
         """
         config = self.config
         check_spectrograms(input_values, attention_mask, config.num_mel_bins)
@@ -78,16 +69,7 @@ class ComposedPreTrainedModel(ModelMixin, PreTrainedModel):
         return spectrogram, lengths.clamp(min=config.min_frames)
 
     def compose(self, maps: dict[int, torch.Tensor], time_stride: int) -> torch.Tensor:
-        """
-        Joins the maps of the fused layers by `compose_frames`.
-
-        Args:
-            maps: Layer -> (clips, channels, columns in time, rows in frequency).
-            time_stride: Input frames per time frame of the result.
-
-        Returns:
-            (clips, time frames, config.fused_size).
-        """
+        """Joins the maps of the fused layers by `compose_frames` -> (clips, time frames, config.fused_size)."""
         layers = self.config.fused_layers
         feature_maps = [maps[layer].transpose(2, 3) for layer in layers]
         return compose_frames(feature_maps, [self.config.time_stride(layer) for layer in layers], time_stride)

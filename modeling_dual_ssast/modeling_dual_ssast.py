@@ -230,18 +230,7 @@ def eager_attention(
 def attention_mask_for(
     implementation: str, token_mask: Optional[torch.Tensor], dtype: torch.dtype
 ) -> "Optional[Union[torch.Tensor, BlockMask]]":
-    """
-    Converts a mask of tokens to the form that an attention implementation expects.
-
-    Args:
-        implementation: Name of the implementation, as in `config._attn_implementation`.
-        token_mask: Boolean (batch, tokens), true for audio, or `None` if all tokens hold audio.
-        dtype: Type of a bias.
-
-    Returns:
-        `None`, the mask itself (flash), boolean (batch, 1, 1, tokens) (sdpa), a block mask (flex), or a bias (batch, 1,
-            1, tokens).
-    """
+    """Converts a boolean mask (batch, tokens) to the form that an attention implementation expects; `None` stays."""
     if token_mask is None or "flash" in implementation:
         return token_mask
     if implementation == "sdpa":
@@ -303,12 +292,7 @@ class DualSSASTMLP(nn.Module):
 
 
 class DropPath(nn.Module):
-    """
-    Skips a branch for some clips of a batch, in training only: stochastic depth (Huang et al., ECCV 2016).
-
-    Args:
-        rate: Probability that a clip skips the branch.
-    """
+    """Skips a branch for some clips of a batch, in training only: stochastic depth (Huang et al., ECCV 2016)."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -344,15 +328,8 @@ class DualSSASTLayer(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, attention_mask: Optional[torch.Tensor], implementation: str
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
         """
-        Runs the block.
-
-        Args:
-            hidden_states: (batch, tokens, hidden).
-            attention_mask: Result of `attention_mask_for`.
-            implementation: `"eager"` or a name of Transformers' attention functions.
-
-        Returns:
-            (batch, tokens, hidden), and the attention weights (batch, heads, tokens, tokens) if eager, else `None`.
+        Runs the block: (batch, tokens, hidden), a result of `attention_mask_for` -> states and, if eager,
+        attention weights.
         """
         attended, weights = self.attention(self.layernorm_before(hidden_states), attention_mask, implementation)
         hidden_states = hidden_states + self.drop_path(self.dropout(attended))
@@ -377,16 +354,7 @@ class DualSSASTFusion(nn.Module):
         self.fusion = LayerFusion(config.fusion, len(self.layer_indices))
 
     def forward(self, states: list[torch.Tensor], patch_mask: Optional[torch.Tensor]) -> torch.Tensor:
-        """
-        Fuses the states.
-
-        Args:
-            states: Per fused layer (batch, prefix + patches, hidden), normalised by [`DualSSASTModel`].
-            patch_mask: Boolean (batch, patches), true for audio, or `None` if all patches hold audio.
-
-        Returns:
-            (batch, config.fused_size).
-        """
+        """Fuses normalised states (batch, tokens, hidden), one per fused layer -> (batch, config.fused_size)."""
         pairs = zip(states, self.config.pooling_per_layer)
         return self.fusion([self._read_out(state, patch_mask, pooling) for state, pooling in pairs])
 
@@ -685,16 +653,8 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         implementation: Optional[str] = None,
     ) -> Iterator[tuple[torch.Tensor, Optional[torch.Tensor]]]:
         """
-        Runs blocks one after the other.
-
-        Args:
-            layers: Blocks to run.
-            state: (batch, tokens, hidden).
-            token_mask: Boolean (batch, tokens), true for audio, or `None` if all tokens hold audio.
-            implementation: Attention implementation. The default is the configuration's.
-
-        Yields:
-            Per block its output (batch, tokens, hidden) and its attention weights (`None` unless eager).
+        Runs blocks one after the other; yields each output (batch, tokens, hidden) and its attention weights,
+        if eager.
         """
         implementation = self.config._attn_implementation if implementation is None else implementation
         mask = attention_mask_for(implementation, token_mask, state.dtype)

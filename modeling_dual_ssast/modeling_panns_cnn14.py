@@ -29,16 +29,7 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
     """Applies batch norm without padding: padded frames do not enter the statistics, and are zero in the output."""
 
     def forward(self, maps: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
-        """
-        Normalises maps per channel.
-
-        Args:
-            maps: (batch, channels, time, rows).
-            mask: Boolean (batch, time), true for audio, or `None` if all is audio.
-
-        Returns:
-            (batch, channels, time, rows).
-        """
+        """Normalises maps (batch, channels, time, rows) per channel; the boolean mask is (batch, time), or `None`."""
         if mask is None:
             return super().forward(maps)
         if not self.training:
@@ -51,15 +42,7 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
 
 
 class PannsCnn14Block(nn.Module):
-    """
-    Applies two convolutions with batch norm and ReLU, then average pooling over squares.
-
-    Args:
-        inputs: Input channels.
-        outputs: Output channels.
-        pool_size: Side of the squares; 1 for no pooling.
-        dropout: Dropout of the output.
-    """
+    """Applies two convolutions with batch norm and ReLU, then average pooling over squares of side `pool_size`."""
 
     def __init__(self, inputs: int, outputs: int, pool_size: int, dropout: float):
         super().__init__()
@@ -74,14 +57,8 @@ class PannsCnn14Block(nn.Module):
         self, maps: torch.Tensor, lengths: Optional[torch.Tensor]
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
         """
-        Computes the block's maps.
-
-        Args:
-            maps: (batch, inputs, time, rows).
-            lengths: (batch,), columns of each clip that hold audio, or `None` if all do.
-
-        Returns:
-            (batch, outputs, time / pool_size, rows / pool_size), and the lengths divided by `pool_size`.
+        Computes (batch, outputs, time / pool_size, rows / pool_size), and the lengths (batch,) divided by
+        `pool_size`.
         """
         mask = None if lengths is None else frame_mask(lengths, maps.shape[2])
         maps = self.bn1(self.conv1(maps), mask).relu()
@@ -103,16 +80,7 @@ class PannsCnn14Embedding(nn.Module):
         self.fc1 = nn.Linear(config.channels[-1], config.embedding_size)
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """
-        Embeds the last block's mean over frequency.
-
-        Args:
-            frames: (batch, time frames, channels).
-            mask: Boolean (batch, time frames), true for audio.
-
-        Returns:
-            (batch, config.embedding_size).
-        """
+        """Embeds frames (batch, time frames, channels) with a boolean mask -> (batch, config.embedding_size)."""
         pooled = pool_tokens(frames, mask, ["mean", "max"], "sum")
         return self.fc1(self.dropout(pooled)).relu()
 
@@ -223,17 +191,7 @@ class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
     def run_blocks(
         self, spectrogram: torch.Tensor, lengths: Optional[torch.Tensor], deepest: int
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """
-        Runs the blocks up to number `deepest`.
-
-        Args:
-            spectrogram: (batch, frames, mel).
-            lengths: (batch,), frames of each clip that hold audio, or `None` if all do.
-            deepest: Number of the last block, from 1.
-
-        Yields:
-            Each block's number and its map (batch, channels, columns in time, rows in frequency).
-        """
+        """Runs the blocks up to number `deepest`; yields each number and map (batch, channels, time, rows)."""
         maps = self.normalise_mels(spectrogram, lengths)
         for block in CNN14_BLOCKS[:deepest]:
             maps, lengths = self.blocks[block - 1](maps, lengths)

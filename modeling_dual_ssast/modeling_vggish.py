@@ -119,17 +119,8 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Cuts spectrograms into examples.
-
-        Args:
-            input_values: (batch, frames, mel).
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, or `None`.
-
-        Returns:
-            (batch, examples, config.example_length, mel), and a boolean mask (batch, examples), false for padding.
-
-        Raises:
-            ValueError: Shapes that do not fit.
+        Cuts (batch, frames, mel) -> (batch, examples, config.example_length, mel), and a mask (batch, examples)
+        of audio.
         """
         config = self.config
         spectrogram, lengths = self.pad_frames(input_values, attention_mask)
@@ -203,14 +194,7 @@ class VGGishForAudioFrameClassification(FrameClassifierMixin, ComposedPreTrained
 
 def by_clip(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """
-    Returns examples to their clips.
-
-    Args:
-        values: (examples, ...): all examples, or only the valid ones.
-        valid: Boolean (batch, examples), false for padding.
-
-    Returns:
-        (batch, examples, ...), zero where `valid` is false.
+    Returns examples, all or the valid ones, to their clips: -> (batch, examples, ...), zero where `valid` is false.
     """
     if values.shape[0] == valid.numel():
         values = values.unflatten(0, tuple(valid.shape))
