@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
-from audio_files import ROOT, run_program, tone, write_class_folders, write_tone
+from audio_files import ROOT, patched, run_program, tone, write_class_folders, write_tone
 
 from training import check
 from training.data.arguments import DataArguments
@@ -85,19 +85,18 @@ def test_the_embedded_data_sets_have_no_errors(name):
 def test_unreadable_clips(tables):
     (tables.folder / "empty.wav").write_bytes(b"")
     (tables.folder / "text.wav").write_text("notes" * 100)
-    write_tone(tables.folder / "cut.flac", seconds=3.0)
-    cut = (tables.folder / "cut.flac").read_bytes()[:20000]
-    (tables.folder / "cut.flac").write_bytes(cut)
+    content = write_tone(tables.folder / "spoiled.flac", seconds=3.0).read_bytes()
+    (tables.folder / "spoiled.flac").write_bytes(patched(content, 8000, bytes(8000)))
     samples = tone()
     samples[3:5] = np.nan, np.inf
     write(tables.folder / "nan.wav", samples, subtype="FLOAT")
-    for name in ("empty.wav", "text.wav", "cut.flac", "nan.wav", "missing.wav"):
+    for name in ("empty.wav", "text.wav", "spoiled.flac", "nan.wav", "missing.wav"):
         tables.add("test", name)
     found = tables.found()
     assert list(found) == ["unreadable"]
     reasons = {item["clip"]: item["reason"] for item in found["unreadable"]}
     assert reasons.keys() == {
-        tables.path(name) for name in ("empty.wav", "text.wav", "cut.flac", "nan.wav", "missing.wav")
+        tables.path(name) for name in ("empty.wav", "text.wav", "spoiled.flac", "nan.wav", "missing.wav")
     }
     assert reasons[tables.path("empty.wav")].startswith("the file is empty")
     assert reasons[tables.path("nan.wav")].startswith("holds 2 NaN or infinite samples")
@@ -197,6 +196,16 @@ def test_rates_and_channels(tables):
         ],
     }
     assert len(tables.found("--sampling_rate", "8000")["other_sampling_rate"]) == 19
+
+
+def test_headers_that_disagree_with_their_content(tables):
+    path = tables.folder / "crashed.wav"
+    content = write_tone(path, seconds=1.0, seed=50).read_bytes()
+    path.write_bytes(patched(content, 40, bytes(4)))  # the size of the data chunk
+    tables.add("train", "crashed.wav")
+    remark = "the header gives 0.00 s, the file holds 1.00 s"
+    assert tables.found()["header_disagrees"] == [{"split": "train", "clip": str(path), "header": remark}]
+    assert tables.check()["splits"]["train"]["seconds"] == pytest.approx(2.35)
 
 
 def test_levels(tables):

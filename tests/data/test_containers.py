@@ -1,4 +1,4 @@
-"""Tests containers.py and recordings.py of training/data: a recording is what is in the file, whatever its header."""
+"""Tests training/data/containers.py: a recording is what is in the file, not what its header claims."""
 
 import functools
 import io

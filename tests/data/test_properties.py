@@ -184,6 +184,11 @@ CELLS = st.sampled_from(MEANINGFUL) | TEXTS
 TAME = st.text("abcé日 _-.'/$<>&", min_size=1, max_size=12).map(str.strip).filter(bool)
 
 
+def rows_of(cells):
+    """Returns a strategy for rows: audio, label, notes. A backslash in a path may be Windows' for a slash."""
+    return st.lists(st.tuples(cells.filter(lambda cell: "\\" not in cell), cells, cells), min_size=1, max_size=6)
+
+
 def by_csv(rows, path: Path, draw):
     quoting = draw(st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)))
     delimiter, end = draw(st.sampled_from(",;\t")), draw(st.sampled_from(("\n", "\r\n")))
@@ -231,7 +236,7 @@ WRITERS = {
 @pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize("cells", [TAME, CELLS], ids=["tame cells", "any cells"])
 def test_every_row_of_a_table_is_read_as_it_is_written(examples, cells, tmp_path):
-    @hypothesis.given(st.data(), st.lists(st.tuples(cells, cells, cells), min_size=1, max_size=6))
+    @hypothesis.given(st.data(), rows_of(cells))
     def holds(data, rows):
         kind = data.draw(st.sampled_from(list(WRITERS)))
         path = tmp_path / f"table.{kind}"
@@ -274,15 +279,11 @@ def test_no_row_of_a_damaged_table_is_lost(examples, ending, tmp_path):
         except InputError as error:
             assert str(path) in str(error)
             return
-        # Lines without a cell are none, whichever way a reader defines that.
-        counts = {
-            len([line for line in lines if is_row(line)]) - 1
-            for is_row in (bool, any, lambda line: line and line != [""])
-        }
-        if ending == "csv":
-            counts.add(
-                sum(map(any, csv.reader(io.StringIO(text), strict=True))) - 1 if text.count('"') % 2 == 0 else -1
-            )
+        # Lines without a text are no rows, whichever way a reader defines that.
+        tests = (bool, any, lambda line: any(cell.strip(' "') for cell in line), lambda line: line and line != [""])
+        counts = {sum(1 for line in lines if is_row(line)) - 1 for is_row in tests}
+        if ending == "csv" and text.count('"') % 2 == 0:
+            counts |= {sum(1 for line in csv.reader(io.StringIO(text)) if is_row(line)) - 1 for is_row in tests}
         assert len(table) in counts, text
 
     check(holds, examples)

@@ -93,7 +93,6 @@ ENCODINGS = (
     Encoding("mp3", "libmp3lame", "mp3", "av", options={"write_xing": "0"}),
     Encoding("ogg", "libopus", "opus", "av", rate=48000),
     Encoding("wv", "wavpack", "wv", "av"),
-    Encoding("tta", "tta", "tta", "av"),
 )
 
 

@@ -27,12 +27,6 @@ EXPECTED_FAILURES = {
     "ASiTForPreTraining::test_training_gradient_checkpointing*": (
         "the suite watches the first block, which is the teacher's and never trained; the student's are checkpointed"
     ),
-    "ASiTForPreTraining::test_batching_equivalence": (
-        "hidden states are (2 * batch, ...), all first crops before all second ones: the suite compares other crops"
-    ),
-    "DualSSASTFeatureExtractor::test_truncation_from_*": (
-        "pad(truncation=True) alone cuts at the extractor's own max_length, where the suite wants an error"
-    ),
 }
 
 BATCH, FRAMES = 3, 64
@@ -49,17 +43,25 @@ RECONSTRUCTION = {"reconstruction_hidden_size": 16, "reconstruction_bottleneck_s
 CHANNELS = [4, 4, 6, 6, 8, 8]
 # Family: class of the configuration, its settings, and the classes' suffixes.
 FAMILIES = {
-    "DualSSAST": (DualSSASTConfig, PATCHES, ("Model", "ForAudioClassification", "ForPreTraining")),
-    "ASiT": (ASiTConfig, PATCHES | HEADS | RECONSTRUCTION, ("Model", "ForAudioClassification", "ForPreTraining")),
+    "DualSSAST": (
+        DualSSASTConfig,
+        PATCHES,
+        ("Model", "ForAudioClassification", "ForAudioFrameClassification", "ForPreTraining"),
+    ),
+    "ASiT": (
+        ASiTConfig,
+        PATCHES | HEADS | RECONSTRUCTION,
+        ("Model", "ForAudioClassification", "ForAudioFrameClassification", "ForPreTraining"),
+    ),
     "VGGish": (
         VGGishConfig,
         {"channels": CHANNELS[:4], "fc_size": 16, "embedding_size": 8, "example_length": 32, "num_mel_bins": 32},
-        ("Model", "ForAudioClassification"),
+        ("Model", "ForAudioClassification", "ForAudioFrameClassification"),
     ),
     "PannsCnn14": (
         PannsCnn14Config,
         {"channels": CHANNELS, "embedding_size": 16, "num_mel_bins": 32},
-        ("Model", "ForAudioClassification"),
+        ("Model", "ForAudioClassification", "ForAudioFrameClassification"),
     ),
 }
 EXTRACTORS = (DualSSASTFeatureExtractor, VGGishFeatureExtractor, PannsCnn14FeatureExtractor)
@@ -113,6 +115,10 @@ class ModelSuite(test_modeling_common.ModelTesterMixin):
         values = inputs["input_values"]
         if self.suffix == "ForAudioClassification" and return_labels:
             inputs["labels"] = torch.zeros(len(values), dtype=torch.long)
+        elif self.suffix == "ForAudioFrameClassification" and return_labels:
+            with torch.no_grad():
+                logits = model_class(self.model_tester.get_config()).eval()(values).logits
+            inputs["labels"] = torch.zeros(logits.shape[:2], dtype=torch.long)
         elif self.model_tester.crops:
             inputs["corrupted_values"] = values / 2
             inputs["corruption_mask"] = torch.ones_like(values, dtype=torch.bool)

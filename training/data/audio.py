@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ..errors import InputError
 from . import recordings
-from .recordings import Recording
+from .recordings import FAULTS, Recording
 
 logger = logging.get_logger(__name__)
 
@@ -31,6 +31,11 @@ def audio_name(source: AudioSource) -> str:
     if isinstance(source, str):
         return source
     return segment_name(source.get("path") or NAMELESS, source.get("start"), source.get("end"))
+
+
+def _file_name(source: AudioSource) -> str:
+    """Returns the name of the whole recording."""
+    return source if isinstance(source, str) else audio_name({"path": source.get("path")})
 
 
 def segment_name(name: str, start: float | None, end: float | None) -> str:
@@ -70,9 +75,13 @@ def decode_audio(source: AudioSource) -> tuple[np.ndarray, int]:
         InputError: a missing, unreadable or empty file, or a segment outside it.
     """
     with _opened(source) as (file, recording):
-        samples = recordings.read(file, recording, *_segment(source, recording))
+        start, stop = _segment(source, recording)
+        samples = recordings.read(file, recording, start, stop)
     if not len(samples):
         raise InputError(f"{audio_name(source)}: holds no samples; remove it or record it again")
+    remark = _shortfall(stop - start, len(samples), recording.rate)
+    if remark:
+        _warn(_file_name(source), remark)
     return samples, recording.rate
 
 
@@ -99,7 +108,7 @@ def _check_range(source: AudioSource, samples: np.ndarray, when: str = ""):
         raise InputError(f"{audio_name(source)}: holds {count} NaN or infinite samples{when}; repair or remove it")
     raise InputError(
         f"{audio_name(source)}: holds samples of {highest:.3g}{when}, beyond the range of recordings (at most "
-        f"{HIGHEST:.3g}, of 32 bits); repair or remove it"
+        f"{HIGHEST:.3g} of 32 bits); repair or remove it"
     )
 
 
@@ -141,13 +150,27 @@ def audio_format(source: AudioSource) -> tuple[int, int]:
         return recording.rate, recording.channels
 
 
-def header_remark(source: AudioSource) -> str:
-    """Returns in which way header and content of a recording disagree; empty: they agree, or it is unreadable."""
+def header_remark(source: AudioSource, decoded_s: float | None = None) -> str:
+    """
+    Returns in which way header and content of a recording disagree; empty: they agree, or it is unreadable.
+
+    Args:
+        decoded_s: length in seconds of the decoded clip: what some headers claim is missed by decoding only
+    """
     try:
         with _opened(source) as (_, recording):
-            return recording.remark
+            start, stop = _segment(source, recording)
+            decoded = stop - start if decoded_s is None else round(decoded_s * recording.rate)
+            return recording.remark or _shortfall(stop - start, decoded, recording.rate)
     except InputError:
         return ""
+
+
+def _shortfall(claimed: int, decoded: int, rate: int) -> str:
+    """Compares numbers of samples."""
+    if decoded >= claimed:
+        return ""
+    return f"the header gives {claimed / rate:.2f} s, the file holds {decoded / rate:.2f} s"
 
 
 def _segment(source: AudioSource, recording: Recording) -> tuple[int, int]:
@@ -168,8 +191,8 @@ def _segment(source: AudioSource, recording: Recording) -> tuple[int, int]:
 @contextlib.contextmanager
 def _opened(source: AudioSource) -> Iterator[tuple[BinaryIO, Recording]]:
     """Opens the recording of a clip; warns once if its header disagrees with what it holds."""
+    name = _file_name(source)
     source = {"path": source} if isinstance(source, str) else source
-    name = audio_name({"path": source.get("path")})
     with contextlib.ExitStack() as stack:
         path = None
         try:
@@ -192,17 +215,21 @@ def _opened(source: AudioSource) -> Iterator[tuple[BinaryIO, Recording]]:
             raise _unreadable(name, error) from None
         if not recording.frames:
             raise InputError(f"{name}: holds no samples; remove it or record it again")
-        if recording.remark and name not in _warned:
-            _warned.add(name)
-            logger.warning(f"{name}: {recording.remark}; what it holds is read")
+        if recording.remark:
+            _warn(name, recording.remark)
         try:
             yield file, recording
         except FAULTS as error:
             raise _unreadable(name, error) from None
 
 
-FAULTS = (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError, MemoryError)
 _warned = set()  # names of recordings, in this process
+
+
+def _warn(name: str, remark: str):
+    if name not in _warned:
+        _warned.add(name)
+        logger.warning(f"{name}: {remark}; what it holds is read")
 
 
 def _unreadable(name: str, error: Exception) -> InputError:

@@ -11,6 +11,7 @@ import dataclasses
 import io
 import itertools
 import struct
+import zlib
 from array import array
 from collections.abc import Sequence
 from typing import BinaryIO
@@ -21,6 +22,7 @@ MOST_SEARCHED = 1 << 24  # bytes, where a search costs more than it is worth
 FLAC_START = b"fLaC\0\0\0\x22"
 UNKNOWN = 0xFFFFFFFF  # size of a chunk that was written to a pipe
 MOST_BYTES = 1 << 62
+TURNED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 PAGES = 4  # Ogg: one in four has its place in memory
 GROUP = 64  # MPEG frames: as many have one place in memory
 PHASES = 4608  # samples, whole frames of each layer: the synthesis filter of mpg123 is in the same phase again, and so
@@ -39,6 +41,8 @@ class Reader:
 
     def take(self, start: int, count: int) -> bytes:
         """Returns up to `count` bytes from `start` on; fewer at the end of the file."""
+        if start >= self.size:  # also by a damaged size of 64 bits
+            return b""
         offset = start - self.start
         if offset < 0 or offset + count > len(self.block):
             self.file.seek(start)
@@ -100,6 +104,8 @@ class Link:
     """Holds what libsndfile can read from its beginning to its end. No pieces: the file as it is."""
 
     pieces: tuple[Piece, ...] = ()
+
+    has_gaps = False  # what is lost must be found by decoding
 
     @property
     def length(self) -> int | None:
@@ -435,11 +441,14 @@ def _crc16(content: bytes) -> int:
 class OggLink(Link):
     """Holds the places of pages in samples: libsndfile seeks to wrong places in one of ten Vorbis segments."""
 
+    has_gaps: bool = False
     headers: tuple[int, int] = (0, 0)
     ends: Sequence[int] = ()  # samples up to the end of a page, of some pages
     places: Sequence[int] = ()  # their first bytes
 
     def near(self, reader: Reader, sample: int) -> tuple[list[Piece], int | None] | None:
+        if self.has_gaps:
+            return list(self.pieces), 0
         if not self.ends:
             return None
         page = bisect.bisect_right(self.ends, sample) - 2  # one earlier: a page can begin within a packet
@@ -452,7 +461,7 @@ def look_at_ogg(reader: Reader, start: int) -> Survey | None:
     while place + 27 <= stop:
         head = reader.take(place, 27 + 255)
         size = 27 + head[26] + sum(head[27 : 27 + head[26]])
-        if head[:4] != b"OggS":
+        if head[:4] != b"OggS" or (place + size <= stop and not _is_whole(reader.take(place, size))):
             has_junk, found = True, reader.find(b"OggS", place + 1, stop)
             if found < 0:
                 break
@@ -464,13 +473,16 @@ def look_at_ogg(reader: Reader, start: int) -> Survey | None:
         if is_first and not was_first:
             kind = reader.take(place + 27 + head[26], 8)
             links.append({"start": place, "serial": serial, "pages": [], "packets": 0, "kind": kind})
-            links[-1]["is_ended"] = False
+            links[-1] |= {"is_ended": False, "has_gaps": False, "number": -1}
         was_first = is_first
         if links:
             link = links[-1]
             link["stop"] = place + size
             if serial == link["serial"]:
                 link["packets"] += head[26]
+                number = int.from_bytes(head[18:22], "little")
+                link["has_gaps"] |= number not in (link["number"] + 1, link["number"])
+                link["number"] = number
                 link["is_ended"] |= bool(head[5] & 4)
                 samples = int.from_bytes(head[6:14], "little", signed=True)
                 if samples > 0:
@@ -481,16 +493,23 @@ def look_at_ogg(reader: Reader, start: int) -> Survey | None:
     is_cut = not links[-1]["is_ended"] or (place < stop and reader.take(place, 4) == b"OggS")
     most_frames = 8192 * sum(link["packets"] for link in links)
     made = [_ogg_link(**link) for link in links]
-    if len(made) == 1 and not has_junk and not is_cut and not made[0].ends:
+    if len(made) == 1 and not has_junk and not is_cut and not made[0].ends and not made[0].has_gaps:
         return Survey(most_frames=most_frames)
     return Survey(tuple(made), is_cut=is_cut, most_frames=most_frames)
 
 
-def _ogg_link(start: int, stop: int, kind: bytes, pages: list[tuple[int, int]], **_) -> OggLink:
-    if kind[:7] != b"\x01vorbis" or not pages:
-        return OggLink(((start, stop),))
+def _ogg_link(start: int, stop: int, kind: bytes, pages: list[tuple[int, int]], has_gaps: bool, **_) -> OggLink:
+    if kind[:7] != b"\x01vorbis" or not pages or has_gaps:
+        return OggLink(((start, stop),), has_gaps)
     some = pages[::PAGES]
-    return OggLink(((start, stop),), (start, pages[0][1]), *(array("q", column) for column in zip(*some)))
+    return OggLink(((start, stop),), False, (start, pages[0][1]), *(array("q", column) for column in zip(*some)))
+
+
+def _is_whole(page: bytes) -> bool:
+    """Returns whether the checksum of an Ogg page is right: that of zlib with the bits in the other order."""
+    turned = (page[:22] + bytes(4) + page[26:]).translate(TURNED)
+    checksum = zlib.crc32(turned, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return checksum.to_bytes(4, "big").translate(TURNED) == page[22:26]
 
 
 # MPEG audio (mp3, mp2): frames, each with its own length. A first frame without sound may give their number.

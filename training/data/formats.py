@@ -38,6 +38,9 @@ MAGIC = (
 )
 
 
+PLAIN = ("wav", "caf", "aiff")
+
+
 def find_format(head: bytes) -> tuple[str, str] | None:
     """Returns PyAV's name of a file's format by its first 200 bytes, and what to call it."""
     for place, magic, name, kind in MAGIC:
@@ -71,6 +74,9 @@ class Decoder:
         if not self.container.streams.audio or not self.container.streams.audio[0].codec_context:
             self.container.close()
             raise ValueError(f"{kind} without a sound track that can be decoded")
+        if self.container.streams.audio[0].codec_context.name.startswith("pcm_") and name in PLAIN:
+            self.container.close()  # a damaged header: libsndfile reads those in order
+            raise ValueError(f"{kind} with a damaged header")
 
     def close(self):
         self.container.close()

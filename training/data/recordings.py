@@ -20,6 +20,9 @@ LOWEST_RATE, HIGHEST_RATE = 500, 20_000_000  # Hz; a damaged header that says 3 
 UNKNOWN_FRAMES = 2**48  # libsndfile reports 2 ** 63 - 1 where a header lacks the length
 # The most samples per channel that a byte can hold, where libsndfile may believe a header. ALAC: packets of 4096.
 MOST_PER_BYTE, MOST_PER_ALAC_BYTE = 8, 4096
+# What decoders raise for damaged files; soundfile's error is a RuntimeError.
+FAULTS = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+NOT_RECOGNISED = 1  # libsndfile's number of that error
 SAME_IN_VIDEOS_S = 0.5  # a sound track may begin later than the pictures
 SAME_S = 0.05  # lengths in seconds that differ by less are the same: frames of MP3, delays of encoders
 
@@ -133,9 +136,9 @@ def can_open(file: BinaryIO) -> bool:
             if pyav is None:
                 found = survey_after_junk(file)
                 return found is not None and any(part.frames for part in _parts(reader, found.links))
-            with contextlib.closing(Decoder(file, *pyav)):
+            with _pyav(file, pyav):
                 return True
-    except (soundfile.LibsndfileError, InputError, OSError, RuntimeError, TypeError, ValueError):
+    except (*FAULTS, InputError):
         return False
 
 
@@ -167,6 +170,8 @@ def _examine(file: BinaryIO) -> Recording:
         remarks.append(f"the header gives {claimed_s:.2f} s, the file holds {total_s:.2f} s")
     elif found.is_cut:
         remarks.append(f"the file is cut off after {total_s:.2f} s")
+    if any(part.link.has_gaps for part in parts):
+        remarks.append(f"some of its pages are damaged, {total_s:.2f} s are left")
     if len({(part.rate, part.channels) for part in parts}) > 1:
         kinds = dict.fromkeys(f"{part.rate} Hz, {part.channels} channels" for part in parts)
         remarks.append(f"its parts differ ({'; '.join(kinds)}), all are converted to the first")
@@ -202,7 +207,11 @@ def _parts(reader: Reader, links: tuple[Link, ...]) -> list[Part]:
     for link in links:
         try:
             with _open_link(reader, list(link.pieces)) as file:
+                if file.format == "MP3" and not link.pieces:  # found in noise, where no two frames follow each other
+                    raise soundfile.LibsndfileError(NOT_RECOGNISED)
                 frames = file.frames if link.length is None else link.length
+                if link.has_gaps:
+                    frames = len(file.read(dtype="float32"))
                 parts.append(Part(link, file.samplerate, file.channels, frames, file.seekable()))
         except soundfile.LibsndfileError:
             if len(links) == 1 or (not parts and link is links[-1]):
@@ -210,8 +219,19 @@ def _parts(reader: Reader, links: tuple[Link, ...]) -> list[Part]:
     return [part for part in parts if part.frames] or parts[:1]
 
 
+@contextlib.contextmanager
+def _pyav(file: BinaryIO, pyav: tuple[str, str]) -> Iterator[Decoder]:
+    try:
+        with contextlib.closing(Decoder(file, *pyav)) as decoder:
+            yield decoder
+    except (InputError, ValueError):
+        raise
+    except Exception as error:  # of many kinds, for damaged files
+        raise ValueError(f"{pyav[1]}: {error}") from None
+
+
 def _examine_by_pyav(file: BinaryIO, pyav: tuple[str, str]) -> Recording:
-    with contextlib.closing(Decoder(file, *pyav)) as decoder:
+    with _pyav(file, pyav) as decoder:
         rate, channels, frames = decoder.count()
         claimed_s = decoder.claimed_s()
     if not frames:
@@ -237,7 +257,7 @@ def _open_link(reader: Reader, pieces: list) -> soundfile.SoundFile:
 def read(file: BinaryIO, recording: Recording, start: int, stop: int) -> np.ndarray:
     """Decodes samples `start` to `stop`: float32 (samples, channels), equal to that slice of the whole recording."""
     if not recording.parts:
-        with contextlib.closing(Decoder(file, *recording.pyav)) as decoder:
+        with _pyav(file, recording.pyav) as decoder:
             return decoder.read(start, stop)
     reader, found, place = Reader(file), [], 0
     for part in recording.parts:
