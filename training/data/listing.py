@@ -24,7 +24,7 @@ def _set(words: str, separator: str | None = None) -> frozenset[str]:
     return frozenset(words.split(separator))
 
 
-# Taken by name, without being opened: soundfile reads them, and a damaged one is told when it is read.
+# Taken by name, without being opened: soundfile reads them, and a damaged one is reported when it is read.
 AUDIO_EXTENSIONS = _set(
     ".aif .aifc .aiff .au .bwf .caf .flac .mp2 .mp3 .mpga .nist .oga .ogg .opus .rf64 .sph .voc .w64 .wav .wave"
 )

@@ -295,4 +295,4 @@ def _read_part(reader: Reader, part: Part, start: int, stop: int) -> np.ndarray:
         return file.read(stop - first, dtype="float32", always_2d=True)[start - first :]
 
 
-OPUS_S = 5.0  # seconds after which a decoder of Opus has forgotten what it did not hear
+OPUS_S = 5.0  # seconds after which a decoder of Opus no longer depends on what came before

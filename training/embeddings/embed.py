@@ -181,7 +181,7 @@ def _as_stored(file: str) -> dict:
     """Returns the clip of a file; its content too where its name is not UTF-8, which Arrow cannot store."""
     content = None
     if storable(file) != file:
-        with contextlib.suppress(OSError):  # a file that cannot be read is told as every other
+        with contextlib.suppress(OSError):  # a file that cannot be read is reported as every other
             content = Path(file).read_bytes()
     return {"path": storable(file), "bytes": content}
 
