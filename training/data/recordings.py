@@ -14,7 +14,7 @@ import soxr
 
 from ..errors import InputError
 from .containers import Link, Pieces, Reader, survey, survey_after_junk
-from .formats import Decoder, find_format
+from .formats import NATIVE, Decoder, find_format
 
 LOWEST_RATE, HIGHEST_RATE = 500, 20_000_000  # Hz; a damaged header that says 3 Hz makes hours of seconds
 UNKNOWN_FRAMES = 2**48  # libsndfile reports 2 ** 63 - 1 where a header lacks the length
@@ -190,7 +190,6 @@ def _examine(file: BinaryIO) -> Recording:
 
 
 CUT = "the file is cut off before its first samples"
-NATIVE = ("wav", "ogg", "caf", "aiff")  # of libsndfile; PyAV reads more codecs in them
 
 
 def _check_rate(rate: int):
