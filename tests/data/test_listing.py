@@ -259,7 +259,7 @@ def test_names_that_are_not_utf8_are_told(tmp_path):
     assert names(found) == ["dog/a.wav"]
     assert found.num_left_out == 4 and set(found.left_out.values()) == {"its name is not UTF-8; rename it"}
     assert found.report()[0] == "1 .txt file in dog is left out: its name is not UTF-8; rename it"
-    assert "1 folder (v\\xf6gel) is left out: its name is not UTF-8; rename it" in found.report()
+    assert "1 folder (v\\udcf6gel) is left out: its name is not UTF-8; rename it" in found.report()
     broken = os.fsdecode(os.fsencode(tmp_path) + b"/v\xf6gel")
     assert (
         "its name is not UTF-8" in list_audio_files(broken).report()[0] and list_audio_files(broken).num_left_out == 1
