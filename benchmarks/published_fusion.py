@@ -6,9 +6,8 @@ run per configuration, the best epoch by the test clips. Nothing is trained here
 """
 
 import numpy as np
+import pandas
 from scipy.stats import chi2
-
-from training.console import print_table
 
 POOLINGS = ("mean", "mean_max", "max", "max_max")
 # Data set -> test clips, accuracy of SSAST in the same table, and mlp_layers -> accuracy per pooling, in percent.
@@ -34,11 +33,9 @@ def main():
         for name, (_, _, table) in PUBLISHED.items()
         for mlp_layers, accuracies in table.items()
     ]
-    print_table([[*row[:2], *(f"{value:.2f}" for value in row[2:])] for row in rows], ["data", "mlp_layers", *POOLINGS])
+    print(pandas.DataFrame(rows, columns=["data", "mlp_layers", *POOLINGS]).to_string(index=False))
     print("\nagainst SSAST of the same table, points")
-    print_table(
-        [gains(name) for name in PUBLISHED], ["data", "SSAST", "above it", "mean of 12", "best of 12", "interval"]
-    )
+    print(pandas.DataFrame(map(gains, PUBLISHED), columns=GAINS).to_string(index=False))
     deviation, low, high = run_deviation()
     print(f"\nmax and max_max are one function: 9 pairs of repeated runs, standard deviation {deviation:.2f} points")
     print(f"(95 % interval {low:.2f} to {high:.2f})")

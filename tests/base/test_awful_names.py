@@ -20,6 +20,7 @@ from transformers import AutoConfig
 
 import app
 import predict_hf
+from model_cards import card
 from model_cards.card import code, markdown, quoted
 from training import explain
 from training.base.figures import plain
@@ -32,7 +33,7 @@ from training.data.labels import LabelSet
 from training.data.unreadable import UnreadableLog
 from training.embeddings.embed import RAGGED, Embedder, open_inputs, unreadable_path, write
 from training.embeddings.shards import Shards
-from training.errors import InputError, printable
+from training.errors import UNPRINTABLE, InputError, printable
 from training.files import storable, write_csv, write_json
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
@@ -48,6 +49,7 @@ def read_text_table(path) -> pandas.DataFrame:
 
 
 def test_printed_names_are_one_line():
+    assert UNPRINTABLE == card.UNPRINTABLE  # cards import nothing of this project
     assert printable("a\nb\x1b[0m é caf\udce9.wav") == "a\\nb\\x1b[0m é caf\\udce9.wav"
 
 

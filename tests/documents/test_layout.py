@@ -34,6 +34,8 @@ ALLOWED |= {
     "training.export": WING,
     "training.explain": WING,
 }
+# `python benchmarks/NAME.py` finds what is installed and its own folder.
+ALLOWED |= dict.fromkeys(("benchmarks", "examples"), {"modeling_dual_ssast"})
 ALLOWED["training.tasks"] = {room for room in ALLOWED if room.startswith("training.")}
 PROGRAMS = ("train_hf", "predict_hf", "embed_hf", "app", "benchmarks", "examples")
 MOST_FLOORS = 6
