@@ -35,7 +35,7 @@ ALLOWED |= {
     "training.explain": WING,
 }
 # `python benchmarks/NAME.py` finds what is installed and its own folder.
-ALLOWED |= dict.fromkeys(("benchmarks", "examples"), {"modeling_dual_ssast"})
+ALLOWED |= {room: {"modeling_dual_ssast"} for room in ("benchmarks", "examples")}
 ALLOWED["training.tasks"] = {room for room in ALLOWED if room.startswith("training.")}
 PROGRAMS = ("train_hf", "predict_hf", "embed_hf", "app", "benchmarks", "examples")
 MOST_FLOORS = 6
