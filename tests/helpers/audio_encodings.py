@@ -20,11 +20,6 @@ NOT_WRITTEN = {
     *(("MP3", f"MPEG_LAYER_{layer}") for layer in ("I", "II")),
     ("WAV", "MPEG_LAYER_III"),
 }
-    *(("AIFF", f"DWVW_{bits}") for bits in (12, 16, 24)),
-    ("MP3", "MPEG_LAYER_I"),
-    ("MP3", "MPEG_LAYER_II"),
-    ("WAV", "MPEG_LAYER_III"),
-}
 EXTENSIONS = {
     "MPC2K": "mpc",
     "IRCAM": "sf",

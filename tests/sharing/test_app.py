@@ -223,15 +223,14 @@ def test_what_cannot_be_heard_is_told(classifier, tmp_path):
         assert str(tmp_path) not in error.value.message and "<" not in error.value.message
 
 
-@pytest.mark.parametrize(
-    ("rate", "message"), [(1, "1 Hz"), (999, "999 Hz"), (1_000_001, "1,000,001 Hz"), (2**31 - 1, "2,147,483,647 Hz")]
-)
-def test_rates_that_no_recording_has_are_told(classifier, tmp_path, rate, message):
+@pytest.mark.parametrize("rate", [1, 499, 20_000_001, 2**31 - 1])
+def test_rates_that_no_recording_has_are_told(classifier, tmp_path, rate):
     path = write_tone(tmp_path / "clip.wav")
     content = bytearray(path.read_bytes())
     content[24:28] = struct.pack("<I", rate)
     path.write_bytes(content)
-    with pytest.raises(gradio.Error, match=f"clip.wav: its header says {message}, and recordings have 1,000 to"):
+    message = rf"clip.wav: not readable as audio \(its header gives a sampling rate of {rate} Hz"
+    with pytest.raises(gradio.Error, match=message):
         app.results(str(path), [classifier()])
 
 
