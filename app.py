@@ -8,7 +8,6 @@ A Space of the Hub reads the models from the variable MODELS (names separated by
 import argparse
 import html
 import io
-import math
 import os
 import re
 import sys
@@ -233,13 +232,14 @@ def read_clip(path: str, rate: int) -> tuple[np.ndarray, float]:
     Reads the beginning of a file: float32 (samples,) at `rate` Hz, and the seconds of the whole file.
 
     Raises:
-        InputError: it is too large, cannot be decoded, has an impossible sampling rate, or is silent.
+        InputError: it is too large, cannot be decoded, or is silent.
     """
     size_mb = os.path.getsize(path) / 2**20
     if size_mb > MAX_MB:  # files that the server fetches itself have no limit in Gradio
         raise InputError(f"{path}: has {size_mb:.0f} MB, more than {MAX_MB}; cut it or convert it to FLAC")
     seconds = audio_seconds(path)
-    limit_s = min(MAX_S, MAX_SAMPLES / math.prod(audio_format(path)))
+    own_rate, channels = audio_format(path)
+    limit_s = min(MAX_S, MAX_SAMPLES / (own_rate * channels))
     source = path if seconds <= limit_s else {"path": path, "start": 0.0, "end": limit_s}
     waveform = read_audio(source, rate)
     if np.abs(waveform).max() < SILENCE:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from training.console import INTERRUPTED, fail, lasting_streams
+from training.console import run_program
 from training.errors import InputError
 
 from . import export_ssast, official, saving
@@ -21,6 +21,7 @@ COMMANDS = {
     EXPORT: "the way back: a saved folder -> a .pth file that the SSAST (or Dual SSAST) repository loads",
     official.NAME: "converts the published checkpoints that lie in a folder, with their cards",
 }
+KEPT = "what is finished is kept, nothing is half written: give the same command again"
 
 Facts = list[tuple[str, str]]  # printed lines: a word and the rest of its line
 
@@ -101,20 +102,14 @@ def main(argv: list[str] | None = None) -> int:
     Runs a command; returns the exit status: 0, 1 with one line on stderr, or 130 after Ctrl-C. Wrong options exit with
     2 through argparse.
     """
-    with lasting_streams() as output:
-        args = make_parser().parse_args(argv)
-        logging.disable_progress_bar()
-        try:
-            return args.run(args) or output.status()
-        # All checks, also those of the configuration, raise ValueError.
-        except (ValueError, OSError, InputError) as error:
-            return fail(error)
-        except KeyboardInterrupt:
-            print(
-                "\ninterrupted; what is finished is kept, nothing is half written: give the same command again",
-                file=sys.stderr,
-            )
-            return INTERRUPTED
+    # All checks, also those of the configuration, raise ValueError.
+    return run_program(program, sys.argv[1:] if argv is None else argv, KEPT, errors=(ValueError, OSError, InputError))
+
+
+def program(argv: list[str]) -> int:
+    args = make_parser().parse_args(argv)
+    logging.disable_progress_bar()
+    return args.run(args)
 
 
 if __name__ == "__main__":

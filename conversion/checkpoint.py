@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from hub.finite import is_finite
+
 
 class ConversionError(ValueError):
     """Reports an error to the user in one line that names the file and the remedy."""
@@ -154,7 +156,7 @@ class Tensors:
             self._problems.append(f"{name} is stored as {tensor.layout}, expected a dense tensor")
         elif tuple(tensor.shape) != shape:
             self._problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-        elif not torch.isfinite(tensor.sum(dtype=torch.float32)):  # the sum is NaN or infinite if one value is
+        elif not is_finite(tensor):
             self._problems.append(f"{name} holds NaN or infinite values")
         else:
             self.dtypes.add(tensor.dtype)

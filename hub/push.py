@@ -451,7 +451,7 @@ def _read_json(path: Path, remedy: str = "save the model again") -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PushError(f"{path}: does not exist; {remedy}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PushError(f"{path}: cannot be read ({_one_line(error)}); {remedy}") from error
     if not isinstance(content, dict):
         raise PushError(f"{path}: holds no JSON object; {remedy}")

@@ -2,6 +2,7 @@
 """Classifier on a clip's representation, its loss, its labels and its windows; the same for all encoders."""
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Optional, Union
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
 from .embedding_dual_ssast import evaluating, input_device, window_and_hop, window_starts
@@ -22,6 +23,7 @@ except ImportError:
     from torch.nn import init  # noqa: F401
 
 
+logger = logging.get_logger(__name__)
 FRAME_S = 0.01  # seconds from frame to frame of all features
 
 
@@ -177,10 +179,41 @@ class WindowedOutput(ModelOutput):
     end_s: torch.Tensor = None
 
 
-class ClassifierMixin:
-    """
-    Adds loss, calibrated probabilities, labels and `classify_windows` to a classifier on an encoder of this package.
-    """
+class HeadMixin:
+    """Adds calibrated probabilities and new weights to a model with a `classifier`."""
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """
+        Computes calibrated probabilities: softmax (single-label) or sigmoid (multi-label) of `logits /
+        config.calibration_temperature`.
+
+        Args:
+            logits: (..., labels).
+
+        Returns:
+            float32 (..., labels); the logits themselves for a regression.
+        """
+        return probabilities_of_logits(logits, self._problem_type(), self.config.calibration_temperature)
+
+    def reset_classifier(self):
+        """Gives the classifier new, random weights."""
+        for parameter in self.classifier.parameters():
+            parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
+        self.classifier.apply(self._init_weights)
+
+    def _rebuild_head(self, old_fused_size: int, size: Optional[int] = None):
+        """Replaces the classifier after a new patch grid changed the size of its input."""
+        old = self.classifier.dense.weight
+        self.classifier = DualSSASTClassifierHead(self.config, size).to(old.device, old.dtype)
+        self.classifier.apply(self._init_weights)
+        logger.warning(
+            f"The new patch grid changes fused_size from {old_fused_size} to {self.config.fused_size}: the classifier "
+            "is newly initialised and must be trained."
+        )
+
+
+class ClassifierMixin(HeadMixin):
+    """Adds loss, labels and `classify_windows` to a classifier on an encoder of this package."""
 
     @property
     def loss_function(self) -> Callable:
@@ -204,19 +237,6 @@ class ClassifierMixin:
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """
-        Computes calibrated probabilities: softmax (single-label) or sigmoid (multi-label) of `logits /
-        config.calibration_temperature`.
-
-        Args:
-            logits: (..., labels).
-
-        Returns:
-            float32 (..., labels); the logits themselves for a regression.
-        """
-        return probabilities_of_logits(logits, self._problem_type(), self.config.calibration_temperature)
 
     def predict_labels(self, logits: torch.Tensor) -> list:
         """
@@ -337,7 +357,7 @@ def frame_loss(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, p
     return losses.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
 
 
-class FrameClassifierMixin:
+class FrameClassifierMixin(HeadMixin):
     """
     Classifies every time frame by the fused layers of an encoder of this package, which is the `base_model`: poolings
     run over frequency alone. A subclass makes encoder and `classifier`.
@@ -400,22 +420,19 @@ class FrameClassifierMixin:
         lengths = self.base_model.num_frame_vectors(attention_mask.bool().sum(dim=1))
         return frame_mask(lengths, logits.shape[1])
 
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Computes calibrated probabilities, float32: softmax (single-label) or sigmoid (multi-label) of the logits."""
-        problem_type = self.config.problem_type or "multi_label_classification"
-        return probabilities_of_logits(logits, problem_type, self.config.calibration_temperature)
-
-    def reset_classifier(self):
-        """Gives the classifier new, random weights."""
-        for parameter in self.classifier.parameters():
-            parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
-        self.classifier.apply(self._init_weights)
+    def _problem_type(self) -> str:
+        return self.config.problem_type or "multi_label_classification"
 
     def _finish(self, size: int):
         """Adds the classifier and the frames' hop to a model that has its encoder."""
         self.num_labels = self.config.num_labels
         self.classifier = DualSSASTClassifierHead(self.config, size)
-        if self.config.frame_hop_s is None:
-            self.config.frame_hop_s = self.base_model.frame_stride * FRAME_S
+        self._set_hop()
         self.post_init()
         self._freeze_unreached()
+
+    def _set_hop(self):
+        """Sets `config.frame_hop_s`, unless it is the hop of the frames already, exact or rounded."""
+        hop_s = self.base_model.frame_stride * FRAME_S
+        if not math.isclose(self.config.frame_hop_s or 0, hop_s, rel_tol=0.01):
+            self.config.frame_hop_s = hop_s

@@ -87,8 +87,8 @@ class StrictConfig(PretrainedConfig):
         decision_thresholds (`list[float]`, *optional*):
             Multi-label only: per-label probability threshold for predicting the label. `None`: 0.5 for all.
         frame_hop_s (`float`, *optional*):
-            Seconds from frame to frame of a frame classifier's logits. `None`: filled in by the model, for features of
-            10 ms.
+            Seconds from frame to frame of a frame classifier's logits, set by the model (features of 10 ms) unless it
+            is that number, rounded.
         **kwargs:
             Arguments of Transformers' `PretrainedConfig`.
 

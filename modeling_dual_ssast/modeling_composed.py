@@ -122,12 +122,6 @@ class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
         output = self.classifier_output(self.classifier(outputs.pooler_output), labels, outputs)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    def reset_classifier(self):
-        """Gives the classifier new, random weights."""
-        for parameter in self.classifier.parameters():
-            parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
-        self.classifier.apply(self._init_weights)
-
     def _freeze_unreached(self):
         """Freezes parameters after the highest layer in use, which get no gradient: DDP fails on them."""
         for module in self.base_model.unreached():

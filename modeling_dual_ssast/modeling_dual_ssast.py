@@ -756,19 +756,6 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         output = self.classifier_output(logits, labels, outputs)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    def reset_classifier(self):
-        """Replaces the classifier by a new one with random weights."""
-        like = self.classifier.dense.weight
-        self.classifier = DualSSASTClassifierHead(self.config).to(like.device, like.dtype)
-        self.classifier.apply(self._init_weights)
-
-    def _rebuild_head(self, old_fused_size: int):
-        logger.warning(
-            f"The new patch grid changes fused_size from {old_fused_size} to {self.config.fused_size}: the classifier "
-            "is newly initialised and must be trained."
-        )
-        self.reset_classifier()
-
 
 class DualSSASTForAudioFrameClassification(FrameClassifierMixin, DualSSASTPreTrainedModel):
     """
@@ -803,8 +790,11 @@ class DualSSASTForAudioFrameClassification(FrameClassifierMixin, DualSSASTPreTra
         freeze_unfused(self.dual_ssast)
 
     def _rebuild_head(self, old_fused_size: int):
-        self.classifier = DualSSASTClassifierHead(self.config, self.config.frame_fused_size)
-        self.reset_classifier()
+        super()._rebuild_head(old_fused_size, self.config.frame_fused_size)
+
+    def resize_position_embeddings(self, *args, **kwargs):
+        super().resize_position_embeddings(*args, **kwargs)
+        self._set_hop()
 
 
 def freeze_unfused(encoder: DualSSASTModel):

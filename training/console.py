@@ -21,9 +21,14 @@ DISK_ERRORS = {
 }  # fmt: skip
 
 
-def run_program(program: Callable[[list[str]], int | None], argv: list[str], kept: str = "") -> int:
+def run_program(
+    program: Callable[[list[str]], int | None],
+    argv: list[str],
+    kept: str = "",
+    errors: tuple[type[Exception], ...] = (InputError,),
+) -> int:
     """
-    Runs a program and returns its exit status: 1 after an `InputError` or a fault of the disk, which are printed as one
+    Runs a program and returns its exit status: 1 after one of `errors` or a fault of the disk, which are printed as one
     line, 130 after Ctrl-C, and 141, without a word, when the reader of its output, such as `head`, has ended. The work
     itself is done before.
 
@@ -35,7 +40,7 @@ def run_program(program: Callable[[list[str]], int | None], argv: list[str], kep
     with lasting_streams() as output:
         try:
             status = program(argv) or 0
-        except InputError as error:
+        except errors as error:
             if os.environ.get("TRANSFORMERS_VERBOSITY") == "debug":
                 traceback.print_exc()
             return fail(error)

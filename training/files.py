@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import InputError
+from .errors import InputError, short
 
 UNFINISHED = ".unfinished"  # ending of a file that is being written; cleaning up and .gitignore go by it
 MOST_STEM = 40  # characters of a name that its unfinished file keeps
@@ -137,7 +137,9 @@ def check_same(source: str | Path, stored: Mapping, wanted: Mapping, remedy: str
     for name, value in wanted.items():
         if name not in stored or stored[name] != value:
             name, before, now = _first_difference(name, stored.get(name), value)
-            raise InputError(f"{source}: was made with {name} {_short(before)}, now {_short(now)}; {remedy}")
+            raise InputError(
+                f"{source}: was made with {name} {short(repr(before), 80)}, now {short(repr(now), 80)}; {remedy}"
+            )
 
 
 def fingerprint(names: list[str]) -> str:
@@ -150,8 +152,3 @@ def _first_difference(name: str, before, now) -> tuple:
         return name, before, now
     key = next(key for key in {**before, **now} if key not in before or key not in now or before[key] != now[key])
     return _first_difference(f"{name}.{key}", before.get(key), now.get(key))
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else f"{text[:77]}..."

@@ -47,6 +47,10 @@ def read_text_table(path) -> pandas.DataFrame:
     return pandas.read_csv(path, dtype=str, keep_default_na=False)
 
 
+def test_printed_names_are_one_line():
+    assert printable("a\nb\x1b[0m é caf\udce9.wav") == "a\\nb\\x1b[0m é caf\\udce9.wav"
+
+
 # ---- tables and JSON ----
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conversions import assert_refused, run_conversion
 from golden import checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -52,32 +53,7 @@ def pretrained():
 
 @pytest.fixture
 def convert(tmp_path, capsys):
-    """Converts an object through a file; returns (exit status, stdout, stderr, output folder)."""
-
-    def run(content, *options, family="ssast"):
-        source, target = tmp_path / "source.pth", tmp_path / "converted"
-        torch.save(content, source)
-        status = main([family, str(source), str(target), *(str(option) for option in options)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err, target
-
-    return run
-
-
-def assert_refused(result, *words: str):
-    """Exit status 1, one line on stderr with all `words`, nothing on stdout and nothing written."""
-    status, out, err, target = result
-    assert status == 1
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert [word for word in words if word not in err] == []
-    assert_nothing_left(target)
-
-
-def assert_nothing_left(target: Path):
-    assert not target.exists()
-    assert [path.name for path in target.parent.iterdir() if target.name in path.name] == []
+    return lambda content, *options, family="ssast": run_conversion(family, content, tmp_path, capsys, *options)
 
 
 # ---- what is recognised ----

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conversions import assert_refused, run_conversion
 from golden import FIXTURES, settings
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining
@@ -29,26 +30,7 @@ def checkpoint():
 
 @pytest.fixture
 def convert(tmp_path, capsys):
-    """Converts an object through a file, or a file; returns (exit status, stdout, stderr, output folder)."""
-
-    def run(content, *options):
-        source, target = content, tmp_path / "converted"
-        if not isinstance(content, Path):
-            source = tmp_path / "source.pth"
-            torch.save(content, source)
-        status = main(["asit", str(source), str(target), *(str(option) for option in options)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err, target
-
-    return run
-
-
-def assert_refused(result, *words: str):
-    status, out, err, target = result
-    assert (status, out) == (1, "")
-    assert err.startswith("error: ") and err.count("\n") == 1
-    assert [word for word in words if word not in err] == []
-    assert not target.exists()
+    return lambda content, *options: run_conversion("asit", content, tmp_path, capsys, *options)
 
 
 def saved(folder: Path) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conversions import assert_refused, run_conversion
 from golden import shrunk_state
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
@@ -33,24 +34,7 @@ def cnn14():
 
 @pytest.fixture
 def convert(tmp_path, capsys):
-    """Converts an object through a file; returns (exit status, stdout, stderr, output folder)."""
-
-    def run(family, content, *options):
-        source, target = tmp_path / "source.pth", tmp_path / "converted"
-        torch.save(content, source)
-        status = main([family, str(source), str(target), "--overwrite", *(str(option) for option in options)])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err, target
-
-    return run
-
-
-def assert_refused(result, *words: str):
-    """Exit status 1, one line on stderr with all `words`, and nothing written."""
-    status, out, err, target = result
-    assert status == 1 and out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert [word for word in words if word not in err] == []
-    assert not target.exists()
+    return lambda family, content, *options: run_conversion(family, content, tmp_path, capsys, "--overwrite", *options)
 
 
 def without(state: dict, *prefixes: str) -> dict:

@@ -1,49 +1,24 @@
 """Tests `python -m conversion dual-ssast`: what it recognises, says and refuses; numbers: test_golden_dual.py."""
 
-import subprocess
 import sys
+import types
 
 import pytest
 import torch
+from conversions import assert_refused, run_conversion
 from golden import checkpoint
 from safetensors.torch import load_file
 
 from conversion.__main__ import main
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification, DualSSASTForPreTraining
 
-TRAINING = """
-import sys, types, torch
-module = types.ModuleType("utilities.util")
-class AverageMeter:
-    def __init__(self):
-        self.val, self.avg, self.sum, self.count = 0.5, 0.5, 1.0, 2
-AverageMeter.__module__, AverageMeter.__qualname__ = "utilities.util", "AverageMeter"
-module.AverageMeter = AverageMeter
-sys.modules["utilities"], sys.modules["utilities.util"] = types.ModuleType("utilities"), module
-state = torch.load(sys.argv[1], weights_only=True)
-optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]).state_dict()
-torch.save({"epoch": 45, "global_step": 9, "model_state_dict": state, "optimizer_state_dict": optimizer,
-            "loss": AverageMeter()}, sys.argv[2])
-"""
-
 
 @pytest.fixture
 def convert(tmp_path, capsys):
-    """Converts a recipe's checkpoint, or an object; returns (exit status, stdout, stderr, output folder)."""
-
     def run(content, *options, family="dual-ssast"):
-        source, target = tmp_path / "best_audio_model.pth", tmp_path / "converted"
-        torch.save(checkpoint(content) if isinstance(content, str) else content, source)
-        status = main([family, str(source), str(target), "--overwrite", *options])
-        return status, *capsys.readouterr(), target
+        return run_conversion(family, content, tmp_path, capsys, "--overwrite", *options)
 
     return run
-
-
-def assert_refused(result, *words):
-    status, out, err, target = result
-    assert status == 1 and out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert [word for word in words if word not in err] == [] and not target.exists()
 
 
 @pytest.mark.parametrize("mlp_layers", [2, 4, 6, 8])
@@ -85,14 +60,22 @@ def test_damaged_classifiers(convert):
         assert result[0] == 1 and result[2].count("\n") == 1 and name.removeprefix("module.") in result[2]
 
 
-def test_the_checkpoint_of_a_training_is_read_without_running_its_classes(convert, tmp_path, capsys):
+def test_the_checkpoint_of_a_training_is_read_without_its_classes(convert, tmp_path, capsys, monkeypatch):
     recipe = "dual_ssast_finetuned_2.json"
     folder = convert(recipe, "--pooling", "mean")[3]
     weights = load_file(folder / "model.safetensors")
-    path = tmp_path / "checkpoint.pt"
-    subprocess.run([sys.executable, "-c", TRAINING, tmp_path / "best_audio_model.pth", path], check=True)
+    path, util = tmp_path / "checkpoint.pt", types.ModuleType("utilities.util")
+    util.AverageMeter = type("AverageMeter", (), {"__module__": "utilities.util"})
+    meter = util.AverageMeter()
+    meter.val, meter.count = 0.5, 2
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]).state_dict()
+    content = {"model_state_dict": checkpoint(recipe), "optimizer_state_dict": optimizer, "epoch": 45, "loss": meter}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "utilities", types.ModuleType("utilities"))
+        patch.setitem(sys.modules, "utilities.util", util)
+        torch.save(content, path)
     assert main(["dual-ssast", str(path), str(tmp_path / "again"), "--pooling", "mean"]) == 0
-    assert "optimizer_state_dict, loss: stored beside the weights" in capsys.readouterr().out
+    assert "optimizer_state_dict, epoch, loss: stored beside the weights" in capsys.readouterr().out
     again = load_file(tmp_path / "again" / "model.safetensors")
     assert set(again) == set(weights) and all(torch.equal(again[name], weights[name]) for name in weights)
 

@@ -1,31 +1,25 @@
 """Tests `python -m conversion asit` on PretrainedSED's files: what it recognises, names and refuses."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from golden import checkpoint
+from conversions import assert_refused, run_conversion
+from golden import checkpoint, settings
 from transformers import AutoModelForAudioFrameClassification
 
-from conversion.__main__ import main
+from conversion import pretrained_sed
+from conversion.options import Options
 from modeling_dual_ssast import DualSSASTForAudioClassification, DualSSASTModel
 
 
 @pytest.fixture
 def convert(tmp_path, capsys):
-    """Converts a recipe's checkpoint, or a state dict; returns (exit status, stdout, stderr, output folder)."""
-
     def run(content, *options):
-        source, target = tmp_path / "ASIT.pt", tmp_path / "converted"
-        torch.save(checkpoint(f"asit_psed_{content}.json") if isinstance(content, str) else content, source)
-        status = main(["asit", str(source), str(target), "--overwrite", *options])
-        return status, *capsys.readouterr(), target
+        content = f"asit_psed_{content}.json" if isinstance(content, str) else content
+        return run_conversion("asit", content, tmp_path, capsys, "--overwrite", *options)
 
     return run
-
-
-def assert_refused(result, *words):
-    status, out, err, target = result
-    assert status == 1 and out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert [word for word in words if word not in err] == [] and not target.exists()
 
 
 @pytest.mark.parametrize(
@@ -42,6 +36,20 @@ def test_each_file_gives_its_own_model(convert, kind, model_class, words):
     for place in (out, (folder / "README.md").read_text()):
         assert [word for word in words if word not in place] == []
     model_class.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", ["ssl", "weak", "strong"])
+def test_names_and_shapes_at_full_size(monkeypatch, kind):
+    """The published files, without their memory: one stored zero per tensor, and a model without storage."""
+    shapes = settings("asit_psed_vit_base_shapes")
+    state = {name: torch.zeros(1).expand(shape) for name, shape in (shapes["encoder"] | shapes.get(kind, {})).items()}
+    monkeypatch.setattr(pretrained_sed, "build_model", lambda *made: made)
+    model_class, config, weights = pretrained_sed.convert(Path("ASIT.pt"), state, Options()).model
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in model_class(config).state_dict().items()}
+    missing = {name: expected[name] for name in expected.keys() - weights.keys()}
+    assert {name: tensor.shape for name, tensor in weights.items()} | missing == expected
+    assert all(name.startswith("fusion.") for name in missing) and config.num_attention_heads == 12
 
 
 def test_the_task_chooses_where_the_heads_do_not(convert):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conversions import assert_refused
 from golden import checkpoint, convert, grid_options, settings
 from safetensors.torch import load_file
 
@@ -161,14 +162,6 @@ def test_encoders_that_ssast_cannot_hold(export, save, options, words):
 )
 def test_classifiers_that_ssast_cannot_hold(export, save, options, words):
     assert_refused(export(save(DualSSASTForAudioClassification, **SIMPLE | options)), words)
-
-
-def assert_refused(result, *words: str):
-    status, out, err, path = result
-    assert (status, out) == (1, "")
-    assert err.startswith("error: ") and err.count("\n") == 1
-    assert [word for word in words if word not in err] == []
-    assert [entry.name for entry in path.parent.iterdir() if path.name in entry.name] == []
 
 
 def test_other_folders(export, save, tmp_path):

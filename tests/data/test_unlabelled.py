@@ -547,6 +547,7 @@ def test_sources_of_a_recipe():
         ([], "is empty; list folders, manifests or data sets"),
         ([""], "path '' in ; it must be a text"),
         (['{"path": "a"'], r'\{"path": "a" is not readable as JSON .*; correct it'),
+        (['{"a":' * 100_000], "is not readable as JSON .*; correct it"),
         (['{"weight": 1}'], "has no path; add the path"),
         (['{"path": 3}'], "path 3 in .*; it must be a text"),
         (['{"path": "a", "wieght": 1}'], "unknown key wieght in .*; did you mean weight?"),

@@ -181,6 +181,12 @@ def test_sources_stand_one_after_the_other_and_streams_give_the_same(model_folde
     np.testing.assert_allclose(np.load(tmp_path / "alone.npz")["embedding"], one["embedding"][2:], atol=1e-5)
 
 
+def test_a_folder_may_be_called_like_a_recording(tmp_path):
+    write_tone(tmp_path / "a.wav" / "b.wav")
+    (source,) = embedding.open_inputs([str(tmp_path / "a.wav")], streaming=False)
+    assert source.names() == [str(tmp_path / "a.wav" / "b.wav")]
+
+
 def test_long_clips_do_not_wait_together(model_folder, clips, tmp_path, monkeypatch):
     chunks = []
     original = embedding.Embedder.embed

@@ -130,6 +130,15 @@ def test_one_class_per_frame_and_frames_without_one():
     assert model.config.problem_type == "single_label_classification"
 
 
+def test_another_grid_changes_the_hop_and_keeps_device_and_dtype(tmp_path):
+    make("frames").save_pretrained(tmp_path)
+    model = DualSSASTForAudioFrameClassification.from_pretrained(
+        tmp_path, time_stride=8, frequency_stride=8, dtype=torch.bfloat16
+    )
+    assert model.config.frame_hop_s == 0.08
+    assert model(torch.zeros(1, 64, 32, dtype=torch.bfloat16)).logits.dtype == torch.bfloat16
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match="readout='prefix' has no time frames"):
         DualSSASTForAudioFrameClassification(DualSSASTConfig(**TINY, readout="prefix"))

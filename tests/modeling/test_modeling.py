@@ -72,7 +72,7 @@ def one_thread():
 
 @pytest.fixture
 def warnings_of_models():
-    logger, messages = logging.getLogger("modeling_dual_ssast.modeling_dual_ssast"), []
+    logger, messages = logging.getLogger("modeling_dual_ssast"), []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
     logger.addHandler(handler)

@@ -229,8 +229,7 @@ def test_rates_that_no_recording_has_are_told(classifier, tmp_path, rate):
     content = bytearray(path.read_bytes())
     content[24:28] = struct.pack("<I", rate)
     path.write_bytes(content)
-    message = rf"clip.wav: not readable as audio \(its header gives a sampling rate of {rate} Hz"
-    with pytest.raises(gradio.Error, match=message):
+    with pytest.raises(gradio.Error, match=rf"clip.wav: .*a sampling rate of {rate} Hz, not 500 to"):
         app.results(str(path), [classifier()])
 
 

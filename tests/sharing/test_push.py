@@ -208,6 +208,7 @@ def _rewrite(path, **values):
     [
         (lambda run: (run / "config.json").unlink(), "config.json: does not exist; is the run finished?"),
         (lambda run: (run / "config.json").write_text("{"), "config.json: cannot be read"),
+        (lambda run: (run / "config.json").write_text('{"a":' * 100_000), "config.json: cannot be read"),
         (lambda run: (run / "preprocessor_config.json").unlink(), "preprocessor_config.json: does not exist"),
         (lambda run: (run / "README.md").unlink(), "README.md: does not exist; a model needs its card"),
         (lambda run: (run / "model.safetensors").unlink(), "has no model.safetensors; let the run finish"),

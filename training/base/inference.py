@@ -46,14 +46,13 @@ def check_checkpoint(name: str, option: str = "", revision: str = "main"):
             f"{option}{name} is an original checkpoint; convert it with python -m conversion FAMILY {name} "
             "OUT, and name OUT (--help lists the families)"
         )
-    if path.exists():
-        return scan(name, option, revision)
-    parent = path.parent
-    folders = {other.name: other for other in parent.glob("*") if other.is_dir()} if parent.is_dir() else {}
-    similar = nearest(path.name, folders)
-    is_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or (path.parent.is_dir() and "/" in name)
-    if is_local or similar:
-        raise InputError(f"{option}{name} does not exist; {similar or NO_CHECKPOINT}")
+    if not path.exists():
+        parent = path.parent
+        folders = {other.name: other for other in parent.glob("*") if other.is_dir()} if parent.is_dir() else {}
+        similar = nearest(path.name, folders)
+        is_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or (path.parent.is_dir() and "/" in name)
+        if is_local or similar:
+            raise InputError(f"{option}{name} does not exist; {similar or NO_CHECKPOINT}")
     scan(name, option, revision)
 
 

@@ -51,7 +51,7 @@ def choose_label_column(source: str, features: dict, wanted: str | None) -> str:
         InputError: no such column.
     """
     usual = (*LABEL_COLUMNS, *WEBDATASET_LABELS) if "__key__" in features else LABEL_COLUMNS
-    return _choose_column(source, features, "label", wanted, usual)
+    return choose_column(source, features, "label", wanted, usual)
 
 
 def label_reader(source: str, feature, separator: str | None) -> Callable:
@@ -224,7 +224,7 @@ def choose_audio_column(source: str, features: dict, wanted: str | None) -> str:
         InputError: no such column.
     """
     audio_features = [name for name, feature in features.items() if isinstance(feature, datasets.Audio)]
-    return _choose_column(source, features, "audio", wanted, (*audio_features, *AUDIO_COLUMNS))
+    return choose_column(source, features, "audio", wanted, (*audio_features, *AUDIO_COLUMNS))
 
 
 def clip_names(data: datasets.Dataset) -> list[str]:
@@ -238,7 +238,7 @@ def clip_names(data: datasets.Dataset) -> list[str]:
     return [audio_name({"path": path, "start": start, "end": end}) for path, start, end in zip(paths, starts, ends)]
 
 
-def _other_columns(source, table, columns: Columns) -> dict[str, list]:
+def other_columns(source, table, columns: Columns) -> dict[str, list]:
     """
     Returns the values of the fold, group, start and end columns that `columns` names: name -> values.
 
@@ -250,7 +250,7 @@ def _other_columns(source, table, columns: Columns) -> dict[str, list]:
         wanted = getattr(columns, name)
         if wanted is None:
             continue
-        chosen = _choose_column(source, _names(table), name, wanted, ())
+        chosen = choose_column(source, _names(table), name, wanted, ())
         read = as_seconds if name in TIME_COLUMNS else _as_names
         found[name] = read(source, chosen, list(table[chosen]), getattr(table, "row_of", row_of))
     return found
@@ -281,7 +281,7 @@ def as_seconds(source, column: str, values: list, row_of: Callable[[int], str] =
     return seconds
 
 
-def _choose_column(source, table, kind: str, wanted: str | None, candidates: tuple[str, ...]) -> str:
+def choose_column(source, table, kind: str, wanted: str | None, candidates: tuple[str, ...]) -> str:
     """Returns the column with a wanted or usual name: as it stands, else whatever its case and the blanks around it."""
     names = [str(name) for name in table]
     for name in candidates if wanted is None else (wanted,):

@@ -9,17 +9,11 @@ from ..errors import InputError
 
 # (place, first bytes, demuxer, what it is). It is named, not guessed: some demuxers open other files or addresses.
 MAGIC = (
-    (4, b"ftyp", "mov", "MPEG-4 file"),
-    (4, b"moov", "mov", "MPEG-4 file"),
-    (4, b"mdat", "mov", "MPEG-4 file"),
-    (4, b"wide", "mov", "MPEG-4 file"),
+    (4, (b"ftyp", b"moov", b"mdat", b"wide"), "mov", "MPEG-4 file"),
     (0, b"\x1a\x45\xdf\xa3", "matroska", "WebM or Matroska file"),
     (0, b"#!AMR", "amr", "AMR file"),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf", "WMA file"),
-    (0, b"\xff\xf1", "aac", "AAC file"),
-    (0, b"\xff\xf9", "aac", "AAC file"),
-    (0, b"\xff\xf0", "aac", "AAC file"),
-    (0, b"\xff\xf8", "aac", "AAC file"),
+    (0, (b"\xff\xf0", b"\xff\xf1", b"\xff\xf8", b"\xff\xf9"), "aac", "AAC file"),
     (0, b"FLV\x01", "flv", "Flash file"),
     (8, b"AVI ", "avi", "AVI file"),
     (0, b"wvpk", "wv", "WavPack file"),
@@ -36,15 +30,13 @@ MAGIC = (
     (0, b"caff", "caf", "CAF file"),
     (0, b"FORM", "aiff", "AIFF file"),
 )
-
-
-PLAIN = ("wav", "caf", "aiff")
+NATIVE = ("wav", "ogg", "caf", "aiff")  # of libsndfile; PyAV reads more codecs in them
 
 
 def find_format(head: bytes) -> tuple[str, str] | None:
     """Returns PyAV's name of a file's format by its first 200 bytes, and what to call it."""
     for place, magic, name, kind in MAGIC:
-        if head[place : place + len(magic)] == magic and (name != "mpegts" or head[188:189] == b"G"):
+        if head.startswith(magic, place) and (name != "mpegts" or head[188:189] == b"G"):
             return name, kind
     return None
 
@@ -74,7 +66,7 @@ class Decoder:
         if not self.container.streams.audio or not self.container.streams.audio[0].codec_context:
             self.container.close()
             raise ValueError(f"{kind} without a sound track that can be decoded")
-        if self.container.streams.audio[0].codec_context.name.startswith("pcm_") and name in PLAIN:
+        if self.container.streams.audio[0].codec_context.name.startswith("pcm_") and name in NATIVE:
             self.container.close()  # a damaged header: libsndfile reads those in order
             raise ValueError(f"{kind} with a damaged header")
 

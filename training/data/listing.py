@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..errors import printable
 from .audio import is_audio
 
 logger = logging.get_logger(__name__)
@@ -23,7 +24,7 @@ def _set(words: str, separator: str | None = None) -> frozenset[str]:
     return frozenset(words.split(separator))
 
 
-# Taken by name, without being opened: soundfile reads them, and a damaged one is told when it is read.
+# Taken by name, without being opened: soundfile reads them, and a damaged one is reported when it is read.
 AUDIO_EXTENSIONS = _set(
     ".aif .aifc .aiff .au .bwf .caf .flac .mp2 .mp3 .mpga .nist .oga .ogg .opus .rf64 .sph .voc .w64 .wav .wave"
 )
@@ -113,7 +114,7 @@ class Listing:
                 if path in folders:
                     groups[reason, "folder"].append(path)
                 else:
-                    groups[reason, shown(path.suffix.lower()) or "without extension"].append(path.parent)
+                    groups[reason, printable(path.suffix.lower()) or "without extension"].append(path.parent)
         return [
             {"files": len(places), "kind": kind, "in": self.places(places), "reason": reason}
             for (reason, kind), places in sorted(groups.items())
@@ -127,7 +128,7 @@ class Listing:
         """Returns the names of the most frequent folders, and the number of the others."""
         counts = Counter(folders)
         names = [os.path.relpath(folder, self.folder) for folder, _ in counts.most_common(MOST_FOLDERS)]
-        names = [shown(Path(os.path.abspath(self.folder)).name or "/" if name == "." else name) for name in names]
+        names = [printable(Path(os.path.abspath(self.folder)).name or "/" if name == "." else name) for name in names]
         more = len(counts) - len(names)
         return ", ".join(names) + (f" and {more} more folders" if more else "")
 
@@ -228,13 +229,7 @@ def warn(folder: str | os.PathLike, lines: list[str]):
     """Logs a warning per line; only in the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         for line in lines:
-            logger.warning(f"{shown(folder)}: {line}")
-
-
-def shown(name: str | os.PathLike) -> str:
-    """Returns a name that can be printed in one line: bytes that are not UTF-8, and control characters, as escapes."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+            logger.warning(f"{printable(folder)}: {line}")
 
 
 def _why_no_clip(path: str, name: str) -> str | None:
@@ -247,7 +242,7 @@ def _why_no_clip(path: str, name: str) -> str | None:
     if extension in ARCHIVE_EXTENSIONS:
         return ARCHIVE
     if extension in OTHER_AUDIO_EXTENSIONS:
-        if extension != ".raw" and is_audio(path):
+        if is_audio(path):
             return None
         return _why_denied(path) or (UNREADABLE if _has_formats() or extension == ".raw" else NEEDS_FORMATS)
     try:

@@ -14,7 +14,7 @@ import soxr
 
 from ..errors import InputError
 from .containers import Link, Pieces, Reader, survey, survey_after_junk
-from .formats import Decoder, find_format
+from .formats import NATIVE, Decoder, find_format
 
 LOWEST_RATE, HIGHEST_RATE = 500, 20_000_000  # Hz; a damaged header that says 3 Hz makes hours of seconds
 UNKNOWN_FRAMES = 2**48  # libsndfile reports 2 ** 63 - 1 where a header lacks the length
@@ -190,7 +190,6 @@ def _examine(file: BinaryIO) -> Recording:
 
 
 CUT = "the file is cut off before its first samples"
-NATIVE = ("wav", "ogg", "caf", "aiff")  # of libsndfile; PyAV reads more codecs in them
 
 
 def _check_rate(rate: int):
@@ -296,4 +295,4 @@ def _read_part(reader: Reader, part: Part, start: int, stop: int) -> np.ndarray:
         return file.read(stop - first, dtype="float32", always_2d=True)[start - first :]
 
 
-OPUS_S = 5.0  # seconds after which a decoder of Opus has forgotten what it did not hear
+OPUS_S = 5.0  # seconds after which a decoder of Opus no longer depends on what came before

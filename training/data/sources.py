@@ -15,16 +15,16 @@ import datasets
 import pyarrow
 from transformers.utils import logging
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from .audio import datasets_without_torchcodec
 from .columns import (
     OTHER_COLUMNS,
     Columns,
-    _other_columns,
     as_text,
     choose_audio_column,
     choose_label_column,
     clip_names,
+    other_columns,
     read_labels,
     row_of,
     stored_audio,
@@ -38,7 +38,6 @@ from .listing import (
     Listing,
     as_lines,
     list_audio_files,
-    shown,
     warn,
 )
 from .tables import load_table
@@ -235,7 +234,7 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
             f"{source}: {len(unlabelled)} of {len(labels)} clips have no label, first {row_of(unlabelled[0])}; name "
             "another split"
         )
-    others = _other_columns(source, data, columns)
+    others = other_columns(source, data, columns)
     # `datasets` cannot add columns to a selection of columns that were added themselves.
     if audio_column not in clips.features:
         clips = datasets.Dataset.from_dict({audio_column: data[audio_column][:]})
@@ -321,7 +320,7 @@ def _split_folders(listing: Listing) -> list[Path]:
     if not others:
         loose = [path for path in listing.files if len(path.parts) == depth + 1]
         if loose:
-            raise InputError(f"{shown(loose[0])}: lies beside the splits {_some(_names(named))}; move it into one")
+            raise InputError(f"{printable(loose[0])}: lies beside the splits {_some(_names(named))}; move it into one")
         return named
     if not like_splits:
         return []
@@ -347,7 +346,8 @@ def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict]) -> 
     loose = [path for path in listing.files if len(path.parts) == depth + 1]
     if loose:
         raise InputError(
-            f"{shown(loose[0])}: lies in no class folder; use one folder per class, or metadata.csv (file_name, label)"
+            f"{printable(loose[0])}: lies in no class folder; use one folder per class, or metadata.csv (file_name, "
+            "label)"
         )
     labels = [class_name(path.parts[depth]) for path in listing.files]
     classes = set(labels)
@@ -357,11 +357,11 @@ def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict]) -> 
         more = f" (and {len(lost) - 1} more such folders: {_some(_names(part.folder for part in lost[1:]))})"
         more = more if len(lost) > 1 else ""
         raise InputError(
-            f"{shown(lost[0].folder)}: a class folder without clips: {_why_lost(lost[0])}; add clips, or remove the "
-            f"folder{more}"
+            f"{printable(lost[0].folder)}: a class folder without clips: {_why_lost(lost[0])}; add clips, or remove "
+            f"the folder{more}"
         )
     rows += [
-        {"files": 1, "kind": "folder", "in": shown(part.folder.name), "reason": "no class: it holds no audio"}
+        {"files": 1, "kind": "folder", "in": printable(part.folder.name), "reason": "no class: it holds no audio"}
         for part in without
     ]
     inner = [path for path in listing.folders if path.parent.parent == folder]
@@ -401,7 +401,7 @@ def _unlisted(listing: Listing, tables: Iterable[datasets.Dataset], name: str) -
     if not missing:
         return []
     places = listing.places([path.parent for path in missing])
-    reason = f"not listed in {name}, such as {shown(missing[0].name)}"
+    reason = f"not listed in {name}, such as {printable(missing[0].name)}"
     return [{"files": len(missing), "kind": "of audio", "in": places, "reason": reason}]
 
 
@@ -411,7 +411,7 @@ def _paths(data: datasets.Dataset) -> list[str]:
 
 
 def _names(paths: Iterable[Path]) -> list[str]:
-    return [shown(path.name) for path in paths]
+    return [printable(path.name) for path in paths]
 
 
 def _some(names: Iterable[str]) -> str:

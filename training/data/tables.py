@@ -20,10 +20,10 @@ from .columns import (
     AUDIO_COLUMNS,
     LABEL_COLUMNS,
     Columns,
-    _choose_column,
-    _other_columns,
     as_seconds,
+    choose_column,
     named_clip,
+    other_columns,
     read_labels,
     row_of,
 )
@@ -80,7 +80,7 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     is_raven = {RAVEN_BEGIN, RAVEN_END} <= set(table)
     table = _one_view(table) if is_raven else table
     audio_column = _choose_audio(table, columns.audio)
-    label_column = _choose_column(path, table, "label", columns.label, RAVEN_LABELS if is_raven else LABEL_COLUMNS)
+    label_column = choose_column(path, table, "label", columns.label, RAVEN_LABELS if is_raven else LABEL_COLUMNS)
     if is_raven:
         table, columns = _with_times(table, audio_column, columns)
     labels = read_labels(
@@ -92,7 +92,7 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
             raise InputError(
                 f"{path}: {table.row_of(index)} has no {audio_column} or no {label_column}; fill it in or remove it"
             )
-    return datasets.Dataset.from_dict({"audio": audio, "label": labels} | _other_columns(path, table, columns))
+    return datasets.Dataset.from_dict({"audio": audio, "label": labels} | other_columns(path, table, columns))
 
 
 def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datasets.Dataset:
@@ -253,7 +253,7 @@ def _choose_audio(table: Table, wanted: str | None) -> str:
     own = [name for name, feature in table.features.items() if isinstance(feature, datasets.Audio)]
     raven = [name for name in RAVEN_AUDIO if name in table.names]
     there = [name for name in raven if os.path.exists(_resolve(str(table[name][0]), table.path.parent))]
-    return _choose_column(table.path, table, "audio", wanted, (*own, *AUDIO_COLUMNS, *there, *raven))
+    return choose_column(table.path, table, "audio", wanted, (*own, *AUDIO_COLUMNS, *there, *raven))
 
 
 def _read_audio(table: Table, column: str) -> list:

@@ -94,13 +94,13 @@ def read_rows(path: Path, separator: str, known: Iterable[str] = ()) -> tuple[li
     first = next((index for index, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise InputError(f"{path}: is empty; write a header and a row per clip")
-    told = re.fullmatch(r"sep=(.)", lines[first].strip("\ufeff "))  # Excel's
-    if told:
+    stated = re.fullmatch(r"sep=(.)", lines[first].strip("\ufeff "))  # Excel's
+    if stated:
         first += 1
-    while not told and first < len(lines) and _is_comment(lines[first], known):
+    while not stated and first < len(lines) and _is_comment(lines[first], known):
         first += 1
     header = lines[first] if first < len(lines) else ""
-    separator = told[1] if told else _find_separator(header, separator, known)
+    separator = stated[1] if stated else _find_separator(header, separator, known)
     records = _records(
         path, lines, first, separator, separator != "\t" or path.suffix.lower() == ".csv" or header[:1] == '"'
     )

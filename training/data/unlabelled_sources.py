@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..errors import InputError, nearest
+from ..errors import InputError, nearest, short
 from .audio import check_audio
 from .clips import LocalClips, StreamedClips, join
 from .columns import choose_audio_column
@@ -61,8 +61,8 @@ def _parse_source(name: str, entry: str) -> UnlabelledSource:
     else:
         try:
             values = json.loads(entry)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{name}: {entry} is not readable as JSON ({error}); correct it") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{name}: {short(entry)} is not readable as JSON ({error}); correct it") from None
     fields = {field.name: field for field in dataclasses.fields(UnlabelledSource)}
     for key, value in values.items():
         if key not in fields:

@@ -174,14 +174,16 @@ def open_inputs(inputs: list[str], streaming: bool) -> list[LocalClips | Streame
 def _is_audio_file(entry: str) -> bool:
     """Returns whether an input is a recording: a file, but no table, or a missing file with a recording's name."""
     extension = os.path.splitext(entry)[1].lower()
-    return extension in AUDIO_EXTENSIONS or (extension not in TABLE_READERS and os.path.isfile(entry))
+    if extension in AUDIO_EXTENSIONS:
+        return not os.path.isdir(entry)
+    return extension not in TABLE_READERS and os.path.isfile(entry)
 
 
 def _as_stored(file: str) -> dict:
     """Returns the clip of a file; its content too where its name is not UTF-8, which Arrow cannot store."""
     content = None
     if storable(file) != file:
-        with contextlib.suppress(OSError):  # a file that cannot be read is told as every other
+        with contextlib.suppress(OSError):  # a file that cannot be read is reported as every other
             content = Path(file).read_bytes()
     return {"path": storable(file), "bytes": content}
 
