@@ -517,13 +517,18 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
         self.frame_length_ms = frame_length_ms
         self.frame_shift_ms = frame_shift_ms
         self.min_samples = min_samples
+        padding_value = self._normalize(0.0)
+        if abs(padding_value) > torch.finfo(torch.float32).max:
+            raise ValueError(
+                f"mean={mean} and std={std} make {padding_value:.3g} of 0, beyond float32; take a larger std"
+            )
         super().__init__(
             num_mel_bins,
             sampling_rate,
             max_length,
             padding,
             return_attention_mask,
-            **{**kwargs, "padding_value": self._normalize(0.0)},
+            **{**kwargs, "padding_value": padding_value},
         )
 
     @classmethod

@@ -248,6 +248,8 @@ def test_calls_that_cannot_be_meant_are_refused(extractor, keywords, error, mess
         ({"padding": "right"}, ValueError, "'longest', 'max_length' or False, got 'right'"),
         ({"std": 0.0}, ValueError, "std positive, got mean=-4.2677393 and std=0.0"),
         ({"mean": math.nan}, ValueError, "mean and std must be finite.*got mean=nan"),
+        ({"std": 1e-40}, ValueError, "std=1e-40 make .* of 0, beyond float32; take a larger std"),
+        ({"mean": 1e300}, ValueError, "mean=1e.300 .* beyond float32"),
         ({"sampling_rate": "16000"}, ValueError, "sampling_rate must be a positive integer, got '16000'"),
         ({"num_mel_bins": 0}, ValueError, "num_mel_bins must be a positive integer, got 0"),
         ({"max_length": 10.24}, ValueError, "max_length must be a positive integer, got 10.24"),
