@@ -530,6 +530,12 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
             return_attention_mask,
             **{**kwargs, "padding_value": padding_value},
         )
+        window, shift, _ = frame_sizes(sampling_rate, frame_length_ms, frame_shift_ms)
+        if window < 2 or shift < 1:
+            raise ValueError(
+                f"sampling_rate={sampling_rate}, frame_length_ms={frame_length_ms} and frame_shift_ms={frame_shift_ms} "
+                f"make windows of {window} samples, {shift} apart; take a higher sampling rate or longer windows"
+            )
 
     @classmethod
     def original(cls, **kwargs) -> "DualSSASTFeatureExtractor":
