@@ -14,7 +14,7 @@ ALLOWED = {
     "modeling_dual_ssast": set(),
     "model_cards": set(),
     "hub": {"training.console"},
-    "conversion": {"modeling_dual_ssast", "model_cards", "hub", *BOTTOM},
+    "conversion": {"modeling_dual_ssast", "model_cards", "hub", "training.data", *BOTTOM},
     "training.errors": set(),
     "training.files": {"training.errors"},
     "training.console": {"training.errors"},
