@@ -207,6 +207,8 @@ _warned = set()  # names of recordings, in this process
 
 def _unreadable(name: str, error: Exception) -> InputError:
     reason = (getattr(error, "error_string", None) or str(error)).strip().rstrip(".")
+    if "resource fork" in reason:  # libsndfile's last guess at any file without a known header
+        reason = "Format not recognised"
     return InputError(f"{name}: not readable as audio ({reason}); convert or remove it")
 
 
