@@ -329,7 +329,7 @@ class DualSSASTConfig(StrictConfig):
             Tokens before the patches: 2 (class and distillation token: SSAST, AST) or 1 (class token: ASiT).
         fusion_layers (`list[int]`, *optional*, defaults to the layers of the published Dual SSAST):
             Hidden states that form the representation: 0 is the patch embedding, i the output of block i. Negative
-            numbers count from the end. Unset: `max(1, round(num_hidden_layers * 5 / 12))` and the last, 5 and 12 of 12.
+            numbers count from the end. Unset: `round(num_hidden_layers * 5 / 12)` and the last, 5 and 12 of 12.
         fusion_norm (`str`, *optional*, defaults to `"shared"`):
             Normalisation of the fused states: `"shared"` (the encoder's final LayerNorm on each), `"shared_twice"` (the
             same LayerNorm applied two times, as published), `"separate"` (one LayerNorm per fused state) or `"none"`.
@@ -520,7 +520,7 @@ class DualSSASTConfig(StrictConfig):
     @staticmethod
     def default_fusion_layers(num_hidden_layers: int) -> list[int]:
         """Returns the layers that are fused unless others are named: blocks 5 and 12 of 12, as published."""
-        return [max(1, round(num_hidden_layers * 5 / 12)), num_hidden_layers]
+        return [round(num_hidden_layers * 5 / 12), num_hidden_layers]
 
     @classmethod
     def _of_earlier_versions(cls, stored: dict) -> dict:

@@ -506,14 +506,25 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
         self.frame_length_ms = frame_length_ms
         self.frame_shift_ms = frame_shift_ms
         self.min_samples = min_samples
+        padding_value = self._normalize(0.0)
+        if abs(padding_value) > torch.finfo(torch.float32).max:
+            raise ValueError(
+                f"mean={mean} and std={std} make {padding_value:.3g} of 0, beyond float32; take a larger std"
+            )
         super().__init__(
             num_mel_bins,
             sampling_rate,
             max_length,
             padding,
             return_attention_mask,
-            **{**kwargs, "padding_value": self._normalize(0.0)},
+            **{**kwargs, "padding_value": padding_value},
         )
+        window, shift, _ = frame_sizes(sampling_rate, frame_length_ms, frame_shift_ms)
+        if window < 2 or shift < 1:
+            raise ValueError(
+                f"sampling_rate={sampling_rate}, frame_length_ms={frame_length_ms} and frame_shift_ms={frame_shift_ms} "
+                f"make windows of {window} samples, {shift} apart; take a higher sampling rate or longer windows"
+            )
 
     @classmethod
     def original(cls, **kwargs) -> "DualSSASTFeatureExtractor":

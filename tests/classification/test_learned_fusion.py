@@ -42,7 +42,7 @@ def train_on_states(informed: list[int], steps: int = 150):
     def logits_and_targets(clips: int):
         targets = torch.randint(3, (clips,), generator=generator)
         states = synthetic_states(informed, targets, generator)
-        return model.classifier(model.dual_ssast.fusion(states, None, model.dual_ssast.layernorm)), targets
+        return model.classifier(model.dual_ssast.fusion(model.dual_ssast.fused_states(states), None)), targets
 
     for _ in range(steps):
         loss = nn.functional.cross_entropy(*logits_and_targets(64))
@@ -77,8 +77,8 @@ def test_reported_weights_are_those_that_the_model_applies():
     nn.init.normal_(fusion.fusion.layer_weights)
     weights = report.layer_weights(model)
     for layer in LAYERS:  # ones in one layer, zeros in the others; mean + max of them is 2
-        states = {other: torch.full((1, 5, 16), float(other == layer)) for other in LAYERS}
-        torch.testing.assert_close(fusion(states, None, nn.Identity()), torch.full((1, 16), 2 * weights[layer]))
+        states = [torch.full((1, 5, 16), float(other == layer)) for other in LAYERS]
+        torch.testing.assert_close(fusion(states, None), torch.full((1, 16), 2 * weights[layer]))
     for fusion in ("concat", "sum"):
         config = DualSSASTConfig(**SIZES, fusion_layers=LAYERS, fusion=fusion, max_length=32)
         assert report.layer_weights(DualSSASTForAudioClassification(config)) is None

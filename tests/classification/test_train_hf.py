@@ -49,6 +49,7 @@ def test_a_run_leaves_a_whole_folder(clips, recipe):
         "README.md",
         "classifier_dual_ssast.py",
         "config.json",
+        "config_sentence_transformers.json",
         "configuration_dual_ssast.py",
         "confusion_matrix.png",
         "embedding_dual_ssast.py",
@@ -58,10 +59,12 @@ def test_a_run_leaves_a_whole_folder(clips, recipe):
         "masking_dual_ssast.py",
         "model.safetensors",
         "modeling_dual_ssast.py",
+        "modules.json",
         "predictions.csv",
         "preprocessor_config.json",
         "report.html",
         "results.json",
+        "sentence_bert_config.json",
     }
     results = json.loads((output / "results.json").read_text())
     assert results["clips"] == {"train": 12, "validation": 4, "test": 4}
@@ -213,7 +216,7 @@ def test_an_existing_run_is_not_overwritten_unasked(clips, recipe):
     ("words", "pattern"),
     [
         (["--fusion_layers", "99"], "fusion_layers must be integers from -3 to 2, got 99"),
-        (["--readout", "sideways"], "readout must be one of patches, prefix, frames, got 'sideways'"),
+        (["--readout", "sideways"], "readout must be one of patches, prefix, frames, tokens, got 'sideways'"),
         (["--model_name_or_path", "nobody/nothing"], "nobody/nothing cannot be loaded"),
     ],
 )

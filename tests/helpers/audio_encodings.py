@@ -14,7 +14,12 @@ from training.data.audio import audio_seconds, decode_audio
 # AAC and WMA.
 BLOCK_S = 0.15
 # libsndfile cannot write these, or not to memory.
-NOT_WRITTEN = {("AIFF", "DWVW_12"), ("MP3", "MPEG_LAYER_I"), ("MP3", "MPEG_LAYER_II"), ("WAV", "MPEG_LAYER_III")}
+# DWVW: soundfile cannot read what it writes.
+NOT_WRITTEN = {
+    *(("AIFF", f"DWVW_{bits}") for bits in (12, 16, 24)),
+    *(("MP3", f"MPEG_LAYER_{layer}") for layer in ("I", "II")),
+    ("WAV", "MPEG_LAYER_III"),
+}
 EXTENSIONS = {
     "MPC2K": "mpc",
     "IRCAM": "sf",

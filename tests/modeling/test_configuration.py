@@ -51,7 +51,7 @@ SMALL = dict(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermed
             ({name: "best"}, f"{name} must be one of {choices}, got 'best'")
             for name, choices in (
                 ("fusion_norm", "shared, shared_twice, separate, none"),
-                ("readout", "patches, prefix, frames"),
+                ("readout", "patches, prefix, frames, tokens"),
                 ("pooling_combination", "sum, mean, concat"),
                 ("fusion", "concat, sum, weighted"),
             )
@@ -259,6 +259,7 @@ def test_auto_map_is_local_even_when_loaded_from_a_repository(tmp_path):
         "AutoFeatureExtractor",
         "AutoModel",
         "AutoModelForAudioClassification",
+        "AutoModelForAudioFrameClassification",
         "AutoModelForPreTraining",
     }
     assert not any("--" in reference for reference in stored.values())

@@ -271,11 +271,14 @@ def test_a_folder_fine_tuned_by_the_calls_of_the_script_is_as_good_in_the_pipeli
     data = rows(range(24))
     trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data, processing_class=extractor)
     trainer.train()
-    predicted = trainer.predict(data).predictions.argmax(axis=1)
+    logits = torch.from_numpy(trainer.predict(data).predictions)
     trainer.save_model(tmp_path / "saved")
-    scores = pipeline("audio-classification", model=str(tmp_path / "saved"), device="cpu")(list(clips), top_k=1)
-    piped = [model.config.label2id[row[0]["label"]] for row in scores]
-    assert piped == predicted.tolist() and np.mean(predicted == labels) > 0.9
+    answers = pipeline("audio-classification", model=str(tmp_path / "saved"), device="cpu")(list(clips), top_k=2)
+    scores = [{entry["label"]: entry["score"] for entry in row} for row in answers]
+    piped = torch.tensor([[row[name] for name in model.config.label2id] for row in scores])
+    # Names alone agree on easy clips, also where the script's batches are padded without a mask.
+    torch.testing.assert_close(piped, logits.softmax(dim=1), atol=1e-5, rtol=0)
+    assert np.mean(piped.argmax(dim=1).numpy() == labels) > 0.9
 
 
 # ---- Accelerate, PEFT, sentence-transformers ----

@@ -444,7 +444,7 @@ def test_the_lowest_loss_is_the_best_and_its_figures_are_told(clips, recipe, tas
         train_sources=[str(clips)],
         metric_for_best_model="loss",
         load_best_model_at_end=True,
-        learning_rate={"mspm": 0.3, "asit": 50.0}[task],
+        learning_rate={"mspm": 0.3, "asit": 500.0}[task],
         eval_steps=1,  # and the checkpoints, which are left open, with it
         save_steps=None,
         save_total_limit=1,

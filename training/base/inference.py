@@ -19,6 +19,7 @@ from hub.scan import UnsafeModelError, scan_model
 
 # The import registers the Auto classes: no checkpoint's own code is needed.
 from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, PannsCnn14Config, VGGishConfig
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from ..data.labels import LabelSet
 from ..errors import LIBRARY_ERRORS, InputError, nearest, short
@@ -103,6 +104,7 @@ def load_classifier(name: str, revision: str = "main", **settings):
         model, loading = AutoModelForAudioClassification.from_pretrained(
             name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
+        window_and_hop(model.base_model, extractor)  # an impossible length is an error before the first clip
     untrained = _not_loaded(loading)
     if untrained:
         raise InputError(

@@ -234,6 +234,8 @@ def _warn(name: str, remark: str):
 
 def _unreadable(name: str, error: Exception) -> InputError:
     reason = (getattr(error, "error_string", None) or str(error)).strip().rstrip(".")
+    if "resource fork" in reason:  # libsndfile's last guess at any file without a known header
+        reason = "Format not recognised"
     return InputError(f"{name}: not readable as audio ({reason}); convert or remove it")
 
 

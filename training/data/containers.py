@@ -208,8 +208,12 @@ def look_at_aiff(reader: Reader, start: int) -> Survey | None:
 
 def look_at_caf(reader: Reader, start: int) -> Survey | None:
     # Compressed packets (ALAC) have a table of their own: without it nothing can be decoded.
-    is_plain = reader.take(start + 28, 4) in (b"lpcm", b"ulaw", b"alaw")
-    return _look_at_chunks(reader, start, ">Q", b"data", inside=4) if is_plain else None
+    if reader.take(start + 28, 4) in (b"lpcm", b"ulaw", b"alaw"):
+        return _look_at_chunks(reader, start, ">Q", b"data", inside=4)
+    place = start + 8
+    while len(chunk := reader.take(place, 12)) == 12:
+        place += 12 + struct.unpack(">Q", chunk[4:])[0]
+    return Survey(is_cut=True) if place > reader.size else None
 
 
 def look_at_w64(reader: Reader, start: int) -> Survey | None:

@@ -209,9 +209,10 @@ def _parts(reader: Reader, links: tuple[Link, ...]) -> list[Part]:
                 if file.format == "MP3" and not link.pieces:  # found in noise, where no two frames follow each other
                     raise soundfile.LibsndfileError(NOT_RECOGNISED)
                 frames = file.frames if link.length is None else link.length
-                if link.has_gaps:
-                    frames = len(file.read(dtype="float32"))
-                parts.append(Part(link, file.samplerate, file.channels, frames, file.seekable()))
+                is_alac = file.subtype.startswith("ALAC")  # damaged packets shift what follows them
+                if link.has_gaps or is_alac:
+                    frames = sum(map(len, file.blocks(2**16, dtype="float32")))
+                parts.append(Part(link, file.samplerate, file.channels, frames, file.seekable() and not is_alac))
         except soundfile.LibsndfileError:
             if len(links) == 1 or (not parts and link is links[-1]):
                 raise

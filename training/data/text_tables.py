@@ -164,9 +164,13 @@ def _check_quotes(path: Path, lines: list[str], last: int, separator: str, recor
     for start, end in spans:
         for number in range(start + 1, end + 1):
             cells = lines[number - 1].split(separator)
-            if fewest == 1 or (  # a name of a file has no lines
-                _fits(cells, fewest, width)
-                and all(not found or _suffixes([cell.strip('" ')]) & found for cell, found in zip(cells, suffixes))
+            if (
+                fewest == 1
+                or start == records[0][0]
+                or (  # names of files and of columns have no lines
+                    _fits(cells, fewest, width)
+                    and all(not found or _suffixes([cell.strip('" ')]) & found for cell, found in zip(cells, suffixes))
+                )
             ):
                 raise InputError(
                     f"{path}: line {start} has a quote that is not closed: its cell goes on over line {number}, which "
