@@ -246,6 +246,12 @@ def metadata(
 
 def render(template: str, data: ModelCardData, **facts) -> ModelCard:
     """Fills in a template of templates/; raises an error for a missing fact."""
+    text = _environment().get_template(template).render(card_data=data.to_yaml(), card=data, **facts)
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", text))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -254,8 +260,7 @@ def render(template: str, data: ModelCardData, **facts) -> ModelCard:
     )
     environment.filters |= {"cell": cell, "code": code, "markdown": markdown, "quoted": quoted}
     environment.globals |= {"with_interval": with_interval, "titles": TITLES, "duration": limits.duration}
-    text = environment.get_template(template).render(card_data=data.to_yaml(), card=data, **facts)
-    return ModelCard(re.sub(r"\n{3,}", "\n\n", text))
+    return environment
 
 
 def citations(config, first: Sequence[str] = ()) -> str:

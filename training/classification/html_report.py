@@ -1,6 +1,7 @@
 """Writes `report.html`, a page about a run that needs no network: figures, tables, and the hardest clips as audio."""
 
 import base64
+import functools
 import io
 import json
 import os
@@ -49,17 +50,8 @@ def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarr
         scores: (clips, labels) of the reported split, probabilities or numbers; `None` without a held-out split
     """
     split, targets = run.split, np.asarray(run.outcomes[run.split].label_ids) if run.split else None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,  # file names and labels may contain HTML
-        finalize=lambda value: printable(value) if type(value) is str else value,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "quoted": lambda text: json.dumps(text, ensure_ascii=False)}
     model_name = next(part["model_name_or_path"] for part in run.recipe.values() if "model_name_or_path" in part)
-    page = environment.get_template(TEMPLATE.name).render(
+    page = _template().render(
         name=run.folder.resolve().name,
         model_name=Path(model_name).name if model_name and Path(model_name).exists() else model_name,
         dataset_name=run.data_name,
@@ -78,6 +70,20 @@ def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarr
     )
     with complete_file(folder / "report.html") as unfinished:
         unfinished.write_text(page, encoding="utf-8")
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,  # file names and labels may contain HTML
+        finalize=lambda value: printable(value) if type(value) is str else value,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "quoted": lambda text: json.dumps(text, ensure_ascii=False)}
+    return environment.get_template(TEMPLATE.name)
 
 
 def clip_losses(logits: np.ndarray, targets: np.ndarray, problem_type: str) -> np.ndarray:
