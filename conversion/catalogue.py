@@ -89,7 +89,7 @@ def read_catalogue(path: Path = PATH) -> dict[str, Published]:
     for name, own in content["checkpoints"].items():
         family = content["families"][own["family"]]
         family = {("family_title" if key == "title" else key): value for key, value in family.items()}
-        found[name] = Published(name=name, **family, **own)
+        found[name] = Published(name=name, **family | own)
     return found
 
 
