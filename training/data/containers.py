@@ -127,6 +127,7 @@ class Survey:
 
     Args:
         claimed: what the header claims, as a share of what is there; `None`: it claims nothing
+        claimed_frames: samples per channel that the header claims, where its share is unknown
         is_joined: several recordings in one file, of which the header knows the first
         is_cut: the file ends in the middle, and no header says how much is missing
         most_frames: the most samples per channel that its bytes can hold, where libsndfile believes a header
@@ -134,6 +135,7 @@ class Survey:
 
     links: tuple[Link, ...] = (Link(),)
     claimed: float | None = None
+    claimed_frames: int | None = None
     is_joined: bool = False
     is_cut: bool = False
     most_frames: float | None = None
@@ -210,10 +212,12 @@ def look_at_caf(reader: Reader, start: int) -> Survey | None:
     # Compressed packets (ALAC) have a table of their own: without it nothing can be decoded.
     if reader.take(start + 28, 4) in (b"lpcm", b"ulaw", b"alaw"):
         return _look_at_chunks(reader, start, ">Q", b"data", inside=4)
-    place = start + 8
+    place, claimed = start + 8, None
     while len(chunk := reader.take(place, 12)) == 12:
+        if chunk[:4] == b"pakt" and len(table := reader.take(place + 12, 16)) == 16:
+            claimed = struct.unpack(">QQ", table)[1]
         place += 12 + struct.unpack(">Q", chunk[4:])[0]
-    return Survey(is_cut=True) if place > reader.size else None
+    return Survey(claimed_frames=claimed, is_cut=place > reader.size)
 
 
 def look_at_w64(reader: Reader, start: int) -> Survey | None:

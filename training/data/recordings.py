@@ -166,6 +166,7 @@ def _examine(file: BinaryIO) -> Recording:
     total, first_s, total_s = sum(lengths), lengths[0] / rate, sum(lengths) / rate
     remarks = []
     claimed_s = first_s if found.is_joined else None if found.claimed is None else found.claimed * total_s
+    claimed_s = claimed_s if found.claimed_frames is None else found.claimed_frames / rate
     if claimed_s is not None and abs(claimed_s - total_s) > SAME_S:
         remarks.append(f"the header gives {claimed_s:.2f} s, the file holds {total_s:.2f} s")
     elif found.is_cut:
