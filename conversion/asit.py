@@ -168,7 +168,8 @@ def _make_frequency_major(tensors: Tensors, arguments: dict) -> dict:
     tensors.state[f"{BACKBONE}pos_embed"] = torch.cat((prefix, grid), dim=1)
     for name in (f"{BACKBONE}patch_embed.proj.weight", "head_recons.convTrans.weight"):
         kernels = tensors.state.get(name)
-        if isinstance(kernels, torch.Tensor) and kernels.ndim == 4:  # `take` reports anything else
+        # `take` reports anything else.
+        if isinstance(kernels, torch.Tensor) and kernels.ndim == 4 and kernels.layout == torch.strided:
             tensors.state[name] = kernels.transpose(2, 3).contiguous()
     strides = {"frequency_stride": patch_mels, "time_stride": patch_frames}
     return sizes | strides | {"num_mel_bins": num_mel_bins, "max_length": num_frames}

@@ -137,6 +137,10 @@ class Tensors:
                 f"{shorten([str(name) for name in self.state])}. Give the family that the file comes from "
                 "(ssast, dual-ssast, ast, asit, hf-ast, vggish or panns-cnn14)"
             )
+        for name in names:
+            layout = self.state[name].layout
+            if layout != torch.strided:
+                raise ConversionError(f"{self.path}: {name} is stored as {layout}, expected a dense tensor")
 
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:
         """Returns the shape of a tensor that `require` found; raises `ConversionError` unless it has `ndim` axes."""

@@ -498,10 +498,12 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
             _check_positive("min_samples", min_samples, int)
         _check_positive("frame_length_ms", frame_length_ms, (int, float))
         _check_positive("frame_shift_ms", frame_shift_ms, (int, float))
-        if std <= 0 or not math.isfinite(std) or not math.isfinite(mean):
+        try:
+            self.mean, self.std = float(mean), float(std)
+        except (TypeError, ValueError, OverflowError):  # an integer of a file may have any number of digits
+            raise ValueError(f"mean and std must be numbers, got mean={mean!r:.50} and std={std!r:.50}") from None
+        if self.std <= 0 or not math.isfinite(self.std) or not math.isfinite(self.mean):
             raise ValueError(f"mean and std must be finite and std positive, got mean={mean} and std={std}")
-        self.mean = mean
-        self.std = std
         self.do_normalize = do_normalize
         self.frame_length_ms = frame_length_ms
         self.frame_shift_ms = frame_shift_ms

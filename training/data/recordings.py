@@ -171,6 +171,9 @@ def _examine(file: BinaryIO) -> Recording:
         remarks.append(f"the header gives {claimed_s:.2f} s, the file holds {total_s:.2f} s")
     elif found.is_cut:
         remarks.append(f"the file is cut off after {total_s:.2f} s")
+    lost = len(found.links) - len(parts)
+    if lost and total:
+        remarks.append(f"{lost} of its {len(found.links)} parts cannot be read")
     if any(part.link.has_gaps for part in parts):
         remarks.append(f"some of its pages are damaged, {total_s:.2f} s are left")
     if len({(part.rate, part.channels) for part in parts}) > 1:
