@@ -19,7 +19,7 @@ from .classification.arguments import (
 from .data.arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, UnlabelledDataArguments
 from .data.augmentation import AugmentationArguments
 from .embeddings.arguments import ProbeArguments, SweepArguments
-from .errors import InputError
+from .errors import InputError, short
 from .pretraining.arguments import AsitTrainingArguments, MspmTrainingArguments
 from .recipe import Arguments, default_of, described, options, parse_words, read_recipe, show_help
 
@@ -65,7 +65,7 @@ class TaskArguments(Arguments):
 
     def __post_init__(self):
         if self.task not in TASKS:
-            raise InputError(f"task: {self.task!r} is unknown; known are {', '.join(TASKS)}")
+            raise InputError(f"task: {short(repr(self.task))} is unknown; known are {', '.join(TASKS)}")
 
 
 def parse(argv: list[str]) -> tuple:

@@ -182,6 +182,7 @@ def test_an_undefined_metric_does_not_stop_early():
 
 SPOILED_PROCESS = """
 import os, sys
+sys.path.insert(0, os.getcwd())
 import train_hf
 from training.classification.trainer import ClassificationTrainer
 original = ClassificationTrainer.compute_loss
@@ -201,7 +202,7 @@ def test_all_processes_stop_when_the_loss_of_one_is_nan(recipe, tmp_path):
     words = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--nproc_per_node", 2]
     found = run_program("-m", "torch.distributed.run", *words, tmp_path / "spoiled.py", path, timeout=120)
     assert found.returncode == 1
-    assert "error: step 3 of 4: the loss is nan" in found.stderr
+    assert "error: step 3 of 4: the loss is nan" in found.stderr, found.stderr[-3000:]
     assert sorted(entry.name for entry in output.iterdir()) == ["checkpoint-1", "checkpoint-2"]
 
 

@@ -105,7 +105,7 @@ def load_classifier(name: str, revision: str = "main", **settings):
             name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
         window_and_hop(model.base_model, extractor)  # an impossible length is an error before the first clip
-    if any("FrameClassification" in (architecture or "") for architecture in model.config.architectures or ()):
+    if "FrameClassification" in str(model.config.architectures):
         raise InputError(
             f"{name}: classifies time frames, not clips; load it with AutoModelForAudioFrameClassification in Python, "
             "or fine-tune it with train_hf.py"
