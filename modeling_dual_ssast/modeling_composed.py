@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from .classifier_dual_ssast import ClassifierMixin, init
 from .configuration_composed import ComposedConfig
 from .embedding_dual_ssast import ModelMixin
-from .fusion_dual_ssast import align_frames, at_least, check_spectrograms, compose_frames, pool_tokens
+from .fusion_dual_ssast import align_frames, check_spectrograms, compose_frames, pad_end, pool_tokens
 
 
 class ComposedPreTrainedModel(ModelMixin, PreTrainedModel):
@@ -64,8 +64,7 @@ class ComposedPreTrainedModel(ModelMixin, PreTrainedModel):
         if attention_mask is not None:
             spectrogram = align_frames(spectrogram, attention_mask, config.padding_value)
             lengths = attention_mask.bool().sum(dim=1)
-        missing = at_least(config.min_frames - num_frames, 0)
-        spectrogram = nn.functional.pad(spectrogram, (0, 0, 0, missing), value=config.padding_value)
+        spectrogram = pad_end(spectrogram, config.min_frames, config.padding_value, most=config.min_frames)
         return spectrogram, lengths.clamp(min=config.min_frames)
 
     def compose(self, maps: dict[int, torch.Tensor], time_stride: int) -> torch.Tensor:

@@ -26,9 +26,9 @@ from .embedding_dual_ssast import ModelMixin, PatchEmbeddingMixin
 from .fusion_dual_ssast import (
     LayerFusion,
     align_frames,
-    at_least,
     check_spectrograms,
     frame_mask,
+    pad_end,
     pool_rows,
     pool_tokens,
     time_frames,
@@ -139,10 +139,10 @@ class DualSSASTEmbeddings(nn.Module):
         spectrogram = input_values.to(self.projection.weight.dtype)
         if attention_mask is not None:
             spectrogram = align_frames(spectrogram, attention_mask, config.padding_value)
-        wanted = config.num_covered_frames(config.num_columns(num_frames))
         if config.attention_over_padding:
-            wanted = config.max_length
-        return nn.functional.pad(spectrogram, (0, 0, 0, at_least(wanted - num_frames, 0)), value=config.padding_value)
+            return pad_end(spectrogram, config.max_length, config.padding_value, most=config.max_length)
+        wanted = config.num_covered_frames(config.num_columns(num_frames))
+        return pad_end(spectrogram, wanted, config.padding_value, most=config.patch_shape[1])
 
     def positions(self, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the positions of the prefix and of the first `columns` of the grid, each (1, tokens, hidden)."""
