@@ -122,7 +122,8 @@ def workspace(tmp_path_factory):
     ASTFeatureExtractor(max_length=64).save_pretrained(folder / "ssast-small-patch-audioset-16-16")
     _hub_repository(folder / "ashraq" / "esc50")
     shutil.copytree(folder / "my_clips", folder / "my_recordings")
-    (folder / "my_manifest.csv").write_text(f"file_name\n{next((folder / 'my_clips').rglob('*.wav'))}\n")
+    listed = sorted((folder / "my_clips").rglob("*.wav"))[:3]  # two clips are set aside: one must be left
+    (folder / "my_manifest.csv").write_text("\n".join(["file_name", *map(str, listed)]) + "\n")
     shutil.copy(FIXTURES / "asit_pretrain.pth", folder / "asit_checkpoint.pth")
     torch.save(shrunk_state("vggish_weights.json"), folder / "pytorch_vggish.pth")
     torch.save(shrunk_state("cnn14_weights.json"), folder / "Cnn14_16k_mAP=0.438.pth")
