@@ -23,7 +23,7 @@ def at_least(number, lowest: int):
 def pad_end(spectrogram: torch.Tensor, num_frames, value: float, most: int) -> torch.Tensor:
     """Pads (batch, frames, mel) at the end with `value` to at least `num_frames` frames, by at most `most`."""
     own = spectrogram.shape[1]
-    if torch.compiler.is_compiling():  # inductor finds the sign of a maximum, but not of a sum with one
+    if torch.compiler.is_dynamo_compiling():  # inductor finds the sign of a maximum, but not of a sum with one
         return nn.functional.pad(spectrogram, (0, 0, 0, most), value=value)[:, : max(own, num_frames)]
     return nn.functional.pad(spectrogram, (0, 0, 0, at_least(num_frames - own, 0)), value=value)
 
