@@ -332,7 +332,7 @@ def test_calibrated_is_said_only_where_a_temperature_was_found(models, temperatu
 def test_the_four_papers_are_cited_in_every_card(models):
     assert set(cards.bibliography()) == {
         "gong2022ssast", "choi2025dual", "atito2024asit", "niizumi2022composing", "gong2021ast", "hershey2017cnn",
-        "kong2020panns",
+        "kong2020panns", "schmid2025effective",
     }  # fmt: skip
     for name in (*TRAINED, *PRETRAINED, *CONVERTED):
         keys = re.findall(r"^@\w+\{(\w+),", (models / name / "README.md").read_text(), re.MULTILINE)
