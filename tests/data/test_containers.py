@@ -1,4 +1,4 @@
-"""Tests training/data/containers.py: a recording is what is in the file, not what its header claims."""
+"""Tests training/data/containers/: a recording is what is in the file, not what its header claims."""
 
 import functools
 import io

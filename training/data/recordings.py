@@ -130,11 +130,11 @@ def can_open(file: BinaryIO) -> bool:
     try:
         reader = Reader(file)
         try:
-            return any(part.frames for part in _parts(reader, survey(file).links))
+            return any(part.frames for part in _parts(reader, survey(reader).links))
         except (soundfile.LibsndfileError, RuntimeError):
             pyav = find_format(reader.take(0, 200))
             if pyav is None:
-                found = survey_after_junk(file)
+                found = survey_after_junk(reader)
                 return found is not None and any(part.frames for part in _parts(reader, found.links))
             with _pyav(file, pyav):
                 return True
@@ -143,8 +143,8 @@ def can_open(file: BinaryIO) -> bool:
 
 
 def _examine(file: BinaryIO) -> Recording:
-    found = survey(file)
     reader = Reader(file)
+    found = survey(reader)
     try:
         parts = _parts(reader, found.links)
     except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -157,7 +157,7 @@ def _examine(file: BinaryIO) -> Recording:
                     raise
                 missing = f"; {other}" if isinstance(other, InputError) else ""
                 raise ValueError(CUT if found.is_cut else _reason(error).strip(" .") + missing) from None
-        found = survey_after_junk(file)
+        found = survey_after_junk(reader)
         if found is None:
             raise
         parts = _parts(reader, found.links)
