@@ -10,7 +10,7 @@ import struct
 from .common import BLOCK, UNKNOWN, Link, Reader, Survey, without_tags
 from .mpeg import look_at_mpeg
 
-MOST_BYTES = 1 << 62
+MOST_BYTES = 1 << 62  # a greater size of 64 bits is damaged, or was not known yet
 
 
 def look_at_riff(reader: Reader, start: int) -> Survey | None:
@@ -117,19 +117,22 @@ def _look_at_chunks(
     if form in (b"RIFF", b"RIFX", b"RF64", b"BW64"):
         if b"fmt " not in chunks:
             return None
-        about = reader.take(chunks[b"fmt "][0], chunks[b"fmt "][1] - chunks[b"fmt "][0])
-        if size < UNKNOWN:
-            order = size_format[0]
-            form = b"RIFX" if order == ">" else b"RIFF"
-            head = form + struct.pack(order + "I", 12 + len(about) + size) + b"WAVE" + about
-            head += b"data" + struct.pack(order + "I", size)
-        else:
-            sizes = struct.pack("<IQQQI", 28, 48 + len(about) + size, size, 0, 0)
-            head = b"RF64\xff\xff\xff\xffWAVEds64" + sizes + about + b"data\xff\xff\xff\xff"
+        begin, end = chunks[b"fmt "]
+        head = _riff_head(reader.take(begin, end - begin), size, size_format[0])
     else:
         head = reader.take(start, place + 4 - start) + struct.pack(size_format, min(size, 256 ** (head_size - 4) - 1))
         head += reader.take(place + head_size, inside)
     return Survey((Link((head, (first, stop))),), claimed)
+
+
+def _riff_head(about: bytes, size: int, order: str) -> bytes:
+    """Returns the header of a WAV file up to its samples. about: its fmt chunk; size: bytes of samples"""
+    if size < UNKNOWN:
+        form = b"RIFX" if order == ">" else b"RIFF"
+        riff_size, data_size = (struct.pack(order + "I", count) for count in (12 + len(about) + size, size))
+        return form + riff_size + b"WAVE" + about + b"data" + data_size
+    sizes = struct.pack("<IQQQI", 28, 48 + len(about) + size, size, 0, 0)
+    return b"RF64\xff\xff\xff\xffWAVEds64" + sizes + about + b"data\xff\xff\xff\xff"
 
 
 def _after_chunk(reader: Reader, content: int, size: int, form: bytes) -> tuple[int, bool]:

@@ -82,11 +82,16 @@ class Pieces(io.RawIOBase):
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """Holds what libsndfile can read from its beginning to its end. No pieces: the file as it is."""
+    """
+    Holds what libsndfile can read from its beginning to its end.
+
+    Args:
+        pieces: none: the file as it is
+        has_gaps: some of it is lost; how much must be found by decoding
+    """
 
     pieces: tuple[Piece, ...] = ()
-
-    has_gaps = False  # what is lost must be found by decoding
+    has_gaps: bool = False
 
     @property
     def length(self) -> int | None:

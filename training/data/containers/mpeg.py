@@ -80,9 +80,8 @@ class MpegLink(Link):
 
     def _before(self, reader: Reader, group: int) -> bytes:
         """Returns PHASES silent samples; their last frame holds the bits that the next frames take from before."""
-        head = bytearray(reader.take(self.spans[0][0], 4))
-        head[1], head[2] = head[1] | 1, 0xE0 | head[2] & 0x0C  # no checksum; the largest frame
-        silent = bytes(head) + bytes(mpeg_frame(head)[0] - 4)
+        head = _largest(reader.take(self.spans[0][0], 4))
+        silent = head.ljust(mpeg_frame(head)[0], b"\0")
         count = PHASES // self.samples
         if not self.tag:
             return silent * count
@@ -104,7 +103,15 @@ class MpegLink(Link):
 
 
 class _Run:
-    """Collects frames of one kind that follow each other in a file."""
+    """
+    Collects frames of one kind that follow each other in a file.
+
+    Args:
+        kind: as `mpeg_frame` returns it
+        tag: as in `MpegLink`
+        claimed: number of frames that the file gives; `None`: none
+        is_free: frames of free bit rate
+    """
 
     def __init__(self, kind: tuple, tag: bytes, claimed: int | None, is_free: bool):
         self.kind, self.tag, self.claimed, self.is_free = kind, tag, claimed, is_free
@@ -124,11 +131,12 @@ class _Run:
         spans, tag = tuple(map(tuple, self.spans)), self.tag
         needs_tag = not tag and self.kind[0] & 6 == 2 and not self.is_free  # layer III
         if needs_tag:
-            head = bytearray(reader.take(spans[0][0], 4))
-            head[1], head[2] = head[1] | 1, 0xE0 | head[2] & 0x0C
-            tag = (bytes(head) + bytes(_side_size(head)) + MADE_TAG).ljust(mpeg_frame(head)[0], b"\0")
+            head = _largest(reader.take(spans[0][0], 4))
+            tag = (head + bytes(_side_size(head)) + MADE_TAG).ljust(mpeg_frame(head)[0], b"\0")
         groups = array("q", () if self.is_free else self.groups)
-        link = MpegLink((), tag, spans, self.frames, samples_of(self.kind), groups, not needs_tag)
+        link = MpegLink(
+            tag=tag, spans=spans, frames=self.frames, samples=samples_of(self.kind), groups=groups, is_own=not needs_tag
+        )
         if self.is_free:
             pieces = [EMPTY_ID3, *spans]
         else:
@@ -137,7 +145,12 @@ class _Run:
 
 
 def look_at_mpeg(reader: Reader, start: int, is_sure: bool = True) -> Survey | None:
-    """is_sure: the first bytes announce MPEG audio; else four frames must follow each other"""
+    """
+    Finds the frames from `start` on.
+
+    Args:
+        is_sure: the first bytes announce MPEG audio; else four frames must follow each other
+    """
     runs = [run for run in _mpeg_runs(reader, start, is_sure) if run.frames]
     if not runs:
         return None
@@ -213,8 +226,8 @@ def mpeg_frame(head: bytes, free: int = 0) -> tuple[int, tuple] | None:
     version, layer, rate, sampling = head[1] >> 3 & 3, head[1] >> 1 & 3, head[2] >> 4, head[2] >> 2 & 3
     if version == 1 or not layer or rate == 15 or sampling == 3:
         return None
-    kind = (head[1] & 0x1E, head[2] & 0x0C, head[3] >= 0xC0)
-    padding = (head[2] >> 1 & 1) * (4 if layer == 3 else 1)
+    kind = (head[1] & 0x1E, head[2] & 0x0C, head[3] >= 0xC0)  # version and layer, sampling rate, is it mono
+    padding = _padding(head)
     if not rate:
         return (free + padding if free else 0), kind
     bits = BIT_RATES[version == 3, layer][rate] * 1000
@@ -232,7 +245,7 @@ def samples_of(kind: tuple) -> int:
 
 def _free_size(reader: Reader, place: int, head: bytes) -> int:
     """Returns the size of frames of free bit rate, by the distance of three of them; 0: not found"""
-    other, padding = place + 24, (head[2] >> 1 & 1) * (4 if head[1] & 6 == 6 else 1)
+    other, padding = place + 24, _padding(head)
     while (other := reader.find(b"\xff", other, min(place + 8192, reader.size))) >= 0:
         frame = mpeg_frame(reader.take(other, 4))
         if frame is not None and not frame[0] and frame[1] == mpeg_frame(head)[1]:
@@ -242,6 +255,16 @@ def _free_size(reader: Reader, place: int, head: bytes) -> int:
                 return size
         other += 1
     return 0
+
+
+def _padding(head: bytes) -> int:
+    """Returns the bytes by which a frame is longer than its bit rate says."""
+    return (head[2] >> 1 & 1) * (4 if head[1] & 6 == 6 else 1)
+
+
+def _largest(head: bytes) -> bytes:
+    """Returns the header of a frame of the same kind, without a checksum and of the highest bit rate."""
+    return bytes((head[0], head[1] | 1, 0xE0 | head[2] & 0x0C, head[3]))
 
 
 def _side_size(head: bytes) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from .common import Link, Piece, Reader, Survey
 
+LARGEST_BLOCK = 8192  # samples of a packet of Vorbis; Opus and FLAC have fewer
 PAGES = 4  # one page in four has its place in memory
 TURNED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))  # bits of a byte in the other order
 
@@ -16,7 +17,6 @@ TURNED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))  # bits of 
 class OggLink(Link):
     """Holds the places of pages in samples: libsndfile seeks to wrong places in one of ten Vorbis segments."""
 
-    has_gaps: bool = False
     headers: tuple[int, int] = (0, 0)
     ends: Sequence[int] = ()  # samples up to the end of a page, of some pages
     places: Sequence[int] = ()  # their first bytes
@@ -30,8 +30,43 @@ class OggLink(Link):
         return ([self.headers, (self.places[page], self.pieces[-1][1])], None) if page > 0 else (list(self.pieces), 0)
 
 
+@dataclasses.dataclass
+class _Stream:
+    """Collects the pages of a link."""
+
+    start: int
+    serial: bytes
+    codec: bytes
+    stop: int = 0
+    number: int = -1  # of the last page
+    segments: int = 0  # each is at most one packet
+    is_ended: bool = False
+    has_gaps: bool = False
+    pages: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # samples up to its end, its first byte
+
+    def add(self, head: bytes, place: int, size: int):
+        self.stop = place + size
+        if head[14:18] != self.serial:  # a stream beside the sound
+            return
+        self.segments += head[26]
+        number = int.from_bytes(head[18:22], "little")
+        self.has_gaps |= number not in (self.number + 1, self.number)
+        self.number = number
+        self.is_ended |= bool(head[5] & 4)
+        samples = int.from_bytes(head[6:14], "little", signed=True)
+        if samples > 0:
+            self.pages.append((samples, place))
+
+    def link(self) -> OggLink:
+        whole = ((self.start, self.stop),)
+        if self.codec[:7] != b"\x01vorbis" or not self.pages or self.has_gaps:
+            return OggLink(whole, self.has_gaps)
+        ends, places = (array("q", column) for column in zip(*self.pages[::PAGES]))
+        return OggLink(whole, headers=(self.start, self.pages[0][1]), ends=ends, places=places)
+
+
 def look_at_ogg(reader: Reader, start: int) -> Survey | None:
-    links, place, was_first, has_junk = [], start, False, start > 0
+    streams, place, was_first, has_junk = [], start, False, start > 0
     stop = reader.size
     while place + 27 <= stop:
         head = reader.take(place, 27 + 255)
@@ -44,40 +79,21 @@ def look_at_ogg(reader: Reader, start: int) -> Survey | None:
             continue
         if place + size > stop:
             break
-        is_first, serial = bool(head[5] & 2), head[14:18]
+        is_first = bool(head[5] & 2)
         if is_first and not was_first:
-            kind = reader.take(place + 27 + head[26], 8)
-            links.append({"start": place, "serial": serial, "pages": [], "packets": 0, "kind": kind})
-            links[-1] |= {"is_ended": False, "has_gaps": False, "number": -1}
+            streams.append(_Stream(place, head[14:18], codec=reader.take(place + 27 + head[26], 8)))
         was_first = is_first
-        if links:
-            link = links[-1]
-            link["stop"] = place + size
-            if serial == link["serial"]:
-                link["packets"] += head[26]
-                number = int.from_bytes(head[18:22], "little")
-                link["has_gaps"] |= number not in (link["number"] + 1, link["number"])
-                link["number"] = number
-                link["is_ended"] |= bool(head[5] & 4)
-                samples = int.from_bytes(head[6:14], "little", signed=True)
-                if samples > 0:
-                    link["pages"].append((samples, place))
+        if streams:
+            streams[-1].add(head, place, size)
         place += size
-    if not links:
+    if not streams:
         return None
-    is_cut = not links[-1]["is_ended"] or (place < stop and reader.take(place, 4) == b"OggS")
-    most_frames = 8192 * sum(link["packets"] for link in links)
-    made = [_ogg_link(**link) for link in links]
-    if len(made) == 1 and not has_junk and not is_cut and not made[0].ends and not made[0].has_gaps:
+    is_cut = not streams[-1].is_ended or (place < stop and reader.take(place, 4) == b"OggS")
+    most_frames = LARGEST_BLOCK * sum(stream.segments for stream in streams)
+    links = tuple(stream.link() for stream in streams)
+    if len(links) == 1 and not has_junk and not is_cut and not links[0].ends and not links[0].has_gaps:
         return Survey(most_frames=most_frames)
-    return Survey(tuple(made), is_cut=is_cut, most_frames=most_frames)
-
-
-def _ogg_link(start: int, stop: int, kind: bytes, pages: list[tuple[int, int]], has_gaps: bool, **_) -> OggLink:
-    if kind[:7] != b"\x01vorbis" or not pages or has_gaps:
-        return OggLink(((start, stop),), has_gaps)
-    some = pages[::PAGES]
-    return OggLink(((start, stop),), False, (start, pages[0][1]), *(array("q", column) for column in zip(*some)))
+    return Survey(links, is_cut=is_cut, most_frames=most_frames)
 
 
 def _is_whole(page: bytes) -> bool:
