@@ -167,10 +167,8 @@ def header_remark(source: AudioSource, decoded_s: float | None = None) -> str:
 
 
 def _shortfall(claimed: int, decoded: int, rate: int) -> str:
-    """Compares numbers of samples."""
-    if decoded >= claimed:
-        return ""
-    return f"the header gives {claimed / rate:.2f} s, the file holds {decoded / rate:.2f} s"
+    """Returns the remark on fewer decoded samples than claimed ones; empty: they are all there."""
+    return recordings.disagreement(claimed / rate, decoded / rate) if decoded < claimed else ""
 
 
 def _segment(source: AudioSource, recording: Recording) -> tuple[int, int]:
@@ -233,7 +231,7 @@ def _warn(name: str, remark: str):
 
 
 def _unreadable(name: str, error: Exception) -> InputError:
-    reason = (getattr(error, "error_string", None) or str(error)).strip().rstrip(".")
+    reason = recordings.reason_of(error)
     if "resource fork" in reason:  # libsndfile's last guess at any file without a known header
         reason = "Format not recognised"
     return InputError(f"{name}: not readable as audio ({reason}); convert or remove it")
