@@ -4,6 +4,7 @@ import functools
 import io
 import re
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -193,6 +194,12 @@ def test_wav_files_of_crashed_recorders_are_read(subtype):
     for tail in (b"LIST\x64\0\0\0INFO" + bytes(96), ID3V1, bytes(4000)):
         assert_length(whole + tail, right)
     assert_length(whole + whole, 2 * right)
+
+
+def test_any_number_of_joined_wav_files_is_read():
+    one = encoded(sound(0.001, 16000), 16000, "WAV")
+    number = sys.getrecursionlimit() + 1
+    assert_length(one * number, 16 * number)
 
 
 @pytest.mark.parametrize(("format", "name", "size_format"), [("RF64", b"ds64", "<Q"), ("CAF", b"data", ">Q")])

@@ -14,6 +14,18 @@ MOST_BYTES = 1 << 62  # a greater size of 64 bits is damaged, or was not known y
 
 
 def look_at_riff(reader: Reader, start: int) -> Survey | None:
+    joined, place = [], start
+    while (found := _one_riff(reader, place)) is not None and found.is_joined:
+        joined += found.links
+        place = found.links[0].pieces[0][1]
+    if not joined:
+        return found
+    last = [link if link.pieces else Link(((place, reader.size),)) for link in (found or Survey()).links]
+    return Survey((*joined, *last), is_joined=True)
+
+
+def _one_riff(reader: Reader, start: int) -> Survey | None:
+    """Returns a survey of the recording at `start`; with `is_joined`, of nothing but that one: others follow."""
     head = reader.take(start, 36)
     if head[8:12] != b"WAVE":
         return None
@@ -94,8 +106,7 @@ def _look_at_chunks(
         after, _ = _after_chunk(reader, place + head_size, size, form)
         follows = reader.take(after, 4)
         if end > first and follows in (b"RIFF", b"RF64") and name == b"data":
-            rest = look_at_riff(reader, after) or Survey()
-            return Survey((Link(((start, end),)), *_explicit(rest.links, (after, reader.size))), is_joined=True)
+            return Survey((Link(((start, after),)),), is_joined=True)
         stop, is_readable = without_tags(reader, first), False
         # Other chunks, a few bytes, or zeros that fill a sector, are no samples.
         if end > first and (
@@ -145,8 +156,3 @@ def _after_chunk(reader: Reader, content: int, size: int, form: bytes) -> tuple[
 
 def _is_chunk_name(name: bytes) -> bool:
     return len(name) == 4 and all(32 <= letter < 127 for letter in name) and name[:3] not in (b"TAG", b"APE")
-
-
-def _explicit(links: tuple[Link, ...], place: tuple[int, int]) -> list[Link]:
-    """Returns links within a part of a file; those that say "the file as it is" get its place."""
-    return [link if link.pieces else Link((place,)) for link in links]
