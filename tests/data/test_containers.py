@@ -13,7 +13,6 @@ from audio_files import encoded, encoded_by_pyav, length_by_pyav, patched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data import audio
 from training.data.audio import audio_seconds, decode_audio, header_remark, is_audio, read_audio
 from training.errors import InputError
 
@@ -259,18 +258,16 @@ REMARKS = {
 
 
 @pytest.mark.parametrize("kind", REMARKS)
-def test_disagreement_is_one_warning_with_both_lengths(tmp_path, monkeypatch, kind):
+def test_disagreement_is_one_warning_with_both_lengths(tmp_path, warnings, kind):
     make, pattern = REMARKS[kind]
     path = tmp_path / "a.wav"
     path.write_bytes(make())
-    messages = []
-    monkeypatch.setattr(audio.logger, "warning", messages.append)
     for _ in range(2):
         audio_seconds(str(path))
         read_audio(str(path), 16000)
-    assert len(messages) == 1
-    assert messages[0].startswith(f"{path}: ") and messages[0].endswith("; what it holds is read")
-    assert re.search(pattern, messages[0])
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{path}: ") and warnings[0].endswith("; what it holds is read")
+    assert re.search(pattern, warnings[0])
 
 
 def test_files_in_order_have_no_remark():

@@ -46,13 +46,6 @@ def files_there(folder) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-@pytest.fixture
-def warnings(monkeypatch):
-    messages = []
-    monkeypatch.setattr(listing_module.logger, "warning", messages.append)
-    return messages
-
-
 @pytest.mark.parametrize(
     "folder",
     [
