@@ -227,13 +227,17 @@ def choose_audio_column(source: str, features: dict, wanted: str | None) -> str:
     return choose_column(source, features, "audio", wanted, (*audio_features, *AUDIO_COLUMNS))
 
 
-def clip_names(data: datasets.Dataset) -> list[str]:
-    """Returns the name of each clip, without loading the audio of all clips at once."""
+def stored_paths(data: datasets.Dataset) -> list[str | None]:
+    """Returns the path of each clip (`None`: it has none), without loading the audio of all clips at once."""
     if isinstance(data.features["audio"], datasets.Value):
-        paths = data["audio"][:]
-    else:
-        tables = data.select_columns(["audio"]).with_format("arrow").iter(batch_size=100)
-        paths = [path for table in tables for path in pyarrow.compute.struct_field(table["audio"], "path").to_pylist()]
+        return data["audio"][:]
+    tables = data.select_columns(["audio"]).with_format("arrow").iter(batch_size=100)
+    return [path for table in tables for path in pyarrow.compute.struct_field(table["audio"], "path").to_pylist()]
+
+
+def clip_names(data: datasets.Dataset) -> list[str]:
+    """Returns the name of each clip, see `audio_name`."""
+    paths = stored_paths(data)
     starts, ends = (data[name] if name in data.column_names else [None] * len(data) for name in TIME_COLUMNS)
     return [audio_name({"path": path, "start": start, "end": end}) for path, start, end in zip(paths, starts, ends)]
 
