@@ -39,6 +39,17 @@ def write_class_folders(
     return folder
 
 
+def num_left_out(listing) -> int:
+    """Returns the number of files that a `Listing` leaves out: those below each folder too, but for a link to one."""
+
+    def count(path: Path) -> int:
+        if not os.path.isdir(path):
+            return 1
+        return 0 if path.is_symlink() else sum(len(files) for _, _, files in os.walk(path))
+
+    return sum(map(count, listing.left_out))
+
+
 def run_program(*words, cwd: Path = ROOT, timeout: int = 300, threads: int = 1) -> subprocess.CompletedProcess:
     """Runs a program of the repository in a fresh, offline process."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
