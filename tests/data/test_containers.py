@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from audio_files import encoded, encoded_by_pyav, length_by_pyav, patched
+from audio_encodings import encoded_by_pyav, length_by_pyav
+from audio_files import encoded, patched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
