@@ -105,7 +105,7 @@ ENCODINGS = (
 
 
 def encode(samples: np.ndarray, rate: int, encoding: Encoding) -> bytes:
-    """Encodes float32 (samples, channels); the same input gives the same bytes."""
+    """Encodes float32 (samples, channels); the same input gives the same bytes, but for the time that some store."""
     if encoding.writer == "av":
         return encoded_by_pyav(samples, rate, encoding.codec, encoding.container, **(encoding.options or {}))
     content = encoded(samples, rate, encoding.container, encoding.codec)
