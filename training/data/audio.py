@@ -150,17 +150,17 @@ def audio_format(source: AudioSource) -> tuple[int, int]:
         return recording.rate, recording.channels
 
 
-def header_remark(source: AudioSource, decoded_s: float | None = None) -> str:
+def header_remark(source: AudioSource, num_samples: int | None = None) -> str:
     """
     Returns in which way header and content of a recording disagree; empty: they agree, or it is unreadable.
 
     Args:
-        decoded_s: length in seconds of the decoded clip: what some headers claim is missed by decoding only
+        num_samples: samples per channel of the decoded clip: what some headers claim is missed by decoding only
     """
     try:
         with _opened(source) as (_, recording):
             start, stop = _segment(source, recording)
-            decoded = stop - start if decoded_s is None else round(decoded_s * recording.rate)
+            decoded = stop - start if num_samples is None else num_samples
             return recording.remark or _shortfall(stop - start, decoded, recording.rate)
     except InputError:
         return ""
@@ -177,7 +177,8 @@ def _segment(source: AudioSource, recording: Recording) -> tuple[int, int]:
     start, end = (None, None) if isinstance(source, str) else (source.get("start"), source.get("end"))
     start_s = start or 0.0
     if start_s < 0 or (end is not None and end <= start_s):
-        raise InputError(f"{name}: a part from {start_s:g} to {end:g} s holds nothing; correct its times (in seconds)")
+        part = f"from {start_s:g} s to the end" if end is None else f"from {start_s:g} to {end:g} s"
+        raise InputError(f"{name}: a part {part} holds nothing; correct its times (in seconds)")
     if start_s * rate >= frames:
         raise InputError(
             f"{name}: begins after the recording's end at {frames / rate:g} s; correct its times (in seconds)"
