@@ -24,15 +24,16 @@ class LocalClips:
 
     Args:
         name: name of the source, for messages
-        data: a `datasets.Dataset` with the column `audio`, in any form that `stored_audio` reads
+        data: a `datasets.Dataset` with a column of audio, in any form that `stored_audio` reads
+        audio_column: name of that column
     """
 
-    def __init__(self, name: str, data: datasets.Dataset):
+    def __init__(self, name: str, data: datasets.Dataset, audio_column: str = "audio"):
         if not len(data):
             raise InputError(f"{name}: holds no clips; add some or leave it out")
         self.name = name
         # One type, so that several sources can be joined.
-        self.data = stored_audio(name, data, "audio").cast_column("audio", datasets.Audio(decode=False))
+        self.data = stored_audio(name, data, audio_column).cast_column("audio", datasets.Audio(decode=False))
 
     def __len__(self) -> int:
         return len(self.data)

@@ -338,8 +338,8 @@ def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict]) -> 
     without = [listing.below(path) for path in _top_folders(listing) if class_name(path.name) not in classes]
     lost = [part for part in without if not _is_aside(part)]
     if lost:
-        more = f" (and {len(lost) - 1} more such folders: {_some(_names(part.folder for part in lost[1:]))})"
-        more = more if len(lost) > 1 else ""
+        others = _names(part.folder for part in lost[1:])
+        more = f" (and {len(others)} more such folders: {_some(others)})" if others else ""
         raise InputError(
             f"{printable(lost[0].folder)}: a class folder without clips: {_why_lost(lost[0])}; add clips, or remove "
             f"the folder{more}"
