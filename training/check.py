@@ -196,7 +196,7 @@ def measure(source: AudioSource) -> dict:
         "reason": "",
         "sampling_rate": rate,
         "channels": num_channels,
-        "header": header_remark(source, num_samples / rate),
+        "header": header_remark(source, num_samples),
         "seconds": num_samples / rate,
         "level_dbfs": round(max(20 * math.log10(max(rms, 1e-30)), LOWEST_DBFS), 2),
         "clipped_share": num_clipped / samples.size if num_clipped >= CLIPPED_SAMPLES else 0.0,

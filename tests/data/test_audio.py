@@ -153,6 +153,7 @@ def test_a_part_of_a_recording_is_that_part(tmp_path, extension):
         ({"start": 2.0, "end": 1.0}, r"long.wav#t=2,1: a part from 2 to 1 s holds nothing"),
         ({"start": 1.0, "end": None}, r"long.wav#t=1: begins after the recording's end at 0.5 s"),
         ({"start": -1.0, "end": 0.2}, "a part from -1 to 0.2 s holds nothing"),
+        ({"start": -1.0, "end": None}, r"long.wav#t=-1: a part from -1 s to the end holds nothing; correct its times"),
     ],
 )
 def test_parts_that_are_none_are_told(tmp_path, times, pattern):

@@ -105,17 +105,15 @@ def assert_all_are_listed(output, damaged: dict[str, str]):
         assert found[clip].startswith(DAMAGES[kind]) and clip not in found[clip], kind
 
 
-def test_a_training_leaves_damaged_clips_out_and_lists_them(manifest, recipe, monkeypatch):
+def test_a_training_leaves_damaged_clips_out_and_lists_them(manifest, recipe, warnings):
     table, damaged = manifest
-    messages = []
-    monkeypatch.setattr(screening.logger, "warning", messages.append)
     path, output = recipe(**TINY, train_file=table, on_bad_audio="skip", compute_statistics=True)
     run(train, path)
     assert_all_are_listed(output, damaged)
     results = json.loads((output / "results.json").read_text())
     assert sum(results["clips"].values()) == 95 and set(results["clips"]) == {"train", "validation", "test"}
-    assert len(messages) == 1 and messages[0].startswith("5 of 100 clips are unreadable and left out: ")
-    assert messages[0].count(str(table.parent)) == 3 and str(output / UNREADABLE_CLIPS) in messages[0]
+    assert len(warnings) == 1 and warnings[0].startswith("5 of 100 clips are unreadable and left out: ")
+    assert warnings[0].count(str(table.parent)) == 3 and str(output / UNREADABLE_CLIPS) in warnings[0]
 
 
 def test_the_list_of_an_earlier_run_does_not_stay(manifest, tmp_path):

@@ -1,18 +1,19 @@
-"""Tests training/data/containers.py: a recording is what is in the file, not what its header claims."""
+"""Tests training/data/containers/: a recording is what is in the file, not what its header claims."""
 
 import functools
 import io
 import re
 import struct
+import sys
 
 import numpy as np
 import pytest
 import soundfile
-from audio_files import encoded, encoded_by_pyav, length_by_pyav, patched
+from audio_encodings import encoded_by_pyav, length_by_pyav
+from audio_files import encoded, patched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data import audio
 from training.data.audio import audio_seconds, decode_audio, header_remark, is_audio, read_audio
 from training.errors import InputError
 
@@ -195,6 +196,12 @@ def test_wav_files_of_crashed_recorders_are_read(subtype):
     assert_length(whole + whole, 2 * right)
 
 
+def test_any_number_of_joined_wav_files_is_read():
+    one = encoded(sound(0.001, 16000), 16000, "WAV")
+    number = sys.getrecursionlimit() + 1
+    assert_length(one * number, 16 * number)
+
+
 @pytest.mark.parametrize(("format", "name", "size_format"), [("RF64", b"ds64", "<Q"), ("CAF", b"data", ">Q")])
 def test_sizes_of_64_bits(format, name, size_format):
     whole = pcm(format)
@@ -252,18 +259,16 @@ REMARKS = {
 
 
 @pytest.mark.parametrize("kind", REMARKS)
-def test_disagreement_is_one_warning_with_both_lengths(tmp_path, monkeypatch, kind):
+def test_disagreement_is_one_warning_with_both_lengths(tmp_path, warnings, kind):
     make, pattern = REMARKS[kind]
     path = tmp_path / "a.wav"
     path.write_bytes(make())
-    messages = []
-    monkeypatch.setattr(audio.logger, "warning", messages.append)
     for _ in range(2):
         audio_seconds(str(path))
         read_audio(str(path), 16000)
-    assert len(messages) == 1
-    assert messages[0].startswith(f"{path}: ") and messages[0].endswith("; what it holds is read")
-    assert re.search(pattern, messages[0])
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{path}: ") and warnings[0].endswith("; what it holds is read")
+    assert re.search(pattern, warnings[0])
 
 
 def test_files_in_order_have_no_remark():

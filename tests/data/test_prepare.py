@@ -7,14 +7,14 @@ import dataset_layouts
 import pandas
 import pytest
 import soundfile
-from audio_files import run_program
+from audio_files import encoded, patched, run_program, tone
 
 from training.data.columns import Columns
 from training.data.tables import load_table
 from training.errors import InputError
 from training.prepare import DATASETS, describe, prepare
 from training.prepare.__main__ import main
-from training.prepare.common import Clip, shared_out
+from training.prepare.common import Clip, pieces, shared_out
 
 SPLITS = ("train", "validation", "test")
 
@@ -280,6 +280,15 @@ def test_nothing_of_the_users_is_replaced(originals, tmp_path):
     with pytest.raises(InputError, match="test.csv: is no manifest of this program"):
         prepare("birdcall", folder, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["test.csv"]
+
+
+def test_pieces_end_with_the_recording_and_not_with_its_header(tmp_path):
+    content = encoded(tone(2.0), 16000, "AU", "PCM_16")
+    (tmp_path / "a.au").write_bytes(patched(content, 8, (16000).to_bytes(4, "big")))  # bytes of half a second
+    assert [(piece.start, piece.end) for piece in pieces(Clip(tmp_path / "a.au", "x"), 1.0)] == [(0.0, 1.0), (1.0, 2.0)]
+    (tmp_path / "a.au").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="a.au: not readable as audio"):
+        pieces(Clip(tmp_path / "a.au", "x"), 1.0)
 
 
 def test_damaged_and_missing_recordings_are_told(tmp_path, caplog):

@@ -7,7 +7,8 @@ import sys
 import av
 import numpy as np
 import pytest
-from audio_files import encoded_by_pyav, length_by_pyav, tone
+from audio_encodings import encoded_by_pyav, length_by_pyav
+from audio_files import tone
 
 from training.data.audio import audio_format, audio_seconds, decode_audio, header_remark, is_audio, read_audio
 from training.errors import InputError
@@ -35,7 +36,7 @@ KINDS = {  # extension -> encoder, container, sampling rate in Hz
 @functools.cache
 def encoded(extension: str, seconds: float = 2.0) -> bytes:
     codec, container, rate = KINDS[extension]
-    return encoded_by_pyav(tone(seconds, rate), rate, codec, container, 64000 if codec == "wmav2" else None)
+    return encoded_by_pyav(tone(seconds, rate), rate, codec, container)
 
 
 @pytest.mark.parametrize("extension", KINDS)

@@ -9,16 +9,13 @@ import pandas
 import pytest
 from audio_files import write_class_folders, write_tone
 
-from training.data import listing as listing_module
-from training.data import sources as sources_module
-from training.data import splits as splits_module
 from training.data.arguments import DataArguments
 from training.data.audio import audio_name, read_audio
 from training.data.columns import Columns, audio_of, clip_names
 from training.data.labels import LabelSet, find_labels, read_label_file, rename_labels
 from training.data.screening import check_files
 from training.data.sources import choose_split, load_folder, standardise
-from training.data.splits import complete_splits, load_splits
+from training.data.splits import complete_splits, load_splits, warn_of_repeats
 from training.data.tables import load_table
 from training.errors import InputError
 
@@ -105,13 +102,6 @@ def test_named_splits_are_taken_by_their_own_names(tmp_path):
         load_splits(DataArguments(**arguments, validation_split="val", test_split="tset"))
     with pytest.raises(InputError, match="which is the validation split. Set validation_split to one of dev, val"):
         load_splits(DataArguments(**arguments))
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    messages = []
-    monkeypatch.setattr(listing_module.logger, "warning", messages.append)
-    return messages
 
 
 @pytest.mark.parametrize(
@@ -234,12 +224,10 @@ def test_two_candidates_for_a_split_are_an_error(tmp_path, kind, pair):
     assert len(load_splits(DataArguments(dataset_name=str(tmp_path), **chosen))[split]) == 2
 
 
-def test_splits_of_the_hub_keep_their_names(monkeypatch):
+def test_splits_of_the_hub_keep_their_names(warnings):
     """They cannot be moved: the split with the default name is taken, and the others are told."""
-    messages = []
-    monkeypatch.setattr(sources_module.logger, "warning", messages.append)
     assert choose_split("org/name", {"test": 0, "eval": 0}, "test", "test") == "test"
-    assert messages == ["org/name: the test split is test, and eval is left out; test_split may name another"]
+    assert warnings == ["org/name: the test split is test, and eval is left out; test_split may name another"]
 
 
 def test_folders_without_a_split_beside_those_of_metadata(tmp_path):
@@ -369,13 +357,11 @@ def test_an_unlabelled_split_is_told():
         standardise("hub[test]", data, Columns())
 
 
-def test_repeated_files_are_warned_of(monkeypatch):
-    messages = []
-    monkeypatch.setattr(splits_module.logger, "warning", messages.append)
+def test_repeated_files_are_warned_of(warnings):
     data = datasets.Dataset.from_dict({"audio": ["x.wav", "x.wav", "y.wav"], "label": ["a", "a", "b"]})
-    splits_module.warn_of_repeats({"train": data})
-    splits_module.warn_of_repeats({"train": data.select([0, 2])})
-    assert messages == ["1 files are listed more than once, such as x.wav: is that meant?"]
+    warn_of_repeats({"train": data})
+    warn_of_repeats({"train": data.select([0, 2])})
+    assert warnings == ["1 files are listed more than once, such as x.wav: is that meant?"]
 
 
 def test_bad_folders_are_one_line(tmp_path):

@@ -79,15 +79,13 @@ def test_a_recipe_is_tried_out_on_a_sample():
         DataArguments(train_file="x.csv", max_train_clips=0)
 
 
-def test_few_groups_set_at_least_one_aside(monkeypatch):
+def test_few_groups_set_at_least_one_aside(warnings):
     """Warns; a single group cannot be divided."""
-    messages = []
-    monkeypatch.setattr(splits_module.logger, "warning", messages.append)
     data = table(12, group=[str(index // 4) for index in range(12)])
     arguments = DataArguments(train_file="x.csv", test_fraction=0.1, validation_fraction=0)
     splits = splits_module.complete_splits({"train": data}, arguments, stratify=True, seed=0)
     assert len(set(splits["test"]["group"])) == 1 and not set(splits["test"]["group"]) & set(splits["train"]["group"])
-    assert messages == ["3 groups are too few for test_fraction 0.1: the test split is a whole group"]
+    assert warnings == ["3 groups are too few for test_fraction 0.1: the test split is a whole group"]
     with pytest.raises(InputError, match="the training clips are of one group"):
         splits_module.complete_splits({"train": data.select(range(4))}, arguments, stratify=True, seed=0)
 

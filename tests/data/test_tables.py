@@ -13,8 +13,6 @@ from audio_files import tone, write_tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data import tables as tables_module
-from training.data import text_tables
 from training.data.arguments import DataArguments
 from training.data.audio import as_stored, audio_name, read_audio
 from training.data.clips import LocalClips, StreamedClips
@@ -37,14 +35,6 @@ def _table(path, text):
 
 def _pairs(data) -> list[tuple]:
     return [(audio_name(row["audio"]).rsplit("/", 1)[-1], row["label"]) for row in data]
-
-
-@pytest.fixture
-def warnings(monkeypatch) -> list[str]:
-    messages = []
-    for module in (tables_module, text_tables):
-        monkeypatch.setattr(module.logger, "warning", messages.append)
-    return messages
 
 
 @pytest.mark.parametrize(

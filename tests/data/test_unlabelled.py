@@ -458,12 +458,12 @@ def test_the_log_is_appended_to_by_all_and_read_once(tmp_path):
         log.add("b.wav", "damaged")
     first.add("ä\n.wav", "empty")
     with path.open("a") as file:
-        file.write('{"clip": "torn')
-    assert len(path.read_text().splitlines()) == 4  # two writers reported b.wav
+        file.write('{}\n3\n{"clip": "no reason"}\n[]\n{"clip": "torn')
+    assert len(path.read_text().splitlines()) == 8  # two writers reported b.wav
     assert list(second.entries().items()) == [("b.wav", "damaged"), ("ä\n.wav", "empty")]
     resumed = UnreadableLog(path)
     resumed.add("b.wav", "damaged")
-    assert len(path.read_text().splitlines()) == 4
+    assert len(path.read_text().splitlines()) == 8
 
 
 def test_unreadable_headers_are_dropped_before_the_run(tmp_path):

@@ -1,12 +1,15 @@
 """Encodes recordings in every format that soundfile and PyAV write, and decodes them a second time with PyAV."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 import soundfile
+from audio_files import encoded
 
 from training.data.audio import audio_seconds, decode_audio
 
@@ -102,16 +105,20 @@ ENCODINGS = (
 
 
 def encode(samples: np.ndarray, rate: int, encoding: Encoding) -> bytes:
-    """Encodes float32 (samples, channels); the same input gives the same bytes."""
+    """Encodes float32 (samples, channels); the same input gives the same bytes, but for the time that some store."""
+    if encoding.writer == "av":
+        return encoded_by_pyav(samples, rate, encoding.codec, encoding.container, **(encoding.options or {}))
+    content = encoded(samples, rate, encoding.container, encoding.codec)
+    return _with_fixed_serial(content) if encoding.container == "OGG" else content
+
+
+def encoded_by_pyav(samples: np.ndarray, rate: int, codec: str, format: str, **options) -> bytes:
+    """Returns a file of PyAV as bytes. samples: float32 (samples,) or (samples, channels); options: of the container"""
     buffer = io.BytesIO()
-    if encoding.writer == "soundfile":
-        soundfile.write(buffer, samples, rate, format=encoding.container, subtype=encoding.codec)
-        return _with_fixed_serial(buffer) if encoding.container == "OGG" else buffer.getvalue()
-    options = {"fflags": "+bitexact", **(encoding.options or {})}
-    with av.open(buffer, "w", format=encoding.container, options=options) as container:
-        stream = container.add_stream(encoding.codec, rate=rate, layout="mono" if samples.shape[1] == 1 else "stereo")
+    with av.open(buffer, "w", format=format, options={"fflags": "+bitexact", **options}) as container:
+        stream = container.add_stream(codec, rate=rate, layout="stereo" if samples.shape[1:] == (2,) else "mono")
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
-        stream.bit_rate = 12200 if "amr" in encoding.codec else 64000
+        stream.bit_rate = 12200 if "amr" in codec else 64000
         frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1).copy(), format="flt", layout=stream.layout)
         frame.sample_rate = rate
         for packet in (*stream.encode(frame), *stream.encode(None)):
@@ -119,12 +126,11 @@ def encode(samples: np.ndarray, rate: int, encoding: Encoding) -> bytes:
     return buffer.getvalue()
 
 
-def _with_fixed_serial(buffer: io.BytesIO) -> bytes:
+def _with_fixed_serial(content: bytes) -> bytes:
     """Copies the packets of an Ogg file: libsndfile numbers its streams by the clock."""
-    buffer.seek(0)
     copy = io.BytesIO()
     options = {"fflags": "+bitexact"}
-    with av.open(buffer) as source, av.open(copy, "w", format="ogg", options=options) as target:
+    with av.open(io.BytesIO(content)) as source, av.open(copy, "w", format="ogg", options=options) as target:
         stream = target.add_stream_from_template(source.streams.audio[0])
         for packet in source.demux(audio=0):
             if packet.dts is not None:
@@ -133,18 +139,25 @@ def _with_fixed_serial(buffer: io.BytesIO) -> bytes:
     return copy.getvalue()
 
 
-def second_decoding(content: bytes) -> float | None:
-    """Returns the seconds that PyAV decodes, over damaged blocks; `None` where it can decode nothing."""
+def _frames_by_pyav(content: bytes, format: str | None) -> Iterator[av.AudioFrame]:
+    """Yields what a second decoder finds; it goes on after damaged packets."""
+    with av.open(io.BytesIO(content), format=format) as container:
+        for packet in container.demux(audio=0):
+            with contextlib.suppress(av.error.InvalidDataError):
+                yield from packet.decode()
+
+
+def length_by_pyav(content: bytes, format: str | None = None) -> int:
+    """Returns the number of samples that PyAV decodes."""
+    return sum(frame.samples for frame in _frames_by_pyav(content, format))
+
+
+def seconds_by_pyav(content: bytes) -> float | None:
+    """Returns the seconds that PyAV decodes before it stops; `None` where it can decode nothing."""
     seconds = 0.0
-    try:
-        with av.open(io.BytesIO(content)) as container:
-            for packet in container.demux(audio=0):
-                try:
-                    seconds += sum(frame.samples / frame.sample_rate for frame in packet.decode())
-                except av.error.InvalidDataError:
-                    continue
-    except (av.error.FFmpegError, IndexError, ValueError):
-        pass
+    with contextlib.suppress(av.error.FFmpegError, IndexError, ValueError):
+        for frame in _frames_by_pyav(content, None):
+            seconds += frame.samples / frame.sample_rate
     return seconds or None
 
 
@@ -173,6 +186,6 @@ def check_reading(path: str, seconds: float | None, cut: bool, warnings: list):
     if warnings or seconds is None or abs(decoded - seconds) <= BLOCK_S:
         return
     # Damage can make another valid recording. A second decoder tells that from a recording that was cut.
-    second = None if cut else second_decoding(Path(path).read_bytes())
+    second = None if cut else seconds_by_pyav(Path(path).read_bytes())
     assert not cut, f"{decoded:g} s of {seconds:g} s are decoded without a warning"
     assert second is None or abs(decoded - second) <= BLOCK_S, f"{decoded:g} s are decoded, {second:g} s by PyAV"

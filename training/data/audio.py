@@ -150,27 +150,25 @@ def audio_format(source: AudioSource) -> tuple[int, int]:
         return recording.rate, recording.channels
 
 
-def header_remark(source: AudioSource, decoded_s: float | None = None) -> str:
+def header_remark(source: AudioSource, num_samples: int | None = None) -> str:
     """
     Returns in which way header and content of a recording disagree; empty: they agree, or it is unreadable.
 
     Args:
-        decoded_s: length in seconds of the decoded clip: what some headers claim is missed by decoding only
+        num_samples: samples per channel of the decoded clip: what some headers claim is missed by decoding only
     """
     try:
         with _opened(source) as (_, recording):
             start, stop = _segment(source, recording)
-            decoded = stop - start if decoded_s is None else round(decoded_s * recording.rate)
+            decoded = stop - start if num_samples is None else num_samples
             return recording.remark or _shortfall(stop - start, decoded, recording.rate)
     except InputError:
         return ""
 
 
 def _shortfall(claimed: int, decoded: int, rate: int) -> str:
-    """Compares numbers of samples."""
-    if decoded >= claimed:
-        return ""
-    return f"the header gives {claimed / rate:.2f} s, the file holds {decoded / rate:.2f} s"
+    """Returns the remark on fewer decoded samples than claimed ones; empty: they are all there."""
+    return recordings.disagreement(claimed / rate, decoded / rate) if decoded < claimed else ""
 
 
 def _segment(source: AudioSource, recording: Recording) -> tuple[int, int]:
@@ -179,7 +177,8 @@ def _segment(source: AudioSource, recording: Recording) -> tuple[int, int]:
     start, end = (None, None) if isinstance(source, str) else (source.get("start"), source.get("end"))
     start_s = start or 0.0
     if start_s < 0 or (end is not None and end <= start_s):
-        raise InputError(f"{name}: a part from {start_s:g} to {end:g} s holds nothing; correct its times (in seconds)")
+        part = f"from {start_s:g} s to the end" if end is None else f"from {start_s:g} to {end:g} s"
+        raise InputError(f"{name}: a part {part} holds nothing; correct its times (in seconds)")
     if start_s * rate >= frames:
         raise InputError(
             f"{name}: begins after the recording's end at {frames / rate:g} s; correct its times (in seconds)"
@@ -233,7 +232,7 @@ def _warn(name: str, remark: str):
 
 
 def _unreadable(name: str, error: Exception) -> InputError:
-    reason = (getattr(error, "error_string", None) or str(error)).strip().rstrip(".")
+    reason = recordings.reason_of(error)
     if "resource fork" in reason:  # libsndfile's last guess at any file without a known header
         reason = "Format not recognised"
     return InputError(f"{name}: not readable as audio ({reason}); convert or remove it")

@@ -8,11 +8,10 @@ from pathlib import Path
 import datasets
 import fsspec.asyn
 import numpy as np
-import pyarrow.compute
 
 from ..errors import InputError, one_line
 from .audio import as_stored, datasets_without_torchcodec
-from .columns import check_audio_kind, choose_audio_column, stored_audio
+from .columns import check_audio_kind, choose_audio_column, stored_audio, stored_paths
 
 STREAM_BATCH = 16  # undecoded clips that are read from a stream at once
 # Endless sequence of a source: position -> the clip's index in the source (streams: its position), the undecoded clip.
@@ -25,15 +24,16 @@ class LocalClips:
 
     Args:
         name: name of the source, for messages
-        data: a `datasets.Dataset` with the column `audio`, in any form that `stored_audio` reads
+        data: a `datasets.Dataset` with a column of audio, in any form that `stored_audio` reads
+        audio_column: name of that column
     """
 
-    def __init__(self, name: str, data: datasets.Dataset):
+    def __init__(self, name: str, data: datasets.Dataset, audio_column: str = "audio"):
         if not len(data):
             raise InputError(f"{name}: holds no clips; add some or leave it out")
         self.name = name
         # One type, so that several sources can be joined.
-        self.data = stored_audio(name, data, "audio").cast_column("audio", datasets.Audio(decode=False))
+        self.data = stored_audio(name, data, audio_column).cast_column("audio", datasets.Audio(decode=False))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -43,10 +43,8 @@ class LocalClips:
         return self.data[int(index)]["audio"]
 
     def names(self) -> list[str]:
-        """Returns the name of each clip, without loading the audio of all clips at once."""
-        tables = self.data.with_format("arrow").iter(batch_size=100)
-        paths = (path for table in tables for path in pyarrow.compute.struct_field(table["audio"], "path").to_pylist())
-        return [path or self.name_of(index, {}) for index, path in enumerate(paths)]
+        """Returns the name of each clip."""
+        return [path or self.name_of(index, {}) for index, path in enumerate(stored_paths(self.data))]
 
     def name_of(self, index: int, audio: dict) -> str:
         return audio.get("path") or f"clip {index} of {self.name}"

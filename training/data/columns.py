@@ -19,6 +19,10 @@ LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
 WEBDATASET_LABELS = ("cls", "txt")  # members of a tar: class index or text
 OTHER_COLUMNS = ("fold", "group", "start", "end")
 TIME_COLUMNS = ("start", "end")
+# Types of a column that may hold audio: of `Value`, and the entries of a struct.
+AUDIO_DTYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+AUDIO_KEYS = {"array", "bytes", "path"}
+STORED_AUDIO = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,6 @@ def row_of(index: int) -> str:
     return f"row {index + 1}"
 
 
-AUDIO_DTYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
-AUDIO_KEYS = {"array", "bytes", "path"}
-STORED_AUDIO = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
-
-
 def stored_audio(source: str, data: datasets.Dataset, column: str) -> datasets.Dataset:
     """
     Returns the audio column of a stored data set as `audio`: paths, or {"path", "bytes"}.
@@ -132,11 +131,9 @@ def stored_audio(source: str, data: datasets.Dataset, column: str) -> datasets.D
     if column != "audio":
         data = data.rename_column(column, "audio")
     try:
-        if isinstance(kind, datasets.Audio):
-            data = data.cast_column("audio", datasets.Audio(decode=False))
-        elif kind in (datasets.Value("large_string"), datasets.Value("string_view")):  # as pandas writes
+        if kind in (datasets.Value("large_string"), datasets.Value("string_view")):  # as pandas writes
             data = data.cast_column("audio", datasets.Value("string"))
-        elif isinstance(kind, dict) and kind.keys() <= STORED_AUDIO.keys():
+        elif isinstance(kind, datasets.Audio) or (isinstance(kind, dict) and kind.keys() <= STORED_AUDIO.keys()):
             data = data.cast_column("audio", datasets.Audio(decode=False))
         kind = data.features["audio"]
         is_stored = isinstance(kind, datasets.Audio) or kind == datasets.Value("string")
@@ -227,13 +224,17 @@ def choose_audio_column(source: str, features: dict, wanted: str | None) -> str:
     return choose_column(source, features, "audio", wanted, (*audio_features, *AUDIO_COLUMNS))
 
 
-def clip_names(data: datasets.Dataset) -> list[str]:
-    """Returns the name of each clip, without loading the audio of all clips at once."""
+def stored_paths(data: datasets.Dataset) -> list[str | None]:
+    """Returns the path of each clip (`None`: it has none), without loading the audio of all clips at once."""
     if isinstance(data.features["audio"], datasets.Value):
-        paths = data["audio"][:]
-    else:
-        tables = data.select_columns(["audio"]).with_format("arrow").iter(batch_size=100)
-        paths = [path for table in tables for path in pyarrow.compute.struct_field(table["audio"], "path").to_pylist()]
+        return data["audio"][:]
+    tables = data.select_columns(["audio"]).with_format("arrow").iter(batch_size=100)
+    return [path for table in tables for path in pyarrow.compute.struct_field(table["audio"], "path").to_pylist()]
+
+
+def clip_names(data: datasets.Dataset) -> list[str]:
+    """Returns the name of each clip, see `audio_name`."""
+    paths = stored_paths(data)
     starts, ends = (data[name] if name in data.column_names else [None] * len(data) for name in TIME_COLUMNS)
     return [audio_name({"path": path, "start": start, "end": end}) for path, start, end in zip(paths, starts, ends)]
 

@@ -79,7 +79,8 @@ class Listing:
         folder: the folder
         files: the clips, sorted by folder and name
         left_out: every other file -> reason. A folder that was not entered (hidden, without permission, a link in a
-            circle), and one that holds nothing, is one entry
+            circle), and one that holds nothing, is one entry. With `files` these are all files below the folder, and
+            below the links that were followed
         folders: the folders below, sorted, without hidden ones, but with those that could not be entered
     """
 
@@ -87,14 +88,6 @@ class Listing:
     files: list[Path]
     left_out: dict[Path, str]
     folders: list[Path] = field(default_factory=list)
-
-    @property
-    def num_left_out(self) -> int:
-        """
-        Returns the number of files that `left_out` reports: one for each file, and for each folder the files below it
-        (none for a link). With `files` these are all files below the folder, and below the links that were followed.
-        """
-        return sum(map(_count_files, self.left_out))
 
     def below(self, folder: Path) -> "Listing":
         """Returns the part of the listing that lies below one of its folders, with that folder's own reason."""
@@ -298,9 +291,3 @@ def _is_storable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _count_files(path: Path) -> int:
-    if not os.path.isdir(path):
-        return 1
-    return 0 if path.is_symlink() else sum(len(files) for _, _, files in os.walk(path))

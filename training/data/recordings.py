@@ -13,7 +13,7 @@ import soundfile
 import soxr
 
 from ..errors import InputError
-from .containers import Link, Pieces, Reader, survey, survey_after_junk
+from .containers import Link, Pieces, Reader, Survey, survey, survey_after_junk
 from .formats import NATIVE, Decoder, find_format
 
 LOWEST_RATE, HIGHEST_RATE = 500, 20_000_000  # Hz; a damaged header that says 3 Hz makes hours of seconds
@@ -23,18 +23,38 @@ MOST_PER_BYTE, MOST_PER_ALAC_BYTE = 8, 4096
 # What decoders raise for damaged files; soundfile's error is a RuntimeError.
 FAULTS = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 NOT_RECOGNISED = 1  # libsndfile's number of that error
-SAME_IN_VIDEOS_S = 0.5  # a sound track may begin later than the pictures
 SAME_S = 0.05  # lengths in seconds that differ by less are the same: frames of MP3, delays of encoders
+SAME_IN_VIDEOS_S = 0.5  # a sound track may begin later than the pictures
+OPUS_S = 5.0  # seconds after which a decoder of Opus no longer depends on what came before
+CUT = "the file is cut off before its first samples"
+NO_FILES = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISFIFO, "pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
 
 
 class Part(NamedTuple):
-    """Says what libsndfile finds in a link; `can_seek`: it finds samples without decoding those before."""
+    """
+    Says what libsndfile finds in a link.
+
+    Args:
+        rate: sampling rate in Hz
+        frames: samples per channel
+        can_seek: libsndfile finds samples without decoding those before
+    """
 
     link: Link
     rate: int
     channels: int
     frames: int
     can_seek: bool
+
+    def frames_at(self, rate: int) -> int:
+        """Returns the number of samples per channel at another rate in Hz."""
+        return self.frames if rate == self.rate else round(self.frames * rate / self.rate)
 
 
 class Recording(NamedTuple):
@@ -82,15 +102,6 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-NO_FILES = (
-    (stat.S_ISDIR, "folder"),
-    (stat.S_ISFIFO, "pipe"),
-    (stat.S_ISSOCK, "socket"),
-    (stat.S_ISCHR, "device"),
-    (stat.S_ISBLK, "device"),
-)
-
-
 def examine(file: BinaryIO, path: str | None = None) -> Recording:
     """
     Finds what a file holds: its length is that of what can be decoded. What was found of a file at `path` is kept as
@@ -128,47 +139,72 @@ def _examine_once(handle: _Handle, path: str, size: int, time: int, node: int) -
 def can_open(file: BinaryIO) -> bool:
     """Returns whether libsndfile or PyAV can open a file."""
     try:
-        reader = Reader(file)
-        try:
-            return any(part.frames for part in _parts(reader, survey(file).links))
-        except (soundfile.LibsndfileError, RuntimeError):
-            pyav = find_format(reader.take(0, 200))
-            if pyav is None:
-                found = survey_after_junk(file)
-                return found is not None and any(part.frames for part in _parts(reader, found.links))
-            with _pyav(file, pyav):
-                return True
+        opened = _open(Reader(file))
+        if opened.pyav is None:
+            return any(part.frames for part in opened.parts)
+        with _pyav(file, opened.pyav):
+            return True
     except (*FAULTS, InputError):
         return False
 
 
-def _examine(file: BinaryIO) -> Recording:
-    found = survey(file)
-    reader = Reader(file)
+class _Opened(NamedTuple):
+    """Holds what libsndfile can read of a file; else what PyAV may read, and why libsndfile cannot."""
+
+    survey: Survey
+    parts: list[Part]
+    pyav: tuple[str, str] | None = None
+    reason: str = ""
+
+
+def _open(reader: Reader) -> _Opened:
+    found = survey(reader)
     try:
-        parts = _parts(reader, found.links)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+        return _Opened(found, _parts(reader, found.links))
+    except RuntimeError as error:
         pyav = find_format(reader.take(0, 200))
         if pyav is not None:
-            try:
-                return _examine_by_pyav(file, pyav)
-            except (InputError, ValueError) as other:
-                if pyav[0] not in NATIVE:
-                    raise
-                missing = f"; {other}" if isinstance(other, InputError) else ""
-                raise ValueError(CUT if found.is_cut else _reason(error).strip(" .") + missing) from None
-        found = survey_after_junk(file)
+            return _Opened(found, [], pyav, reason_of(error))
+        found = survey_after_junk(reader)
         if found is None:
             raise
-        parts = _parts(reader, found.links)
+        return _Opened(found, _parts(reader, found.links))
+
+
+def _examine(file: BinaryIO) -> Recording:
+    reader = Reader(file)
+    found, parts, pyav, reason = _open(reader)
+    if pyav is not None:
+        try:
+            return _examine_by_pyav(file, pyav)
+        except (InputError, ValueError) as other:
+            if pyav[0] not in NATIVE:
+                raise
+            missing = f"; {other}" if isinstance(other, InputError) else ""
+            raise ValueError(CUT if found.is_cut else reason + missing) from None
     rate, channels = parts[0].rate, parts[0].channels
-    lengths = [part.frames if part.rate == rate else round(part.frames * rate / part.rate) for part in parts]
-    total, first_s, total_s = sum(lengths), lengths[0] / rate, sum(lengths) / rate
-    remarks = []
+    total = sum(part.frames_at(rate) for part in parts)
+    if not total and found.is_cut:
+        raise ValueError(CUT)
+    if total >= UNKNOWN_FRAMES:
+        raise ValueError("its header gives no length, and no sample follows")
+    most = found.most_frames
+    if most is None and not found.links[0].pieces:
+        most = reader.size * (MOST_PER_ALAC_BYTE if reader.take(0, 4) == b"caff" else MOST_PER_BYTE)
+    if most is not None and total > most:
+        raise ValueError(f"its header gives {total / rate:.0f} s, which its {reader.size} bytes cannot hold")
+    _check_rate(rate)
+    return Recording(rate, channels, total, tuple(parts), remark="; ".join(_remarks(found, parts, total)))
+
+
+def _remarks(found: Survey, parts: list[Part], total: int) -> list[str]:
+    """Returns how header and content disagree. total: samples of all parts at the rate of the first"""
+    rate, remarks = parts[0].rate, []
+    first_s, total_s = parts[0].frames / rate, total / rate
     claimed_s = first_s if found.is_joined else None if found.claimed is None else found.claimed * total_s
     claimed_s = claimed_s if found.claimed_frames is None else found.claimed_frames / rate
     if claimed_s is not None and abs(claimed_s - total_s) > SAME_S:
-        remarks.append(f"the header gives {claimed_s:.2f} s, the file holds {total_s:.2f} s")
+        remarks.append(disagreement(claimed_s, total_s))
     elif found.is_cut:
         remarks.append(f"the file is cut off after {total_s:.2f} s")
     lost = len(found.links) - len(parts)
@@ -179,21 +215,12 @@ def _examine(file: BinaryIO) -> Recording:
     if len({(part.rate, part.channels) for part in parts}) > 1:
         kinds = dict.fromkeys(f"{part.rate} Hz, {part.channels} channels" for part in parts)
         remarks.append(f"its parts differ ({'; '.join(kinds)}), all are converted to the first")
-    most = found.most_frames
-    if most is None:
-        most = reader.size * (MOST_PER_ALAC_BYTE if reader.take(0, 4) == b"caff" else MOST_PER_BYTE)
-        most = None if found.links[0].pieces else most
-    if not total and found.is_cut:
-        raise ValueError(CUT)
-    if total >= UNKNOWN_FRAMES:
-        raise ValueError("its header gives no length, and no sample follows")
-    if most is not None and total > most:
-        raise ValueError(f"its header gives {total_s:.0f} s, which its {reader.size} bytes cannot hold")
-    _check_rate(rate)
-    return Recording(rate, channels, total, tuple(parts), remark="; ".join(remarks))
+    return remarks
 
 
-CUT = "the file is cut off before its first samples"
+def disagreement(claimed_s: float, found_s: float) -> str:
+    """Returns the remark on a length in the header and another in the file, in seconds."""
+    return f"the header gives {claimed_s:.2f} s, the file holds {found_s:.2f} s"
 
 
 def _check_rate(rate: int):
@@ -201,8 +228,9 @@ def _check_rate(rate: int):
         raise ValueError(f"its header gives a sampling rate of {rate} Hz, not {LOWEST_RATE} to {HIGHEST_RATE} Hz")
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "error_string", None) or str(error)
+def reason_of(error: Exception) -> str:
+    """Returns the message of a decoder's error, without the name of the file and the full stop."""
+    return (getattr(error, "error_string", None) or str(error)).strip().rstrip(".")
 
 
 def _parts(reader: Reader, links: tuple[Link, ...]) -> list[Part]:
@@ -241,9 +269,8 @@ def _examine_by_pyav(file: BinaryIO, pyav: tuple[str, str]) -> Recording:
     if not frames:
         raise ValueError(f"{pyav[1]} without sound that can be decoded")
     _check_rate(rate)
-    remark = ""
-    if claimed_s is not None and abs(claimed_s - frames / rate) > SAME_IN_VIDEOS_S:
-        remark = f"the header gives {claimed_s:.2f} s, the file holds {frames / rate:.2f} s"
+    differ = claimed_s is not None and abs(claimed_s - frames / rate) > SAME_IN_VIDEOS_S
+    remark = disagreement(claimed_s, frames / rate) if differ else ""
     return Recording(rate, channels, frames, pyav=pyav, remark=remark)
 
 
@@ -265,9 +292,7 @@ def read(file: BinaryIO, recording: Recording, start: int, stop: int) -> np.ndar
             return decoder.read(start, stop)
     reader, found, place = Reader(file), [], 0
     for part in recording.parts:
-        length = part.frames
-        if part.rate != recording.rate:
-            length = round(part.frames * recording.rate / part.rate)
+        length = part.frames_at(recording.rate)
         first, last = max(start - place, 0), min(stop - place, length)
         place += length
         if first >= last:
@@ -297,6 +322,3 @@ def _read_part(reader: Reader, part: Part, start: int, stop: int) -> np.ndarray:
         if first:
             file.seek(first)
         return file.read(stop - first, dtype="float32", always_2d=True)[start - first :]
-
-
-OPUS_S = 5.0  # seconds after which a decoder of Opus no longer depends on what came before

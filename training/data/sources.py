@@ -30,16 +30,7 @@ from .columns import (
     stored_audio,
 )
 from .labels import class_name
-from .listing import (
-    CIRCLE,
-    COMPANION,
-    EMPTY_FOLDER,
-    HIDDEN,
-    Listing,
-    as_lines,
-    list_audio_files,
-    warn,
-)
+from .listing import CIRCLE, COMPANION, EMPTY_FOLDER, HIDDEN, Listing, as_lines, list_audio_files, warn
 from .tables import load_table
 from .text_tables import is_empty
 
@@ -57,7 +48,6 @@ SPLIT_NAMES = {
     "testing": "test",
     "eval": "test",
 }
-
 
 # Files in which `datasets` may find a data set; text files alone are none beside clips that cannot be read.
 PACKED_SUFFIXES = (".parquet", ".arrow", ".tar", ".zip", ".gz", ".tgz")
@@ -95,8 +85,12 @@ def load_local(
         InputError: the data set cannot be loaded.
     """
     folder = Path(name)
+
+    def load() -> dict[str, datasets.Dataset]:
+        return dict(load_stored(name, config, revision))
+
     if not os.path.isdir(folder):
-        return load_hub(name, config, revision), False
+        return load(), False
     listing = list_audio_files(folder)
     tables = find_split_tables(folder)
     if tables:
@@ -105,7 +99,7 @@ def load_local(
         return splits, True
     if listing.files or _find_metadata(folder):
         return load_folder(folder, columns, listing, report), True
-    return load_packed(name, listing, lambda: load_hub(name, config, revision)), False
+    return load_packed(name, listing, load), False
 
 
 def load_packed(name: str, listing: Listing, load: Callable):
@@ -160,16 +154,6 @@ def load_folder(
             splits = {"train": _load_split_folder(listing, columns, rows)}
     report(folder, rows)
     return splits
-
-
-def load_hub(name: str, config: str | None, revision: str | None = None) -> dict[str, datasets.Dataset]:
-    """
-    Loads all splits of a data set of the Hub, or of a folder that `datasets` loads, under their own names.
-
-    Raises:
-        InputError: the data set cannot be loaded.
-    """
-    return dict(load_stored(name, config, revision))
 
 
 def load_stored(name: str, config: str | None, revision: str | None, **options):
@@ -354,8 +338,8 @@ def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict]) -> 
     without = [listing.below(path) for path in _top_folders(listing) if class_name(path.name) not in classes]
     lost = [part for part in without if not _is_aside(part)]
     if lost:
-        more = f" (and {len(lost) - 1} more such folders: {_some(_names(part.folder for part in lost[1:]))})"
-        more = more if len(lost) > 1 else ""
+        others = _names(part.folder for part in lost[1:])
+        more = f" (and {len(others)} more such folders: {_some(others)})" if others else ""
         raise InputError(
             f"{printable(lost[0].folder)}: a class folder without clips: {_why_lost(lost[0])}; add clips, or remove "
             f"the folder{more}"

@@ -109,9 +109,7 @@ def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalCl
         data = load()
     if source.streaming:
         return StreamedClips(source.path, data, source.audio_column, shuffle_buffer)
-    column = choose_audio_column(source.path, data.features, source.audio_column)
-    data = data.select_columns([column])
-    return LocalClips(source.path, data if column == "audio" else data.rename_column(column, "audio"))
+    return LocalClips(source.path, data, choose_audio_column(source.path, data.features, source.audio_column))
 
 
 def _is_weight(value) -> bool:

@@ -46,9 +46,9 @@ class UnreadableLog:
         for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else ():
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:  # the disk was full, or the machine went down
+                entries[str(entry["clip"])] = str(entry["reason"])
+            except (ValueError, LookupError, TypeError):  # the disk was full, the machine went down, or a hand wrote it
                 continue
-            entries[entry["clip"]] = entry["reason"]
         return dict(sorted(entries.items()))
 
     def count(self, readable: bool):

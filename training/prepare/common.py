@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 from transformers.utils import logging
 
+from ..data.audio import audio_seconds, check_audio
 from ..data.listing import find_audio_files
 from ..data.sources import SPLIT_NAMES
 from ..errors import InputError
@@ -89,17 +89,21 @@ def check_present(clips: list[Clip]) -> list[Clip]:
 
 def readable(clips: list[Clip]) -> list[Clip]:
     """Returns the clips with readable audio, and warns of the others: some published data sets have damaged files."""
-    unreadable = []
+    kept, unreadable = [], []
     for clip in clips:
         try:
-            is_empty = soundfile.info(str(clip.path)).frames == 0
-        except soundfile.LibsndfileError:
-            is_empty = True
-        if is_empty:
+            check_audio(str(clip.path))
+            kept.append(clip)
+        except InputError:
             unreadable.append(clip.path)
-    if unreadable:
-        logger.warning(f"{len(unreadable)} recordings cannot be read and are left out, such as {unreadable[0]}")
-    return [clip for clip in clips if clip.path not in set(unreadable)] if unreadable else clips
+    warn_of_unreadable(unreadable)
+    return kept
+
+
+def warn_of_unreadable(paths: list[Path]):
+    """Warns if recordings of a data set cannot be read."""
+    if paths:
+        logger.warning(f"{len(paths)} recordings cannot be read and are left out, such as {paths[0]}")
 
 
 def warn_of_missing(listed: Iterable[str], found: Iterable[str], what: str):
@@ -115,9 +119,13 @@ def read_lines(path: Path) -> list[str]:
 
 
 def pieces(recording: Clip, seconds: float) -> list[Clip]:
-    """Divides a recording into pieces of `seconds`; drops the rest at its end."""
-    info = soundfile.info(str(recording.path))
-    count = int(info.frames / info.samplerate / seconds + 1e-6)
+    """
+    Divides a recording into pieces of `seconds`; drops the rest at its end.
+
+    Raises:
+        InputError: the recording cannot be read.
+    """
+    count = int(audio_seconds(str(recording.path)) / seconds + 1e-6)
     return [
         replace(recording, start=round(index * seconds, 6), end=round((index + 1) * seconds, 6))
         for index in range(count)

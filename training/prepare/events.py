@@ -7,12 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas
-import soundfile
 from transformers.utils import logging
 
 from ..data.listing import find_audio_files
 from ..errors import InputError
-from .common import Clip, Reader, as_given, audio_below, check_present, in_folds, need, pieces, shared_out
+from .common import (
+    Clip,
+    Reader,
+    as_given,
+    audio_below,
+    check_present,
+    in_folds,
+    need,
+    pieces,
+    shared_out,
+    warn_of_unreadable,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -73,10 +83,9 @@ def read_birdcall(folder: Path) -> list[Clip]:
         path = need(folder / "train_audio" / row.ebird_code / row.filename)
         try:
             clips += pieces(Clip(path, row.ebird_code, speaker=row.recordist, group=row.filename), BIRD_PIECE_S)
-        except soundfile.LibsndfileError:  # one of the published files is damaged
+        except InputError:  # one of the published files is damaged
             unreadable.append(path)
-    if unreadable:
-        logger.warning(f"{len(unreadable)} recordings cannot be read and are left out, such as {unreadable[0]}")
+    warn_of_unreadable(unreadable)
     return clips
 
 
