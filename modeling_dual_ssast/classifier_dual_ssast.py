@@ -180,7 +180,12 @@ class WindowedOutput(ModelOutput):
 
 
 class HeadMixin:
-    """Adds calibrated probabilities and new weights to a model with a `classifier`."""
+    """Adds calibrated probabilities and new weights to a model with a `classifier`, and freezes what it never reads."""
+
+    def _freeze_unreached(self):
+        """Freezes the encoder's modules that the head leaves without a gradient: DDP with checkpointing fails on it."""
+        for module in self.base_model.unreached():
+            module.requires_grad_(False)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """

@@ -629,6 +629,11 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         normed = [norm(states[layer]) for norm, layer in zip(norms, layers)]
         return [self.layernorm(state) for state in normed] if fusion_norm == "shared_twice" else normed
 
+    def unreached(self) -> list[nn.Module]:
+        """Returns the modules that the fused representation does not depend on."""
+        modules = list(self.layers[max(self.config.fused_layers) :])
+        return modules if self.config.fusion_norm in ("shared", "shared_twice") else [*modules, self.layernorm]
+
     @property
     def frame_stride(self) -> float:
         """Spectrogram frames from frame to frame of a frame classifier."""
@@ -701,9 +706,6 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         self.classifier = DualSSASTClassifierHead(config)
         self.post_init()
         self._freeze_unreached()
-
-    def _freeze_unreached(self):
-        freeze_unfused(self.dual_ssast)
 
     @property
     def last_layer(self) -> int:
@@ -786,24 +788,12 @@ class DualSSASTForAudioFrameClassification(FrameClassifierMixin, DualSSASTPreTra
         self.dual_ssast = DualSSASTModel(config)
         self._finish(config.frame_fused_size)
 
-    def _freeze_unreached(self):
-        freeze_unfused(self.dual_ssast)
-
     def _rebuild_head(self, old_fused_size: int):
         super()._rebuild_head(old_fused_size, self.config.frame_fused_size)
 
     def resize_position_embeddings(self, *args, **kwargs):
         super().resize_position_embeddings(*args, **kwargs)
         self._set_hop()
-
-
-def freeze_unfused(encoder: DualSSASTModel):
-    """Freezes what a head on the fused layers leaves without a gradient: DDP with checkpointing fails on it."""
-    unreached = list(encoder.layers[max(encoder.config.fused_layers) :])
-    if encoder.config.fusion_norm not in ("shared", "shared_twice"):
-        unreached.append(encoder.layernorm)
-    for module in unreached:
-        module.requires_grad_(False)
 
 
 @dataclass

@@ -187,10 +187,6 @@ class VGGishForAudioFrameClassification(FrameClassifierMixin, ComposedPreTrained
         self.vggish = VGGishModel(config)
         self._finish(self.vggish.frame_size)
 
-    def _freeze_unreached(self):
-        for module in self.vggish.unreached():
-            module.requires_grad_(False)
-
 
 def by_clip(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """
