@@ -26,13 +26,13 @@ PREFIX = ("cls_token",)
 SAMPLING_RATE, CLIP_S = 16000, 10
 NUM_FRAMES = 998  # of 10 s
 STORED_ROWS, STORED_COLUMNS = 8, 37  # as the original reads its positions
-FRAMES, FRAME_S = 250, 0.04  # of the classifiers
+NUM_LABEL_FRAMES, LABEL_HOP_S = 250, 0.04  # of the heads; the original rounds the hop
 HEADS = {"classification": "weak_head", "frame-classification": "strong_head"}
 CLASSES = {"weak_head": 527, "strong_head": 447}
 # All tokens attend to the padding, which is samples of zeros.
 READOUT = {
     "readout": "tokens",
-    "num_token_frames": FRAMES,
+    "num_token_frames": NUM_LABEL_FRAMES,
     "fusion_layers": [-1],
     "attention_over_padding": True,
     "classifier_layer_norm_eps": None,
@@ -74,7 +74,7 @@ def convert(source: Path, state: dict, options: Options) -> Converted:
         tensors.require(f"{head}.weight", f"{head}.bias")
         num_labels = tensors.shape(f"{head}.weight", 2)[0]
         labels = label_settings(source, num_labels, options.labels)
-        frames = {"frame_hop_s": FRAME_S} if task == "frame-classification" else {}
+        frames = {"frame_hop_s": LABEL_HOP_S} if task == "frame-classification" else {}
         config = DualSSASTConfig(**{**sizes, **grid, **labels, **READOUT, **frames})
         encoder = deit.map_encoder(tensors, config, "", PREFIX)
         weights = {f"dual_ssast.{name}": tensor for name, tensor in encoder.items()} | {

@@ -635,19 +635,19 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         return modules if self.config.fusion_norm in ("shared", "shared_twice") else [*modules, self.layernorm]
 
     @property
-    def frame_stride(self) -> float:
-        """Spectrogram frames from frame to frame of a frame classifier."""
+    def label_frame_stride(self) -> float:
+        """Spectrogram frames from label frame to label frame: a patch column's, unless `readout="tokens"`."""
         config = self.config
         return config.max_length / config.num_token_frames if config.readout == "tokens" else config.time_stride
 
-    def num_frame_vectors(self, num_frames: torch.Tensor) -> torch.Tensor:
-        """Returns the number of a frame classifier's frames for clips of `num_frames` frames, integers (batch,)."""
+    def num_label_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the number of label frames of clips of `num_frames` spectrogram frames, integers (batch,)."""
         if self.config.readout == "tokens":
-            return (num_frames / self.frame_stride).ceil().long()
+            return (num_frames / self.label_frame_stride).ceil().long()
         return self.num_time_frames(num_frames)
 
-    def frame_vectors(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
-        """Fuses the `hidden_states` of an output at every time frame: (batch, time frames, config.frame_fused_size)."""
+    def label_frames(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
+        """Fuses the `hidden_states` of an output over frequency: (batch, label frames, config.frame_fused_size)."""
         return self.fusion.frames(self.fused_states(outputs.hidden_states))
 
     def run_layers(
