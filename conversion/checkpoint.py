@@ -1,6 +1,5 @@
 """Reads checkpoint files safely, and checks that every tensor is used exactly once."""
 
-import collections
 import pickle
 import re
 import warnings
@@ -212,8 +211,7 @@ def shorten(names: list[str], count: int = 4) -> str:
 
 def numbered_blocks(tensors: Tensors, pattern: str) -> int:
     """Returns the number of blocks: one more than the highest N of names like `v.blocks.N.`; `finish` finds gaps."""
-    numbers = collections.Counter(int(m.group(1)) for name in tensors.state if (m := re.match(pattern, str(name))))
-    return max(numbers) + 1
+    return 1 + max(int(found[1]) for name in tensors.state if (found := re.match(pattern, str(name))))
 
 
 def open_checkpoint(path: Path, kind: str, allowed: tuple = ()) -> Tensors:
