@@ -206,8 +206,10 @@ class HeadMixin:
             parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
         self.classifier.apply(self._init_weights)
 
-    def _rebuild_head(self, old_fused_size: int, size: Optional[int] = None):
-        """Replaces the classifier after a new patch grid changed the size of its input."""
+    def _fit_head(self, old_fused_size: int, size: Optional[int] = None):
+        """Replaces the classifier if a new patch grid changed the size of its input: with `readout="frames"` only."""
+        if self.config.fused_size == old_fused_size:
+            return
         old = self.classifier.dense.weight
         self.classifier = DualSSASTClassifierHead(self.config, size).to(old.device, old.dtype)
         self.classifier.apply(self._init_weights)

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
 FUSION_NORMS = ("shared", "shared_twice", "separate", "none")
-READOUTS = ("patches", "prefix", "frames")
+READOUTS = ("patches", "prefix", "frames")  # of any encoder; "tokens" needs attention_over_padding
 POOLINGS = ("mean", "max", "min")
 POOLING_COMBINATIONS = ("sum", "mean", "concat")
 FUSIONS = ("concat", "sum", "weighted")

@@ -469,11 +469,10 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
         trial.check()
         fused_size = self.config.fused_size
         self.base_model.embeddings.resize(**wanted)
-        if self.config.fused_size != fused_size:
-            self._rebuild_head(fused_size)
+        self._fit_head(fused_size)
 
-    def _rebuild_head(self, old_fused_size: int):
-        """Rebuilds a head after `fused_size` changed, which happens with `readout="frames"` only. Here: no head."""
+    def _fit_head(self, old_fused_size: int):
+        """Fits a head to a new patch grid. Here: no head."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
@@ -763,7 +762,8 @@ class DualSSASTForAudioFrameClassification(FrameClassifierMixin, DualSSASTPreTra
     """
     Classifies every time frame by the fused layers of a Dual SSAST encoder: sound events in time.
 
-    A time frame is a column of patches. `config.pooling` pools each over frequency.
+    A time frame is a column of patches. `config.pooling` pools each over frequency. With `readout="tokens"` there are
+    `config.num_token_frames` per clip instead.
 
     Args:
         config: Configuration of encoder and classifier.
@@ -788,11 +788,8 @@ class DualSSASTForAudioFrameClassification(FrameClassifierMixin, DualSSASTPreTra
         self.dual_ssast = DualSSASTModel(config)
         self._finish(config.frame_fused_size)
 
-    def _rebuild_head(self, old_fused_size: int):
-        super()._rebuild_head(old_fused_size, self.config.frame_fused_size)
-
-    def resize_position_embeddings(self, *args, **kwargs):
-        super().resize_position_embeddings(*args, **kwargs)
+    def _fit_head(self, old_fused_size: int):
+        super()._fit_head(old_fused_size, self.config.frame_fused_size)
         self._set_hop()
 
 
