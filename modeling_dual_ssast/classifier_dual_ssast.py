@@ -436,13 +436,17 @@ class FrameClassifierMixin(HeadMixin):
     def _problem_type(self) -> str:
         return self.config.problem_type or "multi_label_classification"
 
-    def _finish(self, size: int):
+    def _finish(self):
         """Adds the classifier and the frames' hop to a model that has its encoder."""
         self.num_labels = self.config.num_labels
-        self.classifier = DualSSASTClassifierHead(self.config, size)
+        self.classifier = DualSSASTClassifierHead(self.config, self.base_model.label_frame_size)
         self._set_hop()
         self.post_init()
         self._freeze_unreached()
+
+    def _fit_head(self, old_fused_size: int):
+        super()._fit_head(old_fused_size, self.base_model.label_frame_size)
+        self._set_hop()
 
     def _set_hop(self):
         """Sets `config.frame_hop_s`, unless it is the hop of the frames already, exact or rounded."""

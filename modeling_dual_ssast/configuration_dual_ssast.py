@@ -604,14 +604,6 @@ class DualSSASTConfig(StrictConfig):
         sizes = self.fused_size_per_layer
         return sum(sizes) if self.fusion == "concat" else sizes[0]
 
-    @property
-    def frame_fused_size(self) -> int:
-        """Size of a frame classifier's input per frame: `fused_size`, but `readout="frames"` leaves nothing to pool."""
-        if self.readout != "frames":
-            return self.fused_size
-        size = self.hidden_size * self.grid_shape[0]
-        return size * len(self.fused_layers) if self.fusion == "concat" else size
-
     # ---- checks ----
 
     def check(self):

@@ -135,6 +135,11 @@ class EmbeddingMixin:
     # ---- label frames: what a frame classifier gives one row of logits each. Time frames, unless overridden ----
 
     @property
+    def label_frame_size(self) -> int:
+        """Size of a label frame's vector, the input of a frame classifier."""
+        return self.frame_size
+
+    @property
     def label_frame_stride(self) -> float:
         """Spectrogram frames from label frame to label frame."""
         return self.time_grid.stride
@@ -144,7 +149,7 @@ class EmbeddingMixin:
         return self.num_time_frames(num_frames)
 
     def label_frames(self, outputs) -> torch.Tensor:
-        """Returns the input of a frame classifier from an output: (batch, label frames, frame_size)."""
+        """Returns the input of a frame classifier from an output: (batch, label frames, label_frame_size)."""
         return outputs.last_hidden_state
 
     # ---- waveforms to embeddings ----

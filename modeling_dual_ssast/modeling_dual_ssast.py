@@ -380,8 +380,8 @@ class DualSSASTFusion(nn.Module):
             states: Per fused layer (batch, prefix + patches, hidden), normalised by [`DualSSASTModel`].
 
         Returns:
-            (batch, columns of patches, config.frame_fused_size); (batch, config.num_token_frames, ...) with
-                `readout="tokens"`.
+            (batch, columns of patches, [`DualSSASTModel`]'s label_frame_size); (batch, config.num_token_frames, ...)
+                with `readout="tokens"`.
         """
         config, vectors = self.config, []
         for state, pooling in zip(states, config.pooling_per_layer):
@@ -634,6 +634,11 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         return modules if self.config.fusion_norm in ("shared", "shared_twice") else [*modules, self.layernorm]
 
     @property
+    def label_frame_size(self) -> int:
+        """Size of a label frame's vector: a clip's, but `readout="frames"` leaves nothing to pool."""
+        return self.frame_size if self.config.readout == "frames" else self.config.fused_size
+
+    @property
     def label_frame_stride(self) -> float:
         """Spectrogram frames from label frame to label frame: a patch column's, unless `readout="tokens"`."""
         config = self.config
@@ -646,7 +651,7 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         return self.num_time_frames(num_frames)
 
     def label_frames(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
-        """Fuses the `hidden_states` of an output over frequency: (batch, label frames, config.frame_fused_size)."""
+        """Fuses the `hidden_states` of an output over frequency: (batch, label frames, label_frame_size)."""
         return self.fusion.frames(self.fused_states(outputs.hidden_states))
 
     def run_layers(
@@ -786,11 +791,7 @@ class DualSSASTForAudioFrameClassification(FrameClassifierMixin, DualSSASTPreTra
         if config.readout == "prefix":
             raise ValueError("readout='prefix' has no time frames: use 'patches' or 'frames'")
         self.dual_ssast = DualSSASTModel(config)
-        self._finish(config.frame_fused_size)
-
-    def _fit_head(self, old_fused_size: int):
-        super()._fit_head(old_fused_size, self.config.frame_fused_size)
-        self._set_hop()
+        self._finish()
 
 
 @dataclass

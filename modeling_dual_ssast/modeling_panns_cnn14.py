@@ -239,7 +239,7 @@ class PannsCnn14ForAudioFrameClassification(FrameClassifierMixin, ComposedPreTra
     def __init__(self, config: PannsCnn14Config):
         super().__init__(config)
         self.panns_cnn14 = PannsCnn14Model(config)
-        self._finish(self.panns_cnn14.frame_size)
+        self._finish()
 
     def _freeze_unreached(self):
         super()._freeze_unreached()

@@ -185,7 +185,7 @@ class VGGishForAudioFrameClassification(FrameClassifierMixin, ComposedPreTrained
     def __init__(self, config: VGGishConfig):
         super().__init__(config)
         self.vggish = VGGishModel(config)
-        self._finish(self.vggish.frame_size)
+        self._finish()
 
 
 def by_clip(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
