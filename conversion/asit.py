@@ -327,11 +327,11 @@ def _map_centers(checkpoint: Checkpoint, config: ASiTConfig) -> tuple[dict[str, 
 
 def _make_extractor(checkpoint: Checkpoint, config: DualSSASTConfig, options: Options):
     """Makes the feature extractor of the original's front end; returns it with its notes."""
-    given = {"mean": options.mean, "std": options.std}
-    for name in given:
-        if given[name] is None and f"data_{name}" in checkpoint.arguments:
-            given[name] = _argument(checkpoint.path, checkpoint.arguments, f"data_{name}", 0.0)
-    extractor = make_feature_extractor(config, **given, sampling_rate=SAMPLING_RATE)
+    statistics = options.statistics
+    for name in ("mean", "std"):
+        if name not in statistics and f"data_{name}" in checkpoint.arguments:
+            statistics[name] = _argument(checkpoint.path, checkpoint.arguments, f"data_{name}", 0.0)
+    extractor = make_feature_extractor(config, **statistics, sampling_rate=SAMPLING_RATE)
     return extractor, [
         f"ASiT takes audio at {SAMPLING_RATE} Hz: the feature extractor refuses other rates, so resample first"
     ]

@@ -1,6 +1,5 @@
 """Reads checkpoint files safely, and checks that every tensor is used exactly once."""
 
-import collections
 import pickle
 import re
 import warnings
@@ -211,9 +210,17 @@ def shorten(names: list[str], count: int = 4) -> str:
 
 
 def numbered_blocks(tensors: Tensors, pattern: str) -> int:
-    """Returns the number of blocks: one more than the highest N of names like `v.blocks.N.`; `finish` finds gaps."""
-    numbers = collections.Counter(int(m.group(1)) for name in tensors.state if (m := re.match(pattern, str(name))))
-    return max(numbers) + 1
+    """
+    Returns the number of blocks: one more than the highest N of names like `v.blocks.N.`; `finish` finds gaps. Raises
+    `ConversionError` if the file holds fewer tensors: nobody could wait for so many gaps, or hold their zeros.
+    """
+    found = {int(found[1][:18]): name for name in tensors.state if (found := re.match(pattern, str(name)))}
+    if max(found) >= len(tensors.state):
+        raise ConversionError(
+            f"{tensors.path} is not {tensors.kind}: it holds {found[max(found)][:80]}, but only {len(tensors.state)} "
+            "tensors"
+        )
+    return 1 + max(found)
 
 
 def open_checkpoint(path: Path, kind: str, allowed: tuple = ()) -> Tensors:

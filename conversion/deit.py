@@ -179,7 +179,7 @@ def convert_classifier(
     notes += padding_notes(config) + dtype_notes(tensors)
     return Converted(
         model=build_model(DualSSASTForAudioClassification, config, weights),
-        feature_extractor=make_feature_extractor(config, options.mean, options.std),
+        feature_extractor=make_feature_extractor(config, **options.statistics),
         title=title,
         notes=notes,
         dropped=tensors.dropped,

@@ -57,7 +57,7 @@ def convert(source: Path, options: Options) -> Converted:
     )
     if options.pooling in ("max", "max_max"):
         converted.notes.append("max and max_max differ by a factor that the classifier's first LayerNorm removes")
-    if options.mean is None or options.std is None:
+    if len(options.statistics) < 2:
         converted.notes.append(
             "the file does not store the statistics of its features: AudioSet's are assumed, and the authors used "
             "those of each data set; --mean and --std give them"

@@ -219,9 +219,7 @@ def _map_extractor(source: Path, config: DualSSASTConfig, options: Options):
         stored, notes = {}, [f"{path.name} is missing: AudioSet's mean and standard deviation, 16 kHz"]
     else:
         stored, notes = _read_json(path), []
-    settings = {name: stored[name] for name in EXTRACTOR_NAMES if name in stored}
-    given = {"mean": options.mean, "std": options.std}
-    settings |= {name: value for name, value in given.items() if value is not None}
+    settings = {name: stored[name] for name in EXTRACTOR_NAMES if name in stored} | options.statistics
     for name in ("num_mel_bins", "max_length"):
         if stored.get(name, getattr(config, name)) != getattr(config, name):
             raise ConversionError(

@@ -39,6 +39,11 @@ class Options:
     def grid(self) -> dict[str, int | None]:
         return {name: getattr(self, name) for name in ("max_length", "frequency_stride", "time_stride")}
 
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Returns those of `mean` and `std` that are given."""
+        return {name: value for name in ("mean", "std") if (value := getattr(self, name)) is not None}
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:

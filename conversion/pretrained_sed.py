@@ -26,13 +26,13 @@ PREFIX = ("cls_token",)
 SAMPLING_RATE, CLIP_S = 16000, 10
 NUM_FRAMES = 998  # of 10 s
 STORED_ROWS, STORED_COLUMNS = 8, 37  # as the original reads its positions
-FRAMES, FRAME_S = 250, 0.04  # of the classifiers
+NUM_LABEL_FRAMES, LABEL_HOP_S = 250, 0.04  # of the heads; the original rounds the hop
 HEADS = {"classification": "weak_head", "frame-classification": "strong_head"}
 CLASSES = {"weak_head": 527, "strong_head": 447}
 # All tokens attend to the padding, which is samples of zeros.
 READOUT = {
     "readout": "tokens",
-    "num_token_frames": FRAMES,
+    "num_token_frames": NUM_LABEL_FRAMES,
     "fusion_layers": [-1],
     "attention_over_padding": True,
     "classifier_layer_norm_eps": None,
@@ -74,25 +74,26 @@ def convert(source: Path, state: dict, options: Options) -> Converted:
         tensors.require(f"{head}.weight", f"{head}.bias")
         num_labels = tensors.shape(f"{head}.weight", 2)[0]
         labels = label_settings(source, num_labels, options.labels)
-        frames = {"frame_hop_s": FRAME_S} if task == "frame-classification" else {}
-        config = DualSSASTConfig(**{**sizes, **grid, **labels, **READOUT, **frames})
+        is_strong = head == "strong_head"
+        hop_s = LABEL_HOP_S if is_strong else None
+        config = DualSSASTConfig(**{**sizes, **grid, **labels, **READOUT, "frame_hop_s": hop_s})
         encoder = deit.map_encoder(tensors, config, "", PREFIX)
         weights = {f"dual_ssast.{name}": tensor for name, tensor in encoder.items()} | {
             "classifier.dense.weight": tensors.take(f"{head}.weight", num_labels, config.hidden_size),
             "classifier.dense.bias": tensors.take(f"{head}.bias", num_labels),
         }
         notes += label_notes(num_labels, are_named=options.labels is not None)
-        if head == "weak_head":
+        if not is_strong:
             notes.append(
                 "the file does not store the order of its classes: that of AudioSet's class_labels_indices.csv is "
                 "likely. A clip of speech shows it: class 0 is Speech there"
             )
-        model_class = DualSSASTForAudioClassification if frames == {} else DualSSASTForAudioFrameClassification
+        model_class = DualSSASTForAudioFrameClassification if is_strong else DualSSASTForAudioClassification
     spare = [name for other in CLASSES if other != head for name in tensors.names(f"{other}.")]
     tensors.drop(spare, "a head that the task does not use")
     tensors.finish()
     extractor = make_feature_extractor(
-        config, options.mean, options.std, sampling_rate=SAMPLING_RATE, min_samples=CLIP_S * SAMPLING_RATE
+        config, **options.statistics, sampling_rate=SAMPLING_RATE, min_samples=CLIP_S * SAMPLING_RATE
     )
     if options.max_length not in (None, NUM_FRAMES):
         extractor.min_samples = extractor.num_samples(options.max_length)
@@ -143,19 +144,19 @@ def _place_positions(tensors: Tensors, options: Options) -> tuple[dict, list[str
             )
     prefix, stored = tensors.state["pos_embed"].float().split((len(PREFIX), num_patches), dim=1)
     if num_frames == STORED_COLUMNS * 16:
-        grid = stored.unflatten(1, (columns, rows))  # (1, time, frequency, size)
+        placed = stored.unflatten(1, (columns, rows))  # (1, time, frequency, size)
         note = f"positions as stored, {columns} columns x {rows} rows"
     else:
-        grid = stored.unflatten(1, (STORED_ROWS, STORED_COLUMNS)).permute(0, 3, 1, 2)
+        placed = stored.unflatten(1, (STORED_ROWS, STORED_COLUMNS)).permute(0, 3, 1, 2)  # (1, size, 8, 37)
         scale = (columns / STORED_ROWS, rows / STORED_COLUMNS)
-        grid = nn.functional.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
-        if grid.shape[2:] != (columns, rows):
+        placed = nn.functional.interpolate(placed, scale_factor=scale, mode="bicubic", align_corners=False)
+        if placed.shape[2:] != (columns, rows):
             raise ConversionError(f"{tensors.path}: --max-length {options.max_length} does not fit; leave it out")
-        grid = grid.permute(0, 2, 3, 1)  # (1, time, frequency, size)
+        placed = placed.permute(0, 2, 3, 1)  # (1, time, frequency, size)
         note = (
             f"positions read as {STORED_ROWS} along time x {STORED_COLUMNS} along frequency and stretched to {columns} "
             f"x {rows}, as the original does except at 592 frames (--max-length 592)"
         )
-    tensors.state["pos_embed"] = torch.cat((prefix, grid.transpose(1, 2).flatten(1, 2)), dim=1)
+    tensors.state["pos_embed"] = torch.cat((prefix, placed.transpose(1, 2).flatten(1, 2)), dim=1)
     grid = {"num_mel_bins": deit.NUM_MEL_BINS, "max_length": num_frames, "frequency_stride": 16, "time_stride": 16}
     return grid, [note]

@@ -97,15 +97,12 @@ def build_model(model_class, config: DualSSASTConfig, state: dict, new: tuple[st
     return model.eval()
 
 
-def make_feature_extractor(config: DualSSASTConfig, mean: float | None, std: float | None, **settings):
+def make_feature_extractor(config: DualSSASTConfig, **settings) -> DualSSASTFeatureExtractor:
     """
-    Makes the feature extractor, with AudioSet's statistics unless others are given, and sets the configuration's
-    padding value to match. `settings` are further settings of the extractor.
+    Makes the feature extractor, with AudioSet's statistics unless `settings` hold others, and sets the configuration's
+    padding value to match.
     """
-    statistics = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
-    extractor = DualSSASTFeatureExtractor(
-        num_mel_bins=config.num_mel_bins, max_length=config.max_length, **statistics, **settings
-    )
+    extractor = DualSSASTFeatureExtractor(num_mel_bins=config.num_mel_bins, max_length=config.max_length, **settings)
     config.padding_value = extractor.padding_value
     return extractor
 

@@ -70,7 +70,7 @@ def _convert_pretrained(tensors: Tensors, sizes: dict, options: Options) -> Conv
         notes.append("AutoModelForAudioClassification loads the folder too, with a new classifier (num_labels=...)")
     return Converted(
         model=model,
-        feature_extractor=make_feature_extractor(model.config, options.mean, options.std),
+        feature_extractor=make_feature_extractor(model.config, **options.statistics),
         title=f"SSAST {_kind(sizes)} model, pretrained",
         notes=notes + dtype_notes(tensors),
         dropped=tensors.dropped,

@@ -39,8 +39,9 @@ def scan_model(name: str | Path, revision: str | None = None, *, resumes: bool =
     Raises:
         UnsafeModelError: see [`scan_settings`]; or a file is a pickle, or names weights or a base model elsewhere.
     """
-    scan_settings(name, revision)
-    for file in _files(name, revision):
+    files = _files(name, revision)
+    _scan_settings(name, revision, files)
+    for file in files:
         if PurePosixPath(file).suffix.lower() in PICKLES and not any(fnmatch(file, pattern) for pattern in STATES):
             raise UnsafeModelError(
                 f"{name}: {file} is a pickle, which can run any code when it is read; remove it, or convert it with "
@@ -77,7 +78,11 @@ def scan_settings(name: str | Path, revision: str | None = None):
         UnsafeModelError: a key makes Transformers fetch a kernel from the Hub (CVE-2026-4372), decides whether its code
             is trusted (CVE-2026-5241), or names code that is not this project's.
     """
-    for file in _files(name, revision):
+    _scan_settings(name, revision, _files(name, revision))
+
+
+def _scan_settings(name: str | Path, revision: str | None, files: list[str]):
+    for file in files:
         if not fnmatch(file, CONFIGS):
             continue
         for key, value in _items(_read(name, file, revision)):

@@ -1,13 +1,6 @@
 """Dual SSAST for Hugging Face Transformers; importing the package registers its classes with the Auto classes."""
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForAudioClassification,
-    AutoModelForAudioFrameClassification,
-    AutoModelForPreTraining,
-)
+import transformers
 
 from .configuration_asit import ASiTConfig
 from .configuration_dual_ssast import DualSSASTConfig
@@ -56,44 +49,9 @@ __all__ = [
     "VGGishModel",
 ]
 
-for config, extractor, model, classifier, frame_classifier, pretraining in (
-    (
-        DualSSASTConfig,
-        DualSSASTFeatureExtractor,
-        DualSSASTModel,
-        DualSSASTForAudioClassification,
-        DualSSASTForAudioFrameClassification,
-        DualSSASTForPreTraining,
-    ),
-    (
-        ASiTConfig,
-        DualSSASTFeatureExtractor,
-        ASiTModel,
-        ASiTForAudioClassification,
-        ASiTForAudioFrameClassification,
-        ASiTForPreTraining,
-    ),
-    (
-        PannsCnn14Config,
-        PannsCnn14FeatureExtractor,
-        PannsCnn14Model,
-        PannsCnn14ForAudioClassification,
-        PannsCnn14ForAudioFrameClassification,
-        None,
-    ),
-    (
-        VGGishConfig,
-        VGGishFeatureExtractor,
-        VGGishModel,
-        VGGishForAudioClassification,
-        VGGishForAudioFrameClassification,
-        None,
-    ),
-):
-    AutoConfig.register(config.model_type, config, exist_ok=True)
-    AutoFeatureExtractor.register(config, extractor, exist_ok=True)
-    AutoModel.register(config, model, exist_ok=True)
-    AutoModelForAudioClassification.register(config, classifier, exist_ok=True)
-    AutoModelForAudioFrameClassification.register(config, frame_classifier, exist_ok=True)
-    if pretraining is not None:
-        AutoModelForPreTraining.register(config, pretraining, exist_ok=True)
+for config in (DualSSASTConfig, ASiTConfig, PannsCnn14Config, VGGishConfig):
+    transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
+    for auto_class, place in config.auto_classes.items():
+        if auto_class != "AutoConfig":
+            own_class = globals()[place.partition(".")[2]]
+            getattr(transformers, auto_class).register(config, own_class, exist_ok=True)

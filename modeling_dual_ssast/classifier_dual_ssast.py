@@ -24,7 +24,7 @@ except ImportError:
 
 
 logger = logging.get_logger(__name__)
-FRAME_S = 0.01  # seconds from frame to frame of all features
+SPECTROGRAM_HOP_S = 0.01  # of the features that all families were trained on
 
 
 class DualSSASTClassifierHead(nn.Module):
@@ -180,7 +180,12 @@ class WindowedOutput(ModelOutput):
 
 
 class HeadMixin:
-    """Adds calibrated probabilities and new weights to a model with a `classifier`."""
+    """Adds calibrated probabilities and new weights to a model with a `classifier`, and freezes what it never reads."""
+
+    def _freeze_unreached(self):
+        """Freezes the encoder's modules that the head leaves without a gradient: DDP with checkpointing fails on it."""
+        for module in self.base_model.unreached():
+            module.requires_grad_(False)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """
@@ -201,8 +206,10 @@ class HeadMixin:
             parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
         self.classifier.apply(self._init_weights)
 
-    def _rebuild_head(self, old_fused_size: int, size: Optional[int] = None):
-        """Replaces the classifier after a new patch grid changed the size of its input."""
+    def _fit_head(self, old_fused_size: int, size: Optional[int] = None):
+        """Replaces the classifier if a new patch grid changed the size of its input: with `readout="frames"` only."""
+        if self.config.fused_size == old_fused_size:
+            return
         old = self.classifier.dense.weight
         self.classifier = DualSSASTClassifierHead(self.config, size).to(old.device, old.dtype)
         self.classifier.apply(self._init_weights)
@@ -368,6 +375,7 @@ class FrameClassifierMixin(HeadMixin):
         input_values: torch.Tensor,
         attention_mask: Optional[torch.Tensor] = None,
         labels: Optional[torch.Tensor] = None,
+        output_attentions: Optional[bool] = None,
         output_hidden_states: Optional[bool] = None,
         return_dict: Optional[bool] = None,
         **kwargs,
@@ -379,9 +387,10 @@ class FrameClassifierMixin(HeadMixin):
             input_values: (batch, frames, mel), normalised.
             attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side.
             labels: Floats (batch, time frames, labels) for several labels per frame, or classes (batch, time frames).
+            output_attentions: Whether to return the attention weights; the convolutional networks have none.
             output_hidden_states: Whether to return the hidden states.
             return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
-            **kwargs: `output_attentions` of the transformers; else see `check_keywords`.
+            **kwargs: See `check_keywords`.
 
         Returns:
             `loss` (scalar) if there are labels: the mean over the frames that hold audio; `logits` (batch, time frames,
@@ -390,14 +399,18 @@ class FrameClassifierMixin(HeadMixin):
 
         Raises:
             ValueError: Shapes that do not fit.
-            TypeError: A keyword is unknown.
+            TypeError: A keyword is unknown, or attention weights are asked of a convolutional network.
         """
-        config, encoder, options = self.config, self.base_model, {}
-        if kwargs.get("output_attentions") is not None and hasattr(encoder, "encode"):
-            options["output_attentions"] = kwargs.pop("output_attentions")
         self.check_keywords(kwargs)
-        outputs = encoder(input_values, attention_mask, output_hidden_states=True, return_dict=True, **options)
-        logits = self.classifier(encoder.frame_vectors(outputs))  # (batch, time frames, labels)
+        config, encoder = self.config, self.base_model
+        outputs = encoder(
+            input_values,
+            attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=True,
+            return_dict=True,
+        )
+        logits = self.classifier(encoder.label_frames(outputs))  # (batch, time frames, labels)
         loss = None
         if labels is not None:
             if config.problem_type is None:
@@ -417,22 +430,26 @@ class FrameClassifierMixin(HeadMixin):
         """Marks the frames of logits (batch, time frames, labels) that hold audio: boolean (batch, time frames)."""
         if attention_mask is None:
             return torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
-        lengths = self.base_model.num_frame_vectors(attention_mask.bool().sum(dim=1))
+        lengths = self.base_model.num_label_frames(attention_mask.bool().sum(dim=1))
         return frame_mask(lengths, logits.shape[1])
 
     def _problem_type(self) -> str:
         return self.config.problem_type or "multi_label_classification"
 
-    def _finish(self, size: int):
+    def _finish(self):
         """Adds the classifier and the frames' hop to a model that has its encoder."""
         self.num_labels = self.config.num_labels
-        self.classifier = DualSSASTClassifierHead(self.config, size)
+        self.classifier = DualSSASTClassifierHead(self.config, self.base_model.label_frame_size)
         self._set_hop()
         self.post_init()
         self._freeze_unreached()
 
+    def _fit_head(self, old_fused_size: int):
+        super()._fit_head(old_fused_size, self.base_model.label_frame_size)
+        self._set_hop()
+
     def _set_hop(self):
         """Sets `config.frame_hop_s`, unless it is the hop of the frames already, exact or rounded."""
-        hop_s = self.base_model.frame_stride * FRAME_S
+        hop_s = self.base_model.label_frame_stride * SPECTROGRAM_HOP_S
         if not math.isclose(self.config.frame_hop_s or 0, hop_s, rel_tol=0.01):
             self.config.frame_hop_s = hop_s

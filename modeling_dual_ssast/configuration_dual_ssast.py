@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
 FUSION_NORMS = ("shared", "shared_twice", "separate", "none")
-READOUTS = ("patches", "prefix", "frames")
+READOUTS = ("patches", "prefix", "frames")  # of any encoder; "tokens" needs attention_over_padding
 POOLINGS = ("mean", "max", "min")
 POOLING_COMBINATIONS = ("sum", "mean", "concat")
 FUSIONS = ("concat", "sum", "weighted")
@@ -87,8 +87,9 @@ class StrictConfig(PretrainedConfig):
         decision_thresholds (`list[float]`, *optional*):
             Multi-label only: per-label probability threshold for predicting the label. `None`: 0.5 for all.
         frame_hop_s (`float`, *optional*):
-            Seconds from frame to frame of a frame classifier's logits, set by the model (features of 10 ms) unless it
-            is that number, rounded.
+            Seconds from frame to frame of a frame classifier's logits. The frame classifier sets it from its grid, for
+            spectrogram frames of 10 ms, unless it is within 1 % of that already: PretrainedSED rounds 0.03992 to 0.04.
+            Other models do not use it.
         **kwargs:
             Arguments of Transformers' `PretrainedConfig`.
 
@@ -603,20 +604,12 @@ class DualSSASTConfig(StrictConfig):
         sizes = self.fused_size_per_layer
         return sum(sizes) if self.fusion == "concat" else sizes[0]
 
-    @property
-    def frame_fused_size(self) -> int:
-        """Size of a frame's vector, the input of a frame classifier: the poolings run over frequency alone."""
-        rows = self.grid_shape[0] if self.readout == "frames" else 0
-        sizes = [self.hidden_size * rows] * len(self.fused_layers) if rows else self.fused_size_per_layer
-        return sum(sizes) if self.fusion == "concat" else sizes[0]
-
     # ---- checks ----
 
     def check(self):
         """Checks all values, see [`StrictConfig.check`]."""
-        self._check_positive_ints("num_token_frames")
         self._check_positive_ints("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        self._check_positive_ints("frequency_stride", "time_stride", "max_length", "num_mel_bins")
+        self._check_positive_ints("frequency_stride", "time_stride", "max_length", "num_mel_bins", "num_token_frames")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "

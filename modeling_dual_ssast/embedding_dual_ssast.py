@@ -124,19 +124,6 @@ class EmbeddingMixin:
         """Place of the time frames on the spectrogram."""
         raise NotImplementedError
 
-    @property
-    def frame_stride(self) -> float:
-        """Spectrogram frames from frame to frame of a frame classifier."""
-        return self.time_grid.stride
-
-    def num_frame_vectors(self, num_frames: torch.Tensor) -> torch.Tensor:
-        """Returns the number of a frame classifier's frames for clips of `num_frames` frames, integers (batch,)."""
-        return self.num_time_frames(num_frames)
-
-    def frame_vectors(self, outputs) -> torch.Tensor:
-        """Returns the input of a frame classifier from an output: (batch, time frames, frame_size)."""
-        return outputs.last_hidden_state
-
     def num_time_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
         """Returns the number of time frames of clips of `num_frames` spectrogram frames, integers (batch,)."""
         raise NotImplementedError
@@ -144,6 +131,28 @@ class EmbeddingMixin:
     def time_frames(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Computes the time frames (batch, time frames, frame_size); callers ignore those of padding."""
         return self(input_values, attention_mask, return_dict=True).last_hidden_state
+
+    # ---- label frames: what a frame classifier gives one row of logits each. Time frames, unless overridden ----
+
+    @property
+    def label_frame_size(self) -> int:
+        """Size of a label frame's vector, the input of a frame classifier."""
+        return self.frame_size
+
+    @property
+    def label_frame_stride(self) -> float:
+        """Spectrogram frames from label frame to label frame."""
+        return self.time_grid.stride
+
+    def num_label_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the number of label frames of clips of `num_frames` spectrogram frames, integers (batch,)."""
+        return self.num_time_frames(num_frames)
+
+    def label_frames(self, outputs) -> torch.Tensor:
+        """Returns the input of a frame classifier from an output: (batch, label frames, label_frame_size)."""
+        return outputs.last_hidden_state
+
+    # ---- waveforms to embeddings ----
 
     @torch.no_grad()
     def embed(

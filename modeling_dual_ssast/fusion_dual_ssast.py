@@ -21,7 +21,10 @@ def at_least(number, lowest: int):
 
 
 def pad_end(spectrogram: torch.Tensor, num_frames, value: float, most: int) -> torch.Tensor:
-    """Pads (batch, frames, mel) at the end with `value` to at least `num_frames` frames, by at most `most`."""
+    """
+    Pads (batch, frames, mel) at the end with `value` to at least `num_frames` frames. The caller knows that at most
+    `most` are missing: a compiled graph pads by this constant and cuts.
+    """
     own = spectrogram.shape[1]
     if torch.compiler.is_dynamo_compiling():  # inductor finds the sign of a maximum, but not of a sum with one
         return nn.functional.pad(spectrogram, (0, 0, 0, most), value=value)[:, : max(own, num_frames)]

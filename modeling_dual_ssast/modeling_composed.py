@@ -120,8 +120,3 @@ class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
         )
         output = self.classifier_output(self.classifier(outputs.pooler_output), labels, outputs)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
-
-    def _freeze_unreached(self):
-        """Freezes parameters after the highest layer in use, which get no gradient: DDP fails on them."""
-        for module in self.base_model.unreached():
-            module.requires_grad_(False)

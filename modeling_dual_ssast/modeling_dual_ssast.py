@@ -380,8 +380,8 @@ class DualSSASTFusion(nn.Module):
             states: Per fused layer (batch, prefix + patches, hidden), normalised by [`DualSSASTModel`].
 
         Returns:
-            (batch, columns of patches, config.frame_fused_size); (batch, config.num_token_frames, ...) with
-                `readout="tokens"`.
+            (batch, columns of patches, [`DualSSASTModel`]'s label_frame_size); (batch, config.num_token_frames, ...)
+                with `readout="tokens"`.
         """
         config, vectors = self.config, []
         for state, pooling in zip(states, config.pooling_per_layer):
@@ -469,11 +469,10 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
         trial.check()
         fused_size = self.config.fused_size
         self.base_model.embeddings.resize(**wanted)
-        if self.config.fused_size != fused_size:
-            self._rebuild_head(fused_size)
+        self._fit_head(fused_size)
 
-    def _rebuild_head(self, old_fused_size: int):
-        """Rebuilds a head after `fused_size` changed, which happens with `readout="frames"` only. Here: no head."""
+    def _fit_head(self, old_fused_size: int):
+        """Fits a head to a new patch grid. Here: no head."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
@@ -629,20 +628,30 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         normed = [norm(states[layer]) for norm, layer in zip(norms, layers)]
         return [self.layernorm(state) for state in normed] if fusion_norm == "shared_twice" else normed
 
+    def unreached(self) -> list[nn.Module]:
+        """Returns the modules that the fused representation does not depend on."""
+        modules = list(self.layers[max(self.config.fused_layers) :])
+        return modules if self.config.fusion_norm in ("shared", "shared_twice") else [*modules, self.layernorm]
+
     @property
-    def frame_stride(self) -> float:
-        """Spectrogram frames from frame to frame of a frame classifier."""
+    def label_frame_size(self) -> int:
+        """Size of a label frame's vector: a clip's, but `readout="frames"` leaves nothing to pool."""
+        return self.frame_size if self.config.readout == "frames" else self.config.fused_size
+
+    @property
+    def label_frame_stride(self) -> float:
+        """Spectrogram frames from label frame to label frame: a patch column's, unless `readout="tokens"`."""
         config = self.config
         return config.max_length / config.num_token_frames if config.readout == "tokens" else config.time_stride
 
-    def num_frame_vectors(self, num_frames: torch.Tensor) -> torch.Tensor:
-        """Returns the number of a frame classifier's frames for clips of `num_frames` frames, integers (batch,)."""
+    def num_label_frames(self, num_frames: torch.Tensor) -> torch.Tensor:
+        """Returns the number of label frames of clips of `num_frames` spectrogram frames, integers (batch,)."""
         if self.config.readout == "tokens":
-            return (num_frames / self.frame_stride).ceil().long()
+            return (num_frames / self.label_frame_stride).ceil().long()
         return self.num_time_frames(num_frames)
 
-    def frame_vectors(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
-        """Fuses the `hidden_states` of an output at every time frame: (batch, time frames, config.frame_fused_size)."""
+    def label_frames(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
+        """Fuses the `hidden_states` of an output over frequency: (batch, label frames, label_frame_size)."""
         return self.fusion.frames(self.fused_states(outputs.hidden_states))
 
     def run_layers(
@@ -702,9 +711,6 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         self.post_init()
         self._freeze_unreached()
 
-    def _freeze_unreached(self):
-        freeze_unfused(self.dual_ssast)
-
     @property
     def last_layer(self) -> int:
         """Highest fused layer, after which the encoder stops."""
@@ -761,7 +767,8 @@ class DualSSASTForAudioFrameClassification(FrameClassifierMixin, DualSSASTPreTra
     """
     Classifies every time frame by the fused layers of a Dual SSAST encoder: sound events in time.
 
-    A time frame is a column of patches. `config.pooling` pools each over frequency.
+    A time frame is a column of patches. `config.pooling` pools each over frequency. With `readout="tokens"` there are
+    `config.num_token_frames` per clip instead.
 
     Args:
         config: Configuration of encoder and classifier.
@@ -784,26 +791,7 @@ class DualSSASTForAudioFrameClassification(FrameClassifierMixin, DualSSASTPreTra
         if config.readout == "prefix":
             raise ValueError("readout='prefix' has no time frames: use 'patches' or 'frames'")
         self.dual_ssast = DualSSASTModel(config)
-        self._finish(config.frame_fused_size)
-
-    def _freeze_unreached(self):
-        freeze_unfused(self.dual_ssast)
-
-    def _rebuild_head(self, old_fused_size: int):
-        super()._rebuild_head(old_fused_size, self.config.frame_fused_size)
-
-    def resize_position_embeddings(self, *args, **kwargs):
-        super().resize_position_embeddings(*args, **kwargs)
-        self._set_hop()
-
-
-def freeze_unfused(encoder: DualSSASTModel):
-    """Freezes what a head on the fused layers leaves without a gradient: DDP with checkpointing fails on it."""
-    unreached = list(encoder.layers[max(encoder.config.fused_layers) :])
-    if encoder.config.fusion_norm not in ("shared", "shared_twice"):
-        unreached.append(encoder.layernorm)
-    for module in unreached:
-        module.requires_grad_(False)
+        self._finish()
 
 
 @dataclass

@@ -239,12 +239,12 @@ class PannsCnn14ForAudioFrameClassification(FrameClassifierMixin, ComposedPreTra
     def __init__(self, config: PannsCnn14Config):
         super().__init__(config)
         self.panns_cnn14 = PannsCnn14Model(config)
-        self._finish(self.panns_cnn14.frame_size)
+        self._finish()
 
     def _freeze_unreached(self):
-        unused = [self.panns_cnn14.embedding] if self.config.readout == "panns" else []  # it follows the pooling
-        for module in (*self.panns_cnn14.unreached(), *unused):
-            module.requires_grad_(False)
+        super()._freeze_unreached()
+        if self.panns_cnn14.embedding is not None:  # it follows the pooling
+            self.panns_cnn14.embedding.requires_grad_(False)
 
 
 def zero_padding(maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

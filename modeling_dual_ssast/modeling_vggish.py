@@ -185,11 +185,7 @@ class VGGishForAudioFrameClassification(FrameClassifierMixin, ComposedPreTrained
     def __init__(self, config: VGGishConfig):
         super().__init__(config)
         self.vggish = VGGishModel(config)
-        self._finish(self.vggish.frame_size)
-
-    def _freeze_unreached(self):
-        for module in self.vggish.unreached():
-            module.requires_grad_(False)
+        self._finish()
 
 
 def by_clip(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

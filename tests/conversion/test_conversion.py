@@ -405,6 +405,13 @@ def test_missing_block(convert, fine_tuned):
     assert_refused(convert(state), "missing v.blocks.1.attn.qkv.weight")
 
 
+@pytest.mark.parametrize("number", ["99999999", "9" * 5000])
+def test_a_block_beyond_all_tensors(convert, fine_tuned, number):
+    """Its gaps would fill the memory, and Python refuses to read integers of more than 4300 digits."""
+    result = convert({**fine_tuned, f"v.blocks.{number}.norm1.bias": torch.zeros(128)})
+    assert_refused(result, f"source.pth is not an SSAST checkpoint: it holds v.blocks.{number[:60]}", "tensors")
+
+
 @pytest.mark.parametrize("family", ["ssast", "ast"])
 def test_foreign_checkpoint(convert, family):
     kind = {"ssast": "an SSAST", "ast": "an AST"}[family]

@@ -1,4 +1,4 @@
-"""Saves tiny models with random weights as folders."""
+"""Saves tiny models with random weights as folders, and makes inputs for tiny models."""
 
 from pathlib import Path
 
@@ -16,7 +16,16 @@ from modeling_dual_ssast import (
     VGGishForAudioClassification,
 )
 
+MELS = 32
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_length": 64}
+
+
+def batch(*lengths: int, seed: int = 0, mels: int = MELS) -> tuple[torch.Tensor, torch.Tensor]:
+    """Makes random spectrograms of these lengths, padded with rubbish, and their mask."""
+    generator = torch.Generator().manual_seed(seed)
+    input_values = torch.randn(len(lengths), max(lengths), mels, generator=generator)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()  # (batch, frames)
+    return input_values, mask
 
 
 def save_tiny_classifier(folder: Path, labels: tuple[str, ...] = ("high", "low", "mid"), **settings) -> Path:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_models import MELS, batch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
 from modeling_dual_ssast import (
@@ -22,7 +23,6 @@ from modeling_dual_ssast import (
 from modeling_dual_ssast.feature_extraction_panns_cnn14 import panns_power
 from modeling_dual_ssast.modeling_panns_cnn14 import MaskedBatchNorm2d
 
-MELS = 32
 TINY_VGGISH = dict(channels=[3, 4, 5, 6], fc_size=8, embedding_size=5, num_mel_bins=MELS, example_length=32)
 TINY_CNN14 = dict(channels=[2, 3, 4, 5, 6, 7], embedding_size=5, num_mel_bins=MELS)
 FAMILIES = {
@@ -73,13 +73,6 @@ def tiny(family, part="model", **options):
     torch.manual_seed(0)
     made = {"model": model, "classifier": classifier}[part](config(**{**sizes, "num_labels": 3, **options}))
     return randomise(made.eval())
-
-
-def batch(*lengths, seed=0):
-    """Random spectrograms of these lengths, padded with rubbish, and their mask."""
-    generator = torch.Generator().manual_seed(seed)
-    input_values = torch.randn(len(lengths), max(lengths), MELS, generator=generator)
-    return input_values, (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
 
 
 # ---- clips in batches ----

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from tiny_models import MELS, batch
 from torch import nn
 from transformers import AutoModelForAudioClassification, DataCollatorWithPadding, pipeline
 
@@ -31,7 +32,7 @@ from modeling_dual_ssast import feature_extraction_dual_ssast as kaldi
 from modeling_dual_ssast import feature_extraction_panns_cnn14 as panns
 from modeling_dual_ssast import feature_extraction_vggish as vggish
 
-RATE, MELS = 16000, 32
+RATE = 16000
 PATCHES = dict(
     hidden_size=16,
     num_hidden_layers=2,
@@ -91,11 +92,6 @@ def extractor_of(model):
     return EXTRACTORS.get(
         {"vggish_composed": "vggish", "panns_cnn14": "panns"}.get(model.config.model_type, "dual_ssast")
     )()
-
-
-def batch(*lengths):
-    values = torch.randn(len(lengths), max(lengths), MELS, generator=torch.Generator().manual_seed(0))
-    return values, (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
 
 
 def step_inputs(model):
@@ -243,9 +239,9 @@ def test_the_official_script_sees_the_logits_of_the_pipeline(family):
 def test_originals_without_a_mask_are_padded_to_max_length_everywhere():
     extractor = DualSSASTFeatureExtractor.original(num_mel_bins=MELS, max_length=110)
     assert {len(values) for values in extractor(CLIPS, sampling_rate=RATE)["input_values"]} == {110}
-    batch = script_batch(extractor, CLIPS, [0, 1, 2])
-    expected = extractor(CLIPS, sampling_rate=RATE, return_tensors="pt")
-    assert set(batch) == {"input_values", "labels"} and torch.equal(batch["input_values"], expected["input_values"])
+    features = script_batch(extractor, CLIPS, [0, 1, 2])
+    expected = extractor(CLIPS, sampling_rate=RATE, return_tensors="pt")["input_values"]
+    assert set(features) == {"input_values", "labels"} and torch.equal(features["input_values"], expected)
 
 
 @pytest.mark.slow

@@ -154,6 +154,18 @@ def test_what_is_refused():
         model(inputs, mask, label=torch.zeros(2, 7, 3))
 
 
+def test_transformers_return_attentions_and_convolutional_networks_refuse_to():
+    for name, count in (("patches", 3), ("asit", 3), ("vggish", 0), ("cnn14", 0)):
+        model = make(name)
+        inputs, mask = batch(model)
+        assert model(inputs, mask, output_attentions=False).attentions is None
+        if count:
+            assert len(model(inputs, mask, output_attentions=True).attentions) == count
+        else:
+            with pytest.raises(TypeError, match="unexpected keyword 'output_attentions'"):
+                model(inputs, mask, output_attentions=True)
+
+
 class Logits(nn.Module):
     """Returns the logits alone."""
 

@@ -92,7 +92,7 @@ def test_strong(converted):
     assert_close(
         in_original_order(output.last_hidden_state)[:, ::7], expected["strong_last_normed_every7thtoken"], 2e-5
     )
-    assert_close(model.dual_ssast.frame_vectors(output)[:, ::10], expected["strong_frames_every10th"], atol=2e-5)
+    assert_close(model.dual_ssast.label_frames(output)[:, ::10], expected["strong_frames_every10th"], atol=2e-5)
     logits = model(inputs()).logits
     assert_close(logits.transpose(1, 2), expected["strong_logits"], atol=3e-5)
     assert logits.shape == (2, DESCRIPTION["output_frames"], DESCRIPTION["num_classes_strong"])

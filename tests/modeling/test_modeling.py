@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from tiny_models import MELS, batch
 from torch import nn
 from transformers import AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining
 
@@ -20,7 +21,6 @@ from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 from modeling_dual_ssast.modeling_dual_ssast import attention_mask_for
 
 RATE = 16000
-MELS = 32
 # Large weights: with the usual 0.02 the logits of a fresh model hardly depend on its input.
 TINY = dict(
     hidden_size=16,
@@ -51,14 +51,6 @@ def tiny(model_class=DualSSASTForAudioClassification, seed=0, **options):
         if name.endswith("bias") or "layernorm" in name or "layer_weights" in name:  # ones and zeros hide mistakes
             parameter.data += 0.3 * torch.randn_like(parameter)
     return model
-
-
-def batch(*lengths, seed=0, mels=MELS):
-    """Random spectrograms of these lengths, padded with rubbish, and their mask."""
-    generator = torch.Generator().manual_seed(seed)
-    input_values = torch.randn(len(lengths), max(lengths), mels, generator=generator)
-    mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
-    return input_values, mask
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -181,6 +181,7 @@ def test_models_of_the_hub_are_scanned_before_their_weights_are_fetched(folder, 
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     hub.create("user/good", files)
     scan_model("user/good")
+    assert [path for _, path in hub.requests if path.startswith("/api/models/user/good")] == ["/api/models/user/good"]
     assert load_classifier("user/good")
     config = json.loads(files["config.json"])
     hub.create("user/own", files | {"config.json": json.dumps(
