@@ -234,7 +234,10 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
             raise InputError("save_strategy: best needs evaluations; set eval_strategy, or save_strategy to epoch")
         self._check_card()
         if self.push_to_hub and (self.hub_model_id or "").count("/") != 1:
-            raise InputError(f"hub_model_id: must be user/name, the repository to push to, got {self.hub_model_id!r}")
+            raise InputError(
+                f"hub_model_id: must be user/name, the repository to push to, got {self.hub_model_id!r}; set it, or leave "
+                "out push_to_hub"
+            )
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
         self.max_steps = self.max_steps or -1
         if self.use_cpu:
