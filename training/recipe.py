@@ -214,7 +214,7 @@ def parse_words(
     except InputError as error:
         raise InputError(short_words(str(error))) from error
     except LIBRARY_ERRORS as error:  # of Transformers about its own options
-        text = short(short_words(one_line(error)), 600) or type(error).__name__
+        text = short(short_words(one_line(error)), 600)
         text = text.replace("Some specified arguments are not used by the HfArgumentParser:", "unexpected words:")
         culprit = _culprit(parser, words, text)
         raise InputError(f"{source}: {culprit}{text}") from error

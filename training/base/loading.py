@@ -13,7 +13,7 @@ from modeling_dual_ssast.configuration_dual_ssast import published_classifier
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from ..data.arguments import ClipArguments, FeatureArguments
-from ..errors import InputError
+from ..errors import LIBRARY_ERRORS, InputError, one_line, short
 from ..files import check_same
 from .arguments import EncoderArguments
 from .inference import MODEL_TYPES, NO_CHECKPOINT, check_checkpoint
@@ -37,10 +37,10 @@ def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] 
     check_checkpoint(name, "model_name_or_path: ", model_arguments.model_revision)
     try:
         config = AutoConfig.from_pretrained(name, revision=model_arguments.model_revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except LIBRARY_ERRORS as error:
         raise InputError(
-            f"model_name_or_path: {name} cannot be loaded ({reason}); name a folder or a Hub model; {NO_CHECKPOINT}"
+            f"model_name_or_path: {name} cannot be loaded ({short(one_line(error))}); name a folder or a Hub model; "
+            f"{NO_CHECKPOINT}"
         ) from error
     if config.model_type not in model_types:
         raise InputError(
