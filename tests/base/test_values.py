@@ -232,6 +232,15 @@ def test_what_only_the_training_refuses_is_one_line_too(run, values, pattern):
     assert re.search(pattern, run(**values))
 
 
+@pytest.mark.parametrize("size", [0, 4, 1000])
+def test_a_checkpoint_that_was_cut_off_is_named(run, tmp_path, size):
+    folder = save_tiny_classifier(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    message = run(model_name_or_path=str(folder), max_length=None, config_overrides=None)
+    assert message.startswith("model: ") and message.endswith(f"or take another checkpoint than {folder}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [kind.value for kind in OptimizerNames])
 def test_every_optimiser_trains_or_is_refused(run, name):

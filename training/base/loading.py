@@ -1,6 +1,8 @@
 """Loads and checks a checkpoint's configuration and feature extractor; computes statistics of the clips."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 from tqdm.auto import tqdm
@@ -50,6 +52,17 @@ def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] 
     return config
 
 
+@contextlib.contextmanager
+def blames_model(model_arguments: EncoderArguments) -> Iterator[None]:
+    """Turns what libraries raise while a model is made into `InputError`: its settings, or a damaged checkpoint."""
+    try:
+        yield
+    except LIBRARY_ERRORS as error:
+        name = model_arguments.model_name_or_path
+        other = f", or take another checkpoint than {name}" if name else ""
+        raise InputError(f"model: {short(one_line(error))}; correct the settings of the model{other}") from error
+
+
 def config_changes(model_arguments: EncoderArguments, config) -> dict:
     """
     Returns the configuration fields that the recipe sets, under the names of this model type.
@@ -62,10 +75,8 @@ def config_changes(model_arguments: EncoderArguments, config) -> dict:
     if isinstance(config, ComposedConfig):
         changes = _composed_changes(changes, config)
     if mlp_layers is not None:
-        try:
+        with blames_model(model_arguments):
             fused_size = type(config).from_dict(config.to_dict() | changes).fused_size
-        except ValueError as error:
-            raise InputError(f"model: {error}") from error
         changes |= published_classifier(fused_size, mlp_layers)
     return changes
 
