@@ -27,7 +27,7 @@ from matplotlib.ticker import MaxNLocator
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.figures import plain
-from training.base.finite import NOT_FINITE
+from training.base.finite import OVERFLOW
 from training.base.inference import load_classifier
 from training.console import run_program
 from training.data.audio import audio_format, audio_seconds, read_audio
@@ -254,7 +254,7 @@ def section(classifier: Classifier, waveform: np.ndarray, seconds: float) -> str
     windows = model.classify_windows(waveform, extractor, sampling_rate=rate, average=False)
     logits = windows.logits.float().cpu()  # (windows, labels)
     if not torch.isfinite(logits).all():
-        raise InputError(NOT_FINITE)
+        raise InputError(OVERFLOW)
     scores = model.probabilities(logits.mean(dim=0)).numpy()
     answer = model.predict_labels(logits.mean(dim=0, keepdim=True))[0]
     best = np.argsort(-scores, kind="stable")[:TOP]

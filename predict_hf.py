@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from modeling_dual_ssast.classifier_dual_ssast import WindowedOutput
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
-from training.base.finite import NOT_FINITE
+from training.base.finite import OVERFLOW
 from training.base.inference import labels_of, load_classifier
 from training.base.predictions import score_table
 from training.console import fail, run_program
@@ -116,7 +116,7 @@ def classify_files(
             logits[file] = windows[file].logits.mean(dim=0).numpy()
         for file in batch:
             if not np.isfinite(logits[file]).all():  # the highest of NaN scores would be the first class
-                failures.append(f"{file}: {NOT_FINITE}")
+                failures.append(f"{file}: {OVERFLOW}")
                 del logits[file]
                 windows.pop(file, None)
         progress.update(len(group))

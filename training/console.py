@@ -36,6 +36,7 @@ def run_program(
         program: takes the words of the command line
         kept: what is kept when the program is interrupted, and how to go on: the end of the line that it then prints;
             a `KeyboardInterrupt` with a message of its own takes its place
+        errors: classes of the errors whose message is complete by itself
     """
     with lasting_streams() as output:
         try:
@@ -46,11 +47,11 @@ def run_program(
             return fail(error)
         except OSError as error:
             place = f"{short(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
-            if error.errno not in DISK_ERRORS and not place:
+            if error.errno in DISK_ERRORS:
+                return fail(f"{place}{error.strerror}; {DISK_ERRORS[error.errno]}, and give the same command again")
+            if not place:
                 raise
-            if error.errno not in DISK_ERRORS:  # such as a name that is too long
-                return fail(f"{place}{error.strerror}; name another file")
-            return fail(f"{place}{error.strerror}; {DISK_ERRORS[error.errno]}, and give the same command again")
+            return fail(f"{place}{error.strerror}; name another file")  # such as a name that is too long
         except KeyboardInterrupt as stop:
             kept = str(stop) or kept
             print(f"\ninterrupted{f'; {kept}' if kept else ''}", file=sys.stderr)

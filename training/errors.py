@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from safetensors import SafetensorError
+
 # Control characters, line breaks, marks that reverse the direction of what follows, and the halves of surrogate pairs
 # that stand for the bytes of file names that are not UTF-8.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -16,8 +18,8 @@ class InputError(Exception):
 
 # What libraries raise about arguments that they cannot take. ImportError: a package is missing or too old.
 LIBRARY_ERRORS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError,
-    ValueError,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SafetensorError,
+    TypeError, ValueError,
 )  # fmt: skip
 
 
@@ -37,8 +39,7 @@ def blamed(option: str, remedy: str) -> Iterator[None]:
     except LIBRARY_ERRORS as error:
         if "out of memory" in str(error):  # a RuntimeError of torch
             raise
-        reason = short(one_line(error)) or type(error).__name__
-        raise InputError(f"{option}: cannot be used here ({reason}); {remedy}") from error
+        raise InputError(f"{option}: cannot be used here ({short(one_line(error))}); {remedy}") from error
 
 
 def short(text: str, length: int = 300) -> str:
@@ -51,9 +52,12 @@ def short_words(text: str, length: int = 300) -> str:
     return re.sub(rf"\S{{{length},}}", lambda word: short(word[0], length), text)
 
 
-def one_line(error: Exception) -> str:
-    """Returns the message of an error on one line, without the traceback that a data-loader worker wraps around it."""
-    text = str(error).strip()
+def one_line(error: Exception | str) -> str:
+    """
+    Returns the message of an error on one line, without the traceback that a data-loader worker wraps around it; the
+    name of its class if it has no message.
+    """
+    text = str(error).strip() or type(error).__name__
     text = text.rsplit("InputError: ", 1)[-1] if "Traceback" in text else text
     return printable(" ".join(text.split()))
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from transformers.utils import logging
 
 from .base.figures import COLOURS, FORMATS, draw_spectrogram, label_mel_axis, mel_centres, plain, save_figure
-from .base.finite import NOT_FINITE
+from .base.finite import OVERFLOW
 from .base.inference import load_classifier
 from .console import run_program
 from .data.audio import read_audio
@@ -225,7 +225,7 @@ def draw_file(argv: list[str]):
     batch = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
     found = explain(model, batch["input_values"].to(model.device), label)
     if not torch.isfinite(found["logits"]).all():
-        raise InputError(f"{arguments.file}: {NOT_FINITE}")
+        raise InputError(f"{arguments.file}: {OVERFLOW}")
     name = model.config.id2label[found["label"]]
     logit = float(found["logits"][found["label"]])
     title = f"{plain(Path(arguments.file).name, 60)}: {plain(name)} (logit {logit:.2f})"

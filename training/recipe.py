@@ -86,8 +86,9 @@ def _impossible(value) -> str:
     """Returns what is wrong with a value that no option takes; empty if nothing is."""
     if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number"
-    if isinstance(value, (int, float)) and abs(value) > (LARGEST if isinstance(value, float) else LARGEST_WHOLE):
-        return f"must be a number up to {LARGEST if isinstance(value, float) else LARGEST_WHOLE:g}"
+    largest = LARGEST if isinstance(value, float) else LARGEST_WHOLE
+    if isinstance(value, (int, float)) and abs(value) > largest:
+        return f"must be a number up to {largest:g}"
     return "must be a text without zero bytes" if isinstance(value, (str, Path)) and "\0" in str(value) else ""
 
 
@@ -213,7 +214,7 @@ def parse_words(
     except InputError as error:
         raise InputError(short_words(str(error))) from error
     except LIBRARY_ERRORS as error:  # of Transformers about its own options
-        text = short_words(one_line(error) or type(error).__name__)
+        text = short(short_words(one_line(error)), 600)
         text = text.replace("Some specified arguments are not used by the HfArgumentParser:", "unexpected words:")
         culprit = _culprit(parser, words, text)
         raise InputError(f"{source}: {culprit}{text}") from error
@@ -311,7 +312,7 @@ def read_recipe(path: Path) -> dict:
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as YAML or JSON ({' '.join(str(error).split())})") from None
+        raise InputError(f"{path}: not readable as YAML or JSON ({one_line(error)})") from None
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: expected key: value lines, got {type(recipe).__name__}")
     if _is_endless(recipe):
@@ -352,7 +353,7 @@ class _Parser(HfArgumentParser):
             return
         if key in refused:
             raise InputError(f"{where}: {key}: {refused[key]}")
-        raise InputError(f"{where}: unknown key {key}; {nearest(key, self.known, '--help lists all keys')}")
+        raise InputError(f"{where}: unknown key {short(key, 80)}; {nearest(key, self.known, '--help lists all keys')}")
 
     def _parse_dataclass_field(self, parser, field: dataclasses.Field):
         if field.name not in self.known:
@@ -364,4 +365,6 @@ class _Parser(HfArgumentParser):
         HfArgumentParser._parse_dataclass_field(parser, field)
 
     def error(self, message: str):
-        raise InputError(short_words(message))
+        """Raises `InputError`, with the value and the list of choices cut: argparse repeats them whole."""
+        problem, listing, choices = message.partition(" (choose from ")
+        raise InputError(short(problem, 120) + listing + short(choices, 800))

@@ -27,14 +27,15 @@ SCHEDULES = tuple(kind.value for kind in SchedulerType)
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 MOST_EPOCHS = 1_000_000
-OF_TEXTS = "has no effect on recordings; leave it out"
+# Reasons why Trainer's options are refused.
+FOR_TEXTS = "has no effect on recordings; leave it out"
+DEFAULT_NEEDED = "the evaluation here needs its default; leave it out"
 CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "determinism_check", "early_stop"}  # of torch.utils.checkpoint
 # Fields of a configuration that follow from the data or the checkpoint.
-FOLLOWING = (
+FOLLOWING = {
     "num_labels", "id2label", "label2id", "problem_type", "model_type", "architectures", "auto_map", "dtype",
     "torch_dtype",
-)  # fmt: skip
-NEEDED = "the evaluation here needs its default; leave it out"
+}  # fmt: skip
 
 
 @dataclass
@@ -56,7 +57,7 @@ class EncoderArguments(Arguments):
     def __post_init__(self):
         super().__post_init__()
         self.config_overrides = _as_dict("config_overrides", self.config_overrides)
-        for name in self.config_overrides.keys() & set(FOLLOWING):
+        for name in sorted(self.config_overrides.keys() & FOLLOWING):
             raise InputError(f"config_overrides: {name} follows from the data or the checkpoint; leave it out")
 
     def overrides(self) -> dict:
@@ -121,7 +122,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
         "logging_nan_inf_filter": "would hide a loss that is not finite, which stops a training; leave it out",
         **dict.fromkeys(
             ("neftune_noise_alpha", "use_liger_kernel", "liger_kernel_config", "use_cache", "length_column_name"),
-            OF_TEXTS,
+            FOR_TEXTS,
         ),
         **dict.fromkeys(
             (
@@ -131,7 +132,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
                 "include_for_metrics",
                 "label_names",
             ),
-            NEEDED,
+            DEFAULT_NEEDED,
         ),
     }
 
@@ -162,10 +163,10 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
     logging_strategy: str = described("epoch", "Time of the log lines.", choices=STRATEGIES)
     save_total_limit: int | None = described(2, "Checkpoints to keep; unset: all.", at_least=1)
     eval_steps: float | None = described(
-        None, "Steps between evaluations; below 1: their share; unset: logging_steps.", above=0
+        None, "Steps between evaluations; below 1: a share of all steps; unset: logging_steps.", above=0
     )
-    save_steps: float = described(500, "Steps between checkpoints; below 1: their share.", above=0)
-    logging_steps: float = described(500, "Steps between log lines; below 1: their share.", above=0)
+    save_steps: float = described(500, "Steps between checkpoints; below 1: a share of all steps.", above=0)
+    logging_steps: float = described(500, "Steps between log lines; below 1: a share of all steps.", above=0)
     eval_delay: float = described(0, "Epochs or steps before the first evaluation.", at_least=0)
     eval_accumulation_steps: int | None = described(
         None, "Evaluation steps after which results leave the GPU; unset: all.", at_least=1
@@ -234,9 +235,12 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
             raise InputError("save_strategy: best needs evaluations; set eval_strategy, or save_strategy to epoch")
         self._check_card()
         if self.push_to_hub and (self.hub_model_id or "").count("/") != 1:
-            raise InputError(f"hub_model_id: must be user/name, the repository to push to, got {self.hub_model_id!r}")
+            raise InputError(
+                f"hub_model_id: must be user/name, the repository to push to, got {self.hub_model_id!r}; set it, or "
+                "leave out push_to_hub"
+            )
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
-        self.max_steps = self.max_steps or -1
+        self.max_steps = self.max_steps or -1  # Trainer would train for 0 steps
         if self.use_cpu:
             for name in ("fp16", "fp16_full_eval"):
                 if getattr(self, name):
@@ -247,11 +251,12 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
             raise InputError(f"report_to: {name} is unknown or not installed; install its package, or set none")
 
     def _check_mappings(self):
-        for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        checkpointing = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
+        for name in ("lr_scheduler_kwargs", *checkpointing):
             value = getattr(self, name, None) or {}  # Transformers has read JSON
             if not isinstance(value, dict):
                 raise InputError(f"{name}: must be a mapping, in JSON such as {{}}, got {short(repr(value))}")
-            for key in set() if name.startswith("lr") else value.keys() - CHECKPOINTING:
+            for key in sorted(value.keys() - CHECKPOINTING) if name in checkpointing else ():
                 raise InputError(f"{name}: {key} is unknown; known are {', '.join(sorted(CHECKPOINTING))}")
 
     def _check_card(self):

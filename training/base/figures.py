@@ -63,7 +63,7 @@ def save_figure(figure: Figure, path: Path, figure_format: str = "png", dpi: int
         path: ends in .png, the format of model cards and pages
         figure_format: one of `FORMATS`
     """
-    for target in {path, path if path.suffix[1:] == figure_format else path.with_suffix(f".{figure_format}")}:
+    for target in {path, path.with_suffix(f".{figure_format}")}:
         with complete_file(target) as unfinished, warnings.catch_warnings():
             warnings.filterwarnings("ignore", MISSING_FONTS)
             figure.savefig(unfinished, dpi=dpi, format=target.suffix[1:].lower())

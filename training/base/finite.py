@@ -7,7 +7,7 @@ from hub.finite import non_finite_weights
 from ..errors import InputError
 
 # What is wrong with a clip whose scores or embedding are not finite, although the weights are.
-NOT_FINITE = "the model's numbers overflow on this recording; convert it to samples from -1 to 1, or remove it"
+OVERFLOW = "the model's numbers overflow on this recording; convert it to samples from -1 to 1, or remove it"
 
 
 class NotFinite(InputError):

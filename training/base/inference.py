@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     ASTConfig,
     AutoFeatureExtractor,
@@ -22,7 +21,7 @@ from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, PannsCnn14Config, V
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from ..data.labels import LabelSet
-from ..errors import LIBRARY_ERRORS, InputError, nearest, short
+from ..errors import LIBRARY_ERRORS, InputError, nearest, one_line, short
 from .finite import check_weights_finite
 
 # Encoders of patches, for every task; the convolutional networks have no pretraining.
@@ -77,9 +76,8 @@ def explained(name: str, problem: str, remedy: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except (SafetensorError, *LIBRARY_ERRORS) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{name}: {problem} ({short(reason)}); {remedy}") from error
+    except LIBRARY_ERRORS as error:
+        raise InputError(f"{name}: {problem} ({short(one_line(error))}); {remedy}") from error
     finally:
         logging.set_verbosity(verbosity)
 

@@ -1,6 +1,8 @@
 """Loads and checks a checkpoint's configuration and feature extractor; computes statistics of the clips."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 from tqdm.auto import tqdm
@@ -13,7 +15,7 @@ from modeling_dual_ssast.configuration_dual_ssast import published_classifier
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from ..data.arguments import ClipArguments, FeatureArguments
-from ..errors import InputError
+from ..errors import LIBRARY_ERRORS, InputError, one_line, short
 from ..files import check_same
 from .arguments import EncoderArguments
 from .inference import MODEL_TYPES, NO_CHECKPOINT, check_checkpoint
@@ -37,10 +39,10 @@ def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] 
     check_checkpoint(name, "model_name_or_path: ", model_arguments.model_revision)
     try:
         config = AutoConfig.from_pretrained(name, revision=model_arguments.model_revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except LIBRARY_ERRORS as error:
         raise InputError(
-            f"model_name_or_path: {name} cannot be loaded ({reason}); name a folder or a Hub model; {NO_CHECKPOINT}"
+            f"model_name_or_path: {name} cannot be loaded ({short(one_line(error))}); name a folder or a Hub model; "
+            f"{NO_CHECKPOINT}"
         ) from error
     if config.model_type not in model_types:
         raise InputError(
@@ -48,6 +50,17 @@ def load_config(model_arguments: EncoderArguments, model_types: tuple[str, ...] 
             "original checkpoints with python -m conversion"
         )
     return config
+
+
+@contextlib.contextmanager
+def blames_model(model_arguments: EncoderArguments) -> Iterator[None]:
+    """Turns what libraries raise while a model is made into `InputError`: its settings, or a damaged checkpoint."""
+    try:
+        yield
+    except LIBRARY_ERRORS as error:
+        name = model_arguments.model_name_or_path
+        other = f", or take another checkpoint than {name}" if name else ""
+        raise InputError(f"model: {short(one_line(error))}; correct the settings of the model{other}") from error
 
 
 def config_changes(model_arguments: EncoderArguments, config) -> dict:
@@ -62,10 +75,8 @@ def config_changes(model_arguments: EncoderArguments, config) -> dict:
     if isinstance(config, ComposedConfig):
         changes = _composed_changes(changes, config)
     if mlp_layers is not None:
-        try:
+        with blames_model(model_arguments):
             fused_size = type(config).from_dict(config.to_dict() | changes).fused_size
-        except ValueError as error:
-            raise InputError(f"model: {error}") from error
         changes |= published_classifier(fused_size, mlp_layers)
     return changes
 

@@ -98,7 +98,7 @@ class AudioTrainer(Trainer):
         return result
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
-        """Also collects the loss for the check of the step. What a library refuses in the first step is an option."""
+        """Also collects the loss for the check of the step. A library's error in the first step is about an option."""
         is_first = self.state.global_step == self._initial_global_step
         with blamed(*WRONG_OPTIONS) if is_first else nullcontext():
             loss = super().training_step(*args, **kwargs)

@@ -20,6 +20,7 @@ from ..base import outputs, reproduction
 from ..base.arguments import ModelArguments, TrainingArguments
 from ..base.finite import check_weights_finite
 from ..base.loading import (
+    blames_model,
     check_same_run,
     check_weights,
     choose_windows,
@@ -39,7 +40,7 @@ from ..data.dataset import ClipDataset, Collator
 from ..data.labels import LabelSet, find_labels, read_label_file
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, sample_splits, warn_of_repeats
-from ..errors import LIBRARY_ERRORS, InputError, one_line, short
+from ..errors import InputError
 from . import report as reporting
 from .arguments import TuningArguments
 from .calibration import calibrate
@@ -195,7 +196,7 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
         "calibration_temperature": 1.0,  # fine-tuning invalidates an earlier calibration
         "decision_thresholds": None,
     }
-    try:
+    with blames_model(model_arguments):
         if stored_config is None:
             attention = overrides.pop("attn_implementation", None)
             return AutoModelForAudioClassification.from_config(
@@ -208,8 +209,6 @@ def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet)
             output_loading_info=True,
             **overrides,
         )
-    except LIBRARY_ERRORS as error:
-        raise InputError(f"model: {short(one_line(error))}; correct the settings of the model") from error
     new = mismatched(report) | set(report["missing_keys"])
     check_weights(model_arguments, {key for key in new if not key.startswith(NEW_WEIGHTS)})
     check_weights_finite(f"model_name_or_path: {model_arguments.model_name_or_path}", model)

@@ -169,7 +169,7 @@ class StreamedClips:
                 with datasets_without_torchcodec():  # around `yield` it would change the caller's `datasets`
                     batch = next(batches, None)
             except Exception as error:  # `datasets` raises many kinds: network, damaged shard
-                reason = one_line(error) or type(error).__name__
+                reason = one_line(error)
                 raise InputError(
                     f"{self.name}: the stream broke off ({reason}); resume the run when it is back, or load the data "
                     "set without streaming"

@@ -75,7 +75,7 @@ class UnreadableLog:
 
 def reason_of(error: Exception, audio: dict) -> str:
     """Returns the message of an error without the clip's name, which is logged beside it."""
-    return (one_line(error) or type(error).__name__).removeprefix(f"{audio_name(audio)}: ")
+    return one_line(error).removeprefix(f"{audio_name(audio)}: ")
 
 
 def try_to_read(audio: dict, name: str, sampling_rate: int, log: UnreadableLog) -> tuple[np.ndarray | None, str]:

@@ -26,7 +26,7 @@ from transformers import AutoConfig
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
-from ..base.finite import NOT_FINITE
+from ..base.finite import OVERFLOW
 from ..base.inference import check_checkpoint, check_folder, explained, load_encoder
 from ..data.clips import LocalClips, StreamedClips, join
 from ..data.listing import AUDIO_EXTENSIONS
@@ -312,7 +312,7 @@ def without_overflow(
         for keep, index in zip(keeps, waiting):
             if not keep:
                 is_readable[index] = False
-                log.add(names[index], NOT_FINITE)
+                log.add(names[index], OVERFLOW)
         kept.append(
             {name: value[keeps if name == "rows" else keeps.repeat(part["rows"])] for name, value in part.items()}
         )

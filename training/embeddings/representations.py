@@ -35,7 +35,7 @@ def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Te
 
     Args:
         model: a convolutional network that fuses all its layers (`fusion_layers`), or a `DualSSASTModel`; its states
-            are normalised as for fusion: by the encoder's final LayerNorm, or not at all (`fusion_norm`)
+            are normalised as for fusion: by the encoder's final LayerNorm, once, twice or not at all (`fusion_norm`)
         batch: inputs of the model
 
     Returns:

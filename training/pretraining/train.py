@@ -15,6 +15,7 @@ from ..base.arguments import EncoderArguments
 from ..base.finite import check_weights_finite
 from ..base.inference import PATCH_MODEL_TYPES
 from ..base.loading import (
+    blames_model,
     check_same_run,
     check_weights,
     compute_statistics,
@@ -31,7 +32,7 @@ from ..data.clip_stream import ClipList, ClipStream, clips_per_step
 from ..data.clips import LocalClips, StreamedClips, join
 from ..data.unlabelled_sources import drop_unreadable, hold_out, open_source, parse_sources
 from ..data.unreadable import UNREADABLE_CLIPS, UnreadableLog
-from ..errors import LIBRARY_ERRORS, InputError, one_line, short
+from ..errors import InputError
 from ..files import check_same, fingerprint, write_json
 from . import report as pretraining_report
 from .arguments import NO_PLATEAU, PretrainingArguments
@@ -185,7 +186,7 @@ def readable(clips: LocalClips, sampling_rate: int):
 def load_model(method: type[PretrainingTrainer], model_arguments: EncoderArguments, stored_config, extractor):
     """Loads the pretraining model from a checkpoint, or makes one with random weights if `stored_config` is `None`."""
     overrides = model_arguments.overrides() | {"padding_value": extractor.padding_value}
-    try:
+    with blames_model(model_arguments):
         if stored_config is None:
             attention = overrides.pop("attn_implementation", None)
             return AutoModelForPreTraining.from_config(
@@ -198,8 +199,6 @@ def load_model(method: type[PretrainingTrainer], model_arguments: EncoderArgumen
             output_loading_info=True,
             **overrides,
         )
-    except LIBRARY_ERRORS as error:
-        raise InputError(f"model: {short(one_line(error))}; correct the settings of the model") from error
     foreign = {str(key) for key in report["missing_keys"] if str(key).startswith("dual_ssast.")}
     check_weights(model_arguments, foreign | mismatched(report))
     check_weights_finite(f"model_name_or_path: {model_arguments.model_name_or_path}", model)
