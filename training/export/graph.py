@@ -96,11 +96,19 @@ class FeatureGraph(nn.Module):
         values = align_frames(input_values, attention_mask, self.model.config.padding_value)
         values = nn.functional.pad(values, (0, 0, 0, beyond))
         torch._check(num_frames <= values.shape[1])
-        return self.read(values.narrow(1, 0, num_frames), frame_mask(lengths, num_frames))
+        return self.read(values.narrow(1, 0, num_frames), lengths)
 
-    def read(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        outputs = self.model(values, mask, return_dict=True)
-        return outputs.logits if self.is_classifier else outputs.pooler_output
+    def read(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        outputs = self.model(values, frame_mask(lengths, values.shape[1]), return_dict=True)
+        if not self.is_classifier:
+            return outputs.pooler_output
+        if not gives_frames(self.model) or self.whole_frames.limit is not None:
+            return outputs.logits
+        # The spectrogram was rounded up, the model's time frames are rounded down.
+        num_frames = self.model.base_model.num_label_frames(lengths).amax(0).item()
+        torch._check(num_frames >= 1)
+        torch._check(num_frames <= outputs.logits.shape[1])
+        return outputs.logits.narrow(1, 0, num_frames)
 
 
 class WaveformGraph(FeatureGraph):
@@ -116,7 +124,7 @@ class WaveformGraph(FeatureGraph):
         frame_lengths = self.check(self.spectrogram.num_frames(lengths))
         num_frames = self.whole_frames(frame_lengths)
         values = self.spectrogram(waveform, lengths, num_frames, self.whole_frames.beyond)  # (batch, num_frames, mel)
-        return self.read(values, frame_mask(frame_lengths, num_frames))
+        return self.read(values, frame_lengths)
 
 
 class Spectrogram(nn.Module):
