@@ -180,7 +180,7 @@ class WindowedOutput(ModelOutput):
 
 
 class HeadMixin:
-    """Adds calibrated probabilities and new weights to a model with a `classifier`, and freezes what it never reads."""
+    """Adds probabilities, labels and new weights to a model with a `classifier`, and freezes what it never reads."""
 
     def _freeze_unreached(self):
         """Freezes the encoder's modules that the head leaves without a gradient: DDP with checkpointing fails on it."""
@@ -199,6 +199,22 @@ class HeadMixin:
             float32 (..., labels); the logits themselves for a regression.
         """
         return probabilities_of_logits(logits, self._problem_type(), self.config.calibration_temperature)
+
+    def predict_labels(self, logits: torch.Tensor) -> list:
+        """
+        Decides on the labels of each clip or time frame, with the calibrated probabilities and
+        `config.decision_thresholds` (0.5 by default).
+
+        Args:
+            logits: (clips, labels), or (time frames, labels) of one clip.
+
+        Returns:
+            Per row the most probable label (single-label), the list of labels above their thresholds (multi-label), or
+                the number (regression; a list of numbers for several outputs).
+        """
+        names = [self.config.id2label[index] for index in range(self.config.num_labels)]
+        thresholds = self.config.decision_thresholds
+        return labels_of_probabilities(self.probabilities(logits), names, self._problem_type(), thresholds)
 
     def reset_classifier(self):
         """Gives the classifier new, random weights."""
@@ -220,7 +236,7 @@ class HeadMixin:
 
 
 class ClassifierMixin(HeadMixin):
-    """Adds loss, labels and `classify_windows` to a classifier on an encoder of this package."""
+    """Adds the loss and `classify_windows` to a classifier on an encoder of this package."""
 
     @property
     def loss_function(self) -> Callable:
@@ -244,22 +260,6 @@ class ClassifierMixin(HeadMixin):
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
-
-    def predict_labels(self, logits: torch.Tensor) -> list:
-        """
-        Decides on the labels of each clip, with the calibrated probabilities and `config.decision_thresholds` (0.5 by
-        default).
-
-        Args:
-            logits: (clips, labels).
-
-        Returns:
-            Per clip the most probable label (single-label), the list of labels above their thresholds (multi-label), or
-                the number (regression; a list of numbers for several outputs).
-        """
-        names = [self.config.id2label[index] for index in range(self.config.num_labels)]
-        thresholds = self.config.decision_thresholds
-        return labels_of_probabilities(self.probabilities(logits), names, self._problem_type(), thresholds)
 
     def _problem_type(self) -> str:
         """Returns `config.problem_type`, or a guess by Transformers' convention if it is `None`."""

@@ -182,7 +182,8 @@ def pool_rows(feature_map: torch.Tensor, poolings: list[str], combination: str) 
     """
     columns = feature_map.permute(0, 3, 2, 1).flatten(0, 1)  # (batch * columns, rows, size)
     mask = torch.ones(columns.shape[:2], dtype=torch.bool, device=columns.device)  # a column is whole or padding
-    return pool_tokens(columns, mask, poolings, combination).unflatten(0, (len(feature_map), -1))
+    pooled = pool_tokens(columns, mask, poolings, combination)  # (batch * columns, ...)
+    return pooled.reshape(feature_map.shape[0], feature_map.shape[3], -1)  # not len, which fixes an exported batch
 
 
 def compose_frames(feature_maps: list[torch.Tensor], time_strides: list[int], time_stride: int) -> torch.Tensor:

@@ -14,9 +14,20 @@ import soundfile
 import torch
 from audio_files import ROOT
 from tiny_models import TINY, save_tiny_classifier, save_tiny_cnn
-from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForAudioFrameClassification,
+)
 
-from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining
+from modeling_dual_ssast import (
+    ASiTConfig,
+    ASiTForAudioClassification,
+    DualSSASTConfig,
+    DualSSASTFeatureExtractor,
+    DualSSASTForPreTraining,
+)
 from training.data.audio import read_audio
 from training.errors import InputError
 from training.export import __main__, comparison, forms, onnx_graph
@@ -34,10 +45,13 @@ FAMILIES = {
     "composed": {"readout": "frames", "time_stride": 10},
     "weighted": {"fusion": "weighted", "fusion_norm": "separate"},
     "like AST": {"attention_over_padding": True, "time_stride": 10},
+    "tokens": {"attention_over_padding": True, "readout": "tokens", "num_token_frames": 20},
+    "asit": {},
     "vggish": {"drop_partial_example": False},
     "cnn14": {},
     "panns": {"readout": "panns"},
 }
+EVENTS = [f"events, {family}" for family in FAMILIES if family != "prefix"]  # classifiers of time frames
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +77,18 @@ def run(model, output, kind, *options) -> int:
 
 
 def save_family(folder, family):
+    if family.startswith("events, "):
+        model = AutoModelForAudioFrameClassification.from_pretrained(save_family(folder, family.split(", ")[1]))
+        torch.nn.init.normal_(model.classifier.dense.weight, generator=torch.Generator().manual_seed(1))
+        model.save_pretrained(folder)
+        return folder
+    if family == "asit":
+        torch.manual_seed(0)
+        model = ASiTForAudioClassification(ASiTConfig(**TINY, id2label=dict(enumerate(["high", "low", "mid"]))))
+        torch.nn.init.normal_(model.classifier.dense.weight, std=0.5)
+        model.save_pretrained(folder)
+        DualSSASTFeatureExtractor(max_length=64).save_pretrained(folder)
+        return folder
     if family not in ("vggish", "cnn14", "panns"):
         return save_tiny_classifier(folder, **FAMILIES[family])
     save_tiny_cnn(folder, "vggish" if family == "vggish" else "cnn14", **FAMILIES[family])
@@ -77,6 +103,14 @@ def save_family(folder, family):
 def alone(model, extractor, clips) -> np.ndarray:
     """Returns the model's logits of single clips."""
     return np.concatenate([comparison.torch_runner(model, extractor)([clip]) for clip in clips])
+
+
+def check_same(model, extractor, run, clips):
+    """Compares the logits of a batch with those of single clips, whose time frames are all of a clip's own."""
+    for got, clip in zip(run(clips), clips, strict=True):
+        (expected,) = alone(model, extractor, [clip])
+        assert np.abs(got[: len(expected)] - expected).max() < 1e-4
+    assert len(got) == len(expected)  # the last clip is the longest
 
 
 def padded(clips, value=0.0) -> dict[str, np.ndarray]:
@@ -172,6 +206,9 @@ def test_the_spectrogram_in_the_graph_is_the_extractors(family, recordings, tmp_
         ("like AST", "features"),
         ("vggish", "waveform"),
         ("cnn14", "features"),
+        ("events, patches", "waveform"),
+        ("events, vggish", "features"),
+        ("events, cnn14", "waveform"),
     ],
 )
 def test_traced_graph_is_the_model(family, kind, recordings, tmp_path):
@@ -181,10 +218,37 @@ def test_traced_graph_is_the_model(family, kind, recordings, tmp_path):
     longest = longest_samples(model, extractor) or 15 * RATE
     clips = [recordings[:length] for length in (200, 2000, 4800, longest // 2, longest)]
     for size in (1, 2, 5):
-        got = module(*comparison.inputs_of(kind, clips[-size:], extractor)).numpy()
-        expected = alone(model, extractor, clips[-size:])
-        assert np.abs(got - expected).max() < 1e-4
-    assert np.ptp(expected, axis=0).max() > 0.01  # the clips do differ
+        check_same(model, extractor, lambda part: module(*comparison.inputs_of(kind, part, extractor)), clips[-size:])
+    outputs = alone(model, extractor, [clips[-1], clips[-1][::-1].copy()])
+    assert np.ptp(outputs, axis=0).max() > 0.01  # the clips do differ
+    if kind == "features":
+        check_mask_on_any_side(model, extractor, module, clips[-1])
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *EVENTS])
+def test_padding_may_be_on_any_side_of_features(family, recordings, tmp_path):
+    model, extractor = __main__.load(str(save_family(tmp_path, family)))
+    longest = longest_samples(model, extractor) or 3 * RATE
+    check_mask_on_any_side(model, extractor, FeatureGraph(model), recordings[:longest])
+
+
+def check_mask_on_any_side(model, extractor, graph, clip):
+    values = comparison.extract(extractor, [clip])["input_values"]
+    whole = values.shape[1]
+    mask = torch.ones(4, whole, dtype=torch.long)
+    mask[:, : whole // 2] = 0  # every clip of the batch is padded on the left
+    mask[1, -whole // 4 :] = 0
+    mask[2, whole // 2 + 3 :: 2] = 0
+    mask[3] = mask[0].flip(0)
+    values = torch.where(mask.bool().unsqueeze(2), values, 50.0)
+    expected = model(values, mask, return_dict=True).logits
+    got = graph(values, mask)
+    if expected.ndim == 3:  # the model's output also has the frames of the padding
+        length = model.base_model.num_label_frames(mask.sum(dim=1)).max()
+        assert got.shape[1] == (expected.shape[1] if model.config.to_dict().get("attention_over_padding") else length)
+        is_audio = model.frame_mask(expected, mask)
+        got, expected = got[is_audio[:, : got.shape[1]]], expected[is_audio]
+    assert (got - expected).abs().max() < 1e-4
 
 
 @pytest.mark.slow
@@ -240,6 +304,24 @@ def test_an_encoder_in_float16_is_called_an_encoder(tmp_path, capsys):
     shutil.copy(tmp_path / "classifier" / "preprocessor_config.json", tmp_path / "encoder")
     assert run(tmp_path / "encoder", tmp_path / "out", "safetensors-fp16") == 0
     assert "model = AutoModel.from_pretrained(" in capsys.readouterr().out
+
+
+def test_a_frame_classifier_in_float16_is_called_one(tmp_path, capsys):
+    model = save_family(tmp_path / "model", "events, vggish")
+    assert run(model, tmp_path / "out", "safetensors-fp16") == 0
+    out = capsys.readouterr().out
+    assert "model = AutoModelForAudioFrameClassification.from_pretrained(" in out and "time frames" in out
+    half = AutoModelForAudioFrameClassification.from_pretrained(tmp_path / "out", dtype="auto")
+    assert half.dtype == torch.float16 and half.config.frame_hop_s == 0.16
+
+
+@pytest.mark.parametrize("change", [lambda logits: logits[:, :-1], lambda logits: logits + 0.01])
+def test_frames_that_differ_or_are_missing_are_refused(change, recordings, tmp_path):
+    model, extractor = __main__.load(str(save_family(tmp_path, "events, vggish")))
+    exact, clips = comparison.torch_runner(model, extractor), [recordings[: 2 * RATE], recordings[: 4 * RATE]]
+    assert comparison.compare(model, exact, exact, [clips]) < 1e-5  # frames after the first clip's end are not compared
+    with pytest.raises(InputError, match="differs from the model"):
+        comparison.compare(model, lambda part: change(exact(part)), exact, [clips])
 
 
 def test_the_accuracy_is_of_the_parts_that_the_run_tested(tmp_path):
@@ -332,11 +414,13 @@ def test_what_cannot_be_exported_is_told(tmp_path, capsys, monkeypatch):
     assert "--opset: 12" in refused(capsys, model, out, "onnx", "--opset", "12")
     assert "--opset: 23" in refused(capsys, model, out, "onnx", "--opset", "23")
     assert "does not exist" in refused(capsys, tmp_path / "nothing", out, "onnx")
+    events = save_family(tmp_path / "events", "events, patches")
+    assert "labels time frames" in refused(capsys, events, out, "int8", "--data", CLIPS)
     cnn = save_tiny_cnn(tmp_path / "cnn", "cnn14")
     assert "choose --format onnx" in refused(capsys, cnn, out, "int8")
     monkeypatch.setitem(__main__.PACKAGES, "onnx", ("onnx", "no_such_package"))
     assert "pip install onnx no_such_package" in refused(capsys, model, out, "onnx")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cnn", "model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cnn", "events", "model"]
 
 
 def test_an_existing_folder_is_kept_unless_it_is_an_export(tmp_path, capsys):
@@ -367,8 +451,11 @@ def test_an_export_that_differs_leaves_nothing(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["waveform", "features"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [(family, kind) for family in FAMILIES for kind in ("waveform", "features")]
+    + [(family, ("waveform", "features")[index % 2]) for index, family in enumerate(EVENTS)],
+)
 def test_every_family_in_onnxruntime(family, kind, recordings, tmp_path):
     model = save_family(tmp_path / "model", family)
     assert run(model, tmp_path / "out", "onnx", "--input", kind) == 0
@@ -376,9 +463,24 @@ def test_every_family_in_onnxruntime(family, kind, recordings, tmp_path):
     runner = comparison.onnx_runner(tmp_path / "out" / "model.onnx", kind, extractor)
     longest = longest_samples(model, extractor) or 15 * RATE
     clips = [recordings[: max(longest * part // 8, 1)] for part in range(9)][1:]
-    expected = alone(model, extractor, clips)
-    assert np.abs(runner(clips) - expected).max() < 1e-4
-    assert np.ptp(expected, axis=0).max() > 0.01  # the clips do differ
+    check_same(model, extractor, runner, clips)
+
+
+@pytest.mark.slow
+def test_a_frame_classifier_says_when_its_frames_are(tmp_path, capsys):
+    model = save_family(tmp_path / "model", "events, patches")
+    assert run(model, tmp_path / "out", "int8") == 0
+    hop_s = AutoModelForAudioFrameClassification.from_pretrained(model).config.frame_hop_s
+    out = capsys.readouterr().out
+    assert f"one frame every {hop_s:g} s" in out and "average their outputs where they overlap" in out
+    stored = onnx.load(tmp_path / "out" / "model_int8.onnx")
+    described = {entry.key: json.loads(entry.value) for entry in stored.metadata_props if "onnx" not in entry.key}
+    assert described["frame_hop_s"] == hop_s and described["labels"] == ["high", "low", "mid"]
+    assert described["problem_type"] == "multi_label_classification" and described["output"] == "logits"
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model_int8.onnx")
+    assert [value.shape for value in session.get_outputs()] == [["batch", "time_frames", 3]]
+    report = json.loads((tmp_path / "out" / __main__.REPORT).read_text())
+    assert report["same answer"].endswith(" time frames")
 
 
 @pytest.mark.slow

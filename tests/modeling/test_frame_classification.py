@@ -74,6 +74,8 @@ def test_a_padded_clip_has_the_logits_of_the_clip_alone(name):
     assert model.config.frame_hop_s == pytest.approx(hop)
     probabilities = model.probabilities(logits)
     assert ((probabilities > 0) & (probabilities < 1)).all()
+    names = [{f"LABEL_{index}" for index, p in enumerate(row) if p > 0.5} for row in probabilities[0].tolist()]
+    assert list(map(set, model.predict_labels(logits[0]))) == names
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -10,6 +10,7 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModel,
     AutoModelForAudioClassification,
+    AutoModelForAudioFrameClassification,
     PretrainedConfig,
 )
 from transformers.utils import logging
@@ -82,13 +83,14 @@ def explained(name: str, problem: str, remedy: str) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def load_classifier(name: str, revision: str = "main", **settings):
+def load_classifier(name: str, revision: str = "main", of_frames: bool = False, **settings):
     """
     Loads a classifier for inference, on the accelerator if there is one, and its feature extractor.
 
     Args:
         name: folder or Hub name
         revision: branch, tag or commit on the Hub
+        of_frames: also accepts a classifier of time frames
         settings: settings of `from_pretrained`, such as `attn_implementation`
 
     Raises:
@@ -99,11 +101,14 @@ def load_classifier(name: str, revision: str = "main", **settings):
     with explained(name, "not a classifier that can be loaded", "name a folder or a Hub model"):
         check_folder(name, revision)
         extractor = AutoFeatureExtractor.from_pretrained(name, revision=revision)
-        model, loading = AutoModelForAudioClassification.from_pretrained(
+        architectures = PretrainedConfig.get_config_dict(name, revision=revision)[0].get("architectures")
+        is_of_frames = "FrameClassification" in str(architectures)
+        auto_class = AutoModelForAudioFrameClassification if is_of_frames else AutoModelForAudioClassification
+        model, loading = auto_class.from_pretrained(
             name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
         window_and_hop(model.base_model, extractor)  # an impossible length is an error before the first clip
-    if "FrameClassification" in str(model.config.architectures):
+    if is_of_frames and not of_frames:
         raise InputError(
             f"{name}: classifies time frames, not clips; load it with AutoModelForAudioFrameClassification in Python, "
             "or fine-tune it with train_hf.py"

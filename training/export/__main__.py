@@ -27,7 +27,7 @@ from ..console import run_program
 from ..errors import InputError
 from ..files import check_writable
 from .forms import FILES, FORMATS, write_graph, write_half
-from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name
+from .graph import FeatureGraph, WaveformGraph, gives_frames, longest_samples, output_name
 from .onnx_graph import NEWEST_OPSET, OLDEST_OPSET
 from .recordings import labelled_clips, read_recordings
 
@@ -44,7 +44,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", help="folder or Hub name of a classifier, or of an encoder for its embeddings")
+    parser.add_argument(
+        "model",
+        help="folder or Hub name of a classifier (of clips or time frames), or of an encoder for its embeddings",
+    )
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--format", required=True, type=lambda name: OLD_NAMES.get(name, name), help=", ".join(FORMATS))
     parser.add_argument(
@@ -157,7 +160,7 @@ def load(name: str):
             check_folder(name)
             model, extractor = load_encoder(name), AutoFeatureExtractor.from_pretrained(name)
         else:
-            model, extractor = load_classifier(name)
+            model, extractor = load_classifier(name, of_frames=True)
     return model.eval().to("cpu", torch.float32).requires_grad_(False), extractor
 
 
@@ -198,7 +201,8 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
     """Returns the code that calls the export."""
     output, rate = arguments.output, extractor.sampling_rate
     if arguments.format == "safetensors-fp16":
-        auto_class = "AutoModelForAudioClassification" if hasattr(model, "classifier") else "AutoModel"
+        kind = "AudioFrameClassification" if gives_frames(model) else "AudioClassification"
+        auto_class = f"AutoModelFor{kind}" if hasattr(model, "classifier") else "AutoModel"
         return f"\nmodel = {auto_class}.from_pretrained({str(output)!r}, trust_remote_code=True)"
     path = str(output / FILES[arguments.format])
     is_waveform = arguments.input == "waveform"
@@ -214,11 +218,16 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
     else:
         lines += [f"session = onnxruntime.InferenceSession({path!r})"]
         lines += [f'{output_name(model)} = session.run(None, {{"{first}": {first}, "{second}": {second}}})[0]']
-    longest = longest_samples(model, extractor)
+    if gives_frames(model):
+        lines += [
+            f"logits: float32 (batch, time frames, labels), one frame every {model.config.frame_hop_s:g} s. Frames "
+            "after a clip's end hold no audio: ignore them."
+        ]
+    longest, place = longest_samples(model, extractor), " where they overlap" if gives_frames(model) else ""
     if longest is not None:
         lines += [
             f"The model takes at most {longest / rate:.2f} s at once. Cut longer clips into windows of {longest} "
-            "samples, half a window apart, the last one ending with the clip, and average their outputs."
+            f"samples, half a window apart, the last one ending with the clip, and average their outputs{place}."
         ]
     if arguments.format == "int8":
         lines += [

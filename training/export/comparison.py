@@ -11,11 +11,11 @@ import torch
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_starts
 
 from ..errors import InputError
-from .graph import output_name
+from .graph import gives_frames, output_name
 
 TOLERANCE = 1e-4
 TIMED_CLIPS, TIMED_ROUNDS = 8, 5
-Runner = Callable[[list[np.ndarray]], np.ndarray]  # clips (samples,) -> (clips, outputs)
+Runner = Callable[[list[np.ndarray]], np.ndarray]  # clips (samples,) -> (clips, outputs) or (clips, frames, labels)
 
 
 def extract(extractor, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
@@ -78,16 +78,19 @@ def program_runner(path: Path, kind: str, extractor) -> Runner:
 def compare(model, run: Runner, reference: Runner, batches: list[list[np.ndarray]]) -> float:
     """
     Returns the largest difference between the export on batches and the model on single clips (to detect influence
-    among the clips of a batch). For embeddings it is relative to the largest number if that is above 1.
+    among the clips of a batch). For embeddings it is relative to the largest number if that is above 1. Time frames
+    after the end of a clip are not compared.
 
     Raises:
         InputError: the difference exceeds `TOLERANCE`.
     """
     differences = []
     for batch in batches:
-        expected = np.concatenate([reference([clip]) for clip in batch])
+        expected = [reference([clip])[0] for clip in batch]  # (outputs,) or (time frames, labels) each
         scale = 1.0 if hasattr(model, "classifier") else max(1.0, float(np.abs(expected).max()))
-        differences.append(np.abs(run(batch) - expected).max() / scale)
+        for got, wanted in zip(run(batch), expected, strict=True):
+            is_whole = got[: len(wanted)].shape == wanted.shape
+            differences.append(np.abs(got[: len(wanted)] - wanted).max() / scale if is_whole else np.inf)
     largest = float(np.max(differences))  # NaN if any is NaN
     if not largest <= TOLERANCE:
         raise InputError(
@@ -109,8 +112,8 @@ def describe_int8(model, extractor, sides: dict[str, Runner], batches: list[list
 
 def describe_difference(model, extractor, exact: Runner, small: Runner, clips: list[np.ndarray], labelled) -> dict:
     """
-    Compares outputs: the largest difference; for a classifier also the share of equal predictions, and the
-    accuracy of both on labelled clips.
+    Compares outputs: the largest difference; for a classifier also the share of equal predictions for clips or time
+    frames, and the accuracy of both on labelled clips.
 
     Raises:
         InputError: an output is NaN or infinite.
@@ -127,18 +130,22 @@ def describe_difference(model, extractor, exact: Runner, small: Runner, clips: l
         for name, logits in (("before", before), ("after", after)):
             report[f"accuracy {name}"] = float((logits.argmax(axis=1) == targets).mean())
     answers = [map(str, model.predict_labels(torch.from_numpy(logits))) for logits in (before, after)]
-    report["same answer"] = f"{sum(map(str.__eq__, *answers))} of {len(before)} clips"
+    noun = "time frames" if gives_frames(model) else "clips"
+    report["same answer"] = f"{sum(map(str.__eq__, *answers))} of {len(before)} {noun}"
     return report
 
 
 def over_windows(model, extractor, run: Runner, clips: list[np.ndarray]) -> np.ndarray:
-    """Runs clip by clip, with the mean over windows for clips longer than the model's input: (clips, outputs)."""
+    """
+    Runs clip by clip, in windows where a clip is longer than the model's input: their mean (clips, outputs), or the
+    time frames of all (frames, labels).
+    """
     window, hop = window_and_hop(getattr(model, "base_model", model), extractor)
     outputs = []
     for clip in clips:
         parts = [run([clip[start : start + window]]) for start in window_starts(len(clip), window, hop)]
-        outputs.append(np.concatenate(parts).mean(axis=0))
-    return np.stack(outputs)
+        outputs += [part[0] for part in parts] if gives_frames(model) else [np.concatenate(parts).mean(axis=0)[None]]
+    return np.concatenate(outputs)
 
 
 def time_sides(sides: dict[str, Runner], clips: list[np.ndarray]) -> dict[str, float]:

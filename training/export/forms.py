@@ -12,7 +12,7 @@ import modeling_dual_ssast
 
 from ..base.finite import check_weights_finite
 from .comparison import compare, describe_difference, describe_int8, onnx_runner, program_runner, torch_runner
-from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name, trace
+from .graph import FeatureGraph, WaveformGraph, gives_frames, longest_samples, output_name, trace
 from .onnx_graph import quantise, write_onnx
 from .recordings import pieces
 
@@ -75,6 +75,8 @@ def metadata(arguments, model, extractor) -> dict:
         described["problem_type"] = model._problem_type()
         described["calibration_temperature"] = config.calibration_temperature
         described["decision_thresholds"] = config.decision_thresholds
+    if gives_frames(model):
+        described["frame_hop_s"] = config.frame_hop_s
     return described
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from modeling_dual_ssast import DualSSASTFeatureExtractor, PannsCnn14FeatureExtractor, VGGishFeatureExtractor
 from modeling_dual_ssast import feature_extraction_panns_cnn14 as panns
 from modeling_dual_ssast import feature_extraction_vggish as vggish
+from modeling_dual_ssast.classifier_dual_ssast import FrameClassifierMixin
 from modeling_dual_ssast.feature_extraction_dual_ssast import (
     LOG_FLOOR,
     PREEMPHASIS,
@@ -25,6 +26,7 @@ from modeling_dual_ssast.feature_extraction_dual_ssast import (
     hann_window,
     kaldi_mel_filters,
 )
+from modeling_dual_ssast.fusion_dual_ssast import align_frames, frame_mask
 
 CPU = torch.device("cpu")
 
@@ -73,7 +75,10 @@ class LengthCheck(nn.Module):
 
 
 class FeatureGraph(nn.Module):
-    """Maps `input_values` (batch, frames, mel), `attention_mask` (batch, frames) to logits or embeddings (batch, n)."""
+    """
+    Maps `input_values` (batch, frames, mel), `attention_mask` (batch, frames) to logits (batch, labels), a frame
+    classifier's (batch, time frames, labels), or embeddings (batch, size).
+    """
 
     inputs = ("input_values", "attention_mask")
 
@@ -87,14 +92,23 @@ class FeatureGraph(nn.Module):
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         lengths = self.check(attention_mask.long().sum(dim=1))
         num_frames, beyond = self.whole_frames(lengths), self.whole_frames.beyond
-        values = nn.functional.pad(input_values, (0, 0, 0, beyond))
-        mask = nn.functional.pad(attention_mask, (0, beyond))
+        # The cut below is at the end: padding on the left, as the model accepts it, has to move there first.
+        values = align_frames(input_values, attention_mask, self.model.config.padding_value)
+        values = nn.functional.pad(values, (0, 0, 0, beyond))
         torch._check(num_frames <= values.shape[1])
-        return self.read(values.narrow(1, 0, num_frames), mask.narrow(1, 0, num_frames))
+        return self.read(values.narrow(1, 0, num_frames), lengths)
 
-    def read(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        outputs = self.model(values, mask, return_dict=True)
-        return outputs.logits if self.is_classifier else outputs.pooler_output
+    def read(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        outputs = self.model(values, frame_mask(lengths, values.shape[1]), return_dict=True)
+        if not self.is_classifier:
+            return outputs.pooler_output
+        if not gives_frames(self.model) or self.whole_frames.limit is not None:
+            return outputs.logits
+        # The spectrogram was rounded up, the model's time frames are rounded down.
+        num_frames = self.model.base_model.num_label_frames(lengths).amax(0).item()
+        torch._check(num_frames >= 1)
+        torch._check(num_frames <= outputs.logits.shape[1])
+        return outputs.logits.narrow(1, 0, num_frames)
 
 
 class WaveformGraph(FeatureGraph):
@@ -110,8 +124,7 @@ class WaveformGraph(FeatureGraph):
         frame_lengths = self.check(self.spectrogram.num_frames(lengths))
         num_frames = self.whole_frames(frame_lengths)
         values = self.spectrogram(waveform, lengths, num_frames, self.whole_frames.beyond)  # (batch, num_frames, mel)
-        mask = torch.arange(num_frames) < frame_lengths.unsqueeze(1)
-        return self.read(values, mask)
+        return self.read(values, frame_lengths)
 
 
 class Spectrogram(nn.Module):
@@ -238,6 +251,11 @@ def spectrogram_of(extractor: SpectrogramFeatureExtractor) -> Spectrogram:
 def output_name(model) -> str:
     """Returns the name of the model's output that is exported."""
     return "logits" if hasattr(model, "classifier") else "pooler_output"
+
+
+def gives_frames(model) -> bool:
+    """Returns whether the model classifies time frames instead of clips."""
+    return isinstance(model, FrameClassifierMixin)
 
 
 def longest_samples(model, extractor) -> int | None:

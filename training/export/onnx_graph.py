@@ -37,6 +37,8 @@ def name_axes(onnx_graph, graph: FeatureGraph):
         dims[0] = "batch"
         if value.name in graph.inputs and len(dims) > 1:
             dims[1] = length
+        elif len(dims) == 3 and not isinstance(dims[1], int):  # a number where the model always reads its whole length
+            dims[1] = "time_frames"
         value.shape = onnx_ir.Shape(dims)
 
 

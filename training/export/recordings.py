@@ -15,6 +15,7 @@ from ..data.listing import find_audio_files
 from ..data.sources import load_folder
 from ..data.tables import load_table
 from ..errors import InputError
+from .graph import gives_frames
 
 LENGTHS_S = (0.3, 1.0, 2.5, 5.0, 10.0, 15.0)
 BATCH_SIZES = (1, 2, 4, 8)
@@ -38,6 +39,10 @@ def read_recordings(inputs: list[Path] | None, rate: int) -> list[np.ndarray]:
 def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tuple[np.ndarray, int]] | None:
     """Reads labelled clips, ((samples,), class index) each; `None` without a labelled data set."""
     path, columns = arguments.data, Columns(label=arguments.label_column)
+    if gives_frames(model):
+        if path is not None:
+            raise InputError(f"--data: {arguments.model} labels time frames, and accuracy is for clips; leave it out")
+        return None
     if path is None and arguments.format in ("int8", "safetensors-fp16"):
         path, columns = test_clips_of(Path(arguments.model))
     if path is None:

@@ -126,7 +126,8 @@ def _listed(folder: Path) -> set[str]:
             f"{folder}: holds several fold1_test.csv, such as {lists[0]} and {lists[1]}; keep that of the emotions"
         )
     lines = read_lines(lists[0]) if lists else []
-    return {Path(line.split("\t")[0]).stem for line in lines}
+    paths = [Path(line.split("\t")[0]) for line in lines]
+    return {path.stem for path in paths if path.suffix}  # the header has none
 
 
 def split_emotions(clips: list[Clip], seed: int) -> dict[str, list[Clip]]:
