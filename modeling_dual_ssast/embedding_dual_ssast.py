@@ -5,6 +5,7 @@ per clip and `model.embed_frames(...)` over time.
 """
 
 import contextlib
+import copy
 import difflib
 import inspect
 import math
@@ -202,26 +203,26 @@ class EmbeddingMixin:
             return self._average_windows(clips, extractor, window, hop, batch_size)
 
     def embed_padded(
-        self, input_values: torch.Tensor, num_samples: torch.Tensor, sampling_rates: torch.Tensor
+        self, input_values: torch.Tensor, num_samples: torch.Tensor, sampling_rates: torch.Tensor, feature_extractor
     ) -> BaseModelOutputWithPooling:
         """
-        Computes the embeddings of `embed` from a padded batch, with gradients and in the model's own mode: what
-        sentence-transformers calls. The feature extractor is the one saved with the model.
+        Computes the embeddings of `embed` from what a feature extractor returns with `return_waveforms=True`, with
+        gradients and in the model's own mode: the method that sentence-transformers calls.
 
         Args:
-            input_values: (clips, samples), padded at the end: waveforms that a feature extractor has returned with
-                `return_waveforms=True`.
+            input_values: Waveforms (clips, samples), padded at the end.
             num_samples: (clips,), the samples of each clip without padding.
             sampling_rates: (clips,), in Hz.
+            feature_extractor (`SpectrogramFeatureExtractor`): Its `max_length` gives way to the model's.
 
         Returns:
             `pooler_output`, float32 (clips, config.fused_size).
 
         Raises:
-            ValueError: The model was not loaded from a folder or the Hub.
             ImportError: Resampling is needed, but soxr is not installed.
         """
-        extractor = self.own_feature_extractor()
+        extractor = copy.copy(feature_extractor)
+        extractor.max_length = self.max_frames or extractor.max_length
         clips = [
             resample(samples[:count], rate, extractor.sampling_rate)
             for samples, count, rate in zip(input_values, num_samples.tolist(), sampling_rates.tolist())

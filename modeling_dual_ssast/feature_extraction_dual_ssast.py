@@ -269,7 +269,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         Returns:
             `input_values` (batch, frames, num_mel_bins) and, if asked for, `attention_mask` (batch, frames), 1 for
                 audio and 0 for padding. One clip has the batch dimension, too. Waveforms: tensors `input_values`
-                (batch, samples), padded with zeros at the end, `num_samples` (batch,) and `sampling_rates` (batch,).
+                (batch, samples), padded with zeros at the end, `num_samples` (batch,) and `sampling_rates` (batch,),
+                and this `feature_extractor`.
 
         Raises:
             ValueError: Another sampling rate, more than one channel, no, empty or non-finite audio, integer samples.
@@ -438,6 +439,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 "input_values": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True),
                 "num_samples": torch.tensor([len(waveform) for waveform in waveforms], device="cpu"),
                 "sampling_rates": torch.tensor([rate for _, rate in clips], dtype=torch.float32, device="cpu"),
+                "feature_extractor": self,  # its settings: the model computes the features of its windows
             }
         )
 

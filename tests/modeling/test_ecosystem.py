@@ -367,21 +367,19 @@ VARIED = [*CLIPS, LONG, LONG[:10]]
 
 @families
 @pytest.mark.parametrize("rate", [RATE, 44100, 8000])
-def test_a_padded_batch_has_the_embeddings_of_its_clips(family, rate, tmp_path):
+def test_a_padded_batch_has_the_embeddings_of_its_clips(family, rate):
     """The two calls that sentence-transformers makes."""
-    model, extractor = make(family), extractor_of(make(family))
-    model.save_pretrained(tmp_path)
-    extractor.save_pretrained(tmp_path)
-    encoder = model.base_model
-    encoder.config._name_or_path = str(tmp_path)
+    model, extractor = make(family).base_model, extractor_of(make(family))
+    expected = model.embed(VARIED, rate, extractor, batch_size=1)
+    if model.max_frames:  # embed's own extractor has the model's length, whatever is stored
+        extractor.max_length = 20
     features = extractor(VARIED, sampling_rate=rate, padding=True, return_tensors="pt", return_waveforms=True)
-    output = encoder.embed_padded(**features)
-    expected = encoder.embed(VARIED, rate, extractor, batch_size=1)
+    output = model.embed_padded(**features)
     torch.testing.assert_close(output.pooler_output, expected, atol=1e-5, rtol=1e-5)
-    if any(parameter.requires_grad for parameter in encoder.parameters()):  # a contrastive loss trains the encoder
-        encoder.train()
-        encoder.embed_padded(**features).pooler_output.sum().backward()
-        assert encoder.training and any(parameter.grad is not None for parameter in encoder.parameters())
+    if any(parameter.requires_grad for parameter in model.parameters()):  # a contrastive loss trains the encoder
+        model.train()
+        model.embed_padded(**features).pooler_output.sum().backward()
+        assert model.training and any(parameter.grad is not None for parameter in model.parameters())
 
 
 @extractors
