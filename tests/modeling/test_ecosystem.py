@@ -400,44 +400,45 @@ def test_waveforms_may_be_files_of_any_rates(family, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frames", [False, True])
-@pytest.mark.parametrize("family", ["dual_ssast", "overlap", "frames", "asit", "msm", "vggish", "panns"])
-def test_sentence_transformers_embeds_like_embed(family, frames, tmp_path):
-    """In a process that has only the folder: clips of any rate and length, files, and what it saves itself."""
-    pytest.importorskip("sentence_transformers")
-    model = make(family)
-    if frames and not hasattr(model, "classifier"):
-        pytest.skip("a pretraining folder has no frame classifier")
-    extractor = extractor_of(model)
-    folder = tmp_path / "saved"
-    (FRAME_CLASSIFIERS[type(model.config)](model.config) if frames else model).save_pretrained(folder)
-    extractor.save_pretrained(folder)
-    encoder = AutoModel.from_pretrained(folder)
-    rates = (RATE, 44100, 8000)
+def test_sentence_transformers_embeds_like_embed(tmp_path):
+    """In a process that has only the folders: clips of any rate and length, files, and what it saves itself."""
+    pytest.importorskip("sentence_transformers")  # its import takes longer than the rest: one process for all
     np.savez(tmp_path / "clips.npz", *VARIED)
-    np.savez(tmp_path / "expected.npz", *(encoder.embed(VARIED, rate).numpy() for rate in rates))
     soundfile.write(tmp_path / "long.wav", LONG, 44100, subtype="FLOAT")
+    for family in ("dual_ssast", "overlap", "frames", "over_padding", "asit", "msm", "vggish", "panns"):
+        model, extractor = make(family), extractor_of(make(family))
+        models = {family: model}
+        if hasattr(model, "classifier") or hasattr(model, "composed_classifier"):
+            models[f"{family}-frame-classifier"] = FRAME_CLASSIFIERS[type(model.config)](model.config)
+        for name, saved in models.items():
+            saved.save_pretrained(tmp_path / name)
+            extractor.save_pretrained(tmp_path / name)
+            encoder = AutoModel.from_pretrained(tmp_path / name)
+            expected = [encoder.embed(VARIED, rate).numpy() for rate in (RATE, 44100, 8000)]
+            np.savez(tmp_path / f"{name}.npz", *expected)
     script = """
 from pathlib import Path
 from sentence_transformers import SentenceTransformer
 
-folder = Path(sys.argv[1])
-clips = list(np.load(folder / "clips.npz").values())
-expected = list(np.load(folder / "expected.npz").values())
-for source in ("saved", "again"):
-    encoder = SentenceTransformer(str(folder / source), trust_remote_code=True)
-    assert type(encoder[0].model).__module__.startswith("transformers_modules.")
-    for rate, embeddings in zip((16000, 44100, 8000), expected):
-        audio = [{"array": clip, "sampling_rate": rate} for clip in clips]
-        for batch_size in (1, 3, 32):
-            np.testing.assert_allclose(encoder.encode(audio, batch_size=batch_size), embeddings, rtol=1e-5, atol=1e-5)
-        assert encoder.get_embedding_dimension() == embeddings.shape[1]
-        if rate == 16000:
-            np.testing.assert_allclose(encoder.encode(clips), embeddings, rtol=1e-5, atol=1e-5)
-        if rate == 44100:
-            found = encoder.encode(str(folder / "long.wav"))
-            np.testing.assert_allclose(found, embeddings[3], rtol=1e-5, atol=1e-5)
-    encoder.save(str(folder / "again"), create_model_card=False)
+place = Path(sys.argv[1])
+clips = list(np.load(place / "clips.npz").values())
+folders = sorted(path.parent for path in place.glob("*/modules.json"))
+assert len(folders) == 15, folders
+for folder in folders:
+    expected = list(np.load(f"{folder}.npz").values())
+    for source in (folder, folder / "again"):
+        encoder = SentenceTransformer(str(source), trust_remote_code=True)
+        assert type(encoder[0].model).__module__.startswith("transformers_modules.")
+        assert encoder.get_embedding_dimension() == expected[0].shape[1]
+        for rate, embeddings in zip((16000, 44100, 8000), expected):
+            audio = [{"array": clip, "sampling_rate": rate} for clip in clips]
+            for batch_size in (1, 3, 32):
+                found = encoder.encode(audio, batch_size=batch_size)
+                np.testing.assert_allclose(found, embeddings, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(encoder.encode(clips), expected[0], rtol=1e-5, atol=1e-5)
+        found = encoder.encode(str(place / "long.wav"))
+        np.testing.assert_allclose(found, expected[1][3], rtol=1e-5, atol=1e-5)
+        encoder.save(str(folder / "again"), create_model_card=False)
 """
     run(script, tmp_path, tmp_path)
 
