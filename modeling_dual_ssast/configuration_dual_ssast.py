@@ -46,8 +46,9 @@ SENTENCE_TRANSFORMERS_FILES = {
     ],
     "sentence_bert_config.json": {
         "transformer_task": "feature-extraction",
-        "modality_config": {"audio": {"method": "forward", "method_output_name": "pooler_output"}},
+        "modality_config": {"audio": {"method": "embed_padded", "method_output_name": "pooler_output"}},
         "module_output_name": "sentence_embedding",
+        "processing_kwargs": {"audio": {"return_waveforms": True}},  # of the feature extractor's call
     },
     "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
 }

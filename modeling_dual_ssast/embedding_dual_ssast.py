@@ -5,6 +5,7 @@ per clip and `model.embed_frames(...)` over time.
 """
 
 import contextlib
+import copy
 import difflib
 import inspect
 import math
@@ -14,6 +15,7 @@ from typing import NamedTuple, Optional, Union
 import numpy as np
 import torch
 from transformers import AutoFeatureExtractor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .fusion_dual_ssast import time_frames, to_feature_map
 
@@ -197,19 +199,37 @@ class EmbeddingMixin:
         """
         extractor, clips = self._prepare(waveforms, sampling_rate, feature_extractor, batch_size)
         window, hop = window_and_hop(self, extractor, window_s, hop_s)
-        pieces = []
-        for index, clip in enumerate(clips):
-            starts = window_starts(len(clip), window, hop)
-            pieces += [Piece(index, start, min(start + window, len(clip))) for start in starts]
-        embeddings = torch.zeros(len(clips), self.config.fused_size, dtype=torch.float32, device="cpu")
-        counts = torch.bincount(_clip_indices(pieces))
         with evaluating(self):
-            for batch, features in self._batches(clips, pieces, extractor, batch_size):
-                pooled = self(**features, return_dict=True).pooler_output
-                if pooled is None:
-                    raise ValueError("this encoder has no fusion: load the folder with AutoModel to embed clips")
-                embeddings.index_add_(0, _clip_indices(batch), pooled.float().cpu())
-        return embeddings / counts.unsqueeze(1)
+            return self._average_windows(clips, extractor, window, hop, batch_size)
+
+    def embed_padded(
+        self, input_values: torch.Tensor, num_samples: torch.Tensor, sampling_rates: torch.Tensor, feature_extractor
+    ) -> BaseModelOutputWithPooling:
+        """
+        Computes the embeddings of `embed` from what a feature extractor returns with `return_waveforms=True`, with
+        gradients and in the model's own mode: the method that sentence-transformers calls.
+
+        Args:
+            input_values: Waveforms (clips, samples), padded at the end.
+            num_samples: (clips,), the samples of each clip without padding.
+            sampling_rates: (clips,), in Hz.
+            feature_extractor (`SpectrogramFeatureExtractor`): Its `max_length` gives way to the model's.
+
+        Returns:
+            `pooler_output`, float32 (clips, config.fused_size).
+
+        Raises:
+            ImportError: Resampling is needed, but soxr is not installed.
+        """
+        extractor = copy.copy(feature_extractor)
+        extractor.max_length = self.max_frames or extractor.max_length
+        clips = [
+            resample(samples[:count], rate, extractor.sampling_rate)
+            for samples, count, rate in zip(input_values, num_samples.tolist(), sampling_rates.tolist())
+        ]
+        batch_size = max(len(clips), 8)  # the caller's own, except where few clips have many windows
+        pooled = self._average_windows(clips, extractor, *window_and_hop(self, extractor), batch_size)
+        return BaseModelOutputWithPooling(pooler_output=pooled.to(input_values.device))
 
     @torch.no_grad()
     def embed_frames(
@@ -302,6 +322,21 @@ class EmbeddingMixin:
         feature_extractor = self.own_feature_extractor() if feature_extractor is None else feature_extractor
         clips = feature_extractor.as_clips(waveforms)
         return feature_extractor, [resample(clip, sampling_rate, feature_extractor.sampling_rate) for clip in clips]
+
+    def _average_windows(self, clips: list[torch.Tensor], extractor, window: int, hop: int, batch_size: int):
+        """Returns the mean `pooler_output` of each clip's windows, float32 (clips, config.fused_size), on the CPU."""
+        pieces = []
+        for index, clip in enumerate(clips):
+            starts = window_starts(len(clip), window, hop)
+            pieces += [Piece(index, start, min(start + window, len(clip))) for start in starts]
+        embeddings = torch.zeros(len(clips), self.config.fused_size, dtype=torch.float32, device="cpu")
+        counts = torch.bincount(_clip_indices(pieces))
+        for batch, features in self._batches(clips, pieces, extractor, batch_size):
+            pooled = self(**features, return_dict=True).pooler_output
+            if pooled is None:
+                raise ValueError("this encoder has no fusion: load the folder with AutoModel to embed clips")
+            embeddings.index_add_(0, _clip_indices(batch), pooled.float().cpu())
+        return embeddings / counts.unsqueeze(1)
 
     def _batches(self, clips: list[torch.Tensor], pieces: list[Piece], extractor, batch_size: int) -> Iterator[tuple]:
         """Yields batches of pieces of similar length and their features on the model's device."""

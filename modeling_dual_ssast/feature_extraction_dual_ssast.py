@@ -243,6 +243,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return_tensors: Optional[str] = None,
         pad_to_multiple_of: Optional[int] = None,
         device: Union[str, torch.device, None] = None,
+        return_waveforms: bool = False,
         **unknown,
     ) -> BatchFeature:
         """
@@ -262,14 +263,19 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             return_tensors: `"pt"` or `"np"`; `None` gives a list of arrays (tensors for tensor input).
             pad_to_multiple_of: Pads to a multiple of this many frames, unless clips keep their own length.
             device: Device that computes the features. The default is the clips' own.
+            return_waveforms: Whether to return waveforms of any rate instead of spectrograms, for a model's
+                `embed_padded`. Only `raw_speech`, which may also name files, and `sampling_rate` are used then.
 
         Returns:
             `input_values` (batch, frames, num_mel_bins) and, if asked for, `attention_mask` (batch, frames), 1 for
-                audio and 0 for padding. One clip has the batch dimension, too.
+                audio and 0 for padding. One clip has the batch dimension, too. Waveforms: tensors `input_values`
+                (batch, samples), padded with zeros at the end, `num_samples` (batch,) and `sampling_rates` (batch,),
+                and this `feature_extractor`.
 
         Raises:
             ValueError: Another sampling rate, more than one channel, no, empty or non-finite audio, integer samples.
             TypeError: A keyword is unknown.
+            ImportError: Files are named, but soundfile is not installed.
 
         Example:
             ```python
@@ -279,6 +285,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
             ```
         """
         _reject_unknown(f"{type(self).__name__}()", type(self).__call__, unknown)
+        if return_waveforms:
+            return self._waveforms(raw_speech, sampling_rate)
         self._check_sampling_rate(sampling_rate)
         max_length = self.max_length if max_length is None else max_length
         if max_length is not None:
@@ -414,6 +422,26 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 f"{self.LONG_CLIPS}"
             )
         return [feature[:max_length] for feature in features]
+
+    def _waveforms(self, raw_speech, sampling_rate: Optional[float]) -> BatchFeature:
+        """Joins clips and files of any rate and length to a padded batch of samples."""
+        names_files = isinstance(raw_speech, list) and any(isinstance(clip, str) for clip in raw_speech)
+        clips = raw_speech if names_files else _split_batch(raw_speech)
+        if sampling_rate is None:
+            if not all(isinstance(clip, str) for clip in clips):
+                self._check_sampling_rate(None)
+            sampling_rate = self.sampling_rate
+        _check_positive("sampling_rate", sampling_rate, (int, float, np.integer))
+        clips = [_read_file(clip) if isinstance(clip, str) else (clip, sampling_rate) for clip in clips]
+        waveforms = [_check_waveform(clip, index).cpu() for index, (clip, _) in enumerate(clips)]
+        return BatchFeature(
+            {
+                "input_values": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True),
+                "num_samples": torch.tensor([len(waveform) for waveform in waveforms], device="cpu"),
+                "sampling_rates": torch.tensor([rate for _, rate in clips], dtype=torch.float32, device="cpu"),
+                "feature_extractor": self,  # its settings: the model computes the features of its windows
+            }
+        )
 
     def _check_sampling_rate(self, sampling_rate: Optional[int]):
         if sampling_rate is None:
@@ -610,6 +638,16 @@ def _split_batch(raw_speech) -> list:
         raise ValueError("the batch is empty: pass at least one clip")
     is_batch = isinstance(raw_speech[0], (list, tuple)) or getattr(raw_speech[0], "ndim", 0) > 0
     return list(raw_speech) if is_batch else [raw_speech]
+
+
+def _read_file(path: str) -> tuple[np.ndarray, int]:
+    """Reads an audio file: the mean of its channels, float32 (samples,), and its sampling rate in Hz."""
+    try:
+        import soundfile
+    except ImportError as error:
+        raise ImportError(f"{path}: pip install soundfile to read files here, or read them first") from error
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return samples.mean(axis=1), rate
 
 
 def _check_waveform(clip, index: int) -> torch.Tensor:

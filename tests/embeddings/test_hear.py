@@ -1,6 +1,5 @@
 """
-Tests examples/hear_dual_ssast.py by the rules of HEAR's API and of its validator (it needs TensorFlow and an old
-Python): https://github.com/hearbenchmark/hear-validator.
+Tests examples/hear_dual_ssast.py by the rules of HEAR's API; `tests/validators/run.py` runs HEAR's own validator.
 """
 
 import importlib.util

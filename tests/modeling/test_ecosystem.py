@@ -7,26 +7,32 @@ import pickle
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from fresh_process import run
 from tiny_models import MELS, batch
 from torch import nn
-from transformers import AutoModelForAudioClassification, DataCollatorWithPadding, pipeline
+from transformers import AutoModel, AutoModelForAudioClassification, DataCollatorWithPadding, pipeline
 
 from modeling_dual_ssast import (
     ASiTConfig,
     ASiTForAudioClassification,
+    ASiTForAudioFrameClassification,
     ASiTForPreTraining,
     DualSSASTConfig,
     DualSSASTFeatureExtractor,
     DualSSASTForAudioClassification,
+    DualSSASTForAudioFrameClassification,
     DualSSASTForPreTraining,
     DualSSASTModel,
     PannsCnn14Config,
     PannsCnn14FeatureExtractor,
     PannsCnn14ForAudioClassification,
+    PannsCnn14ForAudioFrameClassification,
     VGGishConfig,
     VGGishFeatureExtractor,
     VGGishForAudioClassification,
+    VGGishForAudioFrameClassification,
 )
 from modeling_dual_ssast import feature_extraction_dual_ssast as kaldi
 from modeling_dual_ssast import feature_extraction_panns_cnn14 as panns
@@ -48,10 +54,12 @@ HEADS |= dict(reconstruction_hidden_size=8, reconstruction_bottleneck_size=4)
 VGGISH = dict(channels=[3, 4, 5, 6], fc_size=8, num_mel_bins=MELS, example_length=32, num_labels=3)
 CNN14 = dict(channels=[2, 3, 4, 5, 6, 7], embedding_size=9, num_mel_bins=MELS, num_labels=3)
 OVERLAP = dict(frequency_stride=10, time_stride=10, readout="frames", pooling=["mean", "max", "min"])
+FRAMES = dict(patch_size=(MELS, 2), frequency_stride=MELS, time_stride=2)
 CLASSIFIERS = {
     "dual_ssast": lambda: DualSSASTForAudioClassification(DualSSASTConfig(**PATCHES)),
     "overlap": lambda: DualSSASTForAudioClassification(DualSSASTConfig(**PATCHES, **OVERLAP)),
     "over_padding": lambda: DualSSASTForAudioClassification(DualSSASTConfig(**PATCHES, attention_over_padding=True)),
+    "frames": lambda: DualSSASTForAudioClassification(DualSSASTConfig(**PATCHES, **FRAMES)),
     "separate": lambda: DualSSASTForAudioClassification(
         DualSSASTConfig(**PATCHES, fusion_norm="separate", fusion="weighted")
     ),
@@ -62,6 +70,12 @@ CLASSIFIERS = {
     ),
     "cnn14": lambda: PannsCnn14ForAudioClassification(PannsCnn14Config(**CNN14)),
     "panns": lambda: PannsCnn14ForAudioClassification(PannsCnn14Config(**CNN14, readout="panns")),
+}
+FRAME_CLASSIFIERS = {
+    DualSSASTConfig: DualSSASTForAudioFrameClassification,
+    ASiTConfig: ASiTForAudioFrameClassification,
+    VGGishConfig: VGGishForAudioFrameClassification,
+    PannsCnn14Config: PannsCnn14ForAudioFrameClassification,
 }
 PRETRAINERS = {
     "msm": lambda: DualSSASTForPreTraining(DualSSASTConfig(**PATCHES)),
@@ -340,27 +354,93 @@ def test_saved_folders_hold_the_files_of_sentence_transformers(family, tmp_path)
     model.save_pretrained(tmp_path)
     assert (tmp_path / "modules.json").read_text() == "[]"
     settings = json.loads((tmp_path / "sentence_bert_config.json").read_text())
-    assert settings["modality_config"] == {"audio": {"method": "forward", "method_output_name": "pooler_output"}}
+    (modality,) = settings["modality_config"].values()
+    assert hasattr(model.base_model, modality["method"]) and modality["method_output_name"] == "pooler_output"
+    assert settings["processing_kwargs"] == {"audio": {"return_waveforms": True}}
     assert (tmp_path / "config_sentence_transformers.json").is_file()
     assert model.config.projection_dim == model.config.fused_size and "projection_dim" not in model.config.to_dict()
 
 
+LONG = np.random.default_rng(1).normal(0, 0.1, 70000).astype(np.float32)  # several windows of the transformers
+VARIED = [*CLIPS, LONG, LONG[:10]]
+
+
+@families
+@pytest.mark.parametrize("rate", [RATE, 44100, 8000])
+def test_a_padded_batch_has_the_embeddings_of_its_clips(family, rate):
+    """The two calls that sentence-transformers makes."""
+    model, extractor = make(family).base_model, extractor_of(make(family))
+    expected = model.embed(VARIED, rate, extractor, batch_size=1)
+    if model.max_frames:  # embed's own extractor has the model's length, whatever is stored
+        extractor.max_length = 20
+    features = extractor(VARIED, sampling_rate=rate, padding=True, return_tensors="pt", return_waveforms=True)
+    output = model.embed_padded(**features)
+    torch.testing.assert_close(output.pooler_output, expected, atol=1e-5, rtol=1e-5)
+    if any(parameter.requires_grad for parameter in model.parameters()):  # a contrastive loss trains the encoder
+        model.train()
+        model.embed_padded(**features).pooler_output.sum().backward()
+        assert model.training and any(parameter.grad is not None for parameter in model.parameters())
+
+
+@extractors
+def test_waveforms_may_be_files_of_any_rates(family, tmp_path):
+    extractor = EXTRACTORS[family]()
+    soundfile.write(tmp_path / "a.wav", np.stack([LONG, LONG / 2], axis=1), 44100, subtype="FLOAT")
+    soundfile.write(tmp_path / "b.flac", CLIPS[0], 8000)
+    files = [str(tmp_path / name) for name in ("a.wav", "b.flac")]
+    features = extractor([*files, CLIPS[1]], sampling_rate=22050, return_waveforms=True)
+    assert features["num_samples"].tolist() == [70000, 15000, 9000]
+    assert features["sampling_rates"].tolist() == [44100, 8000, 22050]
+    assert np.array_equal(features["input_values"][0], 0.75 * LONG) and not features["input_values"][1:, 15000:].any()
+    for rate in (0, -1, "16000", True):
+        with pytest.raises(ValueError, match=f"sampling_rate must be a positive number, got {rate!r}"):
+            extractor(CLIPS, sampling_rate=rate, return_waveforms=True)
+    with pytest.raises(ValueError, match=r"clip 1 has shape \(70000, 2\), expected \(samples,\)"):
+        extractor([files[1], np.stack([LONG, LONG], axis=1)], sampling_rate=8000, return_waveforms=True)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["dual_ssast", "asit", "vggish", "panns"])
-def test_sentence_transformers_embeds_like_embed(family, tmp_path):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    model = make(family)
-    extractor = extractor_of(model)
-    model.save_pretrained(tmp_path / "saved")
-    extractor.save_pretrained(tmp_path / "saved")
-    expected = model.base_model.embed(CLIPS, RATE, extractor).numpy()
-    audio = [{"array": clip, "sampling_rate": RATE} for clip in CLIPS]
-    for source in ("saved", "again"):
-        encoder = sentence_transformers.SentenceTransformer(str(tmp_path / source), trust_remote_code=True)
-        assert np.array_equal(encoder.encode(audio, batch_size=8), expected)
-        np.testing.assert_allclose(encoder.encode(audio, batch_size=1), expected, atol=1e-5)
-        assert encoder.get_embedding_dimension() == expected.shape[1]
-        encoder.save(str(tmp_path / "again"), create_model_card=False)
+def test_sentence_transformers_embeds_like_embed(tmp_path):
+    """In a process that has only the folders: clips of any rate and length, files, and what it saves itself."""
+    pytest.importorskip("sentence_transformers")  # its import takes longer than the rest: one process for all
+    np.savez(tmp_path / "clips.npz", *VARIED)
+    soundfile.write(tmp_path / "long.wav", LONG, 44100, subtype="FLOAT")
+    for family in ("dual_ssast", "overlap", "frames", "over_padding", "asit", "msm", "vggish", "panns"):
+        model, extractor = make(family), extractor_of(make(family))
+        models = {family: model}
+        if hasattr(model, "classifier") or hasattr(model, "composed_classifier"):
+            models[f"{family}-frame-classifier"] = FRAME_CLASSIFIERS[type(model.config)](model.config)
+        for name, saved in models.items():
+            saved.save_pretrained(tmp_path / name)
+            extractor.save_pretrained(tmp_path / name)
+            encoder = AutoModel.from_pretrained(tmp_path / name)
+            expected = [encoder.embed(VARIED, rate).numpy() for rate in (RATE, 44100, 8000)]
+            np.savez(tmp_path / f"{name}.npz", *expected)
+    script = """
+from pathlib import Path
+from sentence_transformers import SentenceTransformer
+
+place = Path(sys.argv[1])
+clips = list(np.load(place / "clips.npz").values())
+folders = sorted(path.parent for path in place.glob("*/modules.json"))
+assert len(folders) == 15, folders
+for folder in folders:
+    expected = list(np.load(f"{folder}.npz").values())
+    for source in (folder, folder / "again"):
+        encoder = SentenceTransformer(str(source), trust_remote_code=True)
+        assert type(encoder[0].model).__module__.startswith("transformers_modules.")
+        assert encoder.get_embedding_dimension() == expected[0].shape[1]
+        for rate, embeddings in zip((16000, 44100, 8000), expected):
+            audio = [{"array": clip, "sampling_rate": rate} for clip in clips]
+            for batch_size in (1, 3, 32):
+                found = encoder.encode(audio, batch_size=batch_size)
+                np.testing.assert_allclose(found, embeddings, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(encoder.encode(clips), expected[0], rtol=1e-5, atol=1e-5)
+        found = encoder.encode(str(place / "long.wav"))
+        np.testing.assert_allclose(found, expected[1][3], rtol=1e-5, atol=1e-5)
+        encoder.save(str(folder / "again"), create_model_card=False)
+"""
+    run(script, tmp_path, tmp_path)
 
 
 # ---- outputs and losses ----

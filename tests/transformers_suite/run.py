@@ -70,20 +70,20 @@ def main() -> int:
     return results.report(suite.EXPECTED_FAILURES, time.monotonic() - start, is_whole=not arguments.k)
 
 
-def fetch(name: str, digest: str) -> bool:
+def fetch(name: str, digest: str, cache: Path = CACHE) -> bool:
     """Downloads a file into the cache with pip, if it is not there; prints a line and returns False if it cannot."""
-    path = CACHE / name
+    path = cache / name
     if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         package, version = name.removesuffix(".tar.gz").split("-")[:2]
         kind = "--no-binary" if name.endswith(".tar.gz") else "--only-binary"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         found = subprocess.run(
-            [*command, kind, package, "--dest", CACHE, f"{package}=={version}"], capture_output=True, text=True
+            [*command, kind, package, "--dest", cache, f"{package}=={version}"], capture_output=True, text=True
         )
         if found.returncode:
             reason = (found.stderr.strip().splitlines() or ["no reason given"])[-1]
-            print(f"{name} cannot be fetched from the package index ({reason}); put it into {CACHE} and run again")
+            print(f"{name} cannot be fetched from the package index ({reason}); put it into {cache} and run again")
             return False
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         print(f"{path} has another sha256 than {digest}; remove it and run again")
