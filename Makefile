@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions test-transformers fuzz lint docs bench clean
+.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions test-transformers test-validators fuzz lint docs bench clean
 
 # Trains and evaluates on the embedded recordings, then classifies a file with the result in a fresh process.
 quickstart: .venv/ready
@@ -41,6 +41,10 @@ fuzz: .venv/ready
 # Runs Transformers' own suites on every class; fetches them once from the package index.
 test-transformers: .venv/ready
 	$(BIN)/python tests/transformers_suite/run.py
+
+# Runs the checks of HEAR and X-ARES on every family; fetches them once from the package index.
+test-validators: .venv/ready
+	$(BIN)/python tests/validators/run.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
