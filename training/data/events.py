@@ -161,7 +161,7 @@ def _read_audacity(path: Path, text: str) -> Iterator[Event]:
         point = len(cells) == 2 and not _is_number(cells[1])  # a label at one time
         cells = [cells[0], *cells] if point else cells
         with_frequencies = index + 1 < len(lines) and lines[index + 1][1][0] == "\\"
-        texts = [*cells, ""][:2] + (lines[index + 1][1][1:3] if with_frequencies else ["", ""])
+        texts = [*cells, ""][:2] + [*(lines[index + 1][1][1:3] if with_frequencies else ()), "", ""][:2]
         numbers = [
             _numbers(path, name, [text], lambda _, number=number: f"line {number}", kind)[0]
             for text, (name, kind) in zip(texts, AUDACITY_NUMBERS)
@@ -396,7 +396,7 @@ def _write_lines(path: Path, lines: Iterable[str]):
 def _find_format(path: Path, wanted: str | None) -> tuple[str, bool]:
     """Returns the name of the format, and whether the path is a folder."""
     if wanted is not None and wanted not in FORMATS:
-        hint = nearest(wanted, FORMATS, f"known are {', '.join(FORMATS)}")
+        hint = nearest(wanted, list(FORMATS), f"known are {', '.join(FORMATS)}")
         raise InputError(f"event_format: there is no {wanted}; {hint}")
     suffix = path.suffix.lower()
     if not suffix or path.is_dir():
@@ -406,9 +406,7 @@ def _find_format(path: Path, wanted: str | None) -> tuple[str, bool]:
         known = ", ".join(dict.fromkeys(kind.suffix for kind in FORMATS.values()))
         raise InputError(f"{path}: no known ending for events; name a file {known}, or set event_format")
     if wanted is not None and wanted not in fitting:
-        raise InputError(
-            f"{path}: event_format {wanted} has the ending {FORMATS[wanted].suffix}; give the file that one"
-        )
+        raise InputError(f"{path}: event_format {wanted} has the ending {FORMATS[wanted].suffix}; rename the file")
     return wanted or fitting[0], False
 
 
@@ -431,7 +429,7 @@ def _check_text(path: Path, name: str, kind: str, text: str):
             bad = "a quote at its beginning"
     if bad:
         remedy = "rename it" if name in ("json", "jsonl") else "rename it, or write .json"
-        raise InputError(f"{path}: the {kind} {printable(short(text, 80))!r} has {bad}; {remedy}")
+        raise InputError(f"{path}: the {kind} '{printable(short(text, 80))}' has {bad}; {remedy}")
 
 
 def _places(events: Events, kind) -> dict:
@@ -451,7 +449,11 @@ def _rounded(event: Event) -> Event:
 
 
 def _decimal(value: float | None) -> str:
-    return "" if value is None else f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".")
+    """Returns a number with at least one decimal: some readers (crowsetta) refuse columns of whole numbers."""
+    if value is None:
+        return ""
+    whole, decimals = f"{value:.{DECIMALS}f}".split(".")
+    return f"{whole}.{decimals.rstrip('0') or '0'}"
 
 
 def _raven_lines(events: Events, durations_s: Mapping[str, float], highest_hz: float) -> Iterator[str]:
