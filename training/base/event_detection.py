@@ -203,7 +203,8 @@ def find_events(
     scores: np.ndarray, labels: Sequence[str], starts_s: np.ndarray, ends_s: np.ndarray, high: PerLabel, **settings
 ) -> list[Event]:
     """
-    Returns the events of a whole recording, sorted by onset. See [`EventFinder`][training.base.event_detection.EventFinder].
+    Returns the events of a whole recording, sorted by onset, see
+    [`EventFinder`][training.base.event_detection.EventFinder].
 
     Args:
         scores: (steps, labels)

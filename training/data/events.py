@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import NamedTuple
 from transformers.utils import logging
 
 from ..errors import UNPRINTABLE, InputError, nearest, printable, short
-from ..files import TEXT_ERRORS, check_writable, complete_file
+from ..files import TEXT_ERRORS, check_writable, complete_file, storable
 from .labels import class_name
+from .listing import find_audio_files
 from .text_tables import as_number, as_numbers, is_empty, read_json_lines, read_rows, read_text
 
 logger = logging.get_logger(__name__)
@@ -119,6 +121,41 @@ def _read_folder(folder: Path, label_column: str | None, audio_column: str | Non
         for name, events in read_events(path, label_column, audio_column).items():
             name = TABLE_NAME.sub("", path.relative_to(folder).as_posix()) if name is None else name
             found[name] = _in_order([*found.get(name, ()), *events])
+    return found
+
+
+def pair_recordings(source: Path, names: Iterable[str | None], recordings: Path) -> dict[str | None, Path]:
+    """
+    Finds the recordings that a table names: by their paths below a folder or by their names, with or without endings.
+
+    Args:
+        source: the table, for messages
+        names: as `read_events` gives them; `None` is the only recording
+        recordings: a folder, or the only recording
+
+    Raises:
+        InputError: a recording is missing, or several have the name.
+    """
+    recordings = Path(recordings)
+    paths = find_audio_files(recordings) if recordings.is_dir() else [recordings]
+    known = defaultdict(set)
+    for path in paths:
+        place = Path(os.path.relpath(path, recordings)) if recordings.is_dir() else Path(path.name)
+        for form in (place, place.with_suffix(""), Path(place.name), Path(place.stem), Path(path)):
+            known[storable(form.as_posix())].add(path)  # as tables hold names
+    found = {}
+    for name in names:
+        plain = "" if name is None else storable(name).replace("\\", "/")
+        candidates = set(paths) if name is None else known.get(plain) or known.get(plain.rsplit("/", 1)[-1], set())
+        if len(candidates) != 1:
+            what = f"{len(candidates)} recordings of {recordings}" if candidates else f"no recording of {recordings}"
+            wanted = "the only recording" if name is None else f"called {printable(name)}"
+            raise InputError(f"{source}: {what} is {wanted}; name the folder of its recordings")
+        (found[name],) = candidates
+    counts = Counter(found.values())
+    twice = [name for name, path in found.items() if counts[path] > 1]
+    if twice:
+        raise InputError(f"{source}: {' and '.join(map(printable, twice))} are one recording; write one name")
     return found
 
 
