@@ -1,6 +1,5 @@
 """Finds and reads the columns of a table: audio, labels, folds, groups and times."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import pyarrow.compute
 from ..errors import InputError, one_line
 from .audio import AudioSource, as_stored, audio_name
 from .labels import class_name
-from .text_tables import is_empty
+from .text_tables import as_numbers, is_empty
 
 AUDIO_COLUMNS = ("audio", "file_name", "file", "path", "filename", "filepath", "file_path", "wav")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
@@ -271,15 +270,7 @@ def _as_names(source, column: str, values: list, row_of: Callable[[int], str]) -
 
 def as_seconds(source, column: str, values: list, row_of: Callable[[int], str] = row_of) -> list[float | None]:
     """Returns times in seconds; `None` for an empty cell, which stands for the recording's own start or end."""
-    seconds = []
-    for index, value in enumerate(values):
-        try:
-            seconds.append(None if is_empty(value) else float(value))
-        except (TypeError, ValueError):
-            seconds.append(math.nan)
-        if seconds[-1] is not None and not math.isfinite(seconds[-1]):
-            raise InputError(f"{source}: {row_of(index)} has {value!r} in {column}, not a number of seconds")
-    return seconds
+    return as_numbers(source, column, values, row_of)
 
 
 def choose_column(source, table, kind: str, wanted: str | None, candidates: tuple[str, ...]) -> str:

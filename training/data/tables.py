@@ -20,20 +20,17 @@ from .columns import (
     AUDIO_COLUMNS,
     LABEL_COLUMNS,
     Columns,
-    as_seconds,
     choose_column,
     named_clip,
     other_columns,
     read_labels,
     row_of,
 )
-from .text_tables import check_rows, is_empty, read_rows, read_text
+from .events import RAVEN_AUDIO, RAVEN_BEGIN, RAVEN_END, RAVEN_LABELS, main_view, times_in_files
+from .text_tables import check_rows, is_empty, read_json_lines, read_rows, read_text
 
 logger = logging.get_logger(__name__)
 
-RAVEN_BEGIN, RAVEN_END, RAVEN_OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
-RAVEN_AUDIO = ("Begin Path", "Begin File")
-RAVEN_LABELS = ("Annotation", "Species", "Common Name", "Tag", "Tags", "Type")
 START, END = "start of the selection", "end of the selection"
 
 
@@ -212,18 +209,7 @@ def _read_json(path: Path, columns: Columns) -> Table:
 
 
 def _read_json_lines(path: Path, columns: Columns) -> Table:
-    rows, lines = [], []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(
-                f"{path}: line {number} is not JSON ({getattr(error, 'msg', error)}); correct or remove it"
-            ) from None
-        lines.append(number)
-    return _from_objects(path, rows, lines)
+    return _from_objects(path, *read_json_lines(path))
 
 
 def _with_split_labels(row):
@@ -290,40 +276,17 @@ def _resolve(name: str, folder: Path) -> str:
 
 
 def _with_times(table: Table, audio_column: str, columns: Columns) -> tuple[Table, Columns]:
-    """
-    Returns a selection table of Raven with the times of each selection in its own file, and the columns to read.
-
-    Raises:
-        InputError: several files without their offsets.
-    """
-    start, end = columns.start, columns.end
-    if start is None and end is None:
-        if RAVEN_OFFSET not in table.names and len(set(table[audio_column])) > 1:
-            raise InputError(
-                f"{table.path}: its times count from the first of several files; export it with the column "
-                f"{RAVEN_OFFSET}, or set start_column and end_column"
-            )
-        offset = RAVEN_OFFSET if RAVEN_OFFSET in table.names else RAVEN_BEGIN
-        starts, begins, ends = (
-            as_seconds(table.path, name, table[name], table.row_of) for name in (offset, RAVEN_BEGIN, RAVEN_END)
-        )
-        if None in (*starts, *begins, *ends):
-            raise InputError(f"{table.path}: a selection has no time; fill in {RAVEN_BEGIN}, {RAVEN_END} and {offset}")
-        lengths = [round(end - begin, 9) for begin, end in zip(begins, ends)]
-        stops = [round(first + length, 9) for first, length in zip(starts, lengths)]
-        table = dataclasses.replace(table, names=[*table.names, START, END], columns=[*table.columns, starts, stops])
-        start, end = START, END
-    return table, dataclasses.replace(columns, start=start, end=end)
+    """Returns a selection table of Raven with the times of each selection in its own file, and the columns to read."""
+    if columns.start is not None or columns.end is not None:
+        return table, columns
+    times = times_in_files(table.path, table, table[audio_column], table.row_of)
+    table = dataclasses.replace(table, names=[*table.names, START, END], columns=[*table.columns, *times])
+    return table, dataclasses.replace(columns, start=START, end=END)
 
 
 def _one_view(table: Table) -> Table:
-    """Leaves out the rows of other views: Raven lists each selection in its waveform and in its spectrogram."""
-    views = table["View"] if "View" in table.names else []
-    first = next((view for view in views if str(view).startswith("Spectrogram")), None)
-    kept = [index for index, view in enumerate(views) if view == first]
-    if first is None or len(kept) == len(table):
-        return table
-    logger.warning(f"{table.path}: {len(table) - len(kept)} rows of other views than {first} are left out")
+    """Leaves out the rows of other views than Raven's main one."""
+    kept = main_view(table.path, table["View"]) if "View" in table.names else range(len(table))
     columns = [[column[index] for index in kept] for column in table.columns]
     return dataclasses.replace(table, columns=columns, lines=table.lines and [table.lines[index] for index in kept])
 

@@ -7,8 +7,10 @@ Rows are counted from 1 without the header, blank lines and comments; lines are 
 import codecs
 import csv
 import io
+import json
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from transformers.utils import logging
@@ -27,6 +29,7 @@ MARKS = {
 }
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SUFFIX = re.compile(r"\S\.\w{2,5}$")
+NUMBER = re.compile(r"[+-]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eE][+-]?[0-9]+)?")  # 1.5 or 1,5; no thousands
 
 
 def read_text(path: Path) -> str:
@@ -72,7 +75,9 @@ def _decode_old(path: Path, data: bytes, first: int) -> str:
         return data.decode("latin-1")
 
 
-def read_rows(path: Path, separator: str, known: Iterable[str] = ()) -> tuple[list[str], list[list[str]], list[int]]:
+def read_rows(
+    path: Path, separator: str, known: Iterable[str] = (), text: str | None = None
+) -> tuple[list[str], list[list[str]], list[int]]:
     """
     Reads a table of text.
 
@@ -82,6 +87,7 @@ def read_rows(path: Path, separator: str, known: Iterable[str] = ()) -> tuple[li
     Args:
         separator: usual separator of this kind of file; another is taken if the header is evidently separated by it
         known: usual names of columns
+        text: what `read_text` gave; `None`: it is read
 
     Returns:
         names of the columns, rows of texts, and the line at which each row begins
@@ -89,7 +95,7 @@ def read_rows(path: Path, separator: str, known: Iterable[str] = ()) -> tuple[li
     Raises:
         InputError: unreadable, quotes that are not closed, or rows with too many or too few cells; names the line.
     """
-    text, known = read_text(path), {name.casefold() for name in known}
+    text, known = read_text(path) if text is None else text, {name.casefold() for name in known}
     lines = text.split("\n")
     first = next((index for index, line in enumerate(lines) if line.strip()), None)
     if first is None:
@@ -243,3 +249,63 @@ def _num_filled(cells: list) -> int:
 def is_empty(cell) -> bool:
     """Returns whether a cell holds nothing: `None`, NaN, or a text of blanks."""
     return cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and cell != cell)
+
+
+def as_number(cell: str) -> float | None:
+    """Returns the number in a cell, also with a decimal comma; `None` if it is another text."""
+    cell = cell.strip()
+    return float(cell.replace(",", ".")) if NUMBER.fullmatch(cell) else None
+
+
+def as_numbers(
+    source,
+    column: str,
+    values: Iterable,
+    row_of: Callable[[int], str],
+    kind: str = "number of seconds",
+    has_commas: bool = False,
+) -> list[float | None]:
+    """
+    Returns the numbers of a column; `None` for an empty cell.
+
+    Args:
+        kind: what the cells should hold, for the message
+        has_commas: whether 1,5 is a number too, as programs write it in many countries
+
+    Raises:
+        InputError: a cell holds another text, or a number that is not finite.
+    """
+    numbers = []
+    for index, value in enumerate(values):
+        try:
+            number = as_number(value) if has_commas and isinstance(value, str) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        numbers.append(None if is_empty(value) else number)
+        if not is_empty(value) and (number is None or not math.isfinite(number)):
+            raise InputError(f"{source}: {row_of(index)} has {value!r} in {column}, not a {kind}")
+    return numbers
+
+
+def read_json_lines(path: Path) -> tuple[list, list[int]]:
+    """
+    Reads a file with a JSON value per line.
+
+    Returns:
+        values, and their lines in the file
+
+    Raises:
+        InputError: the file cannot be read, or a line is not JSON.
+    """
+    rows, lines = [], []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}: line {number} is not JSON ({getattr(error, 'msg', error)}); correct or remove it"
+            ) from None
+        lines.append(number)
+    return rows, lines

@@ -1,0 +1,596 @@
+"""
+Reads and writes sound events: Raven's selection tables, Audacity's label tracks, TSV of DCASE and AudioSet Strong, CSV,
+JSON and JSON lines.
+
+Reading goes by content, writing by the ending of the file and `event_format`. Numbers are written as plain decimals,
+rounded to 6 places.
+"""
+
+import functools
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers.utils import logging
+
+from ..errors import UNPRINTABLE, InputError, nearest, printable, short
+from ..files import TEXT_ERRORS, check_writable, complete_file, storable
+from .labels import class_name
+from .listing import find_audio_files
+from .text_tables import as_number, as_numbers, is_empty, read_json_lines, read_rows, read_text
+
+logger = logging.get_logger(__name__)
+
+RAVEN_BEGIN, RAVEN_END, RAVEN_OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
+RAVEN_LOW, RAVEN_HIGH, RAVEN_ANNOTATION = "Low Freq (Hz)", "High Freq (Hz)", "Annotation"
+RAVEN_AUDIO = ("Begin Path", "Begin File")
+RAVEN_LABELS = (RAVEN_ANNOTATION, "Species", "Common Name", "Tag", "Tags", "Type")
+# Names of columns, whatever their case: this project's, DCASE's, AudioSet Strong's, Raven's, and usual ones.
+FILES = ("file", "filename", "file_name", "audio", "audio_file", "segment_id", "path", "filepath", *RAVEN_AUDIO)
+ONSETS = ("onset_s", "onset", "start_s", "start", "start_time", "start_time_seconds", "begin_time", RAVEN_BEGIN)
+OFFSETS = ("offset_s", "offset", "end_s", "end", "end_time", "end_time_seconds", RAVEN_END)
+LABELS = ("label", "event_label", "event", "class", *RAVEN_LABELS)
+LOWS = ("low_hz", "low_freq", "low_f", "freq_low", "min_freq", RAVEN_LOW)
+HIGHS = ("high_hz", "high_freq", "high_f", "freq_high", "max_freq", RAVEN_HIGH)
+SCORES = ("score", "confidence", "probability")
+KNOWN = (*FILES, *ONSETS, *OFFSETS, *LABELS)
+PLAIN = {name.casefold() for name in (*KNOWN, *LOWS, *HIGHS, *SCORES, RAVEN_OFFSET, "View")}
+
+AUDACITY_NUMBERS = [
+    ("its first cell", "number of seconds"),
+    ("its second cell", "number of seconds"),
+    ("its low frequency", "number of Hz"),
+    ("its high frequency", "number of Hz"),
+]
+DECIMALS = 6
+HIGHEST_HZ = 8000.0  # what models at 16 kHz get
+SURROGATES = re.compile("[\ud800-\udfff]+")
+TABLE_NAME = re.compile(r"(\.Table\.\d+\.selections)?\.\w+$")  # x.Table.1.selections.txt and x.txt describe x.wav
+
+
+_numbers = functools.partial(as_numbers, has_commas=True)
+
+
+class Event(NamedTuple):
+    """Holds a sound event: its times in seconds from the recording's beginning, frequencies in Hz, and its score."""
+
+    onset_s: float
+    offset_s: float
+    label: str
+    low_hz: float | None = None
+    high_hz: float | None = None
+    score: float | None = None
+
+
+Events = Mapping[str | None, Iterable[Event]]
+
+
+# ---- Reading ----
+
+
+def read_events(path: Path, label_column: str | None = None, audio_column: str | None = None) -> dict:
+    """
+    Reads a table of events, or all tables of a folder.
+
+    Columns have the names that Raven, DCASE, AudioSet Strong and this project give them, or other usual ones. A file
+    without header whose lines begin with numbers is a label track of Audacity. A row with a recording and nothing else
+    stands for a recording without events.
+
+    Args:
+        label_column, audio_column: columns of the labels and of the recordings; `None`: guessed
+
+    Returns:
+        name of the recording -> its events by onset. The name is `None` if the table does not say it; in a folder it is
+        then that of the table without its ending.
+
+    Raises:
+        InputError: unreadable, a column is missing, or an event is impossible; names the row.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path, label_column, audio_column)
+    if path.suffix.lower() in (".json", ".jsonl"):
+        return _from_columns(path, *_read_json(path), label_column, audio_column)
+    text = read_text(path)
+    first = next((line for line in text.split("\n") if line.strip()), None)
+    if first is None:
+        return {None: []}  # Audacity's track without labels
+    cells = first.split("\t")
+    if len(cells) > 1 and _is_number(cells[0]) and (_is_number(cells[1]) or len(cells) == 2):
+        return {None: _in_order(_read_audacity(path, text))}
+    names, rows, lines = read_rows(path, "," if path.suffix.lower() == ".csv" else "\t", KNOWN, text)
+
+    def row_of(index: int) -> str:
+        return f"row {index + 1} (line {lines[index]})"
+
+    return _from_columns(path, names, rows, row_of, label_column, audio_column)
+
+
+def _read_folder(folder: Path, label_column: str | None, audio_column: str | None) -> dict:
+    suffixes = {kind.suffix for kind in FORMATS.values()}
+    paths = sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in suffixes and path.is_file())
+    if not paths:
+        raise InputError(f"{folder}: holds no tables of events ({', '.join(sorted(suffixes))}); name another folder")
+    found = {}
+    for path in paths:
+        for name, events in read_events(path, label_column, audio_column).items():
+            name = TABLE_NAME.sub("", path.relative_to(folder).as_posix()) if name is None else name
+            found[name] = _in_order([*found.get(name, ()), *events])
+    return found
+
+
+def pair_recordings(source: Path, names: Iterable[str | None], recordings: Path) -> dict[str | None, Path]:
+    """
+    Finds the recordings that a table names: by their paths below a folder or by their names, with or without endings.
+
+    Args:
+        source: the table, for messages
+        names: as `read_events` gives them; `None` is the only recording
+        recordings: a folder, or the only recording
+
+    Raises:
+        InputError: a recording is missing, or several have the name.
+    """
+    recordings = Path(recordings)
+    paths = find_audio_files(recordings) if recordings.is_dir() else [recordings]
+    known = defaultdict(set)
+    for path in paths:
+        place = Path(os.path.relpath(path, recordings)) if recordings.is_dir() else Path(path.name)
+        for form in (place, place.with_suffix(""), Path(place.name), Path(place.stem), Path(path)):
+            known[storable(form.as_posix())].add(path)  # as tables hold names
+    found = {}
+    for name in names:
+        plain = "" if name is None else storable(name).replace("\\", "/")
+        candidates = set(paths) if name is None else known.get(plain) or known.get(plain.rsplit("/", 1)[-1], set())
+        if len(candidates) != 1:
+            what = f"{len(candidates)} recordings of {recordings}" if candidates else f"no recording of {recordings}"
+            wanted = "the only recording" if name is None else f"called {printable(name)}"
+            raise InputError(f"{source}: {what} is {wanted}; name the folder of its recordings")
+        (found[name],) = candidates
+    counts = Counter(found.values())
+    twice = [name for name, path in found.items() if counts[path] > 1]
+    if twice:
+        raise InputError(f"{source}: {' and '.join(map(printable, twice))} are one recording; write one name")
+    return found
+
+
+def _in_order(events: Iterable[Event]) -> list[Event]:
+    return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
+
+
+def _is_number(cell: str) -> bool:
+    return as_number(cell) is not None
+
+
+def _read_json(path: Path) -> tuple[list[str], list[list], Callable[[int], str]]:
+    lines = None
+    if path.suffix.lower() == ".jsonl":
+        rows, lines = read_json_lines(path)
+    else:
+        try:
+            rows = json.loads(read_text(path))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: is not JSON ({getattr(error, 'msg', error)}); correct it") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f'{path}: holds no events; write [{{"onset_s": 0.5, "offset_s": 1.2, "label": "dog"}}, ...]')
+    names = list(dict.fromkeys(name for row in rows for name in row)) or [ONSETS[0], OFFSETS[0], LABELS[0], FILES[0]]
+
+    def row_of(index: int) -> str:
+        return f"event {index + 1}" if lines is None else f"line {lines[index]}"
+
+    return names, [[row.get(name) for name in names] for row in rows], row_of
+
+
+def _read_audacity(path: Path, text: str) -> Iterator[Event]:
+    """Yields the labels of a track: onset, offset, label; possibly a line with a backslash, low and high frequency."""
+    lines = [(number, line.split("\t")) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    for index, (number, cells) in enumerate(lines):
+        where = f"{path}: line {number}"
+        if cells[0] == "\\":
+            if index and lines[index - 1][1][0] != "\\" and len(cells) >= 3:
+                continue  # read with the line before it
+            raise InputError(f"{where} has frequencies without a label or without a number; correct it")
+        point = len(cells) == 2 and not _is_number(cells[1])  # a label at one time
+        cells = [cells[0], *cells] if point else cells
+        with_frequencies = index + 1 < len(lines) and lines[index + 1][1][0] == "\\"
+        texts = [*cells, ""][:2] + [*(lines[index + 1][1][1:3] if with_frequencies else ()), "", ""][:2]
+        numbers = [
+            _numbers(path, name, [text], lambda _, number=number: f"line {number}", kind)[0]
+            for text, (name, kind) in zip(texts, AUDACITY_NUMBERS)
+        ]
+        if None in numbers[:2]:
+            raise InputError(f"{where} has no {'onset' if numbers[0] is None else 'offset'}; fill it in or remove it")
+        low, high = (None if value is None or value < 0 else value for value in numbers[2:])  # -1: none
+        yield _checked(where, numbers[0], numbers[1], "\t".join(cells[2:]), low, high)
+
+
+def _from_columns(
+    path: Path,
+    names: list[str],
+    rows: list[list],
+    row_of: Callable[[int], str],
+    label_column: str | None,
+    audio_column: str | None,
+) -> dict:
+    twice = next((name for name in names if names.count(name) > 1 and name.strip().casefold() in PLAIN), None)
+    if twice:
+        raise InputError(f"{path}: {names.count(twice)} columns are called {twice}; rename all but one")
+    columns = dict(zip(names, zip(*rows))) if rows else {name: () for name in names}
+    is_raven = {RAVEN_BEGIN, RAVEN_END} <= set(names)
+    if is_raven and "View" in columns:
+        kept = main_view(path, columns["View"])
+        columns = {name: [values[index] for index in kept] for name, values in columns.items()}
+        all_rows, row_of = row_of, lambda index: all_rows(kept[index])
+    num_rows = len(columns[names[0]])
+    audio = _choose(path, columns, FILES, audio_column, "audio_column", is_needed=False)
+    if is_raven and audio_column is None:  # that which leads to a recording, as for tables of clips
+        there = [name for name in RAVEN_AUDIO if name in columns and _leads_somewhere(path, columns[name])]
+        audio = next(iter(there), audio)
+    label = _choose(path, columns, RAVEN_LABELS if is_raven else LABELS, label_column, "label_column")
+    files = columns[audio] if audio is not None else [None] * num_rows
+    if is_raven:
+        onset, offset = RAVEN_BEGIN, RAVEN_END
+        onsets, offsets = times_in_files(path, columns, files, row_of)
+    else:
+        onset, offset = (_choose(path, columns, known, None, known[0]) for known in (ONSETS, OFFSETS))
+        onsets, offsets = (_numbers(path, name, columns[name], row_of) for name in (onset, offset))
+    lows, highs, scores = (
+        [None] * num_rows if name is None else _numbers(path, name, columns[name], row_of, kind)
+        for name, kind in (
+            (_choose(path, columns, LOWS, None, LOWS[0], is_needed=False), "number of Hz"),
+            (_choose(path, columns, HIGHS, None, HIGHS[0], is_needed=False), "number of Hz"),
+            (_choose(path, columns, SCORES, None, SCORES[0], is_needed=False), "number"),
+        )
+    )
+    has_files = not all(map(is_empty, files))
+    found = {} if audio is not None and (has_files or not rows) else {None: []}
+    for index, file in enumerate(files):
+        where = f"{path}: {row_of(index)}"
+        if has_files and is_empty(file):
+            raise InputError(f"{where} has no {audio}; fill it in or remove it")
+        events = found.setdefault(str(file) if has_files else None, [])
+        name = columns[label][index]
+        if onsets[index] is None and offsets[index] is None and is_empty(name):
+            continue
+        for value, column in ((onsets[index], onset), (offsets[index], offset)):
+            if value is None:
+                raise InputError(f"{where} has no {column}; fill it in or remove it")
+        events.append(_checked(where, onsets[index], offsets[index], name, lows[index], highs[index], scores[index]))
+    return {name: _in_order(events) for name, events in found.items()}
+
+
+def _choose(
+    path: Path, columns: Mapping, known: tuple[str, ...], wanted: str | None, option: str, is_needed: bool = True
+) -> str | None:
+    """Returns the column that is wanted, or the first of the known ones that is there, whatever its case."""
+    plain = {name.strip().casefold(): name for name in reversed(list(columns))}
+    for name in known if wanted is None else (wanted,):
+        if name in columns or name.casefold() in plain:
+            return name if name in columns else plain[name.casefold()]
+    if wanted is not None:
+        raise InputError(f"{path}: no column {wanted!r}; it has {', '.join(columns)}")
+    if is_needed:
+        remedy = f"set {option}" if option.endswith("_column") else f"name one {option}"
+        raise InputError(f"{path}: no column is called {', '.join(known[:3])} or alike; {remedy}: {', '.join(columns)}")
+    return None
+
+
+def _leads_somewhere(path: Path, values) -> bool:
+    return bool(values) and not is_empty(values[0]) and os.path.exists(path.parent / str(values[0]))
+
+
+def _checked(where: str, onset_s, offset_s, label, low_hz=None, high_hz=None, score=None) -> Event:
+    if isinstance(label, (list, dict, bool, float)):
+        raise InputError(f"{where} has the label {short(str(label), 80)}, not a text; write a row per label")
+    event = Event(onset_s, offset_s, class_name("" if label is None else str(label)), low_hz, high_hz, score)
+    problem = problem_of(event)
+    if problem:
+        raise InputError(f"{where} {problem}")
+    return event
+
+
+def problem_of(event: Event) -> str | None:
+    """Returns what is wrong with an event, and the remedy; `None`: nothing."""
+    onset_s, offset_s, label, low_hz, high_hz, score = event
+    numbers = [value for value in (onset_s, offset_s, low_hz, high_hz, score) if value is not None]
+    if not all(abs(value) < float("inf") for value in numbers):  # NaN compares as false
+        return f"holds a number that is not finite ({', '.join(map(str, numbers))}); correct it"
+    if onset_s < 0:
+        return f"begins at {onset_s:g} s, before the recording; correct it"
+    if offset_s < onset_s:
+        return f"ends at {offset_s:g} s and begins at {onset_s:g} s; exchange or correct them"
+    if (low_hz is not None and low_hz < 0) or (high_hz is not None and high_hz < (low_hz or 0)):
+        return f"has frequencies from {low_hz} to {high_hz} Hz; exchange or correct them"
+    return None if class_name(label) else "has no label; fill it in, or remove the event"
+
+
+# ---- Raven's tables, also as tables of clips ----
+
+
+def main_view(path: Path, views: Iterable) -> list[int]:
+    """Returns the rows of one view: Raven lists each selection in its waveform and in its spectrogram."""
+    views = list(views)
+    first = next((view for view in views if str(view).startswith("Spectrogram")), None)
+    kept = [index for index, view in enumerate(views) if first is None or view == first]
+    if len(kept) < len(views):
+        logger.warning(f"{path}: {len(views) - len(kept)} rows of other views than {first} are left out")
+    return kept
+
+
+def times_in_files(
+    path: Path, table: Mapping, files: Iterable, row_of: Callable[[int], str]
+) -> tuple[list[float], list[float]]:
+    """
+    Returns onsets and offsets of Raven's selections in seconds, each in its own file: Raven's own times count from the
+    first of several.
+
+    Args:
+        table: name of a column -> its cells
+        files: the recording of each selection
+
+    Raises:
+        InputError: several files without their offsets, or a selection without times.
+    """
+    has_offsets = RAVEN_OFFSET in table
+    if not has_offsets and len(set(files)) > 1:
+        raise InputError(
+            f"{path}: its times count from the first of several files; export it with the column "
+            f"{RAVEN_OFFSET}, or set start_column and end_column"
+        )
+    names = (RAVEN_OFFSET if has_offsets else RAVEN_BEGIN, RAVEN_BEGIN, RAVEN_END)
+    starts, begins, ends = (_numbers(path, name, table[name], row_of) for name in names)
+    if None in (*starts, *begins, *ends):
+        raise InputError(f"{path}: a selection has no time; fill in {RAVEN_BEGIN}, {RAVEN_END} and {names[0]}")
+    lengths = (round(end - begin, 9) for begin, end in zip(begins, ends))
+    return starts, [round(start + length, 9) for start, length in zip(starts, lengths)]
+
+
+# ---- Writing ----
+
+
+def check_events_file(
+    path: Path, event_format: str | None = None, labels: Iterable[str] = (), files: Iterable[str] = ()
+):
+    """
+    Checks that events can be written, before the work of hours that finds them.
+
+    Args:
+        path, event_format: see `write_events`
+        labels: names that events can get
+        files: names of the recordings
+
+    Raises:
+        InputError: the place or the format is impossible, or the format cannot hold a name.
+    """
+    name, is_folder = _find_format(Path(path), event_format)
+    files = list(files)
+    check_writable(path, is_folder)
+    _check_count(Path(path), name, is_folder, len(files))
+    for label in labels:
+        _check_text(path, name, "label", label)
+    for file in files:
+        _check_text(path, name, "recording", file)
+
+
+def write_events(
+    path: Path,
+    events: Events,
+    event_format: str | None = None,
+    durations_s: Mapping[str, float] | None = None,
+    highest_hz: float = HIGHEST_HZ,
+):
+    """
+    Writes the events of recordings, sorted by onset, whole or not at all.
+
+    A path without an ending, or an existing folder, gets a table per recording. Raven's tables hold everything, but no
+    recordings without events; Audacity's no scores; DCASE's neither scores nor frequencies.
+
+    Args:
+        path: .txt (Raven or Audacity), .tsv (DCASE), .csv, .json, .jsonl, or a folder
+        events: name of the recording -> its events; the only one may be called `None`
+        event_format: one of `FORMATS`; `None`: by the ending; .txt and folders: Raven
+        durations_s: Raven only: recording -> its duration; Begin Time then counts through all of them, in the order of
+            `events`, as Raven does for recordings that are opened together. `None`: from each recording's beginning
+        highest_hz: Raven only: the top of the box of events without a highest frequency. The bottom is 0
+
+    Raises:
+        InputError: the place or the format is impossible, the format cannot hold a name, or an event is impossible.
+    """
+    path = Path(path)
+    name, is_folder = _find_format(path, event_format)
+    _check_count(path, name, is_folder, len(events))
+    if None in events and len(events) > 1:
+        raise ValueError("a recording without name must be the only one")
+    events = {file: _in_order(map(_rounded, found)) for file, found in events.items()}
+    for file, found in events.items():
+        if file is not None:
+            _check_text(path, name, "recording", file)
+        for label in {event.label for event in found}:
+            _check_text(path, name, "label", label)
+        for event in found:
+            problem = problem_of(event)
+            if problem:
+                raise InputError(f"{path}: {printable(file)}: an event {problem}")
+    settings = {"durations_s": durations_s or {}, "highest_hz": highest_hz}
+    if not is_folder:
+        _write_lines(path, FORMATS[name].lines(events, **settings))
+        return
+    for file, place in _places(events, FORMATS[name]).items():
+        (path / place).parent.mkdir(parents=True, exist_ok=True)
+        _write_lines(path / place, FORMATS[name].lines({file: events[file]}, **settings))
+
+
+def _write_lines(path: Path, lines: Iterable[str]):
+    with complete_file(path) as unfinished, open(unfinished, "wb") as file:
+        file.writelines(f"{line}\n".encode(errors=TEXT_ERRORS) for line in lines)
+
+
+def _find_format(path: Path, wanted: str | None) -> tuple[str, bool]:
+    """Returns the name of the format, and whether the path is a folder."""
+    if wanted is not None and wanted not in FORMATS:
+        hint = nearest(wanted, list(FORMATS), f"known are {', '.join(FORMATS)}")
+        raise InputError(f"event_format: there is no {wanted}; {hint}")
+    suffix = path.suffix.lower()
+    if not suffix or path.is_dir():
+        return wanted or "raven", True
+    fitting = [name for name, kind in FORMATS.items() if kind.suffix == suffix]
+    if wanted is None and not fitting:
+        known = ", ".join(dict.fromkeys(kind.suffix for kind in FORMATS.values()))
+        raise InputError(f"{path}: no known ending for events; name a file {known}, or set event_format")
+    if wanted is not None and wanted not in fitting:
+        raise InputError(f"{path}: event_format {wanted} has the ending {FORMATS[wanted].suffix}; rename the file")
+    return wanted or fitting[0], False
+
+
+def _check_count(path: Path, name: str, is_folder: bool, num_recordings: int):
+    if name == "audacity" and not is_folder and num_recordings > 1:
+        raise InputError(
+            f"{path}: a label track of Audacity describes one recording, and there are {num_recordings}; name a folder "
+            f"(such as {path.with_suffix('')}), or another format"
+        )
+
+
+def _check_text(path: Path, name: str, kind: str, text: str):
+    """Raises `InputError` for a text that would not come back, or that other readers would take for several cells."""
+    bad = "nothing but blanks" if not class_name(text) else None
+    if not bad and name not in ("json", "jsonl"):
+        # Names of files that are not UTF-8 are shown as \udcXX, as in all tables; labels would be others.
+        found = UNPRINTABLE.search(SURROGATES.sub("", text) if kind == "recording" else text)
+        bad = f"the character {printable(found[0])}" if found else None
+        if not bad and name != "csv" and class_name(text).startswith('"'):
+            bad = "a quote at its beginning"
+    if bad:
+        remedy = "rename it" if name in ("json", "jsonl") else "rename it, or write .json"
+        raise InputError(f"{path}: the {kind} '{printable(short(text, 80))}' has {bad}; {remedy}")
+
+
+def _places(events: Events, kind) -> dict:
+    """Returns the table of each recording in a folder: their own folders below the common one, and their stems."""
+    paths = {file: os.path.abspath("events" if file is None else file) for file in events}
+    common = os.path.commonpath([os.path.dirname(path) for path in paths.values()]) if paths else ""
+    names = {file: os.path.relpath(path, common) for file, path in paths.items()}
+    stems = {file: os.path.splitext(name)[0] for file, name in names.items()}
+    are_different = len({stem.casefold() for stem in stems.values()}) == len(stems)  # not so for x.wav and x.flac
+    return {file: (stems if are_different else names)[file] + kind.own_suffix for file in events}
+
+
+def _rounded(event: Event) -> Event:
+    numbers = (event.onset_s, event.offset_s, event.low_hz, event.high_hz, event.score)
+    onset_s, offset_s, *others = (None if value is None else round(float(value), DECIMALS) + 0.0 for value in numbers)
+    return Event(onset_s, offset_s, class_name(event.label), *others)
+
+
+def _decimal(value: float | None) -> str:
+    """Returns a number with at least one decimal: some readers (crowsetta) refuse columns of whole numbers."""
+    if value is None:
+        return ""
+    whole, decimals = f"{value:.{DECIMALS}f}".split(".")
+    return f"{whole}.{decimals.rstrip('0') or '0'}"
+
+
+def _raven_lines(events: Events, durations_s: Mapping[str, float], highest_hz: float) -> Iterator[str]:
+    are_named = None not in events
+    names = ["Selection", "View", "Channel", RAVEN_BEGIN, RAVEN_END, RAVEN_LOW, RAVEN_HIGH]
+    yield "\t".join([*names, *([*RAVEN_AUDIO, RAVEN_OFFSET] if are_named else []), "Score", RAVEN_ANNOTATION])
+    number, base_s = 0, 0.0
+    for file, found in events.items():
+        for event in found:
+            number += 1
+            # Raven and its readers want a box.
+            low_hz = event.low_hz or 0.0
+            high_hz = max(low_hz, highest_hz) if event.high_hz is None else event.high_hz
+            cells = [str(number), "Spectrogram 1", "1"]
+            cells += map(_decimal, (base_s + event.onset_s, base_s + event.offset_s, low_hz, high_hz))
+            if are_named:
+                cells += [file, re.split(r"[/\\]", file)[-1] or file, _decimal(event.onset_s)]
+            yield "\t".join([*cells, _decimal(event.score), event.label])
+        base_s = round(base_s + (durations_s[file] if durations_s else 0.0), DECIMALS)
+
+
+def _audacity_lines(events: Events, **_) -> Iterator[str]:
+    for found in events.values():
+        for event in found:
+            yield "\t".join([_decimal(event.onset_s), _decimal(event.offset_s), event.label])
+            if event.low_hz is not None or event.high_hz is not None:
+                low, high = ("-1" if value is None else _decimal(value) for value in (event.low_hz, event.high_hz))
+                yield f"\\\t{low}\t{high}"
+
+
+def _dcase_lines(events: Events, **_) -> Iterator[str]:
+    """Yields DESED's table: recordings without events have a row with their name."""
+    start = [] if None in events else ["filename"]
+    yield "\t".join([*start, "onset", "offset", "event_label"])
+    for file, found in events.items():
+        name = [] if file is None else [file]
+        for event in found:
+            yield "\t".join([*name, _decimal(event.onset_s), _decimal(event.offset_s), event.label])
+        if name and not found:
+            yield "\t".join([*name, "", "", ""])
+
+
+def _csv_lines(events: Events, **_) -> Iterator[str]:
+    yield ",".join([*([] if None in events else ["file"]), *Event._fields])
+    for file, found in events.items():
+        name = [] if file is None else [_quoted(file)]
+        for event in found:
+            times, rest = map(_decimal, event[:2]), map(_decimal, event[3:])
+            yield ",".join([*name, *times, _quoted(event.label), *rest])
+        if name and not found:
+            yield ",".join([*name, *[""] * len(Event._fields)])
+
+
+def _quoted(text: str) -> str:
+    """Returns a cell of CSV in quotes, so that blanks at its beginning stay."""
+    text = text.replace('"', '""')
+    return f'"{text}"'
+
+
+def _json_objects(events: Events) -> Iterator[str]:
+    for file, found in events.items():
+        for values in found or [[None] * len(Event._fields)]:
+            row = {"file": file} | dict(zip(Event._fields, values))
+            yield json.dumps(row, ensure_ascii=False)
+
+
+def _json_lines(events: Events, **_) -> Iterator[str]:
+    return _json_objects(events)
+
+
+def _json_list(events: Events, **_) -> Iterator[str]:
+    before = "["
+    for row in _json_objects(events):
+        yield before
+        before = f"  {row},"
+    yield before.removesuffix(",")
+    yield "]"
+
+
+@dataclass(frozen=True)
+class Format:
+    """
+    Describes a format of events.
+
+    Args:
+        suffix: ending of its files
+        lines: function of the events -> lines of the file
+        own_suffix: replaces the ending of a recording where there is a table for each
+    """
+
+    suffix: str
+    lines: Callable[..., Iterator[str]]
+    own_suffix: str
+
+
+FORMATS = {
+    "raven": Format(".txt", _raven_lines, ".Table.1.selections.txt"),  # as Raven names it
+    "audacity": Format(".txt", _audacity_lines, ".txt"),
+    "dcase": Format(".tsv", _dcase_lines, ".tsv"),
+    "csv": Format(".csv", _csv_lines, ".csv"),
+    "json": Format(".json", _json_list, ".json"),
+    "jsonl": Format(".jsonl", _json_lines, ".jsonl"),
+}

@@ -1,0 +1,124 @@
+"""
+Makes clips for a classifier that may answer "nothing": `python -m training.prepare.background ANNOTATIONS RECORDINGS`.
+
+Annotated events become clips with their labels. Clips of `background` are cut from the rest of the recordings.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ..console import run_program
+from ..data.audio import audio_seconds
+from ..data.events import Event, pair_recordings, read_events
+from ..errors import InputError
+from ..files import check_writable
+from ..recipe import LARGEST_WHOLE
+from . import write_manifest
+from .common import Clip
+
+BACKGROUND = "background"
+
+
+def background_clips(
+    events: dict[Path, list[Event]],
+    clip_s: float = 2.0,
+    margin_s: float = 0.5,
+    num_clips: int | None = None,
+    seed: int = 0,
+    label: str = BACKGROUND,
+) -> list[Clip]:
+    """
+    Returns a clip per event, and clips from the rest of the recordings, by recording and time.
+
+    Events shorter than `clip_s` get that length around their middle, or short clips alone would tell events from
+    background.
+
+    Args:
+        events: recording -> all of its events; a recording with an empty list is background from beginning to end
+        clip_s: seconds of a background clip
+        margin_s: seconds beside an event that are neither
+        num_clips: background clips, drawn at random; `None`: as many as the most frequent label has
+        seed: of the drawing
+
+    Raises:
+        InputError: a recording cannot be read, an event begins after its end, or there is no rest.
+    """
+    clips, rest, counts = [], [], {}
+    for path, found in events.items():
+        duration_s = audio_seconds(str(path))
+        for event in found:
+            if event.onset_s >= duration_s:
+                raise InputError(
+                    f"{path}: ends at {duration_s:g} s, and an event begins at {event.onset_s:g} s; remove it"
+                )
+            offset_s = min(event.offset_s, duration_s)
+            middle_s, length_s = (event.onset_s + offset_s) / 2, min(max(offset_s - event.onset_s, clip_s), duration_s)
+            start_s = min(max(middle_s - length_s / 2, 0.0), duration_s - length_s)
+            clips.append(_clip(path, event.label, start_s, start_s + length_s))
+            counts[event.label] = counts.get(event.label, 0) + 1
+        rest += [_clip(path, label, start, start + clip_s) for start in _free(found, duration_s, clip_s, margin_s)]
+    if not rest:
+        raise InputError(f"no recording has {clip_s:g} s without events; give a smaller --clip_s or --margin_s")
+    wanted = max(counts.values(), default=len(rest)) if num_clips is None else num_clips
+    chosen = np.random.default_rng(seed).permutation(len(rest))[:wanted]
+    return sorted(clips + [rest[index] for index in chosen], key=lambda clip: (clip.path, clip.start, clip.label))
+
+
+def _clip(path: Path, label: str, start: float, end: float) -> Clip:
+    return Clip(path, label, group=str(path), start=round(start, 6), end=round(end, 6))
+
+
+def _free(events: list[Event], duration_s: float, clip_s: float, margin_s: float) -> list[float]:
+    """Returns the beginnings of clips that follow each other where no event is near."""
+    starts, free_s = [], 0.0
+    blocked = sorted((event.onset_s - margin_s, event.offset_s + margin_s) for event in events)
+    for begin_s, end_s in [*blocked, (duration_s, math.inf)]:
+        count = math.floor((min(begin_s, duration_s) - free_s) / clip_s + 1e-9)
+        starts += [free_s + index * clip_s for index in range(count)]
+        free_s = max(free_s, end_s)
+    return starts
+
+
+def program(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.prepare.background", description=__doc__)
+    parser.add_argument("annotations", type=Path, help="table of events, or a folder of tables (docs/guides/events.md)")
+    parser.add_argument("recordings", type=Path, help="folder of the recordings, or the only one")
+    parser.add_argument("--output", type=Path, default=Path("clips.csv"), help="table of clips; unset: clips.csv")
+    parser.add_argument("--clip_s", type=float, default=2.0, help="seconds of a background clip")
+    parser.add_argument("--margin_s", type=float, default=0.5, help="seconds beside an event that are neither")
+    parser.add_argument("--clips", type=int, help="background clips; unset: as many as the most frequent label")
+    parser.add_argument("--label", default=BACKGROUND, help="name of the class; unset: background")
+    parser.add_argument("--label_column", help="column of the labels; unset: guessed")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the drawing")
+    arguments = parser.parse_args(argv)
+    for name, least, most in (("clip_s", 0.001, 1e6), ("margin_s", 0, 1e6), ("seed", 0, LARGEST_WHOLE)):
+        if not least <= getattr(arguments, name) <= most:
+            raise InputError(f"--{name}: must be from {least} to {most}, got {getattr(arguments, name)}")
+    if arguments.clips is not None and arguments.clips < 0:
+        raise InputError(f"--clips: must be 0 or more, got {arguments.clips}")
+    check_writable(arguments.output)
+    events = read_events(arguments.annotations, arguments.label_column)
+    paths = pair_recordings(arguments.annotations, events, arguments.recordings)
+    found = background_clips(
+        {paths[name]: found for name, found in events.items()},
+        arguments.clip_s,
+        arguments.margin_s,
+        arguments.clips,
+        arguments.seed,
+        arguments.label,
+    )
+    write_manifest(arguments.output, found, ("label", "group", "start", "end"))
+    num_background = sum(clip.label == arguments.label for clip in found)
+    print(f"{arguments.output}: {len(found) - num_background} clips of events, {num_background} of {arguments.label}")
+
+
+def main() -> int:
+    return run_program(program, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
