@@ -125,7 +125,7 @@ def find_published(folder: Path, compare_with: str | None = None) -> Published:
             where = "--as " if compare_with else ""
             kind = "no name of the catalogue" if compare_with else "neither a folder nor a name of the catalogue"
             known = f"known are {', '.join(catalogue)}"
-            raise InputError(f"{where}{name}: is {kind}; {nearest(name, catalogue, known)}")
+            raise InputError(f"{where}{name}: is {kind}; {nearest(name, list(catalogue), known)}")
         return catalogue[name]
     published = identify(folder)
     if published is None:
