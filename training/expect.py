@@ -375,10 +375,12 @@ def measure_maeb(folder: Path, name: str, data: Path, figure: dict, batch_size: 
     """
     script = load_mteb()
     try:
-        (task,) = script.find_tasks([name])
+        task, *others = script.find_tasks([name])
+        if others:
+            raise ValueError("is a benchmark of several tasks; name one of them")
         first_window, settings = figure.get("first_window", False), figure.get("settings", {})
         encoder = script.load_encoder(str(folder), first_window=first_window, **settings)
-    except ValueError as error:  # also of a benchmark, which has several tasks
+    except ValueError as error:
         raise InputError(f"--run {name}: {one_line(error)}") from error
     with script.decoding_with_soundfile():
         load_task(task, data)
