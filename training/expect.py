@@ -73,6 +73,7 @@ def program(argv: list[str]) -> None:
         raise InputError(f"--batch-size: must be 1 or more, got {arguments.batch_size}")
     if arguments.output is not None:
         check_writable(arguments.output)
+    logging.disable_progress_bar()  # of the loading of weights
     folder = Path(arguments.model)
     if arguments.run is None:
         published = find_published(folder, arguments.compare_with)
@@ -389,7 +390,7 @@ def measure_maeb(folder: Path, name: str, data: Path, figure: dict, batch_size: 
                 encoder, task, co2_tracker=False, cache=None, encode_kwargs={"batch_size": batch_size}
             ).task_results
         except LIBRARY_ERRORS as error:
-            raise InputError(f"--run {name}: failed ({short(one_line(error))}); check the clips of {data}") from error
+            raise InputError(f"--run {name}: failed ({short(one_line(error))}); check clips and labels of {data}") from error
     experiments = experiments_of(results[0], task.metadata.main_score)
     interval = None
     if experiments is not None and len(experiments) > 1:
