@@ -166,7 +166,7 @@ def load_encoder(
     device = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     parameters = list(loaded.parameters())
     meta = ModelMeta(
-        loader=functools.partial(load_encoder, model),
+        loader=functools.partial(load_encoder, model, first_window=first_window, **settings),
         name=model_name or (model if folder is None else f"local/{folder.resolve().name}"),
         revision=found_revision or getattr(loaded.config, "_commit_hash", None) or revision,
         release_date=None,

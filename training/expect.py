@@ -390,7 +390,9 @@ def measure_maeb(folder: Path, name: str, data: Path, figure: dict, batch_size: 
                 encoder, task, co2_tracker=False, cache=None, encode_kwargs={"batch_size": batch_size}
             ).task_results
         except LIBRARY_ERRORS as error:
-            raise InputError(f"--run {name}: failed ({short(one_line(error))}); check clips and labels of {data}") from error
+            raise InputError(
+                f"--run {name}: failed ({short(one_line(error))}); check clips and labels of {data}"
+            ) from error
     experiments = experiments_of(results[0], task.metadata.main_score)
     interval = None
     if experiments is not None and len(experiments) > 1:
