@@ -9,8 +9,8 @@ from transformers.utils import logging
 from training.console import run_program
 from training.errors import InputError
 
-from . import export_ssast, official, saving
-from .catalogue import recognise
+from . import export_ssast, hf_ast, official, saving
+from .catalogue import recognise, recognise_port
 from .families import FAMILIES
 from .options import Options
 from .result import Converted
@@ -83,8 +83,10 @@ def convert(args: argparse.Namespace) -> int:
     saving.check_target(args.source, args.target, args.overwrite)
     family = FAMILIES[args.family]
     converted = family.convert(args.source, Options(**{name: getattr(args, name) for name in family.options}))
-    origin = recognise(args.family, args.source, converted.model.config, converted.feature_extractor)
-    verified = saving.save(converted, args.target, args.verify, source=args.source, origin=origin)
+    found = converted.model.config, converted.feature_extractor
+    origin = recognise(args.family, args.source, *found)
+    port_of = recognise_port(args.source, *found) if args.family == hf_ast.FAMILY.name else None
+    verified = saving.save(converted, args.target, args.verify, source=args.source, origin=origin, port_of=port_of)
     return print_facts(describe(converted, args.source, args.target, verified))
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import yaml
 
 PATH = Path(__file__).with_name("catalogue.yaml")
+# In the metadata of a card: `checkpoint`, a name of the catalogue, and `sha256` of the weights.
+ORIGIN = "converted_from"
 CHOSEN_SHAPES = ("grid_shape", "num_labels")  # depend on the options of a conversion, not on the file
 
 
@@ -21,6 +23,8 @@ class Published:
     md5, sha256, size: hexadecimal (`sha256` may be a prefix), bytes; `None` if not published
     options: keywords of `conversion.options.Options`; `labels` is the name of a file beside the checkpoint
     shapes: attributes that the converted configuration or feature extractor must have
+    figures: published results: `name`, `value`, `source`; those of a protocol also `protocol`, `title`, `task`,
+        `metric` and what else the protocol and the checkpoint's table say, and their `name` is that of the data set
     """
 
     name: str
@@ -44,6 +48,7 @@ class Published:
     language: list[str] = dataclasses.field(default_factory=list)
     pretraining: str = ""
     figures: list[dict] = dataclasses.field(default_factory=list)
+    ports: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def is_hashed(self) -> bool:
@@ -89,8 +94,31 @@ def read_catalogue(path: Path = PATH) -> dict[str, Published]:
     for name, own in content["checkpoints"].items():
         family = content["families"][own["family"]]
         family = {("family_title" if key == "title" else key): value for key, value in family.items()}
+        own = {key: value for key, value in own.items() if key != "tables"} | {
+            "figures": [*own.get("figures", ()), *table_figures(own.get("tables", ()), content["protocols"])]
+        }
         found[name] = Published(name=name, **family | own)
     return found
+
+
+@functools.cache
+def read_protocols(path: Path = PATH) -> dict[str, dict]:
+    """Returns name -> `title`, `source`, `decimals`, `scale` and `tasks` of the published tables."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["protocols"]
+
+
+def table_figures(tables: list[dict], protocols: dict[str, dict]) -> list[dict]:
+    """Returns a figure for each value of a checkpoint's tables."""
+    figures = []
+    for table in tables:
+        protocol = protocols[table["protocol"]]
+        shared = {key: protocol[key] for key in ("title", "source")}
+        shared |= {key: item for key, item in table.items() if key != "values"}
+        figures += [
+            {**shared, "task": task, **protocol["tasks"][task], "value": value}
+            for task, value in table["values"].items()
+        ]
+    return figures
 
 
 def recognise(family: str, path: Path, config, extractor) -> Published | None:
@@ -110,6 +138,19 @@ def recognise(family: str, path: Path, config, extractor) -> Published | None:
             return dataclasses.replace(published, figures=figures)
         return published
     return None
+
+
+def recognise_port(path: Path, config, extractor) -> Published | None:
+    """Returns the catalogue's entry of a converted folder of Transformers' AST, by the folder's name and its shapes."""
+    for published in read_catalogue().values():
+        if any(path.resolve().name == port.rsplit("/", 1)[1] for port in published.ports):
+            return None if published.wrong_shapes(config, extractor) else published
+    return None
+
+
+def weights_of(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 sums of a saved model's weights, by the names of the files."""
+    return {path.name: digest(path, "sha256") for path in sorted(folder.glob("*.safetensors"))}
 
 
 def published_name(path: Path) -> str:

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from model_cards.card import converted_card
 from training.files import check_writable
 
-from .catalogue import Published
+from .catalogue import ORIGIN, Published, weights_of
 from .checkpoint import ConversionError, shorten
 from .result import Converted
 
@@ -35,7 +35,13 @@ def check_target(source: Path, target: Path, overwrite: bool):
 
 
 def save(
-    converted: Converted, target: Path, verify: bool = False, *, source: Path, origin: Published | None = None
+    converted: Converted,
+    target: Path,
+    verify: bool = False,
+    *,
+    source: Path,
+    origin: Published | None = None,
+    port_of: Published | None = None,
 ) -> tuple[int, float] | None:
     """
     Saves the model, its code, its feature extractor and its card beside `target`, and moves them there when they are
@@ -44,6 +50,7 @@ def save(
     Args:
         source: the original file, for the card
         origin: the catalogue's entry, if the checkpoint is a published one
+        port_of: the same, if it is a published one in the format of Transformers
 
     Returns:
         with `verify`, the number of compared tensors that were read back, and their largest difference
@@ -60,6 +67,8 @@ def save(
         converted.feature_extractor.save_pretrained(folder)
         outcome = compare_saved(converted, folder) if verify else None
         card = make_card(converted, target.name, source, outcome, origin)
+        if (known := origin or port_of) is not None:
+            card.data[ORIGIN] = {"checkpoint": known.name, "sha256": weights_of(folder)}
         (folder / "README.md").write_text(str(card), encoding="utf-8")
         _move(folder, target, Path(stage, "old"))
     return outcome

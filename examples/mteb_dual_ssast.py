@@ -48,11 +48,13 @@ class DualSSASTEncoder(AbsEncoder):
     Args:
         model: loaded, with the feature extractor beside it
         meta: the name and revision under which MTEB stores the results
+        first_window: of a long clip, embed only as much as the model takes at once, like MTEB's own AST
     """
 
-    def __init__(self, model: torch.nn.Module, meta: ModelMeta):
+    def __init__(self, model: torch.nn.Module, meta: ModelMeta, first_window: bool = False):
         self.model = model.eval()
         self.mteb_model_meta = meta
+        self.first_window = first_window
 
     def encode(
         self,
@@ -82,9 +84,20 @@ class DualSSASTEncoder(AbsEncoder):
                 if not samples.size or not np.isfinite(samples).all():
                     where = f"clip {number} of split {hf_split!r}, subset {hf_subset!r}"
                     raise ValueError(f"{task_metadata.name}: {where} is empty or not finite; leave it out")
+            if self.first_window:
+                clips = [self._cut(*clip) for clip in clips]
             found.append(self._embed(clips, batch_size))
             count += len(clips)
         return np.concatenate(found)
+
+    def _cut(self, samples: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
+        """Returns a clip, or as much of a longer one as the model takes at once, with the rate."""
+        extractor = self.model.own_feature_extractor()
+        longest, own_rate = extractor.max_samples, extractor.sampling_rate
+        if longest is None or len(samples) * own_rate <= longest * rate:
+            return samples, rate
+        samples = samples if rate == own_rate else soxr.resample(samples, rate, own_rate)
+        return samples[:longest], own_rate
 
     def _embed(self, clips: list[tuple[np.ndarray, int]], batch_size: int) -> np.ndarray:
         """Embeds clips with their rates, one rate after the other: (clips, fused_size)"""
@@ -97,7 +110,12 @@ class DualSSASTEncoder(AbsEncoder):
 
 
 def load_encoder(
-    model: str, model_name: str | None = None, revision: str | None = None, device: str | None = None
+    model: str,
+    model_name: str | None = None,
+    revision: str | None = None,
+    device: str | None = None,
+    first_window: bool = False,
+    **settings,
 ) -> DualSSASTEncoder:
     """
     Loads the encoder of a saved folder or a model of the Hub, for `mteb.evaluate`; `mteb_model_meta.load_model()` would
@@ -108,6 +126,8 @@ def load_encoder(
         model_name: OWNER/NAME for MTEB; by default its Hub name, or local/FOLDER
         revision: of the Hub; the only revision of a folder is a fingerprint of its files
         device: by default the accelerator, if there is one
+        first_window: see `DualSSASTEncoder`
+        settings: fields of the configuration to change, such as `pooling`
 
     Raises:
         ValueError: the model cannot be loaded, lacks weights, or has another revision.
@@ -124,6 +144,7 @@ def load_encoder(
             trust_remote_code=True,
             output_loading_info=True,
             **({"revision": revision} if folder is None and revision else {}),
+            **settings,
         )
         if not hasattr(loaded, "embed"):
             raise ValueError(f"{type(loaded).__name__} has no embeddings")
@@ -145,7 +166,7 @@ def load_encoder(
     device = device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     parameters = list(loaded.parameters())
     meta = ModelMeta(
-        loader=functools.partial(load_encoder, model),
+        loader=functools.partial(load_encoder, model, first_window=first_window, **settings),
         name=model_name or (model if folder is None else f"local/{folder.resolve().name}"),
         revision=found_revision or getattr(loaded.config, "_commit_hash", None) or revision,
         release_date=None,
@@ -166,7 +187,7 @@ def load_encoder(
         training_datasets=None,
         modalities=["audio"],
     )
-    return DualSSASTEncoder(loaded.to(device), meta)
+    return DualSSASTEncoder(loaded.to(device), meta, first_window)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import InputError
-from ..recipe import Arguments, described
+from ..recipe import Arguments, default_of, described, options
 
 
 @dataclass
@@ -53,10 +53,25 @@ class SweepArguments(FrozenEncoderArguments):
     )
 
 
+# What EVAR's lineareval.py and its classifier set; the rest of its rules is in evar.py.
+EVAR = {
+    "methods": ["linear"], "learning_rates": [3e-4], "num_epochs": 200, "patience": 20, "batch_size": 200, "seed": 42,
+    "num_seeds": 3,
+}  # fmt: skip
+
+
 @dataclass
 class ProbeArguments(FrozenEncoderArguments):
     """Sets up the evaluation of a frozen encoder: linear layer as in EVAR (Niizumi et al.), neighbours, few labels."""
 
+    protocol: str = described(
+        "tuned",
+        "Rules of the linear layer: tuned, with the best of several learning rates; or evar, EVAR's to the letter.",
+        choices=("tuned", "evar"),
+    )
+    clip_s: float | None = described(
+        None, "Seconds to which evar cuts clips or pads them with zeros; unset: clips as they are.", above=0
+    )
     methods: list[str] = described(
         ["linear", "neighbours", "few_shot"], "Evaluations.", choices=("linear", "neighbours", "few_shot")
     )
@@ -72,3 +87,15 @@ class ProbeArguments(FrozenEncoderArguments):
     neighbours: list[int] = described([1, 5, 10, 20], "Numbers of neighbours to choose from.", at_least=1)
     few_shot: list[int] = described([1, 5, 10], "Labelled clips per class.", at_least=1)
     seed: int = described(0, "First random seed.", at_least=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.protocol != "evar":
+            if self.clip_s is not None:
+                raise InputError("clip_s: has an effect with protocol evar alone; leave it out")
+            return
+        defaults = {option.name: default_of(option) for option in options(ProbeArguments)}
+        for name, value in EVAR.items():
+            if getattr(self, name) not in (value, defaults[name]):
+                raise InputError(f"{name}: is {value} in the protocol evar, got {getattr(self, name)}; leave it out")
+            setattr(self, name, value)

@@ -1,11 +1,12 @@
 """
 Runs the task `probe`: evaluates a frozen encoder on a data set.
 
-Trains a linear layer on standardised embeddings by the protocol of EVAR (Niizumi et al., EUSIPCO 2022): Adam, learning
+Trains a linear layer on standardised embeddings, in the manner of EVAR (Niizumi et al., EUSIPCO 2022): Adam, learning
 rate and end of the training chosen on the validation split, several seeds. Also scores nearest neighbours, and logistic
-regression on a few labels per class.
+regression on a few labels per class. `protocol: evar` follows EVAR to the letter, see evar.py.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,10 @@ from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
-from ..data.splits import complete_splits, load_splits
+from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
 from ..files import check_writable, fingerprint, write_csv
+from . import evar
 from .arguments import ProbeArguments
 from .representations import fill_shards, fused, load_for_recipe
 from .ridge import metric_of
@@ -54,6 +56,12 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     check_writable(folder, is_folder=True)
     if (folder / "results.json").exists() and not arguments.overwrite:
         raise InputError(f"{folder}: holds a probe already; set overwrite to begin anew, or choose another output_dir")
+    recipe = {"task": "probe"} | describe_recipe(model_arguments, data_arguments, arguments)
+    if arguments.protocol == "evar":
+        outcomes = run_evar(model_arguments, data_arguments, arguments)
+        table = pandas.DataFrame(evar.rows_of(outcomes.by_seed, arguments.learning_rates[0]))
+        write_outputs(folder, table, outcomes.label_set, outcomes.counts, outcomes.size, recipe)
+        return
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_for_recipe(model_arguments, extractor)
@@ -84,9 +92,85 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
         rows.append(neighbour_row(features, labels, arguments))
     if label_set.is_single and "few_shot" in arguments.methods:
         rows += few_shot_rows(features, labels, arguments)
-    table = pandas.DataFrame(rows)
-    recipe = {"task": "probe"} | describe_recipe(model_arguments, data_arguments, arguments)
-    write_outputs(folder, table, label_set, features, recipe)
+    counts = {split: len(values) for split, values in features.items()}
+    write_outputs(folder, pandas.DataFrame(rows), label_set, counts, features["train"].shape[1], recipe)
+
+
+@dataclasses.dataclass
+class EvarOutcomes:
+    """
+    Holds the linear layers of EVAR's protocol.
+
+    by_seed: seed -> an outcome per fold
+    tested: per fold the test clips' indices among `num_tested`, and their targets (clips, labels)
+    counts: split -> clips; with folds `train` and `test` hold all clips
+    size: of an embedding
+    """
+
+    by_seed: dict[int, list[evar.Outcome]]
+    tested: list[tuple[np.ndarray, np.ndarray]]
+    label_set: LabelSet
+    counts: dict[str, int]
+    size: int
+
+
+def run_evar(
+    model_arguments: ModelArguments, data_arguments: FrozenDataArguments, arguments: ProbeArguments
+) -> EvarOutcomes:
+    """
+    Embeds the clips and trains the linear layers of EVAR's protocol: on the data set's splits, or on its folds, if it
+    has them (`fold_column`) and no test split.
+
+    Raises:
+        InputError: bad input, or a regression.
+    """
+    folder = Path(arguments.output_dir)
+    splits = screen(load_splits(data_arguments), data_arguments, folder)
+    label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
+    if label_set.problem_type == "regression":
+        raise InputError("protocol: evar has no regression; leave it out")
+    has_folds = "fold" in splits["train"].column_names and "test" not in splits
+    if not has_folds:  # EVAR draws the validation clips itself, anew for each seed
+        divided = dataclasses.replace(data_arguments, validation_fraction=0.0)
+        splits = complete_splits(splits, divided, stratify=label_set.is_single, seed=arguments.seed)
+        if "test" not in splits:
+            raise InputError("test_split: a probe needs one; name it, or set test_fraction above 0")
+    folds = make_folds(splits["train"], 0, label_set.is_single, arguments.seed) if has_folds else []
+    extractor = load_feature_extractor(model_arguments, data_arguments)
+    length = evar.fixed_length(model_arguments, extractor, arguments.clip_s)
+    model = load_for_recipe(model_arguments, extractor)
+
+    def clips_of(data, split: str) -> evar.FixedClips:
+        at_random = split != "test" and not has_folds  # with folds each clip is in both
+        clips = evar.FixedClips(
+            data, extractor, label_set, seed=arguments.seed, num_samples=length, at_random=at_random
+        )
+        clips.check_labels()
+        return clips
+
+    training = splits["train"].select(folds[0][0]) if has_folds else splits["train"]
+    if data_arguments.mean is None and data_arguments.std is None:
+        extractor = evar.own_statistics(clips_of(training, "train"), extractor)
+        model.config.padding_value = extractor.padding_value
+    eye, data = np.eye(len(label_set.names), dtype=np.float32), {}
+    for split, part in splits.items():
+        clips = clips_of(part, split)
+        labels = np.asarray([clips.label(index) for index in range(len(clips))])
+        embeddings = embed(model, clips, folder / "embeddings" / split, model_arguments, arguments)
+        data[split] = embeddings, eye[labels] if label_set.is_single else labels.astype(np.float32)
+    if has_folds:
+        features, targets = data["train"]
+        parts = [
+            {split: (features[fold], targets[fold]) for split, fold in zip(("train", "test"), pair)} for pair in folds
+        ]
+        tested = [(held, targets[held]) for _, held in folds]
+    else:
+        parts, targets = [data], data["test"][1]
+        tested = [(np.arange(len(targets)), targets)]
+    by_seed = evar.train_layers(parts, label_set.is_single, arguments)
+    counts = {split: len(values) for split, (values, _) in data.items()}
+    counts.setdefault("test", counts["train"])
+    return EvarOutcomes(by_seed, tested, label_set, counts, data["train"][0].shape[1])
 
 
 def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArguments) -> np.ndarray:
@@ -222,7 +306,9 @@ def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
     return summary.rename(columns={"mean": "test", "std": "standard_deviation", "count": "runs"})
 
 
-def write_outputs(folder: Path, table: pandas.DataFrame, label_set: LabelSet, features: dict, recipe: dict):
+def write_outputs(
+    folder: Path, table: pandas.DataFrame, label_set: LabelSet, counts: dict[str, int], size: int, recipe: dict
+):
     """Writes `probe.csv` with every run and `results.json` with the summary, and prints the summary."""
     staging = folder / STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
@@ -232,14 +318,14 @@ def write_outputs(folder: Path, table: pandas.DataFrame, label_set: LabelSet, fe
         "metric": metric,
         "summary": summary.reset_index(names="method").to_dict("records"),
         "labels": list(label_set.names),
-        "clips": {split: len(values) for split, values in features.items()},
-        "embedding_size": features["train"].shape[1],
+        "clips": counts,
+        "embedding_size": size,
         "versions": reproduction.versions(),
         "recipe": recipe,
     }
     write_results(results, staging)
     publish(staging, folder)
-    print(f"{metric} on {len(features['test'])} test clips, embeddings of {features['train'].shape[1]} numbers:")
+    print(f"{metric} on {counts['test']} test clips, embeddings of {size} numbers:")
     rows = summary.round(4).astype(object).where(summary.notna(), None).reset_index().to_numpy().tolist()
     print_table(rows, ["method", *summary.columns])
     print(f"everything is in {folder}")
