@@ -33,11 +33,12 @@ ALLOWED |= {
     "training.embeddings": WING,
     "training.export": WING,
     "training.explain": WING,
+    "training.serving": WING | {"hub"},
 }
 # `python benchmarks/NAME.py` finds what is installed and its own folder.
 ALLOWED |= {room: {"modeling_dual_ssast"} for room in ("benchmarks", "examples")}
 ALLOWED["training.tasks"] = {room for room in ALLOWED if room.startswith("training.")}
-PROGRAMS = ("train_hf", "predict_hf", "embed_hf", "app", "benchmarks", "examples")
+PROGRAMS = ("train_hf", "predict_hf", "embed_hf", "serve_hf", "app", "benchmarks", "examples")
 MOST_FLOORS = 6
 
 
