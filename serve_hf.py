@@ -1,6 +1,5 @@
 """Serves a classifier over HTTP: `python serve_hf.py MODEL [--port 8000]`; /docs describes the requests."""
 
-import asyncio
 import signal
 import socket
 import sys
@@ -55,11 +54,12 @@ def serve(argv: list[str]):
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=GRACE_S,
         )
-        address = f"http://{arguments.host}:{listener.getsockname()[1]}"
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        address = f"http://{host}:{listener.getsockname()[1]}"
         print(f"{arguments.model} is served at {address}; {address}/docs describes the requests", flush=True)
         # uvicorn finishes the requests, and then raises the signal again.
         signal.signal(signal.SIGTERM, lambda *_: None)
-        asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def load(arguments: ServeArguments):
