@@ -51,16 +51,10 @@ def main():
                     asyncio.run(measure(address, 1, 2.0, arguments.clip_s))  # warms up
                     for clients in CLIENTS:
                         times_s, wall_s = asyncio.run(measure(address, clients, arguments.seconds, arguments.clip_s))
-                        p50, p99 = 1000 * np.percentile(times_s, [50, 99])
-                        row = (
-                            Path(model).name,
-                            batching,
-                            clients,
-                            f"{len(times_s) / wall_s:.1f}",
-                            f"{p50:.0f}",
-                            f"{p99:.0f}",
-                        )
-                        print(f"| {' | '.join(map(str, row))} |", flush=True)
+                        figures = len(times_s) / wall_s, *(1000 * np.percentile(times_s, [50, 99]))
+                        row = Path(model).name, batching, str(clients), *(f"{figure:.3g}" for figure in figures)
+                        print(f"| {' | '.join(row)} |", flush=True)
+    print(f"\n{os.cpu_count()} CPU cores, clients on the same machine, clips of {arguments.clip_s:g} s; {versions()}")
 
 
 def save_random(folder: Path, settings: dict) -> str:

@@ -37,11 +37,20 @@ from .events import join_windows
 logger = logging.getLogger("uvicorn.error")
 
 WINDOWING = ("window_s", "hop_s", "sampling_rate")
-# Path -> the parameters that it takes, and what it answers with.
+ABOUT = {"file": "clip.wav", "seconds": 2.5}
+# Path -> the parameters that it takes, what it does, and an answer.
 KINDS = {
-    "classify": ((*WINDOWING, "top_k", "threshold", "windows"), "The scores of a recording, like predict_hf.py."),
-    "embed": (WINDOWING, "The vector of a recording, like embed_hf.py."),
-    "events": ((*WINDOWING, "threshold"), "When which class is above its threshold, or above `threshold`."),
+    "classify": (
+        (*WINDOWING, "top_k", "threshold", "windows"),
+        "Names what a recording holds, like predict_hf.py.",
+        {**ABOUT, "prediction": "dog", "scores": [{"label": "dog", "score": 0.9}, {"label": "owl", "score": 0.1}]},
+    ),
+    "embed": (WINDOWING, "Turns a recording into a vector, like embed_hf.py.", {**ABOUT, "embedding": [0.1, -0.2]}),
+    "events": (
+        (*WINDOWING, "threshold"),
+        "Finds when a class is above its threshold, or above `threshold`.",
+        {**ABOUT, "events": [{"label": "dog", "start_s": 0.5, "end_s": 1.5, "score": 0.9}]},
+    ),
 }
 MOST_HELD = 8  # largest uploads, and longest recordings, that all requests in flight may hold together
 DECODERS = 2  # threads; each holds one decoded recording
@@ -50,12 +59,13 @@ GONE = 499  # status of a request whose client has gone, which nobody reads; ngi
 
 
 DESCRIPTION = (
-    "Send a recording as a file, as base64 or as samples, with parameters in the query, the form or the JSON. What "
+    "Send a recording as a file, as base64 or as samples; parameters stand in the query, the form or the JSON. What "
     'cannot be answered is one line: `{"error": ...}`.'
 )
 FORMS = 'multipart/form-data with a field file, application/json with {"inputs": ...}, or audio/*'
 NO_FILE = "expected one file or several in the field file, as in curl -F file=@clip.wav"
-MESSAGE = {"application/json": {"example": {"error": "one line: what is wrong, and the remedy"}}}
+JSON = "application/json"
+MESSAGE = {JSON: {"example": {"error": "one line: what is wrong, and the remedy"}}}
 ERRORS = {
     status: {"description": text, "content": MESSAGE}
     for status, text in {
@@ -234,7 +244,7 @@ class Service:
                     raise RequestError(f"{_plain(wrong[0]) if wrong else 'file'}: {NO_FILE}")
                 clips = [(_plain(PurePath(file.filename or "").name or "file"), await file.read()) for file in files]
             return clips, handler.read_parameters(given | others, known), len(files) > 1
-        if kind == "application/json":
+        if kind == JSON:
             body = await request.body()
             return await anyio.to_thread.run_sync(_parse, body, given, known, limiter=self.decoders)
         if kind.startswith(("audio/", "video/")) or kind in ("application/octet-stream", "application/ogg"):
@@ -329,7 +339,7 @@ def _plain(text: str) -> str:
 
 def as_json(content, status: int = 200, headers: dict | None = None) -> Response:
     """Returns an answer; what no encoding has, such as half of a surrogate pair in a name, is an escape."""
-    return Response(json.dumps(content, allow_nan=False), status, headers, "application/json")
+    return Response(json.dumps(content, allow_nan=False), status, headers, JSON)
 
 
 def build(service: Service) -> FastAPI:
@@ -343,8 +353,10 @@ def build(service: Service) -> FastAPI:
     app = FastAPIOffline(
         title="Audio classification", description=DESCRIPTION, version=version, redoc_url=None, lifespan=lifespan
     )
-    for kind, (known, summary) in KINDS.items():
-        app.post(f"/{kind}", summary=summary, openapi_extra=_described(known), responses=ERRORS)(_route(service, kind))
+    for kind, (known, summary, example) in KINDS.items():
+        responses = {200: {"description": "One recording's answer.", "content": {JSON: {"example": example}}}, **ERRORS}
+        route = app.post(f"/{kind}", summary=summary, openapi_extra=_described(known), responses=responses)
+        route(_route(service, kind))
 
     @app.get("/health", summary="Whether the service can answer.")
     async def health() -> Response:
@@ -378,11 +390,11 @@ def _described(known: tuple[str, ...]) -> dict:
     about = {name: (handler.PARAMETERS[name][3], {"type": kinds[handler.PARAMETERS[name][0]]}) for name in known}
     parameters = {name: {**schema, "description": text} for name, (text, schema) in about.items()}
     file = {"type": "string", "format": "binary", "description": "wav, flac, ogg, opus, mp3 ..."}
-    form = {"type": "object", "required": ["file"], "properties": {"file": file, **parameters}}
+    form = {"type": "object", "required": ["file"], "properties": {"file": file}}
     inputs = {"description": handler.FORMS + ", or a list of those"}
     data = {"type": "object", "required": ["inputs"], "properties": {"inputs": inputs, "parameters": {
         "type": "object", "properties": parameters}}}  # fmt: skip
-    content = {"multipart/form-data": form, "application/json": data, "audio/*": {"type": "string", "format": "binary"}}
+    content = {"multipart/form-data": form, JSON: data, "audio/*": {"type": "string", "format": "binary"}}
     body = {"required": True, "content": {name: {"schema": schema} for name, schema in content.items()}}
     query = [{"name": n, "in": "query", "schema": schema, "description": text} for n, (text, schema) in about.items()]
     return {"requestBody": body, "parameters": query}
