@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import time
@@ -56,8 +57,6 @@ MOST_HELD = 8  # largest uploads, and longest recordings, that all requests in f
 DECODERS = 2  # threads; each holds one decoded recording
 RETRY_S = 1  # after which a client may try again
 GONE = 499  # status of a request whose client has gone, which nobody reads; nginx' number
-
-
 DESCRIPTION = (
     "Send a recording as a file, as base64 or as samples; parameters stand in the query, the form or the JSON. What "
     'cannot be answered is one line: `{"error": ...}`.'
@@ -182,11 +181,13 @@ class Service:
             check_size("the request", int(size) if size.isascii() and size.isdigit() else 0, self.limits.max_mb)
             request = Request(request.scope, self._counted(request.receive, take))
             with anyio.fail_after(self.limits.upload_s):
-                clips, parameters, is_list = await self._read(request, KINDS[kind][0])
+                upload = await self._read(request)
             take("requests", 1)
+            in_thread = functools.partial(anyio.to_thread.run_sync, limiter=self.decoders)
+            clips, parameters, is_list = await in_thread(_parse, *upload, KINDS[kind][0])
             if kind == "events" and self.labels.is_regression:
                 raise RequestError("the model gives numbers, not classes: it has no events; use /classify")
-            waveforms = await anyio.to_thread.run_sync(self._decode, clips, limiter=self.decoders)
+            waveforms = await in_thread(self._decode, clips)
             seconds = [len(waveform) / self.extractor.sampling_rate for waveform in waveforms]
             take("seconds", sum(seconds))
             self.metrics.audio.inc(sum(seconds))
@@ -231,8 +232,8 @@ class Service:
 
         return counting
 
-    async def _read(self, request: Request, known: tuple[str, ...]) -> tuple[list, dict, bool]:
-        """Returns (name, bytes or samples and rate) of each clip, the parameters, and whether the answer is a list."""
+    async def _read(self, request: Request) -> tuple[list[tuple[str, bytes]] | bytes, dict]:
+        """Returns the files of a request by their names, or its JSON, and the parameters in query and form."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         given = dict(request.query_params)
         if kind == "multipart/form-data":
@@ -243,12 +244,11 @@ class Service:
                 if wrong or not files:
                     raise RequestError(f"{_plain(wrong[0]) if wrong else 'file'}: {NO_FILE}")
                 clips = [(_plain(PurePath(file.filename or "").name or "file"), await file.read()) for file in files]
-            return clips, handler.read_parameters(given | others, known), len(files) > 1
+            return clips, given | others
         if kind == JSON:
-            body = await request.body()
-            return await anyio.to_thread.run_sync(_parse, body, given, known, limiter=self.decoders)
+            return await request.body(), given
         if kind.startswith(("audio/", "video/")) or kind in ("application/octet-stream", "application/ogg"):
-            return [("the upload", await request.body())], handler.read_parameters(given, known), False
+            return [("the upload", await request.body())], given
         raise UnknownForm(f"content-type {_plain(kind) or '(none)'}: send {FORMS}")
 
     def _decode(self, clips: list[tuple]) -> list[np.ndarray]:
@@ -318,10 +318,12 @@ class Service:
         return {"events": join_windows(scores, start_s, end_s, names, thresholds)}
 
 
-def _parse(body: bytes, given: dict, known: tuple[str, ...]) -> tuple[list, dict, bool]:
-    """Reads JSON, which may take a while; returns what `_read` returns."""
+def _parse(upload: list[tuple] | bytes, given: dict, known: tuple[str, ...]) -> tuple[list[tuple], dict, bool]:
+    """Returns (name, bytes or samples and rate) of each clip, the parameters, and whether the answer is a list."""
+    if isinstance(upload, list):
+        return upload, handler.read_parameters(given, known), len(upload) > 1
     try:
-        data = from_json(body, allow_inf_nan=False)
+        data = from_json(upload, allow_inf_nan=False)
     except ValueError as error:
         raise RequestError(f"the body is not JSON ({short(one_line(error))}); send {FORMS}") from None
     if not isinstance(data, dict) or not {"inputs"} <= set(data) <= {"inputs", "parameters"}:
