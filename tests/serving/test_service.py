@@ -91,6 +91,14 @@ def test_scores_are_those_of_predict_hf_whatever_waits_beside_a_clip(serve, fold
     assert max(sizes) > 1  # they were joined
 
 
+@pytest.mark.parametrize("kind", ["classify", "embed"])
+def test_a_row_does_not_depend_on_the_clips_beside_it(serve, kind):
+    service, _ = serve()
+    clips = [tone(seconds, hz=800 * seconds) for seconds in (0.5, 0.1, 0.4)]
+    alone = np.concatenate([service.compute(kind, [clip]) for clip in clips])
+    np.testing.assert_allclose(service.compute(kind, clips), alone, atol=1e-5)
+
+
 def test_windows_have_the_times_and_scores_of_predict_hf(serve, folder, tmp_path):
     path = write_tone(tmp_path / "long.wav", seconds=3.3)
     words = [str(folder), str(path), "--windows", str(tmp_path / "w.csv"), "--window_s", "0.4", "--hop_s", "0.3"]
