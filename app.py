@@ -30,7 +30,8 @@ from training.base.figures import plain
 from training.base.finite import OVERFLOW
 from training.base.inference import load_classifier
 from training.console import run_program
-from training.data.audio import audio_format, audio_seconds, read_audio
+from training.data.audio import audio_seconds, read_audio
+from training.data.uploads import MAX_MB, check_size, readable_s
 from training.errors import InputError, one_line, printable
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
 
@@ -38,8 +39,6 @@ HERE = Path(__file__).parent
 SETTINGS = HERE / "app.yaml"
 TOP = 5  # classes
 MAX_S = 120.0  # analysed seconds of a recording
-MAX_SAMPLES = 60_000_000  # decoded samples of all channels: 240 MB
-MAX_MB = 100  # of an upload
 SILENCE = 1e-4  # -80 dB of full scale
 QUEUE = 32  # visitors that may wait; one is served at a time
 KEPT_S = 3600  # seconds that recordings stay on the server's disk, at most twice as long
@@ -234,12 +233,8 @@ def read_clip(path: str, rate: int) -> tuple[np.ndarray, float]:
     Raises:
         InputError: it is too large, cannot be decoded, or is silent.
     """
-    size_mb = os.path.getsize(path) / 2**20
-    if size_mb > MAX_MB:  # files that the server fetches itself have no limit in Gradio
-        raise InputError(f"{path}: has {size_mb:.0f} MB, more than {MAX_MB}; cut it or convert it to FLAC")
-    seconds = audio_seconds(path)
-    own_rate, channels = audio_format(path)
-    limit_s = min(MAX_S, MAX_SAMPLES / (own_rate * channels))
+    check_size(path, os.path.getsize(path), MAX_MB)  # files that the server fetches itself have no limit in Gradio
+    seconds, limit_s = audio_seconds(path), readable_s(path, MAX_S)
     source = path if seconds <= limit_s else {"path": path, "start": 0.0, "end": limit_s}
     waveform = read_audio(source, rate)
     if np.abs(waveform).max() < SILENCE:

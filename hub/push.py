@@ -44,6 +44,7 @@ PUBLISHED = (
     *ADAPTER, *SENTENCES,
 )  # fmt: skip
 CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
+ENDPOINT = Path(__file__).parent / "endpoint"  # what an Inference Endpoint runs; a classifier's folder may have its own
 
 # Pattern of names -> why such a file or folder of a run is not pushed.
 LEFT = {
@@ -299,6 +300,9 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
         name: _clean_json(folder / name, content, labels) for name, content in settings.items()
     }
     files |= {name: folder / name for name in (*sorted(names), *weights)}
+    if "ForAudioClassification" in str(settings["config.json"].get("architectures")):
+        own = folder if (folder / "handler.py").is_file() else ENDPOINT
+        files |= {path.name: path for path in (own / "handler.py", own / "requirements.txt") if path.is_file()}
     if (folder / "results.json").is_file():
         files["results.json"] = _clean_json(folder / "results.json", _read_json(folder / "results.json"), labels)
     files["README.md"] = _card(folder, repo_id, settings["config.json"], labels)

@@ -33,13 +33,14 @@ ALLOWED |= {
     "training.embeddings": WING,
     "training.export": WING,
     "training.explain": WING,
+    "training.serving": WING | {"hub"},
 }
 # `python benchmarks/NAME.py` finds what is installed and its own folder.
 ALLOWED |= {room: {"modeling_dual_ssast"} for room in ("benchmarks", "examples")}
 ALLOWED["training.tasks"] = {room for room in ALLOWED if room.startswith("training.")}
 # Above the wings, like the tasks: it compares a probe with the catalogue's published values.
 ALLOWED["training.expect"] = WING | {"training.embeddings", "training.classification", "conversion"}
-PROGRAMS = ("train_hf", "predict_hf", "embed_hf", "app", "benchmarks", "examples")
+PROGRAMS = ("train_hf", "predict_hf", "embed_hf", "serve_hf", "app", "benchmarks", "examples")
 MOST_FLOORS = 6
 
 

@@ -97,7 +97,7 @@ def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     for name in (
         "conversion", "training", "model_cards", "hub", "modeling_dual_ssast", "data", "train_hf.py", "predict_hf.py",
-        "embed_hf.py", "app.py", "app.yaml", "setup.cfg", "LICENSE", "examples",
+        "embed_hf.py", "serve_hf.py", "app.py", "app.yaml", "setup.cfg", "LICENSE", "examples",
     ):  # fmt: skip
         (folder / name).symlink_to(ROOT / name)
     (folder / "recipes").mkdir()

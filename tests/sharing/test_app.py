@@ -32,6 +32,7 @@ import app
 from hub import __main__ as hub_command
 from hub import space
 from hub.push import PushError
+from training.data import uploads
 from training.errors import InputError
 
 ODD_LABELS = ('<b>&"low"</b>', "{{x}}", "${1+1}$")
@@ -236,7 +237,7 @@ def test_rates_that_no_recording_has_are_told(classifier, tmp_path, rate):
 def test_uploads_have_a_size(classifier, clip, monkeypatch):
     assert app.launch_settings()["max_file_size"] == "100mb"
     monkeypatch.setattr(app, "MAX_MB", 0.001)
-    with pytest.raises(gradio.Error, match="clip.wav: has 0 MB, more than 0.001; cut it"):
+    with pytest.raises(gradio.Error, match="clip.wav: has 0.0 MB, more than 0.001; cut it"):
         app.results(clip, [classifier()])
 
 
@@ -261,7 +262,7 @@ def test_of_long_recordings_the_beginning_is_decoded(classifier, tmp_path, monke
     assert len(waveform) == 8000 and seconds == 3.0
     np.testing.assert_allclose(waveform, soundfile.read(path, dtype="float32")[0].mean(axis=1)[:8000], atol=1e-6)
     assert "Of 3.0 s the first 0.50 s were analysed." in app.results(path, [classifier()])
-    monkeypatch.setattr(app, "MAX_SAMPLES", 8000)
+    monkeypatch.setattr(uploads, "MAX_SAMPLES", 8000)
     assert len(app.read_clip(path, 16000)[0]) == 4000
 
 

@@ -33,7 +33,8 @@ from hub import __main__, push
 from hub.push import PushError, check_repository, explain, push_files, push_folder
 from training.base.outputs import STAGING_NAME
 
-MODEL = SHIPPED | {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", *push.SENTENCES}
+ENDPOINT = {"handler.py", "requirements.txt"}
+MODEL = SHIPPED | {"README.md", *push.SETTINGS, "model.safetensors", *push.SENTENCES, *ENDPOINT}
 CARD = """---
 tags: [audio]
 ---

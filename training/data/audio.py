@@ -223,10 +223,11 @@ def _opened(source: AudioSource) -> Iterator[tuple[BinaryIO, Recording]]:
 
 
 _warned = set()  # names of recordings, in this process
+MOST_WARNED = 10_000  # a service reads recordings without end
 
 
 def _warn(name: str, remark: str):
-    if name not in _warned:
+    if name not in _warned and len(_warned) < MOST_WARNED:
         _warned.add(name)
         logger.warning(f"{name}: {remark}; what it holds is read")
 

@@ -1,0 +1,1 @@
+"""What goes with a pushed classifier for Hugging Face's Inference Endpoints."""

@@ -1,0 +1,79 @@
+"""Serves a classifier over HTTP: `python serve_hf.py MODEL [--port 8000]`; /docs describes the requests."""
+
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+
+from training.base.inference import labels_of, load_classifier
+from training.console import run_program
+from training.errors import InputError, blamed
+from training.recipe import described, name_positionals, parse_words, show_help
+from training.serving.arguments import ServingArguments
+
+USAGE = "serve_hf.py MODEL [--key value ...]"
+CONNECTIONS = 1000  # open at a time
+GRACE_S = 30  # seconds in which requests in flight may finish after SIGTERM
+
+
+@dataclass
+class ServeArguments(ServingArguments):
+    """Defines the options of serve_hf.py."""
+
+    model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
+    host: str = described("127.0.0.1", "Address to listen on; 0.0.0.0: all of this machine's.")
+    port: int = described(8000, "Port to listen on; 0: a free one.", at_least=0, at_most=65535)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.model:
+            raise InputError(f"usage: {USAGE}")
+
+
+def main(argv: list[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        show_help((ServeArguments,), USAGE)
+    return run_program(serve, argv, "the service is closed")
+
+
+def serve(argv: list[str]):
+    """Loads the model and serves it until SIGTERM or Ctrl-C; requests in flight are finished first."""
+    words = name_positionals(argv, ServeArguments, "model")
+    (arguments,) = parse_words((ServeArguments,), words, USAGE, "command line")
+    with blamed("serve_hf.py", 'pip install "modeling-dual-ssast[serve]"'):
+        import uvicorn
+
+        from training.serving.service import Service, build
+    with listening(arguments.host, arguments.port) as listener:
+        model, extractor = load(arguments)
+        app = build(Service(arguments.model, model, extractor, labels_of(arguments.model, model.config), arguments))
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        print(f"{arguments.model} is served at {address}; {address}/docs describes the requests", flush=True)
+        # uvicorn finishes the requests, and then raises the signal again.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def load(arguments: ServeArguments):
+    """Returns the model, ready for inference, and its feature extractor: the place for its precision and device."""
+    return load_classifier(arguments.model)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens; raises `InputError` where it cannot, before the model is loaded."""
+    with blamed(f"host {host}, port {port}", "name another --host or --port"):
+        return socket.create_server(
+            (host, port), backlog=2048, family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

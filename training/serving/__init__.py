@@ -1,0 +1,1 @@
+"""Serves a classifier over HTTP: the service behind serve_hf.py."""
