@@ -31,6 +31,8 @@ PARAMETERS = {
     "threshold": (float, 0, 1, "Score that a class must exceed to be in the answer."),
     "window_s": (float, 0.001, 1e6, "Seconds per window; unset: the model's longest input."),
     "hop_s": (float, 0.001, 1e6, "Seconds from window to window; unset: half a window."),
+    "min_duration_s": (float, 0, 1e6, "Seconds; shorter events are left out."),
+    "max_gap_s": (float, 0, 1e6, "Seconds; events of a class that are closer become one."),
     "windows": (bool, None, None, "Whether the answer has the scores of every window, with its times."),
     "sampling_rate": (
         int,
@@ -39,6 +41,8 @@ PARAMETERS = {
         "Sampling rate in Hz of inputs that are a list of samples.",
     ),
 }
+OF_EVENTS = ("min_duration_s", "max_gap_s")
+OF_CLIPS = tuple(name for name in PARAMETERS if name not in OF_EVENTS)
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 # (place, first bytes, demuxer) of what libsndfile does not read and PyAV does. It is named, not guessed: some demuxers
 # open other files or addresses.
@@ -88,7 +92,7 @@ class EndpointHandler:
         Returns the answer to a request.
 
         Args:
-            data: `inputs`, a clip in one of the `FORMS` or a list of clips; `parameters`, some of `PARAMETERS`
+            data: `inputs`, a clip in one of the `FORMS` or a list of clips; `parameters`, some of `OF_CLIPS`
 
         Returns:
             the likeliest classes, a list of `{"label", "score"}`; with `windows` a dict of these `scores` and of the
@@ -130,7 +134,7 @@ class EndpointHandler:
         return {"scores": scores, "windows": [as_window(*row, names, parameters) for row in rows]}
 
 
-def read_parameters(given, known=tuple(PARAMETERS)) -> dict:
+def read_parameters(given, known=OF_CLIPS) -> dict:
     """
     Returns the parameters that are set, name -> value.
 

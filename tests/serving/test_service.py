@@ -26,7 +26,6 @@ from training.base.inference import labels_of, load_classifier
 from training.serving import service as serving
 from training.serving.arguments import ServingArguments
 from training.serving.batching import SIMILAR, Batcher
-from training.serving.events import join_windows
 from training.serving.service import KINDS, Service, build
 
 NAMES = ("high", "low", "mid")
@@ -146,30 +145,31 @@ def test_vectors_are_those_of_embed(serve, folder):
         np.testing.assert_allclose(answer["embedding"], model.embed(tone(seconds), RATE)[0], atol=1e-5)
 
 
-def test_events_are_windows_above_the_threshold(serve):
-    service, client = serve()
+def test_events_are_windows_that_a_class_wins(serve):
+    _, client = serve()
     audio = encoded(tone(3.0), RATE, "WAV", "FLOAT")
     windows = post_file(client, audio, windows=True, window_s=0.5, hop_s=0.5).json()["windows"]
     events = post_file(client, audio, path="events", window_s=0.5, hop_s=0.5, threshold=0.2).json()["events"]
-    above = {(w["start_s"], e["label"]) for w in windows for e in w["scores"] if e["score"] > 0.2}
+    won = {(w["start_s"], w["scores"][0]["label"]) for w in windows if w["scores"][0]["score"] > 0.2}
     covered = set()
     for event in events:
         inside = [w["start_s"] for w in windows if event["start_s"] <= w["start_s"] and w["end_s"] <= event["end_s"]]
         covered |= {(start_s, event["label"]) for start_s in inside}
-    assert events and above == covered
+    assert events and won == covered
     assert post_file(client, audio, path="events", threshold=1).json()["events"] == []
-    service.model.config.decision_thresholds = [0.999999, 1.0, 1.0]
-    assert post_file(client, audio, path="events").json()["events"] == []
 
 
-def test_windows_that_touch_are_one_event():
-    scores = np.array([[0.6, 0.1], [0.9, 0.5], [0.2, 0.7], [0.1, 0.1], [0.8, 0.1]])
-    start_s, end_s = np.arange(5.0), np.arange(5.0) + 1
-    events = join_windows(scores, start_s, end_s, ("a", "b"), [0.5, 0.5])
-    assert [tuple(event.values()) for event in events] == [("a", 0, 2, 0.9), ("b", 2, 3, 0.7), ("a", 4, 5, 0.8)]
-    assert (
-        join_windows(scores, start_s, end_s, ("a", "b"), [0.9, 0.7]) == []
-    )  # a score at the threshold is not above it
+def test_events_of_several_labels_have_the_models_thresholds(serve, tmp_path):
+    _, client = serve(
+        save_tiny_classifier(
+            tmp_path, problem_type="multi_label_classification", decision_thresholds=[1e-9, 1 - 1e-9, 1e-9]
+        )
+    )
+    audio = encoded(tone(3.0), RATE, "WAV", "FLOAT")
+    for parameters, expected in (({}, ["high", "mid"]), ({"min_duration_s": 3.1}, []), ({"threshold": 1}, [])):
+        events = post_file(client, audio, path="events", **parameters).json()["events"]
+        assert sorted(event["label"] for event in events) == expected
+        assert all((event["start_s"], event["end_s"]) == (0, 3) for event in events)
 
 
 def test_several_labels_and_a_number(serve, tmp_path):

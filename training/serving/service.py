@@ -26,6 +26,7 @@ from modeling_dual_ssast import __version__ as version
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_starts
 
+from ..base.event_detection import event_scores, event_thresholds, find_events
 from ..base.finite import OVERFLOW
 from ..data.audio import audio_seconds, read_audio
 from ..data.labels import LabelSet
@@ -33,7 +34,6 @@ from ..data.uploads import TooLarge, check_seconds, check_size
 from ..errors import InputError, one_line, printable, short
 from .arguments import ServingArguments
 from .batching import Batcher
-from .events import join_windows
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -48,7 +48,7 @@ KINDS = {
     ),
     "embed": (WINDOWING, "Turns a recording into a vector, like embed_hf.py.", {**ABOUT, "embedding": [0.1, -0.2]}),
     "events": (
-        (*WINDOWING, "threshold"),
+        (*WINDOWING, "threshold", *handler.OF_EVENTS),
         "Finds when a class is above its threshold, or above `threshold`.",
         {**ABOUT, "events": [{"label": "dog", "start_s": 0.5, "end_s": 1.5, "score": 0.9}]},
     ),
@@ -311,11 +311,16 @@ class Service:
         return {"embedding": vectors.mean(dim=0).tolist()}
 
     def _events(self, logits: torch.Tensor, start_s: np.ndarray, end_s: np.ndarray, parameters: dict) -> dict:
-        scores, names = self.model.probabilities(logits).numpy(), self.labels.names
-        thresholds = self.model.config.decision_thresholds or [0.5] * len(names)
-        if "threshold" in parameters:
-            thresholds = [parameters["threshold"]] * len(names)
-        return {"events": join_windows(scores, start_s, end_s, names, thresholds)}
+        scores = event_scores(self.model.probabilities(logits).numpy(), self.labels.problem_type)
+        thresholds = event_thresholds(self.model.config, parameters.get("threshold"))
+        settings = {name: parameters[name] for name in handler.OF_EVENTS if name in parameters}
+        events = find_events(scores, self.labels.names, start_s, end_s, thresholds, **settings)
+        return {
+            "events": [
+                {"label": e.label, "start_s": round(e.onset_s, 6), "end_s": round(e.offset_s, 6), "score": e.score}
+                for e in events
+            ]
+        }
 
 
 def _parse(upload: list[tuple] | bytes, given: dict, known: tuple[str, ...]) -> tuple[list[tuple], dict, bool]:
