@@ -5,6 +5,7 @@ onnx              for onnxruntime: waveform or features in, any number of clips 
 int8              the same with the weights of the Linear layers in 8 bits, for CPUs
 torch-export      a torch.export program, model.pt2: torch.export.load runs it with torch alone
 safetensors-fp16  a folder of half the size for from_pretrained
+transformers-js   a folder for Transformers.js in browsers and Node: float32, int8 and float16
 
 Each export is compared with the model on recordings before it takes its place.
 """
@@ -28,10 +29,11 @@ from ..errors import InputError
 from ..files import check_writable
 from .forms import FILES, FORMATS, write_graph, write_half
 from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name
+from .javascript import check_javascript, javascript_usage
 from .onnx_graph import NEWEST_OPSET, OLDEST_OPSET
 from .recordings import labelled_clips, read_recordings
 
-PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "int8": ("onnx", "onnxscript", "onnxruntime")}
+PACKAGES = dict.fromkeys(("onnx", "int8", "transformers-js"), ("onnx", "onnxscript", "onnxruntime"))
 OLD_NAMES = {"torchscript-free": "torch-export"}  # still accepted as --format
 REPORT = "export.json"  # marks a folder as an export, which --overwrite may replace
 KEPT = "an earlier export is kept, and nothing is left of this one: give the same command again"
@@ -88,7 +90,7 @@ def export(arguments: argparse.Namespace):
     """
     check(arguments)
     model, extractor = load(arguments.model)
-    check_model(arguments, model)
+    check_model(arguments, model, extractor)
     rate = extractor.sampling_rate
     clips = read_recordings(arguments.verify_with, rate)
     labelled = labelled_clips(arguments, model, rate)
@@ -161,7 +163,7 @@ def load(name: str):
     return model.eval().to("cpu", torch.float32).requires_grad_(False), extractor
 
 
-def check_model(arguments: argparse.Namespace, model):
+def check_model(arguments: argparse.Namespace, model, extractor):
     """Raises `InputError` if the format does not suit the model."""
     architecture = (model.config.architectures or [""])[0]
     if arguments.format == "safetensors-fp16" and architecture.endswith("ForPreTraining"):
@@ -169,6 +171,8 @@ def check_model(arguments: argparse.Namespace, model):
             f"{arguments.model}: the heads of the pretraining would be left out; export a fine-tuned model, or load it "
             "with dtype=torch.float16"
         )
+    if arguments.format == "transformers-js":
+        check_javascript(arguments.model, model, extractor)
     if arguments.format == "int8" and isinstance(model.config, ComposedConfig):
         raise InputError(
             f"{arguments.model}: a {model.config.model_type} consists of convolutions, and int8 is for Linear layers; "
@@ -200,6 +204,8 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
     if arguments.format == "safetensors-fp16":
         auto_class = "AutoModelForAudioClassification" if hasattr(model, "classifier") else "AutoModel"
         return f"\nmodel = {auto_class}.from_pretrained({str(output)!r}, trust_remote_code=True)"
+    if arguments.format == "transformers-js":
+        return javascript_usage(str(output), model, extractor)
     path = str(output / FILES[arguments.format])
     is_waveform = arguments.input == "waveform"
     made = (

@@ -13,11 +13,12 @@ import modeling_dual_ssast
 from ..base.finite import check_weights_finite
 from .comparison import compare, describe_difference, describe_int8, onnx_runner, program_runner, torch_runner
 from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name, trace
+from .javascript import write_javascript
 from .onnx_graph import quantise, write_onnx
 from .recordings import pieces
 
 FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx", "torch-export": "model.pt2"}
-FORMATS = (*FILES, "safetensors-fp16")
+FORMATS = (*FILES, "safetensors-fp16", "transformers-js")
 
 
 def write_graph(arguments, model, extractor, staging: Path, clips: list[np.ndarray], labelled) -> dict:
@@ -30,9 +31,12 @@ def write_graph(arguments, model, extractor, staging: Path, clips: list[np.ndarr
     Raises:
         InputError: the outputs differ.
     """
+    described = metadata(arguments, model, extractor)
+    if arguments.format == "transformers-js":
+        report = write_javascript(arguments, model, extractor, staging, clips, labelled, described)
+        return {"format": arguments.format, **report, "torch": torch.__version__}
     graph = WaveformGraph(model, extractor) if arguments.input == "waveform" else FeatureGraph(model)
     program = trace(graph, extractor)
-    described = metadata(arguments, model, extractor)
     path = staging / FILES[arguments.format]
     reference = torch_runner(model, extractor)
     batches = pieces(clips, extractor.sampling_rate, longest_samples(model, extractor))

@@ -38,7 +38,7 @@ def read_recordings(inputs: list[Path] | None, rate: int) -> list[np.ndarray]:
 def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tuple[np.ndarray, int]] | None:
     """Reads labelled clips, ((samples,), class index) each; `None` without a labelled data set."""
     path, columns = arguments.data, Columns(label=arguments.label_column)
-    if path is None and arguments.format in ("int8", "safetensors-fp16"):
+    if path is None and arguments.format in ("int8", "safetensors-fp16", "transformers-js"):
         path, columns = test_clips_of(Path(arguments.model))
     if path is None:
         return None
