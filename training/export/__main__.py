@@ -6,6 +6,8 @@ int8              the same with the weights of the Linear layers in 8 bits, for 
 torch-export      a torch.export program, model.pt2: torch.export.load runs it with torch alone
 safetensors-fp16  a folder of half the size for from_pretrained
 transformers-js   a folder for Transformers.js in browsers and Node: float32, int8 and float16
+openvino          model.xml for OpenVINO, on Intel's processors and boards
+executorch        model.pte for ExecuTorch, on phones and boards: one clip of up to a window at a time
 
 Each export is compared with the model on recordings before it takes its place.
 """
@@ -27,6 +29,7 @@ from ..base.inference import check_checkpoint, check_folder, explained, load_cla
 from ..console import run_program
 from ..errors import InputError
 from ..files import check_writable
+from .boards import board_usage
 from .forms import FILES, FORMATS, write_graph, write_half
 from .graph import FeatureGraph, WaveformGraph, longest_samples, output_name
 from .javascript import check_javascript, javascript_usage
@@ -34,7 +37,13 @@ from .onnx_graph import NEWEST_OPSET, OLDEST_OPSET
 from .recordings import labelled_clips, read_recordings
 
 PACKAGES = dict.fromkeys(("onnx", "int8", "transformers-js"), ("onnx", "onnxscript", "onnxruntime"))
+PACKAGES |= {"openvino": ("onnx", "onnxscript", "openvino"), "executorch": ("executorch",)}
 OLD_NAMES = {"torchscript-free": "torch-export"}  # still accepted as --format
+# Format -> why it has no --input features.
+ONLY_WAVEFORMS = {
+    "transformers-js": "makes features in JavaScript",
+    "executorch": "holds the feature extraction, which phones have nowhere else",
+}
 REPORT = "export.json"  # marks a folder as an export, which --overwrite may replace
 KEPT = "an earlier export is kept, and nothing is left of this one: give the same command again"
 
@@ -128,6 +137,9 @@ def check(arguments: argparse.Namespace):
         )
     if arguments.opset is not None:
         check_opset(arguments)
+    if arguments.format in ONLY_WAVEFORMS and arguments.input == "features":
+        reason = ONLY_WAVEFORMS[arguments.format]
+        raise InputError(f"--input features: --format {arguments.format} {reason}; leave it out")
     output = arguments.output.resolve()
     check_writable(output, is_folder=True)
     if not output.parent.is_dir():
@@ -144,7 +156,7 @@ def check(arguments: argparse.Namespace):
 
 
 def check_opset(arguments: argparse.Namespace):
-    if arguments.format not in PACKAGES:
+    if "onnx" not in PACKAGES.get(arguments.format, ()):
         raise InputError(f"--opset: --format {arguments.format} has none; leave it out")
     if not OLDEST_OPSET <= arguments.opset <= NEWEST_OPSET:
         raise InputError(f"--opset: {arguments.opset} is not possible; give {OLDEST_OPSET} to {NEWEST_OPSET}")
@@ -215,7 +227,9 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
     )
     first, second = WaveformGraph.inputs if is_waveform else FeatureGraph.inputs
     lines = ["", made]
-    if arguments.format == "torch-export":
+    if arguments.format in ("openvino", "executorch"):
+        lines = ["", *board_usage(arguments.format, path, model, extractor, made, (first, second))]
+    elif arguments.format == "torch-export":
         lines += [f"{output_name(model)} = torch.export.load({path!r}).module()({first}, {second})"]
     else:
         lines += [f"session = onnxruntime.InferenceSession({path!r})"]
