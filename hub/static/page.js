@@ -112,7 +112,7 @@ class Microphone {
   stop() {
     this.isOver = true;
     this.stream?.getTracks().forEach((track) => track.stop());
-    this.context?.close();
+    if (this.context && this.context.state !== "closed") this.context.close();
     this.wake?.();
   }
 
@@ -161,28 +161,37 @@ async function classify(model, samples, start, length) {
 
 async function analyse() {
   const current = ++run;
-  begin(input.name, input.address);
+  begin(input.name);
   const model = await loadModel();
   if (current !== run) return;
   say("Decoding …");
   const samples = await input.decode(model.rate);
   if (!samples.length) throw new Error("The recording is empty. Choose another.");
+  if (input.address) {
+    $("player").hidden = false;
+    $("player").src = input.address;
+  }
   const window = windowOf(model);
   const starts = windowStarts(samples.length, window, Math.max(Math.round(window / 2), 1));
   const found = { model, windows: [], seconds: samples.length / model.rate };
+  let shown = 0; // when the results were last brought up to date
   for (const [index, start] of starts.entries()) {
     say(`Window ${index + 1} of ${starts.length}`);
     showProgress(index / starts.length);
     found.windows.push(await classify(model, samples.slice(start, start + window), start, window));
     if (current !== run) return;
-    show(found);
+    if (index === 0 || performance.now() - shown > 500) {
+      show(found);
+      shown = performance.now();
+    }
   }
+  show(found);
   end(`${input.name}: ${clock(found.seconds)}, ${starts.length} ${starts.length === 1 ? "window" : "windows"}`);
 }
 
 async function listen() {
   const current = ++run;
-  begin("microphone", null);
+  begin("microphone");
   const own = (microphone = new Microphone());
   try {
     say("Waiting for the microphone …");
@@ -259,9 +268,6 @@ function show(found) {
       row(heading(model.labels[index]), moment(start), clock(end), score.toFixed(3)),
     ),
   );
-  offer("csv", eventsAsCsv(events, model.labels));
-  offer("audacity", eventsAsAudacity(events, model.labels));
-  offer("windows", windowsAsCsv(windows, model.labels));
   draw();
 }
 
@@ -300,9 +306,14 @@ function moment(seconds) {
   return button;
 }
 
-function offer(id, text) {
-  URL.revokeObjectURL($(id).href);
-  $(id).href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
+/** Makes a link's file when it is clicked. */
+function offer(id, make) {
+  $(id).onclick = () => {
+    const { model, windows } = result;
+    URL.revokeObjectURL($(id).href);
+    const text = make(model, windows);
+    $(id).href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
+  };
 }
 
 /** Draws every class's scores. A window stands for the time that is nearer to its middle than to others'. */
@@ -340,7 +351,8 @@ function drawAxis(context, width, seconds) {
     const x = (tick * step * width) / seconds;
     context.fillRect(x, 0, 1, 4);
     context.textAlign = x < 10 ? "left" : x > width - 20 ? "right" : "center";
-    context.fillText(clock(tick * step), x, 16);
+    const time = clock(tick * step);
+    context.fillText(step < 1 ? time : time.slice(0, -2), x, 16);
   }
 }
 
@@ -362,14 +374,13 @@ function showProgress(share) {
   $("progress").value = share;
 }
 
-function begin(name, address) {
+function begin(name) {
   result = null;
   $("results").hidden = $("error").hidden = true;
   $("stop").hidden = false;
   $("microphone").disabled = true;
-  $("player").hidden = !address;
-  if (address) $("player").src = address;
-  else $("player").removeAttribute("src");
+  $("player").hidden = true;
+  $("player").removeAttribute("src");
   say(name);
 }
 
@@ -427,6 +438,9 @@ function offerWeights() {
   $("dtype").replaceChildren(...Object.keys(names).map((dtype) => option(names[dtype] + size(dtype), dtype)));
 }
 
+offer("csv", (model, windows) => eventsAsCsv(findEvents(windows, thresholdsOf(model)), model.labels));
+offer("audacity", (model, windows) => eventsAsAudacity(findEvents(windows, thresholdsOf(model)), model.labels));
+offer("windows", (model, windows) => windowsAsCsv(windows, model.labels));
 $("model").replaceChildren(...settings.models.map(({ name, source }) => option(name, source)));
 $("model-choice").hidden = settings.models.length === 1;
 $("example").append(...settings.examples.map((address) => option(address.split("/").at(-1), address)));
