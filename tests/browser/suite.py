@@ -76,8 +76,9 @@ def test_transformers_js_gives_pythons_scores(kind, request, tmp_path):
     instruments = sorted((ROOT / "data" / "instruments" / "audio").glob("*.flac"))[::30]
     clips = [read_audio(str(file), RATE)[:WINDOW] for file in (*prompts, *instruments)]
     noise = np.random.default_rng(0).standard_normal(WINDOW).astype(np.float32)
-    # Silence, a tone, one frame, an offset, all frames but one, clips that are cut
-    clips += [np.zeros(8000, np.float32), np.sin(np.arange(9000, dtype=np.float32)), noise[:400], 0.1 * noise + 0.5]
+    tone = np.sin(np.arange(9000, dtype=np.float32)) + 1e-2 * noise[:9000]
+    # Silence, a tone, one frame, an offset, all frames but one, all, whisper
+    clips += [np.zeros(8000, np.float32), tone, noise[:400], 0.1 * noise + 0.5]
     clips += [noise[:-160], noise[:-159], 1e-4 * noise]
     expected = probabilities(model, extractor, clips)
     assert np.ptp(expected, axis=0).max() > 0.05
