@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions test-transformers test-validators fuzz lint docs bench clean
+.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions test-transformers test-validators test-browser fuzz lint docs bench clean
 
 # Trains and evaluates on the embedded recordings, then classifies a file with the result in a fresh process.
 quickstart: .venv/ready
@@ -45,6 +45,10 @@ test-transformers: .venv/ready
 # Runs the checks of HEAR and X-ARES on every family; fetches them once from the package index.
 test-validators: .venv/ready
 	$(BIN)/python tests/validators/run.py
+
+# Tests exports for browsers in Node and Chromium; fetches Transformers.js once from npm's registry.
+test-browser: .venv/ready
+	$(BIN)/python tests/browser/run.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
-"""Pushes the demo page as a Space: app.py, the modules that it imports, its requirements and examples."""
+"""Pushes the demo page as a Space: app.py with the modules that it imports, or a static page for browsers."""
 
 import argparse
 import ast
 import configparser
+import json
 import re
 import shlex
 import sys
@@ -16,6 +17,11 @@ from .push import PushError, push_files
 
 ROOT = Path(__file__).parent.parent
 APP = ROOT / "app.py"
+STATIC = Path(__file__).parent / "static"
+# Version of Transformers.js that the static page loads from a CDN; `make test-browser` tests it.
+TRANSFORMERS_JS = "4.3.1"
+LIBRARY = f"https://cdn.jsdelivr.net/npm/@huggingface/transformers@{TRANSFORMERS_JS}/dist/transformers.min.js"
+WEIGHTS = {"q8": "model_quantized.onnx", "fp16": "model_fp16.onnx", "fp32": "model.onnx"}  # of an export, in onnx/
 # Version of Gradio that the Space's card requests; app.py was tested with it.
 GRADIO_VERSION = "6.31.0"
 PYTHON_VERSION = "3.11"
@@ -37,6 +43,25 @@ Record, upload or pick a clip: {models} will classify it and show which parts of
 `app.yaml` lists the models and the examples. The variable `MODELS` (names separated by spaces) overrides its models.
 All files here were made by `python -m hub push-space`.
 """
+STATIC_TEXT = """
+# {title}
+
+A static page: {models} will run in the visitor's browser, on a file or the microphone. No recording is sent anywhere.
+
+`space.json` names the models, the examples and the library. All files here were made by `python -m hub push-space
+--static`.
+"""
+# A browser uses several threads only on a page that others cannot read.
+ISOLATION = {
+    "cross-origin-embedder-policy": "require-corp",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "cross-origin",
+}
+# What an earlier push of either kind may have left.
+MADE = (
+    "training/*", "hub/*", "modeling_dual_ssast/*", "examples/*", "models/*", "app.py", "app.yaml", "requirements.txt",
+    "space.json", "index.html", "style.css", "analysis.js", "page.js", "recorder.js", "worker.js",
+)  # fmt: skip
 
 
 def add_parser(subparsers):
@@ -46,7 +71,17 @@ def add_parser(subparsers):
         description="Pushes the demo page as a Space, in one commit.",
     )
     parser.add_argument("repo", metavar="REPO", help="user/name of the Space; created if it does not exist")
-    parser.add_argument("--models", nargs="+", required=True, metavar="MODEL", help="user/name of classifiers")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="MODEL",
+        help="user/name of classifiers; with --static: folders of python -m training.export --format transformers-js, "
+        "which become part of the page, or user/name of pushed ones",
+    )
+    parser.add_argument(
+        "--static", action="store_true", help="a page without a server: the visitor's browser runs the model"
+    )
     parser.add_argument(
         "--examples",
         nargs="*",
@@ -60,13 +95,14 @@ def add_parser(subparsers):
 
 
 def run(args: argparse.Namespace):
-    files = space_files(args.models, args.examples)
+    files = (static_files if args.static else space_files)(args.models, args.examples)
     if args.dry_run:
         write_files(files, args.dry_run)
         print(f"{len(files)} files in {args.dry_run}; nothing was pushed")
         return
     words = ["python", "-m", "hub", "push-space", args.repo, "--models", *args.models]
     words += ["--examples", *map(str, args.examples)] if args.examples is not None else []
+    words += ["--static"] if args.static else []
     words += ["--private"] if args.private else []
     url = push_files(
         files,
@@ -74,8 +110,8 @@ def run(args: argparse.Namespace):
         message="The demo page",
         repo_type="space",
         private=args.private,
-        space_sdk="gradio",
-        delete=["training/*", "hub/*", "modeling_dual_ssast/*", "examples/*"],
+        space_sdk="static" if args.static else "gradio",
+        delete=MADE,
         repeat=shlex.join(words),
     )
     print(f"pushed to {url}")
@@ -89,44 +125,104 @@ def space_files(models: list[str], examples: list[Path] | None = None) -> dict[s
         PushError: a model that is not on the Hub, or a missing example.
     """
     check_models(models)
-    if examples is None:
-        examples, note = (
-            [ROOT / name for name in yaml.safe_load(SETTINGS.read_text("utf-8"))["examples"]],
-            EXAMPLES_NOTE,
-        )
-    else:
-        note = ""
-    clips = {f"examples/{path.name}": path for path in examples}
-    for path in examples:
-        if not path.is_file():
-            raise PushError(f"{path}: no such file; correct --examples")
-        if clips[f"examples/{path.name}"] != path:
-            raise PushError(f"{path}: another example has the same name; rename one of them")
+    clips, note = example_clips(examples)
     settings = {"models": models, "examples": list(clips)}
-    links = ", ".join(f"[{model}](https://huggingface.co/{model})" for model in models)
     header = {
-        "title": TITLE,
-        "emoji": "🎧",
-        "colorFrom": "blue",
-        "colorTo": "indigo",
         "sdk": "gradio",
         "sdk_version": GRADIO_VERSION,
         "python_version": PYTHON_VERSION,
         "app_file": APP.name,
         "models": models,
-        "license": "apache-2.0",
-        "tags": ["audio-classification"],
     }
-    card = f"---\n{_yaml(header)}---\n{TEXT.format(title=TITLE, models=links)}"
     code, packages = imported(APP, ROOT)
     return {
-        "README.md": (card + note).encode(),
+        "README.md": _card(header, TEXT, _links(models), note),
         "requirements.txt": ("\n".join(requirements(packages)) + "\n").encode(),
         "app.yaml": _yaml(settings).encode(),
         **{path.relative_to(ROOT).as_posix(): path for path in sorted(code)},
         **clips,
         "LICENSE": ROOT / "LICENSE",
     }
+
+
+def static_files(models: list[str], examples: list[Path] | None = None) -> dict[str, Path | bytes]:
+    """
+    Returns all files of a static Space: name -> file or content.
+
+    Args:
+        models: folders of exports for Transformers.js, or names on the Hub
+
+    Raises:
+        PushError: a folder that is not such an export, or a missing example.
+    """
+    clips, note = example_clips(examples)
+    entries, weights = [], {}
+    for place, model in enumerate(models):
+        if not Path(model).is_dir():
+            check_models([model])
+            entries.append({"name": model, "source": model, "isLocal": False})
+            continue
+        folder, source = Path(model), f"models/{place + 1}"
+        paths = {name: folder / "onnx" / name for name in WEIGHTS.values()}
+        paths |= {name: folder / name for name in ("config.json", "preprocessor_config.json")}
+        for path in paths.values():
+            if not path.is_file():
+                raise PushError(
+                    f"{model}: has no {path.relative_to(folder)}, and a browser cannot load it; export it first: "
+                    f"python -m training.export {shlex.quote(model)} OUT --format transformers-js, and name OUT"
+                )
+        weights |= {f"{source}/{path.relative_to(folder).as_posix()}": path for path in paths.values()}
+        sizes = {dtype: paths[name].stat().st_size for dtype, name in WEIGHTS.items()}
+        entries.append({"name": folder.resolve().name, "source": source, "isLocal": True, "sizes": sizes})
+    settings = {"library": LIBRARY, "models": entries, "examples": list(clips)}
+    on_hub = [entry["name"] for entry in entries if not entry["isLocal"]]
+    header = {"sdk": "static", "app_file": "index.html", "models": on_hub, "custom_headers": ISOLATION}
+    local = ["`{}`".format(" ".join(entry["name"].split()).replace("`", "'")) for entry in entries if entry["isLocal"]]
+    names = ", ".join([*local, *([_links(on_hub)] if on_hub else [])])
+    return {
+        "README.md": _card(header, STATIC_TEXT, names, note),
+        "space.json": (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode(),
+        **{path.name: path for path in sorted(STATIC.iterdir())},
+        **weights,
+        **clips,
+        "LICENSE": ROOT / "LICENSE",
+    }
+
+
+def example_clips(examples: list[Path] | None) -> tuple[dict[str, Path], str]:
+    """
+    Returns the examples of a Space, name -> file, and a note on where they come from.
+
+    Raises:
+        PushError: a missing file, or two of the same name.
+    """
+    note = EXAMPLES_NOTE if examples is None else ""
+    if examples is None:
+        examples = [ROOT / name for name in yaml.safe_load(SETTINGS.read_text("utf-8"))["examples"]]
+    clips = {f"examples/{path.name}": path for path in examples}
+    for path in examples:
+        if not path.is_file():
+            raise PushError(f"{path}: no such file; correct --examples")
+        if clips[f"examples/{path.name}"] != path:
+            raise PushError(f"{path}: another example has the same name; rename one of them")
+    return clips, note
+
+
+def _links(models: list[str]) -> str:
+    return ", ".join(f"[{model}](https://huggingface.co/{model})" for model in models)
+
+
+def _card(header: dict, text: str, models: str, note: str) -> bytes:
+    header = {
+        "title": TITLE,
+        "emoji": "🎧",
+        "colorFrom": "blue",
+        "colorTo": "indigo",
+        **header,
+        "license": "apache-2.0",
+        "tags": ["audio-classification"],
+    }
+    return f"---\n{_yaml(header)}---\n{text.format(title=TITLE, models=models)}{note}".encode()
 
 
 def check_models(models: list[str]):

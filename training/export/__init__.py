@@ -1,1 +1,1 @@
-"""Exports finished models as ONNX, int8, torch.export or float16: `python -m training.export`."""
+"""Exports finished models for other programs and machines: `python -m training.export`."""

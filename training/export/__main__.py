@@ -5,6 +5,9 @@ onnx              for onnxruntime: waveform or features in, any number of clips 
 int8              the same with the weights of the Linear layers in 8 bits, for CPUs
 torch-export      a torch.export program, model.pt2: torch.export.load runs it with torch alone
 safetensors-fp16  a folder of half the size for from_pretrained
+transformers-js   a folder for Transformers.js in browsers and Node: float32, int8 and float16
+openvino          model.xml for OpenVINO, on Intel's processors and boards
+executorch        model.pte for ExecuTorch, on phones and boards: one clip of up to a window at a time
 
 Each export is compared with the model on recordings before it takes its place.
 """
@@ -26,13 +29,21 @@ from ..base.inference import check_checkpoint, check_folder, explained, load_cla
 from ..console import run_program
 from ..errors import InputError
 from ..files import check_writable
+from .boards import board_usage
 from .forms import FILES, FORMATS, write_graph, write_half
 from .graph import FeatureGraph, WaveformGraph, gives_frames, longest_samples, output_name
+from .javascript import check_javascript, javascript_usage
 from .onnx_graph import NEWEST_OPSET, OLDEST_OPSET
 from .recordings import labelled_clips, read_recordings
 
-PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "int8": ("onnx", "onnxscript", "onnxruntime")}
+PACKAGES = dict.fromkeys(("onnx", "int8", "transformers-js"), ("onnx", "onnxscript", "onnxruntime"))
+PACKAGES |= {"openvino": ("onnx", "onnxscript", "openvino"), "executorch": ("executorch",)}
 OLD_NAMES = {"torchscript-free": "torch-export"}  # still accepted as --format
+# Format -> why it has no --input features.
+ONLY_WAVEFORMS = {
+    "transformers-js": "makes features in JavaScript",
+    "executorch": "holds the feature extraction, which phones have nowhere else",
+}
 REPORT = "export.json"  # marks a folder as an export, which --overwrite may replace
 KEPT = "an earlier export is kept, and nothing is left of this one: give the same command again"
 
@@ -91,7 +102,7 @@ def export(arguments: argparse.Namespace):
     """
     check(arguments)
     model, extractor = load(arguments.model)
-    check_model(arguments, model)
+    check_model(arguments, model, extractor)
     rate = extractor.sampling_rate
     clips = read_recordings(arguments.verify_with, rate)
     labelled = labelled_clips(arguments, model, rate)
@@ -129,6 +140,9 @@ def check(arguments: argparse.Namespace):
         )
     if arguments.opset is not None:
         check_opset(arguments)
+    if arguments.format in ONLY_WAVEFORMS and arguments.input == "features":
+        reason = ONLY_WAVEFORMS[arguments.format]
+        raise InputError(f"--input features: --format {arguments.format} {reason}; leave it out")
     output = arguments.output.resolve()
     check_writable(output, is_folder=True)
     if not output.parent.is_dir():
@@ -145,7 +159,7 @@ def check(arguments: argparse.Namespace):
 
 
 def check_opset(arguments: argparse.Namespace):
-    if arguments.format not in PACKAGES:
+    if "onnx" not in PACKAGES.get(arguments.format, ()):
         raise InputError(f"--opset: --format {arguments.format} has none; leave it out")
     if not OLDEST_OPSET <= arguments.opset <= NEWEST_OPSET:
         raise InputError(f"--opset: {arguments.opset} is not possible; give {OLDEST_OPSET} to {NEWEST_OPSET}")
@@ -164,7 +178,7 @@ def load(name: str):
     return model.eval().to("cpu", torch.float32).requires_grad_(False), extractor
 
 
-def check_model(arguments: argparse.Namespace, model):
+def check_model(arguments: argparse.Namespace, model, extractor):
     """Raises `InputError` if the format does not suit the model."""
     architecture = (model.config.architectures or [""])[0]
     if arguments.format == "safetensors-fp16" and architecture.endswith("ForPreTraining"):
@@ -172,6 +186,8 @@ def check_model(arguments: argparse.Namespace, model):
             f"{arguments.model}: the heads of the pretraining would be left out; export a fine-tuned model, or load it "
             "with dtype=torch.float16"
         )
+    if arguments.format == "transformers-js":
+        check_javascript(arguments.model, model, extractor)
     if arguments.format == "int8" and isinstance(model.config, ComposedConfig):
         raise InputError(
             f"{arguments.model}: a {model.config.model_type} consists of convolutions, and int8 is for Linear layers; "
@@ -204,6 +220,8 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
         kind = "AudioFrameClassification" if gives_frames(model) else "AudioClassification"
         auto_class = f"AutoModelFor{kind}" if hasattr(model, "classifier") else "AutoModel"
         return f"\nmodel = {auto_class}.from_pretrained({str(output)!r}, trust_remote_code=True)"
+    if arguments.format == "transformers-js":
+        return javascript_usage(str(output), model, extractor)
     path = str(output / FILES[arguments.format])
     is_waveform = arguments.input == "waveform"
     made = (
@@ -213,7 +231,9 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
     )
     first, second = WaveformGraph.inputs if is_waveform else FeatureGraph.inputs
     lines = ["", made]
-    if arguments.format == "torch-export":
+    if arguments.format in ("openvino", "executorch"):
+        lines = ["", *board_usage(arguments.format, path, model, extractor, made, (first, second))]
+    elif arguments.format == "torch-export":
         lines += [f"{output_name(model)} = torch.export.load({path!r}).module()({first}, {second})"]
     else:
         lines += [f"session = onnxruntime.InferenceSession({path!r})"]

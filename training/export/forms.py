@@ -1,4 +1,4 @@
-"""Writes the formats of an export: ONNX, int8, torch.export and float16."""
+"""Writes the formats of an export."""
 
 import json
 import re
@@ -11,13 +11,21 @@ import torch
 import modeling_dual_ssast
 
 from ..base.finite import check_weights_finite
+from .boards import WindowGraph, executorch_runner, openvino_runner, write_executorch, write_openvino
 from .comparison import compare, describe_difference, describe_int8, onnx_runner, program_runner, torch_runner
 from .graph import FeatureGraph, WaveformGraph, gives_frames, longest_samples, output_name, trace
+from .javascript import write_javascript
 from .onnx_graph import quantise, write_onnx
 from .recordings import pieces
 
-FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx", "torch-export": "model.pt2"}
-FORMATS = (*FILES, "safetensors-fp16")
+FILES = {
+    "onnx": "model.onnx",
+    "int8": "model_int8.onnx",
+    "torch-export": "model.pt2",
+    "openvino": "model.xml",
+    "executorch": "model.pte",
+}
+FORMATS = (*FILES, "safetensors-fp16", "transformers-js")
 
 
 def write_graph(arguments, model, extractor, staging: Path, clips: list[np.ndarray], labelled) -> dict:
@@ -30,28 +38,40 @@ def write_graph(arguments, model, extractor, staging: Path, clips: list[np.ndarr
     Raises:
         InputError: the outputs differ.
     """
-    graph = WaveformGraph(model, extractor) if arguments.input == "waveform" else FeatureGraph(model)
-    program = trace(graph, extractor)
     described = metadata(arguments, model, extractor)
+    if arguments.format == "transformers-js":
+        report = write_javascript(arguments, model, extractor, staging, clips, labelled, described)
+        return {"format": arguments.format, **report, "torch": torch.__version__}
     path = staging / FILES[arguments.format]
     reference = torch_runner(model, extractor)
     batches = pieces(clips, extractor.sampling_rate, longest_samples(model, extractor))
-    if arguments.format == "torch-export":
-        files = {name: json.dumps(value) for name, value in described.items()}
-        torch.export.save(program, path, extra_files=files)
-        difference = compare(model, program_runner(path, arguments.input, extractor), reference, batches)
-        report = {"largest difference": difference}
+    if arguments.format == "executorch":
+        graph = WindowGraph(model, extractor)
+        write_executorch(graph, path, described)
+        batches = [[clip[: graph.num_samples] for clip in batch] for batch in batches]
+        run = executorch_runner(path, graph)
     else:
+        graph = WaveformGraph(model, extractor) if arguments.input == "waveform" else FeatureGraph(model)
+        program = trace(graph, extractor)
         exact = staging / "model.onnx"
-        write_onnx(program, graph, exact, arguments.opset, described)
-        plain = onnx_runner(exact, arguments.input, extractor)
-        report = {"largest difference": compare(model, plain, reference, batches)}
-        if arguments.format == "int8":
-            quantise(exact, path, described)
-            sides = {"torch": reference, "onnx": plain, "int8": onnx_runner(path, arguments.input, extractor)}
-            report = describe_int8(model, extractor, sides, batches, labelled)
-            report["size"] = f"{path.stat().st_size / 1e6:.1f} MB, {exact.stat().st_size / 1e6:.1f} MB in float32"
+        if arguments.format == "torch-export":
+            torch.export.save(program, path, extra_files={key: json.dumps(value) for key, value in described.items()})
+            runner = program_runner
+        else:
+            write_onnx(program, graph, exact, arguments.opset, described)
+            runner = onnx_runner
+        if arguments.format == "openvino":
+            write_openvino(exact, path, described)
             exact.unlink()
+            runner = openvino_runner
+        run = runner(exact if arguments.format == "int8" else path, arguments.input, extractor)
+    report = {"largest difference": compare(model, run, reference, batches)}
+    if arguments.format == "int8":
+        quantise(exact, path, described)
+        sides = {"torch": reference, "onnx": run, "int8": onnx_runner(path, arguments.input, extractor)}
+        report = describe_int8(model, extractor, sides, batches, labelled)
+        report["size"] = f"{path.stat().st_size / 1e6:.1f} MB, {exact.stat().st_size / 1e6:.1f} MB in float32"
+        exact.unlink()
     model.config.save_pretrained(staging)
     extractor.save_pretrained(staging)
     return {"format": arguments.format, "input": arguments.input, **report, "torch": torch.__version__}

@@ -35,7 +35,7 @@ def name_axes(onnx_graph, graph: FeatureGraph):
     for value in (*onnx_graph.inputs, *onnx_graph.outputs):
         dims = list(value.shape)
         dims[0] = "batch"
-        if value.name in graph.inputs and len(dims) > 1:
+        if value.name in graph.inputs and len(dims) > 1 and not isinstance(dims[1], int):
             dims[1] = length
         elif len(dims) == 3 and not isinstance(dims[1], int):  # a number where the model always reads its whole length
             dims[1] = "time_frames"

@@ -43,7 +43,7 @@ def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tupl
         if path is not None:
             raise InputError(f"--data: {arguments.model} labels time frames, and accuracy is for clips; leave it out")
         return None
-    if path is None and arguments.format in ("int8", "safetensors-fp16"):
+    if path is None and arguments.format in ("int8", "safetensors-fp16", "transformers-js"):
         path, columns = test_clips_of(Path(arguments.model))
     if path is None:
         return None

@@ -1,0 +1,317 @@
+"""Tests exports for Transformers.js in Node, and the static page in Chromium; `run.py` runs them."""
+
+import functools
+import http.server
+import json
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import soundfile
+import torch
+from audio_files import ROOT
+from conftest import CHROMEDRIVER, CHROMIUM, HEADLESS
+from tiny_models import save_tiny_classifier
+
+from hub import space
+from training.data.audio import read_audio
+from training.export import __main__ as export
+from training.export.comparison import torch_runner
+
+MODULES = Path(os.environ["NODE_MODULES"])
+RATE, FRAMES = 16000, 128
+WINDOW = (FRAMES - 1) * 160 + 400
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+ODD_LABELS = ("<img src=x onerror=document.title='run'>", 'a, "b"\tc', "&lt;b&gt;")
+
+
+def save_export(folder: Path, **settings):
+    """Saves a tiny classifier and its export; returns the export's folder, the model and its feature extractor."""
+    save_tiny_classifier(folder / "model", max_length=FRAMES, **settings)
+    clips = sorted((ROOT / "data" / "voice_prompts" / "audio").glob("*.flac"))[::100]
+    words = [folder / "model", folder / "js", "--format", "transformers-js", "--verify-with", *clips]
+    assert export.main(list(map(str, words))) == 0
+    return folder / "js", *export.load(str(folder / "model"))
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    return save_export(tmp_path_factory.mktemp("single"), labels=ODD_LABELS, calibration_temperature=1.5)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    settings = {"problem_type": "multi_label_classification", "decision_thresholds": [0.6, 0.45, 0.3]}
+    return save_export(tmp_path_factory.mktemp("several"), **settings)
+
+
+def probabilities(model, extractor, clips) -> np.ndarray:
+    """The scores of predict_hf.py: (clips, labels)."""
+    logits = np.concatenate([torch_runner(model, extractor)([clip]) for clip in clips])
+    return model.probabilities(torch.from_numpy(logits)).numpy()
+
+
+# Node.
+
+
+def node(folder: Path, dtype: str, clips: list[np.ndarray], scratch: Path) -> list[dict]:
+    files = [scratch / f"{index}.f32" for index in range(len(clips))]
+    for file, clip in zip(files, clips):
+        clip.astype("<f4").tofile(file)
+    words = ["node", Path(__file__).with_name("classify.mjs"), MODULES, folder, dtype, *files]
+    process = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", ["single", "several"])
+def test_transformers_js_gives_pythons_scores(kind, request, tmp_path):
+    folder, model, extractor = request.getfixturevalue(kind)
+    prompts = sorted((ROOT / "data" / "voice_prompts" / "audio").glob("*.flac"))[::60]
+    instruments = sorted((ROOT / "data" / "instruments" / "audio").glob("*.flac"))[::30]
+    clips = [read_audio(str(file), RATE)[:WINDOW] for file in (*prompts, *instruments)]
+    noise = np.random.default_rng(0).standard_normal(WINDOW).astype(np.float32)
+    tone = np.sin(np.arange(9000, dtype=np.float32)) + 1e-2 * noise[:9000]
+    # Silence, a tone, one frame, an offset, all frames but one, all, whisper
+    clips += [np.zeros(8000, np.float32), tone, noise[:400], 0.1 * noise + 0.5]
+    clips += [noise[:-160], noise[:-159], 1e-4 * noise]
+    expected = probabilities(model, extractor, clips)
+    assert np.ptp(expected, axis=0).max() > 0.05
+    labels = [model.config.id2label[index] for index in range(3)]
+    for found, row in zip(node(folder, "fp32", clips, tmp_path), expected, strict=True):
+        logits = torch.tensor(found["logits"])
+        assert np.abs((logits.sigmoid() if kind == "several" else logits.softmax(0)).numpy() - row).max() < 1e-4
+        if kind == "single":
+            assert np.abs(np.array([found["scores"][label] for label in labels]) - row).max() < 1e-4
+    for dtype in ("q8", "fp16"):
+        for found, row in zip(node(folder, dtype, clips, tmp_path), expected, strict=True):
+            logits = torch.tensor(found["logits"])
+            assert np.abs((logits.sigmoid() if kind == "several" else logits.softmax(0)).numpy() - row).max() < 0.05
+
+
+def test_clips_are_cut_at_the_longest_input_and_refused_without_a_frame(single, tmp_path):
+    folder, model, extractor = single
+    noise = np.random.default_rng(1).standard_normal(2 * WINDOW).astype(np.float32)
+    long, short = node(folder, "fp32", [noise, noise[:399]], tmp_path)
+    expected = probabilities(model, extractor, [noise[:WINDOW]])[0]
+    assert np.abs(torch.tensor(long["logits"]).softmax(0).numpy() - expected).max() < 1e-4
+    assert "invalid index" in short["error"]
+
+
+# The page.
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a Space with the headers that it asks for, and the library's packages below npm/."""
+
+    def translate_path(self, path):
+        inside = path.split("?")[0].removeprefix("/npm/")
+        return str(MODULES / inside) if path.startswith("/npm/") else super().translate_path(path)
+
+    def end_headers(self):
+        for name, value in space.ISOLATION.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(single, several, tmp_path_factory):
+    """The pushed page, with the library from this machine."""
+    folder = tmp_path_factory.mktemp("space") / "page"
+    files = space.static_files([str(single[0]), str(several[0])])
+    settings = json.loads(files["space.json"])
+    assert settings["library"].startswith("https://cdn.jsdelivr.net/npm/@huggingface/transformers@")
+    settings["library"] = (
+        settings["library"].replace("https://cdn.jsdelivr.net/", "").replace(f"@{space.TRANSFORMERS_JS}", "")
+    )
+    settings["runtime"] = "npm/onnxruntime-web/dist/"
+    space.write_files(files | {"space.json": json.dumps(settings).encode()}, folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """Chromium, whose microphone plays noise; its log of requests shows where the page connects to."""
+    if not (CHROMIUM and CHROMEDRIVER):
+        pytest.skip("no Chromium with its driver on this machine")
+    from selenium import webdriver
+
+    sound = tmp_path_factory.mktemp("sound") / "noise.wav"
+    soundfile.write(sound, 0.2 * np.random.default_rng(0).standard_normal(10 * 48000), 48000)
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile = f"--user-data-dir={tmp_path_factory.mktemp('profile')}"
+    for flag in (*HEADLESS, profile, f"--use-file-for-fake-audio-capture={sound}", NO_NETWORK):
+        options.add_argument(flag)
+    downloads = str(tmp_path_factory.mktemp("downloads"))
+    several = "profile.default_content_setting_values.automatic_downloads"
+    options.add_experimental_option("prefs", {"download.default_directory": downloads, several: 1})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
+    driver.downloads = downloads
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(chromium, address):
+    chromium.get(address)
+    wait(lambda: chromium.execute_script("return document.body.dataset.ready"))
+    yield chromium
+    errors = [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not errors, errors
+    asked = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    urls = [
+        message["params"]["request"]["url"] for message in asked if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert urls and not [url for url in urls if url.startswith("http") and not url.startswith(address)]
+
+
+def wait(found, seconds: float = 60.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := found():
+            return value
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+def text(page, name: str) -> str:
+    return page.execute_script("return document.getElementById(arguments[0]).textContent", name)
+
+
+def choose(page, name: str, value: str):
+    page.execute_script(
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        "e.dispatchEvent(new Event('change')); e.dispatchEvent(new Event('input'));",
+        name,
+        value,
+    )
+
+
+def is_done(page) -> bool:
+    return page.execute_script("return document.getElementById('stop').hidden")
+
+
+def classify(page, file: Path) -> str:
+    page.find_element("id", "file").send_keys(str(file))
+    wait(lambda: is_done(page) and page.execute_script("return !results.hidden || !error.hidden"))
+    return page.execute_script("return error.hidden ? '' : error.textContent")
+
+
+def table(page, name: str) -> pandas.DataFrame:
+    """Downloads a table of the page and reads it."""
+    file = Path(page.downloads) / page.execute_script("return document.getElementById(arguments[0]).download", name)
+    file.unlink(missing_ok=True)
+    page.execute_script("document.getElementById(arguments[0]).click()", name)
+    wait(file.exists)
+    return pandas.read_csv(file)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "q8", "fp16"])
+@pytest.mark.parametrize(("kind", "seconds"), [("single", 0.02), ("single", 1.0), ("several", 5.0)])
+def test_the_page_gives_pythons_scores(kind, seconds, dtype, request, page, tmp_path):
+    _, model, extractor = request.getfixturevalue(kind)
+    prompts = sorted((ROOT / "data" / "voice_prompts" / "audio").glob("*.flac"))[::40]
+    clip = np.concatenate([read_audio(str(file), RATE) for file in prompts])[2000:][: round(seconds * RATE)]
+    soundfile.write(tmp_path / "clip.wav", clip, RATE, subtype="FLOAT")
+    choose(page, "model", "models/1" if kind == "single" else "models/2")
+    choose(page, "dtype", dtype)
+    assert not classify(page, tmp_path / "clip.wav")
+    output = model.classify_windows(clip, extractor, sampling_rate=RATE, average=False)
+    expected = model.probabilities(output.logits).numpy()
+    found = table(page, "windows")
+    labels = [model.config.id2label[index] for index in range(3)]
+    assert list(found.columns) == ["start_s", "end_s", *labels]
+    assert np.abs(found[labels].to_numpy() - expected).max() < (1e-4 if dtype == "fp32" else 0.05)
+    assert (
+        np.abs(found[["start_s", "end_s"]].to_numpy() - torch.stack((output.start_s, output.end_s), 1).numpy()).max()
+        < 1e-3
+    )
+    if dtype == "fp32":
+        whole = model.probabilities(output.logits.mean(dim=0, keepdim=True))[0]
+        cells = "[...classes.tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent))"
+        rows = {row[0]: float(row[1]) for row in page.execute_script(f"return {cells}")}
+        assert rows == pytest.approx(dict(zip(labels, whole.tolist())), abs=6e-4)
+        answers = model.predict_labels(output.logits.mean(dim=0, keepdim=True))[0]
+        for name in [answers] if kind == "single" else answers:
+            assert name in text(page, "answer")
+    assert page.title == "What is in this recording?"  # no label has run as code
+    assert page.execute_script("return crossOriginIsolated && !document.querySelector('main img')")
+
+
+def joined(windows: pandas.DataFrame) -> list[tuple[float, float]]:
+    """Joins windows that touch or overlap."""
+    events = []
+    for start, end in zip(windows["start_s"], windows["end_s"]):
+        if events and start <= events[-1][1]:
+            start = events.pop()[0]
+        events.append((start, end))
+    return events
+
+
+def test_events_are_the_windows_above_the_threshold(page, several, tmp_path):
+    model = several[1]
+    generator = np.random.default_rng(2)
+    clip = np.concatenate([generator.standard_normal(RATE * 2) * level for level in (0.3, 1e-4, 0.3)]).astype(
+        np.float32
+    )
+    soundfile.write(tmp_path / "clip.wav", clip, RATE, subtype="FLOAT")
+    choose(page, "model", "models/2")
+    choose(page, "dtype", "fp32")
+    choose(page, "window", "0.5")
+    assert not classify(page, tmp_path / "clip.wav")
+    windows = table(page, "windows")
+    assert len(windows) == 23 and windows["end_s"].iloc[0] == 0.5
+    middle = float((windows["low"].min() + windows["low"].max()) / 2)
+    for value, thresholds in (("", model.config.decision_thresholds), (str(middle), [middle] * 3)):
+        choose(page, "threshold", value)
+        found = table(page, "csv")
+        expected = [
+            (label, *event)
+            for label, threshold in zip(("high", "low", "mid"), thresholds)
+            for event in joined(windows[windows[label] > threshold])
+        ]
+        assert sorted(found[["label", "start_s", "end_s"]].itertuples(index=False, name=None)) == sorted(expected)
+    assert 0 < sum(label == "low" for label, *_ in expected) < len(windows)
+    audacity = Path(page.downloads) / "events.txt"
+    page.execute_script("audacity.click()")
+    wait(audacity.exists)
+    rows = [line.split("\t") for line in audacity.read_text().splitlines()]
+    assert [float(row[0]) for row in rows] == pytest.approx(found["start_s"].tolist(), abs=1e-3)
+    assert [row[2] for row in rows] == found["label"].tolist()
+
+
+def test_the_microphone_is_read_in_windows(page):
+    choose(page, "window", "0.5")
+    page.find_element("id", "microphone").click()
+    wait(lambda: page.execute_script("return !results.hidden && classes.tBodies[0].rows.length"))
+    time.sleep(2)
+    page.find_element("id", "stop").click()
+    wait(lambda: is_done(page))
+    found = table(page, "windows")
+    assert len(found) > 4 and not text(page, "error")
+    assert found["start_s"].diff().iloc[1:-1].to_numpy() == pytest.approx(0.25, abs=1e-3)
+    assert found["end_s"].iloc[-1] - found["start_s"].iloc[-1] == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"no audio", "cannot decode the file"), (b"", "cannot decode the file")],
+)
+def test_what_cannot_be_read_is_told(page, tmp_path, content, message):
+    (tmp_path / "broken.wav").write_bytes(content)
+    assert message in classify(page, tmp_path / "broken.wav")
+    good = ROOT / "data" / "instruments" / "audio" / "tabla_tun2.flac"
+    assert not classify(page, good) and text(page, "answer")
