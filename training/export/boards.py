@@ -47,7 +47,7 @@ class WindowGraph(WaveformGraph):
         lengths = lengths.clamp(max=self.num_samples)
         frame_lengths = self.spectrogram.num_frames(lengths)
         values = self.spectrogram(waveform, lengths, self.num_frames, self.whole_frames.beyond)
-        return self.read(values, torch.arange(self.num_frames) < frame_lengths.unsqueeze(1))
+        return self.read(values, frame_lengths)
 
     def inputs_of(self, clip: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns `waveform` and `lengths` of a clip (samples,)."""

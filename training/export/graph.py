@@ -96,19 +96,23 @@ class FeatureGraph(nn.Module):
         values = align_frames(input_values, attention_mask, self.model.config.padding_value)
         values = nn.functional.pad(values, (0, 0, 0, beyond))
         torch._check(num_frames <= values.shape[1])
-        return self.read(values.narrow(1, 0, num_frames), lengths)
+        return self.read_own_frames(values.narrow(1, 0, num_frames), lengths)
 
     def read(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Returns the outputs for spectrograms of `lengths` (batch,) frames."""
         outputs = self.model(values, frame_mask(lengths, values.shape[1]), return_dict=True)
-        if not self.is_classifier:
-            return outputs.pooler_output
+        return outputs.logits if self.is_classifier else outputs.pooler_output
+
+    def read_own_frames(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Returns the same; time frames only as far as the longest clip has some."""
+        found = self.read(values, lengths)
         if not gives_frames(self.model) or self.whole_frames.limit is not None:
-            return outputs.logits
+            return found
         # The spectrogram was rounded up, the model's time frames are rounded down.
         num_frames = self.model.base_model.num_label_frames(lengths).amax(0).item()
         torch._check(num_frames >= 1)
-        torch._check(num_frames <= outputs.logits.shape[1])
-        return outputs.logits.narrow(1, 0, num_frames)
+        torch._check(num_frames <= found.shape[1])
+        return found.narrow(1, 0, num_frames)
 
 
 class WaveformGraph(FeatureGraph):
@@ -124,7 +128,7 @@ class WaveformGraph(FeatureGraph):
         frame_lengths = self.check(self.spectrogram.num_frames(lengths))
         num_frames = self.whole_frames(frame_lengths)
         values = self.spectrogram(waveform, lengths, num_frames, self.whole_frames.beyond)  # (batch, num_frames, mel)
-        return self.read(values, frame_lengths)
+        return self.read_own_frames(values, frame_lengths)
 
 
 class Spectrogram(nn.Module):
