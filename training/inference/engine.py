@@ -290,8 +290,9 @@ class Progress:
 
     def skip(self, num_clips: int):
         """Counts what was computed earlier."""
-        self.bar.initial += num_clips
-        self.bar.update(num_clips)
+        if not self.bar.disable:
+            self.bar.initial += num_clips
+            self.bar.update(num_clips)
 
     def add(self, reads: list[_Read]):
         for stretch in (read.stretch for read in reads):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from ..errors import InputError
 from ..files import check_same, complete_file, write_json
@@ -155,7 +155,7 @@ class Shards:
         segments = json.dumps([vars(segment) for segment in part.segments])
         try:
             with complete_file(self._path(shard, number, count)) as unfinished:
-                save_file(arrays, unfinished, metadata={"segments": segments})
+                unfinished.write_bytes(save(arrays, metadata={"segments": segments}))  # OSError on a full disk
         except OSError:
             if self.folder.exists():
                 raise
