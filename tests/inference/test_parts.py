@@ -17,6 +17,7 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClass
 import embed_hf
 import predict_hf
 from modeling_dual_ssast.embedding_dual_ssast import window_starts
+from training.data import formats, recordings
 from training.data.audio import num_samples, read_audio, read_stretch
 from training.errors import InputError
 from training.inference import plan
@@ -60,6 +61,34 @@ def test_stretches_are_those_of_the_whole_clip(tmp_path, name, rate, channels, s
         # Sums of some hundred products, rounded in another order.
         np.testing.assert_allclose(part, whole[start:stop], rtol=0, atol=0 if rate == RATE else 16 * EPSILON)
     assert len(read_stretch(source, RATE, 0, len(whole) + 5 * RATE)) == len(whole)
+
+
+@pytest.mark.parametrize(("codec", "container"), [("aac", "ipod"), ("libopus", "matroska")])
+def test_files_of_pyav_are_decoded_once(tmp_path, monkeypatch, codec, container):
+    pytest.importorskip("av")
+    from audio_encodings import encoded_by_pyav
+
+    (tmp_path / "a.m4a").write_bytes(encoded_by_pyav(tone(9.3, 48000, channels=2), 48000, codec, container))
+    opened, original = [], recordings.Decoder
+    monkeypatch.setattr(recordings, "Decoder", lambda *words: opened.append(words) or original(*words))
+    monkeypatch.setattr(formats, "KEPT_S", 2)
+    for source in (str(tmp_path / "a.m4a"), {"path": "a", "bytes": (tmp_path / "a.m4a").read_bytes()}):
+        for rate in (48000, RATE):
+            whole = read_audio(source, rate)
+            follow = recordings.Following()
+            edges = [0, rate // 2, rate, 3 * rate, 3 * rate + 77, 8 * rate, len(whole)]
+            num_samples(source, rate)
+            opened.clear()
+            for start, stop in itertools.pairwise(edges):
+                start = max(start - rate // 3, 0)  # windows overlap
+                part = read_stretch(source, rate, start, stop, follow)
+                np.testing.assert_allclose(part, whole[start:stop], rtol=0, atol=16 * EPSILON)
+            # Of bytes nothing is known before each stretch.
+            assert sum(words[0] is follow.file for words in opened) == 1
+            np.testing.assert_allclose(
+                read_stretch(source, rate, 9, 99, follow), whole[9:99], rtol=0, atol=16 * EPSILON
+            )
+            follow.close()
 
 
 def test_bad_samples_are_refused_where_they_are(tmp_path):
@@ -166,10 +195,10 @@ def test_embeddings_do_not_depend_on_the_cuts(model_folder, clips, tmp_path, sho
 
 
 def test_a_clip_that_fails_in_its_middle_gives_nothing(model_folder, clips, tmp_path, short_parts, monkeypatch, capsys):
-    def read(source, rate, start, stop):
+    def read(source, rate, start, stop, *others):
         if "1.wav" in source["path"] and start > 5 * RATE:
             raise InputError(f"{source['path']}: damaged; repair it")
-        return read_stretch(source, rate, start, stop)
+        return read_stretch(source, rate, start, stop, *others)
 
     monkeypatch.setattr(plan, "read_stretch", read)
     output, windows = tmp_path / "scores.csv", tmp_path / "windows.csv"
@@ -189,8 +218,8 @@ def test_a_clip_that_fails_in_its_middle_gives_nothing(model_folder, clips, tmp_
 def test_a_file_that_holds_less_than_its_header_says_gives_what_it_holds(
     model_folder, clips, tmp_path, short_parts, monkeypatch
 ):
-    def read(source, rate, start, stop):
-        return read_stretch(source, rate, min(start, 4 * RATE), min(stop, 4 * RATE))
+    def read(source, rate, start, stop, *others):
+        return read_stretch(source, rate, min(start, 4 * RATE), min(stop, 4 * RATE), *others)
 
     monkeypatch.setattr(plan, "read_stretch", read)
     windows = tmp_path / "windows.csv"

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 import fsspec
@@ -71,10 +71,15 @@ def num_samples(source: AudioSource, sampling_rate: int) -> int:
         return max(int((stop - start) * sampling_rate / recording.rate + 0.5), 1)
 
 
-def read_stretch(source: AudioSource, sampling_rate: int, start: int, stop: int) -> np.ndarray:
+def read_stretch(
+    source: AudioSource, sampling_rate: int, start: int, stop: int, read: Callable = recordings.read
+) -> np.ndarray:
     """
     Reads samples `start` to `stop` of a clip, and decodes little more than these. They equal those of `read_audio` but
     for rounding in the resampler.
+
+    Args:
+        read: a `Following`, for stretches that follow each other
 
     Returns:
         float32 (samples,) at `sampling_rate` Hz: fewer, or none, where the file holds less than its header says
@@ -92,7 +97,7 @@ def read_stretch(source: AudioSource, sampling_rate: int, start: int, stop: int)
             # Whole seconds, at which samples of both rates meet; what the resampler looks at is much shorter than one.
             first_s, last_s = max(start // sampling_rate - 1, 0), -(-stop // sampling_rate) + 1
             first, last = begin + first_s * rate, min(begin + last_s * rate, end)
-        samples = recordings.read(file, recording, first, last)
+        samples = read(file, recording, first, last)
     remark = _shortfall(last - first, len(samples), rate)
     if remark:
         _warn(_file_name(source), f"{remark}, from second {first / rate:g} on")

@@ -1,11 +1,12 @@
 """Divides the clips of a shard into parts of a few minutes, each a range of windows that is computed in one go."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..data.audio import AudioSource, fetched, num_samples, read_audio, read_stretch
+from ..data.recordings import Following
 from ..data.unreadable import reason_of
 
 # Seconds of audio in a part: what a kill may cost a process, and what its memory holds at once.
@@ -23,6 +24,7 @@ class Clip:
     source: AudioSource
     length: int = 0
     error: str = ""
+    read: Following = field(default_factory=Following, compare=False)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class Stretch:
         if self.clip.length <= WHOLE_S * rate:
             return read_audio(self.clip.source, rate)[self.start : self.stop]
         edges = [*range(self.start, self.stop, STRETCH_S * rate), self.stop]
-        return np.concatenate([read_stretch(self.clip.source, rate, *pair) for pair in itertools.pairwise(edges)])
+        parts = [read_stretch(self.clip.source, rate, *pair, self.clip.read) for pair in itertools.pairwise(edges)]
+        if self.is_last:
+            self.clip.read.close()
+        return np.concatenate(parts)
 
 
 def examine(number: int, name: str, source: AudioSource, rate: int) -> Clip:
