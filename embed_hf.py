@@ -95,7 +95,7 @@ def run(arguments: EmbedArguments, processes: Processes):
     place(embedder.model, hardware)
     clips = processes.together(lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming)))
     shards = Shards(
-        output.with_name(f"{output.name}.shards"),
+        shards_of(output),
         clips.num_clips,
         arguments.shard_clips,
         {
@@ -119,6 +119,11 @@ def run(arguments: EmbedArguments, processes: Processes):
     processes.together(lambda: finish(embedder, shards, clips, output) if processes.is_main else None)
 
 
+def shards_of(output: Path) -> Path:
+    """Returns the folder of what is stored while a run goes on."""
+    return output.with_name(f"{output.name}.shards")
+
+
 def check_output(path: Path, overwrite: bool):
     """
     Checks the path to write to, before hours of encoding.
@@ -130,7 +135,8 @@ def check_output(path: Path, overwrite: bool):
         raise InputError(f"{path}: unknown kind of output; name a file that ends in {' or '.join(EXTENSIONS)}")
     for written in (path, unreadable_path(path)):
         check_writable(written)
-    if path.exists() and not overwrite:
+    # With shards beside it, the run that wrote it, or that is to replace it, has been killed.
+    if path.exists() and not overwrite and not shards_of(path).exists():
         raise InputError(f"{path}: exists already; add --overwrite or name another --output")
 
 

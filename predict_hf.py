@@ -158,9 +158,11 @@ def finish(
     num_clips, errors = shards.summary()
     has_windows = bool(arguments.window_s or arguments.hop_s) or any(s.windows > 1 for s in shards.segments())
     if len(errors) < num_clips:
+        marker = shards.folder / "kept"  # what is there later was written by this run, which has been killed
         for path in filter(None, (arguments.output, arguments.windows)):
-            if path.exists() and not arguments.overwrite:
+            if path.exists() and not marker.exists() and not arguments.overwrite:
                 print(f"the earlier {path} is kept as {keep(path)}", file=sys.stderr)
+        marker.touch()
         write_tables(
             network, shards.parts, set(errors), has_windows, clips.own(), shards.about, arguments.output,
             arguments.windows,

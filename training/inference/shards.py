@@ -5,6 +5,7 @@ written whole or not at all.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from ..errors import InputError
-from ..files import check_same, complete_file, write_json
+from ..files import UNFINISHED, check_same, complete_file, write_json
 
 DESCRIPTION = "shards.json"
 FORMAT = 2  # of the files: a run that another version began does not go on
@@ -100,7 +101,7 @@ class Shards:
             return
         path = self.folder / DESCRIPTION
         if overwrite:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.remove()
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, self.description)
@@ -197,8 +198,12 @@ class Shards:
         return {name: np.stack([mean([(w, a[name][0]) for w, a in found[n]]) for n in sorted(found)]) for name in names}
 
     def remove(self):
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes the folder, which leaves its place at once: half of it would be taken for another run."""
+        if self.folder is None or not self.folder.exists():
+            return
+        removed = self.folder.with_name(f".{self.folder.name}.{os.getpid()}{UNFINISHED}")
+        os.replace(self.folder, removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
     def _paths(self) -> Iterator[Path]:
         self.look()
