@@ -52,7 +52,7 @@ def ended(process):
 assert os.waitstatus_to_exitcode(os.waitpid(start(whole, 1)[0], 0)[1]) in (0, 1)
 rng, places = random.Random(0), []
 while len(places) < kills:
-    before, late = stored(), rng.random() < 0.2  # some kills are to meet the writing of the tables
+    before, late = stored(), rng.random() < 0.1  # some kills are to meet the writing of the tables
     processes, finished = start(killed, 2), False
     while not finished and (len(stored()) < num_shards if late else stored() <= before and len(before) < num_shards):
         finished = ended(processes[0])
@@ -99,7 +99,7 @@ def test_fifty_kills_change_nothing(tmp_path, program):
     process = run_program(*command, timeout=3000)
     assert process.returncode == 0, process.stderr[-3000:]
     places = json.loads(process.stdout.rsplit("places: ", 1)[1])
-    assert len(places) == KILLS and len(set(places)) > KILLS // 2, places
+    assert len(places) == KILLS and len(set(places)) > KILLS // 4, places
     assert "goes on: " in process.stderr
     whole, killed = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     killed = {name: content for name, content in killed.items() if ".unfinished" not in name}

@@ -35,7 +35,7 @@ class Hardware:
     is_compiled: bool = False
 
     def __str__(self) -> str:
-        return f"{self.dtype_name} on {self.device}{', compiled' if self.is_compiled else ''}"
+        return f"{self.dtype_name} on {self.device.type}{', compiled' if self.is_compiled else ''}"
 
     @property
     def dtype_name(self) -> str:
