@@ -1,7 +1,7 @@
 """
-Measures predict_hf.py from the files to the table: `python benchmarks/inference.py`. Beside it stand the bare calls of the
-network on features that are there already, the other stages, and a plain loop over Transformers' AST pipeline of the
-same size. Weights are random: the time does not depend on them.
+Measures predict_hf.py from the files to the table: `python benchmarks/inference.py`. Beside it stand the bare calls of
+the network on features that are there already, the other stages, and a plain loop over Transformers' AST pipeline of
+the same size. Weights are random: the time does not depend on them.
 """
 
 import argparse
@@ -129,9 +129,8 @@ def main():
                 torch.set_num_threads(threads)
                 torch.manual_seed(0)
                 model = folder / size
-                DualSSASTForAudioClassification(DualSSASTConfig(**SIZES[size], **GRID, num_labels=10)).save_pretrained(
-                    model
-                )
+                config = DualSSASTConfig(**SIZES[size], **GRID, num_labels=10)
+                DualSSASTForAudioClassification(config).save_pretrained(model)
                 DualSSASTFeatureExtractor(max_length=1024).save_pretrained(model)
                 loop = ast_loop(SIZES[size], files)
                 for dtype in DTYPES:

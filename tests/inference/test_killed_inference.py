@@ -94,7 +94,7 @@ def test_fifty_kills_change_nothing(tmp_path, program):
         folder.mkdir()
     output, *others = PROGRAMS[program]
     words = [model_folder, tmp_path / "clips", "--output", f"FOLDER/{output}", "--shard_clips", 1, *others]
-    plan = [KILLS, NUM_CLIPS + 4, *map(str, folders)]  # 700 s are three parts
+    plan = [KILLS, NUM_CLIPS + 10, *map(str, folders)]  # 700 s are six parts
     command = ("-c", HARNESS, program, json.dumps(plan), f"FOLDER/{output}.shards", *words)
     process = run_program(*command, timeout=3000)
     assert process.returncode == 0, process.stderr[-3000:]

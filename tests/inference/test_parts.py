@@ -37,7 +37,7 @@ def model_folder(tmp_path_factory):
 @pytest.fixture
 def short_parts(monkeypatch):
     """Cuts as if seconds were minutes."""
-    for name, value in (("PART_S", 2), ("WHOLE_S", 1), ("STRETCH_S", 1)):
+    for name, value in (("PART_S", 2), ("STRETCH_S", 1)):
         monkeypatch.setattr(plan, name, value)
 
 

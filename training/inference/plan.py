@@ -9,9 +9,9 @@ from ..data.audio import AudioSource, fetched, num_samples, read_audio, read_str
 from ..data.recordings import Following
 from ..data.unreadable import reason_of
 
-# Seconds of audio in a part: what a kill may cost a process, and what its memory holds at once.
-PART_S = 300
-WHOLE_S = 120  # a longer clip is decoded in stretches, so that memory does not depend on its rate and channels
+# Seconds of audio in a part: what a kill may cost a process, and what its memory holds at once. A longer clip is read
+# in stretches, so that memory does not depend on its rate and channels.
+PART_S = 120
 STRETCH_S = 60
 
 
@@ -56,7 +56,7 @@ class Stretch:
 
     def read(self, rate: int) -> np.ndarray:
         """Decodes the samples `start` to `stop`: float32 (samples,)."""
-        if self.clip.length <= WHOLE_S * rate:
+        if self.clip.length <= PART_S * rate:
             return read_audio(self.clip.source, rate)[self.start : self.stop]
         edges = [*range(self.start, self.stop, STRETCH_S * rate), self.stop]
         parts = [read_stretch(self.clip.source, rate, *pair, self.clip.read) for pair in itertools.pairwise(edges)]
