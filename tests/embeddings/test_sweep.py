@@ -183,7 +183,7 @@ def test_shards_continue_and_refuse_other_settings(tmp_path):
     again = Shards(tmp_path / "s", 10, 4, {"model": "a"})
     again.prepare()
     again.look()
-    assert again.missing() == [0, 2] and again.num_stored == 1
+    assert again.missing() == [0, 2] and again.num_stored == (1, 1)
     assert again.has(0, 1, 2) and not again.has(0, 0, 2) and not again.has(0, 1, 3)
     with pytest.raises(InputError, match="shard 0 is not complete"):
         again.means()

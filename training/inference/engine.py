@@ -103,7 +103,7 @@ class Engine:
         self._say_what_is_done()
         self.with_stored = with_stored
         groups = self.clips.groups(self.shards.shard_size, self._is_wanted)
-        planned = read_ahead(groups, self._plan, min(self.num_threads, 1))
+        planned = read_ahead(groups, self._plan, min(self.num_threads, 1), lambda group: 1, 1)
         reads = read_ahead(
             itertools.chain.from_iterable(planned), self._read, self.num_threads, self._samples, PART_S * rate
         )
@@ -133,10 +133,11 @@ class Engine:
         return sum(len(self.shards.clips(shard)) for shard in range(self.shards.num_shards) if self._is_wanted(shard))
 
     def _say_what_is_done(self):
-        found = self.shards.num_stored
-        if found and self.processes.is_main:
+        done, parts = self.shards.num_stored
+        if (done or parts) and self.processes.is_main:
             of = "" if self.shards.num_clips is None else f" of {self.shards.num_shards}"
-            print(f"goes on: {found}{of} shards are done", file=sys.stderr)
+            others = f", and {parts} parts of others" if parts else ""
+            print(f"goes on: {done}{of} shards are done{others}", file=sys.stderr)
 
     def _plan(self, group: tuple[int, list[tuple]]) -> list[_Read]:
         """Returns the stretches of a shard; one entry for each part that is stored."""

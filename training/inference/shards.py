@@ -124,9 +124,10 @@ class Shards:
         return len(self._found) if self.num_clips is None else -(-self.num_clips // self.shard_size)
 
     @property
-    def num_stored(self) -> int:
-        """Returns the number of complete shards at the last `look`."""
-        return sum(map(bool, map(self.num_parts, self._found)))
+    def num_stored(self) -> tuple[int, int]:
+        """Returns the number of complete shards at the last `look`, and the number of parts of the others."""
+        counts = [(bool(self.num_parts(shard)), len(parts)) for shard, parts in self._found.items()]
+        return sum(done for done, _ in counts), sum(parts for done, parts in counts if not done)
 
     def num_parts(self, shard: int) -> int:
         """Returns the number of parts of a shard that was complete at the last `look`; 0 for another."""
