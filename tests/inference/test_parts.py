@@ -265,7 +265,8 @@ def test_a_stopped_prediction_goes_on_to_the_same_tables(
     while statuses[-1] == 130:
         statuses.append(run("stopped"))
     last = capsys.readouterr()
-    assert "goes on: 1 of 3 shards are done, and 1 parts of others" in last.err
+    assert "goes on: 0 of 3 shards are done, and 2 parts of others" in last.err
+    assert "goes on: 1 of 3 shards are done" in last.err
     assert statuses.count(130) >= 2 and statuses[-1] == 1 and last.out.endswith(printed)
     done = [key for key in saved if key]
     assert len(done) == len(set(done)) == sum(1 for key in set(done))  # nothing is computed twice
