@@ -139,7 +139,7 @@ def main():
                     shares = [f"{value / sum(alone.values()):.0%}" for value in alone.values()]
                     reached = f"{alone['network'] / whole:.0%}"
                     numbers = [f"{seconds / value:.0f}" for value in (whole, alone["network"], loop)]
-                    rows.append([kind, size, dtype, threads, *numbers, reached, *shares])
+                    rows.append([kind, size, dtype, str(threads), *numbers, reached, *shares])
         for model in arguments.models:
             files = sorted((ROOT / "data").rglob("*.flac"))[: arguments.limit]
             tables = [folder / f"{dtype}.csv" for dtype in DTYPES]
