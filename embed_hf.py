@@ -1,51 +1,32 @@
 """Embeds audio: `python embed_hf.py MODEL FILES-FOLDERS-MANIFESTS-OR-DATA-SETS --output embeddings.parquet`."""
 
-import datetime
-import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
-
 from training.console import run_program
-from training.data.unreadable import UnreadableLog
-from training.embeddings.embed import (
-    EXTENSIONS,
-    LEVELS,
-    ClipSequence,
-    Embedder,
-    encode,
-    load,
-    open_inputs,
-    unreadable_path,
-    weights_fingerprint,
-    write,
-)
-from training.embeddings.shards import Shards
-from training.errors import InputError, one_line, printable
+from training.embeddings.embed import EXTENSIONS, LEVELS, ClipEmbedder, load, write
+from training.errors import InputError, printable
 from training.files import check_writable
-from training.recipe import Arguments, described, name_positionals, parse_words, show_help
+from training.inference.engine import Engine
+from training.inference.inputs import HELP, ClipSequence, open_inputs
+from training.inference.precision import HardwareArguments, choose_hardware, place
+from training.inference.processes import Processes, start_processes
+from training.inference.shards import Shards, weights_fingerprint
+from training.inference.tables import unreadable_path, write_unreadable
+from training.recipe import described, name_positionals, parse_words, show_help
 
 USAGE = "embed_hf.py MODEL INPUT ... --output OUT.parquet|OUT.npz [--key value ...]"
-LONGEST_WAIT = datetime.timedelta(days=7)  # for other processes, because their clips may be longer
 KEPT = "finished shards are kept in OUTPUT.shards; give the same command again to go on"
 PRINTED_FAILURES = 20
 
 
 @dataclass
-class EmbedArguments(Arguments):
+class EmbedArguments(HardwareArguments):
     """Defines the options of embed_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a model of this project; the first word.")
-    inputs: list[str] | None = described(
-        None,
-        'Audio files, folders, manifests, Hub data sets, or \'{"path": ..., "split": ..., "audio_column": ...}\'; the '
-        "words after MODEL.",
-    )
+    inputs: list[str] | None = described(None, HELP)
     output: Path | None = described(None, "OUT.parquet or OUT.npz.")
     level: str = described(
         "clip", "Rows of the output: one per clip, per time frame, or per clip with a column per layer.", choices=LEVELS
@@ -61,6 +42,9 @@ class EmbedArguments(Arguments):
     pooling_combination: str | None = described(None, "Combination, if not the model's: sum, mean or concat.")
     streaming: bool = described(False, "Stream the data sets instead of downloading them.")
     shard_clips: int = described(128, "Clips per shard; a stopped run may lose as many per process.", at_least=1)
+    share: str | None = described(
+        None, "I/N: compute only this share, on one of N machines that share a folder; then run once without."
+    )
     overwrite: bool = described(False, "Begin anew, and replace an earlier output.")
 
     def __post_init__(self):
@@ -81,71 +65,63 @@ def embed(argv: list[str]) -> int:
     """Embeds what the command line names, as one of several processes; returns the exit status."""
     words = name_positionals(argv, EmbedArguments, "model", "inputs")
     (arguments,) = parse_words((EmbedArguments,), words, USAGE, "command line")
-    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=LONGEST_WAIT)
+    processes = start_processes(arguments.share, arguments.device)
     try:
-        run(arguments, state)
+        run(arguments, processes)
     except InputError:
-        if state.is_main_process:
+        if processes.is_main:
             raise
         return 1  # the main process prints the message
-    finally:
-        state.destroy_process_group()  # a remaining thread can abort the process at its end
     return 0
 
 
-def run(arguments: EmbedArguments, state: PartialState):
-    """
-    Encodes the shards of this process; the main process joins all shards. They stay in OUTPUT.shards until then, so
-    that a stopped run continues.
-    """
+def run(arguments: EmbedArguments, processes: Processes):
+    """Does the work of one process."""
     output = arguments.output
-    together(state, lambda: check_output(output, arguments.overwrite))
-    embedder = together(
-        state,
+    processes.together(lambda: check_output(output, arguments.overwrite))
+    hardware = processes.together(lambda: choose_hardware(arguments, processes.device))
+    embedder = processes.together(
         lambda: load(
             arguments.model,
             arguments.level,
-            arguments.batch_size,
             arguments.window_s,
             readout=arguments.readout,
             fusion_layers=arguments.fusion_layers,
             pooling=arguments.pooling,
             pooling_combination=arguments.pooling_combination,
-        ),
+        )
     )
-    clips = together(state, lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming)))
-    folder = output.with_name(f"{output.name}.shards")
+    weights = weights_fingerprint(embedder.model)
+    place(embedder.model, hardware)
+    clips = processes.together(lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming)))
     shards = Shards(
-        folder,
+        shards_of(output),
         clips.num_clips,
         arguments.shard_clips,
         {
             "model": arguments.model,
-            "weights": weights_fingerprint(embedder.model),
-            "settings": embedder.overrides | {"window_s": arguments.window_s},
+            "weights": weights,
+            "settings": embedder.overrides | {"window_s": arguments.window_s, "dtype": hardware.dtype_name},
             "level": arguments.level,
             "clips": clips.fingerprint(),
         },
+        {"hardware": str(hardware)},
     )
-    together(state, lambda: shards.prepare(arguments.overwrite) if state.is_main_process else None)
-    log = UnreadableLog(folder / "unreadable.jsonl")
-    embedder.model.to(state.device)
-    process = (state.process_index, state.num_processes)
-    together(state, lambda: encode(embedder, clips, shards, log, arguments.num_workers, process))
-    together(state, lambda: finish(embedder, shards, log, output) if state.is_main_process else None)
+    processes.together(lambda: shards.prepare(arguments.overwrite) if processes.is_main else None)
+    if processes.is_main:
+        print(f"weights: {hardware}", file=sys.stderr)
+    engine = Engine(embedder, clips, shards, arguments.batch_size, arguments.num_workers, processes)
+    processes.together(engine.fill)
+    if processes.num_shares > 1:
+        if processes.is_main:
+            print(f"share {arguments.share} is done; run once without --share when all are", file=sys.stderr)
+        return
+    processes.together(lambda: finish(embedder, shards, clips, output) if processes.is_main else None)
 
 
-def together(state: PartialState, work: Callable):
-    """Does `work` in every process and waits for all; raises an `InputError` of one process in all of them."""
-    result = message = None
-    try:
-        result = work()
-    except InputError as error:
-        message = one_line(error)
-    messages = gather_object([message]) if state.num_processes > 1 else [message]
-    if any(messages):
-        raise InputError(next(filter(None, messages)))
-    return result
+def shards_of(output: Path) -> Path:
+    """Returns the folder of what is stored while a run goes on."""
+    return output.with_name(f"{output.name}.shards")
 
 
 def check_output(path: Path, overwrite: bool):
@@ -157,26 +133,36 @@ def check_output(path: Path, overwrite: bool):
     """
     if path.suffix not in EXTENSIONS:
         raise InputError(f"{path}: unknown kind of output; name a file that ends in {' or '.join(EXTENSIONS)}")
-    for place in (path, unreadable_path(path)):
-        check_writable(place)
-    if path.exists() and not overwrite:
+    for written in (path, unreadable_path(path)):
+        check_writable(written)
+    # With shards beside it, the run that wrote it, or that is to replace it, has been killed.
+    if path.exists() and not overwrite and not shards_of(path).exists():
         raise InputError(f"{path}: exists already; add --overwrite or name another --output")
 
 
-def finish(embedder: Embedder, shards: Shards, log: UnreadableLog, output: Path):
-    """Joins the shards, removes them, and prints a summary with the first unreadable clips."""
-    columns = embedder.columns()
-    num_readable, unreadable = write(shards, log, output, columns)
-    shutil.rmtree(shards.folder)
-    for name, reason in list(unreadable.items())[:PRINTED_FAILURES]:
+def finish(embedder: ClipEmbedder, shards: Shards, clips: ClipSequence, output: Path):
+    """
+    Joins the shards, removes them, and prints a summary with the first unreadable clips.
+
+    Raises:
+        InputError: no clip is readable.
+    """
+    num_clips, errors = shards.summary()
+    if len(errors) == num_clips:
+        shards.remove()  # the same command must not find the same errors when the clips are repaired
+        name, reason = next(iter(errors.values()))
+        raise InputError(f"none of {num_clips} clips is readable; {name}: {reason}; name other inputs")
+    write(embedder, shards.parts, set(errors), clips.own(), shards.about, output)
+    write_unreadable(output, list(errors.values()))
+    shards.remove()
+    for name, reason in list(errors.values())[:PRINTED_FAILURES]:
         print(printable(f"unreadable: {name}: {reason}"), file=sys.stderr)
-    if unreadable:
+    if errors:
         print(
-            f"{len(unreadable)} of {num_readable + len(unreadable)} clips are unreadable; "
-            f"{unreadable_path(output)} lists them",
-            file=sys.stderr,
+            f"{len(errors)} of {num_clips} clips are unreadable; {unreadable_path(output)} lists them", file=sys.stderr
         )
-    print(f"{num_readable} clips: {', '.join(f'{name} ({size})' for name, size in columns.items())}")
+    columns = ", ".join(f"{name} ({size})" for name, size in embedder.columns().items())
+    print(f"{num_clips - len(errors)} clips: {columns}")
     print(f"everything is in {output}")
 
 

@@ -269,15 +269,8 @@ class EmbeddingMixin:
         column_samples = self.time_grid.stride * hop_samples
         pieces = []
         for index, clip in enumerate(clips):
-            if len(clip) <= window:
-                pieces.append(Piece(index, 0, len(clip)))
-                continue
-            length, columns, hop_columns = self._window_columns(extractor, window, hop_samples)
-            unit = self.time_grid.unit
-            beyond = -(-max(len(clip) - length, 0) // (column_samples * unit)) * unit  # columns after the first window
-            for column in window_starts(columns + beyond, columns, hop_columns):
-                start = column * column_samples
-                pieces.append(Piece(index, start, min(start + length, len(clip)), column))
+            starts, length = self.frame_windows(extractor, len(clip), window)
+            pieces += [Piece(index, start, min(start + length, len(clip)), start // column_samples) for start in starts]
         parts = [[] for _ in clips]
         with evaluating(self):
             for batch, features in self._batches(clips, pieces, extractor, batch_size):
@@ -292,6 +285,19 @@ class EmbeddingMixin:
             samples = torch.arange(len(values), dtype=torch.float64, device="cpu") * column_samples + offset
             found.append(FrameEmbeddings(values, samples * (1000 / extractor.sampling_rate)))
         return found
+
+    def frame_windows(self, feature_extractor, num_samples: int, window: int) -> tuple[list[int], int]:
+        """
+        Returns the first sample of each window of a clip, and the samples per window: windows of whole time frames that
+        overlap by half and begin at time frames. A clip of up to `window` samples is one window.
+        """
+        if num_samples <= window:
+            return [0], window
+        hop_samples = feature_extractor.num_samples(2) - feature_extractor.num_samples(1)
+        length, columns, hop_columns = self._window_columns(feature_extractor, window, hop_samples)
+        column_samples, unit = self.time_grid.stride * hop_samples, self.time_grid.unit
+        beyond = -(-max(num_samples - length, 0) // (column_samples * unit)) * unit  # columns after the first window
+        return [column * column_samples for column in window_starts(columns + beyond, columns, hop_columns)], length
 
     def own_feature_extractor(self):
         """

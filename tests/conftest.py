@@ -19,6 +19,14 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 CHROMEDRIVER = shutil.which("chromedriver")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def float32():
+    """Lets `--dtype auto` choose float32 on every machine: expected numbers are computed in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.inference.precision.has_bfloat16", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """Chromium, without a window; a microphone that hums."""

@@ -99,28 +99,56 @@ def csv_row(cells: Iterable[str]) -> str:
 
 def write_csv(table, path: Path, index: bool = False):
     """
-    Writes a `pandas.DataFrame` as CSV in UTF-8, whole or not at all. Arrow writes ten million numbers in seconds, where
-    pandas takes minutes, and quotes carriage returns, at which readers end a row.
+    Writes a `pandas.DataFrame` as CSV in UTF-8, whole or not at all.
 
     Args:
         index: begin each row with the table's index
     """
+    columns = [(name, table.iloc[:, place]) for place, name in enumerate(table.columns)]
+    if index:
+        columns.insert(0, (table.index.name, table.index))
+    arrays = [
+        column.to_numpy() if column.dtype.kind in "iuf" else [None if cell is None else str(cell) for cell in column]
+        for _, column in columns
+    ]
+    with complete_file(path) as unfinished, open(unfinished, "wb") as file:
+        file.write(csv_header(name for name, _ in columns))
+        append_csv(file, arrays)
+
+
+def csv_header(names: Iterable[str]) -> bytes:
+    """Returns the first line of a CSV."""
+    return storable(csv_row(names) + "\n").encode()
+
+
+def append_csv(file, columns: list):
+    """
+    Writes rows of CSV to a binary file, without a header. Arrow writes ten million numbers in seconds, where pandas
+    takes minutes, and quotes carriage returns, at which readers end a row.
+
+    Args:
+        columns: arrays of numbers, lists of texts and `None`, or arrays of Arrow
+    """
     import pyarrow  # here: a program without a table does not need it
     import pyarrow.csv
 
-    names, columns = list(table.columns), [table.iloc[:, place] for place in range(table.shape[1])]
-    if index:
-        names, columns = [table.index.name, *names], [table.index, *columns]
-    arrays = [
-        pyarrow.array(column.to_numpy(), from_pandas=True)
-        if column.dtype.kind in "iuf"
-        else pyarrow.array([None if cell is None else storable(str(cell)) for cell in column], pyarrow.string())
-        for column in columns
-    ]
-    with complete_file(path) as unfinished, open(unfinished, "wb") as file:
-        file.write(storable(csv_row(names) + "\n").encode())
-        options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
-        pyarrow.csv.write_csv(pyarrow.table(arrays, names=list(map(str, range(len(arrays))))), file, options)
+    arrays = {str(place): arrow_array(column) for place, column in enumerate(columns)}
+    options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
+    pyarrow.csv.write_csv(pyarrow.table(arrays), file, options)
+
+
+def arrow_array(column):
+    """Returns a column for Arrow: numbers, of which NaN stands for none; rows of numbers; or texts in UTF-8."""
+    import pyarrow
+
+    if isinstance(column, (pyarrow.Array, pyarrow.ChunkedArray)):
+        return column
+    if not hasattr(column, "dtype"):
+        return pyarrow.array([None if cell is None else storable(cell) for cell in column], pyarrow.string())
+    if column.ndim == 2:
+        values = pyarrow.array(column.reshape(-1))
+        return pyarrow.FixedSizeListArray.from_arrays(values, column.shape[1])
+    return pyarrow.array(column, from_pandas=True)
 
 
 def check_same(source: str | Path, stored: Mapping, wanted: Mapping, remedy: str):

@@ -31,10 +31,12 @@ from training.console import print_table
 from training.data.audio import read_audio
 from training.data.labels import LabelSet
 from training.data.unreadable import UnreadableLog
-from training.embeddings.embed import RAGGED, Embedder, open_inputs, unreadable_path, write
-from training.embeddings.shards import Shards
+from training.embeddings.embed import ClipEmbedder, write
 from training.errors import UNPRINTABLE, InputError, printable
 from training.files import storable, write_csv, write_json
+from training.inference.inputs import open_inputs
+from training.inference.shards import Part, Segment, Shards
+from training.inference.tables import unreadable_path, write_unreadable
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 # A file name that is not UTF-8 cannot stand in a text file: its odd bytes are escaped there.
@@ -257,16 +259,20 @@ def test_a_prediction_names_every_file(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".npz"])
 def test_names_survive_embeddings(tmp_path, suffix):
-    model = SimpleNamespace(config=SimpleNamespace(fused_size=2))
-    embedder = Embedder(model, None, {}, "clip", 8, None)
-    is_readable = [index % 2 == 0 for index in range(len(AWFUL_NAMES))]
-    parts = [{"embedding": np.ones((sum(is_readable), 2), np.float32), "rows": np.ones(sum(is_readable), np.int64)}]
+    embedder = object.__new__(ClipEmbedder)
+    embedder.level, embedder.model = "clip", SimpleNamespace(config=SimpleNamespace(fused_size=2))
+    segments = [
+        Segment(index, name, *((0, 0, True, "no such file") if index % 2 else (1, 1)))
+        for index, name in enumerate(AWFUL_NAMES)
+    ]
+    part = Part(segments, {"embedding": np.ones((len(AWFUL_NAMES[::2]), 2), np.float32)})
     shards = Shards(tmp_path / "shards", len(AWFUL_NAMES), len(AWFUL_NAMES), {"model": "<caf\udce9>"})
     shards.prepare()
     shards.prepare()  # compares with what is stored
-    shards.save(range(len(AWFUL_NAMES)), embedder.shard(list(AWFUL_NAMES), is_readable, parts), RAGGED)
-    log, output = UnreadableLog(tmp_path / "log.jsonl"), tmp_path / f"x{suffix}"
-    write(shards, log, output, embedder.columns())
+    shards.save(0, 0, 1, part)
+    output, errors = tmp_path / f"x{suffix}", shards.summary()[1]
+    write(embedder, shards.parts, set(errors), None, {}, output)
+    write_unreadable(output, list(errors.values()))
     found = pandas.read_parquet(output)["file_name"] if suffix == ".parquet" else np.load(output)["file_name"]
     assert list(found) == list(STORED[::2])
     assert read_text_table(unreadable_path(output))["file_name"].tolist() == list(STORED[1::2])
@@ -277,7 +283,7 @@ def test_a_file_whose_name_is_not_utf8_is_embedded(tmp_path):
     for name in names[:2]:
         write_tone(tmp_path / "clip.wav", seconds=0.1).rename(name)
     (clips,) = open_inputs(names, streaming=False)
-    assert [clips.name_of(index, clips[index]) for index in range(3)] == list(map(storable, names))
+    assert clips.names() == [clips.name_of(index, clips[index]) for index in range(3)] == names
     assert [len(read_audio(clips[index], 16000)) for index in range(2)] == [1600, 1600]
     with pytest.raises(InputError, match="gone"):
         read_audio(clips[2], 16000)

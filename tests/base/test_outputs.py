@@ -245,7 +245,7 @@ def test_a_full_disk_costs_no_printed_scores(tmp_path, monkeypatch, capsys):
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device", "x.csv")
 
-    monkeypatch.setattr(predict_hf, "write_csv", fail)
+    monkeypatch.setattr(predict_hf, "write_tables", fail)
     assert predict_hf.main([str(folder), str(clip), "--output", str(tmp_path / "x.csv")]) == 1
     out, error = capsys.readouterr()
     assert out.startswith(f"{clip}\t") and "error: x.csv: No space left" in error

@@ -23,8 +23,10 @@ from modeling_dual_ssast import (
     DualSSASTForAudioFrameClassification,
     DualSSASTForPreTraining,
 )
+from training.inference import scores as scoring
 
-SCORES = ["probability_high", "probability_low", "probability_mid"]
+CLASSES = ("high", "low", "mid")
+SCORES = [f"probability_{name}" for name in CLASSES]
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +100,24 @@ def test_given_windows_are_used(model_folder, clips, tmp_path):
     ("words", "message"),
     [
         (["nobody/nothing", "a.wav"], "nobody/nothing: not a classifier that can be loaded"),
-        (["MODEL", "EMPTY"], "holds no audio files"),
-        (["MODEL", "EMPTY", "EMPTY"], "holds no audio files"),
+        (["MODEL", "EMPTY"], "holds no audio"),
+        (["MODEL", "EMPTY", "EMPTY"], "holds no audio"),
         (["MODEL", "CLIPS", "--output", "EMPTY/a/b.csv"], "empty/a does not exist; make it or name another file"),
         (["MODEL", "CLIPS", "--output", "EMPTY"], "empty: is a folder"),
+        (["MODEL", "CLIPS", "--output", "CLIPS/x.xls"], "name a file that ends in .csv, .parquet or .jsonl"),
+        (["MODEL", "CLIPS", "--device", "nowhere"], "device nowhere: cannot be used here"),
+        (["MODEL", "CLIPS", "--share", "1/2"], "share: needs --output"),
+        (["MODEL", "CLIPS", "--output", "EMPTY/x.csv", "--share", "3/2"], "share: must be I/N with I from 1 to N"),
         (["MODEL", "CLIPS", "--window_s", "9"], "window_s must be positive and at most"),
         (["MODEL", "CLIPS", "--top_k", "0"], "top_k: must be 1 or more, got 0"),
         (["MODEL", "CLIPS", "--topk", "2"], "unknown key topk; did you mean top_k?"),
-        (["MODEL"], "usage: predict_hf.py MODEL FILE-OR-FOLDER ..."),
+        (["MODEL"], "usage: predict_hf.py MODEL INPUT ..."),
     ],
 )
 def test_bad_calls_are_one_line(model_folder, clips, tmp_path, capsys, words, message):
     (tmp_path / "empty").mkdir()
     places = {"MODEL": str(model_folder), "EMPTY": str(tmp_path / "empty"), "CLIPS": str(clips)}
-    words = [word.replace("EMPTY", places["EMPTY"]) for word in words]
+    words = [word.replace("EMPTY", places["EMPTY"]).replace("CLIPS/", f"{clips}/") for word in words]
     assert_refused([places.get(word, word) for word in words], message, capsys)
 
 
@@ -179,7 +185,7 @@ def test_an_empty_folder_is_listed_and_stops_nothing(model_folder, clips, tmp_pa
     assert predict_hf.main([str(model_folder), str(tmp_path / "empty"), str(clips)]) == 1
     out, error = capsys.readouterr()
     assert len(out.splitlines()) == 4
-    assert f"error: {tmp_path / 'empty'}: holds no audio files" in error
+    assert f"error: {tmp_path / 'empty'}: holds no audio" in error
 
 
 def test_options_may_be_spelt_with_hyphens(model_folder, clips, capsys):
@@ -189,21 +195,6 @@ def test_options_may_be_spelt_with_hyphens(model_folder, clips, capsys):
         assert predict_hf.main([word.format(sign) for word in [*words, "--hop{0}s", "0.2"]]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] and outputs[0].splitlines()[0].count(",") == 1
-
-
-def test_long_files_are_decoded_one_at_a_time(model_folder, tmp_path, monkeypatch):
-    seconds = {"a": 3.0, "b": 0.1, "c": 0.3, "d": 2.0, "e": 0.2}  # the model's input ends at 0.655 s
-    for name, length in seconds.items():
-        write_tone(tmp_path / f"{name}.wav", seconds=length)
-    files = [str(tmp_path / f"{name}.wav") for name in seconds]
-    batches = predict_hf.group_by_length(files, 0.655, batch_size=2)
-    assert [[file[-5] for file in batch] for batch in batches] == [["b", "e"], ["c"], ["d"], ["a"]]
-    events = []
-    for name in ("read_audio", "classify", "classify_long"):
-        original = getattr(predict_hf, name)
-        monkeypatch.setattr(predict_hf, name, lambda *a, n=name, f=original: (events.append(n), f(*a))[1])
-    assert predict_hf.main([str(model_folder), *files, "--batch_size", "8"]) == 0
-    assert events == ["read_audio"] * 3 + ["classify"] + ["read_audio", "classify_long"] * 2
 
 
 def test_clips_are_as_long_as_the_shorter_of_model_and_extractor(clips, tmp_path, capsys):
@@ -250,8 +241,8 @@ def test_a_class_may_be_called_file(clips, tmp_path):
     folder = save_tiny_classifier(tmp_path / "model", labels=("file", "prediction", "mid"))
     output = tmp_path / "scores.csv"
     assert predict_hf.main([str(folder), str(clips), "--output", str(output)]) == 0
-    names = ["file", "prediction", "probability_file", "probability_prediction", "probability_mid"]
-    assert list(pandas.read_csv(output)) == names
+    scores = [f"{kind}_{name}" for kind in ("probability", "max", "share") for name in ("file", "prediction", "mid")]
+    assert list(pandas.read_csv(output)) == ["file", "prediction", *scores]
 
 
 def test_a_classifier_on_asits_encoder(clips, tmp_path, capsys):
@@ -271,10 +262,21 @@ def test_windows_are_told_with_their_times(model_folder, clips, tmp_path):
     rows = {file.rsplit("/", 1)[1]: own for file, own in table.groupby("file")}
     assert rows["1.wav"][["start_s", "end_s"]].values.tolist() == [[0.0, 0.1]]
     assert rows["2.wav"]["start_s"].tolist() == pytest.approx([0.3 * index for index in range(9)] + [2.6])
-    assert rows["2.wav"]["end_s"].iloc[-1] == 3.0 and set(table.columns) == {"start_s", "end_s", *scores.reset_index()}
+    assert rows["2.wav"]["end_s"].iloc[-1] == 3.0 and set(table.columns) == {
+        "file",
+        "start_s",
+        "end_s",
+        "prediction",
+        *SCORES,
+    }
+    assert set(scores.reset_index()) - set(table.columns) == {f"{k}_{n}" for k in ("max", "share") for n in CLASSES}
     for file, own in table.groupby("file"):
         mean = np.log(own[SCORES].to_numpy()).mean(axis=0)  # of log-softmax: the logits but for a constant
         np.testing.assert_allclose(np.exp(mean) / np.exp(mean).sum(), scores.loc[file, SCORES].tolist(), atol=1e-5)
+        for name in CLASSES:
+            assert scores.loc[file, f"max_{name}"] == own[f"probability_{name}"].max()
+            share = (own[f"probability_{name}"] > 0.5).mean()
+            assert scores.loc[file, f"share_{name}"] == pytest.approx(share, abs=1e-6)
 
 
 def test_a_prediction_imports_nothing_heavy(model_folder, clips, tmp_path):
@@ -283,7 +285,7 @@ def test_a_prediction_imports_nothing_heavy(model_folder, clips, tmp_path):
     assert "training" in imported and not imported & {*heavy, "pandas"}
     output = tmp_path / "scores.csv"
     imported = new_imports("predict_hf", model_folder, clips, "--output", output)
-    assert output.exists() and "pandas" in imported and not imported & heavy - {"pyarrow"}  # which pandas imports
+    assert output.exists() and "pyarrow" in imported and not imported & heavy - {"pyarrow"}
 
 
 def test_a_closed_pipe_costs_no_scores(model_folder, clips, tmp_path):
@@ -304,7 +306,7 @@ def test_ctrl_c_says_in_one_line_what_is_kept(model_folder, clips, tmp_path, mon
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict_hf, "classify", interrupt)
+    monkeypatch.setattr(scoring.Classifier, "run", interrupt)
     assert predict_hf.main([str(model_folder), str(clips), "--output", str(tmp_path / "scores.csv")]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; {predict_hf.KEPT}"
     assert not (tmp_path / "scores.csv").exists()

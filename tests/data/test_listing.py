@@ -12,14 +12,13 @@ import pytest
 import soundfile
 from audio_files import num_left_out, tone, write_class_folders, write_tone
 
-import predict_hf
 from training import check
 from training.data import listing as listing_module
 from training.data.audio import read_audio
 from training.data.listing import COMPANION_EXTENSIONS, find_audio_files, list_audio_files
 from training.data.unlabelled_sources import UnlabelledSource, open_source
-from training.embeddings.embed import open_inputs
 from training.errors import InputError
+from training.inference.inputs import open_inputs
 
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 WAV = io.BytesIO()
@@ -382,6 +381,5 @@ def test_one_odd_name_does_not_end_the_others(tmp_path, warnings):
     report = check.check(check.parse([str(tmp_path)]))
     assert report["splits"]["train"]["clips"] == 4
     assert [item["reason"] for item in report["findings"]["left_out"]["items"]] == [listing_module.NOT_UTF8]
-    files, empty = predict_hf.list_files([tmp_path])
-    assert len(files) == 4 and not empty
+    assert [len(clips) for clips in open_inputs([tmp_path])] == [4]
     assert warnings == [f"{tmp_path}: 1 .wav file in high is left out: its name is not UTF-8; rename it"]

@@ -14,7 +14,9 @@ import embed_hf
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTModel
 from training.embeddings import embed as embedding
 from training.embeddings.representations import compose, representations
-from training.embeddings.shards import Shards
+from training.inference import inputs
+from training.inference.shards import Shards
+from training.inference.tables import unreadable_path
 
 SECONDS = (0.5, 0.1, 1.5, 0.3, 0.4, 0.25, 0.2)  # 1.5 s are beyond the model's 0.655 s
 
@@ -107,20 +109,21 @@ def test_a_stopped_run_goes_on_to_the_same_file(model_folder, clips, tmp_path, m
     def save(self, *arguments):
         if len(saved) == 2:
             raise KeyboardInterrupt
-        saved.append(arguments[0].start)
+        saved.append(arguments[0])
         original(self, *arguments)
 
     monkeypatch.setattr(Shards, "save", save)
     capsys.readouterr()
     assert embed(model_folder, clips, stopped, "--level", level) == 130
     assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; {embed_hf.KEPT}"
-    assert not stopped.exists() and saved == [0, 2]
-    monkeypatch.setattr(Shards, "save", lambda self, *a: (saved.append(a[0].start), original(self, *a)))
+    assert not stopped.exists() and saved == [0, 1]
+    monkeypatch.setattr(Shards, "save", lambda self, *a: (saved.append(a[0]), original(self, *a)))
     capsys.readouterr()
     assert embed(model_folder, clips, stopped, "--level", level, "--window_s", "0.3") == 1
     assert "was made with settings.window_s None, now 0.3" in capsys.readouterr().err
     assert embed(model_folder, clips, stopped, "--level", level, "--num_workers", "0") == 0
-    assert saved == [0, 2, 4, 6] and stopped.read_bytes() == whole.read_bytes()
+    assert "goes on: 2 of 4 shards are done" in capsys.readouterr().err
+    assert saved == [0, 1, 2, 3] and stopped.read_bytes() == whole.read_bytes()
     assert embed(model_folder, clips, stopped, "--level", level, "--window_s", "0.3", "--overwrite") == 0
 
 
@@ -183,24 +186,8 @@ def test_sources_stand_one_after_the_other_and_streams_give_the_same(model_folde
 
 def test_a_folder_may_be_called_like_a_recording(tmp_path):
     write_tone(tmp_path / "a.wav" / "b.wav")
-    (source,) = embedding.open_inputs([str(tmp_path / "a.wav")], streaming=False)
+    (source,) = inputs.open_inputs([str(tmp_path / "a.wav")], streaming=False)
     assert source.names() == [str(tmp_path / "a.wav" / "b.wav")]
-
-
-def test_long_clips_do_not_wait_together(model_folder, clips, tmp_path, monkeypatch):
-    chunks = []
-    original = embedding.Embedder.embed
-
-    def watch(self, waveforms):
-        chunks.append([len(clip) / 16000 for clip in waveforms])
-        return original(self, waveforms)
-
-    monkeypatch.setattr(embedding, "MAX_CHUNK_S", 0.7)
-    monkeypatch.setattr(embedding.Embedder, "embed", watch)
-    assert embed(model_folder, clips, tmp_path / "out.npz", "--shard_clips", "4") == 0
-    assert chunks == [[0.5, 0.1], [1.5], [0.3], [0.4, 0.25], [0.2]]
-    expected = AutoModel.from_pretrained(model_folder).embed(waveforms(clips), 16000)
-    np.testing.assert_allclose(np.load(tmp_path / "out.npz")["embedding"], expected.numpy(), atol=1e-5)
 
 
 def old_output(folder):
@@ -284,7 +271,7 @@ def test_two_processes_write_what_one_does(model_folder, clips, tmp_path):
         assert process.returncode == 0, process.stderr[-3000:]
     (clips / "7.wav").unlink()
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
-    listings = [embedding.unreadable_path(output).read_bytes() for output in outputs]
+    listings = [unreadable_path(output).read_bytes() for output in outputs]
     assert listings[0] == listings[1] and b"7.wav" in listings[0]
     refused = run_program(*launch, "--multi_gpu", "--num_processes", "2", *words)
     assert "exists already" in refused.stderr and refused.stderr.count("error: ") == 1

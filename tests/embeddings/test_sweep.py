@@ -32,8 +32,8 @@ from training.embeddings.representations import (
     representations,
     subsets,
 )
-from training.embeddings.shards import Shards
 from training.errors import InputError
+from training.inference.shards import Part, Segment, Shards
 
 SIZES = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, max_length=64)
 
@@ -171,20 +171,29 @@ def accuracy(targets, predictions):
 def test_shards_continue_and_refuse_other_settings(tmp_path):
     shards = Shards(tmp_path / "s", 10, 4, {"model": "a"})
     shards.prepare()
-    assert [list(clips) for clips in shards.missing()] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert [list(clips) for clips in shards.missing(1, 2)] == [[4, 5, 6, 7]]
-    values = np.arange(10)[:, None]
-    shards.save(range(4, 8), {"x": values[4:8]})
+    assert [list(shards.clips(shard)) for shard in shards.missing()] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    values = np.arange(10.0)[:, None]
+
+    def part(shard: int, first: int = 0, last: int = 4) -> Part:
+        clips = shards.clips(shard)[first:last]
+        return Part([Segment(clip, f"{clip}.wav", 1, 1) for clip in clips], {"x": values[clips.start : clips.stop]})
+
+    shards.save(1, 0, 1, part(1))
+    shards.save(0, 1, 2, part(0, 2))  # the second of two parts
     again = Shards(tmp_path / "s", 10, 4, {"model": "a"})
     again.prepare()
-    assert [clips.start for clips in again.missing()] == [0, 8]
-    for clips in again.missing():
-        again.save(clips, {"x": values[clips.start : clips.stop]})
-    np.testing.assert_array_equal(again.load()["x"], values)
+    again.look()
+    assert again.missing() == [0, 2] and again.num_stored == (1, 1)
+    assert again.has(0, 1, 2) and not again.has(0, 0, 2) and not again.has(0, 1, 3)
+    with pytest.raises(InputError, match="shard 0 is not complete"):
+        again.means()
+    again.save(2, 0, 1, part(2))
+    again.save(0, 0, 2, part(0, 0, 2))
+    np.testing.assert_array_equal(again.means()["x"], values)
     with pytest.raises(InputError, match="was made with model 'a', now 'b'; use another folder, or set overwrite"):
         Shards(tmp_path / "s", 10, 4, {"model": "b"}).prepare()
-    with pytest.raises(ValueError, match="expected arrays of 4 clips"):
-        shards.save(range(4), {"x": values})
+    with pytest.raises(ValueError, match="expected arrays of 4 rows"):
+        shards.save(0, 0, 1, Part(part(0).segments, {"x": values}))
     assert not list((tmp_path / "s").glob(".*"))
 
 
@@ -226,11 +235,11 @@ def test_a_stopped_sweep_goes_on(recipe, monkeypatch):
     saved = []
     original = Shards.save
 
-    def save(self, clips, arrays):
+    def save(self, shard, *arguments):
         if len(saved) == 2:
             raise KeyboardInterrupt
-        saved.append(clips.start)
-        original(self, clips, arrays)
+        saved.append(shard)
+        original(self, shard, *arguments)
 
     monkeypatch.setattr(Shards, "save", save)
     with pytest.raises(KeyboardInterrupt):
@@ -293,7 +302,7 @@ def test_long_clips_go_through_the_model_in_batches(encoder, tmp_path):
     fill_shards(shards, model, dataset, batch_size=2, represent=fused)
     assert max(sizes) <= 2 and sum(sizes) > 10
     expected = model.embed([dataset.waveform(index) for index in range(3)], 16000, extractor)
-    np.testing.assert_allclose(shards.load()["embedding"], expected, atol=1e-5)
+    np.testing.assert_allclose(shards.means()["embedding"], expected, atol=1e-5)
 
 
 def test_the_clips_of_the_later_test_are_not_looked_at(recipe, clips, tmp_path):

@@ -24,14 +24,23 @@ def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, threshol
     check_scores(scores, names=files)
     import pandas  # slow: a prediction without a table does not need it
 
-    prefix = "" if labels.is_regression else "probability_"
     # Objects: the texts of pandas 3 cannot hold names of files that are not UTF-8.
-    columns = pandas.Index([f"{prefix}{name}" for name in labels.names], dtype=object)
+    columns = pandas.Index(score_names(labels), dtype=object)
     table = pandas.DataFrame(scores, columns=columns)
     table.insert(0, "file", pandas.Series(files, dtype=object))
-    predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
-    table.insert(1, "prediction", pandas.Series(map(as_text, predictions), dtype=object))
+    table.insert(1, "prediction", pandas.Series(predictions(labels, scores, thresholds), dtype=object))
     return table
+
+
+def score_names(labels: LabelSet, prefix: str = "probability_") -> list[str]:
+    """Returns the names of the columns with the scores of the classes; of a regression, its own name."""
+    return [name if labels.is_regression else f"{prefix}{name}" for name in labels.names]
+
+
+def predictions(labels: LabelSet, scores: np.ndarray, thresholds: list[float] | None = None) -> list[str]:
+    """Returns the cell `prediction` of each row of scores (rows, labels); see `score_table`."""
+    found = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
+    return list(map(as_text, found))
 
 
 def as_text(label) -> str:

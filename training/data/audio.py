@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 import fsspec
@@ -62,6 +62,59 @@ def read_audio(source: AudioSource, sampling_rate: int) -> np.ndarray:
         _check_range(source, samples, "after resampling")
     # A single sample at a high rate can resample to nothing.
     return samples if len(samples) else np.zeros(1, dtype=np.float32)
+
+
+def num_samples(source: AudioSource, sampling_rate: int) -> int:
+    """Returns the number of samples that `read_audio` gives, mostly without decoding them; raises as it does."""
+    with _opened(source) as (_, recording):
+        start, stop = _segment(source, recording)
+        return max(int((stop - start) * sampling_rate / recording.rate + 0.5), 1)
+
+
+def read_stretch(
+    source: AudioSource, sampling_rate: int, start: int, stop: int, read: Callable = recordings.read
+) -> np.ndarray:
+    """
+    Reads samples `start` to `stop` of a clip, and decodes little more than these. They equal those of `read_audio` but
+    for rounding in the resampler.
+
+    Args:
+        read: a `Following`, for stretches that follow each other
+
+    Returns:
+        float32 (samples,) at `sampling_rate` Hz: fewer, or none, where the file holds less than its header says
+
+    Raises:
+        InputError: as `read_audio`
+    """
+    with _opened(source) as (file, recording):
+        begin, end = _segment(source, recording)
+        rate = recording.rate
+        first_s, last_s = 0, 0
+        if rate == sampling_rate:
+            first, last = begin + start, min(begin + stop, end)
+        else:
+            # Whole seconds, at which samples of both rates meet; what the resampler looks at is much shorter than one.
+            first_s, last_s = max(start // sampling_rate - 1, 0), -(-stop // sampling_rate) + 1
+            first, last = begin + first_s * rate, min(begin + last_s * rate, end)
+        samples = read(file, recording, first, last)
+    remark = _shortfall(last - first, len(samples), rate)
+    if remark:
+        _warn(_file_name(source), f"{remark}, from second {first / rate:g} on")
+    samples = mix_down(source, samples)
+    if rate != sampling_rate and len(samples):
+        samples = soxr.resample(samples, rate, sampling_rate)
+        _check_range(source, samples, "after resampling")
+        samples = samples[start - first_s * sampling_rate :]
+    return samples[: stop - start]
+
+
+def fetched(source: AudioSource) -> AudioSource:
+    """Returns a clip that has an address with its content, so that reading it in stretches fetches it once."""
+    if isinstance(source, str) or source.get("bytes") is not None or "://" not in (source.get("path") or ""):
+        return source
+    with _opened(source) as (file, _):
+        return {**source, "bytes": file.getvalue()}
 
 
 def decode_audio(source: AudioSource) -> tuple[np.ndarray, int]:

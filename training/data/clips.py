@@ -26,12 +26,14 @@ class LocalClips:
         name: name of the source, for messages
         data: a `datasets.Dataset` with a column of audio, in any form that `stored_audio` reads
         audio_column: name of that column
+        own: the columns of a manifest as they stand there, a `pyarrow.Table`
     """
 
-    def __init__(self, name: str, data: datasets.Dataset, audio_column: str = "audio"):
+    def __init__(self, name: str, data: datasets.Dataset, audio_column: str = "audio", own=None):
         if not len(data):
             raise InputError(f"{name}: holds no clips; add some or leave it out")
         self.name = name
+        self.own = own
         # One type, so that several sources can be joined.
         self.data = stored_audio(name, data, audio_column).cast_column("audio", datasets.Audio(decode=False))
 
@@ -61,7 +63,7 @@ class LocalClips:
     def _with(self, name: str, data: datasets.Dataset) -> "LocalClips":
         """Returns other clips of the same type, without reading them."""
         clips = copy.copy(self)
-        clips.name, clips.data = name, data
+        clips.name, clips.data, clips.own = name, data, None
         return clips
 
     def reader(self, key: tuple[int, ...]) -> Reader:

@@ -1,5 +1,6 @@
 """Decodes m4a, aac, webm, amr, wma and other formats of phones and browsers with PyAV: the extra `[formats]`."""
 
+import collections
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -31,6 +32,7 @@ MAGIC = (
     (0, b"FORM", "aiff", "AIFF file"),
 )
 NATIVE = ("wav", "ogg", "caf", "aiff")  # of libsndfile; PyAV reads more codecs in them
+KEPT_S = 40  # seconds before a stretch that stay decoded: the next one begins in the overlap of their windows
 
 
 def find_format(head: bytes) -> tuple[str, str] | None:
@@ -59,6 +61,8 @@ class Decoder:
             ) from None
         file.seek(0)
         self.av, self.name = av, name
+        # Of `read`: what is decoded next, what is kept, and which samples that is.
+        self.waiting, self.kept, self.first, self.end = None, collections.deque(), 0, 0
         try:
             self.container = av.open(file, mode="r", format=name, metadata_errors="ignore")
         except (av.FFmpegError, OSError) as error:
@@ -120,12 +124,19 @@ class Decoder:
         return rate, block.shape[1], total
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Returns samples `start` to `stop`: float32 (samples, channels)"""
-        parts, place = [], 0
-        for block, _ in self.blocks():
-            if place + len(block) > start:
-                parts.append(block[max(start - place, 0) : stop - place])
-            place += len(block)
-            if place >= stop:
+        """
+        Returns samples `start` to `stop`: float32 (samples, channels). Later calls go on from there; they may begin a
+        little earlier, but not before `first`.
+        """
+        self.waiting = self.waiting or self.blocks()
+        while self.end < stop:
+            block, rate = next(self.waiting, (None, 0))
+            if block is None:
                 break
-        return np.concatenate(parts)
+            self.kept.append(block)
+            self.end += len(block)
+            while self.first + len(self.kept[0]) <= start - KEPT_S * rate:
+                self.first += len(self.kept.popleft())
+        if not self.kept:
+            return np.zeros((0, 1), dtype=np.float32)
+        return np.concatenate(self.kept)[start - self.first : stop - self.first]

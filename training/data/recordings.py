@@ -5,6 +5,7 @@ import functools
 import io
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -253,9 +254,14 @@ def _parts(reader: Reader, links: tuple[Link, ...]) -> list[Part]:
 
 @contextlib.contextmanager
 def _pyav(file: BinaryIO, pyav: tuple[str, str]) -> Iterator[Decoder]:
+    with _named_faults(pyav), contextlib.closing(Decoder(file, *pyav)) as decoder:
+        yield decoder
+
+
+@contextlib.contextmanager
+def _named_faults(pyav: tuple[str, str]) -> Iterator[None]:
     try:
-        with contextlib.closing(Decoder(file, *pyav)) as decoder:
-            yield decoder
+        yield
     except (InputError, ValueError):
         raise
     except Exception as error:  # of many kinds, for damaged files
@@ -305,6 +311,30 @@ def read(file: BinaryIO, recording: Recording, start: int, stop: int) -> np.ndar
             samples = np.repeat(samples.mean(axis=1, keepdims=True), recording.channels, axis=1)
         found.append(samples)
     return found[0] if len(found) == 1 else np.concatenate(found or [np.zeros((0, 1), dtype=np.float32)])
+
+
+class Following:
+    """Reads as `read` does, one stretch of a file after the other; PyAV decodes the file once, and not each time."""
+
+    def __init__(self):
+        self.lock, self.decoder, self.file = threading.Lock(), None, None
+
+    def __call__(self, file: BinaryIO, recording: Recording, start: int, stop: int) -> np.ndarray:
+        if recording.parts:
+            return read(file, recording, start, stop)
+        with self.lock, _named_faults(recording.pyav):
+            if self.decoder is None or start < self.decoder.first:
+                self.close()
+                is_buffer = isinstance(file, io.BytesIO)
+                # The caller closes the file after each stretch.
+                self.file = io.BytesIO(file.getbuffer()) if is_buffer else os.fdopen(os.dup(file.fileno()), "rb")
+                self.decoder = Decoder(self.file, *recording.pyav)
+            return self.decoder.read(start, stop)
+
+    def close(self):
+        for opened in filter(None, (self.decoder, self.file)):
+            opened.close()
+        self.decoder = self.file = None
 
 
 def _read_part(reader: Reader, part: Part, start: int, stop: int) -> np.ndarray:

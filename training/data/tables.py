@@ -15,6 +15,7 @@ import pyarrow.parquet
 from transformers.utils import logging
 
 from ..errors import InputError, one_line
+from ..files import storable
 from .audio import as_stored
 from .columns import (
     AUDIO_COLUMNS,
@@ -99,6 +100,11 @@ def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datase
     Raises:
         InputError: an unknown extension, an unreadable or empty table, no audio column, or rows without audio.
     """
+    return load_table_as_it_stands(path, audio_column)[0]
+
+
+def load_table_as_it_stands(path: Path, audio_column: str | None = None) -> tuple[datasets.Dataset, pyarrow.Table]:
+    """Loads a table as `load_unlabelled_table` does, and also its columns as they stand there, without stored audio."""
     table = _read_table(path, Columns(audio_column))
     if {RAVEN_BEGIN, RAVEN_END} <= set(table):
         raise InputError(f"{path}: lists parts of recordings; name the recordings, or their folder")
@@ -106,7 +112,18 @@ def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datase
     audio = _read_audio(table, audio_column)
     if None in audio:
         raise InputError(f"{path}: {table.row_of(audio.index(None))} has no {audio_column}; fill it in or remove it")
-    return datasets.Dataset.from_dict({"audio": audio})
+    own = {name: column for name in dict.fromkeys(table) if (column := _as_it_stands(table[name])) is not None}
+    return datasets.Dataset.from_dict({"audio": audio}), pyarrow.table(own)
+
+
+def _as_it_stands(values: list) -> pyarrow.Array | None:
+    """Returns a column for Arrow, as texts where it holds several kinds; `None` for stored audio."""
+    if any(isinstance(value, (bytes, dict)) for value in values):
+        return None
+    try:
+        return pyarrow.array(values)
+    except (ValueError, TypeError, OverflowError, pyarrow.ArrowException):  # texts that are not UTF-8, or several kinds
+        return pyarrow.array([None if value is None else storable(str(value)) for value in values], pyarrow.string())
 
 
 def _read_table(path: Path, columns: Columns) -> Table:

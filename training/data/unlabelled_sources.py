@@ -23,7 +23,7 @@ from .clips import LocalClips, StreamedClips, join
 from .columns import choose_audio_column
 from .listing import list_audio_files, warn
 from .sources import load_packed, load_stored
-from .tables import TABLE_READERS, load_unlabelled_table
+from .tables import TABLE_READERS, load_table_as_it_stands
 from .unreadable import UnreadableLog, reason_of
 
 
@@ -92,7 +92,8 @@ def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalCl
     path = Path(source.path)
     if path.is_file() or path.suffix.lower() in TABLE_READERS:
         _refuse(source, "a manifest", ("config", "revision", "split", "streaming"))
-        return LocalClips(source.path, load_unlabelled_table(path, source.audio_column))
+        data, own = load_table_as_it_stands(path, source.audio_column)
+        return LocalClips(source.path, data, own=own)
 
     def load():
         return load_stored(source.path, source.config, source.revision, split=source.split, streaming=source.streaming)

@@ -17,7 +17,7 @@ class FrozenEncoderArguments(Arguments):
         128, "Clips per file of stored representations: what a stopped run may lose.", at_least=1
     )
     per_device_eval_batch_size: int = described(16, "Clips per encoder pass.", at_least=1)
-    dataloader_num_workers: int = described(0, "Processes that decode; 0: the main process itself.", at_least=0)
+    dataloader_num_workers: int = described(0, "Threads that decode; 0: the main thread itself.", at_least=0)
     output_dir: str | None = described(None, "Folder to write to.", group="report")
     overwrite: bool = described(False, "Begin anew in an output folder that holds an earlier run.", group="report")
 

@@ -1,114 +1,146 @@
-"""
-Embeds any number of clips, for embed_hf.py: threads decode ahead, one process or several encode shard by shard, and the
-shards are joined into one Parquet or npz file.
-"""
+"""Embeds clips, for embed_hf.py: the networks of each level, and the Parquet or npz file of their vectors."""
 
-import collections
-import contextlib
-import csv
-import dataclasses
-import hashlib
-import itertools
 import json
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import datasets
 import numpy as np
-import pyarrow
-import pyarrow.parquet
-import torch
-from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_starts
 
-from ..base.finite import OVERFLOW
 from ..base.inference import check_checkpoint, check_folder, explained, load_encoder
-from ..data.clips import LocalClips, StreamedClips, join
-from ..data.listing import AUDIO_EXTENSIONS
-from ..data.tables import TABLE_READERS
-from ..data.unlabelled_sources import open_source, parse_sources
-from ..data.unreadable import UnreadableLog, try_to_read
 from ..errors import InputError
-from ..files import complete_file, fingerprint, storable
-from .shards import Shards
+from ..files import arrow_array, complete_file
+from ..inference.engine import Network
+from ..inference.plan import Stretch
+from ..inference.shards import Part, Segment, mean
+from ..inference.tables import Columns, open_table, with_own_columns
 
 LEVELS = ("clip", "frames", "layers")
 EXTENSIONS = (".parquet", ".npz")
-RAGGED = ("names", "embedding", "time_ms")  # text, and arrays with a row per readable clip or time frame
-MAX_CHUNK_S = 600.0  # decoded audio in memory at a time; a longer clip is decoded alone
 
 
-@dataclass
-class Embedder:
+class ClipEmbedder(Network):
     """
-    Embeds with an encoder and the settings of a run.
+    Gives the fused vector of a clip, the mean over its windows, as `model.embed`.
 
     Args:
         overrides: fields of the checkpoint's configuration that the options changed
         level: one of `LEVELS`
-        batch_size: clips or windows per forward pass
         window_s: seconds per window of long clips; `None`: the model's own
+
+    Raises:
+        ValueError: a window that the model does not accept.
     """
 
-    model: torch.nn.Module
-    extractor: object
-    overrides: dict
-    level: str
-    batch_size: int
-    window_s: float | None
+    def __init__(self, model, extractor, overrides: dict, level: str, window_s: float | None):
+        super().__init__(model, extractor)
+        self.overrides = overrides
+        self.level = level
+        self.window, self.hop = window_and_hop(model, extractor, window_s)
 
-    def embed(self, waveforms: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """
-        Embeds clips (samples,) at the extractor's rate.
+    def layout(self, num_samples: int) -> tuple[list[int], int]:
+        return window_starts(num_samples, self.window, self.hop), self.window
 
-        Returns:
-            `embedding` (rows, size); `rows` (clips,), number of rows of each clip; for time frames also `time_ms`
-            (rows,)
-
-        Raises:
-            InputError: a window that the model does not accept.
-        """
-        options = {"feature_extractor": self.extractor, "batch_size": self.batch_size, "window_s": self.window_s}
-        try:
-            if self.level != "frames":
-                embedding = self.model.embed(waveforms, self.extractor.sampling_rate, **options)
-                return {"embedding": embedding.numpy(), "rows": np.ones(len(waveforms), dtype=np.int64)}
-            found = self.model.embed_frames(waveforms, self.extractor.sampling_rate, **options)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        return {
-            "embedding": torch.cat([frames.values for frames in found]).numpy(),
-            "time_ms": torch.cat([frames.time_ms for frames in found]).numpy(),
-            "rows": np.asarray([len(frames.values) for frames in found]),
-        }
-
-    def shard(self, names: list[str], is_readable: list[bool], parts: list[dict]) -> dict[str, np.ndarray]:
-        """Joins results of `embed` into a shard: its arrays, with 0 `rows` for unreadable clips, and the `names`."""
-        size = sum(self.columns().values())
-        empty = {"embedding": np.zeros((0, size), dtype=np.float32), "rows": np.zeros(0, dtype=np.int64)}
-        if self.level == "frames":
-            empty["time_ms"] = np.zeros(0)
-        arrays = {name: np.concatenate([empty[name], *(part[name] for part in parts)]) for name in empty}
-        rows = np.zeros(len(names), dtype=np.int64)
-        rows[np.flatnonzero(is_readable)] = arrays["rows"]
-        return arrays | {"rows": rows, "names": np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)}
+    def run(self, features):
+        return {"embedding": self.model(**features, return_dict=True).pooler_output}, None
 
     def columns(self) -> dict[str, int]:
         """Returns the columns of vectors in the output, and the size of each."""
         config = self.model.config
         if self.level != "layers":
-            return {"embedding": self.model.frame_size if self.level == "frames" else config.fused_size}
+            return {"embedding": config.fused_size}
         layers, sizes = config.fused_layers, getattr(config, "fused_size_per_layer", None)
         sizes = map(config.layer_size, layers) if sizes is None else sizes
         return {f"layer_{layer}": size for layer, size in zip(layers, sizes)}
 
+    def clips(self, parts: Iterable[Part]) -> Iterator[list[tuple[Segment, dict[str, np.ndarray]]]]:
+        """Yields, part by part, what is complete of each clip: its segment, and its rows of the output."""
+        waiting = []
+        for part in parts:
+            found = []
+            for segment, arrays in part.split():
+                if segment.rows:
+                    waiting.append((segment.windows, arrays["embedding"]))
+                if segment.is_last:
+                    if waiting:
+                        found.append((segment, {"embedding": mean(waiting)}))
+                    waiting = []
+            yield found
 
-def load(name: str, level: str, batch_size: int, window_s: float | None, **settings) -> Embedder:
+
+class FrameEmbedder(ClipEmbedder):
+    """Gives a vector per time frame; overlapping windows are averaged, as by `model.embed_frames`."""
+
+    keeps_windows = True
+
+    def __init__(self, model, extractor, overrides: dict, level: str, window_s: float | None):
+        super().__init__(model, extractor, overrides, level, window_s)
+        self.hop_samples = extractor.num_samples(2) - extractor.num_samples(1)  # from spectrogram frame to frame
+        self.column_samples = model.time_grid.stride * self.hop_samples
+
+    def layout(self, num_samples: int) -> tuple[list[int], int]:
+        return self.model.frame_windows(self.extractor, num_samples, self.window)
+
+    def run(self, features):
+        counts = self.model.num_time_frames(features["attention_mask"].sum(dim=1)).tolist()
+        return {"embedding": self.model.time_frames(**features)}, counts
+
+    def places(self, stretch: Stretch, counts: list[int]) -> dict[str, np.ndarray]:
+        starts = (start // self.column_samples + np.arange(count) for start, count in zip(stretch.starts, counts))
+        return {"frame": np.concatenate(list(starts))}
+
+    def columns(self) -> dict[str, int]:
+        return {"embedding": self.model.frame_size}
+
+    def clips(self, parts: Iterable[Part]) -> Iterator[list[tuple[Segment, dict[str, np.ndarray]]]]:
+        offset = self.extractor.num_samples(self.model.time_grid.length) / 2  # to the middle of the first time frame
+        joined = _Overlaps()
+        for part in parts:
+            found = []
+            for segment, arrays in part.split():
+                frames = list(joined.add(arrays["frame"], arrays["embedding"])) if segment.rows else []
+                frames += joined.end() if segment.is_last else []
+                for first, values in frames:
+                    samples = (first + np.arange(len(values), dtype=np.float64)) * self.column_samples + offset
+                    time_ms = samples * (1000 / self.extractor.sampling_rate)
+                    found.append((segment, {"embedding": values, "time_ms": time_ms}))
+            yield found
+
+
+class _Overlaps:
+    """Averages time frames that several windows have, and gives them away as soon as no other window can have them."""
+
+    def __init__(self):
+        self.first, self.total, self.counts = 0, None, None
+
+    def add(self, frames: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Takes the rows of several windows; yields number of the first frame, and frames (frames, size)."""
+        ends = [*(np.flatnonzero(np.diff(frames) != 1) + 1), len(frames)]
+        for start, end in zip([0, *ends], ends):
+            yield from self._add_window(int(frames[start]), values[start:end])
+
+    def _add_window(self, start: int, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        if self.total is None:
+            self.first, self.total, self.counts = start, values[:0], np.zeros((0, 1), dtype=values.dtype)
+        done = start - self.first
+        if done > 0 and len(self.total):
+            yield self.first, self.total[:done] / self.counts[:done]
+            self.first, self.total, self.counts = start, self.total[done:], self.counts[done:]
+        missing = ((0, max(len(values) - len(self.total), 0)), (0, 0))
+        self.total, self.counts = np.pad(self.total, missing), np.pad(self.counts, missing)
+        self.total[: len(values)] += values
+        self.counts[: len(values)] += 1
+
+    def end(self) -> list[tuple[int, np.ndarray]]:
+        """Returns the remaining frames of a clip, and begins another one."""
+        rest = [] if self.total is None else [(self.first, self.total / self.counts)]
+        self.__init__()
+        return rest
+
+
+def load(name: str, level: str, window_s: float | None, **settings) -> ClipEmbedder:
     """
     Loads an encoder with the options of embed_hf.py.
 
@@ -125,8 +157,8 @@ def load(name: str, level: str, batch_size: int, window_s: float | None, **setti
         overrides = find_overrides(name, AutoConfig.from_pretrained(name), level, settings)
         model = load_encoder(name, **overrides)
         extractor = model.own_feature_extractor()
-        window_and_hop(model, extractor, window_s)  # raises ValueError before the first clip is read
-    return Embedder(model, extractor, overrides, level, batch_size, window_s)
+        kind = FrameEmbedder if level == "frames" else ClipEmbedder
+        return kind(model, extractor, overrides, level, window_s)
 
 
 def find_overrides(name: str, config, level: str, settings: dict) -> dict:
@@ -153,251 +185,59 @@ def find_overrides(name: str, config, level: str, settings: dict) -> dict:
     return found
 
 
-def open_inputs(inputs: list[str], streaming: bool) -> list[LocalClips | StreamedClips]:
-    """
-    Opens audio files, and any source of a pretraining: folders, manifests, Hub data sets, JSON objects.
-
-    Raises:
-        InputError: one of them cannot be opened, or contains no clips.
-    """
-    opened = []
-    for are_files, group in itertools.groupby(inputs, _is_audio_file):
-        if are_files:
-            files = list(group)
-            opened.append(LocalClips(files[0], datasets.Dataset.from_dict({"audio": list(map(_as_stored, files))})))
-            continue
-        for source in parse_sources("inputs", list(group)):
-            opened.append(open_source(dataclasses.replace(source, streaming=streaming or source.streaming)))
-    return opened
-
-
-def _is_audio_file(entry: str) -> bool:
-    """Returns whether an input is a recording: a file, but no table, or a missing file with a recording's name."""
-    extension = os.path.splitext(entry)[1].lower()
-    if extension in AUDIO_EXTENSIONS:
-        return not os.path.isdir(entry)
-    return extension not in TABLE_READERS and os.path.isfile(entry)
-
-
-def _as_stored(file: str) -> dict:
-    """Returns the clip of a file; its content too where its name is not UTF-8, which Arrow cannot store."""
-    content = None
-    if storable(file) != file:
-        with contextlib.suppress(OSError):  # a file that cannot be read is reported as every other
-            content = Path(file).read_bytes()
-    return {"path": storable(file), "bytes": content}
-
-
-class ClipSequence:
-    """
-    Iterates over the undecoded clips of several sources, one source after the other.
-
-    `num_clips` is `None` if a source is streamed: every process then reads all stored clips, and decodes its share.
-    """
-
-    def __init__(self, sources: list[LocalClips | StreamedClips]):
-        is_local = all(isinstance(source, LocalClips) for source in sources)
-        self.sources = [join(sources)] if is_local and len(sources) > 1 else sources
-        self.num_clips = len(self.sources[0]) if is_local else None
-
-    def fingerprint(self) -> str:
-        """Returns a short text that changes with the names of the clips; for streams, with the sources."""
-        parts = [source.names() if isinstance(source, LocalClips) else [source.name] for source in self.sources]
-        return fingerprint(list(itertools.chain(*parts)))
-
-    def missing(self, shards: Shards, process: tuple[int, int]) -> Iterator[tuple[int, str, dict]]:
-        """
-        Yields number, name and audio of the clips that are not encoded yet.
-
-        Args:
-            process: index and number of processes that share the work
-        """
-        if self.num_clips is not None:
-            (source,) = self.sources
-            for number in itertools.chain(*shards.missing(*process)):
-                audio = source[number]
-                yield number, source.name_of(number, audio), audio
-            return
-        clips = itertools.chain(*map(_named, self.sources))
-        for number, (name, audio) in enumerate(clips):
-            shard = number // shards.shard_size
-            if shard % process[1] == process[0] and shards.is_missing(shard):
-                yield number, name, audio
-
-
-def _named(source: LocalClips | StreamedClips) -> Iterator[tuple[str, dict]]:
-    clips = source.in_order() if isinstance(source, StreamedClips) else (source[index] for index in range(len(source)))
-    return ((source.name_of(index, audio), audio) for index, audio in enumerate(clips))
-
-
-def read_ahead(items: Iterator, read: Callable, num_threads: int) -> Iterator:
-    """Yields `read(item)` of every item, in order; threads read a few items ahead."""
-    if not num_threads:
-        yield from map(read, items)
-        return
-    with ThreadPoolExecutor(num_threads) as pool:
-        waiting = collections.deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(read, item))
-                if len(waiting) > 2 * num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def encode(
-    embedder: Embedder,
-    clips: ClipSequence,
-    shards: Shards,
-    log: UnreadableLog,
-    num_threads: int = 0,
-    process: tuple[int, int] = (0, 1),
+def write(
+    embedder: ClipEmbedder,
+    parts: Callable[[], Iterable[Part]],
+    failed: set[int],
+    own,
+    about: dict,
+    output: Path,
 ):
     """
-    Fills the missing shards. A shard depends neither on the others nor on the process that makes it.
+    Writes the vectors to `output`; memory holds a part, but all of an npz file.
 
     Args:
-        log: lists the unreadable clips
-        num_threads: threads that decode ahead
-        process: index and number of processes that share the work
+        parts: opens all parts
+        failed: clips without vectors
+        own: columns of the manifests, see `with_own_columns`
+        about: what made the vectors
     """
-    rate = embedder.extractor.sampling_rate
+    sizes = embedder.columns()
+    ends = np.cumsum(list(sizes.values()))[:-1]
 
-    def read(clip):
-        number, name, audio = clip
-        return number, name, try_to_read(audio, name, rate, log)[0]
+    def tables() -> Iterator[Columns]:
+        for found in embedder.clips(parts()):
+            clips = [(segment, arrays) for segment, arrays in found if segment.number not in failed]
+            if not clips:
+                continue
+            rows = [len(arrays["embedding"]) for _, arrays in clips]
+            names, numbers = (
+                np.asarray([getattr(segment, name) for segment, _ in clips], dtype=object).repeat(rows).tolist()
+                for name in ("name", "number")
+            )
+            arrays = {name: np.concatenate([one[name] for _, one in clips]) for name in clips[0][1]}
+            times = [("time_ms", arrays["time_ms"])] if "time_ms" in arrays else []
+            vectors = zip(sizes, map(np.ascontiguousarray, np.split(arrays["embedding"], ends, axis=1)))
+            yield with_own_columns("file_name", names, numbers, own, [*times, *vectors])
 
-    total = None if clips.num_clips is None else sum(map(len, shards.missing(*process)))
-    progress = tqdm(total=total, desc="embedding", unit="clip", disable=None if process[0] == 0 else True)
-    waveforms = read_ahead(clips.missing(shards, process), read, num_threads)
-    for number, group in itertools.groupby(waveforms, lambda clip: clip[0] // shards.shard_size):
-        names, rows, parts, chunk, waiting_s = [], [], [], [], 0.0
-        for _, name, waveform in group:
-            names.append(name)
-            rows.append(waveform is not None)
-            if waveform is not None:
-                if chunk and waiting_s + len(waveform) / rate > MAX_CHUNK_S:
-                    parts.append(embedder.embed(chunk))
-                    chunk, waiting_s = [], 0.0
-                chunk.append(waveform)
-                waiting_s += len(waveform) / rate
-            progress.update()
-        if chunk:
-            parts.append(embedder.embed(chunk))
-        parts, rows = without_overflow(parts, names, rows, log)
-        start = number * shards.shard_size
-        shards.save(range(start, start + len(names)), embedder.shard(names, rows, parts), RAGGED)
-    progress.close()
-
-
-def without_overflow(
-    parts: list[dict], names: list[str], is_readable: list[bool], log: UnreadableLog
-) -> tuple[list[dict], list[bool]]:
-    """
-    Leaves out clips with an embedding that is not finite, and logs them as unreadable.
-
-    Args:
-        parts: results of `Embedder.embed`, together of all readable clips
-        names, is_readable: of all clips of the shard
-    """
-    waiting, is_readable = iter(np.flatnonzero(is_readable)), list(is_readable)
-    kept = []
-    for part in parts:
-        values = np.split(part["embedding"], np.cumsum(part["rows"])[:-1])
-        keeps = np.asarray([bool(np.isfinite(rows).all()) for rows in values])
-        for keep, index in zip(keeps, waiting):
-            if not keep:
-                is_readable[index] = False
-                log.add(names[index], OVERFLOW)
-        kept.append(
-            {name: value[keeps if name == "rows" else keeps.repeat(part["rows"])] for name, value in part.items()}
-        )
-    return kept, is_readable
+    if output.suffix == ".parquet":
+        with open_table(output, about) as write_rows:
+            for table in tables():
+                write_rows(table)
+        return
+    with complete_file(output) as unfinished, open(unfinished, "wb") as file:
+        pieces = list(tables())
+        arrays = {
+            name: np.concatenate([_as_array(piece[place][1]) for piece in pieces])
+            for place, (name, _) in enumerate(pieces[0])
+        }
+        np.savez(file, **arrays, about=np.asarray(json.dumps(about)))
 
 
-def write(shards: Shards, log: UnreadableLog, output: Path, columns: dict[str, int]) -> tuple[int, dict[str, str]]:
-    """
-    Joins the shards into `output`, and lists the unreadable clips beside it, in OUTPUT.unreadable.csv.
-
-    Args:
-        columns: the columns of vectors, and the size of each
-
-    Returns:
-        the number of readable clips; unreadable clip -> reason
-
-    Raises:
-        InputError: no clip is readable.
-    """
-    num_readable, unreadable, reasons = 0, {}, log.entries()
-    for arrays in shards:
-        num_readable += int((arrays["rows"] > 0).sum())
-        unreadable |= {name: reasons.get(name, "") for name, rows in zip(_names(arrays), arrays["rows"]) if not rows}
-    if not num_readable:
-        first = next((f"; {name}: {reason}" for name, reason in unreadable.items()), "")
-        raise InputError(f"none of {len(unreadable)} clips is readable{first}; name other inputs")
-    listing = unreadable_path(output)
-    with complete_file(output) as unfinished:
-        (_write_parquet if output.suffix == ".parquet" else _write_npz)(unfinished, shards, columns)
-        listing.unlink(missing_ok=True)
-        if unreadable:
-            with complete_file(listing) as table, table.open("w", newline="", encoding="utf-8") as file:
-                rows = [("file_name", "reason"), *unreadable.items()]
-                csv.writer(file).writerows([storable(name), reason] for name, reason in rows)
-    return num_readable, unreadable
-
-
-def unreadable_path(output: Path) -> Path:
-    """Returns the path of the list of unreadable clips."""
-    return output.with_name(f"{output.name}.unreadable.csv")
-
-
-def _names(arrays: dict[str, np.ndarray]) -> list[str]:
-    return json.loads(arrays["names"].tobytes())
-
-
-def _tables(shards: Shards, columns: dict[str, int]) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the columns of the output shard by shard, one row per readable clip or time frame."""
-    ends = np.cumsum(list(columns.values()))[:-1]
-    for arrays in shards:
-        names = [storable(name) for name in _names(arrays)]
-        table = {"file_name": np.asarray(names, dtype=object).repeat(arrays["rows"])}
-        if "time_ms" in arrays:
-            table["time_ms"] = arrays["time_ms"]
-        yield table | dict(zip(columns, np.split(arrays["embedding"], ends, axis=1)))
-
-
-def _write_parquet(path: Path, shards: Shards, columns: dict[str, int]):
-    """Writes a row group per shard, so that memory holds one shard."""
-    writer = None
-    for table in _tables(shards, columns):
-        if not len(table["file_name"]):
-            continue
-        for name, size in columns.items():
-            values = pyarrow.array(np.ascontiguousarray(table[name]).reshape(-1))
-            table[name] = pyarrow.FixedSizeListArray.from_arrays(values, size)
-        table["file_name"] = pyarrow.array(table["file_name"], pyarrow.string())
-        table = pyarrow.table(table)
-        writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-    writer.close()
-
-
-def _write_npz(path: Path, shards: Shards, columns: dict[str, int]):
-    tables = list(_tables(shards, columns))
-    arrays = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    arrays["file_name"] = arrays["file_name"].astype(str)  # objects would need pickle to be read
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)
-
-
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Returns a short text that changes with the weights: a run must not continue after the model was replaced."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+def _as_array(values) -> np.ndarray:
+    """Returns a column as an array that can be read without pickle: texts instead of objects."""
+    if isinstance(values, np.ndarray):
+        return values
+    values = arrow_array(values).to_pylist()
+    array = np.asarray(values)
+    return array if array.dtype.kind in "biufU" else np.asarray(["" if cell is None else str(cell) for cell in values])

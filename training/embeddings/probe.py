@@ -34,11 +34,11 @@ from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
 from ..files import check_writable, fingerprint, write_csv
+from ..inference.shards import Shards
 from . import evar
 from .arguments import ProbeArguments
 from .representations import fill_shards, fused, load_for_recipe
 from .ridge import metric_of
-from .shards import Shards
 
 SPLITS = ("train", "validation", "test")
 
@@ -189,7 +189,7 @@ def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArgumen
     shards.prepare(arguments.overwrite)
     batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
     fill_shards(shards, model, dataset, batch_size, workers, represent=fused)
-    embeddings = shards.load()["embedding"]
+    embeddings = shards.means()["embedding"]
     check_scores(embeddings, "the embeddings", dataset.names())
     return embeddings
 

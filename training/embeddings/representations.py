@@ -5,20 +5,25 @@ From these arrays a sweep composes the fused vectors of all configurations; see 
 """
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from modeling_dual_ssast.configuration_composed import ComposedConfig
+from modeling_dual_ssast.embedding_dual_ssast import window_starts
 from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, frame_mask, time_frames, to_feature_map
 
 from ..base.arguments import EncoderArguments
 from ..base.inference import explained, load_encoder
 from ..base.loading import config_changes, load_config
-from ..data.dataset import ClipDataset, Collator, mean_over_windows
+from ..data.audio import AudioSource
+from ..data.columns import audio_of
+from ..data.dataset import ClipDataset
 from ..errors import InputError
-from .shards import Shards
+from ..inference.engine import Engine, Network
+from ..inference.inputs import ClipSequence
+from ..inference.shards import Shards
 
 COMPOSED = "composed"  # the only readout of the convolutional networks that a sweep can compose
 
@@ -87,6 +92,47 @@ def fused(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"embedding": model(**batch, return_dict=True).pooler_output}
 
 
+class Represented(Network):
+    """Gives the arrays of `represent`, (model, batch) -> arrays of the batch's windows, for the clips of a data set."""
+
+    def __init__(self, model, dataset: ClipDataset, represent: Callable, dtype: str):
+        super().__init__(model, dataset.feature_extractor)
+        self.windows = dataset.windows
+        self.represent = represent
+        self.stored_dtype = dtype
+
+    def layout(self, num_samples: int) -> tuple[list[int], int]:
+        if self.windows is None:
+            return [0], num_samples
+        window, hop = self.windows
+        return window_starts(num_samples, window, hop), window
+
+    def run(self, features):
+        return self.represent(self.model, dict(features)), None
+
+
+class Examples:
+    """Gives the audio of a data set's clips to `ClipSequence`."""
+
+    own = None
+
+    def __init__(self, dataset: ClipDataset):
+        self.examples = dataset.examples
+        self._names = dataset.names()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> AudioSource:
+        return audio_of(self.examples[index])
+
+    def names(self) -> list[str]:
+        return self._names
+
+    def name_of(self, index: int, audio: AudioSource) -> str:
+        return self._names[index]
+
+
 def fill_shards(
     shards: Shards,
     model,
@@ -101,29 +147,14 @@ def fill_shards(
 
     Args:
         batch_size: clips or windows per encoder pass
-        num_workers: processes that decode
+        num_workers: threads that decode
         dtype: type of the stored arrays, `float32` or `float16`
         represent: (model, batch) -> arrays of the batch's clips: `representations` or `fused`
     """
-    missing, collator = shards.missing(), Collator(dataset.feature_extractor)
-    progress = tqdm(total=sum(map(len, missing)), desc="encoding", unit="clip")
-    for clips in missing:
-        loader = torch.utils.data.DataLoader(
-            torch.utils.data.Subset(dataset, clips), batch_size, num_workers=num_workers, collate_fn=collator
-        )
-        parts = []
-        for batch in loader:
-            progress.update(len(batch.pop("labels")))
-            num_windows = batch.pop("num_windows", None)
-            # Long clips have many windows: at most `batch_size` of them fit into a pass.
-            pieces = zip(*(value.split(batch_size) for value in batch.values()))
-            found = [represent(model, {name: v.to(model.device) for name, v in zip(batch, piece)}) for piece in pieces]
-            part = {name: torch.cat([one[name] for one in found]) for name in found[0]}
-            if num_windows is not None:
-                part = {name: mean_over_windows(value, num_windows) for name, value in part.items()}
-            parts.append({name: value.float().cpu().numpy().astype(dtype) for name, value in part.items()})
-        shards.save(clips, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    progress.close()
+    network = Represented(model, dataset, represent, dtype)
+    engine = Engine(network, ClipSequence([Examples(dataset)]), shards, batch_size, num_workers, verb="encoding")
+    engine.stops_at_errors = True
+    engine.fill()
 
 
 def subsets(names: tuple[str, ...] = tuple(POOLINGS)) -> list[tuple[str, ...]]:

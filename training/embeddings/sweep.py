@@ -32,10 +32,10 @@ from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
 from ..files import check_writable, fingerprint, write_csv, write_json
+from ..inference.shards import Shards
 from .arguments import SweepArguments
 from .representations import COMPOSED, block_features, blocks, fill_shards, load_for_recipe, subsets
 from .ridge import make_targets, metric_of, score_all
-from .shards import Shards
 from .sweep_plots import plot_heat_maps, plot_layers
 
 logger = logging.get_logger(__name__)
@@ -146,7 +146,7 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
     batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
     fill_shards(shards, model, dataset, batch_size, workers, arguments.storage_dtype)
     encoded = time.perf_counter()
-    arrays = shards.load()
+    arrays = shards.means()
     found = candidates(list(model.config.layers), readouts)
     name, metric = metric_of(label_set.problem_type)
     scores = score_all(

@@ -1,0 +1,162 @@
+"""
+Measures predict_hf.py from the files to the table: `python benchmarks/inference.py`. Beside it stand the bare calls of
+the network on features that are there already, the other stages, and a plain loop over Transformers' AST pipeline of
+the same size. Weights are random: the time does not depend on them.
+"""
+
+import argparse
+import csv
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from report import print_table, versions
+from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, pipeline
+from transformers.utils import logging
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
+
+ROOT = Path(__file__).parent.parent
+SIZES = {
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768},
+}
+GRID = {"max_length": 1024, "frequency_stride": 10, "time_stride": 10}
+DTYPES = ("float32", "bfloat16")
+RATE, BATCH = 16000, 8
+# The second of two runs: the first one, on one file, imports what is imported late.
+PROGRAM = """
+import sys, time
+import predict_hf
+last = sys.argv.index("--inputs") + 2
+assert predict_hf.main(sys.argv[1:last]) == 0
+started = time.perf_counter()
+assert predict_hf.main(sys.argv[1:]) == 0
+print("seconds:", time.perf_counter() - started)
+"""
+
+
+def write_clips(folder: Path, num_clips: int) -> dict[str, list[Path]]:
+    """Returns the embedded recordings, and clips of 10 s of them in 44.1 kHz stereo."""
+    embedded = sorted((ROOT / "data").rglob("*.flac"))
+    (folder / "stereo").mkdir()
+    loop = np.concatenate([soxr.resample(*_read(file), 44100) for file in embedded[:50]])
+    for index in range(num_clips):
+        samples = np.resize(np.roll(loop, -index * 44100), 441000)
+        soundfile.write(folder / "stereo" / f"{index:03}.wav", np.stack([samples, samples], axis=1), 44100)
+    return {"embedded recordings": embedded, "44.1 kHz stereo": sorted((folder / "stereo").iterdir())}
+
+
+def _read(file: Path) -> tuple[np.ndarray, int]:
+    samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    return samples.mean(axis=1), rate
+
+
+def timed(work) -> tuple[float, object]:
+    """Returns the seconds that `work` takes, and what it returns."""
+    started = time.perf_counter()
+    found = work()
+    return time.perf_counter() - started, found
+
+
+def stages(model: Path, files: list[Path], dtype: str) -> dict[str, float]:
+    """Returns the seconds of each stage by itself, in one thread after the other; the network in batches by length."""
+    extractor = DualSSASTFeatureExtractor.from_pretrained(model)
+    network = DualSSASTForAudioClassification.from_pretrained(model).eval().to(getattr(torch, dtype))
+    decoding, decoded = timed(lambda: [_read(file) for file in files])
+    resampling, clips = timed(lambda: [s if rate == RATE else soxr.resample(s, rate, RATE) for s, rate in decoded])
+    clips = sorted((clip[: extractor.max_samples] for clip in clips), key=len)
+    batches = [clips[first : first + BATCH] for first in range(0, len(clips), BATCH)]
+    options = {"padding": "longest", "return_attention_mask": True, "return_tensors": "pt"}
+    features, inputs = timed(lambda: [extractor(batch, RATE, **options) for batch in batches])
+    with torch.inference_mode():
+        network(**inputs[0])
+        calls, _ = timed(lambda: [network(**batch).logits for batch in inputs])
+    return {"decoding": decoding, "resampling": resampling, "features": features, "network": calls}
+
+
+def predict(model: Path, files: list[Path], dtype: str, threads: int, output: Path) -> float:
+    """Returns the seconds of predict_hf.py, loading of the model included, without Python's imports."""
+    words = [model, "--dtype", dtype, "--threads", threads, "--batch_size", BATCH, "--output", output, "--overwrite"]
+    command = [sys.executable, "-c", PROGRAM, *words, "--inputs", *files]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.run(
+        list(map(str, command)), check=True, capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    return float(process.stdout.rsplit("seconds: ", 1)[1])
+
+
+def ast_loop(size: dict, files: list[Path]) -> float:
+    """Returns the seconds of Transformers' pipeline, file by file."""
+    model = ASTForAudioClassification(ASTConfig(**size, **GRID))
+    classifier = pipeline("audio-classification", model=model, feature_extractor=ASTFeatureExtractor())
+
+    def classify(file: Path):
+        samples, rate = _read(file)
+        return classifier({"raw": soxr.resample(samples, rate, RATE), "sampling_rate": RATE})
+
+    classify(files[0])
+    return timed(lambda: list(map(classify, files)))[0]
+
+
+def agreement(tables: list[Path]) -> str:
+    """Compares two tables: the share of equal predictions and the largest difference of a probability."""
+    one, other = ([list(row.values())[1:] for row in csv.DictReader(path.open())] for path in tables)
+    same = np.mean([a[0] == b[0] for a, b in zip(one, other)])
+    scores = [np.asarray([row[1:] for row in rows], dtype=float) for rows in (one, other)]
+    return f"{same:.1%} of the predictions are equal, scores differ by up to {abs(scores[0] - scores[1]).max():.2g}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=100, help="clips of 44.1 kHz stereo")
+    parser.add_argument("--limit", type=int, help="files of each kind; unset: all")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--models", nargs="*", default=[], help="trained classifiers, for the agreement of the formats")
+    arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    print(versions())
+    rows, remarks = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        for kind, files in write_clips(folder, arguments.clips).items():
+            files = files[: arguments.limit]
+            seconds = sum(soundfile.info(file).duration for file in files)
+            for size, threads in itertools.product(arguments.sizes, arguments.threads):
+                torch.set_num_threads(threads)
+                torch.manual_seed(0)
+                model = folder / size
+                config = DualSSASTConfig(**SIZES[size], **GRID, num_labels=10)
+                DualSSASTForAudioClassification(config).save_pretrained(model)
+                DualSSASTFeatureExtractor(max_length=1024).save_pretrained(model)
+                loop = ast_loop(SIZES[size], files)
+                for dtype in DTYPES:
+                    whole = predict(model, files, dtype, threads, folder / f"{dtype}.csv")
+                    alone = stages(model, files, dtype)
+                    shares = [f"{value / sum(alone.values()):.0%}" for value in alone.values()]
+                    reached = f"{alone['network'] / whole:.0%}"
+                    numbers = [f"{seconds / value:.0f}" for value in (whole, alone["network"], loop)]
+                    rows.append([kind, size, dtype, str(threads), *numbers, reached, *shares])
+        for model in arguments.models:
+            files = sorted((ROOT / "data").rglob("*.flac"))[: arguments.limit]
+            tables = [folder / f"{dtype}.csv" for dtype in DTYPES]
+            for dtype, table in zip(DTYPES, tables):
+                predict(Path(model), files, dtype, max(arguments.threads), table)
+            remarks.append(f"{model} on {len(files)} embedded recordings: {agreement(tables)}")
+    print("times real time, without the imports of the program; shares of the stages one after the other")
+    header = ["files", "model", "weights", "threads", "predict_hf.py", "bare network", "AST loop", "reached"]
+    print_table([*header, "decoding", "resampling", "features", "network"], rows)
+    print(*remarks, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

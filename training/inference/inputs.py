@@ -1,0 +1,171 @@
+"""Opens what a program reads: audio files, folders, manifests, and data sets of the Hub, local or streamed."""
+
+import bisect
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from ..data.listing import AUDIO_EXTENSIONS, list_audio_files, warn
+from ..errors import InputError
+from ..files import fingerprint
+
+TABLE_EXTENSIONS = (".csv", ".tsv", ".txt", ".xlsx", ".json", ".jsonl", ".parquet")
+HELP = (
+    'Audio files, folders, manifests, Hub data sets, or \'{"path": ..., "split": ..., "audio_column": ...}\'; the '
+    "words after MODEL."
+)
+
+
+class Files:
+    """Holds recordings by their paths alone, so that a million of them take little memory and no time."""
+
+    own = None  # a manifest has columns of its own
+
+    def __init__(self, files: Sequence[str]):
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"path": self.files[index], "bytes": None}
+
+    def names(self) -> list[str]:
+        return list(self.files)
+
+    def name_of(self, index: int, audio: dict) -> str:
+        return self.files[index]
+
+
+def open_inputs(inputs: list[str], streaming: bool = False, empty: list[str] | None = None) -> list:
+    """
+    Opens audio files, and any source of a pretraining: folders, manifests, Hub data sets, JSON objects.
+
+    Args:
+        empty: takes the messages of folders without clips, if other inputs have some; `None`: they are errors
+
+    Raises:
+        InputError: one of them cannot be opened, or none contains clips.
+    """
+    opened, messages = [], []
+    for are_files, group in itertools.groupby(map(str, inputs), _is_audio_file):
+        if are_files:
+            opened.append(Files(list(group)))
+            continue
+        for entry in group:
+            try:
+                opened.append(_open(entry, streaming))
+            except InputError as error:
+                if empty is None or not os.path.isdir(entry):
+                    raise
+                messages.append(str(error))
+    if not opened:
+        raise InputError("; ".join(messages))
+    if empty is not None:
+        empty += messages
+    return opened
+
+
+def _is_audio_file(entry: str) -> bool:
+    """Returns whether an input is a recording: a file, but no table, or a missing file with a recording's name."""
+    extension = os.path.splitext(entry)[1].lower()
+    if extension in AUDIO_EXTENSIONS:
+        return not os.path.isdir(entry)
+    return extension not in TABLE_EXTENSIONS and os.path.isfile(entry)
+
+
+def _open(entry: str, streaming: bool):
+    if not streaming and os.path.isdir(entry):
+        listing = list_audio_files(entry)
+        if listing.files:
+            warn(entry, listing.report())
+            return Files(list(map(str, listing.files)))
+    import dataclasses
+
+    from ..data.unlabelled_sources import open_source, parse_sources  # here: `datasets` takes a second to import
+
+    (source,) = parse_sources("inputs", [entry])
+    return open_source(dataclasses.replace(source, streaming=streaming or source.streaming))
+
+
+class ClipSequence:
+    """
+    Iterates over the undecoded clips of several sources, one source after the other.
+
+    `num_clips` is `None` if a source is streamed: every process then reads all stored clips, and decodes its share.
+    """
+
+    def __init__(self, sources: list):
+        self.sources = sources
+        self.num_clips = sum(map(len, sources)) if all(hasattr(source, "__len__") for source in sources) else None
+        self._ends = list(itertools.accumulate(map(len, sources))) if self.num_clips is not None else []
+        self._own = None
+
+    def fingerprint(self) -> str:
+        """Returns a short text that changes with the names of the clips; for streams, with the sources."""
+        parts = [source.names() if hasattr(source, "__len__") else [source.name] for source in self.sources]
+        return fingerprint(list(itertools.chain(*parts)))
+
+    def groups(self, shard_size: int, is_wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[tuple]]]:
+        """
+        Yields the number of each wanted shard, and number, name and audio of its clips.
+
+        Args:
+            shard_size: clips per shard
+            is_wanted: says whether a shard is to be computed, by its number
+        """
+        if self.num_clips is not None:
+            for shard in filter(is_wanted, range(-(-self.num_clips // shard_size))):
+                start = shard * shard_size
+                yield shard, [self._clip(number) for number in range(start, min(start + shard_size, self.num_clips))]
+            return
+        clips = enumerate(itertools.chain(*map(_named, self.sources)))
+        for shard, group in itertools.groupby(clips, lambda clip: clip[0] // shard_size):
+            if is_wanted(shard):
+                yield shard, [(number, *clip) for number, clip in group]
+
+    def _clip(self, number: int) -> tuple:
+        place = bisect.bisect_right(self._ends, number)
+        source, index = self.sources[place], number - self._ends[place] + len(self.sources[place])
+        audio = source[index]
+        return number, source.name_of(index, audio), audio
+
+    def own(self):
+        """Returns the columns that manifests have of their own, a row per clip, or `None`: a `pyarrow.Table`."""
+        if self._own is None and any(getattr(source, "own", None) is not None for source in self.sources):
+            self._own = _joined([(source.own, len(source)) for source in self.sources])
+        return self._own
+
+
+def _joined(tables: list[tuple]):
+    """Joins tables (`None`: a source without columns) of some rows; columns of several types become texts."""
+    import pyarrow  # here: a prediction of files needs no tables
+
+    types = {}
+    for table, _ in tables:
+        for field in () if table is None else table.schema:
+            known = types.setdefault(field.name, field.type)
+            if pyarrow.types.is_null(known):
+                types[field.name] = field.type
+            elif known != field.type and not pyarrow.types.is_null(field.type):
+                types[field.name] = pyarrow.string()
+
+    def column(table, length: int, name: str, kind):
+        if table is None or name not in table.schema.names:
+            return pyarrow.nulls(length, kind)
+        values = table[name]
+        if values.type != kind and pyarrow.types.is_nested(values.type):
+            return pyarrow.array([None if value is None else str(value) for value in values.to_pylist()], kind)
+        return values.cast(kind).combine_chunks()
+
+    return pyarrow.table(
+        {
+            name: pyarrow.chunked_array([column(table, length, name, kind) for table, length in tables], kind)
+            for name, kind in types.items()
+        }
+    )
+
+
+def _named(source) -> Iterator[tuple[str, dict]]:
+    clips = source.in_order() if hasattr(source, "in_order") else (source[index] for index in range(len(source)))
+    return ((source.name_of(index, audio), audio) for index, audio in enumerate(clips))

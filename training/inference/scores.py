@@ -1,0 +1,173 @@
+"""Classifies clips of any length: the network, and the tables of its scores per file and per window."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_starts
+
+from ..base.predictions import predictions, score_names
+from ..data.labels import LabelSet
+from ..errors import InputError
+from .engine import Network
+from .plan import Stretch
+from .shards import Part, Segment
+from .tables import Columns, open_table, with_own_columns
+
+
+class Classifier(Network):
+    """
+    Gives the logits of every window; those of a clip are their mean.
+
+    Args:
+        window_s, hop_s: see `window_and_hop`
+
+    Raises:
+        InputError: a window that the model does not accept.
+    """
+
+    keeps_windows = True
+
+    def __init__(self, model, extractor, labels: LabelSet, window_s: float | None = None, hop_s: float | None = None):
+        super().__init__(model, extractor)
+        self.labels = labels
+        try:
+            self.window, self.hop = window_and_hop(model.base_model, extractor, window_s, hop_s)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    def layout(self, num_samples: int) -> tuple[list[int], int]:
+        return window_starts(num_samples, self.window, self.hop), self.window
+
+    def run(self, features):
+        return {"logits": self.model(**features, return_dict=True).logits}, None
+
+    def places(self, stretch: Stretch, counts: list[int]) -> dict[str, np.ndarray]:
+        starts = stretch.starts[: len(counts)]
+        return {"start": starts, "stop": np.minimum(starts + stretch.window, stretch.clip.length)}
+
+    @property
+    def thresholds(self) -> np.ndarray:
+        """The score of each class above which a window counts for it."""
+        thresholds = self.model.config.decision_thresholds
+        return np.full(len(self.labels.names), 0.5) if thresholds is None else np.asarray(thresholds)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Returns the scores of logits (rows, labels)."""
+        return self.model.probabilities(torch.from_numpy(logits)).numpy()
+
+
+@dataclass
+class ClipScores:
+    """
+    Holds the scores of one clip.
+
+    Args:
+        logits: (labels,), the mean over its windows
+        highest: (labels,), the highest score of a window
+        share: (labels,), the share of windows above the class's threshold
+    """
+
+    number: int
+    name: str
+    logits: np.ndarray
+    highest: np.ndarray
+    share: np.ndarray
+
+
+def clip_scores(classifier: Classifier, parts: Iterable[Part]) -> Iterator[list[ClipScores | Segment]]:
+    """Yields, part by part, the clips that end in it: their scores, or the segment that names the error."""
+    totals = None
+    for part in parts:
+        found, scores = [], None
+        if part.arrays:
+            scores = classifier.probabilities(part.arrays["logits"])
+            part.arrays["scores"] = scores
+        for segment, arrays in part.split():
+            if segment.error:
+                totals = segment
+            elif segment.rows and not isinstance(totals, Segment):
+                own = arrays["scores"]
+                one = np.stack(
+                    [
+                        arrays["logits"].sum(axis=0, dtype=np.float64),
+                        own.max(axis=0).astype(np.float64),
+                        (own > classifier.thresholds).sum(axis=0),
+                    ]
+                )
+                count, before = (0, None) if totals is None else totals
+                if before is not None:
+                    one = np.stack([before[0] + one[0], np.maximum(before[1], one[1]), before[2] + one[2]])
+                totals = (count + segment.windows, one)
+            if not segment.is_last:
+                continue
+            if isinstance(totals, Segment):
+                found.append(totals)
+            else:
+                count, (total, highest, above) = totals
+                logits, highest = (total / count).astype(np.float32), highest.astype(np.float32)
+                found.append(ClipScores(segment.number, segment.name, logits, highest, above / count))
+            totals = None
+        yield found
+
+
+def write_tables(
+    classifier: Classifier,
+    parts: Callable[[], Iterable[Part]],
+    failed: set[int],
+    has_windows: bool,
+    own,
+    about: dict,
+    output: Path | None,
+    windows: Path | None,
+):
+    """
+    Writes the table of files and that of windows; memory holds one part.
+
+    Args:
+        parts: opens all parts
+        failed: clips without scores
+        has_windows: add the highest score and the share of windows to the table of files
+        own: columns of the manifests, see `with_own_columns`
+    """
+    labels, thresholds = classifier.labels, classifier.model.config.decision_thresholds
+    rate = classifier.extractor.sampling_rate
+
+    def score_columns(scores: np.ndarray, prefix: str = "probability_") -> Columns:
+        return list(zip(score_names(labels, prefix), np.ascontiguousarray(scores.T)))
+
+    def results(logits: np.ndarray) -> Columns:
+        scores = classifier.probabilities(logits)
+        return [("prediction", predictions(labels, scores, thresholds)), *score_columns(scores)]
+
+    def write_windows(write):
+        for part in parts():
+            rows = [(s.number, s.name, arrays) for s, arrays in part.split() if s.rows and s.number not in failed]
+            if rows:
+                places = np.repeat(np.arange(len(rows)), [len(arrays["start"]) for *_, arrays in rows])
+                logits, starts, stops = (
+                    np.concatenate([arrays[name] for *_, arrays in rows]) for name in ("logits", "start", "stop")
+                )
+                prediction, *scores = results(logits)
+                times = [("start_s", (starts / rate).round(6)), ("end_s", (stops / rate).round(6))]
+                numbers, files = ([rows[place][index] for place in places] for index in (0, 1))
+                write(with_own_columns("file", files, numbers, own, [*times, prediction, *scores]))
+
+    def write_files(write):
+        for found in clip_scores(classifier, parts()):
+            clips = [clip for clip in found if isinstance(clip, ClipScores)]
+            if clips:
+                columns = results(np.stack([clip.logits for clip in clips]))
+                if has_windows and not labels.is_regression:
+                    columns += score_columns(np.stack([clip.highest for clip in clips]), "max_")
+                    columns += score_columns(np.stack([clip.share for clip in clips]).round(6), "share_")
+                names, numbers = [clip.name for clip in clips], [clip.number for clip in clips]
+                write(with_own_columns("file", names, numbers, own, columns))
+
+    for path, fill in ((windows, write_windows), (output, write_files)):
+        if path is not None:
+            with open_table(path, about) as write:
+                fill(write)
