@@ -773,7 +773,7 @@ def test_examples_models_and_clearing(browser, address):
     all_of(browser, "input[type=checkbox]")[1].click()
     assert answers(browser, 2) == [before[0], before[2]]
     press(browser, "Clear")
-    wait_for(lambda: not all_of(browser, ".results"))
+    wait_for(lambda: not all_of(browser, ".results .answer"))
     check_requests(browser, address)
 
 
