@@ -5,14 +5,18 @@ A Space of the Hub reads the models from the variable MODELS (names separated by
 `python -m hub push-space` publishes it.
 """
 
-import argparse
+import base64
 import html
 import io
 import os
 import re
+import socket
 import sys
+import tempfile
 import time
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -24,22 +28,34 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from transformers.utils import logging
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
+from training.base.event_detection import event_scores, event_thresholds, find_events
 from training.base.figures import plain
 from training.base.finite import OVERFLOW
 from training.base.inference import load_classifier
 from training.console import run_program
 from training.data.audio import audio_seconds, read_audio
+from training.data.events import FORMATS, Event, write_events
+from training.data.text_tables import read_rows
 from training.data.uploads import MAX_MB, check_size, readable_s
-from training.errors import InputError, one_line, printable
+from training.errors import InputError, blamed, one_line, printable, short
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
+from training.recipe import Arguments, described, name_positionals, parse_words, show_help
 
+logger = logging.get_logger(__name__)
+
+USAGE = "app.py MODEL [MODEL ...] [--key value ...]"
 HERE = Path(__file__).parent
 SETTINGS = HERE / "app.yaml"
 TOP = 5  # classes
+MOST_EXAMPLES = 8  # clips of the models' own test splits
+MOST_ROWS = 200  # events that the page shows; the downloads hold all
+DOWNLOADS = {"raven": "Raven", "audacity": "Audacity", "csv": "CSV", "json": "JSON"}
 MAX_S = 120.0  # analysed seconds of a recording
 SILENCE = 1e-4  # -80 dB of full scale
+MULTI = "multi_label_classification"
 QUEUE = 32  # visitors that may wait; one is served at a time
 KEPT_S = 3600  # seconds that recordings stay on the server's disk, at most twice as long
 # Placeholder colours in the pictures; the page replaces them by its theme's.
@@ -60,22 +76,47 @@ CSS = """
 .results p, .results figcaption { color: var(--body-text-color-subdued); margin: 0.25rem 0; }
 .results p.answer { color: var(--body-text-color); font-size: 2rem; font-weight: 600; line-height: 1.3;
   overflow-wrap: anywhere; }
-.results ol { align-items: center; display: grid; gap: 0.4rem 0.75rem; grid-template-columns: fit-content(45%) 1fr auto;
-  list-style: none; margin: 0.5rem 0; max-width: 44rem; padding: 0; }
-.results li { display: contents; }
-.results li span { overflow-wrap: anywhere; }
-.results li span:last-child { font-variant-numeric: tabular-nums; text-align: right; }
-.results li.chosen { font-weight: 600; }
+.results p.note:empty { display: none; }
+.results p.note { border-left: 4px solid var(--color-accent); color: var(--body-text-color); padding-left: 0.75rem; }
+.results a { border: 1px solid var(--border-color-primary); border-radius: 0.3rem; color: var(--body-text-color);
+  display: inline-block; margin: 0.25rem 0.5rem 0.25rem 0; padding: 0.1rem 0.6rem; }
+.results a:hover, .results a:focus { border-color: var(--color-accent); }
+.results table { border: 0; border-collapse: collapse; margin: 0.5rem 0; max-width: 44rem; width: 100%; }
+.results tr, .results th, .results td { border: 0 !important; }
+.results th, .results td { font-weight: inherit; padding: 0.2rem 0 0.2rem 1rem; text-align: right; }
+.results td { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.results th.name { min-width: 4rem; overflow-wrap: anywhere; padding-left: 0; text-align: left; }
+.results td.meter { min-width: 3rem; width: 50%; }
+.results thead { color: var(--body-text-color-subdued); }
+.results tr.chosen { font-weight: 600; }
+.results .events { max-height: 20rem; max-width: 44rem; overflow: auto; }
 .results .bar { background: var(--border-color-primary); border-radius: 0.3rem; height: 0.8rem; position: relative; }
 .results .bar i { background: var(--color-accent); border-radius: 0.3rem; display: block; height: 100%; }
 .results .bar b { background: var(--body-text-color); height: 1.2rem; position: absolute; top: -0.2rem; width: 2px; }
+#clip time, #clip button:not(.selected) { color: var(--body-text-color-subdued); }
 .results .pictures { display: grid; gap: 0.5rem 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); max-width: 72rem; }
 .results .pictures > * { margin: 0.5rem 0 0; }
+.results .pictures h3:first-child { margin: 0; }
 .results figure { margin: 0; max-width: 44rem; }
 .results svg { color: var(--body-text-color); display: block; height: auto; max-width: 100%; width: 100%; }
 .results svg text { font-family: inherit !important; }
 """
+# Gradio would show its own words for a few seconds, and then "Error".
+REFUSE_LARGE = f"""() => {{
+  const line = document.getElementById("too-large");
+  const check = (event) => {{
+    line.textContent = "";
+    const files = event.type === "click" ? [] : event.target.files ?? event.dataTransfer?.files ?? [];
+    const large = [...files].find((file) => file.size > {MAX_MB} * 2 ** 20);
+    if (!large) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    const size = (large.size / 2 ** 20).toFixed(1);
+    line.textContent = `${{large.name}}: has ${{size}} MB, more than {MAX_MB}; cut it or convert it to FLAC`;
+  }};
+  for (const name of ["change", "drop", "click"]) document.addEventListener(name, check, true);
+}}"""
 LEGEND = (
     "The answer is computed from the layers below. A brighter patch is more relevant for {name} (Grad-CAM), or gets "
     "more of the layer's attention."
@@ -91,23 +132,61 @@ class Classifier:
     extractor: object
 
 
+@dataclass
+class PageArguments(Arguments):
+    """Defines the options of app.py."""
+
+    models: list[str] | None = described(
+        None, "Folders or Hub names of classifiers; the first words. Unset: the variable MODELS, or app.yaml."
+    )
+    host: str | None = described(
+        None,
+        "Address to listen on; 0.0.0.0: all of this machine's. Unset: the variable GRADIO_SERVER_NAME, or 127.0.0.1.",
+    )
+    port: int | None = described(None, "Port to listen on; unset: a free one from 7860 on.", at_least=1, at_most=65535)
+    share: bool = described(
+        False, "Also open a public address at gradio.live; recordings then go through Gradio's server."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.host = self.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine can open the page."""
+        return not self.share and self.host in ("127.0.0.1", "::1", "localhost")
+
+
 def main(argv: list[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        show_help((PageArguments,), USAGE)
     return run_program(serve, argv, "the page is closed")
 
 
 def serve(argv: list[str]):
     """Loads the models and serves the page until Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="app.py", description="Serves a page that classifies recordings.")
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="folder or Hub name of a classifier")
-    names = parser.parse_args(argv).models
+    words = name_positionals(argv, PageArguments, "models")
+    (arguments,) = parse_words((PageArguments,), words, USAGE, "command line")
     settings = read_settings(SETTINGS)
-    names = names or os.environ.get("MODELS", "").split() or settings.get("models", [])
+    names = arguments.models or os.environ.get("MODELS", "").split() or settings.get("models", [])
     if not names:
         raise InputError("no model: name folders or Hub models, as in python app.py runs/quickstart")
+    with blamed(f"host {arguments.host}, port {arguments.port or 'any'}", "name another --host or --port"):
+        family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
+        socket.create_server((arguments.host, arguments.port or 0), family=family).close()
     # Attention maps need eager attention.
     classifiers = [Classifier(title, *load_classifier(n, attn_implementation="eager")) for n, title in titles(names)]
-    page = build(classifiers, settings.get("examples", []))
-    page.launch(**launch_settings(), prevent_thread_lock=True)  # Gradio's own wait hides Ctrl-C
+    # The clips of a run are its owner's: others get those of app.yaml.
+    examples = test_clips(names) if arguments.is_private else {}
+    examples = examples or {HERE / name: Path(name).stem for name in settings.get("examples", [])}
+    build(classifiers, examples).launch(
+        server_name=arguments.host,
+        server_port=arguments.port,
+        share=arguments.share,
+        prevent_thread_lock=True,  # Gradio's own wait hides Ctrl-C
+        **launch_settings(),
+    )
     while True:
         time.sleep(1)
 
@@ -136,29 +215,76 @@ def titles(names: list[str]) -> list[tuple[str, str]]:
     return [(name, title if short.count(title) == 1 else name) for name, title in zip(names, short)]
 
 
-def build(classifiers: list[Classifier], examples: list[str]) -> gradio.Blocks:
-    """Builds the page."""
+def test_clips(names: list[str]) -> dict[Path, str]:
+    """
+    Returns clips of the test splits that runs were evaluated on: file -> its name and label, one of each class first.
+
+    Segments of recordings and files that are no longer there, or cannot be read, are left out.
+
+    Args:
+        names: folders of runs; others, such as names on the Hub, have no clips here
+    """
+    by_label = defaultdict(dict)
+    for table in (Path(name, "predictions.csv") for name in names):
+        if not table.is_file():
+            continue
+        try:
+            columns, rows, _ = read_rows(table, ",")
+        except InputError as error:
+            logger.warning(f"{one_line(error)} (its clips are no examples)")
+            continue
+        if not {"file", "label"} <= {*columns}:
+            continue
+        file, label = columns.index("file"), columns.index("label")
+        for row in rows:
+            by_label[row[label]][Path(row[file]).absolute()] = f"{Path(row[file]).stem} ({row[label]})"
+    found = {}
+    for clips in zip_longest(*(clips.items() for clips in by_label.values())):
+        for path, title in filter(None, clips):
+            if len(found) < MOST_EXAMPLES and is_readable(path):
+                found[path] = title
+    return found
+
+
+def is_readable(path: Path) -> bool:
+    """Returns whether the page can read a file."""
+    try:
+        check_size(path.name, path.stat().st_size, MAX_MB)
+        return audio_seconds(str(path)) > 0
+    except (InputError, OSError, ValueError):
+        return False
+
+
+def build(classifiers: list[Classifier], examples: dict[Path, str]) -> gradio.Blocks:
+    """Builds the page. examples: file -> what its button shows"""
     by_title = {classifier.title: classifier for classifier in classifiers}
-    examples = [HERE / name for name in examples if (HERE / name).is_file()]
+    examples = {
+        path: printable(short(title, 60)).replace("_", " ") for path, title in examples.items() if path.is_file()
+    }
     # Otherwise Gradio would serve copies, and delete them together with the recordings.
-    gradio.set_static_paths(sorted({str(path) for path in examples}))
+    gradio.set_static_paths(sorted(map(str, examples)))
 
     def show(path: str | None, chosen: list[str]) -> str:
-        return results(path, [by_title[title] for title in dict.fromkeys(chosen)])
+        try:
+            return results(path, [by_title[title] for title in dict.fromkeys(chosen)])
+        except InputError as error:
+            return f'<div class="results"><p class="note" role="alert">{as_html(str(error))}</p></div>'
 
     with gradio.Blocks(title="Audio classification", delete_cache=(KEPT_S, KEPT_S)).queue(max_size=QUEUE) as page:
         gradio.Markdown(introduction(classifiers))
         with gradio.Row():
             with gradio.Column():
                 # Type filepath: other types need ffmpeg. The browser records wav files.
-                clip = gradio.Audio(label="Clip", sources=["upload", "microphone"], type="filepath", buttons=[])
+                clip = gradio.Audio(
+                    label="Clip", sources=["upload", "microphone"], type="filepath", buttons=[], elem_id="clip"
+                )
             with gradio.Column():
                 if examples:
-                    labels = [path.stem.replace("_", " ") for path in examples]
-                    gradio.Examples([[str(path)] for path in examples], clip, example_labels=labels)
+                    gradio.Examples([[str(path)] for path in examples], clip, example_labels=[*examples.values()])
                 chosen = gradio.CheckboxGroup(
                     list(by_title), value=list(by_title), label="Models", visible=len(classifiers) > 1
                 )
+        gradio.HTML('<div class="results"><p class="note" id="too-large" role="alert"></p></div>')
         answer = gradio.HTML()
         gradio.on(
             [clip.change, chosen.change],
@@ -180,6 +306,7 @@ def launch_settings() -> dict:
     return {
         "theme": theme,
         "css": CSS,
+        "js": REFUSE_LARGE,
         "footer_links": ["gradio"],
         "max_file_size": f"{MAX_MB}mb",
         "run_history": False,
@@ -208,21 +335,23 @@ def results(path: str | None, classifiers: list[Classifier]) -> str:
     Classifies a file; returns the results as HTML, or an empty text without a file.
 
     Raises:
-        gradio.Error: no model is chosen, or the file is silent or cannot be decoded; the message is HTML.
+        InputError: no model is chosen, or the file is silent or cannot be decoded.
     """
     if path is None:
         return ""
     if not classifiers:
-        raise gradio.Error("Choose at least one model.")
+        raise InputError("no model is chosen; choose at least one")
+    name = Path(path).name
     try:
         with matplotlib.rc_context(STYLE):
-            parts = [section(c, *read_clip(path, c.extractor.sampling_rate)) for c in classifiers]
+            parts = [section(c, *read_clip(path, c.extractor.sampling_rate), name) for c in classifiers]
     except InputError as error:
-        message = one_line(str(error).replace(path, Path(path).name))
-        raise gradio.Error(html.escape(message), duration=None, print_exception=False) from None
+        raise InputError(one_line(str(error).replace(path, name))) from None
     except Exception as error:  # the server's log has the traceback, the visitor an answer
-        message = f"{Path(path).name}: could not be analysed ({type(error).__name__}); convert it to WAV and try again"
-        raise gradio.Error(html.escape(message), duration=None) from error
+        logger.error(f"{name}: could not be analysed", exc_info=True)
+        raise InputError(
+            f"{name}: could not be analysed ({type(error).__name__}); convert it to WAV and try again"
+        ) from error
     return f'<div class="results">{"".join(parts)}</div>'
 
 
@@ -242,42 +371,67 @@ def read_clip(path: str, rate: int) -> tuple[np.ndarray, float]:
     return waveform, seconds
 
 
-def section(classifier: Classifier, waveform: np.ndarray, seconds: float) -> str:
+def section(classifier: Classifier, waveform: np.ndarray, seconds: float, file: str) -> str:
     """Returns the part of the page about one model. waveform: (samples,); seconds: duration of the file"""
     model, extractor = classifier.model, classifier.extractor
-    rate = extractor.sampling_rate
+    rate, names = extractor.sampling_rate, model.config.id2label
     windows = model.classify_windows(waveform, extractor, sampling_rate=rate, average=False)
     logits = windows.logits.float().cpu()  # (windows, labels)
     if not torch.isfinite(logits).all():
         raise InputError(OVERFLOW)
-    scores = model.probabilities(logits.mean(dim=0)).numpy()
-    answer = model.predict_labels(logits.mean(dim=0, keepdim=True))[0]
-    best = np.argsort(-scores, kind="stable")[:TOP]
-    names = [model.config.id2label[index] for index in best]
-    is_number = any(isinstance(part, float) for part in (answer if isinstance(answer, list) else [answer]))
-    parts = [f"<h2>{as_html(classifier.title)}</h2>", answer_html(answer, is_number)]
-    if not is_number:
-        parts.append(bars(names, scores[best], answer, thresholds(model.config, best)))
-    analysed_s = len(waveform) / rate
-    parts.append(f"<p>{length_text(analysed_s, seconds, windows)}</p>")
-    if len(logits) > 1:
-        over_time = model.probabilities(logits).numpy()[:, best]
-        times = ((windows.start_s + windows.end_s) / 2).numpy()
-        parts.append("<h3>Over time</h3>")
-        drawing = timeline(times, over_time, names, analysed_s, is_number)
-        parts.append(picture(drawing, "Output of each window, at its middle"))
+    scores, mean = model.probabilities(logits).numpy(), model.probabilities(logits.mean(dim=0)).numpy()
+    answer = as_list(model.predict_labels(logits.mean(dim=0, keepdim=True))[0])
+    is_number, is_long, analysed_s = isinstance((answer or [""])[0], float), len(scores) > 1, len(waveform) / rate
+    # A rare call would drown in the mean: the classes of a long clip are those of its strongest windows.
+    highest = mean if is_number else scores.max(axis=0)
+    best = np.argsort(-highest, kind="stable")[:TOP]
     strongest = int(logits[:, best[0]].argmax())
+    starts_s, ends_s = windows.start_s.numpy(), windows.end_s.numpy()
+    parts, events = [f"<h2>{as_html(classifier.title)}</h2>"], []
+    if is_long and not is_number:
+        events = find_events(
+            event_scores(scores, model.config.problem_type), [names[index] for index in range(len(names))],
+            starts_s, ends_s, event_thresholds(model.config),
+        )  # fmt: skip
+        found = dict.fromkeys(event.label for event in sorted(events, key=lambda event: -event.score))
+        answer = list(found) or as_list(model.predict_labels(logits[strongest, None])[0])
+    parts.append(answer_html(answer, is_number))
+    if is_long and not is_number:
+        top = int(mean.argmax())
+        parts.append(
+            f"<p>Strongest window: <b>{as_html(names[int(best[0])])}</b>, {100 * highest[best[0]]:.1f} % at "
+            f"{starts_s[strongest]:.1f} to {ends_s[strongest]:.1f} s. Mean of {len(scores)} windows: "
+            f"<b>{as_html(names[top])}</b>, {100 * mean[top]:.1f} %.</p>"
+        )
+    parts.append(
+        f"<p{' class=note' if seconds - analysed_s > 0.1 else ''}>{length_text(analysed_s, seconds, windows)}</p>"
+    )
+    titles = [names[int(index)] for index in best]
+    limits = event_thresholds(model.config)[best] if model.config.problem_type == MULTI else None
+    left = right = ""
+    if not is_number:
+        columns = {"Highest": highest[best], "Mean": mean[best]} if is_long else {"Score": highest[best]}
+        left = table_of_scores(titles, columns, answer, limits)
+    if is_long:
+        drawing = timeline((starts_s + ends_s) / 2, scores[:, best], titles, analysed_s, is_number, limits)
+        right = f"<div><h3>Over time</h3>{picture(drawing, 'Output of each window, at its middle')}</div>"
+        left += "" if is_number else events_html(events, file, rate)
+    parts.append(f'<div class="pictures"><div>{left}</div>{right}</div>')
     window, _ = window_and_hop(model.base_model, extractor)
-    start = round(float(windows.start_s[strongest]) * rate)
-    parts.append(looked_at(classifier, waveform[start : start + window], int(best[0]), start / rate, len(logits) > 1))
+    start = round(float(starts_s[strongest]) * rate)
+    parts.append(looked_at(classifier, waveform[start : start + window], int(best[0]), start / rate, is_long))
     return f"<section>{''.join(parts)}</section>"
 
 
-def answer_html(answer, is_number: bool) -> str:
-    """Formats a class, several classes, or numbers."""
-    parts = answer if isinstance(answer, list) else [answer]
-    text = ", ".join(f"{part:.4g}" if is_number else part for part in parts) or "none of the classes"
-    return f'<p class="answer" role="status">{as_html(text)}</p>'
+def as_list(answer) -> list:
+    return answer if isinstance(answer, list) else [answer]
+
+
+def answer_html(answer: list, is_number: bool) -> str:
+    """Formats classes or numbers."""
+    text = ", ".join(f"{part:.4g}" if is_number else part for part in answer[:TOP]) or "none of the classes"
+    more = f" and {len(answer) - TOP} more" if len(answer) > TOP else ""
+    return f'<p class="answer" role="status">{as_html(text + more)}</p>'
 
 
 def as_html(text: str) -> str:
@@ -285,37 +439,72 @@ def as_html(text: str) -> str:
     return html.escape(printable(text))
 
 
-def thresholds(config, labels: np.ndarray) -> list[float] | None:
-    """Returns the decision thresholds of a multi-label model for these labels; `None` for other models."""
-    if config.problem_type != "multi_label_classification":
-        return None
-    return [0.5 if config.decision_thresholds is None else config.decision_thresholds[label] for label in labels]
+def table_of_scores(names: list[str], columns: dict[str, np.ndarray], answer: list, limits: np.ndarray | None) -> str:
+    """
+    Draws the likeliest classes, with a line at the threshold of a multi-label model.
 
-
-def bars(names: list[str], scores: np.ndarray, answer, limits: list[float] | None) -> str:
-    """Draws the likeliest classes, with a line at the threshold of a multi-label model. scores: (names,)"""
-    chosen = answer if isinstance(answer, list) else [answer]
+    Args:
+        columns: name -> scores, (names,); bars show the first
+        limits: thresholds, (names,)
+    """
     rows = []
-    for place, (name, score) in enumerate(zip(names, scores)):
+    for place, name in enumerate(names):
+        scores = [100 * column[place] for column in columns.values()]
         limit = "" if limits is None else f'<b style="left: {100 * limits[place]:.1f}%"></b>'
         rows.append(
-            f"<li{' class=chosen' if name in chosen else ''}><span>{as_html(name)}</span>"
-            f'<span class="bar" aria-hidden="true"><i style="width: {100 * score:.1f}%"></i>{limit}</span>'
-            f"<span>{100 * score:.1f} %</span></li>"
+            f"<tr{' class=chosen' if name in answer else ''}><th class=name scope=row>{as_html(name)}</th>"
+            f'<td class=meter aria-hidden=true><div class=bar><i style="width: {scores[0]:.1f}%"></i>{limit}</div></td>'
+            f"{''.join(f'<td>{score:.1f} %</td>' for score in scores)}</tr>"
         )
     note = "" if limits is None else "<p>Labels above their threshold (the line) are predicted.</p>"
-    return f"<ol>{''.join(rows)}</ol>{note}"
+    head = "".join(f"<th scope=col>{name}</th>" for name in columns)
+    return (
+        f'<table><thead><tr><th class=name scope=col>Class</th><td aria-hidden="true"></td>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>{note}"
+    )
 
 
 def length_text(analysed_s: float, seconds: float, windows) -> str:
-    """Describes which part of a file was analysed, and in how many windows."""
+    """Describes which part of a file was analysed, why not all of it, and in how many windows."""
     text = f"{analysed_s:.{2 if analysed_s < 10 else 1}f} s were analysed"
-    if seconds - analysed_s > 0.1:
-        text = f"Of {seconds:.1f} s the first {text}"
     if len(windows.start_s) > 1:
-        window_s = float(windows.end_s[0] - windows.start_s[0])
-        text += f", in {len(windows.start_s)} windows of {window_s:.1f} s; the answer is their mean"
-    return f"{text}."
+        text += f", in {len(windows.start_s)} windows of {float(windows.end_s[0] - windows.start_s[0]):.1f} s"
+    if seconds - analysed_s <= 0.1:
+        return f"{text}."
+    whole = f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return (
+        f"This recording is too long for the page: of {whole} only the first {text}. Cut out another part with the "
+        "scissors, or classify all of it with predict_hf.py."
+    )
+
+
+def events_html(events: list[Event], file: str, rate: int) -> str:
+    """Returns the events as a table, with files of them to download. file: name of the recording"""
+    if not events:
+        return "<h3>Events</h3><p>No class is above its threshold in any window.</p>"
+    rows = "".join(
+        f"<tr><th class=name scope=row>{as_html(event.label)}</th><td>{event.onset_s:.2f} s</td>"
+        f"<td>{event.offset_s:.2f} s</td><td>{100 * event.score:.1f} %</td></tr>"
+        for event in events[:MOST_ROWS]
+    )
+    links, name = [], Path(file).stem
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, title in DOWNLOADS.items():
+            path = Path(folder, f"events{FORMATS[kind].suffix}")
+            try:
+                write_events(path, {file: events}, kind, highest_hz=rate / 2)
+            except InputError:  # names with characters that only JSON can hold
+                continue
+            content = base64.b64encode(path.read_bytes()).decode()
+            ending = FORMATS[kind].own_suffix
+            links.append(f'<a download="{as_html(name)}{ending}" href="data:text/plain;base64,{content}">{title}</a>')
+    more = f"<p>The first {MOST_ROWS} of {len(events)} are shown.</p>" if len(events) > MOST_ROWS else ""
+    return (
+        "<h3>Events</h3><p>Windows above the threshold, joined where they overlap.</p>"
+        '<div class="events" role="region" aria-label="Events" tabindex="0"><table><thead><tr>'
+        "<th class=name scope=col>Class</th><th scope=col>Start</th><th scope=col>End</th><th scope=col>Highest</th>"
+        f"</tr></thead><tbody>{rows}</tbody></table></div>{more}<p>Download {''.join(links)}</p>"
+    )
 
 
 def looked_at(classifier: Classifier, waveform: np.ndarray, label: int, start_s: float, is_part: bool) -> str:
@@ -357,21 +546,32 @@ def heat_map(
     return figure
 
 
-def timeline(times: np.ndarray, scores: np.ndarray, names: list[str], seconds: float, is_number: bool) -> Figure:
-    """Draws a plot per class. times: (windows,), their middles in seconds; scores: (windows, names)"""
+def timeline(
+    times: np.ndarray, scores: np.ndarray, names: list[str], seconds: float, is_number: bool, limits: np.ndarray | None
+) -> Figure:
+    """
+    Draws a plot per class.
+
+    Args:
+        times: (windows,), their middles in seconds
+        scores: (windows, names)
+        limits: thresholds of a multi-label model, (names,)
+    """
     figure = Figure(figsize=(5, 0.5 + 0.6 * len(names)), layout="constrained")
     all_axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     # The line continues to both ends with the values of the first and the last window.
     times, scores = np.concatenate([[0.0], times, [seconds]]), np.concatenate([scores[:1], scores, scores[-1:]])
-    for axes, name, line in zip(all_axes, names, scores.T):
+    for place, (axes, name, line) in enumerate(zip(all_axes, names, scores.T)):
         axes.plot(times, line, color=ACCENT, linewidth=1.5)
         axes.set_title(plain(name, 60), loc="left", fontsize=10, pad=3)
         axes.set_xlim(0, seconds)
         if not is_number:
             axes.fill_between(times, line, color=ACCENT, alpha=0.3, linewidth=0)
             axes.set_ylim(0, 1)
+        if limits is not None:
+            axes.axhline(limits[place], color=TEXT, linewidth=0.8, linestyle="dashed")
         axes.spines[["top", "right"]].set_visible(False)
-    all_axes[-1].set_xlabel("seconds")
+    all_axes[-1].set_xlabel("time (s)")
     return figure
 
 

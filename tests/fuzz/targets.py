@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import gradio
 import numpy as np
 import torch
 from audio_encodings import check_reading
@@ -57,7 +56,7 @@ def judge(kind: str, path: str, facts: dict, bases: str) -> tuple[str, str]:
         with tempfile.TemporaryDirectory() as folder:
             TARGETS[kind](path, facts, Path(bases), Path(folder), warnings.texts)
         return "accepted", "; ".join(warnings.texts)
-    except (InputError, Refused, gradio.Error) as error:
+    except (InputError, Refused) as error:
         text = str(getattr(error, "message", error)).strip()
         return ("refused", text) if text else ("error", f"{type(error).__name__} without a message")
     except Fault as fault:
