@@ -34,6 +34,7 @@ from training.data.audio import audio_seconds, read_audio
 from training.data.uploads import MAX_MB, check_size, readable_s
 from training.errors import InputError, one_line, printable
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
+from training.inference.precision import HardwareArguments, choose_hardware, place
 
 HERE = Path(__file__).parent
 SETTINGS = HERE / "app.yaml"
@@ -99,13 +100,20 @@ def serve(argv: list[str]):
     """Loads the models and serves the page until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="app.py", description="Serves a page that classifies recordings.")
     parser.add_argument("models", nargs="*", metavar="MODEL", help="folder or Hub name of a classifier")
-    names = parser.parse_args(argv).models
+    parser.add_argument("--device", help="such as cpu or cuda:1; unset: the accelerator, if there is one")
+    parser.add_argument("--threads", type=int, help="CPU threads of the network; unset: all cores")
+    arguments = parser.parse_args(argv)
+    names = arguments.models
     settings = read_settings(SETTINGS)
     names = names or os.environ.get("MODELS", "").split() or settings.get("models", [])
     if not names:
         raise InputError("no model: name folders or Hub models, as in python app.py runs/quickstart")
-    # Attention maps need eager attention.
-    classifiers = [Classifier(title, *load_classifier(n, attn_implementation="eager")) for n, title in titles(names)]
+    # The maps come from gradients and from attention, which has to be eager: half precision would blur them.
+    hardware = choose_hardware(HardwareArguments("float32", arguments.device, threads=arguments.threads))
+    classifiers = []
+    for name, title in titles(names):
+        model, extractor = load_classifier(name, attn_implementation="eager")
+        classifiers.append(Classifier(title, place(model, hardware), extractor))
     page = build(classifiers, settings.get("examples", []))
     page.launch(**launch_settings(), prevent_thread_lock=True)  # Gradio's own wait hides Ctrl-C
     while True:
