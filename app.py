@@ -34,7 +34,7 @@ from training.data.audio import audio_seconds, read_audio
 from training.data.uploads import MAX_MB, check_size, readable_s
 from training.errors import InputError, one_line, printable
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
-from training.inference.precision import HardwareArguments, choose_hardware, place
+from training.inference import precision
 
 HERE = Path(__file__).parent
 SETTINGS = HERE / "app.yaml"
@@ -109,11 +109,13 @@ def serve(argv: list[str]):
     if not names:
         raise InputError("no model: name folders or Hub models, as in python app.py runs/quickstart")
     # The maps come from gradients and from attention, which has to be eager: half precision would blur them.
-    hardware = choose_hardware(HardwareArguments("float32", arguments.device, threads=arguments.threads))
+    hardware = precision.choose_hardware(
+        precision.HardwareArguments("float32", arguments.device, threads=arguments.threads)
+    )
     classifiers = []
     for name, title in titles(names):
         model, extractor = load_classifier(name, attn_implementation="eager")
-        classifiers.append(Classifier(title, place(model, hardware), extractor))
+        classifiers.append(Classifier(title, precision.place(model, hardware), extractor))
     page = build(classifiers, settings.get("examples", []))
     page.launch(**launch_settings(), prevent_thread_lock=True)  # Gradio's own wait hides Ctrl-C
     while True:
