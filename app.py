@@ -34,7 +34,7 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.base.event_detection import event_scores, event_thresholds, find_events
 from training.base.figures import plain
 from training.base.finite import OVERFLOW
-from training.base.inference import load_classifier
+from training.base.inference import labels_of, load_classifier
 from training.console import run_program
 from training.data.audio import audio_seconds, read_audio
 from training.data.events import FORMATS, Event, write_events
@@ -42,6 +42,7 @@ from training.data.text_tables import read_rows
 from training.data.uploads import MAX_MB, check_size, readable_s
 from training.errors import InputError, blamed, one_line, printable, short
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
+from training.inference import precision
 from training.recipe import Arguments, described, name_positionals, parse_words, show_help
 
 logger = logging.get_logger(__name__)
@@ -147,6 +148,8 @@ class PageArguments(Arguments):
     share: bool = described(
         False, "Also open a public address at gradio.live; recordings then go through Gradio's server."
     )
+    device: str | None = described(None, "Device, such as cpu or cuda:1; unset: the accelerator, if there is one.")
+    threads: int | None = described(None, "CPU threads of the network; unset: all cores.", at_least=1)
 
     def __post_init__(self):
         super().__post_init__()
@@ -175,8 +178,14 @@ def serve(argv: list[str]):
     with blamed(f"host {arguments.host}, port {arguments.port or 'any'}", "name another --host or --port"):
         family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
         socket.create_server((arguments.host, arguments.port or 0), family=family).close()
-    # Attention maps need eager attention.
-    classifiers = [Classifier(title, *load_classifier(n, attn_implementation="eager")) for n, title in titles(names)]
+    # The maps come from gradients and from attention, which has to be eager: half precision would blur them.
+    hardware = precision.choose_hardware(
+        precision.HardwareArguments("float32", arguments.device, threads=arguments.threads)
+    )
+    classifiers = []
+    for name, title in titles(names):
+        model, extractor = load_classifier(name, attn_implementation="eager")
+        classifiers.append(Classifier(title, precision.place(model, hardware), extractor))
     # The clips of a run are its owner's: others get those of app.yaml.
     examples = test_clips(names) if arguments.is_private else {}
     examples = examples or {HERE / name: Path(name).stem for name in settings.get("examples", [])}
@@ -389,10 +398,9 @@ def section(classifier: Classifier, waveform: np.ndarray, seconds: float, file: 
     starts_s, ends_s = windows.start_s.numpy(), windows.end_s.numpy()
     parts, events = [f"<h2>{as_html(classifier.title)}</h2>"], []
     if is_long and not is_number:
-        events = find_events(
-            event_scores(scores, model.config.problem_type), [names[index] for index in range(len(names))],
-            starts_s, ends_s, event_thresholds(model.config),
-        )  # fmt: skip
+        labels = labels_of(classifier.title, model.config)
+        thresholds = event_thresholds(model.config)
+        events = find_events(event_scores(scores, labels), labels.names, starts_s, ends_s, thresholds)
         found = dict.fromkeys(event.label for event in sorted(events, key=lambda event: -event.score))
         answer = list(found) or as_list(model.predict_labels(logits[strongest, None])[0])
     parts.append(answer_html(answer, is_number))

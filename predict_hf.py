@@ -25,6 +25,7 @@ from training.recipe import described, name_positionals, parse_words, show_help
 USAGE = "predict_hf.py MODEL INPUT ... [--output TABLE] [--key value ...]"
 KEPT = "with --output, what is finished is kept in OUTPUT.shards: give the same command again to go on"
 PRINTED_FAILURES = 20
+OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "max_gap_s")
 
 
 @dataclass
@@ -36,6 +37,22 @@ class PredictArguments(HardwareArguments):
     top_k: int = described(1, "Classes to print per file.", at_least=1)
     output: Path | None = described(None, "Table of the scores of all classes: .csv, .parquet or .jsonl.")
     windows: Path | None = described(None, "Table of the scores of every window, with its times; the same endings.")
+    events: Path | None = described(
+        None, "Table of the sound events: .txt (Raven), .tsv, .csv, .json or .jsonl; or a folder of tables."
+    )
+    event_format: str | None = described(
+        None, "Format of --events: raven, audacity, dcase, csv, json or jsonl; unset: by the ending, raven in folders."
+    )
+    threshold: float | None = described(
+        None, "Score above which an event begins; unset: the model's own, or 0.5.", at_least=0, at_most=1
+    )
+    low_threshold: float | None = described(
+        None, "Score above which an event that has begun goes on; unset: the same.", at_least=0, at_most=1
+    )
+    min_duration_s: float | None = described(None, "Seconds of the shortest event; unset: 0.", at_least=0)
+    max_gap_s: float | None = described(
+        None, "Seconds between two events of a class that count as one; unset: 0.", at_least=0
+    )
     batch_size: int = described(8, "Clips or windows per forward pass.", at_least=1)
     num_workers: int = described(2, "Threads that decode.", at_least=0)
     window_s: float | None = described(
@@ -53,13 +70,18 @@ class PredictArguments(HardwareArguments):
         super().__post_init__()
         if not self.model or not self.inputs:
             raise InputError(f"usage: {USAGE}")
+        for name in OF_EVENTS:
+            if getattr(self, name) is not None and self.events is None:
+                raise InputError(f"{name}: needs --events, the table of the events; add it")
+        if self.events and not self.events.name.strip("."):  # `.` and `..` have no names
+            self.events = Path(os.path.abspath(self.events))
         if self.share and not self.place:
             raise InputError("share: needs --output, the place where the shares meet; add it")
 
     @property
     def place(self) -> Path | None:
         """The table beside which the shards are stored."""
-        return self.output or self.windows
+        return self.output or self.windows or self.events
 
 
 def main(argv: list[str]) -> int:
@@ -94,6 +116,7 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
     network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s)
     empty_folders = []
     clips = processes.together(lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming, empty_folders)))
+    events = processes.together(lambda: open_events(arguments, network, clips)) if arguments.events else None
     shards = Shards(
         arguments.place and arguments.place.with_name(f"{arguments.place.name}.shards"),
         clips.num_clips,
@@ -120,9 +143,18 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
         return 0
     if arguments.place:
         failures = processes.together(
-            lambda: finish(network, shards, clips, arguments, processes) if processes.is_main else []
+            lambda: finish(network, shards, clips, events, arguments, processes) if processes.is_main else []
         )
     return report(empty_folders, failures, clips.num_clips, arguments.place) if processes.is_main else 0
+
+
+def open_events(arguments: PredictArguments, network: Classifier, clips: ClipSequence):
+    """Returns the table of the events; raises `InputError` where it cannot be written."""
+    from training.inference.events import EventTable  # here: scipy takes time to import
+
+    events = EventTable(arguments.events, classifier=network, **{name: getattr(arguments, name) for name in OF_EVENTS})
+    events.check(clips)
+    return events
 
 
 def show(network: Classifier, parts: Iterable[Part], top_k: int) -> list[tuple[str, str]]:
@@ -150,7 +182,7 @@ def print_scores(network: Classifier, clip: ClipScores, top_k: int):
 
 
 def finish(
-    network: Classifier, shards: Shards, clips: ClipSequence, arguments: PredictArguments, processes: Processes
+    network: Classifier, shards: Shards, clips: ClipSequence, events, arguments: PredictArguments, processes: Processes
 ) -> list[tuple[str, str]]:
     """Writes the tables from the shards, lists what could not be classified beside them, and removes the shards."""
     if not processes.is_alone:
@@ -159,28 +191,45 @@ def finish(
     has_windows = bool(arguments.window_s or arguments.hop_s) or any(s.windows > 1 for s in shards.segments())
     if len(errors) < num_clips:
         marker = shards.folder / "kept"  # what is there later was written by this run, which has been killed
-        for path in filter(None, (arguments.output, arguments.windows)):
-            if path.exists() and not marker.exists() and not arguments.overwrite:
-                print(f"the earlier {path} is kept as {keep(path)}", file=sys.stderr)
+        tables = {path: {path} for path in (arguments.output, arguments.windows) if path}
+        if events:
+            events.read(shards.parts(), set(errors))
+            tables[events.path] = events.files()
+        if not marker.exists() and not arguments.overwrite:
+            for path, files in tables.items():
+                keep(path, files)
         marker.touch()
         write_tables(
             network, shards.parts, set(errors), has_windows, clips.own(), shards.about, arguments.output,
             arguments.windows,
         )  # fmt: skip
+        if events:
+            print(events.write(), file=sys.stderr)
         write_unreadable(arguments.place, list(errors.values()))
     shards.remove()
     return list(errors.values())
 
 
-def keep(path: Path) -> Path:
-    """Gives a table a second name, NAME.previous.EXT, under which it stays when the first one is replaced."""
+def keep(path: Path, files: Iterable[Path]):
+    """
+    Gives tables a second name, NAME.previous.EXT, under which they stay when the first one is replaced.
+
+    Args:
+        path: the table, or a folder of tables
+        files: the table itself, or those in the folder; some may not exist
+    """
     kept = path.with_name(f"{path.stem}.previous{path.suffix}")
-    kept.unlink(missing_ok=True)
-    try:
-        os.link(path, kept)
-    except OSError:  # a file system without links
-        shutil.copy2(path, kept)
-    return kept
+    earlier = list(filter(Path.exists, files))
+    for file in earlier:
+        place = kept / file.relative_to(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        try:
+            os.link(file, place)
+        except OSError:  # a file system without links
+            shutil.copy2(file, place)
+    if earlier:
+        print(f"the earlier {path} is kept as {kept}", file=sys.stderr)
 
 
 def report(empty_folders: list[str], failures: list[tuple[str, str]], num_clips: int | None, output) -> int:

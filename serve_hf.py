@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from training.base.inference import labels_of, load_classifier
 from training.console import run_program
 from training.errors import InputError, blamed
+from training.inference.precision import HardwareArguments, choose_hardware, place
 from training.recipe import described, name_positionals, parse_words, show_help
 from training.serving.arguments import ServingArguments
 
@@ -17,7 +18,7 @@ GRACE_S = 30  # seconds in which requests in flight may finish after SIGTERM
 
 
 @dataclass
-class ServeArguments(ServingArguments):
+class ServeArguments(ServingArguments, HardwareArguments):
     """Defines the options of serve_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
@@ -63,8 +64,11 @@ def serve(argv: list[str]):
 
 
 def load(arguments: ServeArguments):
-    """Returns the model, ready for inference, and its feature extractor: the place for its precision and device."""
-    return load_classifier(arguments.model)
+    """Returns the model, on its device and in its number format, and its feature extractor."""
+    hardware = choose_hardware(arguments)
+    model, extractor = load_classifier(arguments.model)
+    print(f"weights: {hardware}", file=sys.stderr)
+    return place(model, hardware), extractor
 
 
 def listening(host: str, port: int) -> socket.socket:

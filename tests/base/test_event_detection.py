@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from training.base import event_detection
 from training.base.event_detection import EventFinder, event_scores, event_thresholds, find_events, step_times
+from training.data.labels import LabelSet
 from training.errors import InputError
 
 
@@ -216,11 +217,19 @@ def test_memory_does_not_grow_with_the_recording():
 
 def test_one_class_wins_a_step_of_a_single_label_model():
     probabilities = np.array([[0.5, 0.3, 0.2], [0.3, 0.4, 0.3], [0.1, 0.3, 0.6]])
-    scores = event_scores(probabilities, "single_label_classification")
+    scores = event_scores(probabilities, LabelSet(tuple("abc"), "single_label_classification"))
     assert scores.tolist() == [[0.5, 0, 0], [0, 0.4, 0], [0, 0, 0.6]]
-    assert event_scores(probabilities, "multi_label_classification") is probabilities
+    multi = LabelSet(tuple("abc"), "multi_label_classification")
+    np.testing.assert_array_equal(event_scores(probabilities, multi), probabilities)
     with pytest.raises(InputError, match="a number per clip, so it has no events; use a classifier"):
-        event_scores(probabilities, "regression")
+        event_scores(probabilities, LabelSet(("value",), "regression"))
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_background_is_no_event_and_still_wins(problem_type):
+    labels = LabelSet(("background", "owl"), problem_type)
+    scores = event_scores(np.array([[0.6, 0.4], [0.2, 0.8]]), labels)
+    assert scores.tolist() == [[0, 0.4 if labels.is_multi else 0], [0, 0.8]]
 
 
 @pytest.mark.parametrize(

@@ -492,6 +492,25 @@ def test_wrong_options_are_told_before_the_model_is_loaded(folder, capsys):
     assert "max_batch: must be 1 or more, got 0" in lines[1] and "name another --host or --port" in lines[3]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_precision_and_device_are_those_of_predict_hf(folder, tmp_path, capsys, dtype):
+    write_tone(tmp_path / "clip.wav", seconds=0.5)
+    words = [str(folder), "--dtype", dtype, "--device", "cpu"]
+    assert predict_hf.main([*words, str(tmp_path / "clip.wav"), "--output", str(tmp_path / "scores.csv")]) == 0
+    wanted = pandas.read_csv(tmp_path / "scores.csv")[[f"probability_{name}" for name in NAMES]].to_numpy()[0]
+    capsys.readouterr()
+    arguments = serve_hf.ServeArguments(model=str(folder), dtype=dtype, device="cpu", threads=1)
+    model, extractor = serve_hf.load(arguments)
+    assert capsys.readouterr().err == f"weights: {dtype} on cpu\n" and torch.get_num_threads() == 1
+    service = Service("tiny", model, extractor, labels_of("tiny", model.config), arguments)
+    with TestClient(build(service)) as client:
+        found = scores_of(post_file(client, (tmp_path / "clip.wav").read_bytes()).json())
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert next(model.parameters()).dtype == getattr(torch, dtype)
+    assert serve_hf.main([str(folder), "--port", "0", "--device", "cuda:77"]) == 1
+    assert "device cuda:77: cannot be used here" in capsys.readouterr().err
+
+
 def test_a_missing_package_is_named(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert serve_hf.main([str(folder)]) == 1

@@ -391,6 +391,24 @@ def test_models_come_from_words_or_variable_or_file(tmp_path, monkeypatch, capsy
         app.main(["user/word"])
 
 
+def test_device_and_threads_are_chosen_and_weights_stay_float32(tmp_path, monkeypatch, capsys):
+    """Where other programs would take bfloat16 too."""
+    shown = []
+    monkeypatch.setattr("training.inference.precision.has_bfloat16", lambda: True)
+    monkeypatch.setattr(app, "build", lambda classifiers, examples: shown.extend(classifiers) or 1 / 0)
+    folder = str(save_tiny_classifier(tmp_path / "model"))
+    with pytest.raises(ZeroDivisionError):
+        app.main([folder, "--device", "cpu", "--threads", "1"])
+    parameter = next(shown[0].model.parameters())
+    assert (parameter.dtype, parameter.device.type, torch.get_num_threads()) == (torch.float32, "cpu", 1)
+    for words, message in (
+        (["--device", "cuda:77"], "device cuda:77: cannot be used"),
+        (["--threads", "0"], "threads: "),
+    ):
+        assert app.main([folder, *words]) == 1
+        assert f"error: {message}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["models: user/a", "model: [a]", "examples: [1]", "[a]", "a: [", "text"])
 def test_settings_that_cannot_be_read(tmp_path, text):
     (tmp_path / "app.yaml").write_text(text)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.ndimage
 
-from ..data.events import Event
+from ..data.events import BACKGROUND, Event
+from ..data.labels import LabelSet
 from ..errors import InputError
 
 DEFAULT_THRESHOLD = 0.5
@@ -235,11 +236,11 @@ def step_times(
     return np.minimum(starts_s, duration_s), np.minimum(ends_s, duration_s)
 
 
-def event_scores(probabilities: np.ndarray, problem_type: str) -> np.ndarray:
+def event_scores(probabilities: np.ndarray, labels: LabelSet) -> np.ndarray:
     """
     Returns the scores that thresholds are compared with: multi-label, the probabilities. Single-label, those of the
     winning class of each step and 0 for the others: a class has an event while it wins with enough probability, and
-    events of two classes never overlap.
+    events of two classes never overlap. A class called background stands for nothing, so its score is always 0.
 
     Args:
         probabilities: (steps, labels)
@@ -247,12 +248,12 @@ def event_scores(probabilities: np.ndarray, problem_type: str) -> np.ndarray:
     Raises:
         InputError: the model gives numbers, not classes.
     """
-    if problem_type == "regression":
+    if labels.is_regression:
         raise InputError("the model gives a number per clip, so it has no events; use a classifier")
-    if problem_type == "multi_label_classification":
-        return probabilities
-    winner = probabilities.argmax(axis=1)[:, None]
-    return np.where(np.arange(probabilities.shape[1]) == winner, probabilities, 0.0)
+    can_occur = np.array([name != BACKGROUND for name in labels.names])
+    if not labels.is_multi:
+        can_occur = can_occur & (np.arange(len(can_occur)) == probabilities.argmax(axis=1)[:, None])
+    return np.where(can_occur, probabilities, 0.0)
 
 
 def event_thresholds(config, threshold: float | None = None) -> np.ndarray:

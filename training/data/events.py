@@ -48,6 +48,7 @@ AUDACITY_NUMBERS = [
     ("its high frequency", "number of Hz"),
 ]
 DECIMALS = 6
+BACKGROUND = "background"  # class of clips without events
 HIGHEST_HZ = 8000.0  # what models at 16 kHz get
 SURROGATES = re.compile("[\ud800-\udfff]+")
 TABLE_NAME = re.compile(r"(\.Table\.\d+\.selections)?\.\w+$")  # x.Table.1.selections.txt and x.txt describe x.wav
@@ -420,9 +421,15 @@ def write_events(
     if not is_folder:
         _write_lines(path, FORMATS[name].lines(events, **settings))
         return
-    for file, place in _places(events, FORMATS[name]).items():
-        (path / place).parent.mkdir(parents=True, exist_ok=True)
-        _write_lines(path / place, FORMATS[name].lines({file: events[file]}, **settings))
+    for file, place in event_files(path, events, event_format).items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _write_lines(place, FORMATS[name].lines({file: events[file]}, **settings))
+
+
+def event_files(path: Path, files: Iterable[str | None], event_format: str | None = None) -> dict[str | None, Path]:
+    """Returns the file that `write_events` writes for each recording, given their names."""
+    name, is_folder = _find_format(Path(path), event_format)
+    return _places(path, list(files), FORMATS[name]) if is_folder else dict.fromkeys(files, Path(path))
 
 
 def _write_lines(path: Path, lines: Iterable[str]):
@@ -469,14 +476,14 @@ def _check_text(path: Path, name: str, kind: str, text: str):
         raise InputError(f"{path}: the {kind} '{printable(short(text, 80))}' has {bad}; {remedy}")
 
 
-def _places(events: Events, kind) -> dict:
+def _places(folder: Path, files: list[str | None], kind) -> dict[str | None, Path]:
     """Returns the table of each recording in a folder: their own folders below the common one, and their stems."""
-    paths = {file: os.path.abspath("events" if file is None else file) for file in events}
+    paths = {file: os.path.abspath("events" if file is None else file) for file in files}
     common = os.path.commonpath([os.path.dirname(path) for path in paths.values()]) if paths else ""
     names = {file: os.path.relpath(path, common) for file, path in paths.items()}
     stems = {file: os.path.splitext(name)[0] for file, name in names.items()}
     are_different = len({stem.casefold() for stem in stems.values()}) == len(stems)  # not so for x.wav and x.flac
-    return {file: (stems if are_different else names)[file] + kind.own_suffix for file in events}
+    return {file: Path(folder, (stems if are_different else names)[file] + kind.own_suffix) for file in files}
 
 
 def _rounded(event: Event) -> Event:

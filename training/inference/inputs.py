@@ -103,8 +103,12 @@ class ClipSequence:
 
     def fingerprint(self) -> str:
         """Returns a short text that changes with the names of the clips; for streams, with the sources."""
+        return fingerprint(self.names())
+
+    def names(self) -> list[str]:
+        """Returns the names of the clips; of a stream, its own."""
         parts = [source.names() if hasattr(source, "__len__") else [source.name] for source in self.sources]
-        return fingerprint(list(itertools.chain(*parts)))
+        return list(itertools.chain(*parts))
 
     def groups(self, shard_size: int, is_wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[tuple]]]:
         """

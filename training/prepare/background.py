@@ -13,14 +13,12 @@ import numpy as np
 
 from ..console import run_program
 from ..data.audio import audio_seconds
-from ..data.events import Event, pair_recordings, read_events
+from ..data.events import BACKGROUND, Event, pair_recordings, read_events
 from ..errors import InputError
 from ..files import check_writable
 from ..recipe import LARGEST_WHOLE
 from . import write_manifest
 from .common import Clip
-
-BACKGROUND = "background"
 
 
 def background_clips(

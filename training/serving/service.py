@@ -311,7 +311,7 @@ class Service:
         return {"embedding": vectors.mean(dim=0).tolist()}
 
     def _events(self, logits: torch.Tensor, start_s: np.ndarray, end_s: np.ndarray, parameters: dict) -> dict:
-        scores = event_scores(self.model.probabilities(logits).numpy(), self.labels.problem_type)
+        scores = event_scores(self.model.probabilities(logits).numpy(), self.labels)
         thresholds = event_thresholds(self.model.config, parameters.get("threshold"))
         settings = {name: parameters[name] for name in handler.OF_EVENTS if name in parameters}
         events = find_events(scores, self.labels.names, start_s, end_s, thresholds, **settings)

@@ -1,0 +1,93 @@
+"""Finds the events of clips in their stored windows, and writes their table."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..base.event_detection import EventFinder, event_scores, event_thresholds
+from ..data.events import Event, check_events_file, event_files, write_events
+from ..errors import InputError, printable
+from .inputs import ClipSequence
+from .scores import Classifier
+from .shards import Part
+
+
+class EventTable:
+    """
+    Finds the events of clips, and writes their table.
+
+    Args:
+        path, event_format: see `write_events`
+        classifier: gives the scores of windows
+        threshold: of all classes; `None`: the model's own
+        low_threshold: second one, above which an event goes on; `None`: the same
+        min_duration_s, max_gap_s: see [`EventFinder`][training.base.event_detection.EventFinder]; `None`: 0
+
+    Raises:
+        InputError: the model has no classes, or the second threshold is above the first of a class.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        event_format: str | None,
+        classifier: Classifier,
+        threshold: float | None = None,
+        low_threshold: float | None = None,
+        min_duration_s: float | None = None,
+        max_gap_s: float | None = None,
+    ):
+        self.path, self.event_format, self.classifier = path, event_format, classifier
+        names = classifier.labels.names
+        event_scores(np.zeros((0, len(names))), classifier.labels)  # refuses a regression
+        high = event_thresholds(classifier.model.config, threshold)
+        if low_threshold is not None and low_threshold > high.min():
+            name, least = printable(names[int(high.argmin())]), f"{high.min():g}"
+            raise InputError(f"low_threshold {low_threshold:g}: the threshold of {name} is {least}; give at most that")
+        durations = {"min_duration_s": min_duration_s or 0.0, "max_gap_s": max_gap_s or 0.0}
+        self.settings = {"high": high, "low": low_threshold, **durations}
+        self.events: dict[str, list[Event]] = {}
+        self.durations_s: dict[str, float] = {}
+
+    def check(self, clips: ClipSequence):
+        """Raises `InputError` if the events of these clips cannot be written, before hours of work."""
+        names = clips.names() if clips.num_clips is not None else []  # those of a stream are unknown
+        check_events_file(self.path, self.event_format, self.classifier.labels.names, names)
+        for name, count in Counter(names).most_common(1):
+            if count > 1:
+                raise InputError(
+                    f"{self.path}: {count} inputs are called {printable(name)}, and nothing would tell their events "
+                    "apart; name each once"
+                )
+
+    def read(self, parts: Iterable[Part], failed: set[int]):
+        """Finds the events of all clips but the failed ones; memory holds a part, and the events."""
+        rate, names = self.classifier.extractor.sampling_rate, self.classifier.labels.names
+        finder = None
+        for part in parts:
+            for segment, arrays in part.split():
+                if segment.number in failed:
+                    continue
+                own = self.events.setdefault(segment.name, [])
+                finder = finder or EventFinder(names, **self.settings)
+                if segment.rows:
+                    scores = event_scores(self.classifier.probabilities(arrays["logits"]), self.classifier.labels)
+                    ends_s = arrays["stop"] / rate
+                    own += finder.add(scores, arrays["start"] / rate, ends_s)
+                    self.durations_s[segment.name] = float(ends_s[-1])
+                if segment.is_last:
+                    own += finder.finish()
+                    finder = None
+
+    def files(self) -> set[Path]:
+        """Returns the files that `write` writes."""
+        return set(event_files(self.path, self.events, self.event_format).values())
+
+    def write(self) -> str:
+        """Writes the table, and returns a line that counts the events, and the clips without any."""
+        highest_hz = self.classifier.extractor.sampling_rate / 2
+        write_events(self.path, self.events, self.event_format, self.durations_s, highest_hz)
+        count, without = sum(map(len, self.events.values())), sum(not own for own in self.events.values())
+        return f"{self.path}: {count} events; {without} of {len(self.events)} files have none"
