@@ -468,7 +468,7 @@ def test_runs_whose_clips_are_not_named_have_no_examples(tmp_path, header):
 )
 def test_clips_of_the_run_are_shown_to_this_machine_only(tmp_path, monkeypatch, words, variable, expected):
     monkeypatch.setenv("GRADIO_SERVER_NAME", variable)
-    monkeypatch.setattr(app, "load_classifier", lambda *_, **__: (None, None))
+    monkeypatch.setattr(app, "load_classifier", lambda *_, **__: (torch.nn.Identity(), None))
     monkeypatch.setattr(app.socket, "create_server", lambda *_, **__: socket.socket())
     own, seen = write_tone(tmp_path / "own.wav"), []
 
