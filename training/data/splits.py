@@ -94,11 +94,8 @@ def _with_meant_labels(data: datasets.Dataset, arguments: SourceArguments) -> da
     if arguments.label_file:
         names = read_label_file(Path(arguments.label_file))
         labels = [rename_labels(label, names) for label in labels]
-    return with_labels(data, labels) if arguments.label_file or arguments.none_label is not None else data
-
-
-def with_labels(data: datasets.Dataset, labels: list) -> datasets.Dataset:
-    """Returns the data with other labels: texts, or lists of texts."""
+    if not arguments.label_file and arguments.none_label is None:
+        return data
     texts = datasets.List(datasets.Value("string"))  # a split may have empty lists alone
     kind = texts if any(isinstance(label, list) for label in labels) else None
     return data.remove_columns("label").add_column("label", labels, feature=kind)
