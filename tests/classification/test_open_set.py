@@ -249,8 +249,8 @@ def test_languages_that_were_left_out_are_rejected(tmp_path):
     }  # fmt: skip
     train(
         str(ROOT / "recipes" / "quickstart.yaml"), "--output_dir", str(tmp_path / "run"),
-        "--unknown_classes", "it", "es", "--config_overrides", json.dumps(narrow), "--num_train_epochs", "25", "--learning_rate", "1e-3",
-        "--mixup_rate", "0", "--disable_tqdm", "true",
+        "--unknown_classes", "it", "es", "--config_overrides", json.dumps(narrow), "--num_train_epochs", "25",
+        "--learning_rate", "1e-3", "--mixup_rate", "0", "--disable_tqdm", "true",
     )  # fmt: skip
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     print(found["metrics"]["test"], found["open_set"])
