@@ -20,6 +20,7 @@ from training.base.open_set import SCORES, OpenSet, energies, normalise
 from training.classification import open_set as fitting
 from training.classification.open_set import describe, fit_statistics, leave_out
 from training.errors import InputError
+from training.export import recordings
 
 
 def correlated(num_clips: int, size: int, num_classes: int, seed: int = 0):
@@ -238,6 +239,16 @@ def test_classes_that_cannot_be_left_out_are_an_error(splits, names, message):
 def test_names_of_classes_left_out_are_compared_like_all_names():
     kept, unknown = leave_out(splits_of("a", "b\u00e4r", "01", "1"), ["ba\u0308r ", "01"])
     assert kept["train"]["label"][:] == ["a", "1"] and unknown["label"][:] == ["b\u00e4r", "01"]
+
+
+@pytest.mark.parametrize(("unknown", "is_found"), [(None, True), (["b"], False)])
+def test_exports_are_not_compared_on_clips_of_unknown_classes(tmp_path, unknown, is_found):
+    table = tmp_path / "clips.csv"
+    table.touch()
+    settings = {"test_file": str(table), "unknown_classes": unknown}
+    results = {"problem_type": "single_label_classification", "recipe": {"DataArguments": settings}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert recordings.test_clips_of(tmp_path)[0] == (table if is_found else None)
 
 
 @pytest.mark.slow

@@ -1,11 +1,16 @@
 """Tests clips of none of the classes: empty labels, and a label that stands for them, in every kind of source."""
 
+import json
+
 import datasets
 import numpy as np
 import pandas
 import pytest
 from audio_files import write_class_folders, write_tone
+from tiny_runs import TINY, train
 
+import predict_hf
+from training.classification import calibration
 from training.data.arguments import DataArguments, EvaluationDataArguments
 from training.data.columns import Columns
 from training.data.labels import find_labels, without_label
@@ -89,3 +94,39 @@ def test_none_label_needs_thresholds():
 )
 def test_the_label_for_none_is_compared_like_every_class_name(label, kept):
     assert without_label(label, "Ba\u0308ckground ") == kept
+
+
+@pytest.mark.slow
+def test_a_training_with_background_gives_thresholds_and_empty_answers(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "MIN_CLIPS", 2)
+    clips = write_class_folders(tmp_path / "clips", 10, ("background", "high", "low"))
+    settings = TINY | {"dataset_name": str(clips), "none_label": "background", "html_report": False}
+    (tmp_path / "recipe.json").write_text(json.dumps(settings))
+    train(str(tmp_path / "recipe.json"), "--output_dir", str(tmp_path / "run"))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["labels"] == ["high", "low"] and results["problem_type"] == MULTI
+    assert len(results["calibration"]["decision_thresholds"]) == 2 and "open_set" not in results
+    predicted = pandas.read_csv(tmp_path / "run" / "predictions.csv", keep_default_na=False)
+    is_background = predicted["file"].str.contains("background")
+    assert is_background.any() and (predicted["label"] == "").equals(is_background)
+    words = [str(tmp_path / "run"), str(clips), "--output", str(tmp_path / "scores.csv"), "--dtype", "float32"]
+    assert predict_hf.main(words) == 0
+    scores = pandas.read_csv(tmp_path / "scores.csv", keep_default_na=False)
+    above = scores[["probability_high", "probability_low"]] > results["calibration"]["decision_thresholds"]
+    assert (scores["prediction"] == "").equals(~above.any(axis=1))
+
+
+@pytest.mark.parametrize(("none_label", "names"), [("background", ("", "high", "low")), (None, ("background", "high"))])
+def test_clips_of_one_label_are_divided_by_class(tmp_path, none_label, names):
+    from training.base.arguments import TrainingArguments
+    from training.classification.train import open_splits
+
+    write_class_folders(tmp_path / "clips", 8, [name or "background" for name in names])
+    data = DataArguments(
+        dataset_name=str(tmp_path / "clips"), none_label=none_label, problem_type=MULTI, test_fraction=0.25,
+        validation_fraction=0,
+    )  # fmt: skip
+    arguments = TrainingArguments(output_dir=str(tmp_path / "run"))
+    splits, _, _ = open_splits(None, None, data, None, arguments)
+    found = ["".join(label) for label in splits["test"]["label"]]
+    assert sorted(found) == sorted([*names, *names])

@@ -157,7 +157,11 @@ def open_splits(
         splits, unknown = leave_out(splits, data_arguments.unknown_classes)
         unknown = sample_splits({"unknown": unknown}, data_arguments, arguments.seed)["unknown"]
     labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
-    splits = complete_splits(splits, data_arguments, stratify=labels.is_single, seed=arguments.seed)
+    # Clips of one label are divided by class, whether or not a clip may have none.
+    is_divided = labels.is_single or (
+        labels.is_multi and all(isinstance(label, str) or len(label) < 2 for label in splits["train"]["label"])
+    )
+    splits = complete_splits(splits, data_arguments, stratify=is_divided, seed=arguments.seed)
     return sample_splits(splits, data_arguments, arguments.seed), unknown, labels
 
 
