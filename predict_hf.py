@@ -11,6 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from training.base.inference import labels_of, load_classifier
+from training.base.open_set import SCORES, UNKNOWN, OpenSet, Rejection
 from training.console import fail, run_program
 from training.errors import InputError, printable
 from training.inference.engine import Engine
@@ -59,6 +60,11 @@ class PredictArguments(HardwareArguments):
         None, "Seconds per window of long clips; unset: the model's longest input.", above=0
     )
     hop_s: float | None = described(None, "Seconds from window to window; unset: half a window.", above=0)
+    reject: float | None = described(
+        None, "Share of known clips to keep, such as 0.95: those that are less like the training clips are unknown.",
+        above=0, below=1,
+    )  # fmt: skip
+    reject_by: str = described("distance", "Score by which --reject decides.", choices=SCORES)
     shard_clips: int = described(128, "Clips per shard of what is stored while a run goes on.", at_least=1)
     share: str | None = described(
         None, "I/N: compute only this share, on one of N machines that share a folder; then run once without."
@@ -113,7 +119,9 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
     model, extractor = processes.together(lambda: load_classifier(arguments.model))
     labels = labels_of(arguments.model, model.config)
     weights = weights_fingerprint(model)
-    network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s)
+    rejection = processes.together(lambda: choose_rejection(arguments, model))
+    model = place(model, hardware)
+    network = Classifier(model, extractor, labels, arguments.window_s, arguments.hop_s, rejection)
     empty_folders = []
     clips = processes.together(lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming, empty_folders)))
     events = processes.together(lambda: open_events(arguments, network, clips)) if arguments.events else None
@@ -124,7 +132,8 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
         {
             "model": arguments.model,
             "weights": weights,
-            "settings": {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name},
+            "settings": {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
+            | ({} if rejection is None else {"reject": arguments.reject, "reject_by": arguments.reject_by}),
             "clips": clips.fingerprint(),
         },
         {"hardware": str(hardware)},
@@ -157,6 +166,18 @@ def open_events(arguments: PredictArguments, network: Classifier, clips: ClipSeq
     return events
 
 
+def choose_rejection(arguments: PredictArguments, model) -> Rejection | None:
+    """Returns what rejects unknown clips by the statistics beside the model, if the command line asks for it."""
+    if arguments.reject is None:
+        return None
+    if model.config.problem_type not in (None, "single_label_classification"):
+        raise InputError(
+            f"reject: {arguments.model} is a {model.config.problem_type.replace('_', ' ')}, and a softmax alone needs "
+            "it; leave it out"
+        )
+    return Rejection(OpenSet.load(arguments.model, model), arguments.reject_by, arguments.reject)
+
+
 def show(network: Classifier, parts: Iterable[Part], top_k: int) -> list[tuple[str, str]]:
     """
     Prints the likeliest classes of each file as soon as they are known.
@@ -175,9 +196,12 @@ def show(network: Classifier, parts: Iterable[Part], top_k: int) -> list[tuple[s
 
 
 def print_scores(network: Classifier, clip: ClipScores, top_k: int):
-    (row,) = network.probabilities(clip.logits[None])
+    (row,), rejection = network.probabilities(clip.logits[None]), network.rejection
     best = np.argsort(-row)[:top_k]
     found = ", ".join(f"{printable(network.labels.names[index])} {row[index]:.3f}" for index in best)
+    if rejection is not None:
+        (score,) = rejection.scores(clip.logits[None], np.asarray([clip.distance]))
+        found = f"{UNKNOWN} ({found})" if score > rejection.threshold else found
     tqdm.write(f"{printable(clip.name)}\t{found}")  # beside the progress bar
 
 

@@ -39,9 +39,10 @@ PICTURES = (
 # Transformers would load the adapter's own model.
 ADAPTER = ("adapter_config.json", "adapter_model.*")
 SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+OPEN_SET = "open_set.safetensors"  # training.base.open_set.FILE
 PUBLISHED = (
-    *SETTINGS, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", EVALUATIONS, "results.json", *PICTURES, *CODE,
-    *ADAPTER, *SENTENCES,
+    *SETTINGS, OPEN_SET, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", EVALUATIONS, "results.json",
+    *PICTURES, *CODE, *ADAPTER, *SENTENCES,
 )  # fmt: skip
 CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
 ENDPOINT = Path(__file__).parent / "endpoint"  # what an Inference Endpoint runs; a classifier's folder may have its own
@@ -293,7 +294,7 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
         scan_settings(folder)
     except UnsafeModelError as error:
         raise PushError(str(error)) from None
-    kept = (*PICTURES, *SENTENCES)
+    kept = (*PICTURES, *SENTENCES, OPEN_SET)
     names = {*code, *(name for name in kept if (folder / name).is_file())}
     labels = frozenset((settings["config.json"].get("id2label") or {}).values())
     files: dict[str, Path | bytes] = {

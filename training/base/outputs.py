@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from ..errors import InputError, one_line
 from ..files import check_writable
+from . import open_set
 from .arguments import TrainingArguments
 from .inference import scan
 
@@ -30,6 +31,7 @@ OPTIONAL_OUTPUTS = (
     "confusion_matrix.csv",
     "report.html",
     "adapter",  # LoRA's
+    open_set.FILE,
     *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "svg")),
 )
 

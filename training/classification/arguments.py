@@ -20,6 +20,9 @@ class ClassificationTrainingArguments(TrainingArguments):
         1e-2, "Learning rate of the layers' weights where fusion is weighted.", at_least=0
     )
     calibrate: bool = described(True, "Choose temperature and thresholds on the validation split after the training.")
+    open_set: bool = described(
+        True, "Fit after the training by what --reject of predict_hf.py rejects clips of no class; one label per clip."
+    )
     html_report: bool = described(
         True, "Write report.html, a page about the run that holds recordings of the test.", group="report"
     )
@@ -93,6 +96,7 @@ class FoldDataArguments(DataArguments):
     refused: ClassVar[dict[str, str]] = {
         "streaming": "folds need all clips at once; leave it out",
         "shuffle_buffer": "has an effect on streamed clips alone; leave it out",
+        "unknown_classes": "folds divide all classes; leave it out, or run the task classification",
     }
 
 

@@ -41,7 +41,7 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     model, extractor = load_classifier(name, arguments.model_revision)
     labels = labels_of(name, model.config)
     model.config.problem_type = labels.problem_type  # some configurations leave it out
-    splits = screen({"test": load_test_split(data_arguments)}, data_arguments, arguments.output_dir)
+    splits = screen({"test": load_test_split(data_arguments, labels.is_multi)}, data_arguments, arguments.output_dir)
     splits = sample_splits(splits, data_arguments, seed=0)
     windows = choose_windows(model.base_model, extractor, data_arguments)
     dataset = ClipDataset(splits["test"], extractor, labels, windows=windows)

@@ -50,7 +50,7 @@ class LabelledStream(StreamedClips):
         others = {"label": column} | {key: value for key, value in times.items() if value is not None}
         super().__init__(name, data, columns.audio, shuffle_buffer, others)
         self._feature = features[column]
-        self._read_label = label_reader(name, self._feature, columns.separator)
+        self._read_label = label_reader(name, self._feature, columns)
         self._names = names or {}
 
     def class_names(self) -> tuple[str, ...] | None:
@@ -154,6 +154,7 @@ def open_streams(arguments: DataArguments) -> dict[str, LabelledStream | dataset
         arguments.audio_column,
         arguments.label_column,
         arguments.label_separator,
+        is_multi=arguments.problem_type == "multi_label_classification",
         start=arguments.start_column,
         end=arguments.end_column,
     )
@@ -193,6 +194,9 @@ def check_streaming(data_arguments: DataArguments, augmentation, tuning, argumen
     for name in ("max_train_clips", "max_eval_clips"):
         if getattr(data_arguments, name) is not None:
             raise InputError(f"{name}: a stream is read step by step; set max_steps instead")
+    for name in ("none_label", "unknown_classes"):
+        if getattr(data_arguments, name) is not None:
+            raise InputError(f"{name}: a stream's labels are known only when they are read; leave it out")
     for name, value, plain in (
         ("sampler", tuning.sampler, "uniform"),
         ("class_weights", tuning.class_weights, "none"),

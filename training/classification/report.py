@@ -13,6 +13,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from model_cards.card import classifier_card, with_interval
 
 from ..base.arguments import ModelArguments
+from ..base.open_set import SCORES, OpenSet
 from ..base.outputs import STAGING_NAME, dispensable, publish, write_results
 from ..base.progress import is_metric
 from ..base.reproduction import versions
@@ -52,6 +53,7 @@ def write_outputs(
     starting_weights: dict[int, float] | None = None,
     circumstances: dict | None = None,
     calibration: dict | None = None,
+    open_set: tuple[OpenSet, dict] | None = None,
 ):
     """
     Writes the output folder of a training. Every file is complete before it takes its place, and `results.json` comes
@@ -62,6 +64,7 @@ def write_outputs(
         starting_weights: `layer_weights` before the training
         circumstances: the entries `versions`, `machine` and `data` of `results.json`
         calibration: as `calibrate` returns it
+        open_set: as `fit_open_set` returns it
     """
     trainer = run.trainer
     staging = run.folder / STAGING_NAME
@@ -93,11 +96,16 @@ def write_outputs(
         results["calibration"] = calibration
         with dispensable("calibration.png"):
             plot_calibration(calibration, run.split, run.labels, staging / "calibration.png", run.figure_format)
+    if open_set is not None:
+        statistics, results["open_set"] = open_set
+        statistics.save(trainer.model, staging)
     with dispensable("README.md"):
         write_card(run, results, staging / "README.md")
     finish(run, results, scores, staging)
     if calibration is not None:
         print_calibration(calibration)
+    if open_set is not None:
+        print_open_set(open_set[1])
     print(f"trained for {seconds:.0f} s; everything is in {run.folder}")
 
 
@@ -189,6 +197,14 @@ def print_calibration(calibration: dict):
     found += ["a threshold per label"] if thresholds is not None else []
     if found:
         print(f"calibrated on the validation split: {', '.join(found)}; without it the same logits score differently")
+
+
+def print_open_set(report: dict):
+    """Prints how many clips `--reject` of predict_hf.py keeps, by each score."""
+    for score in SCORES:
+        shares = ", ".join(f"{share:.3f} of {split}" for split, share in report[score]["share_kept"].items())
+        auroc = f", AUROC {report[score]['auroc']:.4f}" if "auroc" in report[score] else ""
+        print(f"--reject {report['kept']} by {score} keeps {shares}{auroc}")
 
 
 def intervals(

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import (
     AutoModelForAudioClassification,
     EvalPrediction,
@@ -37,7 +38,7 @@ from ..base.trainer import early_stopping
 from ..data.arguments import DataArguments
 from ..data.augmentation import AugmentationArguments
 from ..data.dataset import ClipDataset, Collator
-from ..data.labels import LabelSet, find_labels, read_label_file
+from ..data.labels import LabelSet, class_name, find_labels, read_label_file
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, sample_splits, warn_of_repeats
 from ..errors import InputError
@@ -48,6 +49,7 @@ from .finished_run import FinishedRun
 from .labelled_stream import LabelledClipStream, LabelledStream, check_streaming, open_streams
 from .losses import training_loss
 from .metrics import choose_metric, metric_function
+from .open_set import fit_open_set, leave_out, with_examples
 from .samplers import make_sampler
 from .trainer import ClassificationTrainer
 from .tuning import check_same_tuning, prepare
@@ -85,12 +87,13 @@ def run(
     set_seed(arguments.seed)
     stored_config = load_config(model_arguments)
     extractor = load_feature_extractor(model_arguments, data_arguments)
+    unknown = None
     if data_arguments.streaming:
         check_streaming(data_arguments, augmentation, tuning, arguments)
         splits = open_streams(data_arguments)
         labels = choose_streamed_labels(splits["train"], data_arguments, stored_config)
     else:
-        splits, labels = open_splits(splits, label_names, data_arguments, stored_config, arguments)
+        splits, unknown, labels = open_splits(splits, label_names, data_arguments, stored_config, arguments)
     datasets = {
         split: ClipDataset(data, extractor, labels, augmentation if split == "train" else None, arguments.seed)
         for split, data in splits.items()
@@ -131,24 +134,35 @@ def run(
         for split, outcome in outcomes.items():
             metrics = trainer.compute_metrics(EvalPrediction(outcome.predictions, outcome.label_ids))
             outcome.metrics.update({f"{split}_{name}": value for name, value in metrics.items()})
+    open_set = None
+    if arguments.open_set and labels.is_single and not (data_arguments.streaming or trainer.is_sharded):
+        clips = datasets | {"train": with_examples(datasets["train"], splits["train"])}
+        open_set = fit_open_set(trainer, clips, unknown, outcomes)
     recipe = {"task": "classification"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
     finished = FinishedRun(trainer, datasets, labels, outcomes, recipe)
-    reporting.write_outputs(finished, seconds, starting_weights, circumstances, calibration)
+    reporting.write_outputs(finished, seconds, starting_weights, circumstances, calibration, open_set)
     trainer.push_to_hub()
 
 
 def open_splits(
     splits: dict | None, label_names, data_arguments: DataArguments, stored_config, arguments: TrainingArguments
-) -> tuple[dict, LabelSet]:
-    """Returns the readable clips of all splits, and the label set; arguments as for `run`."""
+) -> tuple[dict, Dataset | None, LabelSet]:
+    """Returns the readable clips of all splits, those of unknown classes, and the label set; arguments as for `run`."""
     if splits is None:
         splits = load_splits(data_arguments)
         warn_of_repeats(splits)
-    splits = screen(splits, data_arguments, arguments.output_dir)
+    splits, unknown = screen(splits, data_arguments, arguments.output_dir), None
+    if data_arguments.unknown_classes:
+        splits, unknown = leave_out(splits, data_arguments.unknown_classes)
+        unknown = sample_splits({"unknown": unknown}, data_arguments, arguments.seed)["unknown"]
     labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
-    splits = complete_splits(splits, data_arguments, stratify=labels.is_single, seed=arguments.seed)
-    return sample_splits(splits, data_arguments, arguments.seed), labels
+    # Clips of one label are divided by class, whether or not a clip may have none.
+    is_divided = labels.is_single or (
+        labels.is_multi and all(isinstance(label, str) or len(label) < 2 for label in splits["train"]["label"])
+    )
+    splits = complete_splits(splits, data_arguments, stratify=is_divided, seed=arguments.seed)
+    return sample_splits(splits, data_arguments, arguments.seed), unknown, labels
 
 
 def choose_labels(
@@ -156,7 +170,8 @@ def choose_labels(
 ) -> LabelSet:
     """Returns the label set, in the order of a label file or of a fine-tuned checkpoint with the same classes."""
     if data_arguments.label_file:
-        names = tuple(read_label_file(Path(data_arguments.label_file)).values())
+        unknown = set(map(class_name, data_arguments.unknown_classes or ()))
+        names = tuple(name for name in read_label_file(Path(data_arguments.label_file)).values() if name not in unknown)
     labels = find_labels(training_labels, data_arguments.problem_type, names)
     if stored_config is not None and set(stored_config.id2label.values()) == set(labels.names):
         stored = tuple(stored_config.id2label[index] for index in range(len(labels.names)))

@@ -4,10 +4,12 @@ import contextlib
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 
+from ..base.open_set import EmbeddingHook
 from ..base.outputs import STAGING_NAME as OUTPUT_STAGING_NAME
 from ..base.trainer import AudioTrainer
 from ..data.clip_stream import ClipStream
@@ -32,7 +34,7 @@ class ClassificationTrainer(AudioTrainer):
 
     def __init__(self, *args, tuning: TuningArguments, training_loss=None, sampler=None, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_sharded:
             for name in ("lora_rank", "layer_decay", "ema_decay", "average_from_epoch"):
                 if getattr(tuning, name) is not None:
                     raise InputError(
@@ -50,11 +52,17 @@ class ClassificationTrainer(AudioTrainer):
         self.frozen = frozen_modules(self.model)
         # id of a parameter -> factor of its learning rate
         self.rate_scales = rate_scales(self._plain_model(), tuning.layer_decay)
+        self._by_embeddings = None  # hook and function of `predict_by_embeddings`
         self._frames = torch.zeros(2, device=self.args.device)  # frames with audio, and all frames, since the last log
 
     def _plain_model(self):
         """Returns the model without its adapter's wrapper."""
         return self.model.get_base_model() if self.is_adapter else self.model
+
+    @property
+    def is_sharded(self) -> bool:
+        """Returns whether each process holds a part of the weights."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     @property
     def is_adapter(self) -> bool:
@@ -132,12 +140,37 @@ class ClassificationTrainer(AudioTrainer):
             )
         ]
 
+    def predict_by_embeddings(self, dataset, function) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Predicts, and calls a function of the normalised embeddings (windows, size); of a clip's windows the mean.
+
+        Returns:
+            logits (clips, labels), and what the function returns (clips, ...)
+        """
+        if self.args.torch_compile:
+            torch.compiler.reset()  # what is compiled ignores new hooks
+        hook, compute_metrics = EmbeddingHook(self._plain_model()), self.compute_metrics
+        self._by_embeddings, self.compute_metrics = (hook, function), None
+        try:
+            return self.predict(dataset).predictions
+        finally:
+            self._by_embeddings, self.compute_metrics = None, compute_metrics
+            hook.remove()
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Predicts as Trainer does; a clip in windows has their mean logits, as in `classify_windows`."""
         num_windows = inputs.pop("num_windows", None)
+        loss, logits, labels = self._predict_batch(model, inputs, num_windows, prediction_loss_only, ignore_keys)
+        if self._by_embeddings is not None:
+            hook, function = self._by_embeddings
+            values = function(hook.take())
+            logits = (logits, values if num_windows is None else mean_over_windows(values, num_windows))
+        return loss, logits, labels
+
+    def _predict_batch(self, model, inputs, num_windows, prediction_loss_only, ignore_keys):
         if num_windows is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # all processes must make the same number of passes
+        if self.is_sharded:  # all processes must make the same number of passes
             raise InputError(
                 "window_s: clips longer than the model's input cannot be evaluated with FSDP or DeepSpeed; set "
                 "eval_strategy to no, leave the splits out, and evaluate with predict_hf.py"

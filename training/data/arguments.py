@@ -36,6 +36,11 @@ class SourceArguments(Arguments):
     label_separator: str | None = described(
         None, "Separator of several labels in one text, such as a comma; unset: a text is one label."
     )
+    none_label: str | None = described(
+        None,
+        "Label of clips with none of the classes, such as background, where each class has a threshold; clips without "
+        "any label have none of them too.",
+    )
     label_file: str | None = described(
         None,
         "File of the labels in order, one per line, or SSAST's CSV (index, mid, display_name); unset: those of the "
@@ -65,6 +70,16 @@ class SplitArguments(SourceArguments):
     problem_type: str | None = described(
         None, "Kind of labels; unset: multi-label where a clip has several labels or none.", choices=PROBLEM_TYPES
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.none_label is not None:
+            self.problem_type = self.problem_type or "multi_label_classification"
+            if self.problem_type != "multi_label_classification":
+                raise InputError(
+                    f"none_label: needs a threshold per class, but problem_type is {self.problem_type}; leave out one "
+                    "of the two"
+                )
 
 
 @dataclass
@@ -161,6 +176,9 @@ class DataArguments(TrainingFeatureArguments, FrozenDataArguments):
         None, "Clips in the random sample of each other split; unset: all.", at_least=1
     )
     streaming: bool = described(False, "Stream the training split of a Hub data set instead of downloading it.")
+    unknown_classes: list[str] | None = described(
+        None, "Classes to leave out of the training, and to test the rejection of unknown sounds with."
+    )
 
 
 @dataclass

@@ -35,6 +35,7 @@ class Columns:
         fold: folds of the data set; `None`: none
         group: speakers, recordings or others whose clips must stay in one split; `None`: none
         start, end: times of segments of recordings, in seconds; `None`: none
+        is_multi: a clip may have several labels or none; else a clip without a label is an error
     """
 
     audio: str | None = None
@@ -44,6 +45,7 @@ class Columns:
     group: str | None = None
     start: str | None = None
     end: str | None = None
+    is_multi: bool = False
 
 
 def choose_label_column(source: str, features: dict, wanted: str | None) -> str:
@@ -57,7 +59,7 @@ def choose_label_column(source: str, features: dict, wanted: str | None) -> str:
     return choose_column(source, features, "label", wanted, usual)
 
 
-def label_reader(source: str, feature, separator: str | None) -> Callable:
+def label_reader(source: str, feature, columns: Columns) -> Callable:
     """
     Returns a function: value of a stored column, and where it stands -> a text, a list of texts, or `None` (no label).
     """
@@ -73,9 +75,9 @@ def label_reader(source: str, feature, separator: str | None) -> Callable:
         return None if is_empty(value) else as_text(value)
 
     def read(value, where: str = source):
-        if isinstance(value, str) and separator:
-            return [class_name(part) for part in value.split(separator) if part.strip()]
-        if separator and is_empty(value):
+        if isinstance(value, str) and columns.separator:
+            return [class_name(part) for part in value.split(columns.separator) if part.strip()]
+        if (columns.separator or columns.is_multi) and is_empty(value):
             return []
         if isinstance(value, (list, tuple, np.ndarray)):
             parts = [part for part in value if not is_empty(part)]
@@ -89,14 +91,14 @@ def label_reader(source: str, feature, separator: str | None) -> Callable:
     return read
 
 
-def read_labels(source: str, values: Iterable, feature, separator: str | None, row_of: Callable[[int], str]) -> list:
+def read_labels(source: str, values: Iterable, feature, columns: Columns, row_of: Callable[[int], str]) -> list:
     """
     Reads a column of labels: texts, or lists of texts if some clips have several.
 
     Raises:
         InputError: a label of another kind; names its row. A missing label stays `None`.
     """
-    read = label_reader(source, feature, separator)
+    read = label_reader(source, feature, columns)
     labels = [read(value, f"{source}: {row_of(index)}") for index, value in enumerate(values)]
     if not any(isinstance(label, list) for label in labels):
         return labels

@@ -156,6 +156,11 @@ def rename_labels(label, names: dict[str, str]):
     return names.get(str(label), label)
 
 
+def without_label(label, none: str) -> list[str]:
+    """Returns a clip's labels without the one that stands for none of the classes."""
+    return [name for name in _as_names(label) if name != class_name(none)]
+
+
 def class_name(text: str) -> str:
     """
     Returns the name of a class as it is compared: without white space around it, accents in the composed form (NFC).

@@ -211,7 +211,7 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
     clips, data = data, _expand_json(data)
     audio_column = choose_audio_column(source, data.features, columns.audio)
     label_column = choose_label_column(source, data.features, columns.label)
-    labels = read_labels(source, data[label_column], data.features[label_column], columns.separator, row_of)
+    labels = read_labels(source, data[label_column], data.features[label_column], columns, row_of)
     unlabelled = [index for index, label in enumerate(labels) if label is None]
     if unlabelled:
         raise InputError(

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ..errors import InputError
 from .arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, SourceArguments, SplitArguments
 from .columns import OTHER_COLUMNS, Columns, clip_names
-from .labels import read_label_file, rename_labels, sort_key
+from .labels import read_label_file, rename_labels, sort_key, without_label
 from .sources import Report, choose_split, load_local, standardise, warn_of_left_out
 from .tables import load_table
 
@@ -31,7 +31,7 @@ def load_splits(arguments: SplitArguments, report: Report = warn_of_left_out) ->
     Raises:
         InputError: an unreadable source, or one without a training split.
     """
-    columns = columns_of(arguments)
+    columns = columns_of(arguments, is_multi=arguments.problem_type == "multi_label_classification")
     if arguments.train_file:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
         splits = {split: load_table(Path(file), columns) for split, file in files.items() if file}
@@ -42,31 +42,35 @@ def load_splits(arguments: SplitArguments, report: Report = warn_of_left_out) ->
         if chosen["train"] is None:
             raise InputError(f"{name}: no split 'train'; set train_split to one of {', '.join(available)}")
         splits = {kind: available[split]() for kind, split in chosen.items() if split is not None}
-    return {split: _with_label_names(data, arguments) for split, data in splits.items()}
+    return {split: _with_meant_labels(data, arguments) for split, data in splits.items()}
 
 
-def load_test_split(arguments: SourceArguments) -> datasets.Dataset:
+def load_test_split(arguments: SourceArguments, is_multi: bool = False) -> datasets.Dataset:
     """
     Loads the test clips that the recipe names; all clips of a source with a single split.
+
+    Args:
+        is_multi: a clip may have several labels or none
 
     Raises:
         InputError: an unreadable source, or several splits without one for the test.
     """
-    columns = columns_of(arguments)
+    columns = columns_of(arguments, is_multi)
     if arguments.test_file:
-        return _with_label_names(load_table(Path(arguments.test_file), columns), arguments)
+        return _with_meant_labels(load_table(Path(arguments.test_file), columns), arguments)
     name, available = arguments.dataset_name, _load_named(arguments, columns)
     chosen = choose_split(name, available, "test", arguments.test_split)
     if chosen is None and len(available) > 1:
         raise InputError(f"{name}: no split 'test'; set test_split to one of {', '.join(available)}")
-    return _with_label_names(available[chosen or next(iter(available))](), arguments)
+    return _with_meant_labels(available[chosen or next(iter(available))](), arguments)
 
 
-def columns_of(arguments: SourceArguments) -> Columns:
+def columns_of(arguments: SourceArguments, is_multi: bool = False) -> Columns:
     """Returns the columns that the recipe names."""
     names = ("audio", "label", *OTHER_COLUMNS)
     return Columns(
         separator=arguments.label_separator,
+        is_multi=is_multi,
         **{name: getattr(arguments, f"{name}_column", None) for name in names},  # an evaluation has no folds and groups
     )
 
@@ -82,12 +86,19 @@ def _load_named(
     return {split: partial(standardise, f"{name}[{split}]", data, columns) for split, data in splits.items()}
 
 
-def _with_label_names(data: datasets.Dataset, arguments: SourceArguments) -> datasets.Dataset:
-    """Returns the data with the display names of the label file as labels."""
-    if not arguments.label_file:
+def _with_meant_labels(data: datasets.Dataset, arguments: SourceArguments) -> datasets.Dataset:
+    """Returns the data without labels that stand for none, and with the display names of the label file as labels."""
+    labels = data["label"]
+    if arguments.none_label is not None:
+        labels = [without_label(label, arguments.none_label) for label in labels]
+    if arguments.label_file:
+        names = read_label_file(Path(arguments.label_file))
+        labels = [rename_labels(label, names) for label in labels]
+    if not arguments.label_file and arguments.none_label is None:
         return data
-    names = read_label_file(Path(arguments.label_file))
-    return data.remove_columns("label").add_column("label", [rename_labels(value, names) for value in data["label"]])
+    texts = datasets.List(datasets.Value("string"))  # a split may have empty lists alone
+    kind = texts if any(isinstance(label, list) for label in labels) else None
+    return data.remove_columns("label").add_column("label", labels, feature=kind)
 
 
 def warn_of_repeats(splits: dict[str, datasets.Dataset]):

@@ -1,12 +1,11 @@
 """Reads tables of clips: CSV, TSV, Excel, JSON, JSONL, Parquet, SSAST's JSON manifests and Raven's selection tables."""
 
-import dataclasses
 import datetime
 import json
 import os
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -20,6 +19,7 @@ from .audio import as_stored
 from .columns import (
     AUDIO_COLUMNS,
     LABEL_COLUMNS,
+    OTHER_COLUMNS,
     Columns,
     choose_column,
     named_clip,
@@ -50,7 +50,7 @@ class Table:
     names: list[str]
     columns: list
     lines: list[int] | None = None
-    features: dict = dataclasses.field(default_factory=dict)
+    features: dict = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -81,9 +81,7 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     label_column = choose_column(path, table, "label", columns.label, RAVEN_LABELS if is_raven else LABEL_COLUMNS)
     if is_raven:
         table, columns = _with_times(table, audio_column, columns)
-    labels = read_labels(
-        str(path), table[label_column], table.features.get(label_column), columns.separator, table.row_of
-    )
+    labels = read_labels(str(path), table[label_column], table.features.get(label_column), columns, table.row_of)
     audio = _read_audio(table, audio_column)
     for index, pair in enumerate(zip(audio, labels)):
         if None in pair:
@@ -142,7 +140,7 @@ def _read_table(path: Path, columns: Columns) -> Table:
 
 
 def _read_text_table(path: Path, columns: Columns) -> Table:
-    named = (getattr(columns, field.name) for field in dataclasses.fields(columns) if field.name != "separator")
+    named = (getattr(columns, name) for name in ("audio", "label", *OTHER_COLUMNS))
     known = (*AUDIO_COLUMNS, *LABEL_COLUMNS, RAVEN_BEGIN, *filter(None, named))
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     return _from_rows(path, *read_rows(path, separator, known))
@@ -297,15 +295,15 @@ def _with_times(table: Table, audio_column: str, columns: Columns) -> tuple[Tabl
     if columns.start is not None or columns.end is not None:
         return table, columns
     times = times_in_files(table.path, table, table[audio_column], table.row_of)
-    table = dataclasses.replace(table, names=[*table.names, START, END], columns=[*table.columns, *times])
-    return table, dataclasses.replace(columns, start=START, end=END)
+    table = replace(table, names=[*table.names, START, END], columns=[*table.columns, *times])
+    return table, replace(columns, start=START, end=END)
 
 
 def _one_view(table: Table) -> Table:
     """Leaves out the rows of other views than Raven's main one."""
     kept = main_view(table.path, table["View"]) if "View" in table.names else range(len(table))
     columns = [[column[index] for index in kept] for column in table.columns]
-    return dataclasses.replace(table, columns=columns, lines=table.lines and [table.lines[index] for index in kept])
+    return replace(table, columns=columns, lines=table.lines and [table.lines[index] for index in kept])
 
 
 TABLE_READERS = {

@@ -309,8 +309,8 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, figure_for
 RECIPE_DATA = (
     "dataset_name", "dataset_config_name", "dataset_revision", "train_split", "validation_split", "test_split",
     "train_file", "validation_file", "test_file", "audio_column", "label_column", "label_separator", "problem_type",
-    "group_column", "start_column", "end_column", "on_bad_audio", "max_unreadable_share", "label_file", "window_s",
-    "hop_s", "mean", "std", "validation_fraction", "test_fraction",
+    "none_label", "group_column", "start_column", "end_column", "on_bad_audio", "max_unreadable_share", "label_file",
+    "window_s", "hop_s", "mean", "std", "validation_fraction", "test_fraction",
 )  # fmt: skip
 FINE_TUNING = {
     "num_train_epochs": 25,

@@ -66,7 +66,7 @@ def test_clips_of(folder: Path) -> tuple[Path | None, Columns | None]:
         return None, None
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     settings = results.get("recipe", {}).get("DataArguments", {})
-    found = Path(settings["test_file"]) if settings.get("test_file") else None
+    found = Path(settings["test_file"]) if settings.get("test_file") and not settings.get("unknown_classes") else None
     if results.get("problem_type") != "single_label_classification" or found is None or not found.is_file():
         return None, None
     names = {field.name: settings.get(f"{field.name}_column") for field in dataclasses.fields(Columns)}

@@ -9,6 +9,7 @@ import torch
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_starts
 
+from ..base.open_set import UNKNOWN, EmbeddingHook, Rejection
 from ..base.predictions import predictions, score_names
 from ..data.labels import LabelSet
 from ..errors import InputError
@@ -24,6 +25,7 @@ class Classifier(Network):
 
     Args:
         window_s, hop_s: see `window_and_hop`
+        rejection: rejects clips and windows that are like no class; `None`: all have a class
 
     Raises:
         InputError: a window that the model does not accept.
@@ -31,9 +33,19 @@ class Classifier(Network):
 
     keeps_windows = True
 
-    def __init__(self, model, extractor, labels: LabelSet, window_s: float | None = None, hop_s: float | None = None):
+    def __init__(
+        self,
+        model,
+        extractor,
+        labels: LabelSet,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        rejection: Rejection | None = None,
+    ):
         super().__init__(model, extractor)
         self.labels = labels
+        self.rejection = rejection
+        self._hook = EmbeddingHook(model) if rejection is not None else None
         try:
             self.window, self.hop = window_and_hop(model.base_model, extractor, window_s, hop_s)
         except ValueError as error:
@@ -43,7 +55,10 @@ class Classifier(Network):
         return window_starts(num_samples, self.window, self.hop), self.window
 
     def run(self, features):
-        return {"logits": self.model(**features, return_dict=True).logits}, None
+        found = {"logits": self.model(**features, return_dict=True).logits}
+        if self.rejection is not None:
+            found["distance"] = self.rejection.open_set.distances(self._hook.take())
+        return found, None
 
     def places(self, stretch: Stretch, counts: list[int]) -> dict[str, np.ndarray]:
         starts = stretch.starts[: len(counts)]
@@ -69,6 +84,7 @@ class ClipScores:
         logits: (labels,), the mean over its windows
         highest: (labels,), the highest score of a window
         share: (labels,), the share of windows above the class's threshold
+        distance: the mean distance of its windows to the training clips, where clips may be rejected
     """
 
     number: int
@@ -76,6 +92,7 @@ class ClipScores:
     logits: np.ndarray
     highest: np.ndarray
     share: np.ndarray
+    distance: float = 0.0
 
 
 def clip_scores(classifier: Classifier, parts: Iterable[Part]) -> Iterator[list[ClipScores | Segment]]:
@@ -98,18 +115,20 @@ def clip_scores(classifier: Classifier, parts: Iterable[Part]) -> Iterator[list[
                         (own > classifier.thresholds).sum(axis=0),
                     ]
                 )
-                count, before = (0, None) if totals is None else totals
+                count, before, distance = totals or (0, None, 0.0)
                 if before is not None:
                     one = np.stack([before[0] + one[0], np.maximum(before[1], one[1]), before[2] + one[2]])
-                totals = (count + segment.windows, one)
+                distance += float(arrays["distance"].sum(dtype=np.float64)) if "distance" in arrays else 0.0
+                totals = (count + segment.windows, one, distance)
             if not segment.is_last:
                 continue
             if isinstance(totals, Segment):
                 found.append(totals)
             else:
-                count, (total, highest, above) = totals
+                count, (total, highest, above), distance = totals
                 logits, highest = (total / count).astype(np.float32), highest.astype(np.float32)
-                found.append(ClipScores(segment.number, segment.name, logits, highest, above / count))
+                name, distance = segment.name, np.float32(distance / count)
+                found.append(ClipScores(segment.number, name, logits, highest, above / count, distance))
             totals = None
         yield found
 
@@ -139,9 +158,14 @@ def write_tables(
     def score_columns(scores: np.ndarray, prefix: str = "probability_") -> Columns:
         return list(zip(score_names(labels, prefix), np.ascontiguousarray(scores.T)))
 
-    def results(logits: np.ndarray) -> Columns:
-        scores = classifier.probabilities(logits)
-        return [("prediction", predictions(labels, scores, thresholds)), *score_columns(scores)]
+    def results(logits: np.ndarray, distances: np.ndarray) -> Columns:
+        scores, rejection = classifier.probabilities(logits), classifier.rejection
+        found = predictions(labels, scores, thresholds)
+        if rejection is None:
+            return [("prediction", found), *score_columns(scores)]
+        values = rejection.scores(logits, distances)
+        found = [UNKNOWN if is_beyond else text for text, is_beyond in zip(found, values > rejection.threshold)]
+        return [("prediction", found), (rejection.score, values), *score_columns(scores)]
 
     def write_windows(write):
         for part in parts():
@@ -151,7 +175,8 @@ def write_tables(
                 logits, starts, stops = (
                     np.concatenate([arrays[name] for *_, arrays in rows]) for name in ("logits", "start", "stop")
                 )
-                prediction, *scores = results(logits)
+                distances = [arrays.get("distance", arrays["start"]) for *_, arrays in rows]  # none: not read
+                prediction, *scores = results(logits, np.concatenate(distances))
                 times = [("start_s", (starts / rate).round(6)), ("end_s", (stops / rate).round(6))]
                 numbers, files = ([rows[place][index] for place in places] for index in (0, 1))
                 write(with_own_columns("file", files, numbers, own, [*times, prediction, *scores]))
@@ -160,7 +185,9 @@ def write_tables(
         for found in clip_scores(classifier, parts()):
             clips = [clip for clip in found if isinstance(clip, ClipScores)]
             if clips:
-                columns = results(np.stack([clip.logits for clip in clips]))
+                columns = results(
+                    np.stack([clip.logits for clip in clips]), np.stack([clip.distance for clip in clips])
+                )
                 if has_windows and not labels.is_regression:
                     columns += score_columns(np.stack([clip.highest for clip in clips]), "max_")
                     columns += score_columns(np.stack([clip.share for clip in clips]).round(6), "share_")
