@@ -104,11 +104,13 @@ class Block(NamedTuple):
         start: number of its first sample, counted from the beginning
         samples: float32 (samples,)
         ended: when its last sample sounded, by `time.monotonic`
+        number: of the block; the ring buffer counts them
     """
 
     start: int
     samples: np.ndarray
     ended: float
+    number: int = -1
 
     @property
     def stop(self) -> int:
@@ -142,8 +144,8 @@ class RingBuffer:
                 return False
             now = time.monotonic()
             self.began = now if self.began is None else self.began
+            self.blocks.append(block._replace(number=self.num_blocks))
             self.num_blocks += 1
-            self.blocks.append(block)
             self.held += len(block.samples)
             if self.held > self.capacity and self.can_wait is None:
                 self.can_wait = block.stop / self.rate > FILE_SPEED * (now - self.began)
@@ -355,11 +357,13 @@ class Windows(NamedTuple):
         starts: (windows,), their first samples, counted from the beginning
         waveforms: float32 (samples,) of each
         ended: (windows,), when their last samples sounded, by `time.monotonic`
+        num_dropped: blocks dropped between the windows before them and these
     """
 
     starts: np.ndarray
     waveforms: list[np.ndarray]
     ended: np.ndarray
+    num_dropped: int
 
     @property
     def stops(self) -> np.ndarray:
@@ -379,6 +383,7 @@ def cut_windows(buffer: RingBuffer, window: int, hop: int, most: int) -> Iterato
     first = stop = begin = 0  # samples held, and the beginning of their stretch
     parts, ends = [], collections.deque()  # ends: of blocks, with the time
     following = 0  # the next window's first sample
+    number = num_dropped = 0  # of the next block; of blocks dropped since the last windows
 
     def ended_at(sample: int) -> float:
         while len(ends) > 1 and ends[0][0] < sample:
@@ -390,7 +395,7 @@ def cut_windows(buffer: RingBuffer, window: int, hop: int, most: int) -> Iterato
         parts[:] = [samples[starts[-1] - first :]]  # the recording's last window may begin in this one
         waveforms = [samples[start - first :][:window] for start in starts]
         ended = [ended_at(start + len(waveform)) for start, waveform in zip(starts, waveforms)]
-        return Windows(np.array(starts), waveforms, np.array(ended))
+        return Windows(np.array(starts), waveforms, np.array(ended), num_dropped)
 
     while blocks := buffer.take(following + window - stop, hop, most):
         for block in [*blocks, None]:
@@ -399,14 +404,15 @@ def cut_windows(buffer: RingBuffer, window: int, hop: int, most: int) -> Iterato
                 for place in range(0, len(starts), most):
                     chosen = starts[place : place + most]
                     yield cut(chosen)
-                    first, following = chosen[-1], chosen[-1] + hop
+                    first, following, num_dropped = chosen[-1], chosen[-1] + hop, 0
             if block is not None:
                 if block.start != stop:
                     first = stop = begin = following = block.start
                     parts.clear()
                     ends.clear()
+                num_dropped += block.number - number
                 parts.append(block.samples)
-                stop = block.stop
+                stop, number = block.stop, block.number + 1
                 ends.append((stop, block.ended))
     covered = begin if following == begin else following - hop + window
     if stop > covered:
@@ -507,17 +513,13 @@ class Listener:
         self.num_windows = self.num_events = self.num_gaps = self.gap_samples = 0
         self.latencies_s = collections.deque(maxlen=MOST_LATENCIES)
 
-    def add(self, windows: Windows, logits: np.ndarray, num_dropped: int):
-        """
-        Takes the next windows.
-
-        Args:
-            logits: (windows, labels)
-            num_dropped: blocks dropped until now
-        """
+    def add(self, windows: Windows, logits: np.ndarray):
+        """Takes the next windows, and their logits (windows, labels)."""
         if windows.starts[0] > self.covered:
-            start_s, end_s = self.covered / self.rate, windows.starts[0] / self.rate
-            self._gap(int(windows.starts[0]), f"sound was lost ({num_dropped} blocks dropped since the beginning)")
+            slow = (
+                f"the model is slower than the sound, {windows.num_dropped} blocks are dropped; a larger --hop_s helps"
+            )
+            self._gap(int(windows.starts[0]), slow if windows.num_dropped else "the sound card has lost sound")
         if not np.isfinite(logits).all():
             self._gap(int(windows.stops[-1]), OVERFLOW)
             return
@@ -645,7 +647,7 @@ def listen(
         try:
             for windows in cut_windows(buffer, network.window, network.hop, arguments.batch_size):
                 rows = run_windows(network, windows.waveforms, arguments.batch_size)
-                listener.add(windows, np.concatenate([row["logits"] for row in rows]), buffer.num_dropped)
+                listener.add(windows, np.concatenate([row["logits"] for row in rows]))
                 if getattr(sys.stdout, "error", None) and arguments.windows is None and events is None:
                     buffer.end()  # the reader of the output, such as head, has ended, and nothing else is written
         finally:
