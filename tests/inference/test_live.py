@@ -236,12 +236,11 @@ class Microphones:
             raise ValueError(f"No input device matching {device!r}")
         return {"name": "USB \x1b[31m mic", "default_samplerate": float(self.rate)}
 
-    def check_input_settings(self, device, channels, dtype, samplerate):
+    def InputStream(self, *, samplerate, blocksize, device, channels, dtype, callback, finished_callback):
         self.asked.append((device, channels, samplerate))
         if channels > 2:
             raise self.PortAudioError("Invalid number of channels [PaErrorCode -9998]")
 
-    def InputStream(self, *, samplerate, blocksize, device, channels, dtype, callback, finished_callback):
         def play():
             try:
                 for number, first in enumerate(range(0, len(self.samples), blocksize)):

@@ -307,7 +307,6 @@ class Microphone:
         with self._explained():
             about = sounddevice.query_devices(self.device, "input")
             self.name, self.rate = str(about["name"]), rate or round(about["default_samplerate"])
-            sounddevice.check_input_settings(self.device, channels, "float32", samplerate=self.rate)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
