@@ -1,4 +1,7 @@
-"""Classifies audio: `python predict_hf.py MODEL FILES-FOLDERS-OR-MANIFESTS [--top_k 3] [--output scores.csv]`."""
+"""
+Classifies audio: `python predict_hf.py MODEL FILES-FOLDERS-OR-MANIFESTS [--top_k 3] [--output scores.csv]`, or sound as
+it comes in: `python predict_hf.py MODEL --listen [DEVICE]`.
+"""
 
 import os
 import shutil
@@ -16,6 +19,7 @@ from training.console import fail, run_program
 from training.errors import InputError, printable
 from training.inference.engine import Engine
 from training.inference.inputs import HELP, ClipSequence, open_inputs
+from training.inference.live import LiveArguments, listen, with_device
 from training.inference.precision import HardwareArguments, choose_hardware, place
 from training.inference.processes import Processes, start_processes
 from training.inference.scores import Classifier, ClipScores, clip_scores, write_tables
@@ -23,14 +27,14 @@ from training.inference.shards import Part, Shards, weights_fingerprint
 from training.inference.tables import check_table, unreadable_path, write_unreadable
 from training.recipe import described, name_positionals, parse_words, show_help
 
-USAGE = "predict_hf.py MODEL INPUT ... [--output TABLE] [--key value ...]"
+USAGE = "predict_hf.py MODEL INPUT ... [--output TABLE] [--key value ...], or predict_hf.py MODEL --listen [DEVICE]"
 KEPT = "with --output, what is finished is kept in OUTPUT.shards: give the same command again to go on"
 PRINTED_FAILURES = 20
 OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "max_gap_s")
 
 
 @dataclass
-class PredictArguments(HardwareArguments):
+class PredictArguments(LiveArguments, HardwareArguments):
     """Defines the options of predict_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
@@ -74,7 +78,7 @@ class PredictArguments(HardwareArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.model or not self.inputs:
+        if not self.model or not (self.inputs or self.listen):
             raise InputError(f"usage: {USAGE}")
         for name in OF_EVENTS:
             if getattr(self, name) is not None and self.events is None:
@@ -98,8 +102,10 @@ def main(argv: list[str]) -> int:
 
 def predict(argv: list[str]) -> int:
     """Classifies what the command line names; returns 1 if anything could not be classified."""
-    words = name_positionals(argv, PredictArguments, "model", "inputs")
+    words = name_positionals(with_device(argv), PredictArguments, "model", "inputs")
     (arguments,) = parse_words((PredictArguments,), words, USAGE, "command line")
+    if arguments.listen:
+        return run_live(arguments)
     processes = start_processes(arguments.share, arguments.device)
     try:
         return run(arguments, processes)
@@ -107,6 +113,17 @@ def predict(argv: list[str]) -> int:
         if processes.is_main:
             raise
         return 1  # the main process prints the message
+
+
+def run_live(arguments: PredictArguments) -> int:
+    """Classifies what comes in from a microphone or standard input; returns the exit status."""
+    hardware = choose_hardware(arguments)
+    model, extractor = load_classifier(arguments.model)
+    labels = labels_of(arguments.model, model.config)
+    about = {"model": arguments.model, "weights": weights_fingerprint(model), "hardware": str(hardware)}
+    network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s)
+    print(f"weights: {hardware}", file=sys.stderr)
+    return listen(arguments, network, about)
 
 
 def run(arguments: PredictArguments, processes: Processes) -> int:

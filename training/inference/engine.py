@@ -178,7 +178,7 @@ class Engine:
                 if len(waveform):  # none where the file holds less than its header says
                     rows.append(place)
                     waveforms.append(waveform)
-        found = self._run(waveforms)
+        found = run_windows(self.network, waveforms, self.batch_size)
         owners = np.asarray(rows, dtype=np.int64)
         segments, arrays = [], []
         for place, read in enumerate(reads):
@@ -212,29 +212,30 @@ class Engine:
         segment.windows, segment.rows = len(windows), len(next(iter(arrays.values())))
         return segment, arrays
 
-    @torch.no_grad()
-    def _run(self, waveforms: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Runs the network on windows (samples,): for each its arrays (rows, ...)."""
-        network, extractor = self.network, self.network.extractor
-        device = next(network.model.parameters()).device
-        found = [{}] * len(waveforms)
-        order = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]))
-        for first in range(0, len(order), self.batch_size):
-            batch = order[first : first + self.batch_size]
-            features = extractor(
-                [torch.from_numpy(waveforms[index]).to(device) for index in batch],
-                sampling_rate=extractor.sampling_rate,
-                padding="longest",
-                return_attention_mask=True,
-                return_tensors="pt",
-            )
-            tensors, counts = network.run(features)
-            for name, tensor in tensors.items():
-                values = tensor.float().cpu().numpy()
-                for place, index in enumerate(batch):
-                    own = values[place : place + 1] if counts is None else values[place, : counts[place]]
-                    found[index] = {**found[index], name: own}
-        return found
+
+@torch.no_grad()
+def run_windows(network: Network, waveforms: list[np.ndarray], batch_size: int) -> list[dict[str, np.ndarray]]:
+    """Runs the network on windows (samples,), in batches of similar lengths: for each its arrays (rows, ...)."""
+    extractor = network.extractor
+    device = next(network.model.parameters()).device
+    found = [{}] * len(waveforms)
+    order = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]))
+    for first in range(0, len(order), batch_size):
+        batch = order[first : first + batch_size]
+        features = extractor(
+            [torch.from_numpy(waveforms[index]).to(device) for index in batch],
+            sampling_rate=extractor.sampling_rate,
+            padding="longest",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        tensors, counts = network.run(features)
+        for name, tensor in tensors.items():
+            values = tensor.float().cpu().numpy()
+            for place, index in enumerate(batch):
+                own = values[place : place + 1] if counts is None else values[place, : counts[place]]
+                found[index] = {**found[index], name: own}
+    return found
 
 
 def read_ahead(
