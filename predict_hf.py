@@ -81,7 +81,7 @@ class PredictArguments(LiveArguments, HardwareArguments):
         if not self.model or not (self.inputs or self.listen):
             raise InputError(f"usage: {USAGE}")
         for name in OF_EVENTS:
-            if getattr(self, name) is not None and self.events is None:
+            if getattr(self, name) is not None and self.events is None and not self.listen:
                 raise InputError(f"{name}: needs --events, the table of the events; add it")
         if self.events and not self.events.name.strip("."):  # `.` and `..` have no names
             self.events = Path(os.path.abspath(self.events))
@@ -123,7 +123,7 @@ def run_live(arguments: PredictArguments) -> int:
     about = {"model": arguments.model, "weights": weights_fingerprint(model), "hardware": str(hardware)}
     network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s)
     print(f"weights: {hardware}", file=sys.stderr)
-    return listen(arguments, network, about)
+    return listen(arguments, network, about, arguments.events, **{name: getattr(arguments, name) for name in OF_EVENTS})
 
 
 def run(arguments: PredictArguments, processes: Processes) -> int:

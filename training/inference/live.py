@@ -48,7 +48,7 @@ WAKE_S = 0.5  # Windows answers Ctrl-C only between waits
 MOST_LATENCIES = 100_000
 APPENDED = {".csv": 1, ".jsonl": 0}  # ending of a table of events -> lines of its header; others are written at the end
 LIVE_ONLY = ("rate", "channels", "encoding")
-FILES_ONLY = ("inputs", "output", "num_workers", "shard_clips", "share", "streaming")
+FILES_ONLY = ("inputs", "output", "num_workers", "reject", "reject_by", "shard_clips", "share", "streaming")
 
 
 @dataclass
@@ -537,7 +537,7 @@ class Listener:
         if self.finder is not None:
             from ..base.event_detection import event_scores
 
-            self._show(self.finder.add(event_scores(scores, labels.problem_type), starts_s, ends_s))
+            self._show(self.finder.add(event_scores(scores, labels), starts_s, ends_s))
         self.num_windows += len(found)
         self.latencies_s.extend(time.monotonic() - windows.ended)
 
