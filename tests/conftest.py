@@ -36,6 +36,16 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
+@pytest.fixture(scope="module")
+def own_datasets_cache(tmp_path_factory):
+    """A folder of the test for the copies that `datasets` keeps: MTEB's tasks cannot say where."""
+    import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
+        yield
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path_factory):
     """A running Hub on loopback, which huggingface_hub in this process takes for the Hub; retries do not wait."""
