@@ -9,6 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 from hub_server import HubServer
+from hypothesis import settings
+
+# The same examples in every run: a change that breaks nothing must not fail by chance.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 HEADLESS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
