@@ -9,6 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 from hub_server import HubServer
+from hypothesis import settings
+
+# The same examples in every run: a change that breaks nothing must not fail by chance.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 HEADLESS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -42,6 +47,16 @@ def browser(tmp_path_factory):
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
     yield driver
     driver.quit()
+
+
+@pytest.fixture(scope="module")
+def own_datasets_cache(tmp_path_factory):
+    """A folder of the test for the copies that `datasets` keeps: MTEB's tasks cannot say where."""
+    import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
+        yield
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from conversion.catalogue import ORIGIN, Published, read_catalogue, read_protoco
 from .base import reproduction
 from .base.arguments import ModelArguments
 from .base.inference import check_checkpoint, check_folder, explained
-from .classification.confidence_intervals import LEVEL, NUM_RESAMPLES, draw_weights
+from .classification.confidence_intervals import LEVEL, NUM_RESAMPLES, draw_weights, interval_of
 from .console import print_table, run_program
 from .data.arguments import FrozenDataArguments
 from .data.labels import find_labels
@@ -63,7 +63,7 @@ class Measured:
     """
 
     value: float
-    interval: tuple[float, float] | None
+    interval: list[float] | None
     resampled: str
 
 
@@ -264,9 +264,10 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict:
         "checkpoint": None if published is None else published.name,
         "recognised": recognised is not None,
         "name": name,
+        "protocol": protocol,
         "metric": figure.get("metric") or metric_of(protocol, task),
         "ours": measured.value,
-        "interval": None if measured.interval is None else list(measured.interval),
+        "interval": measured.interval,
         "level": LEVEL,
         "resampled": measured.resampled,
         "published": figure.get("value"),
@@ -328,7 +329,7 @@ def verdict(measured: Measured, published: float | None, decimals: int) -> str:
 
 def print_comparison(content: dict):
     interval = content["interval"]
-    number = "{:.4f}" if read_protocols()[protocol_of(content["name"])]["scale"] == 1 else "{:.2f}"
+    number = "{:.4f}" if read_protocols()[content["protocol"]]["scale"] == 1 else "{:.2f}"
     shown = "-" if interval is None else " to ".join(number.format(end) for end in interval)
     published = "-" if content["published"] is None else f"{content['published']:g}"
     row = (content["name"], content["metric"], number.format(content["ours"]), shown, published, content["verdict"])
@@ -340,10 +341,6 @@ def print_comparison(content: dict):
         print(f"note: {content['model']} is not known to be {content['checkpoint']}; --as says so")
     if content["note"]:
         print(f"note: {content['note']}")
-
-
-def protocol_of(name: str) -> str:
-    return name.split(":", 1)[0] if ":" in name else "maeb"
 
 
 # ---- MAEB ----
@@ -397,7 +394,7 @@ def measure_maeb(folder: Path, name: str, data: Path, figure: dict, batch_size: 
     interval = None
     if experiments is not None and len(experiments) > 1:
         draws = np.random.default_rng(0).integers(len(experiments), size=(NUM_RESAMPLES, len(experiments)))
-        interval = bounds(experiments[draws].mean(axis=1))
+        interval = interval_of(experiments[draws].mean(axis=1))
     count = 1 if experiments is None else len(experiments)
     return Measured(float(results[0].get_score()), interval, f"{count} experiments")
 
@@ -474,7 +471,7 @@ def measure_evar(folder: Path, name: str, data: Path, figure: dict, batch_size: 
     value = np.mean([np.mean([fold.test for fold in folds]) for folds in outcomes.by_seed.values()])
     blocks = draw_weights(np.arange(num_clips), NUM_RESAMPLES, 0)
     draws = np.concatenate([block.T @ (right * weight) / (block.T @ weight) for block in blocks])
-    return Measured(float(value) * scale, bounds(draws * scale), f"{num_clips} test clips")
+    return Measured(float(value) * scale, interval_of(draws * scale), f"{num_clips} test clips")
 
 
 def evar_data(data: Path, num_folds: int | None) -> FrozenDataArguments:
@@ -500,13 +497,6 @@ def evar_data(data: Path, num_folds: int | None) -> FrozenDataArguments:
     elif "test" not in splits:
         raise InputError(f"--from {data}: has no test split; EVAR needs train, validation and test")
     return arguments
-
-
-def bounds(values: np.ndarray) -> tuple[float, float]:
-    """Returns the ends of the interval of `LEVEL`, percentiles of the resamples."""
-    tail = 100 * (1 - LEVEL) / 2
-    lower, upper = np.percentile(values, [tail, 100 - tail])
-    return float(lower), float(upper)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 import av
 import numpy as np
 import pytest
+import soundfile
 from audio_encodings import encoded_by_pyav, length_by_pyav
 from audio_files import tone
 
@@ -67,6 +68,20 @@ def test_what_is_left_of_a_cut_file_is_read(extension):
     cut = {"path": "clip", "bytes": content[: len(content) * 2 // 3]}
     part, rate = decode_audio(cut)
     assert 0.3 * len(whole) < len(part) < len(whole) and audio_seconds(cut) == len(part) / rate
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9])
+def test_a_cut_caf_that_libsndfile_refuses_is_told(share):
+    buffer = io.BytesIO()
+    samples = 0.1 * np.random.default_rng(0).standard_normal((44100, 2))
+    soundfile.write(buffer, samples, 44100, format="CAF", subtype="ALAC_16")
+    content = buffer.getvalue()
+    cut = {"path": "clip", "bytes": content[: int(len(content) * share)]}
+    with pytest.raises(soundfile.LibsndfileError):
+        soundfile.read(io.BytesIO(cut["bytes"]))
+    found, rate = decode_audio(cut)
+    assert header_remark(cut) == f"the header gives 1.00 s, the file holds {len(found) / rate:.2f} s"
+    assert header_remark({"path": "clip", "bytes": content}) == ""
 
 
 def m4a_with_its_index_first(tmp_path) -> bytes:

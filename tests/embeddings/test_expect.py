@@ -22,20 +22,14 @@ from training import expect
 from training.data.audio import datasets_without_torchcodec
 from training.embeddings.arguments import EVAR
 
-pytestmark = [  # MTEB's own classifier, on few clips
-    pytest.mark.filterwarnings(f"ignore::sklearn.exceptions.{name}")
-    for name in ("ConvergenceWarning", "UndefinedMetricWarning")
+pytestmark = [
+    pytest.mark.usefixtures("own_datasets_cache"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),  # MTEB's own classifier, on few clips
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning"),
 ]
 
 NAME = "ast-audioset-10-10-0.4593"
 ALL = catalogue.read_catalogue()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
-        yield
 
 
 @pytest.fixture(scope="module")

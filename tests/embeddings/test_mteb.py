@@ -26,7 +26,10 @@ from transformers import AutoModel
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTModel
 from training.data.audio import datasets_without_torchcodec
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # MTEB's own classifier
+pytestmark = [
+    pytest.mark.usefixtures("own_datasets_cache"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),  # MTEB's own classifier
+]
 
 PROMPTS = ROOT / "data" / "voice_prompts"
 SCRIPT = ROOT / "examples" / "mteb_dual_ssast.py"
@@ -35,14 +38,6 @@ TASKS = {
     "PromptLanguage": ("AudioClassification", "accuracy", "a2c"),
     "PromptPairs": ("AudioPairClassification", "max_ap", "a2a"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """MTEB's tasks cannot say where `datasets` keeps its copies."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -99,20 +99,18 @@ def load_classifier(name: str, revision: str = "main", of_frames: bool = False, 
     """
     check_checkpoint(name, revision=revision)
     with explained(name, "not a classifier that can be loaded", "name a folder or a Hub model"):
-        check_folder(name, revision)
+        is_of_frames = "FrameClassification" in str(check_folder(name, revision).get("architectures"))
+        if is_of_frames and not of_frames:
+            raise InputError(
+                f"{name}: classifies time frames, not clips; load it with AutoModelForAudioFrameClassification in "
+                "Python, or fine-tune it with train_hf.py"
+            )
         extractor = AutoFeatureExtractor.from_pretrained(name, revision=revision)
-        architectures = PretrainedConfig.get_config_dict(name, revision=revision)[0].get("architectures")
-        is_of_frames = "FrameClassification" in str(architectures)
         auto_class = AutoModelForAudioFrameClassification if is_of_frames else AutoModelForAudioClassification
         model, loading = auto_class.from_pretrained(
             name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
         window_and_hop(model.base_model, extractor)  # an impossible length is an error before the first clip
-    if is_of_frames and not of_frames:
-        raise InputError(
-            f"{name}: classifies time frames, not clips; load it with AutoModelForAudioFrameClassification in Python, "
-            "or fine-tune it with train_hf.py"
-        )
     untrained = _not_loaded(loading)
     if untrained:
         raise InputError(
@@ -157,14 +155,15 @@ def _for_inference(model):
     return model.eval().to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
 
-def check_folder(name: str, revision: str = "main"):
+def check_folder(name: str, revision: str = "main") -> dict:
     """
-    Checks that a folder or Hub model is one of this project.
+    Checks that a folder or Hub model is one of this project; returns its configuration as it is stored.
 
     Raises:
         InputError: the model is of another kind, or the folder has no feature extractor.
     """
-    model_type = PretrainedConfig.get_config_dict(name, revision=revision)[0].get("model_type")
+    stored, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+    model_type = stored.get("model_type")
     if model_type == ASTConfig.model_type:
         raise InputError(
             f"{name}: model_type is {model_type!r}, expected {DualSSASTConfig.model_type!r}; convert the folder with "
@@ -177,6 +176,7 @@ def check_folder(name: str, revision: str = "main"):
         )
     if Path(name).is_dir() and not (Path(name) / "preprocessor_config.json").exists():
         raise InputError(f"{name}: has no preprocessor_config.json; copy the one that was saved with the model")
+    return stored
 
 
 def labels_of(name: str, config: DualSSASTConfig) -> LabelSet:

@@ -49,17 +49,22 @@ def confidence_intervals(
         weighted_metrics(weights, predictions, targets, problem_type, thresholds)
         for weights in draw_weights(units, num_resamples, seed)
     ]
-    tail = 100 * (1 - LEVEL) / 2
     intervals = {}
     for name in parts[0]:
         values = np.concatenate([part[name] for part in parts])
         values = values[~np.isnan(values)]  # such as the AUC of a resample without positive clips
         if len(values):
-            intervals[name] = np.percentile(values, [tail, 100 - tail]).tolist()
+            intervals[name] = interval_of(values)
     if "mean_auc" in intervals:
         intervals["d_prime"] = d_prime(np.array(intervals["mean_auc"])).tolist()
     unit = "clips" if groups is None else "groups"
     return {"level": LEVEL, "resamples": num_resamples, "resampled": unit, "intervals": intervals}
+
+
+def interval_of(values: np.ndarray) -> list[float]:
+    """Returns the ends of the interval of `LEVEL`: percentiles of the values of all resamples, (resamples,)."""
+    tail = 100 * (1 - LEVEL) / 2
+    return np.percentile(values, [tail, 100 - tail]).tolist()
 
 
 def draw_weights(units: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:

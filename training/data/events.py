@@ -53,7 +53,6 @@ HIGHEST_HZ = 8000.0  # what models at 16 kHz get
 SURROGATES = re.compile("[\ud800-\udfff]+")
 TABLE_NAME = re.compile(r"(\.Table\.\d+\.selections)?\.\w+$")  # x.Table.1.selections.txt and x.txt describe x.wav
 
-
 _numbers = functools.partial(as_numbers, has_commas=True)
 
 

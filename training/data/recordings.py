@@ -177,7 +177,10 @@ def _examine(file: BinaryIO) -> Recording:
     found, parts, pyav, reason = _open(reader)
     if pyav is not None:
         try:
-            return _examine_by_pyav(file, pyav)
+            recording = _examine_by_pyav(file, pyav)
+            rate, length_s = recording.rate, recording.frames / recording.rate
+            # A header that libsndfile refuses may still say how much is missing.
+            return recording._replace(remark=recording.remark or _remark_on_length(found, None, length_s, rate))
         except (InputError, ValueError) as other:
             if pyav[0] not in NATIVE:
                 raise
@@ -200,14 +203,10 @@ def _examine(file: BinaryIO) -> Recording:
 
 def _remarks(found: Survey, parts: list[Part], total: int) -> list[str]:
     """Returns how header and content disagree. total: samples of all parts at the rate of the first"""
-    rate, remarks = parts[0].rate, []
+    rate = parts[0].rate
     first_s, total_s = parts[0].frames / rate, total / rate
     claimed_s = first_s if found.is_joined else None if found.claimed is None else found.claimed * total_s
-    claimed_s = claimed_s if found.claimed_frames is None else found.claimed_frames / rate
-    if claimed_s is not None and abs(claimed_s - total_s) > SAME_S:
-        remarks.append(disagreement(claimed_s, total_s))
-    elif found.is_cut:
-        remarks.append(f"the file is cut off after {total_s:.2f} s")
+    remarks = [remark] if (remark := _remark_on_length(found, claimed_s, total_s, rate)) else []
     lost = len(found.links) - len(parts)
     if lost and total:
         remarks.append(f"{lost} of its {len(found.links)} parts cannot be read")
@@ -217,6 +216,13 @@ def _remarks(found: Survey, parts: list[Part], total: int) -> list[str]:
         kinds = dict.fromkeys(f"{part.rate} Hz, {part.channels} channels" for part in parts)
         remarks.append(f"its parts differ ({'; '.join(kinds)}), all are converted to the first")
     return remarks
+
+
+def _remark_on_length(found: Survey, claimed_s: float | None, total_s: float, rate: int) -> str:
+    claimed_s = claimed_s if found.claimed_frames is None else found.claimed_frames / rate
+    if claimed_s is not None and abs(claimed_s - total_s) > SAME_S:
+        return disagreement(claimed_s, total_s)
+    return f"the file is cut off after {total_s:.2f} s" if found.is_cut else ""
 
 
 def disagreement(claimed_s: float, found_s: float) -> str:
