@@ -548,11 +548,11 @@ def test_the_image_runs_as_a_user_with_the_tested_versions():
     text = DOCKER.read_text()
     assert re.search(r"^FROM python:3\.\d+-slim$", text, re.MULTILINE)
     # Without the argument packages come from pip's own index: no other address of packages is written down.
-    assert "\nARG TORCH_INDEX=\n" in text
+    assert "\nARG torch_index=\n" in text
     (command,) = re.findall(r"^RUN (pip .+ torch)$", text, re.MULTILINE)
     for url, words in (("", []), ("a b", ["--index-url", "a b"])):
         script = f"pip() {{ printf '%s|' \"$@\"; }}; {command}"
-        found = subprocess.run(["sh", "-c", script], env={"TORCH_INDEX": url}, capture_output=True, text=True).stdout
+        found = subprocess.run(["sh", "-c", script], env={"torch_index": url}, capture_output=True, text=True).stdout
         assert found.split("|")[-len(words) - 2 :] == [*words, "torch", ""] and ("--index-url" in found) == bool(url)
     assert set(re.findall(r"https?://[^/:\s]+", text)) == {"http://127.0.0.1"}
     assert all("--constraint constraints.txt" in line for line in re.findall(r"^RUN pip .+$", text, re.MULTILINE))
