@@ -20,7 +20,7 @@ from training.errors import InputError, printable
 from training.inference.engine import Engine
 from training.inference.inputs import HELP, ClipSequence, open_inputs
 from training.inference.live import LiveArguments, listen, with_device
-from training.inference.precision import HardwareArguments, choose_hardware, place
+from training.inference.precision import Hardware, HardwareArguments, choose_hardware, place
 from training.inference.processes import Processes, start_processes
 from training.inference.scores import Classifier, ClipScores, clip_scores, write_tables
 from training.inference.shards import Part, Shards, weights_fingerprint
@@ -121,7 +121,9 @@ def run_live(arguments: PredictArguments) -> int:
     model, extractor = load_classifier(arguments.model)
     labels = labels_of(arguments.model, model.config)
     about = {"model": arguments.model, "weights": weights_fingerprint(model), "hardware": str(hardware)}
-    network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s)
+    about["settings"] = settings_of(arguments, hardware)
+    rejection = choose_rejection(arguments, model)
+    network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s, rejection)
     print(f"weights: {hardware}", file=sys.stderr)
     return listen(arguments, network, about, arguments.events, **{name: getattr(arguments, name) for name in OF_EVENTS})
 
@@ -149,8 +151,7 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
         {
             "model": arguments.model,
             "weights": weights,
-            "settings": {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
-            | ({} if rejection is None else {"reject": arguments.reject, "reject_by": arguments.reject_by}),
+            "settings": settings_of(arguments, hardware),
             "clips": clips.fingerprint(),
         },
         {"hardware": str(hardware)},
@@ -181,6 +182,13 @@ def open_events(arguments: PredictArguments, network: Classifier, clips: ClipSeq
     events = EventTable(arguments.events, classifier=network, **{name: getattr(arguments, name) for name in OF_EVENTS})
     events.check(clips)
     return events
+
+
+def settings_of(arguments: PredictArguments, hardware: Hardware) -> dict:
+    """Returns what determines the scores besides the model and the clips."""
+    settings = {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
+    rejection = {"reject": arguments.reject, "reject_by": arguments.reject_by}
+    return settings if arguments.reject is None else settings | rejection
 
 
 def choose_rejection(arguments: PredictArguments, model) -> Rejection | None:

@@ -404,7 +404,7 @@ def _counts(values: pandas.Series) -> dict[int, int]:
 def print_report(report: dict):
     """Prints the splits, the classes, and a table of the first findings of each kind."""
     for split, own in report["splits"].items():
-        print(f"{split}: {own['clips']} clips, {own['seconds'] / 60:.1f} min")
+        print(f"{split}: {_count(own['clips'], 'clip')}, {own['seconds'] / 60:.1f} min")
     rates = ", ".join(f"{rate} Hz ({count})" for rate, count in report["sampling_rates"].items())
     channels = ", ".join(f"{number} ({count})" for number, count in report["channels"].items())
     print(f"sampling rates: {rates}; channels: {channels}")
@@ -416,7 +416,11 @@ def print_report(report: dict):
             print(f"\n{title}: all {found['examined']} ({shared})")
         elif found["count"]:
             print_rows(title, found["items"])
-    print(f"\n{report['errors']} errors, {report['warnings']} warnings")
+    print(f"\n{_count(report['errors'], 'error')}, {_count(report['warnings'], 'warning')}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def value_of_all(found: dict) -> str:

@@ -5,6 +5,7 @@ import configparser
 import json
 import random
 import re
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -543,10 +544,18 @@ def test_the_image_has_what_the_program_imports_and_nothing_else_of_the_project(
     assert allowed[0] == "*" and {name.removeprefix("!") for name in allowed if name.startswith("!")} == set(copied)
 
 
-def test_the_image_runs_as_a_user_on_cpu_wheels_of_the_tested_versions():
+def test_the_image_runs_as_a_user_with_the_tested_versions():
     text = DOCKER.read_text()
     assert re.search(r"^FROM python:3\.\d+-slim$", text, re.MULTILINE)
-    assert "--index-url https://download.pytorch.org/whl/cpu" in text and "--constraint constraints.txt" in text
+    # Without the argument packages come from pip's own index: no other address of packages is written down.
+    assert "\nARG torch_index=\n" in text
+    (command,) = re.findall(r"^RUN (pip .+ torch)$", text, re.MULTILINE)
+    for url, words in (("", []), ("a b", ["--index-url", "a b"])):
+        script = f"pip() {{ printf '%s|' \"$@\"; }}; {command}"
+        found = subprocess.run(["sh", "-c", script], env={"torch_index": url}, capture_output=True, text=True).stdout
+        assert found.split("|")[-len(words) - 2 :] == [*words, "torch", ""] and ("--index-url" in found) == bool(url)
+    assert set(re.findall(r"https?://[^/:\s]+", text)) == {"http://127.0.0.1"}
+    assert all("--constraint constraints.txt" in line for line in re.findall(r"^RUN pip .+$", text, re.MULTILINE))
     assert text.index("\nUSER ") > text.rindex("\nRUN ") and "USER root" not in text
     assert '".[serve,formats]"' in text
     (entry,) = re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)

@@ -162,12 +162,11 @@ def _joined(tables: list[tuple]):
             return pyarrow.array([None if value is None else str(value) for value in values.to_pylist()], kind)
         return values.cast(kind).combine_chunks()
 
-    return pyarrow.table(
-        {
-            name: pyarrow.chunked_array([column(table, length, name, kind) for table, length in tables], kind)
-            for name, kind in types.items()
-        }
-    )
+    joined = {
+        name: pyarrow.chunked_array([column(table, length, name, kind) for table, length in tables], kind)
+        for name, kind in types.items()
+    }
+    return pyarrow.table(joined).combine_chunks()  # or every `take` of a few rows would look at all of them
 
 
 def _named(source) -> Iterator[tuple[str, dict]]:

@@ -74,6 +74,23 @@ class Classifier(Network):
         """Returns the scores of logits (rows, labels)."""
         return self.model.probabilities(torch.from_numpy(logits)).numpy()
 
+    def reject(self, found: list[str], logits: np.ndarray, distances: np.ndarray) -> tuple[list[str], Columns]:
+        """
+        Replaces the predictions of rows that are like no class, where clips may be rejected.
+
+        Args:
+            found: prediction of each row
+            logits, distances: (rows, labels), (rows,)
+
+        Returns:
+            the predictions, and the column of the score that decides
+        """
+        if self.rejection is None:
+            return found, []
+        values = self.rejection.scores(logits, distances)
+        found = [UNKNOWN if is_beyond else text for text, is_beyond in zip(found, values > self.rejection.threshold)]
+        return found, [(self.rejection.score, values)]
+
 
 @dataclass
 class ClipScores:
@@ -159,13 +176,9 @@ def write_tables(
         return list(zip(score_names(labels, prefix), np.ascontiguousarray(scores.T)))
 
     def results(logits: np.ndarray, distances: np.ndarray) -> Columns:
-        scores, rejection = classifier.probabilities(logits), classifier.rejection
-        found = predictions(labels, scores, thresholds)
-        if rejection is None:
-            return [("prediction", found), *score_columns(scores)]
-        values = rejection.scores(logits, distances)
-        found = [UNKNOWN if is_beyond else text for text, is_beyond in zip(found, values > rejection.threshold)]
-        return [("prediction", found), (rejection.score, values), *score_columns(scores)]
+        scores = classifier.probabilities(logits)
+        found, unlike = classifier.reject(predictions(labels, scores, thresholds), logits, distances)
+        return [("prediction", found), *unlike, *score_columns(scores)]
 
     def write_windows(write):
         for part in parts():
