@@ -240,7 +240,8 @@ def test_numbers_that_overflow_are_named_and_computed_again(settings, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "run", overflow)
         assert program(tmp_path / "recipe.json", **changed) == 1
-    assert "scores of 1 of 4 clips are not finite, the first one" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "scores of 1 of 4 clips are not finite, the first one" in message and "set dtype to float32" in message
     assert not program(tmp_path / "recipe.json", **changed)
 
 

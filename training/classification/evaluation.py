@@ -110,9 +110,10 @@ def read_logits(shards: Shards, names: list[str]) -> np.ndarray:
     logits = shards.means()["logits"]
     try:
         check_scores(logits, names=names)
-    except NotFinite:
+    except NotFinite as error:
         shards.remove()
-        raise
+        remedy = "check the recordings (python -m training.check), or set dtype to float32"
+        raise NotFinite(error.problem, remedy) from None
     return logits
 
 
