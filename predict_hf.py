@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from training.base.inference import labels_of, load_classifier
-from training.base.open_set import SCORES, UNKNOWN, OpenSet, Rejection
+from training.base.open_set import UNKNOWN, RejectionArguments, choose_rejection
 from training.console import fail, run_program
 from training.errors import InputError, printable
 from training.inference.engine import Engine
@@ -34,7 +34,7 @@ OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "ma
 
 
 @dataclass
-class PredictArguments(LiveArguments, HardwareArguments):
+class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
     """Defines the options of predict_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
@@ -64,11 +64,6 @@ class PredictArguments(LiveArguments, HardwareArguments):
         None, "Seconds per window of long clips; unset: the model's longest input.", above=0
     )
     hop_s: float | None = described(None, "Seconds from window to window; unset: half a window.", above=0)
-    reject: float | None = described(
-        None, "Share of known clips to keep, such as 0.95: those that are less like the training clips are unknown.",
-        above=0, below=1,
-    )  # fmt: skip
-    reject_by: str = described("distance", "Score by which --reject decides.", choices=SCORES)
     shard_clips: int = described(128, "Clips per shard of what is stored while a run goes on.", at_least=1)
     share: str | None = described(
         None, "I/N: compute only this share, on one of N machines that share a folder; then run once without."
@@ -122,7 +117,7 @@ def run_live(arguments: PredictArguments) -> int:
     labels = labels_of(arguments.model, model.config)
     about = {"model": arguments.model, "weights": weights_fingerprint(model), "hardware": str(hardware)}
     about["settings"] = settings_of(arguments, hardware)
-    rejection = choose_rejection(arguments, model)
+    rejection = choose_rejection(arguments, arguments.model, model)
     network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s, rejection)
     print(f"weights: {hardware}", file=sys.stderr)
     return listen(arguments, network, about, arguments.events, **{name: getattr(arguments, name) for name in OF_EVENTS})
@@ -138,7 +133,7 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
     model, extractor = processes.together(lambda: load_classifier(arguments.model))
     labels = labels_of(arguments.model, model.config)
     weights = weights_fingerprint(model)
-    rejection = processes.together(lambda: choose_rejection(arguments, model))
+    rejection = processes.together(lambda: choose_rejection(arguments, arguments.model, model))
     model = place(model, hardware)
     network = Classifier(model, extractor, labels, arguments.window_s, arguments.hop_s, rejection)
     empty_folders = []
@@ -189,18 +184,6 @@ def settings_of(arguments: PredictArguments, hardware: Hardware) -> dict:
     settings = {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
     rejection = {"reject": arguments.reject, "reject_by": arguments.reject_by}
     return settings if arguments.reject is None else settings | rejection
-
-
-def choose_rejection(arguments: PredictArguments, model) -> Rejection | None:
-    """Returns what rejects unknown clips by the statistics beside the model, if the command line asks for it."""
-    if arguments.reject is None:
-        return None
-    if model.config.problem_type not in (None, "single_label_classification"):
-        raise InputError(
-            f"reject: {arguments.model} is a {model.config.problem_type.replace('_', ' ')}, and a softmax alone needs "
-            "it; leave it out"
-        )
-    return Rejection(OpenSet.load(arguments.model, model), arguments.reject_by, arguments.reject)
 
 
 def show(network: Classifier, parts: Iterable[Part], top_k: int) -> list[tuple[str, str]]:

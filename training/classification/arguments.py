@@ -6,6 +6,7 @@ from typing import ClassVar
 from ..base.arguments import TrainingArguments
 from ..data.arguments import DataArguments
 from ..errors import InputError
+from ..inference.precision import FORMATS, HardwareArguments
 from ..recipe import Arguments, described
 
 
@@ -121,17 +122,22 @@ class CrossValidationArguments(Arguments):
 
 
 @dataclass
-class EvaluationArguments(Arguments):
+class EvaluationArguments(HardwareArguments):
     """Sets up the evaluation of a finished classifier with its own features, classes and calibration."""
 
     group: ClassVar[str] = "model"
 
     model_name_or_path: str | None = described(None, "Folder or Hub name of a classifier.")
     model_revision: str = described("main", "Branch, tag or commit of a classifier on the Hub.")
-    per_device_eval_batch_size: int = described(16, "Clips per forward pass.", at_least=1)
-    dataloader_num_workers: int = described(0, "Processes that decode; 0: the main process itself.", at_least=0)
+    dtype: str = described(
+        "float32",
+        "Number format of the weights. float32: the numbers of the training's own test; auto: that of predict_hf.py.",
+        choices=FORMATS,
+    )
+    per_device_eval_batch_size: int = described(16, "Clips or windows per forward pass.", at_least=1)
+    dataloader_num_workers: int = described(0, "Threads that decode; 0: the main thread itself.", at_least=0)
     output_dir: str | None = described(None, "Folder to write to.", group="report")
-    overwrite: bool = described(False, "Begin anew in an output folder that holds results.", group="report")
+    overwrite: bool = described(False, "Begin anew in an output folder that holds an earlier run.", group="report")
     html_report: bool = described(True, "Write report.html, a page that holds recordings of the test.", group="report")
     report_clips: int = described(
         12, "Clips with the highest loss to show and play in report.html.", at_least=0, group="report"

@@ -140,8 +140,8 @@ def run(
         open_set = fit_open_set(trainer, clips, unknown, outcomes)
     recipe = {"task": "classification"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
-    finished = FinishedRun(trainer, datasets, labels, outcomes, recipe)
-    reporting.write_outputs(finished, seconds, starting_weights, circumstances, calibration, open_set)
+    finished = FinishedRun(trainer.model, trainer.processing_class, arguments, datasets, labels, outcomes, recipe)
+    reporting.write_outputs(finished, trainer, seconds, starting_weights, circumstances, calibration, open_set)
     trainer.push_to_hub()
 
 

@@ -37,6 +37,30 @@ class Files:
         return self.files[index]
 
 
+class Examples:
+    """Holds the clips of a labelled data set (`ClipDataset`), undecoded."""
+
+    own = None
+
+    def __init__(self, dataset):
+        self.examples = dataset.examples
+        self._names = dataset.names()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int):
+        from ..data.columns import audio_of  # here: `datasets` takes a second to import
+
+        return audio_of(self.examples[index])
+
+    def names(self) -> list[str]:
+        return self._names
+
+    def name_of(self, index: int, audio) -> str:
+        return self._names[index]
+
+
 def open_inputs(inputs: list[str], streaming: bool = False, empty: list[str] | None = None) -> list:
     """
     Opens audio files, and any source of a pretraining: folders, manifests, Hub data sets, JSON objects.
