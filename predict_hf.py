@@ -54,7 +54,9 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
     low_threshold: float | None = described(
         None, "Score above which an event that has begun goes on; unset: the same.", at_least=0, at_most=1
     )
-    min_duration_s: float | None = described(None, "Seconds of the shortest event; that of a single window lasts a hop; unset: 0.", at_least=0)
+    min_duration_s: float | None = described(
+        None, "Seconds of the shortest event; that of a single window lasts a hop; unset: 0.", at_least=0
+    )
     max_gap_s: float | None = described(
         None, "Seconds between two events of a class that count as one; unset: 0.", at_least=0
     )
