@@ -71,8 +71,8 @@ def predicted(folder, clips, tmp_path, *options) -> tuple[np.ndarray, pandas.Dat
     """What predict_hf.py writes: (files, labels), and the table of the windows."""
     words = [str(folder), str(clips), "--output", str(tmp_path / "scores.csv"), "--windows", str(tmp_path / "w.csv")]
     assert predict_hf.main([*words[: None if options else 4], *options]) == 0
-    table = pandas.read_csv(tmp_path / "scores.csv")
-    return table[[f"probability_{name}" for name in NAMES]].to_numpy(), pandas.read_csv(tmp_path / "w.csv") if options else None
+    scores = pandas.read_csv(tmp_path / "scores.csv")[[f"probability_{name}" for name in NAMES]].to_numpy()
+    return scores, pandas.read_csv(tmp_path / "w.csv") if options else None
 
 
 def scores_of(answer: list[dict], names=NAMES) -> list[float]:
