@@ -256,13 +256,36 @@ def event_scores(probabilities: np.ndarray, labels: LabelSet) -> np.ndarray:
     return np.where(can_occur, probabilities, 0.0)
 
 
+def event_settings(
+    config,
+    threshold: float | None = None,
+    low_threshold: float | None = None,
+    min_duration_s: float | None = None,
+    max_gap_s: float | None = None,
+) -> dict:
+    """
+    Returns the settings of [`EventFinder`][training.base.event_detection.EventFinder]: the given ones, else the model's
+    own (`event_detection` of its configuration). A given threshold replaces both of the model's.
+    """
+    own = getattr(config, "event_detection", None) or {}
+    low = own.get("low") if threshold is None and low_threshold is None else low_threshold
+    given = {"low": low, "min_duration_s": min_duration_s, "max_gap_s": max_gap_s, "median_steps": None}
+    settings = {"high": event_thresholds(config, threshold)}
+    for name, value in given.items():
+        value = own.get(name) if value is None and name != "low" else value
+        settings |= {} if value is None else {name: value}
+    return settings
+
+
 def event_thresholds(config, threshold: float | None = None) -> np.ndarray:
     """
-    Returns the threshold of each label: the given one, else the model's `decision_thresholds`, else 0.5.
+    Returns the threshold of each label: the given one, else the model's own (`high` of `event_detection`, or
+    `decision_thresholds`), else 0.5.
 
     Args:
         config: configuration of a classifier
     """
     own = None if config.problem_type == "single_label_classification" else config.decision_thresholds
+    own = (getattr(config, "event_detection", None) or {}).get("high", own)
     chosen = threshold if threshold is not None else DEFAULT_THRESHOLD if own is None else own
     return np.broadcast_to(np.asarray(chosen, dtype=np.float64), config.num_labels)

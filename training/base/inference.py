@@ -118,6 +118,8 @@ def load_classifier(name: str, revision: str = "main", of_frames: bool = False, 
             f"{untrained[0]}); fine-tune it with train_hf.py"
         )
     check_weights_finite(name, model)
+    if is_of_frames:  # each label by itself, unless the configuration says otherwise
+        model.config.problem_type = model.config.problem_type or "multi_label_classification"
     return _for_inference(model), extractor
 
 

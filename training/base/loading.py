@@ -146,6 +146,7 @@ def load_model(
         "problem_type": labels.problem_type,
         "calibration_temperature": 1.0,  # fine-tuning invalidates an earlier calibration
         "decision_thresholds": None,
+        "event_detection": None,
     }
     with blames_model(model_arguments):
         if stored_config is None:

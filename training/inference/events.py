@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.event_detection import EventFinder, event_scores, event_thresholds
+from ..base.event_detection import EventFinder, event_scores, event_settings
 from ..data.events import Event, check_events_file, event_files, write_events
 from ..errors import InputError, printable
 from .inputs import ClipSequence
@@ -23,7 +23,8 @@ class EventTable:
         classifier: gives the scores of windows
         threshold: of all classes; `None`: the model's own
         low_threshold: second one, above which an event goes on; `None`: the same
-        min_duration_s, max_gap_s: see [`EventFinder`][training.base.event_detection.EventFinder]; `None`: 0
+        min_duration_s, max_gap_s: see [`EventFinder`][training.base.event_detection.EventFinder]; `None`: the model's
+            own, or 0
 
     Raises:
         InputError: the model has no classes, or the second threshold is above the first of a class.
@@ -42,12 +43,12 @@ class EventTable:
         self.path, self.event_format, self.classifier = path, event_format, classifier
         names = classifier.labels.names
         event_scores(np.zeros((0, len(names))), classifier.labels)  # refuses a regression
-        high = event_thresholds(classifier.model.config, threshold)
+        given = (threshold, low_threshold, min_duration_s, max_gap_s)
+        self.settings = event_settings(classifier.model.config, *given)
+        high = self.settings["high"]
         if low_threshold is not None and low_threshold > high.min():
             name, least = printable(names[int(high.argmin())]), f"{high.min():g}"
             raise InputError(f"low_threshold {low_threshold:g}: the threshold of {name} is {least}; give at most that")
-        durations = {"min_duration_s": min_duration_s or 0.0, "max_gap_s": max_gap_s or 0.0}
-        self.settings = {"high": high, "low": low_threshold, **durations}
         self.events: dict[str, list[Event]] = {}
         self.durations_s: dict[str, float] = {}
 
