@@ -18,6 +18,7 @@ from .classification.arguments import (
 )
 from .data.arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, UnlabelledDataArguments
 from .data.augmentation import AugmentationArguments
+from .detection.arguments import DetectionDataArguments, DetectionTrainingArguments, DetectionTuningArguments
 from .embeddings.arguments import ProbeArguments, SweepArguments
 from .errors import InputError, short
 from .pretraining.arguments import AsitTrainingArguments, MspmTrainingArguments
@@ -46,6 +47,16 @@ TASKS = {
         (ModelArguments, FoldDataArguments, *TUNED, FoldTrainingArguments, CrossValidationArguments),
     ),
     "evaluation": Task("classification.evaluation", (EvaluationDataArguments, EvaluationArguments)),
+    "detection": Task(
+        "detection.train",
+        (
+            ModelArguments,
+            DetectionDataArguments,
+            AugmentationArguments,
+            DetectionTuningArguments,
+            DetectionTrainingArguments,
+        ),
+    ),
     "mspm": Task("pretraining.mspm", (EncoderArguments, UnlabelledDataArguments, MspmTrainingArguments)),
     "asit": Task("pretraining.asit", (EncoderArguments, UnlabelledDataArguments, AsitTrainingArguments)),
     "sweep": Task("embeddings.sweep", (EncoderArguments, FrozenDataArguments, SweepArguments)),

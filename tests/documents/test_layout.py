@@ -32,6 +32,7 @@ ALLOWED |= {
     "training.inference": FLOOR | {"hub"},
     "training.classification": WING | {"model_cards"},
     "training.pretraining": WING | {"model_cards"},
+    "training.detection": WING | {"model_cards"},
     "training.embeddings": WING,
     "training.export": WING,
     "training.explain": WING,

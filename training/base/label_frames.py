@@ -71,12 +71,17 @@ def frame_grid(model, extractor, window_s: float | None = None, hop_s: float | N
         InputError: a window that the model does not take, or that holds no frame, or a hop that skips audio.
     """
     encoder, rate = model.base_model, extractor.sampling_rate
+    first = extractor.num_samples(1)
+    unit = extractor.num_samples(2) - first
+    if window_s is not None and 1 + (round(window_s * rate) - first) // unit in (
+        encoder.max_frames,
+        extractor.max_length,
+    ):
+        window_s = None  # 10 s of 998 frames: the last samples make no frame
     try:
         window, _ = window_and_hop(encoder, extractor, window_s)
     except ValueError as error:
         raise InputError(str(error)) from error
-    first = extractor.num_samples(1)
-    unit = extractor.num_samples(2) - first
     num_frames = 1 + (window - first) // unit  # of the spectrogram
     if getattr(model.config, "readout", None) == "tokens":  # frames without regard to patches
         step, offset, group = round(model.config.frame_hop_s * rate), 0, 1

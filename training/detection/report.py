@@ -1,0 +1,107 @@
+"""Writes the output folder of a finished training: model, results, events and model card."""
+
+from pathlib import Path
+
+from ..base.event_detection import event_settings
+from ..base.outputs import STAGING_NAME, dispensable, publish, write_results
+from ..base.progress import is_metric
+from ..base.reproduction import versions
+from ..data.events import write_events
+from ..data.labels import LabelSet
+from .metrics import event_counts, f1_of, find_all, frame_precisions
+from .recordings import Stretch
+from .trainer import DetectionTrainer
+
+
+def write_outputs(
+    trainer: DetectionTrainer,
+    datasets: dict,
+    splits: dict[str, list[Stretch]],
+    labels: LabelSet,
+    outcomes: dict,
+    recipe: dict,
+    seconds: float,
+    circumstances: dict,
+):
+    """
+    Writes the output folder. Every file is complete before it takes its place, and `results.json` comes last. Called by
+    every process; the main one writes.
+
+    Args:
+        outcomes: split -> what `predict` of the trainer returns
+        seconds: duration of the training
+        circumstances: the entries `versions`, `machine` and `data` of `results.json`
+    """
+    folder = Path(trainer.args.output_dir)
+    staging = folder / STAGING_NAME
+    trainer.save_model(str(staging), _internal_call=True)  # an ordinary call would also push
+    if not trainer.is_world_process_zero():
+        return
+    (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine, all in results.json
+    config = trainer.model.config
+    results = {
+        "metrics": {split: clean_metrics(outcome.metrics, split) for split, outcome in outcomes.items()},
+        "recordings": {split: describe(own) for split, own in splits.items()},
+        "labels": list(labels.names),
+        "problem_type": labels.problem_type,
+        "frame_hop_s": config.frame_hop_s,
+        "event_detection": config.event_detection,
+        "training": {"seconds": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
+        | trainer.num_parameters,
+        "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
+        **(circumstances or {"versions": versions()}),
+        "recipe": recipe,
+        "log": trainer.state.log_history,
+    }
+    if outcomes:
+        split = list(outcomes)[-1]
+        results["per_class"] = write_split(trainer, datasets[split], splits[split], outcomes[split], staging)
+    with dispensable("README.md"):
+        write_card(trainer, results, staging / "README.md")
+    write_results(results, staging)
+    publish(staging, folder)
+    for name, metrics in results["metrics"].items():
+        print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+    print(f"trained for {seconds:.0f} s; everything is in {folder}")
+
+
+def describe(stretches: list[Stretch]) -> dict:
+    """Returns how many recordings, seconds and events of each label a split has."""
+    counts: dict[str, int] = {}
+    for one in stretches:
+        for event in one.events:
+            counts[event.label] = counts.get(event.label, 0) + 1
+    return {
+        "count": len(stretches),
+        "seconds": round(sum(one.duration_s for one in stretches), 3),
+        "events": dict(sorted(counts.items())),
+    }
+
+
+def write_split(trainer: DetectionTrainer, dataset, stretches: list[Stretch], outcome, staging: Path) -> dict:
+    """Writes the events that the model finds in the reported split; returns the metrics of each label."""
+    names = dataset.labels.names
+    scores = trainer.scores_of(dataset, outcome.predictions)
+    edges_s = [dataset.edges_s(index) for index in range(len(scores))]
+    found = find_all(scores, edges_s, names, event_settings(trainer.model.config))
+    wanted = [list(one.events) for one in stretches]
+    counts = event_counts(found, wanted, names, trainer.collar_s)
+    highest_hz = dataset.feature_extractor.sampling_rate / 2
+    write_events(staging / "events.csv", {one.name: own for one, own in zip(stretches, found)}, highest_hz=highest_hz)
+    precisions = frame_precisions(scores, dataset.targets)
+    rows = zip(names, f1_of(counts).tolist(), counts[:, 2].astype(int).tolist(), precisions.tolist())
+    return {
+        name: {"event_precision": own[0], "event_recall": own[1], "event_f1": own[2], "events": count}
+        | {"frame_average_precision": precision}
+        for name, own, count, precision in rows
+    }
+
+
+def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
+    """Returns the metrics without the prefix of the split and without timings (these depend on the machine)."""
+    metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
+    return {key: value for key, value in metrics.items() if is_metric(key) or key == "loss"}
+
+
+def write_card(trainer: DetectionTrainer, results: dict, path: Path):
+    """Writes the model card, from the template and the results of the run."""
