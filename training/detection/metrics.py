@@ -86,7 +86,7 @@ def event_counts(
 
 def f1_of(counts: np.ndarray) -> np.ndarray:
     """Returns precision, recall and F1 of counts (..., 3) as `event_counts` gives them: (..., 3), 0 for 0 / 0."""
-    matched, found, wanted = np.moveaxis(counts, -1, 0)
+    matched, found, wanted = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
     pairs = ((matched, found), (matched, wanted), (2 * matched, found + wanted))
     return np.stack([np.divide(a, b, out=np.zeros_like(a), where=b > 0) for a, b in pairs], axis=-1)
 

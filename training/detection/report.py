@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from model_cards.card import detection_card
+
 from ..base.event_detection import event_settings
-from ..base.outputs import STAGING_NAME, dispensable, publish, write_results
+from ..base.outputs import STAGING_NAME, dispensable, publish, without_nan, write_results
 from ..base.progress import is_metric
 from ..base.reproduction import versions
 from ..data.events import write_events
@@ -105,3 +107,9 @@ def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
 
 def write_card(trainer: DetectionTrainer, results: dict, path: Path):
     """Writes the model card, from the template and the results of the run."""
+    count = sum(parameter.numel() for parameter in trainer.model.parameters())
+    name = Path(trainer.args.output_dir).resolve().name
+    card = detection_card(
+        name, trainer.model.config, trainer.processing_class, without_nan(results), num_parameters=count
+    )
+    path.write_text(str(card), encoding="utf-8")

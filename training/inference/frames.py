@@ -64,17 +64,19 @@ class FrameClassifier(Classifier):
                     frames += overlaps.add(arrays["frame"], arrays["logits"])
                 if segment.is_last:
                     frames += overlaps.end()
-                rows = sum(len(values) for _, values in frames)
-                segments.append(dataclasses.replace(segment, rows=rows, windows=rows))
-                if rows:
+                if frames:
                     logits = np.concatenate([values for _, values in frames])
-                    found.append(self._placed(frames[0][0] + np.arange(rows), logits, length, segment.is_last))
+                    numbers = frames[0][0] + np.arange(len(logits))
+                    has_audio = numbers * self.grid.step < length  # some models pad short clips
+                    found.append(self._placed(numbers[has_audio], logits[has_audio], length, segment.is_last))
+                rows = len(found[-1]["logits"]) if frames else 0
+                segments.append(dataclasses.replace(segment, rows=rows, windows=rows))
             names = found[0] if found else {}
             yield Part(segments, {name: np.concatenate([one[name] for one in found]) for name in names})
 
     def _placed(self, frames: np.ndarray, logits: np.ndarray, length: int, is_last: bool) -> dict[str, np.ndarray]:
         starts = np.where(frames == 0, 0, frames * self.grid.step + self.grid.offset)
-        stops = (frames + 1) * self.grid.step + self.grid.offset
+        stops = np.minimum((frames + 1) * self.grid.step + self.grid.offset, length)
         if is_last:
             stops[-1] = length
-        return {"logits": logits, "start": np.minimum(starts, length), "stop": np.minimum(stops, length)}
+        return {"logits": logits, "start": starts, "stop": stops}

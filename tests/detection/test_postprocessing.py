@@ -1,0 +1,78 @@
+"""Tests the chosen settings of events, and what a found event is."""
+
+import numpy as np
+import pytest
+
+from training.base.event_detection import step_times
+from training.data.events import Event
+from training.detection.metrics import count_matches, event_counts, f1_of, find_all, frame_precisions
+from training.detection.postprocessing import choose_settings
+
+HOP_S = 0.1
+
+
+def events_of(*times: tuple, label: str = "a") -> list[Event]:
+    return [Event(*pair, label) for pair in times]
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "count"),
+    [
+        ([(1.0, 2.0)], [(1.2, 2.2)], 1),
+        ([(1.0, 2.0)], [(1.21, 2.0)], 0),  # onset
+        ([(1.0, 2.0)], [(1.0, 2.26)], 0),  # 0.2 s, or a fifth of 1.26 s
+        ([(1.0, 2.0)], [(1.0, 2.25)], 1),
+        ([(1.0, 11.0)], [(1.0, 13.0)], 1),  # a fifth of 12 s
+        ([(1.0, 2.0), (1.1, 2.1)], [(1.0, 2.0)], 1),  # each event once
+        ([(1.0, 2.0)], [(1.0, 2.0), (1.1, 2.1)], 1),
+        ([], [(1.0, 2.0)], 0),
+    ],
+)
+def test_matches(found, wanted, count):
+    assert count_matches(events_of(*found), events_of(*wanted), 0.2) == count
+
+
+def test_precision_and_recall_of_nothing_are_zero():
+    found = f1_of(np.array([[0, 0, 0], [2, 4, 2], [0, 3, 0]]))
+    np.testing.assert_allclose(found, [[0, 0, 0], [0.5, 1, 2 / 3], [0, 0, 0]])
+
+
+def test_frames_that_nobody_knows_count_for_nothing():
+    targets = np.array([[0.0, 1.0], [1.0, 1.0], [np.nan, 1.0]])
+    scores = np.array([[0.1, 0.5], [0.9, 0.5], [1.0, 0.5]])
+    found = frame_precisions([scores[:1], scores[1:]], [targets[:1], targets[1:]])
+    assert found[0] == 1.0 and np.isnan(found[1])
+
+
+def noisy_scores(events: list[Event], num_frames: int, rng, flicker: float) -> np.ndarray:
+    """Scores of 0.7 within events and 0.1 outside, with single frames that are wrong."""
+    starts_s, ends_s = step_times(num_frames, HOP_S)
+    scores = np.full(num_frames, 0.1)
+    for event in events:
+        scores[(starts_s < event.offset_s - 1e-6) & (ends_s > event.onset_s + 1e-6)] = 0.7
+    wrong = rng.random(num_frames) < flicker
+    wrong &= ~np.roll(wrong, 1)
+    return np.where(wrong, 0.8 - scores, scores)
+
+
+def test_settings_remove_flicker_and_fit_each_label():
+    rng, names = np.random.default_rng(0), ["a", "b", "c"]
+    wanted = [
+        events_of((2.0, 4.0), (6.0, 8.0)) + events_of((1.0, 3.0), label="b"),
+        events_of((1.0, 3.0)) + events_of((5.0, 9.0), label="b"),
+    ]
+    scores, edges = [], []
+    for own in wanted:
+        columns = [noisy_scores([e for e in own if e.label == "a"], 100, rng, 0.06)]
+        columns.append(0.2 * noisy_scores([e for e in own if e.label == "b"], 100, rng, 0.0))
+        scores.append(np.stack([*columns, rng.random(100)], axis=1))
+        edges.append(np.arange(101) * HOP_S)
+    plain = f1_of(event_counts(find_all(scores, edges, names, {"high": 0.5}), wanted, names, 0.2))[:, 2]
+    settings = choose_settings(scores, edges, wanted, names, 0.2)
+    chosen = f1_of(event_counts(find_all(scores, edges, names, settings), wanted, names, 0.2))[:, 2]
+    assert plain[0] < 0.7 and plain[1] == 0
+    assert chosen[:2].tolist() == [1.0, 1.0]
+    assert settings["median_steps"][0] > 1 == settings["median_steps"][1]
+    assert settings["high"][1] < 0.15 < settings["high"][0]
+    assert settings["high"][2] == pytest.approx(np.median(settings["high"][:2]))  # no event: the others' middle
+    assert choose_settings(scores, edges, [[], []], names, 0.2) is None
