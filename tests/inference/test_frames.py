@@ -1,4 +1,4 @@
-"""Tests frame classifiers in predict_hf.py: scores per frame and events, in parts of any size, and published numbers."""
+"""Tests frame classifiers in predict_hf.py: scores per frame and events, in parts of any size; published numbers."""
 
 import numpy as np
 import pandas
@@ -97,12 +97,10 @@ def test_scores_and_events_are_those_of_the_joined_windows(tmp_path, recording, 
     (own,) = read_events(events).values()
     assert [event.label for event in own] == [event.label for event in wanted] and len(own) > 2
     np.testing.assert_allclose([event[:2] for event in own], [event[:2] for event in wanted], atol=1e-6)
-    row = pandas.read_csv(table).iloc[0]
-    np.testing.assert_allclose(
-        row[["probability_owl", "probability_wren"]].astype(float), scores.max(axis=0), atol=2e-6
-    )
-    share = (scores > SETTINGS["high"]).mean(axis=0)
-    np.testing.assert_allclose(row[["share_owl", "share_wren"]].astype(float), share, atol=1e-6)
+    row, share = pandas.read_csv(table).iloc[0], (scores > SETTINGS["high"]).mean(axis=0)
+    for label, highest, own_share in zip(("owl", "wren"), scores.max(axis=0), share):
+        assert row[f"probability_{label}"] == pytest.approx(highest, abs=2e-6)
+        assert row[f"share_{label}"] == pytest.approx(own_share, abs=1e-6)
 
 
 def test_given_thresholds_replace_the_models_own(tmp_path, recording):
