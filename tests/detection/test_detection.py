@@ -63,6 +63,9 @@ def test_a_tone_detector_is_learnt_saved_and_applied(train, tones, tmp_path, cap
     assert model.config.event_detection == results["event_detection"]
     assert "sound-event-detection" in (output / "README.md").read_text()
 
+    _, _, data, *_ = tasks.parse([str(output / "results.json"), "--output_dir", "other"])  # the results are a recipe
+    assert data.train_annotations == str(tones) and data.event_share == 0.5
+
     # The program finds what the evaluation found: the same windows, filter and thresholds.
     wanted = read_events(output / "events.csv")
     place = tmp_path / "found.csv"
