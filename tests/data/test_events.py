@@ -21,8 +21,8 @@ from training.data.tables import load_table
 from training.errors import UNPRINTABLE, InputError
 
 ENDINGS = [(name, f"a{kind.suffix}") for name, kind in FORMATS.items()]
-HOLDS_SCORES = {"raven", "csv", "json", "jsonl"}
-HOLDS_FREQUENCIES = {"raven", "audacity", "csv", "json", "jsonl"}
+HOLDS_SCORES = {"raven", "csv", "json", "jsonl", "soundevent"}
+HOLDS_FREQUENCIES = {"raven", "audacity", "csv", "json", "jsonl", "soundevent"}
 
 
 def _write(path, text, encoding="utf-8"):
@@ -63,6 +63,8 @@ def _as_held(name: str, event: Event) -> Event:
     if name == "raven":  # a box always has a bottom and a top
         low_hz = low_hz or 0.0
         high_hz = max(low_hz, 8000.0) if high_hz is None else high_hz
+    if name == "soundevent" and high_hz is not None:  # so has a box there, but not always a top
+        low_hz = low_hz or 0.0
     if name not in HOLDS_FREQUENCIES:
         low_hz = high_hz = None
     return Event(onset_s, offset_s, event.label, low_hz, high_hz, score if name in HOLDS_SCORES else None)

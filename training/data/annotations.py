@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+import yaml
 from transformers.utils import logging
 
-from ..errors import InputError, nearest, printable
+from ..errors import InputError, nearest, one_line, printable, short
+from .arguments import AnnotationArguments
 from .audio import audio_seconds
 from .events import Event, Recordings, in_order, list_tables, may_hold_events, read_event_table, table_name
 from .labels import class_name
+from .text_tables import read_rows, read_text
 
 logger = logging.get_logger(__name__)
 
@@ -36,6 +39,7 @@ RULES = {  # kind -> what happened to the events or recordings
     "unlabelled": "recordings have no annotations and are unlabelled",
     "empty": "recordings have no annotations and count as empty",
     "no_table": "files are no tables of events",
+    "unreadable": "recordings cannot be read and are left out",
 }
 NOT_ANNOTATED = "not annotated"  # label of unsure stretches outside annotated clips
 
@@ -86,6 +90,7 @@ def read_annotations(
     overlaps: str = "join",
     point_s: float = 0.0,
     site: str | None = None,
+    on_bad_audio: str = "error",
     report: Callable[[Path, Acts], None] = warn_of_acts,
 ) -> list[AnnotatedRecording]:
     """
@@ -107,6 +112,7 @@ def read_annotations(
         point_s: length in seconds that events without duration get, around their time
         site: a column of the tables, or a regular expression that is searched in the path of a recording; its first
             group, or all that it finds, is the site
+        on_bad_audio: "error" stops at a recording that cannot be read, "skip" leaves it out
         report: takes the source, and where each rule acted
 
     Returns:
@@ -123,9 +129,15 @@ def read_annotations(
     tables, stretches, sites = _read_tables(source, places, label_column, audio_column, site, acts)
     paths = sorted({*places.paths, *tables}, key=lambda path: path.parts)
     with ThreadPool(MOST_WORKERS) as pool:
-        durations_s = pool.map(lambda path: audio_seconds(str(path)), paths)
+        durations_s = pool.map(_duration_s, paths)
     found = []
     for path, duration_s in zip(paths, durations_s):
+        if isinstance(duration_s, InputError):
+            if on_bad_audio == "error":
+                raise duration_s
+            reason = str(duration_s).removeprefix(f"{path}: ")
+            acts["unreadable"].append({"recording": str(path), "reason": reason})
+            continue
         if path not in tables:
             is_empty = unannotated == "empty" and path not in stretches
             acts["empty" if is_empty else "unlabelled"].append({"recording": str(path)})
@@ -145,6 +157,98 @@ def read_annotations(
     return found
 
 
+def load_annotations(
+    arguments: AnnotationArguments, on_bad_audio: str = "error", report: Callable[[Path, Acts], None] = warn_of_acts
+) -> dict[str, list[AnnotatedRecording]]:
+    """
+    Reads the annotated splits that a recipe names, as `train`, `validation` and `test`.
+
+    Recordings without a table belong to the first split in whose folder they are, unless another one annotates them.
+
+    Raises:
+        InputError: no annotations are named, or see `read_annotations`.
+    """
+    sources = {split: getattr(arguments, f"{split}_annotations") for split in ("train", "validation", "test")}
+    sources = {split: Path(source) for split, source in sources.items() if source}
+    if not sources:
+        raise InputError("data: set train_annotations")
+    splits, acts = {}, {}
+    for split, source in sources.items():
+        splits[split] = read_annotations(
+            source,
+            Path(arguments.recordings) if arguments.recordings else None,
+            label_column=arguments.label_column,
+            audio_column=arguments.audio_column,
+            label_map=read_label_map(arguments.label_map) if arguments.label_map else None,
+            exclude=arguments.exclude_labels or (),
+            unannotated=arguments.unannotated,
+            overlaps=arguments.overlaps,
+            point_s=arguments.point_s,
+            site=arguments.site,
+            on_bad_audio=on_bad_audio,
+            report=lambda _, own, split=split: acts.update({split: own}),
+        )
+    without_table = {
+        split: {item["recording"] for kind in ("unlabelled", "empty") for item in own[kind]} for split, own in acts.items()
+    }
+    taken = {
+        os.path.realpath(recording.path)
+        for split, own in splits.items()
+        for recording in own
+        if str(recording.path) not in without_table[split]
+    }
+    for split, source in sources.items():
+        others = {path for path in without_table[split] if os.path.realpath(path) in taken}
+        taken |= {os.path.realpath(path) for path in without_table[split]}
+        splits[split] = [recording for recording in splits[split] if str(recording.path) not in others]
+        own = acts[split]
+        for kind in ("unlabelled", "empty"):
+            own[kind] = [item for item in own[kind] if item["recording"] not in others]
+        report(source, own)
+    return splits
+
+
+def read_label_map(text: str) -> dict[str, str | None]:
+    """
+    Reads a label map: a mapping in JSON or YAML, or the name of a file that holds one, or of a table with the columns
+    `from` and `to`.
+
+    Raises:
+        InputError: no such file, or another form.
+    """
+    path = Path(text)
+    if text.lstrip().startswith("{"):
+        pairs = _as_mapping("label_map", text)
+    elif path.suffix.lower() in (".csv", ".tsv"):
+        names, rows, _ = read_rows(path, "," if path.suffix.lower() == ".csv" else "\t", ("from", "to"))
+        if {"from", "to"} - set(names):
+            raise InputError(f"{path}: has no columns from and to; name them so: {', '.join(names)}")
+        pairs = {row[names.index("from")]: row[names.index("to")] or None for row in rows}
+    else:
+        pairs = _as_mapping(str(path), read_text(path))
+    wrong = [part for pair in pairs.items() for part in pair if isinstance(part, (bool, dict, list))]
+    if wrong:
+        raise InputError(f"{short(text, 80)}: {wrong[0]!r} is no label; write it in quotes")
+    return {str(old): None if new is None else str(new) for old, new in pairs.items()}
+
+
+def _as_mapping(source: str, text: str) -> dict:
+    try:
+        pairs = yaml.safe_load(text)  # JSON is YAML
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{source}: not readable as YAML or JSON ({one_line(error)})") from None
+    if not isinstance(pairs, dict):
+        raise InputError(f"{source}: expected lines label: label, got {type(pairs).__name__}")
+    return pairs
+
+
+def _duration_s(path: Path) -> float | InputError:
+    try:
+        return audio_seconds(str(path))
+    except InputError as error:
+        return error
+
+
 def _act(path: Path, event: Event) -> dict:
     return {"recording": str(path), "label": event.label, "onset_s": event.onset_s, "offset_s": event.offset_s}
 
@@ -156,7 +260,7 @@ def _read_tables(
     Returns recording -> its events of all tables; recording -> its annotated stretches where they are not all of it; and
     a function of the recording that gives its site. Recordings without any annotated stretch are in the second alone.
     """
-    found, cells, parts = {}, defaultdict(set), {}
+    found, cells, parts, num_tables = {}, defaultdict(set), {}, 0
     for path in list_tables(source):
         folder = path.parent.relative_to(source).as_posix() if source.is_dir() else ""
         own_name = table_name(Path(path.name))
@@ -168,15 +272,19 @@ def _read_tables(
                 raise
             acts["no_table"].append({"recording": str(path)})
             continue
-        for name, events in table.events.items():
+        num_tables += 1
+        names = dict.fromkeys([*table.events, *table.stretches])
+        for name in names or ([None] if has_own else ()):  # Raven's table without selections has its header alone
+            beside = path.parent / (name or "").replace("\\", "/")
             wanted = name if name is not None or not has_own else own_name
-            recording = places.find(path, wanted, folder)
+            is_beside = name and not places.candidates(wanted, folder) and beside.is_file()
+            recording = beside if is_beside else places.find(path, wanted, folder)
             own_parts = table.stretches.get(name, WHOLE)
             if own_parts:
-                found.setdefault(recording, []).extend(events)
+                found.setdefault(recording, []).extend(table.events.get(name, ()))
             parts[recording] = [*parts.get(recording, ()), *own_parts]
             cells[recording] |= table.cells.get(name, set())
-    if not parts:
+    if not num_tables:
         raise InputError(f"{source}: holds no tables of events; name another folder")
     several = next((recording for recording in cells if len(cells[recording]) > 1), None)
     if several is not None:
@@ -205,8 +313,9 @@ def _gaps(path: Path, duration_s: float, stretches: list[tuple[float, float]], a
     """Returns what lies outside the annotated stretches."""
     gaps, end_s = [], 0.0
     for start_s, stop_s in [*sorted(stretches), (duration_s, duration_s)]:
+        start_s = min(start_s, duration_s)
         if start_s > end_s + ROUNDING_S:
-            gaps.append(Event(end_s, min(start_s, duration_s), NOT_ANNOTATED))
+            gaps.append(Event(end_s, start_s, NOT_ANNOTATED))
             acts["not_annotated"].append(_act(path, gaps[-1]))
         end_s = max(end_s, stop_s)
     return gaps
@@ -229,7 +338,7 @@ def _renamer(source: Path, labels, label_map: Mapping, exclude: set[str]) -> Cal
             hint = nearest(label, known, f"known are {', '.join(sorted(known)[:20])}")
             raise InputError(
                 f"{source}: {printable(path)} has an event {printable(label)} at {event.onset_s:g} s, which is not in "
-                f"the label set; {hint} Add it to label_map or exclude"
+                f"the label set; {hint} Add it to label_map or exclude_labels"
             )
         return label, False
 
