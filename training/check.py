@@ -203,11 +203,11 @@ def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
 
 def check_annotations(arguments: AnnotationCheckArguments) -> dict:
     """
-    Finds the errors and oddities of annotated recordings, as they stand in the tables: overlapping events are not joined.
+    Finds the errors and oddities of annotated recordings as they stand in the tables: overlaps are not joined.
 
     Returns:
-        "splits": split -> recordings, sites, events and hours; "classes": class -> events by split, and their durations;
-        "overlaps": pairs of classes that sound at once; "thresholds", "findings", "errors" and "warnings" as in `check`
+        "splits": split -> recordings, sites, events and hours; "classes": class -> events by split, and durations;
+        "overlaps": pairs of classes that sound at once; "thresholds", "findings", "errors", "warnings" as in `check`
 
     Raises:
         InputError: the annotations cannot be read.
@@ -220,7 +220,8 @@ def check_annotations(arguments: AnnotationCheckArguments) -> dict:
         for kind in acts[0][1]
     }
     classes = annotation_check.describe_classes(splits)
-    odd_classes = find_odd_classes({name: {split: own[split] for split in splits} for name, own in classes.items()}, list(splits))
+    counts = {name: {split: own[split] for split in splits} for name, own in classes.items()}
+    odd_classes = find_odd_classes(counts, list(splits))
     found |= {
         **annotation_check.find_odd_events(splits, arguments.sampling_rate),
         **annotation_check.find_leaks(splits),

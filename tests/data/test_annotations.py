@@ -90,6 +90,38 @@ def test_a_damaged_table_of_a_recording_is_no_other_file(tmp_path):
         read_annotations(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("C:\\field\\one\\b.wav", "audio/one/b.wav"),
+        ("/mnt/two/b.wav", "audio/two/b.wav"),
+        ("two/b", "audio/two/b.wav"),
+        ("three/b.wav", "2 recordings of .* is called three/b.wav"),
+        ("b", "2 recordings of .* is called b;"),
+        ("e\u0301.wav", "audio/\u00e9.wav"),
+        ("c.wav", "no recording of .* is called c.wav"),
+    ],
+)
+def test_of_several_recordings_with_a_name_the_last_folders_decide(tmp_path, name, wanted):
+    _recordings(tmp_path, "audio/one/b.wav", "audio/two/b.wav", "audio/\u00e9.wav")
+    table = _write(tmp_path / "tables/events.csv", f"file,onset,offset,label\n{name},0,1,owl\n")
+    if " " in wanted:
+        with pytest.raises(InputError, match=wanted):
+            read_annotations(table, tmp_path / "audio")
+        return
+    found = _by_name(read_annotations(table, tmp_path / "audio"), tmp_path)
+    assert [path for path, events in found.items() if events] == [wanted]
+
+
+def test_mirrored_folders_of_tables_and_recordings(tmp_path):
+    _recordings(tmp_path, "audio/one/b.wav", "audio/two/b.wav")
+    for folder in ("one", "two"):
+        _write(tmp_path / "tables" / folder / "b.txt", f"0\t1\t{folder}\n")
+    for source, recordings in (("tables", "audio"), (".", "."), ("tables", ".")):
+        found = _by_name(read_annotations(tmp_path / source, tmp_path / recordings), tmp_path)
+        assert found == {f"audio/{name}/b.wav": [(0.0, 1.0, name)] for name in ("one", "two")}
+
+
 @pytest.mark.parametrize("name", ["b.wav", "sub/b.wav", "sub\\b", "../other/a.wav"])
 def test_names_are_looked_for_beside_their_table_first(tmp_path, name):
     _recordings(tmp_path, "one/b.wav", "two/b.wav", "one/sub/b.wav", "two/sub/b.wav", "other/a.wav")
@@ -125,7 +157,8 @@ def test_one_table_and_its_only_recording(tmp_path):
 def test_files_of_one_raven_table(tmp_path):
     paths = _recordings(tmp_path, "x.wav", "y.wav")
     header = RAVEN.replace("Annotation", "Begin File\tFile Offset (s)\tSpecies\tTag")
-    rows = "1\tSpectrogram 1\t1\t0.5\t1.0\t0\t9\tx.wav\t0.5\towl\ta\n2\tSpectrogram 1\t2\t2.5\t2.75\t0\t9\ty.wav\t0.5\tjay\tb\n"
+    rows = "1\tSpectrogram 1\t1\t0.5\t1.0\t0\t9\tx.wav\t0.5\towl\ta\n"
+    rows += "2\tSpectrogram 1\t2\t2.5\t2.75\t0\t9\ty.wav\t0.5\tjay\tb\n"
     table = _write(tmp_path / "all.txt", header + rows)
     for column, labels in ((None, ("owl", "jay")), ("Tag", ("a", "b"))):
         found = read_annotations(table, label_column=column)
@@ -220,8 +253,8 @@ def test_unknown_labels_are_named(tmp_path):
     with pytest.raises(InputError) as caught:
         _read(tmp_path, "x.wav,0.5,1,olw,,,\n", labels=["owl", "jay"])
     assert str(caught.value) == (
-        f"{tmp_path}/events.csv: {tmp_path}/x.wav has an event olw at 0.5 s, which is not in the label set; did you mean "
-        "owl? Add it to label_map or exclude_labels"
+        f"{tmp_path}/events.csv: {tmp_path}/x.wav has an event olw at 0.5 s, which is not in the label set; did you "
+        "mean owl? Add it to label_map or exclude_labels"
     )
 
 
@@ -241,9 +274,14 @@ def test_unreadable_recordings(tmp_path):
     table, acts = _write(tmp_path / "e.csv", "file,onset,offset,label\nx.wav,0,1,owl\ny.wav,0,1,owl\n"), {}
     with pytest.raises(InputError, match=r"y.wav: "):
         read_annotations(table)
+    table.write_text(table.read_text() + "z.wav,0,1,owl\n")
+    with pytest.raises(InputError, match="no recording of .* is called z.wav"):
+        read_annotations(table)
     (x,) = read_annotations(table, on_bad_audio="skip", report=lambda _, own: acts.update(own))
     assert x.path.name == "x.wav"
-    assert [item["recording"] for item in acts["unreadable"]] == [str(tmp_path / "y.wav")] and acts["unreadable"][0]["reason"]
+    assert acts["missing"] == [{"recording": "z.wav"}]
+    (item,) = acts["unreadable"]
+    assert item["recording"] == str(tmp_path / "y.wav") and item["reason"]
 
 
 # ---- sites ----

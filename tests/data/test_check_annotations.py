@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import yaml
-from audio_files import run_program, write_tone
+from audio_files import write_tone
 
 from training import check
 from training.data import annotation_check
@@ -89,14 +89,20 @@ def test_annotations_in_order_have_no_findings(tables):
 def test_planted_faults(tables, cells, kinds):
     if "sites_across_splits" in kinds:
         tables.rows["test"] = [row for row in tables.rows["test"] if "test_1" in row]
-        tables.rows["test"] += [row.replace("test_1", "test_0").replace(",test", ",train") for row in tables.rows["test"]]
+        own = [row.replace("test_1", "test_0").replace(",test", ",train") for row in tables.rows["test"]]
+        tables.rows["test"] += own
     tables.add("train", *cells)
     found = tables.found("--sampling_rate=2000", "--exclude_labels=unsure", "--label_map={wind: null}")
     assert set(found) == kinds
     for kind, items in found.items():
         assert len(items) == 1, kind
         if "label" in items[0]:
-            wanted = {"split": "train", "recording": str(tables.folder / cells[0]), "label": cells[3], "onset_s": cells[1]}
+            wanted = {
+                "split": "train",
+                "recording": str(tables.folder / cells[0]),
+                "label": cells[3],
+                "onset_s": cells[1],
+            }
             assert items[0].items() >= wanted.items()
 
 
@@ -113,9 +119,11 @@ def test_leaks_are_recordings_copies_and_sites(tables):
 def test_recordings_without_tables_and_unreadable_ones(tables):
     write_tone(tables.folder / "other.wav", seconds=3.6, rate=2000)
     (tables.folder / "bad.wav").write_bytes(b"notes" * 100)
-    assert {kind: len(items) for kind, items in tables.found().items()} == {"unreadable": 1, "unlabelled": 1}
+    tables.add("train", "gone.wav", 0, 1, "owl")
+    wanted = {"missing": 1, "unreadable": 1, "unlabelled": 1}
+    assert {kind: len(items) for kind, items in tables.found().items()} == wanted
     report = tables.check("--unannotated", "empty")
-    assert report["findings"]["empty"]["count"] == 1 and report["errors"] == 1
+    assert report["findings"]["empty"]["count"] == 1 and report["errors"] == 2
     assert report["splits"]["train"]["empty hours"] == 0.001
 
 
@@ -147,8 +155,8 @@ def test_long_gaps_are_those_of_recordings_with_events(monkeypatch):
 def test_recipes_and_the_command_line(tables, tmp_path):
     tables.words()
     recipe = {
-        "task": "detection", "learning_rate": 1e-4, "train_annotations": f"{tmp_path}/train.csv", "exclude_labels": ["owl"],
-        "label_map": {"jay": "bird"}, "output_dir": "runs/x",
+        "task": "detection", "learning_rate": 1e-4, "train_annotations": f"{tmp_path}/train.csv",
+        "exclude_labels": ["owl"], "label_map": {"jay": "bird"}, "output_dir": "runs/x",
     }  # fmt: skip
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
     arguments = check.parse([str(tmp_path / "r.yaml"), "--test_annotations", f"{tmp_path}/test.csv"])
@@ -161,12 +169,12 @@ def test_recipes_and_the_command_line(tables, tmp_path):
         check.parse(["--annotations", "x.csv", "--train_anotations", "y.csv"])
 
 
-def test_the_program_prints_and_writes_everything(tables, tmp_path):
+def test_the_program_prints_and_writes_everything(tables, tmp_path, capsys):
     tables.add("train", "train_0.wav", 4.5, 5, "owl")
     words = tables.words("--output", tmp_path / "report.json")
-    process = run_program("-m", "training.check", *words)
-    assert process.returncode == 1, process.stderr
-    assert "error: events that begin after the end of their recordings: is it the right recording? (1)" in process.stdout
-    assert process.stdout.splitlines()[-2:] == ["1 errors, 0 warnings", f"everything is in {tmp_path}/report.json"]
-    assert process.stderr == ""
+    assert check.main(list(map(str, words))) == 1
+    printed, problems = capsys.readouterr()
+    assert "error: events that begin after the end of their recordings: is it the right recording? (1)" in printed
+    assert printed.splitlines()[-2:] == ["1 errors, 0 warnings", f"everything is in {tmp_path}/report.json"]
+    assert problems == ""
     assert json.loads((tmp_path / "report.json").read_text()) == tables.check()

@@ -19,6 +19,7 @@ SHORTEST_S = 0.025  # one window of the features
 
 KINDS = {  # kind -> (is it an error, meaning)
     "unreadable": (True, "recordings that cannot be read"),
+    "missing": (True, "recordings of the tables that are not there"),
     "begins_after_end": (True, "events that begin after the end of their recordings: is it the right recording?"),
     "recordings_across_splits": (True, "recordings, or copies of them, that lie in several splits"),
     "sites_across_splits": (True, "sites with annotated recordings in several splits"),
@@ -41,6 +42,8 @@ KINDS = {  # kind -> (is it an error, meaning)
     "single_event_classes": (False, "classes with one event"),
     "missing_classes": (False, "classes that are missing from a split"),
 }
+ODD_EVENTS = ("repeated_events", "overlapping_events", "shorter_than_a_frame")
+ODD_EVENTS += ("very_short", "very_long", "high_frequencies")
 
 Splits = Mapping[str, list[AnnotatedRecording]]
 
@@ -99,8 +102,7 @@ def describe_overlaps(splits: Splits) -> list[dict]:
 
 def find_odd_events(splits: Splits, sampling_rate: int) -> dict[str, list[dict]]:
     """Finds events that are listed twice, that overlap, that are unusually short or long, or too high."""
-    kinds = ("repeated_events", "overlapping_events", "shorter_than_a_frame", "very_short", "very_long", "high_frequencies")
-    found = {kind: [] for kind in kinds}
+    found = {kind: [] for kind in ODD_EVENTS}
     lengths = defaultdict(list)
     for _, _, event in _all_events(splits):
         lengths[event.label].append(event.offset_s - event.onset_s)
