@@ -343,6 +343,8 @@ def test_splits_share_a_folder_of_recordings(tmp_path, warnings):
         ("m.json", '{"owl": "Strix", "7": 8, "wind": null}'),
         ("m.csv", "from,to\nowl,Strix\n7,8\nwind,\n"),
         ("m.tsv", "to\tfrom\nStrix\towl\n8\t7\n\twind\n"),
+        ("m.tsv", "owl\tStrix\n7\t8\nwind\t\n"),
+        ("m.csv", "index,mid,display_name\n0,owl,Strix\n1,7,8\n2,wind,\n"),
     ],
 )
 def test_label_maps(tmp_path, file, text):
@@ -356,7 +358,8 @@ def test_label_maps(tmp_path, file, text):
         ("m.yaml", "yes: owl\n", "m.yaml: True is no label; write it in quotes"),
         ("m.yaml", "- owl\n", "m.yaml: expected lines label: label, got list"),
         ("m.yaml", "{", "m.yaml: not readable as YAML or JSON"),
-        ("m.csv", "owl,Strix\njay,Garrulus\n", "m.csv: has no columns from and to; name them so: owl, Strix"),
+        ("m.csv", "a,b,c\n1,2,3\n", "m.csv: has no columns from and to; name them so: a, b, c"),
+        ("m.csv", "a\n1\n", "m.csv: has no columns from and to; name them so: a"),
         (None, "absent.yaml", "absent.yaml: no such file"),
         (None, "{owl: [a]}", r"\['a'\] is no label; write it in quotes"),
     ],

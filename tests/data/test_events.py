@@ -240,6 +240,18 @@ OWL = Event(0.5, 1.5, "owl")
         ("a.txt", "onset\toffset\tevent_label\n0.5\t1.5\towl\n", {None: [OWL]}),
         ("a.csv", "Start;End;Class\n0,5;1,5;owl\n", {None: [OWL]}),
         ("a.csv", "file,start,end,label,Confidence\nx,0.5,1.5,owl,0.25\n", {"x": [OWL._replace(score=0.25)]}),
+        # BirdNET-Analyzer's and opensoundscape's
+        (
+            "a.csv",
+            "Start (s),End (s),Common name,Confidence,File\n0.5,1.5,owl,0.25,x\n",
+            {"x": [OWL._replace(score=0.25)]},
+        ),
+        ("a.csv", "audio_file,annotation,start_time,end_time,low_f,high_f\nx,owl,0.5,1.5,,\n", {"x": [OWL]}),
+        (
+            "a.txt",
+            "audio_file\tannotation\tBegin Time (s)\tEnd Time (s)\tBegin File\tView\nx.wav\towl\t0.5\t1.5\tx.wav\t1\n",
+            {"x.wav": [OWL]},
+        ),
         ("a.json", '[{"onset": 0.5, "offset": "1.5", "label": "owl"}]', {None: [OWL]}),
         ("a.json", '[{"file": "x", "onset": 0.5, "offset": 1.5, "label": 7}]', {"x": [Event(0.5, 1.5, "7")]}),
         ("a.jsonl", '\n{"onset": 0.5, "offset": 1.5, "label": "owl"}\n\n', {None: [OWL]}),

@@ -4,6 +4,7 @@ Reads annotated recordings: the events of each, the stretches that are unsure, a
 Each rule that changes what the tables say is reported in one line.
 """
 
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -42,6 +43,7 @@ RULES = {  # kind -> what happened to the events or recordings
     "missing": "recordings of the tables are not there and are left out",
     "unreadable": "recordings cannot be read and are left out",
 }
+MAP_COLUMNS = (("from", "to"), ("mid", "display_name"))  # of tables of label maps
 NOT_ANNOTATED = "not annotated"  # label of unsure stretches outside annotated clips
 
 
@@ -219,8 +221,8 @@ def _folder_of(source: Path) -> Path:
 
 def read_label_map(text: str) -> dict[str, str | None]:
     """
-    Reads a label map: a mapping in JSON or YAML, or the name of a file that holds one, or of a table with the columns
-    `from` and `to`.
+    Reads a label map: a mapping in JSON or YAML, or the name of a file that holds one, or of a table with two columns,
+    or with columns that are called `from` and `to`, or `mid` and `display_name`, as AudioSet's.
 
     Raises:
         InputError: no such file, or another form.
@@ -229,10 +231,12 @@ def read_label_map(text: str) -> dict[str, str | None]:
     if text.lstrip().startswith("{"):
         pairs = _as_mapping("label_map", text)
     elif path.suffix.lower() in (".csv", ".tsv"):
-        names, rows, _ = read_rows(path, "," if path.suffix.lower() == ".csv" else "\t", ("from", "to"))
-        if {"from", "to"} - set(names):
+        names, rows, _ = read_rows(path, "," if path.suffix.lower() == ".csv" else "\t", itertools.chain(*MAP_COLUMNS))
+        found = next((own for own in MAP_COLUMNS if set(own) <= set(names)), None)
+        if found is None and len(names) != 2:
             raise InputError(f"{path}: has no columns from and to; name them so: {', '.join(names)}")
-        pairs = {row[names.index("from")]: row[names.index("to")] or None for row in rows}
+        old, new = map(names.index, found or names)
+        pairs = {row[old]: row[new] or None for row in (rows if found else [names, *rows])}
     else:
         pairs = _as_mapping(str(path), read_text(path))
     wrong = [part for pair in pairs.items() for part in pair if isinstance(part, (bool, dict, list))]

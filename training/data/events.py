@@ -37,7 +37,8 @@ RAVEN_LABELS = (RAVEN_ANNOTATION, "Species", "Common Name", "Tag", "Tags", "Type
 # Names of columns, whatever their case: this project's, DCASE's, AudioSet Strong's, Raven's, and usual ones.
 FILES = ("file", "filename", "file_name", "audio", "audio_file", "segment_id", "path", "filepath", *RAVEN_AUDIO)
 ONSETS = ("onset_s", "onset", "start_s", "start", "start_time", "start_time_seconds", "begin_time", RAVEN_BEGIN)
-OFFSETS = ("offset_s", "offset", "end_s", "end", "end_time", "end_time_seconds", RAVEN_END)
+ONSETS += ("start (s)",)  # BirdNET-Analyzer's
+OFFSETS = ("offset_s", "offset", "end_s", "end", "end_time", "end_time_seconds", RAVEN_END, "end (s)")
 LABELS = ("label", "event_label", "event", "class", *RAVEN_LABELS)
 LOWS = ("low_hz", "low_freq", "low_f", "freq_low", "min_freq", RAVEN_LOW)
 HIGHS = ("high_hz", "high_freq", "high_f", "freq_high", "max_freq", RAVEN_HIGH)
