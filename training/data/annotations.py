@@ -4,6 +4,7 @@ Reads annotated recordings: the events of each, the stretches that are unsure, a
 Each rule that changes what the tables say is reported in one line.
 """
 
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -39,8 +40,10 @@ RULES = {  # kind -> what happened to the events or recordings
     "unlabelled": "recordings have no annotations and are unlabelled",
     "empty": "recordings have no annotations and count as empty",
     "no_table": "files are no tables of events",
+    "missing": "recordings of the tables are not there and are left out",
     "unreadable": "recordings cannot be read and are left out",
 }
+MAP_COLUMNS = (("from", "to"), ("mid", "display_name"))  # of tables of label maps
 NOT_ANNOTATED = "not annotated"  # label of unsure stretches outside annotated clips
 
 
@@ -79,7 +82,7 @@ def warn_of_acts(source: Path, acts: Acts):
 
 def read_annotations(
     source: Path,
-    recordings: Path | None = None,
+    recordings: Path | Recordings | None = None,
     *,
     label_column: str | None = None,
     audio_column: str | None = None,
@@ -100,7 +103,7 @@ def read_annotations(
 
     Args:
         source: a table of events, or a folder of tables
-        recordings: folder of the recordings, or the only one; `None`: the folder of the table
+        recordings: folder of the recordings, or the only one, or what is listed there; `None`: the folder of the table
         label_column, audio_column: columns of the labels and of the recordings; `None`: guessed
         labels: the labels that there may be; `None`: any
         label_map: label of the tables -> label, or `None` for what is no event. `REST` stands for every label that is
@@ -112,7 +115,7 @@ def read_annotations(
         point_s: length in seconds that events without duration get, around their time
         site: a column of the tables, or a regular expression that is searched in the path of a recording; its first
             group, or all that it finds, is the site
-        on_bad_audio: "error" stops at a recording that cannot be read, "skip" leaves it out
+        on_bad_audio: "error" stops at a recording that is missing or cannot be read, "skip" leaves it out
         report: takes the source, and where each rule acted
 
     Returns:
@@ -123,10 +126,10 @@ def read_annotations(
             has several sites.
     """
     source = Path(source)
-    places = Recordings(recordings or (source if source.is_dir() else source.parent))
+    places = recordings if isinstance(recordings, Recordings) else Recordings(recordings or _folder_of(source))
     acts: dict[str, list[dict]] = {kind: [] for kind in RULES}
     rename = _renamer(source, labels, label_map or {}, {class_name(name) for name in exclude})
-    tables, stretches, sites = _read_tables(source, places, label_column, audio_column, site, acts)
+    tables, stretches, sites = _read_tables(source, places, label_column, audio_column, site, on_bad_audio, acts)
     paths = sorted({*places.paths, *tables}, key=lambda path: path.parts)
     with ThreadPool(MOST_WORKERS) as pool:
         durations_s = pool.map(_duration_s, paths)
@@ -172,11 +175,13 @@ def load_annotations(
     sources = {split: Path(source) for split, source in sources.items() if source}
     if not sources:
         raise InputError("data: set train_annotations")
+    folders = {split: Path(arguments.recordings or _folder_of(source)) for split, source in sources.items()}
+    places = {folder: Recordings(folder) for folder in dict.fromkeys(folders.values())}  # listed once
     splits, acts = {}, {}
     for split, source in sources.items():
         splits[split] = read_annotations(
             source,
-            Path(arguments.recordings) if arguments.recordings else None,
+            places[folders[split]],
             label_column=arguments.label_column,
             audio_column=arguments.audio_column,
             label_map=read_label_map(arguments.label_map) if arguments.label_map else None,
@@ -188,30 +193,36 @@ def load_annotations(
             on_bad_audio=on_bad_audio,
             report=lambda _, own, split=split: acts.update({split: own}),
         )
-    without_table = {
-        split: {item["recording"] for kind in ("unlabelled", "empty") for item in own[kind]} for split, own in acts.items()
-    }
+    kinds = ("unlabelled", "empty")
+    without_table = {split: {item["recording"] for kind in kinds for item in own[kind]} for split, own in acts.items()}
     taken = {
         os.path.realpath(recording.path)
         for split, own in splits.items()
         for recording in own
         if str(recording.path) not in without_table[split]
     }
+    unreadable: set[str] = set()
     for split, source in sources.items():
         others = {path for path in without_table[split] if os.path.realpath(path) in taken}
         taken |= {os.path.realpath(path) for path in without_table[split]}
         splits[split] = [recording for recording in splits[split] if str(recording.path) not in others]
         own = acts[split]
-        for kind in ("unlabelled", "empty"):
+        for kind in kinds:
             own[kind] = [item for item in own[kind] if item["recording"] not in others]
+        own["unreadable"] = [item for item in own["unreadable"] if item["recording"] not in unreadable]
+        unreadable |= {item["recording"] for item in own["unreadable"]}
         report(source, own)
     return splits
 
 
+def _folder_of(source: Path) -> Path:
+    return source if source.is_dir() else source.parent
+
+
 def read_label_map(text: str) -> dict[str, str | None]:
     """
-    Reads a label map: a mapping in JSON or YAML, or the name of a file that holds one, or of a table with the columns
-    `from` and `to`.
+    Reads a label map: a mapping in JSON or YAML, or the name of a file that holds one, or of a table with two columns,
+    or with columns that are called `from` and `to`, or `mid` and `display_name`, as AudioSet's.
 
     Raises:
         InputError: no such file, or another form.
@@ -220,10 +231,12 @@ def read_label_map(text: str) -> dict[str, str | None]:
     if text.lstrip().startswith("{"):
         pairs = _as_mapping("label_map", text)
     elif path.suffix.lower() in (".csv", ".tsv"):
-        names, rows, _ = read_rows(path, "," if path.suffix.lower() == ".csv" else "\t", ("from", "to"))
-        if {"from", "to"} - set(names):
+        names, rows, _ = read_rows(path, "," if path.suffix.lower() == ".csv" else "\t", itertools.chain(*MAP_COLUMNS))
+        found = next((own for own in MAP_COLUMNS if set(own) <= set(names)), None)
+        if found is None and len(names) != 2:
             raise InputError(f"{path}: has no columns from and to; name them so: {', '.join(names)}")
-        pairs = {row[names.index("from")]: row[names.index("to")] or None for row in rows}
+        old, new = map(names.index, found or names)
+        pairs = {row[old]: row[new] or None for row in (rows if found else [names, *rows])}
     else:
         pairs = _as_mapping(str(path), read_text(path))
     wrong = [part for pair in pairs.items() for part in pair if isinstance(part, (bool, dict, list))]
@@ -254,13 +267,19 @@ def _act(path: Path, event: Event) -> dict:
 
 
 def _read_tables(
-    source: Path, places: Recordings, label_column: str | None, audio_column: str | None, site: str | None, acts: Acts
+    source: Path,
+    places: Recordings,
+    label_column: str | None,
+    audio_column: str | None,
+    site: str | None,
+    on_bad_audio: str,
+    acts: Acts,
 ) -> tuple[dict[Path, list[Event]], dict[Path, list], Callable[[Path], str | None]]:
     """
-    Returns recording -> its events of all tables; recording -> its annotated stretches where they are not all of it; and
-    a function of the recording that gives its site. Recordings without any annotated stretch are in the second alone.
+    Returns recording -> its events of all tables; recording -> its annotated stretches, where they are not all of it;
+    and a function that gives the site of a recording. Recordings without annotated stretch are in the second alone.
     """
-    found, cells, parts = {}, defaultdict(set), {}
+    found, cells, parts, num_tables = {}, defaultdict(set), {}, 0
     for path in list_tables(source):
         folder = path.parent.relative_to(source).as_posix() if source.is_dir() else ""
         own_name = table_name(Path(path.name))
@@ -272,17 +291,22 @@ def _read_tables(
                 raise
             acts["no_table"].append({"recording": str(path)})
             continue
-        for name, events in table.events.items():
+        num_tables += 1
+        names = dict.fromkeys([*table.events, *table.stretches])
+        for name in names or ([None] if has_own else ()):  # Raven's table without selections has its header alone
+            wanted = own_name if name is None and has_own else name
             beside = path.parent / (name or "").replace("\\", "/")
-            wanted = name if name is not None or not has_own else own_name
-            is_beside = name and not places.candidates(wanted, folder) and beside.is_file()
-            recording = beside if is_beside else places.find(path, wanted, folder)
+            is_known = name is None or places.candidates(wanted, folder)
+            if not is_known and not beside.is_file() and on_bad_audio == "skip":
+                acts["missing"].append({"recording": name})
+                continue
+            recording = places.find(path, wanted, folder) if is_known or not beside.is_file() else beside
             own_parts = table.stretches.get(name, WHOLE)
             if own_parts:
-                found.setdefault(recording, []).extend(events)
+                found.setdefault(recording, []).extend(table.events.get(name, ()))
             parts[recording] = [*parts.get(recording, ()), *own_parts]
             cells[recording] |= table.cells.get(name, set())
-    if not parts:
+    if not num_tables:
         raise InputError(f"{source}: holds no tables of events; name another folder")
     several = next((recording for recording in cells if len(cells[recording]) > 1), None)
     if several is not None:

@@ -173,7 +173,8 @@ def write_collection(
     scores = [event[5] for found in events.values() for event in found]
     are_scored = bool(scores) and all(score is not None and 0 <= score <= 1 for score in scores)
     kind = "prediction" if are_scored else "annotation"
-    tags = {label: index for index, label in enumerate(dict.fromkeys(event[2] for own in events.values() for event in own))}
+    labels = dict.fromkeys(event[2] for found in events.values() for event in found)
+    tags = {label: index for index, label in enumerate(labels)}
     names = ("recordings", "clips", "sound_events", f"sound_event_{kind}s", f"clip_{kind}s")
     recordings, clips, sounds, found, found_in_clips = lists = tuple([] for _ in names)
     for file, own in events.items():

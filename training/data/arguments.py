@@ -100,8 +100,8 @@ class AnnotationArguments(Arguments):
     label_column: str | None = described(None, "Column of the labels; unset: guessed.")
     label_map: str | None = described(
         None,
-        "Label of the tables -> label, or null for what is no event, as a mapping, or a file of one in YAML or JSON, or "
-        "a CSV with the columns from and to; * stands for all labels without a line; unset: labels stay as they are.",
+        "Labels of the tables -> labels, or null for no event: a mapping, a file of one in YAML or JSON, or a CSV of "
+        "pairs; * stands for all others; unset: labels stay as they are.",
     )
     exclude_labels: list[str] | None = described(
         None, "Labels, such as unsure, whose time is neither learnt nor evaluated; unset: none."

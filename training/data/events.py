@@ -7,6 +7,7 @@ rounded to 6 places.
 """
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -36,7 +37,8 @@ RAVEN_LABELS = (RAVEN_ANNOTATION, "Species", "Common Name", "Tag", "Tags", "Type
 # Names of columns, whatever their case: this project's, DCASE's, AudioSet Strong's, Raven's, and usual ones.
 FILES = ("file", "filename", "file_name", "audio", "audio_file", "segment_id", "path", "filepath", *RAVEN_AUDIO)
 ONSETS = ("onset_s", "onset", "start_s", "start", "start_time", "start_time_seconds", "begin_time", RAVEN_BEGIN)
-OFFSETS = ("offset_s", "offset", "end_s", "end", "end_time", "end_time_seconds", RAVEN_END)
+ONSETS += ("start (s)",)  # BirdNET-Analyzer's
+OFFSETS = ("offset_s", "offset", "end_s", "end", "end_time", "end_time_seconds", RAVEN_END, "end (s)")
 LABELS = ("label", "event_label", "event", "class", *RAVEN_LABELS)
 LOWS = ("low_hz", "low_freq", "low_f", "freq_low", "min_freq", RAVEN_LOW)
 HIGHS = ("high_hz", "high_freq", "high_f", "freq_high", "max_freq", RAVEN_HIGH)
@@ -207,14 +209,23 @@ class Recordings:
                 self.by_name[_as_named(form)].add(path)
 
     def candidates(self, name: str | None, folder: str = "") -> set[Path]:
-        """Returns the recordings that a name may mean; `None` means all. `folder`: below it first."""
+        """
+        Returns the recordings that a name may mean; `None` means all. Of several with a name, those are meant whose
+        last folders are those of the name.
+
+        Args:
+            folder: where the table is; names are looked for below it first
+        """
         if name is None:
             return set(self.paths)
         name = _as_named(name)
-        forms = [(self.by_path, name), (self.by_name, name), (self.by_name, name.rsplit("/", 1)[-1])]
-        if folder:
-            forms.insert(0, (self.by_path, _as_named(os.path.normpath(f"{folder}/{name}"))))
-        return next((known[form] for known, form in forms if form in known), set())
+        place = os.path.normpath(os.path.join(_as_named(folder), name))
+        for form in (place, name):
+            if form in self.by_path:
+                return self.by_path[form]
+        found = self.by_name.get(name.rsplit("/", 1)[-1], set())
+        shared = {path: _num_shared(place, _as_named(path.as_posix())) for path in found}
+        return {path for path in found if shared[path] == max(shared.values())}
 
     def find(self, source: Path, name: str | None, folder: str = "") -> Path:
         """Returns the recording that a table names; raises `InputError` unless there is one."""
@@ -224,6 +235,12 @@ class Recordings:
             wanted = "the only recording" if name is None else f"called {printable(name)}"
             raise InputError(f"{source}: {what} is {wanted}; name the folder of its recordings")
         return next(iter(candidates))
+
+
+def _num_shared(one: str, two: str) -> int:
+    """Returns how many of the last folders of two paths are the same."""
+    pairs = zip(one.split("/")[-2::-1], two.split("/")[-2::-1])
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _as_named(name: str) -> str:
