@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
+from annotated_tones import write_annotated_tones
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import TINY
 
-from training.data.augmentation import clip_generator
-from training.detection.crops import CropDrawer
-from training.detection.recordings import UNSURE, Annotated
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioFrameClassification
+from training.base.label_frames import frame_grid
+from training.data.augmentation import AugmentationArguments, clip_generator
+from training.data.labels import LabelSet
+from training.detection.crops import UNKNOWN, CropDataset, CropDrawer, FrameCollator, FrameCounter
+from training.detection.recordings import UNSURE, Annotated, WeakClips
 
 
 def recording(num_samples: int, *events: tuple) -> Annotated:
@@ -71,3 +76,28 @@ def test_recordings_without_a_quiet_place_are_told(caplog):
     drawer = CropDrawer([recording(1000, (0, 1000, 0))], 100, 10, 0.5)
     assert "no recording has 100 samples without events" in caplog.text
     assert len(draw_all(drawer)) == 10
+
+
+def test_weak_clips_are_mixed_with_their_own_kind(tmp_path):
+    """Their frames are unknown; of crops of annotated recordings the labels of the clip are."""
+    table = write_annotated_tones(tmp_path, num_recordings=2)
+    extractor, labels = (
+        DualSSASTFeatureExtractor(max_length=64),
+        LabelSet(("high", "low"), "multi_label_classification"),
+    )
+    model = DualSSASTForAudioFrameClassification(DualSSASTConfig(**TINY | {"num_mel_bins": 128}))
+    grid = frame_grid(model, extractor)
+    source = str(table.with_name("r0.wav"))
+    recordings = [Annotated(source, source, 64000, np.array([[0.0, 32000.0]]), np.array([0]))]
+    weak = WeakClips([source, str(table.with_name("r1.wav"))], np.array([[1.0, 0.0], [0.0, 1.0]]))
+    drawer = CropDrawer(recordings, grid.length, 6, 0.5)
+    options = AugmentationArguments(mixup_rate=1.0)
+    counter = FrameCounter(model, extractor, grid)
+    dataset = CropDataset(recordings, extractor, labels, grid, counter, drawer, options, 0, weak, num_weak=4)
+    examples = [dataset[index] for index in range(len(dataset))]
+    assert len(examples) == 10
+    assert all(np.isfinite(one["labels"]).all() and np.isnan(one["clip_labels"]).all() for one in examples[:6])
+    assert all(np.isnan(one["labels"]).all() and one["clip_labels"].sum() == pytest.approx(1) for one in examples[6:])
+    assert any(0 < one["clip_labels"][0] < 1 for one in examples[6:])
+    batch = FrameCollator(extractor)(examples)
+    assert (batch["labels"][6:] == UNKNOWN).all() and (batch["clip_labels"][:6] == UNKNOWN).all()

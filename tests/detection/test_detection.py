@@ -15,6 +15,8 @@ import predict_hf
 from training import tasks
 from training.data.events import read_events
 from training.detection import train as detection
+from training.detection.crops import UNKNOWN
+from training.detection.trainer import FrameLoss, weak_loss
 from training.errors import InputError
 
 SETTINGS = {
@@ -99,19 +101,54 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(train):
         {"lora_rank": 2},
         {"freeze_layers": 1, "layer_decay": 0.5, "sampler": "balanced", "class_weights": "balanced"},
         {"loss": "focal", "average_from_epoch": 1, "event_share": None, "bf16": True},
+        {"weak_annotations": "weak.csv", "label_separator": "|", "mixup_rate": 0.5},
         {"split_by": "time", "crop_s": 0.5, "window_s": 0.6, "hop_s": 0.2, "time_stride": 8},
         {"fusion": "weighted", "fusion_layers": [1, 2], "pooling": ["mean", "max"], "readout": "frames"},
     ],
     ids=lambda settings: next(iter(settings)),
 )
-def test_the_options_of_a_fine_tuning(train, tmp_path, settings):
+def test_the_options_of_a_fine_tuning(train, tones, tmp_path, settings):
     checkpoint = save_tiny_classifier(tmp_path / "checkpoint", num_mel_bins=128)
+    if "weak_annotations" in settings:
+        settings = settings | {"weak_annotations": str(tones.with_name("weak.csv"))}
+        tones.with_name("weak.csv").write_text("file,label\nr0.wav,high|low\nr1.wav,\n")
     without = {name: "unset" for name in ("config_overrides", "max_length", "frequency_stride")}
     output = train(**without, model_name_or_path=str(checkpoint), **{"time_stride": "unset"} | settings)
     results = json.loads((output / "results.json").read_text())
     assert np.isfinite(results["metrics"]["validation"]["loss"])
     model = AutoModelForAudioFrameClassification.from_pretrained(output)
     assert model.config.num_labels == 2 and model.config.frame_hop_s == results["frame_hop_s"]
+
+
+def test_weak_loss_is_that_of_the_linear_softmax():
+    logits = torch.randn(3, 7, 2, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(7) < torch.tensor([7, 4, 1])[:, None]
+    labels = torch.tensor([[1.0, 0.0], [UNKNOWN, 1.0], [UNKNOWN, UNKNOWN]])
+    losses = []
+    for clip, label, wanted in ((0, 0, 1), (0, 1, 0), (1, 1, 1)):
+        scores = logits[clip, mask[clip], label].sigmoid()
+        pooled = float((scores**2).sum() / scores.sum())
+        losses.append(-np.log(pooled if wanted else 1 - pooled))
+    assert float(weak_loss(logits, labels, mask)) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert float(weak_loss(logits, torch.full((3, 2), float(UNKNOWN)), mask)) == 0
+
+
+@pytest.mark.parametrize(("weights", "gamma"), [(None, 0.0), ([2.0, 1.0, 3.0], 0.0), (None, 2.0), ([2.0, 1, 3], 0.5)])
+def test_frame_loss_equals_a_plain_sum(weights, gamma):
+    """With neither weights nor focus it is the model's own."""
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(2, 5, 3, generator=generator), torch.rand(2, 5, 3, generator=generator)
+    labels[0, 1, 2] = labels[1, 0] = UNKNOWN
+    mask = torch.arange(5) < torch.tensor([5, 3])[:, None]
+    losses = []
+    for place in np.ndindex(2, 5, 3):
+        target, score = float(labels[place]), float(logits[place].sigmoid())
+        if mask[place[:2]] and target != UNKNOWN:
+            weight = weights[place[2]] if weights else 1.0
+            positive = weight * target * (1 - score) ** gamma * np.log(score)
+            losses.append(-positive - (1 - target) * score**gamma * np.log(1 - score))
+    loss = FrameLoss(torch.tensor(weights) if weights else None, gamma)(logits, labels, mask)
+    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 @pytest.mark.parametrize("family", ["vggish", "panns_cnn14"])

@@ -5,8 +5,16 @@ import pytest
 
 from training.base.event_detection import step_times
 from training.data.events import Event
-from training.detection.metrics import count_matches, event_counts, f1_of, find_all, frame_precisions
+from training.detection.metrics import (
+    count_matches,
+    event_counts,
+    f1_of,
+    find_all,
+    frame_precisions,
+    without_unsure,
+)
 from training.detection.postprocessing import choose_settings
+from training.detection.recordings import Stretch
 
 HOP_S = 0.1
 
@@ -57,12 +65,13 @@ def noisy_scores(events: list[Event], num_frames: int, rng, flicker: float) -> n
 
 def test_settings_remove_flicker_and_fit_each_label():
     rng, names = np.random.default_rng(0), ["a", "b", "c"]
-    wanted = [
+    events = [
         events_of((2.0, 4.0), (6.0, 8.0)) + events_of((1.0, 3.0), label="b"),
         events_of((1.0, 3.0)) + events_of((5.0, 9.0), label="b"),
     ]
+    wanted = [Stretch("x.wav", "x.wav", 10.0, tuple(own)) for own in events]
     scores, edges = [], []
-    for own in wanted:
+    for own in events:
         columns = [noisy_scores([e for e in own if e.label == "a"], 100, rng, 0.06)]
         columns.append(0.2 * noisy_scores([e for e in own if e.label == "b"], 100, rng, 0.0))
         scores.append(np.stack([*columns, rng.random(100)], axis=1))
@@ -75,4 +84,12 @@ def test_settings_remove_flicker_and_fit_each_label():
     assert settings["median_steps"][0] > 1 == settings["median_steps"][1]
     assert settings["high"][1] < 0.15 < settings["high"][0]
     assert settings["high"][2] == pytest.approx(np.median(settings["high"][:2]))  # no event: the others' middle
-    assert choose_settings(scores, edges, [[], []], names, 0.2) is None
+    assert choose_settings(scores, edges, [one._replace(events=()) for one in wanted], names, 0.2) is None
+
+
+def test_events_in_unsure_stretches_count_for_nothing():
+    unsure = events_of((1.0, 2.0), (1.5, 3.0), (6.0, 6.5))
+    found = events_of((0.0, 1.5), (0.0, 2.1), (2.9, 3.2), (5.9, 6.6), (7.0, 8.0), (6.2, 6.2))
+    kept = [event[:2] for event in without_unsure(found, unsure)]
+    assert kept == [(0.0, 1.5), (2.9, 3.2), (7.0, 8.0), (6.2, 6.2)]
+    assert without_unsure(found, []) == found

@@ -39,6 +39,15 @@ class DetectionDataArguments(FeatureArguments, AnnotationArguments):
         0.5, "Share of the crops that show an event, the others show none; none: crops from anywhere.",
         at_least=0, at_most=1,
     )  # fmt: skip
+    weak_annotations: str | None = described(
+        None, "Manifest of clips whose labels have no times, with columns such as file and label; unset: none."
+    )
+    label_separator: str | None = described(
+        None, "Separator of several labels in one text of weak_annotations; unset: a text is one label."
+    )
+    weak_share: float = described(
+        0.25, "Share of the crops that come from weak_annotations, where they are set.", at_least=0, below=1
+    )
     window_s: float | None = described(
         None, "Seconds per window of the evaluations; unset: the longest that the model takes.", above=0
     )
@@ -75,6 +84,9 @@ class DetectionTuningArguments(TrainedWeightsArguments):
     )
     focal_gamma: float = described(
         2.0, "Exponent of the focal loss: how much it favours misclassified frames.", at_least=0
+    )
+    weak_weight: float = described(
+        1.0, "Weight of the loss of weak_annotations, on the linear softmax over a clip's frames.", at_least=0
     )
 
 

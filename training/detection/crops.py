@@ -8,7 +8,7 @@ import torch
 from transformers.utils import logging
 
 from ..base.label_frames import FrameGrid, frame_targets
-from ..data.audio import read_stretch
+from ..data.audio import read_audio, read_stretch
 from ..data.augmentation import (
     AugmentationArguments,
     TimeChanges,
@@ -16,11 +16,12 @@ from ..data.augmentation import (
     clip_generator,
     mix_features,
     mix_waveforms,
+    random_crop,
     random_gain,
 )
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
-from .recordings import Annotated
+from .recordings import UNSURE, Annotated, WeakClips
 
 logger = logging.get_logger(__name__)
 
@@ -48,6 +49,28 @@ class Crop(NamedTuple):
     recording: int
     start: int
     stop: int
+
+
+class Part(NamedTuple):
+    """
+    Holds what is read for an example.
+
+    Args:
+        waveform: (samples,)
+        intervals: (events, 2), in samples from its beginning on
+        labels: (events,), see `Annotated`
+        clip_labels: (labels,), 0 or 1, or NaN where nobody knows
+    """
+
+    waveform: np.ndarray
+    intervals: np.ndarray
+    labels: np.ndarray
+    clip_labels: np.ndarray
+
+    def cut(self, num_samples: int) -> "Part":
+        """Leaves out the events after the first samples."""
+        is_inside = (self.intervals[:, 0] < num_samples) | (self.intervals[:, 0] == 0)
+        return self._replace(intervals=self.intervals[is_inside], labels=self.labels[is_inside])
 
 
 class CropDrawer:
@@ -146,12 +169,15 @@ def _free_starts(recording: Annotated, crop_samples: int) -> Iterator[tuple[int,
 class CropDataset(ClipDataset):
     """
     Returns training crops: index -> {"input_values": (frames, mel), "labels": (label frames, labels)}, NaN where
-    nobody knows. A crop depends on seed, epoch and index alone.
+    nobody knows. A crop depends on seed, epoch and index alone. With weak clips, the last indices are theirs: each
+    example has "clip_labels" (labels,), NaN for crops of annotated recordings.
 
     Args:
         recordings: those that the crops come from
         count: gives the number of label frames
         drawer: chooses the crops
+        weak: clips whose labels have no times; `None`: none
+        num_weak: how many of them an epoch has
     """
 
     def __init__(
@@ -164,19 +190,34 @@ class CropDataset(ClipDataset):
         drawer: CropDrawer,
         augmentation: AugmentationArguments,
         seed: int = 0,
+        weak: WeakClips | None = None,
+        num_weak: int = 0,
     ):
         super().__init__(recordings, feature_extractor, labels, augmentation, seed)
         self.grid, self.count, self.drawer = grid, count, drawer
+        self.weak, self.num_weak = weak, 0 if weak is None else num_weak
 
     def __len__(self) -> int:
-        return self.drawer.num_crops
+        return self.drawer.num_crops + self.num_weak
 
     def names(self) -> list[str]:
         return [one.name for one in self.examples]
 
     def waveform(self, index: int) -> np.ndarray:
         """Reads a crop of the first epoch at the feature extractor's rate: (samples,)"""
-        return self.read(self.drawer.draw(index, clip_generator(self.seed, 0, index)))
+        return self.part(index, clip_generator(self.seed, 0, index)).waveform
+
+    def part(self, index: int, rng: np.random.Generator) -> "Part":
+        """Draws crop or weak clip `index` of an epoch, before its augmentation."""
+        unknown = np.full(len(self.labels.names), np.nan, dtype=np.float32)
+        if index < self.drawer.num_crops:
+            crop = self.drawer.draw(index, rng)
+            return Part(self.read(crop), *self.events(crop), unknown)
+        clip = int(rng.integers(len(self.weak.sources)))
+        waveform = read_audio(self.weak.sources[clip], self.feature_extractor.sampling_rate)
+        waveform = random_crop(waveform, self.drawer.crop_samples, rng)
+        everywhere = np.array([[0.0, len(waveform)]])
+        return Part(waveform, everywhere, np.array([UNSURE]), self.weak.labels[clip].astype(np.float32))
 
     def read(self, crop: Crop) -> np.ndarray:
         """Decodes a crop, and little more of its recording: (samples,)"""
@@ -195,25 +236,28 @@ class CropDataset(ClipDataset):
     def __getitem__(self, index: int) -> dict:
         rng = clip_generator(self.seed, int(self.epoch), index)
         settings, extractor = self.augmentation, self.feature_extractor
-        crop = self.drawer.draw(index, rng)
-        waveform, shares = self.read(crop), [(1.0, *self.events(crop))]
-        num_samples = len(waveform)
+        part = self.part(index, rng)
+        waveform, num_samples, shares = part.waveform, len(part.waveform), [(1.0, part)]
         if settings.gain_db:
             waveform = random_gain(waveform, settings.gain_db, rng)
         if self.backgrounds:
             waveform = self._with_background(waveform, rng)
         if rng.random() < settings.mixup_rate:
-            other = self.drawer.draw(int(rng.integers(len(self))), rng)
+            is_weak, count = index >= self.drawer.num_crops, self.drawer.num_crops
+            partner = count + rng.integers(self.num_weak) if is_weak else rng.integers(count)  # of the same kind
+            other = self.part(int(partner), rng)
             weight = np.float32(rng.beta(settings.mixup_alpha, settings.mixup_alpha))
-            features = self._mixture(waveform, self.read(other), weight)
-            intervals, labels = self.events(other)
-            is_inside = (intervals[:, 0] < num_samples) | (intervals[:, 0] == 0)
-            shares = [(weight, *shares[0][1:]), (1 - weight, intervals[is_inside], labels[is_inside])]
+            features = self._mixture(waveform, other.waveform, weight)
+            shares = [(weight, part), (1 - weight, other.cut(num_samples))]
         else:
             features = self._features(waveform)
         features, changes = augment_in_time(features, settings, extractor.padding_value, rng)
-        targets = sum(share * self.targets(*events, num_samples, len(features), changes) for share, *events in shares)
-        return {"input_values": features, "labels": targets}
+        targets = sum(
+            share * self.targets(one.intervals, one.labels, num_samples, len(features), changes)
+            for share, one in shares
+        )
+        weak = {"clip_labels": sum(share * one.clip_labels for share, one in shares)} if self.num_weak else {}
+        return {"input_values": features, "labels": targets, **weak}
 
     def _mixture(self, waveform: np.ndarray, other: np.ndarray, weight: float) -> torch.Tensor:
         if self.augmentation.mixup_domain == "waveform":
@@ -304,7 +348,10 @@ class WindowDataset(torch.utils.data.Dataset):
 
 
 class FrameCollator:
-    """Joins examples into a batch, padded to its longest: `input_values`, `attention_mask` and `labels`."""
+    """
+    Joins examples into a batch, padded to its longest: `input_values`, `attention_mask` and `labels`, and `clip_labels`
+    if there are weak clips.
+    """
 
     def __init__(self, feature_extractor):
         self.feature_extractor = feature_extractor
@@ -322,4 +369,8 @@ class FrameCollator:
         for row, own in zip(labels, targets):
             row[: len(own)] = own
         # Trainer counts the clips of a batch by its first entry.
-        return {"labels": torch.from_numpy(labels).nan_to_num(nan=UNKNOWN), **batch}
+        batch = {"labels": torch.from_numpy(labels).nan_to_num(nan=UNKNOWN), **batch}
+        if "clip_labels" in examples[0]:
+            clips = torch.from_numpy(np.stack([example["clip_labels"] for example in examples]))
+            batch["clip_labels"] = clips.nan_to_num(nan=UNKNOWN)
+        return batch

@@ -9,6 +9,7 @@ from ..base.arguments import TrainingArguments
 from ..base.event_detection import find_events
 from ..data.events import Event
 from ..errors import InputError
+from .recordings import Stretch
 
 OFFSET_SHARE = 0.2  # of an event's length, by which its offset may differ (DCASE)
 # The metrics of an evaluation; the first one chooses the best checkpoint. Higher is better.
@@ -64,6 +65,26 @@ def count_matches(found: Sequence[Event], wanted: Sequence[Event], collar_s: flo
     return count
 
 
+def without_unsure(found: Sequence[Event], unsure: Sequence[Event]) -> list[Event]:
+    """Leaves out events of which more than half lies in unsure stretches: nobody knows whether they are right."""
+    if not unsure:
+        return list(found)
+    stretches: list[list[float]] = []
+    for event in sorted(unsure, key=lambda event: event.onset_s):
+        if stretches and event.onset_s <= stretches[-1][1]:
+            stretches[-1][1] = max(stretches[-1][1], event.offset_s)
+        else:
+            stretches.append([event.onset_s, event.offset_s])
+
+    def is_known(event: Event) -> bool:
+        shared_s = sum(
+            max(min(event.offset_s, end_s) - max(event.onset_s, begin_s), 0.0) for begin_s, end_s in stretches
+        )
+        return shared_s <= (event.offset_s - event.onset_s) / 2
+
+    return list(filter(is_known, found))
+
+
 def by_label(events: Sequence[Event]) -> dict[str, list[Event]]:
     found: dict[str, list[Event]] = {}
     for event in events:
@@ -72,12 +93,12 @@ def by_label(events: Sequence[Event]) -> dict[str, list[Event]]:
 
 
 def event_counts(
-    found: Sequence[Sequence[Event]], wanted: Sequence[Sequence[Event]], labels: Sequence[str], collar_s: float
+    found: Sequence[Sequence[Event]], wanted: Sequence[Stretch], labels: Sequence[str], collar_s: float
 ) -> np.ndarray:
-    """Returns per label the events that are matched, found and wanted: (labels, 3). found, wanted: per recording"""
+    """Returns per label the events that are matched, found and wanted: (labels, 3). found: per recording"""
     counts = np.zeros((len(labels), 3))
-    for own, right in zip(found, wanted):
-        own, right = by_label(own), by_label(right)
+    for own, stretch in zip(found, wanted):
+        own, right = by_label(without_unsure(own, stretch.unsure)), by_label(stretch.events)
         for index, label in enumerate(labels):
             pair = own.get(label, ()), right.get(label, ())
             counts[index] += (count_matches(*pair, collar_s), len(pair[0]), len(pair[1]))

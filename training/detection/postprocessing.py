@@ -7,7 +7,8 @@ import scipy.ndimage
 
 from ..base.event_detection import DEFAULT_THRESHOLD, find_events
 from ..data.events import Event
-from .metrics import by_label, count_matches, f1_of
+from .metrics import by_label, count_matches, f1_of, without_unsure
+from .recordings import Stretch
 
 MEDIANS_S = (0.0, 0.1, 0.2, 0.36, 0.6, 1.0, 1.6)  # lengths that the filter may have
 THRESHOLDS = np.arange(1, 20) / 20
@@ -20,7 +21,7 @@ APART_S = 1e5  # between two recordings
 def choose_settings(
     scores: Sequence[np.ndarray],
     edges_s: Sequence[np.ndarray],
-    events: Sequence[Sequence[Event]],
+    stretches: Sequence[Stretch],
     labels: Sequence[str],
     collar_s: float,
 ) -> dict | None:
@@ -32,18 +33,19 @@ def choose_settings(
     Args:
         scores: per recording (frames, labels)
         edges_s: per recording (frames + 1,), in seconds
-        events: per recording, the annotated ones
+        stretches: the recordings with their events
 
     Returns:
         setting -> a value per label; `None` if no label has an event
     """
-    wanted = [by_label(own) for own in events]
+    wanted = [by_label(one.events) for one in stretches]
+    unsure = [one.unsure for one in stretches]
     hop_s = float(np.median(np.concatenate([np.diff(edges) for edges in edges_s])))
     chosen: dict[int, dict] = {}
     for index, label in enumerate(labels):
         own = [found.get(label, []) for found in wanted]
         if any(own):
-            chosen[index] = _choose([one[:, index] for one in scores], edges_s, own, hop_s, collar_s)
+            chosen[index] = _choose([one[:, index] for one in scores], edges_s, own, unsure, hop_s, collar_s)
     if not chosen:
         return None
     rows = [chosen.get(index) or _middle(list(chosen.values())) for index in range(len(labels))]
@@ -55,11 +57,13 @@ def _middle(rows: list[dict]) -> dict:
     return found | {"median_steps": 2 * int(found["median_steps"] // 2) + 1, "low": min(found["low"], found["high"])}
 
 
-def _choose(scores: list[np.ndarray], edges_s, wanted: list[list[Event]], hop_s: float, collar_s: float) -> dict:
+def _choose(
+    scores: list[np.ndarray], edges_s, wanted: list[list[Event]], unsure: list, hop_s: float, collar_s: float
+) -> dict:
     best, filtered = (-1.0, 1, DEFAULT_THRESHOLD), scores
     for steps in sorted({2 * round(length_s / hop_s / 2) + 1 for length_s in MEDIANS_S}):
         own = [scipy.ndimage.median_filter(one, steps, mode="reflect") if steps > 1 else one for one in scores]
-        quality = _qualities(own, edges_s, wanted, collar_s, THRESHOLDS)
+        quality = _qualities(own, edges_s, wanted, unsure, collar_s, THRESHOLDS)
         # Of thresholds that are equally good, the middle one.
         place = _middle_of_best(quality)
         if quality[place] > best[0] + 1e-9:
@@ -69,9 +73,8 @@ def _choose(scores: list[np.ndarray], edges_s, wanted: list[list[Event]], hop_s:
     short_s = float(np.quantile(lengths_s, 0.1))
     trials = [(high * low, gap_s, short_s * share) for low in LOWS for gap_s in GAPS_S for share in DURATIONS]
     low, gap_s, duration_s = map(np.array, zip(*trials))
-    place = int(
-        _qualities(filtered, edges_s, wanted, collar_s, np.full(len(trials), high), low, gap_s, duration_s).argmax()
-    )
+    settings = (np.full(len(trials), high), low, gap_s, duration_s)
+    place = int(_qualities(filtered, edges_s, wanted, unsure, collar_s, *settings).argmax())
     return {
         "high": high,
         "low": float(low[place]),
@@ -92,6 +95,7 @@ def _qualities(
     scores: list[np.ndarray],
     edges_s: Sequence[np.ndarray],
     wanted: list[list[Event]],
+    unsure: list,
     collar_s: float,
     high: np.ndarray,
     low: np.ndarray | None = None,
@@ -128,6 +132,7 @@ def _qualities(
         moved = event._replace(onset_s=event.onset_s - place * APART_S, offset_s=event.offset_s - place * APART_S)
         found.setdefault((event.label, place), []).append(moved)
     for (setting, place), own in found.items():
+        own = without_unsure(own, unsure[place])
         counts[setting, 0] += count_matches(own, wanted[place], collar_s)
         counts[setting, 1] += len(own)
     return f1_of(counts)[:, 2]

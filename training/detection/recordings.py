@@ -8,8 +8,10 @@ from transformers.utils import logging
 
 from ..data.annotations import AnnotatedRecording, load_annotations
 from ..data.audio import AudioSource, num_samples
+from ..data.columns import Columns, audio_of, clip_names
 from ..data.events import Event
 from ..data.labels import LabelSet, read_label_file, sort_key
+from ..data.tables import load_table
 from ..errors import InputError, printable
 from .arguments import DetectionDataArguments
 
@@ -46,6 +48,33 @@ class Annotated(NamedTuple):
     num_samples: int
     intervals: np.ndarray
     labels: np.ndarray
+
+
+class WeakClips(NamedTuple):
+    """
+    Holds clips of which it is known what sounds in them, but not when.
+
+    Args:
+        sources: the clips
+        labels: (clips, labels), 0 or 1
+    """
+
+    sources: list[AudioSource]
+    labels: np.ndarray
+
+
+def load_weak(arguments: DetectionDataArguments, labels: LabelSet) -> WeakClips | None:
+    """
+    Returns the clips of `weak_annotations`, if they are set.
+
+    Raises:
+        InputError: an unreadable table, or a label that the annotations do not have.
+    """
+    if not arguments.weak_annotations:
+        return None
+    table = load_table(Path(arguments.weak_annotations), Columns(separator=arguments.label_separator, is_multi=True))
+    rows = [labels.encode(*pair) for pair in zip(table["label"], clip_names(table))]
+    return WeakClips([audio_of(row) for row in table], np.stack(rows))
 
 
 def load_splits(arguments: DetectionDataArguments, seed: int) -> dict[str, list[Stretch]]:

@@ -86,8 +86,7 @@ def write_split(trainer: DetectionTrainer, dataset, stretches: list[Stretch], ou
     scores = trainer.scores_of(dataset, outcome.predictions)
     edges_s = [dataset.edges_s(index) for index in range(len(scores))]
     found = find_all(scores, edges_s, names, event_settings(trainer.model.config))
-    wanted = [list(one.events) for one in stretches]
-    counts = event_counts(found, wanted, names, trainer.collar_s)
+    counts = event_counts(found, stretches, names, trainer.collar_s)
     highest_hz = dataset.feature_extractor.sampling_rate / 2
     write_events(staging / "events.csv", {one.name: own for one, own in zip(stretches, found)}, highest_hz=highest_hz)
     precisions = frame_precisions(scores, dataset.targets)

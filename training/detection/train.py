@@ -1,7 +1,6 @@
 """Runs the task `detection`: trains a frame classifier on annotated recordings, and reports."""
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from ..base.push_to_hub import check_hub
 from ..base.trainer import early_stopping
 from ..base.tuning import check_same_tuning, prepare
 from ..data.augmentation import AugmentationArguments
-from ..data.events import Event
 from ..data.labels import LabelSet
 from ..errors import InputError
 from . import report as reporting
@@ -31,7 +29,7 @@ from .arguments import DetectionDataArguments, DetectionTrainingArguments, Detec
 from .crops import CropDataset, CropDrawer, FrameCollator, FrameCounter, WindowDataset
 from .metrics import choose_metric
 from .postprocessing import choose_settings
-from .recordings import Annotated, Stretch, choose_labels, encode, load_splits
+from .recordings import Annotated, Stretch, choose_labels, encode, load_splits, load_weak
 from .trainer import DetectionTrainer, FrameLoss
 
 
@@ -70,8 +68,7 @@ def run(
         check_same_run(checkpoint, model.config)
         check_same_tuning(checkpoint, tuning)
     circumstances = reproduction.circumstances(described(splits), arguments)
-    events = {split: [list(one.events) for one in own] for split, own in splits.items()}
-    trainer = make_trainer(model, extractor, datasets, events, tuning, arguments)
+    trainer = make_trainer(model, extractor, datasets, splits, tuning, arguments)
     if checkpoint is None:
         trainer.remove_checkpoints()
     started = time.perf_counter()
@@ -83,7 +80,7 @@ def run(
         if split in datasets
     }
     if arguments.choose_postprocessing and "validation" in outcomes:
-        choose_postprocessing(trainer, datasets, events, outcomes, arguments.collar_s)
+        choose_postprocessing(trainer, datasets, splits, outcomes, arguments.collar_s)
     recipe = {"task": "detection"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
     reporting.write_outputs(trainer, datasets, splits, labels, outcomes, recipe, seconds, circumstances)
@@ -108,11 +105,14 @@ def make_datasets(
     """
     crop_grid = _grid("crop_s", model, extractor, data_arguments.crop_s)
     grid = frame_grid(model, extractor, data_arguments.window_s, data_arguments.hop_s)
+    weak = load_weak(data_arguments, labels)
     total = sum(one.num_samples for one in recordings["train"])
+    num_crops = data_arguments.crops_per_epoch or max(-(-total // crop_grid.length), 1)
+    num_weak = 0 if weak is None else round(data_arguments.weak_share * num_crops)
     drawer = CropDrawer(
         recordings["train"],
         crop_grid.length,
-        data_arguments.crops_per_epoch or max(-(-total // crop_grid.length), 1),
+        num_crops - num_weak,
         data_arguments.event_share,
         tuning.sampler == "balanced",
     )
@@ -126,6 +126,8 @@ def make_datasets(
             drawer,
             augmentation,
             arguments.seed,
+            weak,
+            num_weak,
         )
     }
     counter = FrameCounter(model, extractor, grid)
@@ -145,7 +147,7 @@ def make_trainer(
     model: PreTrainedModel,
     extractor,
     datasets: dict[str, CropDataset | WindowDataset],
-    events: dict[str, list[list[Event]]],
+    splits: dict[str, list[Stretch]],
     tuning: DetectionTuningArguments,
     arguments: DetectionTrainingArguments,
 ) -> DetectionTrainer:
@@ -163,9 +165,6 @@ def make_trainer(
     if "validation" not in datasets:
         arguments.eval_strategy, arguments.eval_on_start, arguments.load_best_model_at_end = "no", False, False
     choose_metric(arguments)
-    wanted: Callable = lambda dataset: next(  # noqa: E731
-        events[split] for split, own in datasets.items() if own is dataset
-    )
     return DetectionTrainer(
         model=prepare(model, tuning),
         args=arguments,
@@ -176,8 +175,9 @@ def make_trainer(
         callbacks=[datasets["train"].callback(), *early_stopping(arguments)],
         tuning=tuning,
         frame_loss=make_loss(tuning, datasets["train"]),
+        weak_weight=tuning.weak_weight,
         collar_s=arguments.collar_s,
-        wanted=wanted,
+        wanted=lambda dataset: next(splits[split] for split, own in datasets.items() if own is dataset),
     )
 
 
@@ -196,12 +196,12 @@ def make_loss(tuning: DetectionTuningArguments, dataset: CropDataset) -> FrameLo
     return FrameLoss(weights, tuning.focal_gamma if tuning.loss == "focal" else 0.0)
 
 
-def choose_postprocessing(trainer: DetectionTrainer, datasets: dict, events: dict, outcomes: dict, collar_s: float):
+def choose_postprocessing(trainer: DetectionTrainer, datasets: dict, splits: dict, outcomes: dict, collar_s: float):
     """Sets the model's `event_detection` by the validation split, and the metrics that follow from it."""
     dataset = datasets["validation"]
     scores = trainer.scores_of(dataset, outcomes["validation"].predictions)
     edges_s = [dataset.edges_s(index) for index in range(len(scores))]
-    settings = choose_settings(scores, edges_s, events["validation"], dataset.labels.names, collar_s)
+    settings = choose_settings(scores, edges_s, splits["validation"], dataset.labels.names, collar_s)
     if settings is None:
         return
     trainer.model.config.event_detection = settings

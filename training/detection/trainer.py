@@ -41,30 +41,50 @@ class FrameLoss:
         return logits.sigmoid().clamp(min=1e-7) ** self.gamma if self.gamma else 1.0
 
 
+def weak_loss(logits: torch.Tensor, clip_labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Returns the mean binary cross-entropy of the known clip labels, a scalar. A clip's probability is the linear softmax
+    of its frames', the sum of squares over the sum (Wang et al., ICASSP 2019).
+
+    logits: (batch, frames, labels); clip_labels: (batch, labels); mask: (batch, frames), true for audio
+    """
+    scores = logits.float().sigmoid() * mask.unsqueeze(-1)
+    pooled = scores.square().sum(dim=1) / scores.sum(dim=1).clamp(min=1e-7)
+    counts = clip_labels != UNKNOWN
+    with torch.autocast(logits.device.type, enabled=False):  # which refuses this loss
+        losses = nn.functional.binary_cross_entropy(
+            pooled.clamp(max=1.0), clip_labels.masked_fill(~counts, 0), reduction="none"
+        )
+    return losses.masked_fill(~counts, 0).sum() / counts.sum().clamp(min=1)
+
+
 class DetectionTrainer(FineTuningTrainer):
     """
     Trains a frame classifier; evaluations score the frames and events of whole recordings.
 
     Args:
         frame_loss: loss of a training batch; evaluations have the plain cross-entropy
+        weak_weight: weight of the loss of clips whose labels have no times
         collar_s: see `count_matches`
-        wanted: function of a `WindowDataset` -> the annotated events of each recording
+        wanted: function of a `WindowDataset` -> its recordings, with their events
     """
 
-    def __init__(self, *args, frame_loss: FrameLoss, collar_s: float, wanted, **kwargs):
+    def __init__(self, *args, frame_loss: FrameLoss, weak_weight: float, collar_s: float, wanted, **kwargs):
         super().__init__(*args, compute_metrics=self.metrics_of, **kwargs)
-        self.frame_loss, self.collar_s, self.wanted = frame_loss, collar_s, wanted
+        self.frame_loss, self.weak_weight, self.collar_s, self.wanted = frame_loss, weak_weight, collar_s, wanted
         self.evaluated: WindowDataset | None = None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self._begin_batch(model, inputs)
-        labels = inputs.pop("labels")
+        labels, clip_labels = inputs.pop("labels"), inputs.pop("clip_labels", None)
         outputs = model(**inputs)
         logits = outputs.logits
         missing = logits.shape[1] - labels.shape[1]  # frames of padding; some networks leave the last ones out
         labels = nn.functional.pad(labels, (0, 0, 0, missing), value=UNKNOWN)
         mask = self.accelerator.unwrap_model(model).frame_mask(logits, inputs["attention_mask"])
         loss = (self.frame_loss if model.training else FrameLoss())(logits, labels, mask)
+        if clip_labels is not None:
+            loss = loss + self.weak_weight * weak_loss(logits, clip_labels, mask)
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, dataloader, *args, **kwargs):
