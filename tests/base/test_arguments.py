@@ -35,6 +35,8 @@ def test_every_recipe_parses(path):
     words = []
     if recipe["task"] in ("mspm", "asit"):
         words = [] if "train_sources" in recipe else ["--train_sources", "x"]
+    elif recipe["task"] == "event_evaluation":
+        words = ["--events", "x", "--annotations", "x"]
     elif "train_file" not in recipe and "dataset_name" not in recipe:
         words = ["--dataset_name", "x"]
     task, *parts = parse([str(path), *words])

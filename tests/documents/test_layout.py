@@ -31,6 +31,7 @@ WING = FLOOR | {"training.inference"}
 ALLOWED |= {
     "training.inference": FLOOR | {"hub"},
     "training.classification": WING | {"model_cards"},
+    "training.detection": WING | {"model_cards"},
     "training.pretraining": WING | {"model_cards"},
     "training.embeddings": WING,
     "training.export": WING,

@@ -1,0 +1,1 @@
+"""Trains frame classifiers on annotated recordings."""
