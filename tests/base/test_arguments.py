@@ -37,6 +37,8 @@ def test_every_recipe_parses(path):
         words = [] if "train_sources" in recipe else ["--train_sources", "x"]
     elif recipe["task"] == "detection":
         words = ["--train_annotations", "x"]
+    elif recipe["task"] == "event_evaluation":
+        words = ["--events", "x", "--annotations", "x"]
     elif "train_file" not in recipe and "dataset_name" not in recipe:
         words = ["--dataset_name", "x"]
     task, *parts = parse([str(path), *words])
