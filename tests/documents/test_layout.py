@@ -31,7 +31,6 @@ WING = FLOOR | {"training.inference"}
 ALLOWED |= {
     "training.inference": FLOOR | {"hub"},
     "training.classification": WING | {"model_cards"},
-    "training.detection": WING | {"model_cards"},
     "training.pretraining": WING | {"model_cards"},
     "training.detection": WING | {"model_cards"},
     "training.embeddings": WING,

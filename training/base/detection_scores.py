@@ -144,7 +144,7 @@ def event_metrics(
     )
 
     def count_events(found: np.ndarray, wanted: np.ndarray) -> tuple[int, int, int]:
-        return _count_matches(found, wanted, collar_s, offset_share), len(found), len(wanted)
+        return count_matches(found, wanted, collar_s, offset_share), len(found), len(wanted)
 
     weights = _resamples(len(recordings), num_resamples, seed)
     segments, errors = _count_segments(*sides, segment_s)
@@ -237,8 +237,8 @@ def _counted(count: Callable[[np.ndarray, np.ndarray], tuple], found: list, want
     return np.array([[count(*pair) for pair in zip(*sides)] for sides in zip(found, wanted)], dtype=np.float64)
 
 
-def _count_matches(found: np.ndarray, wanted: np.ndarray, collar_s: float, offset_share: float) -> int:
-    """Returns the largest number of pairs in which both events are near each other. found, wanted: (events, 2)"""
+def count_matches(found: np.ndarray, wanted: np.ndarray, collar_s: float, offset_share: float) -> int:
+    """Returns the largest number of pairs that are near each other. found, wanted: (events, 2), by onset"""
     if not len(found) or not len(wanted):
         return 0
     reach = collar_s + 1e-6  # of the candidates; the comparison below is exact

@@ -6,14 +6,20 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from ..base.arguments import TrainingArguments
+from ..base.detection_scores import event_metrics
 from ..base.event_detection import find_events
 from ..data.events import Event
 from ..errors import InputError
 from .recordings import Stretch
 
-OFFSET_SHARE = 0.2  # of an event's length, by which its offset may differ (DCASE)
 # The metrics of an evaluation; the first one chooses the best checkpoint. Higher is better.
-METRICS = ("frame_mean_average_precision", "event_f1", "event_precision", "event_recall")
+METRICS = (
+    "frame_mean_average_precision",
+    "event_f1_macro",
+    "event_f1_micro",
+    "segment_f1_macro",
+    "intersection_f1_macro",
+)
 
 
 def choose_metric(arguments: TrainingArguments):
@@ -48,23 +54,6 @@ def frame_precisions(scores: Sequence[np.ndarray], targets: Sequence[np.ndarray]
     return found
 
 
-def count_matches(found: Sequence[Event], wanted: Sequence[Event], collar_s: float) -> int:
-    """
-    Counts the events of one label in one recording that are found: onsets differ by at most the collar, offsets by at
-    most the collar or a fifth of the wanted event's length. Each event is matched once, in the order of onsets.
-    """
-    free, count = sorted(found, key=lambda event: event.onset_s), 0
-    for event in sorted(wanted, key=lambda event: event.onset_s):
-        reach_s = max(collar_s, OFFSET_SHARE * (event.offset_s - event.onset_s))
-        for index, other in enumerate(free):
-            is_near = abs(other.onset_s - event.onset_s) <= collar_s + 1e-6
-            if is_near and abs(other.offset_s - event.offset_s) <= reach_s + 1e-6:
-                del free[index]
-                count += 1
-                break
-    return count
-
-
 def without_unsure(found: Sequence[Event], unsure: Sequence[Event]) -> list[Event]:
     """Leaves out events of which more than half lies in unsure stretches: nobody knows whether they are right."""
     if not unsure:
@@ -85,37 +74,22 @@ def without_unsure(found: Sequence[Event], unsure: Sequence[Event]) -> list[Even
     return list(filter(is_known, found))
 
 
-def by_label(events: Sequence[Event]) -> dict[str, list[Event]]:
-    found: dict[str, list[Event]] = {}
-    for event in events:
-        found.setdefault(event.label, []).append(event)
-    return found
-
-
-def event_counts(
-    found: Sequence[Sequence[Event]], wanted: Sequence[Stretch], labels: Sequence[str], collar_s: float
-) -> np.ndarray:
-    """Returns per label the events that are matched, found and wanted: (labels, 3). found: per recording"""
-    counts = np.zeros((len(labels), 3))
-    for own, stretch in zip(found, wanted):
-        own, right = by_label(without_unsure(own, stretch.unsure)), by_label(stretch.events)
-        for index, label in enumerate(labels):
-            pair = own.get(label, ()), right.get(label, ())
-            counts[index] += (count_matches(*pair, collar_s), len(pair[0]), len(pair[1]))
-    return counts
-
-
-def f1_of(counts: np.ndarray) -> np.ndarray:
-    """Returns precision, recall and F1 of counts (..., 3) as `event_counts` gives them: (..., 3), 0 for 0 / 0."""
-    matched, found, wanted = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
-    pairs = ((matched, found), (matched, wanted), (2 * matched, found + wanted))
-    return np.stack([np.divide(a, b, out=np.zeros_like(a), where=b > 0) for a, b in pairs], axis=-1)
-
-
-def event_metrics(counts: np.ndarray) -> dict[str, float]:
-    """Returns the means over the labels that occur, from the counts of `event_counts`; NaN if none occurs."""
-    means = f1_of(counts[counts[:, 2] > 0]).mean(axis=0) if (counts[:, 2] > 0).any() else np.full(3, np.nan)
-    return dict(zip(("event_precision", "event_recall", "event_f1"), map(float, means)))
+def score_events(
+    found: Sequence[Sequence[Event]],
+    stretches: Sequence[Stretch],
+    labels: Sequence[str],
+    collar_s: float,
+    num_resamples: int = 0,
+) -> dict:
+    """Returns what `event_metrics` returns, for the events that are found in each stretch."""
+    return event_metrics(
+        {one.name: without_unsure(own, one.unsure) for one, own in zip(stretches, found)},
+        {one.name: one.events for one in stretches},
+        {one.name: one.duration_s for one in stretches},
+        labels,
+        collar_s,
+        num_resamples=num_resamples,
+    )
 
 
 def find_all(

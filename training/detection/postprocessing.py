@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.ndimage
 
+from ..base.detection_scores import count_matches
 from ..base.event_detection import DEFAULT_THRESHOLD, find_events
 from ..data.events import Event
-from .metrics import by_label, count_matches, f1_of, without_unsure
+from .metrics import without_unsure
 from .recordings import Stretch
 
 MEDIANS_S = (0.0, 0.1, 0.2, 0.36, 0.6, 1.0, 1.6)  # lengths that the filter may have
@@ -16,6 +17,7 @@ LOWS = (1.0, 0.75, 0.5, 0.25)  # second thresholds, as shares of the first
 GAPS_S = (0.0, 0.1, 0.2, 0.5, 1.0)
 DURATIONS = (0.0, 0.25, 0.5)  # shortest events, as shares of the shortest tenth of the annotated ones
 APART_S = 1e5  # between two recordings
+OFFSET_SHARE = 0.2  # of an event's length, by which its offset may differ (DCASE)
 
 
 def choose_settings(
@@ -38,13 +40,12 @@ def choose_settings(
     Returns:
         setting -> a value per label; `None` if no label has an event
     """
-    wanted = [by_label(one.events) for one in stretches]
     unsure = [one.unsure for one in stretches]
     hop_s = float(np.median(np.concatenate([np.diff(edges) for edges in edges_s])))
     chosen: dict[int, dict] = {}
     for index, label in enumerate(labels):
-        own = [found.get(label, []) for found in wanted]
-        if any(own):
+        own = [_times([event for event in one.events if event.label == label]) for one in stretches]
+        if any(map(len, own)):
             chosen[index] = _choose([one[:, index] for one in scores], edges_s, own, unsure, hop_s, collar_s)
     if not chosen:
         return None
@@ -58,7 +59,7 @@ def _middle(rows: list[dict]) -> dict:
 
 
 def _choose(
-    scores: list[np.ndarray], edges_s, wanted: list[list[Event]], unsure: list, hop_s: float, collar_s: float
+    scores: list[np.ndarray], edges_s, wanted: list[np.ndarray], unsure: list, hop_s: float, collar_s: float
 ) -> dict:
     best, filtered = (-1.0, 1, DEFAULT_THRESHOLD), scores
     for steps in sorted({2 * round(length_s / hop_s / 2) + 1 for length_s in MEDIANS_S}):
@@ -69,8 +70,7 @@ def _choose(
         if quality[place] > best[0] + 1e-9:
             best, filtered = (quality[place], steps, float(THRESHOLDS[place])), own
     quality, steps, high = best
-    lengths_s = [event.offset_s - event.onset_s for own in wanted for event in own]
-    short_s = float(np.quantile(lengths_s, 0.1))
+    short_s = float(np.quantile(np.diff(np.concatenate(wanted), axis=1), 0.1))
     trials = [(high * low, gap_s, short_s * share) for low in LOWS for gap_s in GAPS_S for share in DURATIONS]
     low, gap_s, duration_s = map(np.array, zip(*trials))
     settings = (np.full(len(trials), high), low, gap_s, duration_s)
@@ -94,7 +94,7 @@ def _middle_of_best(quality: np.ndarray) -> int:
 def _qualities(
     scores: list[np.ndarray],
     edges_s: Sequence[np.ndarray],
-    wanted: list[list[Event]],
+    wanted: list[np.ndarray],
     unsure: list,
     collar_s: float,
     high: np.ndarray,
@@ -124,15 +124,19 @@ def _qualities(
         high,
         **settings,
     )
-    counts = np.zeros((len(high), 3))
-    counts[:, 2] = sum(map(len, wanted))
     found: dict[tuple, list[Event]] = {}
-    for event in events:
+    for event in events:  # sorted by onset
         place = int(event.onset_s // APART_S)
         moved = event._replace(onset_s=event.onset_s - place * APART_S, offset_s=event.offset_s - place * APART_S)
         found.setdefault((event.label, place), []).append(moved)
+    right, given, total = np.zeros(len(high)), np.zeros(len(high)), sum(map(len, wanted))
     for (setting, place), own in found.items():
-        own = without_unsure(own, unsure[place])
-        counts[setting, 0] += count_matches(own, wanted[place], collar_s)
-        counts[setting, 1] += len(own)
-    return f1_of(counts)[:, 2]
+        times = _times(without_unsure(own, unsure[place]))
+        right[setting] += count_matches(times, wanted[place], collar_s, OFFSET_SHARE)
+        given[setting] += len(times)
+    return 2 * right / (given + total)
+
+
+def _times(events: Sequence[Event]) -> np.ndarray:
+    """Returns onsets and offsets, (events, 2)"""
+    return np.array([event[:2] for event in events], dtype=np.float64).reshape(-1, 2)

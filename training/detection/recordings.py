@@ -185,20 +185,26 @@ def choose_labels(splits: dict[str, list[Stretch]], arguments: DetectionDataArgu
     return LabelSet(names, PROBLEM_TYPE)
 
 
-def encode(split: str, stretches: list[Stretch], labels: LabelSet, rate: int) -> list[Annotated]:
-    """Returns the stretches with times in samples at `rate` Hz; warns of events of other labels, which are left out."""
-    found, unknown = [], []
-    for stretch in stretches:
-        known = [event for event in stretch.events if event.label in labels.label2id]
-        unknown += [event for event in stretch.events if event.label not in labels.label2id]
-        times = [(event.onset_s, event.offset_s) for event in [*known, *stretch.unsure]]
-        indices = [labels.label2id[event.label] for event in known] + [UNSURE] * len(stretch.unsure)
-        count = num_samples(stretch.source, rate)
-        intervals = np.minimum(np.asarray(times, dtype=np.float64).reshape(-1, 2) * rate, count)
-        found.append(Annotated(stretch.source, stretch.name, count, intervals, np.asarray(indices, dtype=np.int64)))
+def with_known_labels(split: str, stretches: list[Stretch], labels: LabelSet) -> list[Stretch]:
+    """Returns the stretches without events of labels that the label set lacks; warns of them."""
+    unknown = [event for one in stretches for event in one.events if event.label not in labels.label2id]
     if unknown:
         logger.warning(
             f"{split}: {len(unknown)} events have labels that the training lacks, and are left out, such as "
             f"{printable(unknown[0].label)}"
         )
+    return [
+        one._replace(events=tuple(event for event in one.events if event.label in labels.label2id)) for one in stretches
+    ]
+
+
+def encode(stretches: list[Stretch], labels: LabelSet, rate: int) -> list[Annotated]:
+    """Returns the stretches with times in samples at `rate` Hz."""
+    found = []
+    for one in stretches:
+        times = [(event.onset_s, event.offset_s) for event in (*one.events, *one.unsure)]
+        indices = [labels.label2id[event.label] for event in one.events] + [UNSURE] * len(one.unsure)
+        count = num_samples(one.source, rate)
+        intervals = np.minimum(np.asarray(times, dtype=np.float64).reshape(-1, 2) * rate, count)
+        found.append(Annotated(one.source, one.name, count, intervals, np.asarray(indices, dtype=np.int64)))
     return found

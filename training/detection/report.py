@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
-from model_cards.card import detection_card
+from model_cards.card import detection_card, with_interval
 
+from ..base.bootstrap import NUM_RESAMPLES
+from ..base.detection_scores import detection_metrics
 from ..base.event_detection import event_settings
 from ..base.outputs import STAGING_NAME, dispensable, publish, without_nan, write_results
 from ..base.progress import is_metric
 from ..base.reproduction import versions
 from ..data.events import write_events
 from ..data.labels import LabelSet
-from .metrics import event_counts, f1_of, find_all, frame_precisions
+from .metrics import METRICS, find_all, score_events
 from .recordings import Stretch
 from .trainer import DetectionTrainer
+
+PRINTED = ("loss", *METRICS, "psds1", "psds2")
 
 
 def write_outputs(
@@ -57,13 +61,17 @@ def write_outputs(
     }
     if outcomes:
         split = list(outcomes)[-1]
-        results["per_class"] = write_split(trainer, datasets[split], splits[split], outcomes[split], staging)
+        found = write_split(trainer, datasets[split], splits[split], outcomes[split], staging)
+        results["metrics"][split] |= found.pop("metrics")
+        results |= found
     with dispensable("README.md"):
         write_card(trainer, results, staging / "README.md")
     write_results(results, staging)
     publish(staging, folder)
     for name, metrics in results["metrics"].items():
-        print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+        found = results.get("confidence_intervals") if name == list(results["metrics"])[-1] else None
+        shown = [f"{key} {with_interval(key, metrics[key], found)}" for key in PRINTED if key in metrics]
+        print(f"{name}: {', '.join(shown)}")
     print(f"trained for {seconds:.0f} s; everything is in {folder}")
 
 
@@ -81,20 +89,35 @@ def describe(stretches: list[Stretch]) -> dict:
 
 
 def write_split(trainer: DetectionTrainer, dataset, stretches: list[Stretch], outcome, staging: Path) -> dict:
-    """Writes the events that the model finds in the reported split; returns the metrics of each label."""
+    """
+    Writes the events that the model finds in the reported split.
+
+    Returns:
+        all metrics of the split: the entries `metrics`, `confidence_intervals` and `per_class`
+    """
     names = dataset.labels.names
     scores = trainer.scores_of(dataset, outcome.predictions)
     edges_s = [dataset.edges_s(index) for index in range(len(scores))]
     found = find_all(scores, edges_s, names, event_settings(trainer.model.config))
-    counts = event_counts(found, stretches, names, trainer.collar_s)
     highest_hz = dataset.feature_extractor.sampling_rate / 2
     write_events(staging / "events.csv", {one.name: own for one, own in zip(stretches, found)}, highest_hz=highest_hz)
-    precisions = frame_precisions(scores, dataset.targets)
-    rows = zip(names, f1_of(counts).tolist(), counts[:, 2].astype(int).tolist(), precisions.tolist())
+    parts = [
+        detection_metrics(
+            {one.name: pair for one, pair in zip(stretches, zip(scores, edges_s))},
+            {one.name: one.events for one in stretches},
+            {one.name: one.duration_s for one in stretches},
+            names,
+        ),
+        score_events(found, stretches, names, trainer.collar_s, NUM_RESAMPLES),
+    ]
+    first, second = parts
+    intervals = first["confidence_intervals"]
+    if intervals is not None:
+        intervals["intervals"] |= second["confidence_intervals"]["intervals"]
     return {
-        name: {"event_precision": own[0], "event_recall": own[1], "event_f1": own[2], "events": count}
-        | {"frame_average_precision": precision}
-        for name, own, count, precision in rows
+        "metrics": first["metrics"] | second["metrics"],
+        "confidence_intervals": intervals,
+        "per_class": {name: first["per_class"][name] | second["per_class"][name] for name in names},
     }
 
 

@@ -29,7 +29,7 @@ from .arguments import DetectionDataArguments, DetectionTrainingArguments, Detec
 from .crops import CropDataset, CropDrawer, FrameCollator, FrameCounter, WindowDataset
 from .metrics import choose_metric
 from .postprocessing import choose_settings
-from .recordings import Annotated, Stretch, choose_labels, encode, load_splits, load_weak
+from .recordings import Annotated, Stretch, choose_labels, encode, load_splits, load_weak, with_known_labels
 from .trainer import DetectionTrainer, FrameLoss
 
 
@@ -53,8 +53,8 @@ def run(
     extractor = load_feature_extractor(model_arguments, data_arguments)
     splits = load_splits(data_arguments, arguments.seed)
     labels = choose_labels(splits, data_arguments, stored_config)
-    rate = extractor.sampling_rate
-    recordings = {split: encode(split, own, labels, rate) for split, own in splits.items()}
+    splits = {split: with_known_labels(split, own, labels) for split, own in splits.items()}
+    recordings = {split: encode(own, labels, extractor.sampling_rate) for split, own in splits.items()}
     model = load_model(model_arguments, stored_config, labels, AutoModelForAudioFrameClassification)
     if stored_config is None:
         tell_random_weights(model)

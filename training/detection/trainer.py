@@ -10,7 +10,7 @@ from ..base.event_detection import event_settings
 from ..base.fine_tuning import FineTuningTrainer
 from ..base.finite import check_scores
 from .crops import UNKNOWN, WindowDataset
-from .metrics import event_counts, event_metrics, find_all, frame_precisions
+from .metrics import METRICS, find_all, frame_precisions, score_events
 
 
 class FrameLoss:
@@ -65,7 +65,7 @@ class DetectionTrainer(FineTuningTrainer):
     Args:
         frame_loss: loss of a training batch; evaluations have the plain cross-entropy
         weak_weight: weight of the loss of clips whose labels have no times
-        collar_s: see `count_matches`
+        collar_s: see `event_metrics`
         wanted: function of a `WindowDataset` -> its recordings, with their events
     """
 
@@ -103,7 +103,8 @@ class DetectionTrainer(FineTuningTrainer):
         scores, names = self.scores_of(dataset, prediction.predictions), dataset.labels.names
         edges_s = [dataset.edges_s(index) for index in range(len(scores))]
         settings = event_settings(self.accelerator.unwrap_model(self._plain_model()).config)
-        counts = event_counts(find_all(scores, edges_s, names, settings), self.wanted(dataset), names, self.collar_s)
+        found = find_all(scores, edges_s, names, settings)
+        metrics = score_events(found, self.wanted(dataset), names, self.collar_s)["metrics"]
         precisions = frame_precisions(scores, dataset.targets)
         mean = float(np.nanmean(precisions)) if np.isfinite(precisions).any() else float("nan")
-        return {"frame_mean_average_precision": mean, **event_metrics(counts)}
+        return {name: mean if name == METRICS[0] else metrics[name] for name in METRICS}
