@@ -79,7 +79,7 @@ def test_names_are_compared_from_their_ends_without_endings(tmp_path, names):
 
 def test_folders_that_all_share_are_left_out(tmp_path):
     """Each tool writes the paths of its own machine; a point in a name is no ending."""
-    found = {"/home/me/x/a/day.1": [Event(0, 1, "dog")], "/home/me/x/b/day.2": []}
+    found = {"/mnt/me/x/a/day.1": [Event(0, 1, "dog")], "/mnt/me/x/b/day.2": []}
     annotated = {"C:\\set\\a\\day.1.wav": [Event(0, 1, "dog")], "C:\\set\\b\\day.2.wav": [Event(0, 1, "dog")]}
     results = evaluate(tmp_path, found, annotated)
     assert results["metrics"]["test"]["event_recall_micro"] == 0.5 and results["remarks"] == []

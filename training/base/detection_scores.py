@@ -359,19 +359,19 @@ class _Changes:
 
     def __init__(self, parts: list, wanted: list, label: int, scenario: Scenario):
         self.rows = []  # levels, recordings, changes of the hits, of the alarms, labels that are crossed or -1
-        for recording, ((scores, edges), times) in enumerate(zip(parts, wanted)):
-            scores = scores[:, label].astype(np.float64)
-            if not len(scores):
-                continue
-            rises = np.diff(scores, prepend=-np.inf)
-            starts = rises > 0  # a stretch begins here while the threshold is between two neighbours
-            before = np.concatenate([[-np.inf], scores[:-1]])[starts]
-            self._add(recording, scores[starts], before, alarms=1)
+        numbers = [len(values) for values, _ in parts]
+        recordings = np.repeat(np.arange(len(parts)), numbers)
+        scores = np.concatenate([values[:, label] for values, _ in parts]).astype(np.float64)
+        before = np.where(np.diff(recordings, prepend=-1) > 0, -np.inf, np.roll(scores, 1))
+        begins = scores > before  # a stretch begins here while the threshold is between both
+        self._add(recordings[begins], scores[begins], before[begins], alarms=1)
+        own_scores = np.split(scores, np.cumsum(numbers)[:-1])
+        for recording, (own, (_, edges), times) in enumerate(zip(own_scores, parts, wanted)):
             others = [other for other, own in enumerate(times) if len(own) and other != label]
             has_crossings = scenario.cross_weight and others
-            if not len(times[label]) and not has_crossings:
+            if not len(own) or (not len(times[label]) and not has_crossings):
                 continue
-            first, stop, levels, below = _stretches(scores)
+            first, stop, levels, below = _stretches(own)
             bounds = np.stack([edges[first], edges[stop]], axis=1)
             spans = bounds[:, 1] - bounds[:, 0]
             is_relevant = _reaches(_covered(bounds, times[label]), scenario.detection, spans)
@@ -385,20 +385,20 @@ class _Changes:
                 for other in others:
                     is_crossing = ~is_relevant & _reaches(_covered(bounds, times[other]), scenario.crossing, spans)
                     self._add(recording, levels[is_crossing], below[is_crossing], alarms=1, crossed=other)
-        columns = [np.concatenate(column) for column in zip(*self.rows)] if self.rows else [np.zeros(0)] * 5
+        columns = [np.concatenate(column) for column in zip(*self.rows)]
         order = np.argsort(-columns[0], kind="stable")
         levels, self.recordings, self.hits, self.alarms, self.crossed = (column[order] for column in columns)
         self.recordings, self.crossed = self.recordings.astype(int), self.crossed.astype(int)
         self.ends = np.flatnonzero(np.diff(levels, append=-np.inf))  # the last change of each level
         del self.rows
 
-    def _add(self, recording: int, levels: np.ndarray, below: np.ndarray, hits=0, alarms=0, crossed: int = -1):
+    def _add(self, recordings, levels: np.ndarray, below: np.ndarray, alarms: int, crossed: int = -1):
         """Adds what holds from the levels on until the threshold falls below the scores `below`."""
         is_kept = np.isfinite(below)
-        places = np.concatenate([levels, below[is_kept]])
-        signs = np.concatenate([np.ones(len(levels)), -np.ones(int(is_kept.sum()))])
-        same = np.ones(len(places))
-        self.rows.append((places, recording * same, hits * signs, alarms * signs, crossed * same))
+        recordings = np.broadcast_to(recordings, levels.shape)
+        places, recordings = (np.append(one, two[is_kept]) for one, two in ((levels, below), (recordings, recordings)))
+        signs = np.repeat([1, -1], [len(levels), is_kept.sum()])
+        self.rows.append((places, recordings, 0 * signs, alarms * signs, crossed * np.abs(signs)))
 
     def _add_hits(self, recording: int, levels, below, shared: np.ndarray, enough: float):
         """Adds the levels at which an annotated event becomes covered enough, or ceases to be."""
