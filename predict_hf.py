@@ -46,7 +46,9 @@ class PredictArguments(LiveArguments, HardwareArguments):
         None, "Table of the sound events: .txt (Raven), .tsv, .csv, .json or .jsonl; or a folder of tables."
     )
     event_format: str | None = described(
-        None, "Format of --events: raven, audacity, dcase, csv, json or jsonl; unset: by the ending, raven in folders."
+        None,
+        "Format of --events: raven, audacity, dcase, csv, json, jsonl or soundevent; unset: by the ending, raven in "
+        "folders.",
     )
     threshold: float | None = described(
         None, "Score above which an event begins; unset: the model's own, or 0.5.", at_least=0, at_most=1

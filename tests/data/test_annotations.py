@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from audio_files import write_tone
@@ -76,7 +77,7 @@ def test_folders_that_pair_tables_with_recordings(tmp_path, warnings):
 def test_a_damaged_table_of_a_recording_is_no_other_file(tmp_path):
     _recordings(tmp_path, "x.wav")
     _write(tmp_path / "y.txt", "0.5\t1.5\towl\n")
-    with pytest.raises(InputError, match=r"y.txt: 2 recordings of .* is the only recording; name the folder"):
+    with pytest.raises(InputError, match=r"y.txt: no recording of .* is called y; name the folder"):
         read_annotations(tmp_path, _recordings(tmp_path / "a", "x.wav", "z.wav")[0].parent)
     _write(tmp_path / "x.txt", "notes\n")
     with pytest.raises(InputError, match=r"x.txt: no column is called label"):
@@ -96,7 +97,7 @@ def test_a_damaged_table_of_a_recording_is_no_other_file(tmp_path):
         ("C:\\field\\one\\b.wav", "audio/one/b.wav"),
         ("/mnt/two/b.wav", "audio/two/b.wav"),
         ("two/b", "audio/two/b.wav"),
-        ("three/b.wav", "2 recordings of .* is called three/b.wav"),
+        ("three/b.wav", "no recording of .* is called three/b.wav"),
         ("b", "2 recordings of .* is called b;"),
         ("e\u0301.wav", "audio/\u00e9.wav"),
         ("c.wav", "no recording of .* is called c.wav"),
@@ -111,6 +112,49 @@ def test_of_several_recordings_with_a_name_the_last_folders_decide(tmp_path, nam
         return
     found = _by_name(read_annotations(table, tmp_path / "audio"), tmp_path)
     assert [path for path, events in found.items() if events] == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        # Recorders number their files anew, and one is missing.
+        (["one/2.txt", "two/1.txt"], r"one/2.txt: no recording of .* is called 2; name the folder"),
+        (["two/2.txt", "one/2.txt"], r"one/2.txt: no recording of .* is called 2; name the folder"),
+        (["one/1.txt", "two/1.txt", "two/2.txt"], None),
+        (["three/1.txt"], r"three/1.txt: no recording of .* is called 1"),
+    ],
+)
+def test_numbers_of_recorders_are_no_names(tmp_path, tables, message):
+    _recordings(tmp_path, "one/1.wav", "two/1.wav", "two/2.wav")
+    for table in tables:
+        _write(tmp_path / table, f"0\t1\t{table}\n")
+    if message is None:
+        found = _by_name(read_annotations(tmp_path), tmp_path)
+        assert {path: events[0][2] for path, events in found.items()} == {
+            table.replace("txt", "wav"): table for table in tables
+        }
+        return
+    with pytest.raises(InputError, match=message):
+        read_annotations(tmp_path)
+
+
+def test_two_tables_are_not_taken_for_one_recording(tmp_path):
+    _recordings(tmp_path, "two/1.wav", "one/3.wav")
+    for table in ("one/1.txt", "two/1.txt"):
+        _write(tmp_path / table, "0\t1\towl\n")
+    with pytest.raises(InputError, match="1 and 1 would be one recording, .*two/1.wav; write one name"):
+        read_annotations(tmp_path)
+
+
+def test_one_recording_by_two_paths(tmp_path, monkeypatch):
+    _recordings(tmp_path, "audio/x.wav", "audio/y.wav")
+    monkeypatch.chdir(tmp_path)
+    table = _write(tmp_path / "e.csv", f"file,onset,offset,label\n{tmp_path}/audio/x.wav,0,1,owl\naudio/x,1.5,2,owl\n")
+    found = read_annotations(table, Path("audio"))
+    assert [(str(one.path), one.events and len(one.events)) for one in found] == [
+        ("audio/x.wav", 2),
+        ("audio/y.wav", None),
+    ]
 
 
 def test_mirrored_folders_of_tables_and_recordings(tmp_path):
@@ -148,7 +192,7 @@ def test_one_table_and_its_only_recording(tmp_path):
     for recordings in (path, tmp_path):
         assert _by_name(read_annotations(table, recordings), tmp_path) == {"x.wav": [(0.5, 1.5, "owl")]}
     _recordings(tmp_path, "y.wav")
-    with pytest.raises(InputError, match="2 recordings of .* is the only recording"):
+    with pytest.raises(InputError, match="no recording of .* is called labels;"):
         read_annotations(table, tmp_path)
     os.rename(table, tmp_path / "tables/y.txt")
     assert _by_name(read_annotations(tmp_path / "tables/y.txt", tmp_path), tmp_path)["y.wav"] == [(0.5, 1.5, "owl")]
@@ -253,8 +297,8 @@ def test_unknown_labels_are_named(tmp_path):
     with pytest.raises(InputError) as caught:
         _read(tmp_path, "x.wav,0.5,1,olw,,,\n", labels=["owl", "jay"])
     assert str(caught.value) == (
-        f"{tmp_path}/events.csv: {tmp_path}/x.wav has an event olw at 0.5 s, which is not in the label set; did you "
-        "mean owl? Add it to label_map or exclude_labels"
+        f"{tmp_path}/events.csv: {tmp_path}/x.wav has an event olw at 0.5 s, which is not in the label set; set "
+        "label_map or exclude_labels; did you mean owl?"
     )
 
 
@@ -411,7 +455,7 @@ def _apart(draw):
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("is_folder", [False, True])
 @given(one=_apart(), two=_apart())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_events_come_back_from_every_format_and_pairing(tmp_path, name, is_folder, one, two):
     place = tmp_path / name
     if not place.exists():

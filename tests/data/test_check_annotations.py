@@ -175,6 +175,7 @@ def test_the_program_prints_and_writes_everything(tables, tmp_path, capsys):
     assert check.main(list(map(str, words))) == 1
     printed, problems = capsys.readouterr()
     assert "error: events that begin after the end of their recordings: is it the right recording? (1)" in printed
-    assert printed.splitlines()[-2:] == ["1 errors, 0 warnings", f"everything is in {tmp_path}/report.json"]
+    *_, counts, place = printed.splitlines()
+    assert counts.startswith("1 error") and place == f"everything is in {tmp_path}/report.json"
     assert problems == ""
     assert json.loads((tmp_path / "report.json").read_text()) == tables.check()

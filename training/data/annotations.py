@@ -279,7 +279,8 @@ def _read_tables(
     Returns recording -> its events of all tables; recording -> its annotated stretches, where they are not all of it;
     and a function that gives the site of a recording. Recordings without annotated stretch are in the second alone.
     """
-    found, cells, parts, num_tables = {}, defaultdict(set), {}, 0
+    found, parts, num_tables = {}, {}, 0
+    cells, names_of = defaultdict(set), defaultdict(set)
     for path in list_tables(source):
         folder = path.parent.relative_to(source).as_posix() if source.is_dir() else ""
         own_name = table_name(Path(path.name))
@@ -294,13 +295,16 @@ def _read_tables(
         num_tables += 1
         names = dict.fromkeys([*table.events, *table.stretches])
         for name in names or ([None] if has_own else ()):  # Raven's table without selections has its header alone
-            wanted = own_name if name is None and has_own else name
-            beside = path.parent / (name or "").replace("\\", "/")
-            is_known = name is None or places.candidates(wanted, folder)
-            if not is_known and not beside.is_file() and on_bad_audio == "skip":
-                acts["missing"].append({"recording": name})
+            # A table without names describes the recording with its own name, or else the only one.
+            wanted = own_name if name is None and (has_own or len(places.paths) > 1) else name
+            # A table without names describes the recording with its own name, or else the only one.
+            wanted = own_name if name is None and (has_own or len(places.paths) > 1) else name
+            if on_bad_audio == "skip" and not places.candidates(wanted, folder, path.parent):
+                acts["missing"].append({"recording": wanted})
                 continue
-            recording = places.find(path, wanted, folder) if is_known or not beside.is_file() else beside
+            recording = places.find(path, wanted, folder, path.parent)
+            if wanted is not None:
+                names_of[recording].add((wanted, places.is_elsewhere(wanted, folder, recording)))
             own_parts = table.stretches.get(name, WHOLE)
             if own_parts:
                 found.setdefault(recording, []).extend(table.events.get(name, ()))
@@ -308,6 +312,10 @@ def _read_tables(
             cells[recording] |= table.cells.get(name, set())
     if not num_tables:
         raise InputError(f"{source}: holds no tables of events; name another folder")
+    for recording, own in names_of.items():
+        if len(own) > 1 and any(is_elsewhere for _, is_elsewhere in own):
+            names = " and ".join(printable(name) for name, _ in sorted(own)[:2])
+            raise InputError(f"{source}: {names} would be one recording, {printable(recording)}; write one name")
     several = next((recording for recording in cells if len(cells[recording]) > 1), None)
     if several is not None:
         names = " and ".join(map(printable, sorted(cells[several])[:2]))
@@ -360,7 +368,7 @@ def _renamer(source: Path, labels, label_map: Mapping, exclude: set[str]) -> Cal
             hint = nearest(label, known, f"known are {', '.join(sorted(known)[:20])}")
             raise InputError(
                 f"{source}: {printable(path)} has an event {printable(label)} at {event.onset_s:g} s, which is not in "
-                f"the label set; {hint} Add it to label_map or exclude_labels"
+                f"the label set; set label_map or exclude_labels; {hint}"
             )
         return label, False
 

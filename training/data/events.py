@@ -12,7 +12,7 @@ import json
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,68 +173,70 @@ def table_name(path: Path) -> str:
     return TABLE_NAME.sub("", path.as_posix())
 
 
-def pair_recordings(source: Path, names: Iterable[str | None], recordings: Path) -> dict[str | None, Path]:
+class Recordings:
     """
-    Finds the recordings that a table names: by their paths below a folder or by their names, with or without endings.
+    Finds recordings by the names that tables give them: paths below a folder, or names, with or without endings.
 
     Args:
-        source: the table, for messages
-        names: as `read_events` gives them; `None` is the only recording
-        recordings: a folder, or the only recording
-
-    Raises:
-        InputError: a recording is missing, or several have the name.
+        place: a folder, or the only recording
     """
-    places = Recordings(recordings)
-    found = {name: places.find(source, name) for name in names}
-    counts = Counter(found.values())
-    twice = [name for name, path in found.items() if counts[path] > 1]
-    if twice:
-        raise InputError(f"{source}: {' and '.join(map(printable, twice))} are one recording; write one name")
-    return found
-
-
-class Recordings:
-    """Finds recordings by the names that tables give them: paths below a folder, or names, with or without endings."""
 
     def __init__(self, place: Path):
         self.place = Path(place)
         self.paths = find_audio_files(self.place) if self.place.is_dir() else [self.place]
-        self.by_path, self.by_name = defaultdict(set), defaultdict(set)
+        self.by_path, self.by_name, self.by_real_path = defaultdict(set), defaultdict(set), {}
         for path in self.paths:
             below = Path(os.path.relpath(path, self.place)) if self.place.is_dir() else Path(path.name)
             for form in (below, below.with_suffix(""), path):
                 self.by_path[_as_named(form.as_posix())].add(path)
             for form in (path.name, path.stem):
                 self.by_name[_as_named(form)].add(path)
+            self.by_real_path[os.path.realpath(path)] = path
+        # Recorders number their files anew in each folder: such a name alone says nothing.
+        self.are_names_enough = all(len({path.parent for path in own}) == 1 for own in self.by_name.values())
 
-    def candidates(self, name: str | None, folder: str = "") -> set[Path]:
+    def candidates(self, name: str | None, folder: str = "", beside: Path | None = None) -> set[Path]:
         """
-        Returns the recordings that a name may mean; `None` means all. Of several with a name, those are meant whose
-        last folders are those of the name.
+        Returns the recordings that a name may mean; `None` means all.
+
+        A name is a path below the folder of its table, or below `place`, or beside its table. Else it is that of a
+        recording anywhere; of several, those are meant whose last folders are those of the name.
 
         Args:
-            folder: where the table is; names are looked for below it first
+            folder: the folder of the table, below `place`
+            beside: the folder of the table
         """
         if name is None:
             return set(self.paths)
         name = _as_named(name)
-        place = os.path.normpath(os.path.join(_as_named(folder), name))
-        for form in (place, name):
+        full = _full(name, folder)
+        for form in (full, name):
             if form in self.by_path:
                 return self.by_path[form]
+        if beside is not None and os.path.isfile(beside / name):
+            return {self.by_real_path.get(os.path.realpath(beside / name), beside / name)}
         found = self.by_name.get(name.rsplit("/", 1)[-1], set())
-        shared = {path: _num_shared(place, _as_named(path.as_posix())) for path in found}
-        return {path for path in found if shared[path] == max(shared.values())}
+        shared = {path: _num_shared(full, _as_named(path.as_posix())) for path in found}
+        found = {path for path in found if shared[path] == max(shared.values())}
+        return {path for path in found if self.are_names_enough or not self.is_elsewhere(name, folder, path)}
 
-    def find(self, source: Path, name: str | None, folder: str = "") -> Path:
+    def is_elsewhere(self, name: str, folder: str, path: Path) -> bool:
+        """Returns whether a name has other folders than its recording."""
+        full = _full(_as_named(name), folder)
+        return "/" in full and path.parent != self.place and not _num_shared(full, _as_named(path.as_posix()))
+
+    def find(self, source: Path, name: str | None, folder: str = "", beside: Path | None = None) -> Path:
         """Returns the recording that a table names; raises `InputError` unless there is one."""
-        candidates = self.candidates(name, folder)
+        candidates = self.candidates(name, folder, beside)
         if len(candidates) != 1:
             what = f"{len(candidates)} recordings of {self.place}" if candidates else f"no recording of {self.place}"
             wanted = "the only recording" if name is None else f"called {printable(name)}"
             raise InputError(f"{source}: {what} is {wanted}; name the folder of its recordings")
         return next(iter(candidates))
+
+
+def _full(name: str, folder: str) -> str:
+    return os.path.normpath(os.path.join(_as_named(folder), name))
 
 
 def _num_shared(one: str, two: str) -> int:
