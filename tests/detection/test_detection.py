@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from annotated_tones import write_annotated_tones
 from audio_files import run_program
@@ -193,3 +194,37 @@ def test_two_processes_train_like_one(tones, tmp_path):
         torch.testing.assert_close(two[name], value, rtol=0, atol=2e-3)
     for split, metrics in first["metrics"].items():
         assert second["metrics"][split] == pytest.approx(metrics, abs=0.05)
+
+
+@pytest.mark.slow
+def test_memory_does_not_depend_on_the_length_of_the_recordings(tmp_path):
+    """Crops decode their own samples, and evaluations their windows."""
+    script = """
+import resource, sys
+from train_hf import main
+assert main(sys.argv[1:]) == 0
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    peaks, noise = [], np.random.default_rng(0).standard_normal(60 * 16000).astype(np.float32) * 0.1
+    for hours in (0.25, 10):
+        folder = tmp_path / str(hours)
+        folder.mkdir()
+        with soundfile.SoundFile(folder / "x.wav", "w", 16000, 1, "PCM_16") as file:
+            for _ in range(round(hours * 60)):
+                file.write(noise)
+        ends = [3600 * hours * place / 100 for place in range(1, 100)]
+        rows = [f"x.wav,{end - 1},{end},{label}" for end in ends for label in ("high", "low")]
+        (folder / "events.csv").write_text("\n".join(["file,onset_s,offset_s,label", *rows]) + "\n")
+        values = {
+            "split_by": "time",
+            "validation_fraction": 0.02,
+            "test_fraction": 0,
+            "output_dir": str(folder / "run"),
+        }
+        recipe = folder / "recipe.json"
+        recipe.write_text(json.dumps(SETTINGS | values | {"train_annotations": str(folder / "events.csv")}))
+        process = run_program("-c", script, recipe, timeout=1500)
+        assert process.returncode == 0, process.stderr[-2000:]
+        peaks.append(int(process.stdout.split()[-1]) / 1024)  # MiB
+        (folder / "x.wav").unlink()
+    assert peaks[1] - peaks[0] < 150, peaks
