@@ -94,7 +94,7 @@ class DetectionTuningArguments(TrainedWeightsArguments):
 class DetectionTrainingArguments(FineTuningArguments):
     """Sets up the training of a frame classifier: `FineTuningArguments`, and the choice of how events are found."""
 
-    collar_s: float = described(
+    onset_collar_s: float = described(
         0.2,
         "Seconds by which onset and offset of a found event may differ; offsets by 20 % of its length too.",
         above=0,

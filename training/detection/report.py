@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from model_cards.card import detection_card, with_interval
 
 from ..base.bootstrap import NUM_RESAMPLES
@@ -101,9 +103,11 @@ def write_split(trainer: DetectionTrainer, dataset, stretches: list[Stretch], ou
     found = find_all(scores, edges_s, names, event_settings(trainer.model.config))
     highest_hz = dataset.feature_extractor.sampling_rate / 2
     write_events(staging / "events.csv", {one.name: own for one, own in zip(stretches, found)}, highest_hz=highest_hz)
+    # Nobody knows whether something is in an unsure frame, so that nothing is found there.
+    known = [np.where(np.isnan(targets), 0, own) for own, targets in zip(scores, dataset.targets)]
     parts = [
         detection_metrics(
-            {one.name: pair for one, pair in zip(stretches, zip(scores, edges_s))},
+            {one.name: pair for one, pair in zip(stretches, zip(known, edges_s))},
             {one.name: one.events for one in stretches},
             {one.name: one.duration_s for one in stretches},
             names,

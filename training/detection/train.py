@@ -80,7 +80,7 @@ def run(
         if split in datasets
     }
     if arguments.choose_postprocessing and "validation" in outcomes:
-        choose_postprocessing(trainer, datasets, splits, outcomes, arguments.collar_s)
+        choose_postprocessing(trainer, datasets, splits, outcomes, arguments.onset_collar_s)
     recipe = {"task": "detection"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
     reporting.write_outputs(trainer, datasets, splits, labels, outcomes, recipe, seconds, circumstances)
@@ -176,7 +176,7 @@ def make_trainer(
         tuning=tuning,
         frame_loss=make_loss(tuning, datasets["train"]),
         weak_weight=tuning.weak_weight,
-        collar_s=arguments.collar_s,
+        collar_s=arguments.onset_collar_s,
         wanted=lambda dataset: next(splits[split] for split, own in datasets.items() if own is dataset),
     )
 
