@@ -151,6 +151,31 @@ def test_augmented_crops_have_the_targets_of_a_plain_loop(events, options, seed,
         np.testing.assert_array_equal(found[seen], wanted[seen])
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 90), st.integers(5, 40)), min_size=1, max_size=3),
+    AUGMENTATIONS,
+    st.integers(0, 2**20),
+)
+@settings(max_examples=100, deadline=None)
+def test_intervals_move_with_the_picture(events, options, seed):
+    """A spectrogram that is 1 within events and 0 elsewhere stays so, but for blurred edges and masked frames."""
+    num_frames, options = 100, options | {"time_mask_frames": 0}
+    picture = torch.zeros(num_frames, 16)
+    for begin, length in events:
+        picture[begin : begin + length] = 1
+    intervals = np.array([(begin, min(begin + length, num_frames)) for begin, length in events], dtype=float)
+    settings = AugmentationArguments(**options, crop_frequency_scale=[1.0, 1.0])
+    moved, changes = augment_in_time(picture, settings, 0.0, np.random.default_rng(seed))
+    pieces, origins = changes.move(intervals, num_frames)
+    assert set(origins.tolist()) <= set(range(len(events)))
+    middles = np.arange(num_frames) + 0.5
+    inside = ((pieces[:, :1] <= middles) & (middles < pieces[:, 1:])).any(axis=0)
+    edges = np.concatenate([pieces.ravel(), [changes.shift % num_frames, 0, num_frames]])
+    scale = 1 if changes.part is None else num_frames / changes.part[1]
+    is_clear = np.abs(middles - edges[:, None]).min(axis=0) > (0 if changes.part is None else 1 + 2 * scale)
+    np.testing.assert_array_equal((moved[:, 0] > 0.5).numpy()[is_clear], inside[is_clear])
+
+
 def crops_of(extractor, events, options, seed) -> CropDataset:
     model = DualSSASTForAudioFrameClassification(
         DualSSASTConfig(**TINY | {"num_mel_bins": 128, "time_stride": 4, "num_labels": 3})

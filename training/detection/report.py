@@ -102,7 +102,9 @@ def write_split(trainer: DetectionTrainer, dataset, stretches: list[Stretch], ou
     edges_s = [dataset.edges_s(index) for index in range(len(scores))]
     found = find_all(scores, edges_s, names, event_settings(trainer.model.config))
     highest_hz = dataset.feature_extractor.sampling_rate / 2
-    write_events(staging / "events.csv", {one.name: own for one, own in zip(stretches, found)}, highest_hz=highest_hz)
+    with dispensable("events.csv"):  # labels and names of files may hold what no table can
+        events = {one.name: own for one, own in zip(stretches, found)}
+        write_events(staging / "events.csv", events, highest_hz=highest_hz)
     # Nobody knows whether something is in an unsure frame, so that nothing is found there.
     known = [np.where(np.isnan(targets), 0, own) for own, targets in zip(scores, dataset.targets)]
     parts = [
