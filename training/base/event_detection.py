@@ -170,13 +170,7 @@ class EventFinder:
 
     def _filtered(self) -> np.ndarray:
         """Returns the filtered scores of the steps held; right for those that are decided on now."""
-        if self.reach == 0:
-            return self.scores
-        filtered = np.empty_like(self.scores)
-        for size in np.unique(self.median_steps):
-            chosen = self.median_steps == size
-            filtered[:, chosen] = scipy.ndimage.median_filter(self.scores[:, chosen], size=(size, 1), mode="reflect")
-        return filtered
+        return median_filtered(self.scores, self.median_steps)
 
     def _raise_peak(self, label: int, scores: np.ndarray):
         self.peak[label] = max(self.peak[label], scores.max(initial=-np.inf))
@@ -198,6 +192,18 @@ class EventFinder:
         if offset_s <= onset_s or offset_s - onset_s < self.min_duration_s[label] - TOLERANCE_S:
             return []
         return [Event(float(onset_s), float(offset_s), self.labels[label], score=float(peak))]
+
+
+def median_filtered(scores: np.ndarray, median_steps: int | Sequence[int] | np.ndarray) -> np.ndarray:
+    """Returns scores (steps, labels) after a median filter over time of odd size, or one per label; mirrored edges."""
+    sizes = np.broadcast_to(median_steps, scores.shape[1])
+    if (sizes == 1).all() or not len(scores):
+        return scores
+    filtered = np.empty_like(scores)
+    for size in np.unique(sizes):
+        chosen = sizes == size
+        filtered[:, chosen] = scipy.ndimage.median_filter(scores[:, chosen], size=(size, 1), mode="reflect")
+    return filtered
 
 
 def find_events(

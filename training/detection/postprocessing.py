@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.ndimage
 
 from ..base.detection_scores import count_matches
-from ..base.event_detection import DEFAULT_THRESHOLD, find_events
+from ..base.event_detection import DEFAULT_THRESHOLD, find_events, median_filtered
 from ..data.events import Event
 from .metrics import without_unsure
 from .recordings import Stretch
@@ -63,7 +62,7 @@ def _choose(
 ) -> dict:
     best, filtered = (-1.0, 1, DEFAULT_THRESHOLD), scores
     for steps in sorted({2 * round(length_s / hop_s / 2) + 1 for length_s in MEDIANS_S}):
-        own = [scipy.ndimage.median_filter(one, steps, mode="reflect") if steps > 1 else one for one in scores]
+        own = [median_filtered(one[:, None], steps)[:, 0] for one in scores]
         quality = _qualities(own, edges_s, wanted, unsure, collar_s, THRESHOLDS)
         # Of thresholds that are equally good, the middle one.
         place = _middle_of_best(quality)

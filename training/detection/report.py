@@ -8,7 +8,7 @@ from model_cards.card import detection_card, with_interval
 
 from ..base.bootstrap import NUM_RESAMPLES
 from ..base.detection_scores import detection_metrics
-from ..base.event_detection import event_settings
+from ..base.event_detection import event_settings, median_filtered
 from ..base.outputs import STAGING_NAME, dispensable, publish, without_nan, write_results
 from ..base.progress import is_metric
 from ..base.reproduction import versions
@@ -100,13 +100,15 @@ def write_split(trainer: DetectionTrainer, dataset, stretches: list[Stretch], ou
     names = dataset.labels.names
     scores = trainer.scores_of(dataset, outcome.predictions)
     edges_s = [dataset.edges_s(index) for index in range(len(scores))]
-    found = find_all(scores, edges_s, names, event_settings(trainer.model.config))
+    settings = event_settings(trainer.model.config)
+    found = find_all(scores, edges_s, names, settings)
     highest_hz = dataset.feature_extractor.sampling_rate / 2
     with dispensable("events.csv"):  # labels and names of files may hold what no table can
         events = {one.name: own for one, own in zip(stretches, found)}
         write_events(staging / "events.csv", events, highest_hz=highest_hz)
-    # Nobody knows whether something is in an unsure frame, so that nothing is found there.
-    known = [np.where(np.isnan(targets), 0, own) for own, targets in zip(scores, dataset.targets)]
+    # PSDS is that of filtered scores. Nobody knows whether something is in an unsure frame: nothing is found there.
+    filtered = [median_filtered(own, settings.get("median_steps", 1)) for own in scores]
+    known = [np.where(np.isnan(targets), 0, own) for own, targets in zip(filtered, dataset.targets)]
     parts = [
         detection_metrics(
             {one.name: pair for one, pair in zip(stretches, zip(known, edges_s))},
