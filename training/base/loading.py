@@ -140,14 +140,17 @@ def load_model(
         InputError: impossible settings, or a checkpoint without weights that fit the encoder.
     """
     config = DualSSASTConfig() if stored_config is None else stored_config
-    overrides = config_changes(model_arguments, config) | {
-        "id2label": labels.id2label,
-        "label2id": labels.label2id,
-        "problem_type": labels.problem_type,
-        "calibration_temperature": 1.0,  # fine-tuning invalidates an earlier calibration
-        "decision_thresholds": None,
-        "event_detection": None,
-    }
+    overrides = (
+        {"event_detection": None}
+        | config_changes(model_arguments, config)
+        | {
+            "id2label": labels.id2label,
+            "label2id": labels.label2id,
+            "problem_type": labels.problem_type,
+            "calibration_temperature": 1.0,  # fine-tuning invalidates an earlier calibration
+            "decision_thresholds": None,
+        }
+    )
     with blames_model(model_arguments):
         if stored_config is None:
             attention = overrides.pop("attn_implementation", None)

@@ -21,7 +21,7 @@ from ..data.augmentation import (
 )
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
-from .recordings import UNSURE, Annotated, WeakClips
+from .recordings import UNSURE, Annotated, Stretch, WeakClips
 
 logger = logging.get_logger(__name__)
 
@@ -298,12 +298,20 @@ class WindowDataset(torch.utils.data.Dataset):
     Args:
         recordings: all of them, in order
         count: gives the number of label frames
+        stretches: the same with times in seconds, for the metrics
     """
 
     def __init__(
-        self, recordings: Sequence[Annotated], feature_extractor, labels: LabelSet, grid: FrameGrid, count: FrameCounter
+        self,
+        recordings: Sequence[Annotated],
+        feature_extractor,
+        labels: LabelSet,
+        grid: FrameGrid,
+        count: FrameCounter,
+        stretches: Sequence[Stretch] = (),
     ):
         self.recordings, self.feature_extractor, self.labels = recordings, feature_extractor, labels
+        self.stretches = stretches
         self.grid, self.count = grid, count
         self.windows, self.targets = [], []  # of each window: index of its recording, first frame
         for index, one in enumerate(recordings):

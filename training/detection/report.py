@@ -14,6 +14,7 @@ from ..base.progress import is_metric
 from ..base.reproduction import versions
 from ..data.events import write_events
 from ..data.labels import LabelSet
+from .crops import WindowDataset
 from .metrics import METRICS, find_all, score_events
 from .recordings import Stretch
 from .trainer import DetectionTrainer
@@ -63,7 +64,7 @@ def write_outputs(
     }
     if outcomes:
         split = list(outcomes)[-1]
-        found = write_split(trainer, datasets[split], splits[split], outcomes[split], staging)
+        found = write_split(trainer, datasets[split], outcomes[split], staging)
         results["metrics"][split] |= found.pop("metrics")
         results |= found
     with dispensable("README.md"):
@@ -90,14 +91,14 @@ def describe(stretches: list[Stretch]) -> dict:
     }
 
 
-def write_split(trainer: DetectionTrainer, dataset, stretches: list[Stretch], outcome, staging: Path) -> dict:
+def write_split(trainer: DetectionTrainer, dataset: WindowDataset, outcome, staging: Path) -> dict:
     """
     Writes the events that the model finds in the reported split.
 
     Returns:
         all metrics of the split: the entries `metrics`, `confidence_intervals` and `per_class`
     """
-    names = dataset.labels.names
+    names, stretches = dataset.labels.names, dataset.stretches
     scores = trainer.scores_of(dataset, outcome.predictions)
     edges_s = [dataset.edges_s(index) for index in range(len(scores))]
     settings = event_settings(trainer.model.config)

@@ -29,7 +29,7 @@ from .arguments import DetectionDataArguments, DetectionTrainingArguments, Detec
 from .crops import CropDataset, CropDrawer, FrameCollator, FrameCounter, WindowDataset
 from .metrics import choose_metric
 from .postprocessing import choose_settings
-from .recordings import Annotated, Stretch, choose_labels, encode, load_splits, load_weak, with_known_labels
+from .recordings import Stretch, choose_labels, encode, load_splits, load_weak, with_known_labels
 from .trainer import DetectionTrainer, FrameLoss
 
 
@@ -54,11 +54,10 @@ def run(
     splits = load_splits(data_arguments, arguments.seed)
     labels = choose_labels(splits, data_arguments, stored_config)
     splits = {split: with_known_labels(split, own, labels) for split, own in splits.items()}
-    recordings = {split: encode(own, labels, extractor.sampling_rate) for split, own in splits.items()}
     model = load_model(model_arguments, stored_config, labels, AutoModelForAudioFrameClassification)
     if stored_config is None:
         tell_random_weights(model)
-    datasets = make_datasets(model, extractor, recordings, labels, data_arguments, augmentation, tuning, arguments)
+    datasets = make_datasets(model, extractor, splits, labels, data_arguments, augmentation, tuning, arguments)
     if data_arguments.compute_statistics:
         extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)
         for dataset in datasets.values():
@@ -68,7 +67,7 @@ def run(
         check_same_run(checkpoint, model.config)
         check_same_tuning(checkpoint, tuning)
     circumstances = reproduction.circumstances(described(splits), arguments)
-    trainer = make_trainer(model, extractor, datasets, splits, tuning, arguments)
+    trainer = make_trainer(model, extractor, datasets, tuning, arguments)
     if checkpoint is None:
         trainer.remove_checkpoints()
     started = time.perf_counter()
@@ -80,7 +79,7 @@ def run(
         if split in datasets
     }
     if arguments.choose_postprocessing and "validation" in outcomes:
-        choose_postprocessing(trainer, datasets, splits, outcomes, arguments.onset_collar_s)
+        choose_postprocessing(trainer, datasets, outcomes)
     recipe = {"task": "detection"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
     reporting.write_outputs(trainer, datasets, splits, labels, outcomes, recipe, seconds, circumstances)
@@ -90,7 +89,7 @@ def run(
 def make_datasets(
     model: PreTrainedModel,
     extractor,
-    recordings: dict[str, list[Annotated]],
+    splits: dict[str, list[Stretch]],
     labels: LabelSet,
     data_arguments: DetectionDataArguments,
     augmentation: AugmentationArguments,
@@ -103,6 +102,7 @@ def make_datasets(
     Raises:
         InputError: crops or windows that the model does not take.
     """
+    recordings = {split: encode(own, labels, extractor.sampling_rate) for split, own in splits.items()}
     crop_grid = _grid("crop_s", model, extractor, data_arguments.crop_s)
     grid = frame_grid(model, extractor, data_arguments.window_s, data_arguments.hop_s)
     weak = load_weak(data_arguments, labels)
@@ -132,7 +132,7 @@ def make_datasets(
     }
     counter = FrameCounter(model, extractor, grid)
     for split in recordings.keys() - {"train"}:
-        datasets[split] = WindowDataset(recordings[split], extractor, labels, grid, counter)
+        datasets[split] = WindowDataset(recordings[split], extractor, labels, grid, counter, splits[split])
     return datasets
 
 
@@ -147,7 +147,6 @@ def make_trainer(
     model: PreTrainedModel,
     extractor,
     datasets: dict[str, CropDataset | WindowDataset],
-    splits: dict[str, list[Stretch]],
     tuning: DetectionTuningArguments,
     arguments: DetectionTrainingArguments,
 ) -> DetectionTrainer:
@@ -177,7 +176,6 @@ def make_trainer(
         frame_loss=make_loss(tuning, datasets["train"]),
         weak_weight=tuning.weak_weight,
         collar_s=arguments.onset_collar_s,
-        wanted=lambda dataset: next(splits[split] for split, own in datasets.items() if own is dataset),
     )
 
 
@@ -196,12 +194,12 @@ def make_loss(tuning: DetectionTuningArguments, dataset: CropDataset) -> FrameLo
     return FrameLoss(weights, tuning.focal_gamma if tuning.loss == "focal" else 0.0)
 
 
-def choose_postprocessing(trainer: DetectionTrainer, datasets: dict, splits: dict, outcomes: dict, collar_s: float):
+def choose_postprocessing(trainer: DetectionTrainer, datasets: dict, outcomes: dict):
     """Sets the model's `event_detection` by the validation split, and the metrics that follow from it."""
     dataset = datasets["validation"]
     scores = trainer.scores_of(dataset, outcomes["validation"].predictions)
     edges_s = [dataset.edges_s(index) for index in range(len(scores))]
-    settings = choose_settings(scores, edges_s, splits["validation"], dataset.labels.names, collar_s)
+    settings = choose_settings(scores, edges_s, dataset.stretches, dataset.labels.names, trainer.collar_s)
     if settings is None:
         return
     trainer.model.config.event_detection = settings

@@ -66,12 +66,11 @@ class DetectionTrainer(FineTuningTrainer):
         frame_loss: loss of a training batch; evaluations have the plain cross-entropy
         weak_weight: weight of the loss of clips whose labels have no times
         collar_s: see `event_metrics`
-        wanted: function of a `WindowDataset` -> its recordings, with their events
     """
 
-    def __init__(self, *args, frame_loss: FrameLoss, weak_weight: float, collar_s: float, wanted, **kwargs):
+    def __init__(self, *args, frame_loss: FrameLoss, weak_weight: float, collar_s: float, **kwargs):
         super().__init__(*args, compute_metrics=self.metrics_of, **kwargs)
-        self.frame_loss, self.weak_weight, self.collar_s, self.wanted = frame_loss, weak_weight, collar_s, wanted
+        self.frame_loss, self.weak_weight, self.collar_s = frame_loss, weak_weight, collar_s
         self.evaluated: WindowDataset | None = None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -104,7 +103,7 @@ class DetectionTrainer(FineTuningTrainer):
         edges_s = [dataset.edges_s(index) for index in range(len(scores))]
         settings = event_settings(self.accelerator.unwrap_model(self._plain_model()).config)
         found = find_all(scores, edges_s, names, settings)
-        metrics = score_events(found, self.wanted(dataset), names, self.collar_s)["metrics"]
+        metrics = score_events(found, dataset.stretches, names, self.collar_s)["metrics"]
         precisions = frame_precisions(scores, dataset.targets)
         mean = float(np.nanmean(precisions)) if np.isfinite(precisions).any() else float("nan")
         return {name: mean if name == METRICS[0] else metrics[name] for name in METRICS}
