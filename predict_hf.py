@@ -46,7 +46,9 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
         None, "Table of the sound events: .txt (Raven), .tsv, .csv, .json or .jsonl; or a folder of tables."
     )
     event_format: str | None = described(
-        None, "Format of --events: raven, audacity, dcase, csv, json or jsonl; unset: by the ending, raven in folders."
+        None,
+        "Format of --events: raven, audacity, dcase, csv, json, jsonl or soundevent; unset: by the ending, raven in "
+        "folders.",
     )
     threshold: float | None = described(
         None, "Score above which an event begins; unset: the model's own, or 0.5.", at_least=0, at_most=1
@@ -132,12 +134,17 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
     for path in filter(None, (arguments.output, arguments.windows)):
         processes.together(lambda path=path: check_table(path))
     hardware = processes.together(lambda: choose_hardware(arguments, processes.device))
-    model, extractor = processes.together(lambda: load_classifier(arguments.model))
+    model, extractor = processes.together(lambda: load_classifier(arguments.model, of_frames=True))
     labels = labels_of(arguments.model, model.config)
     weights = weights_fingerprint(model)
     rejection = processes.together(lambda: choose_rejection(arguments, arguments.model, model))
     model = place(model, hardware)
-    network = Classifier(model, extractor, labels, arguments.window_s, arguments.hop_s, rejection)
+    if "FrameClassification" in type(model).__name__:
+        from training.inference.frames import FrameClassifier  # here: scipy takes time to import
+
+        network = FrameClassifier(model, extractor, labels, arguments.window_s, arguments.hop_s)
+    else:
+        network = Classifier(model, extractor, labels, arguments.window_s, arguments.hop_s, rejection)
     empty_folders = []
     clips = processes.together(lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming, empty_folders)))
     events = processes.together(lambda: open_events(arguments, network, clips)) if arguments.events else None
@@ -158,7 +165,7 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
         print(f"weights: {hardware}", file=sys.stderr)
     engine = Engine(network, clips, shards, arguments.batch_size, arguments.num_workers, processes, verb="classifying")
     if processes.is_alone:
-        failures = show(network, engine.run(with_stored=True), arguments.top_k)
+        failures = show(network, network.joined(engine.run(with_stored=True)), arguments.top_k)
     else:
         processes.together(engine.fill)
     if processes.num_shares > 1:
@@ -219,24 +226,28 @@ def finish(
     network: Classifier, shards: Shards, clips: ClipSequence, events, arguments: PredictArguments, processes: Processes
 ) -> list[tuple[str, str]]:
     """Writes the tables from the shards, lists what could not be classified beside them, and removes the shards."""
+
+    def parts() -> Iterable[Part]:
+        return network.joined(shards.parts())
+
     if not processes.is_alone:
-        show(network, shards.parts(), arguments.top_k)
+        show(network, parts(), arguments.top_k)
     num_clips, errors = shards.summary()
     has_windows = bool(arguments.window_s or arguments.hop_s) or any(s.windows > 1 for s in shards.segments())
+    has_windows |= network.of_frames
     if len(errors) < num_clips:
         marker = shards.folder / "kept"  # what is there later was written by this run, which has been killed
         tables = {path: {path} for path in (arguments.output, arguments.windows) if path}
         if events:
-            events.read(shards.parts(), set(errors))
+            events.read(parts(), set(errors))
             tables[events.path] = events.files()
         if not marker.exists() and not arguments.overwrite:
             for path, files in tables.items():
                 keep(path, files)
         marker.touch()
         write_tables(
-            network, shards.parts, set(errors), has_windows, clips.own(), shards.about, arguments.output,
-            arguments.windows,
-        )  # fmt: skip
+            network, parts, set(errors), has_windows, clips.own(), shards.about, arguments.output, arguments.windows
+        )
         if events:
             print(events.write(), file=sys.stderr)
         write_unreadable(arguments.place, list(errors.values()))

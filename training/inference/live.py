@@ -629,10 +629,9 @@ def listen(
         check_events_file(events, event_format, labels.names, [recording])
     make_finder = None
     if not labels.is_regression:
-        from ..base.event_detection import EventFinder  # here: scipy takes time to import
-        from .events import event_settings
+        from ..base.event_detection import EventFinder, event_settings  # here: scipy takes time to import
 
-        make_finder = functools.partial(EventFinder, labels.names, **event_settings(network, **settings))
+        make_finder = functools.partial(EventFinder, labels.names, **event_settings(network.model.config, **settings))
     elif events is not None:
         raise InputError(f"{events}: the model gives a number per clip, so it has no events; use a classifier")
     run_windows(network, [np.zeros(network.window, dtype=np.float32)], 1)  # the first call takes longer

@@ -32,6 +32,7 @@ class Classifier(Network):
     """
 
     keeps_windows = True
+    of_frames = False
 
     def __init__(
         self,
@@ -63,6 +64,10 @@ class Classifier(Network):
     def places(self, stretch: Stretch, counts: list[int]) -> dict[str, np.ndarray]:
         starts = stretch.starts[: len(counts)]
         return {"start": starts, "stop": np.minimum(starts + stretch.window, stretch.clip.length)}
+
+    def joined(self, parts: Iterable[Part]) -> Iterable[Part]:
+        """Returns the parts with a row per window: as they are stored."""
+        return parts
 
     @property
     def thresholds(self) -> np.ndarray:
@@ -98,7 +103,7 @@ class ClipScores:
     Holds the scores of one clip.
 
     Args:
-        logits: (labels,), the mean over its windows
+        logits: (labels,), the mean over its windows, or the highest of its frames
         highest: (labels,), the highest score of a window
         share: (labels,), the share of windows above the class's threshold
         distance: the mean distance of its windows to the training clips, where clips may be rejected
@@ -125,16 +130,18 @@ def clip_scores(classifier: Classifier, parts: Iterable[Part]) -> Iterator[list[
                 totals = segment
             elif segment.rows and not isinstance(totals, Segment):
                 own = arrays["scores"]
+                logits = arrays["logits"].astype(np.float64)
                 one = np.stack(
                     [
-                        arrays["logits"].sum(axis=0, dtype=np.float64),
+                        logits.max(axis=0) if classifier.of_frames else logits.sum(axis=0),
                         own.max(axis=0).astype(np.float64),
                         (own > classifier.thresholds).sum(axis=0),
                     ]
                 )
                 count, before, distance = totals or (0, None, 0.0)
                 if before is not None:
-                    one = np.stack([before[0] + one[0], np.maximum(before[1], one[1]), before[2] + one[2]])
+                    join = np.maximum if classifier.of_frames else np.add
+                    one = np.stack([join(before[0], one[0]), np.maximum(before[1], one[1]), before[2] + one[2]])
                 distance += float(arrays["distance"].sum(dtype=np.float64)) if "distance" in arrays else 0.0
                 totals = (count + segment.windows, one, distance)
             if not segment.is_last:
@@ -143,7 +150,8 @@ def clip_scores(classifier: Classifier, parts: Iterable[Part]) -> Iterator[list[
                 found.append(totals)
             else:
                 count, (total, highest, above), distance = totals
-                logits, highest = (total / count).astype(np.float32), highest.astype(np.float32)
+                mean = total if classifier.of_frames else total / count
+                logits, highest = mean.astype(np.float32), highest.astype(np.float32)
                 name, distance = segment.name, np.float32(distance / count)
                 found.append(ClipScores(segment.number, name, logits, highest, above / count, distance))
             totals = None

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from ..console import run_program
+from ..data.annotations import read_annotations
 from ..data.audio import audio_seconds
-from ..data.events import BACKGROUND, Event, pair_recordings, read_events
+from ..data.events import BACKGROUND, Event
 from ..errors import InputError
 from ..files import check_writable
 from ..recipe import LARGEST_WHOLE
@@ -99,10 +100,11 @@ def program(argv: list[str]) -> None:
     if arguments.clips is not None and arguments.clips < 0:
         raise InputError(f"--clips: must be 0 or more, got {arguments.clips}")
     check_writable(arguments.output)
-    events = read_events(arguments.annotations, arguments.label_column)
-    paths = pair_recordings(arguments.annotations, events, arguments.recordings)
+    annotated = read_annotations(
+        arguments.annotations, arguments.recordings, label_column=arguments.label_column, overlaps="keep"
+    )
     found = background_clips(
-        {paths[name]: found for name, found in events.items()},
+        {recording.path: list(recording.events) for recording in annotated if recording.events is not None},
         arguments.clip_s,
         arguments.margin_s,
         arguments.clips,
