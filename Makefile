@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions test-transformers test-validators test-browser fuzz lint docs bench clean
+.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions test-transformers test-validators test-metrics test-browser fuzz lint docs bench clean
 
 # Trains and evaluates on the embedded recordings, then classifies a file with the result in a fresh process.
 quickstart: .venv/ready
@@ -46,6 +46,10 @@ test-transformers: .venv/ready
 test-validators: .venv/ready
 	$(BIN)/python tests/validators/run.py
 
+# Compares the metrics of sound events with sed_scores_eval, sed_eval and psds_eval; builds an environment for them once.
+test-metrics: .venv/ready .venvs/metrics/ready
+	OMP_NUM_THREADS=1 .venvs/metrics/bin/python -m pytest tests/metrics/event_libraries.py
+
 # Tests exports for browsers in Node and Chromium; fetches Transformers.js once from npm's registry.
 test-browser: .venv/ready
 	$(BIN)/python tests/browser/run.py
@@ -68,6 +72,14 @@ bench: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+# Without what they require: half of it is in .venv, which they see, and the other half is not needed to compare.
+.venvs/metrics/ready: .venv/ready tests/metrics/requirements.txt
+	$(PYTHON) -m venv --clear .venvs/metrics
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		`.venvs/metrics/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"`/tests.pth
+	.venvs/metrics/bin/python -m pip install --quiet --no-deps --requirement tests/metrics/requirements.txt
 	touch $@
 
 clean:

@@ -1,12 +1,16 @@
 """
 Tests that the metrics of sound events are those of the field's own libraries: sed_scores_eval, sed_eval and psds_eval.
 
-They are needed for this comparison alone, and skipped where they are not installed: `make test-metrics` installs them.
+They are needed for this comparison alone, so `make test-metrics` installs them into an environment of their own, and no
+other target collects this file.
 """
 
 import numpy as np
 import pandas
+import psds_eval
 import pytest
+import sed_eval
+import sed_scores_eval
 from random_events import random_annotations, random_scores
 
 from training.base.detection_scores import PSDS, detection_metrics, event_metrics
@@ -32,7 +36,6 @@ def triples(events) -> list[tuple]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_psds_is_that_of_sed_scores_eval(seed):
     """All thresholds, ties, recordings of different lengths and without events, and frames of different lengths."""
-    library = pytest.importorskip("sed_scores_eval")
     rng = np.random.default_rng(seed)
     durations_s = {f"{index}.wav": float(rng.integers(4, 30)) for index in range(6)}
     annotations = random_annotations(rng, durations_s, LABELS)
@@ -45,7 +48,7 @@ def test_psds_is_that_of_sed_scores_eval(seed):
         frames[name] = WritableFrame(table | {label: values[:, LABELS.index(label)] for label in occurring})
     for name, scenario in PSDS.items():
         crossing = {"cttc_threshold": scenario.crossing} if scenario.cross_weight else {}
-        value, single, *_ = library.intersection_based.psds(
+        value, single, *_ = sed_scores_eval.intersection_based.psds(
             scores=frames,
             ground_truth={name: triples(own) for name, own in annotations.items()},
             audio_durations=durations_s,
@@ -65,14 +68,13 @@ def test_psds_is_that_of_sed_scores_eval(seed):
 @pytest.mark.parametrize("segment_s", [1.0, 0.3])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_events_and_segments_are_those_of_sed_eval(seed, segment_s):
-    library = pytest.importorskip("sed_eval")
     rng = np.random.default_rng(seed)
     durations_s = {f"{index}.wav": 20.0 for index in range(5)}
     wanted = random_annotations(rng, durations_s, LABELS)
     predicted = random_annotations(rng, durations_s, LABELS, near=wanted)
     found = event_metrics(predicted, wanted, durations_s, LABELS, segment_s=segment_s)
-    events = library.sound_event.EventBasedMetrics(LABELS, t_collar=0.2, percentage_of_length=0.2)
-    segments = library.sound_event.SegmentBasedMetrics(LABELS, time_resolution=segment_s)
+    events = sed_eval.sound_event.EventBasedMetrics(LABELS, t_collar=0.2, percentage_of_length=0.2)
+    segments = sed_eval.sound_event.SegmentBasedMetrics(LABELS, time_resolution=segment_s)
     for name in wanted:
         sides = (
             [{"event_onset": e.onset_s, "event_offset": e.offset_s, "event_label": e.label, "file": name} for e in own]
@@ -104,7 +106,6 @@ def test_events_and_segments_are_those_of_sed_eval(seed, segment_s):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_intersection_based_f1_is_that_of_psds_eval(seed):
-    library = pytest.importorskip("psds_eval")
     rng = np.random.default_rng(seed)
     durations_s = {f"{index}.wav": 20.0 for index in range(5)}
     # With 9 decimals no event is covered by exactly a half, which psds_eval compares without a tolerance.
@@ -117,7 +118,7 @@ def test_the_intersection_based_f1_is_that_of_psds_eval(seed):
         for side in (wanted, predicted)
     ]
     lengths = pandas.DataFrame(list(durations_s.items()), columns=["filename", "duration"])
-    evaluation = library.PSDSEval(0.5, 0.5, 0.3, ground_truth=tables[0], metadata=lengths)
+    evaluation = psds_eval.PSDSEval(0.5, 0.5, 0.3, ground_truth=tables[0], metadata=lengths)
     _, single = evaluation.compute_macro_f_score(tables[1])
     single = {label: np.nan_to_num(value) for label, value in single.items()}  # it has no F1 for a label without hits
     found = event_metrics(predicted, wanted, durations_s, annotated)
