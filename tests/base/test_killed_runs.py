@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from annotated_tones import write_annotated_tones
 from audio_files import ROOT, write_class_folders
 from safetensors.torch import load_file
 from tiny_runs import TINY
@@ -29,13 +31,20 @@ def wait_for(condition, process, log):
         time.sleep(0.0005)
 
 
+def recordings_of(task: str, folder: Path) -> dict:
+    """Returns the recipe's keys of a data set for the task, which it writes."""
+    if task == "classification":
+        return {"dataset_name": str(write_class_folders(folder / "clips", 16))}
+    return {"train_annotations": str(write_annotated_tones(folder / "tones")), "time_shift_frames": 20, "gain_db": 6}
+
+
 @pytest.mark.slow
-def test_ten_kills_change_nothing(tmp_path):
-    clips = write_class_folders(tmp_path / "clips", 16)
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_ten_kills_change_nothing(tmp_path, task):
     settings = {
-        "dataset_name": str(clips), "num_train_epochs": 400, "max_steps": 240, "save_steps": 3, "save_total_limit": 2,
-        "save_strategy": "steps", "eval_strategy": "no", "logging_strategy": "no", "frequency_mask_bins": 16,
-        "mixup_rate": 0.5, "test_fraction": 0.1, "validation_fraction": 0,
+        "task": task, **recordings_of(task, tmp_path), "num_train_epochs": 400, "max_steps": 240, "save_steps": 3,
+        "save_total_limit": 2, "save_strategy": "steps", "eval_strategy": "no", "logging_strategy": "no",
+        "frequency_mask_bins": 16, "mixup_rate": 0.5, "test_fraction": 0.1, "validation_fraction": 0,
     }  # fmt: skip
     settings["config_overrides"] = {**TINY["config_overrides"], "hidden_dropout_prob": 0.1}
     recipe = tmp_path / "recipe.json"

@@ -50,7 +50,7 @@ def test_clips_of_events_and_background(tmp_path):
     calls = [(clip.label, clip.start, clip.end) for clip in found if clip.label != "background"]
     assert calls == [("owl", 0.0, 1.0), ("owl", 4.0, 7.0), ("jay", 9.0, 10.0)]
     noise = [clip for clip in found if clip.label == "background"]
-    assert len(noise) == len(events) and all(
+    assert len(noise) == 2 * len(events) and all(
         clip.end - clip.start == 1.0 and clip.group == str(clip.path) for clip in noise
     )
     every = background_clips({paths["x"]: events, paths["quiet"]: []}, 1.0, 0.5, num_clips=99, label="none")
@@ -73,10 +73,10 @@ def test_the_table_trains(tmp_path, monkeypatch, capsys):
         soundfile.write(f"field/{name}", rng.uniform(-0.1, 0.1, 80000), 16000)
     write_events("tables", {"field/night/x.wav": [Event(1.0, 1.5, "owl")], "field/y.wav": []}, "audacity")
     program(["tables", "field", "--clip_s", "1"])
-    assert capsys.readouterr().out == "clips.csv: 1 clips of events, 1 of background\n"
+    assert capsys.readouterr().out == "clips.csv: 1 clips of events, 2 of background\n"
     data = load_table(tmp_path / "clips.csv", Columns(start="start", end="end", group="group"))
-    assert sorted(data["label"]) == ["background", "owl"]
-    assert [len(read_audio(audio_of(row), 16000)) for row in data] == [16000, 16000]
+    assert sorted(data["label"]) == ["background", "background", "owl"]
+    assert [len(read_audio(audio_of(row), 16000)) for row in data] == [16000] * 3
     for words in (["--clip_s", "nan"], ["--margin_s", "-1"], ["--clips", "-1"]):
         with pytest.raises(InputError, match=f"{words[0]}: must be "):
             program(["tables", "field", *words])

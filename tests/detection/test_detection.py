@@ -80,7 +80,7 @@ def test_a_tone_detector_is_learnt_saved_and_applied(train, tones, tmp_path, cap
         assert times[0] == times[1]
 
 
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(train):
+def test_a_halted_training_goes_on_as_if_nothing_had_happened(train):
     """The crops of the second epoch, their augmentation and their order do not depend on the first."""
     settings = {
         "num_train_epochs": 2, "mixup_rate": 0.5, "time_shift_frames": 20, "time_mask_frames": 10, "ema_decay": 0.9,

@@ -40,8 +40,8 @@ def background_clips(
         events: recording -> all of its events; a recording with an empty list is background from beginning to end
         clip_s: seconds of a background clip
         margin_s: seconds beside an event that are neither
-        num_clips: background clips, drawn at random; `None`: as many as there are events. Recordings are nothing most
-            of the time, and a class of a few such clips leaves much of it to the other classes
+        num_clips: background clips, drawn at random; `None`: twice as many as there are events. Recordings are nothing
+            most of the time, and a class of a few such clips leaves much of it to the other classes
         seed: of the drawing
 
     Raises:
@@ -62,7 +62,7 @@ def background_clips(
         rest += [_clip(path, label, start, start + clip_s) for start in _free(found, duration_s, clip_s, margin_s)]
     if not rest:
         raise InputError(f"no recording has {clip_s:g} s without events; give a smaller --clip_s or --margin_s")
-    wanted = (len(clips) or len(rest)) if num_clips is None else num_clips
+    wanted = (2 * len(clips) or len(rest)) if num_clips is None else num_clips
     chosen = np.random.default_rng(seed).permutation(len(rest))[:wanted]
     return sorted(clips + [rest[index] for index in chosen], key=lambda clip: (clip.path, clip.start, clip.label))
 
@@ -89,7 +89,7 @@ def program(argv: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("clips.csv"), help="table of clips; unset: clips.csv")
     parser.add_argument("--clip_s", type=float, default=2.0, help="seconds of a background clip")
     parser.add_argument("--margin_s", type=float, default=0.5, help="seconds beside an event that are neither")
-    parser.add_argument("--clips", type=int, help="background clips; unset: as many as there are events")
+    parser.add_argument("--clips", type=int, help="background clips; unset: twice as many as there are events")
     parser.add_argument("--label", default=BACKGROUND, help="name of the class; unset: background")
     parser.add_argument("--label_column", help="column of the labels; unset: guessed")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the drawing")
