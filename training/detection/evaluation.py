@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-import yaml
 from transformers.utils import logging
 
 from model_cards.card import with_interval
@@ -22,12 +21,12 @@ from ..base.detection_scores import event_metrics
 from ..base.outputs import STAGING_NAME, describe_recipe, publish, write_results
 from ..base.reproduction import versions
 from ..console import print_table
+from ..data.annotations import read_label_map
 from ..data.audio import audio_seconds
 from ..data.events import Event, read_events
 from ..data.labels import class_name
 from ..data.listing import AUDIO_EXTENSIONS, OTHER_AUDIO_EXTENSIONS, find_audio_files
-from ..data.text_tables import read_text
-from ..errors import InputError, nearest, one_line, printable, short
+from ..errors import InputError, nearest, printable, short
 from ..files import check_writable, storable
 from .evaluation_arguments import EventEvaluationArguments
 
@@ -275,7 +274,8 @@ def _renamed(
     arguments: EventEvaluationArguments, remarks: Remarks, found: Events, wanted: Events
 ) -> tuple[Events, Events]:
     """Applies the label map to both sides."""
-    names = _read_label_map(arguments.label_map)
+    pairs = read_label_map(arguments.label_map)
+    names = {class_name(old): None if new is None else class_name(new) for old, new in pairs.items()}
     known = {event.label for side in (found, wanted) for events in side.values() for event in events}
     remarks.add(
         "label_map", [name for name in names if name not in known and name != REST], "labels are on neither side"
@@ -296,21 +296,6 @@ def _renamed(
             }
         )
     return tuple(sides)
-
-
-def _read_label_map(text: str) -> dict[str, str | None]:
-    is_mapping = text.lstrip().startswith("{")
-    source = "label_map" if is_mapping else text
-    try:
-        pairs = yaml.safe_load(text if is_mapping else read_text(Path(text)))  # JSON is YAML
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not readable as YAML or JSON ({one_line(error)})") from None
-    if not isinstance(pairs, dict):
-        raise InputError(f"{source}: expected lines label: label, got {type(pairs).__name__}")
-    wrong = [part for pair in pairs.items() for part in pair if isinstance(part, (bool, dict, list))]
-    if wrong:
-        raise InputError(f"{source}: {wrong[0]!r} is no label; write it in quotes")
-    return {class_name(str(old)): None if new is None else class_name(str(new)) for old, new in pairs.items()}
 
 
 def _with_labels(
