@@ -65,7 +65,9 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
     batch_size: int = described(8, "Clips or windows per forward pass.", at_least=1)
     num_workers: int = described(2, "Threads that decode.", at_least=0)
     window_s: float | None = described(
-        None, "Seconds per window of long clips; unset: the model's longest input.", above=0
+        None,
+        "Seconds per window of long clips; unset: what a detector was trained with, else the model's longest input.",
+        above=0,
     )
     hop_s: float | None = described(None, "Seconds from window to window; unset: half a window.", above=0)
     shard_clips: int = described(128, "Clips per shard of what is stored while a run goes on.", at_least=1)

@@ -36,7 +36,10 @@ EVENT_SETTINGS = {
     "min_duration_s": ("a number of seconds", lambda value: _is_number(value) and 0 <= value < math.inf),
     "max_gap_s": ("a number of seconds", lambda value: _is_number(value) and 0 <= value < math.inf),
     "median_steps": ("an odd number of frames", lambda value: _is_positive_int(value) and value % 2 == 1),
+    "window_s": ("a number of seconds above 0", lambda value: _is_number(value) and 0 < value < math.inf),
+    "hop_s": ("a number of seconds above 0", lambda value: _is_number(value) and 0 < value < math.inf),
 }
+WINDOW_SETTINGS = ("window_s", "hop_s")  # of all labels together
 
 # One saved folder serves all these Auto classes. Transformers copies the files flat beside the weights.
 AUTO_MAP = {
@@ -102,7 +105,8 @@ class StrictConfig(PretrainedConfig):
             Other models do not use it.
         event_detection (`dict`, *optional*):
             Frame classifiers only: how events are found in the scores, see `EVENT_SETTINGS`. Each value is a number, or
-            a list with one per label. Chosen on the validation recordings of a training.
+            a list with one per label. Chosen on the validation recordings of a training. `window_s` and `hop_s` are the
+            windows for which they were chosen.
         **kwargs:
             Arguments of Transformers' `PretrainedConfig`.
 
@@ -194,8 +198,9 @@ class StrictConfig(PretrainedConfig):
                 f"event_detection must be None or a mapping with some of {', '.join(EVENT_SETTINGS)}, got {settings!r}"
             )
         for name, value in settings.items():
-            values = value if isinstance(value, list) else [value]
-            if isinstance(value, list) and len(value) != self.num_labels:
+            is_list = isinstance(value, list) and name not in WINDOW_SETTINGS
+            values = value if is_list else [value]
+            if is_list and len(value) != self.num_labels:
                 raise ValueError(f"event_detection: {name} needs {self.num_labels} numbers, one per label, got {value}")
             for one in values:
                 _check_value(f"event_detection: {name}", one, *EVENT_SETTINGS[name])

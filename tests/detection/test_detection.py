@@ -1,6 +1,7 @@
 """Tests the task detection: a tone detector is learnt, saved, resumed and applied."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 from annotated_tones import write_annotated_tones
 from audio_files import run_program
 from safetensors.torch import load_file
-from tiny_models import save_tiny_classifier, save_tiny_cnn
+from tiny_models import TINY, save_tiny_classifier, save_tiny_cnn
 from transformers import AutoModelForAudioFrameClassification
 
 import predict_hf
+from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTFeatureExtractor
 from training import tasks
 from training.data.events import read_events
 from training.detection import train as detection
@@ -152,13 +154,36 @@ def test_frame_loss_equals_a_plain_sum(weights, gamma):
     assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-@pytest.mark.parametrize("family", ["vggish", "panns_cnn14"])
-def test_convolutional_networks(train, tmp_path, family):
-    checkpoint = save_tiny_cnn(tmp_path / family, family)
+def save_asit(folder) -> Path:
+    ASiTForPreTraining(ASiTConfig(**TINY)).save_pretrained(folder)
+    DualSSASTFeatureExtractor(max_length=TINY["max_length"]).save_pretrained(folder)
+    return folder
+
+
+FAMILIES = {
+    "vggish": lambda folder: save_tiny_cnn(folder, "vggish"),
+    "panns_cnn14": lambda folder: save_tiny_cnn(folder, "panns_cnn14"),
+    "asit": save_asit,
+    "frames": lambda folder: save_tiny_classifier(
+        folder, num_mel_bins=128, patch_size=(128, 2), frequency_stride=128, time_stride=2
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_trained_and_finds_events(train, tones, tmp_path, family):
+    checkpoint = FAMILIES[family](tmp_path / family)
     without = {name: "unset" for name in ("config_overrides", "max_length", "frequency_stride", "time_stride")}
-    without |= {"compute_statistics": False, "crop_s": 2.0, "window_s": 2.0}
+    if "cnn" in family or family == "vggish":
+        without |= {"compute_statistics": False, "crop_s": 2.0, "window_s": 2.0}
     output = train(**without, model_name_or_path=str(checkpoint))
     assert np.isfinite(json.loads((output / "results.json").read_text())["metrics"]["test"]["loss"])
+    wanted = read_events(output / "events.csv")
+    assert predict_hf.main([str(output), *wanted, "--events", str(tmp_path / "found.csv")]) == 0
+    found = read_events(tmp_path / "found.csv")
+    assert {name: [event[:3] for event in own] for name, own in found.items()} == {
+        name: [event[:3] for event in own] for name, own in wanted.items()
+    }
 
 
 @pytest.mark.parametrize(

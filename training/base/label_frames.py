@@ -64,12 +64,16 @@ def frame_grid(model, extractor, window_s: float | None = None, hop_s: float | N
     Returns the grid of a frame classifier, in windows of whole frames that begin at frames.
 
     Args:
-        window_s: seconds per window; `None`: the model's longest input, or about a minute without a limit
-        hop_s: seconds from window to window; `None`: half a window
+        window_s: seconds per window; `None`: that of the model's `event_detection`, which was chosen for it, else its
+            longest input, or about a minute without a limit
+        hop_s: seconds from window to window; `None`: that of `event_detection` for its windows, else half a window
 
     Raises:
         InputError: a window that the model does not take, or that holds no frame, or a hop that skips audio.
     """
+    if window_s is None:
+        own = getattr(model.config, "event_detection", None) or {}
+        window_s, hop_s = own.get("window_s"), own.get("hop_s") if hop_s is None else hop_s
     encoder, rate = model.base_model, extractor.sampling_rate
     first = extractor.num_samples(1)
     unit = extractor.num_samples(2) - first

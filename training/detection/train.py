@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForAudioFrameClassification, PreTrainedModel, set_seed
 
+from modeling_dual_ssast.configuration_dual_ssast import WINDOW_SETTINGS
+
 from ..base import outputs, reproduction
 from ..base.arguments import ModelArguments
 from ..base.label_frames import FrameGrid, frame_grid
@@ -79,7 +81,7 @@ def run(
         if split in datasets
     }
     if arguments.choose_postprocessing and "validation" in outcomes:
-        choose_postprocessing(trainer, datasets, outcomes)
+        choose_postprocessing(trainer, datasets, outcomes, data_arguments)
     recipe = {"task": "detection"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
     reporting.write_outputs(trainer, datasets, splits, labels, outcomes, recipe, seconds, circumstances)
@@ -194,7 +196,9 @@ def make_loss(tuning: DetectionTuningArguments, dataset: CropDataset) -> FrameLo
     return FrameLoss(weights, tuning.focal_gamma if tuning.loss == "focal" else 0.0)
 
 
-def choose_postprocessing(trainer: DetectionTrainer, datasets: dict, outcomes: dict):
+def choose_postprocessing(
+    trainer: DetectionTrainer, datasets: dict, outcomes: dict, data_arguments: DetectionDataArguments
+):
     """Sets the model's `event_detection` by the validation split, and the metrics that follow from it."""
     dataset = datasets["validation"]
     scores = trainer.scores_of(dataset, outcomes["validation"].predictions)
@@ -202,6 +206,8 @@ def choose_postprocessing(trainer: DetectionTrainer, datasets: dict, outcomes: d
     settings = choose_settings(scores, edges_s, dataset.stretches, dataset.labels.names, trainer.collar_s)
     if settings is None:
         return
+    sizes = {name: getattr(data_arguments, name) for name in WINDOW_SETTINGS}
+    settings |= {name: value for name, value in sizes.items() if value is not None}
     trainer.model.config.event_detection = settings
     for split, outcome in outcomes.items():
         trainer.evaluated = datasets[split]
