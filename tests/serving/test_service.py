@@ -273,7 +273,9 @@ def test_time_frames_have_the_events_and_scores_of_predict_hf(serve, detector, t
         own = expected[str(file)]
         assert [event["label"] for event in answer["events"]] == [event.label for event in own]
         times = [[event["start_s"], event["end_s"]] for event in answer["events"]]
-        np.testing.assert_allclose(np.reshape(times, (-1, 2)), np.reshape([event[:2] for event in own], (-1, 2)), atol=1e-6)
+        np.testing.assert_allclose(
+            np.reshape(times, (-1, 2)), np.reshape([event[:2] for event in own], (-1, 2)), atol=1e-6
+        )
         assert [event["score"] for event in answer["events"]] == pytest.approx([event.score for event in own], abs=1e-5)
     assert sum(map(len, expected.values())) > 1 or "threshold" in parameters
     names = ("owl", "wren")
