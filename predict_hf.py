@@ -117,12 +117,12 @@ def predict(argv: list[str]) -> int:
 def run_live(arguments: PredictArguments) -> int:
     """Classifies what comes in from a microphone or standard input; returns the exit status."""
     hardware = choose_hardware(arguments)
-    model, extractor = load_classifier(arguments.model)
+    model, extractor = load_classifier(arguments.model, of_frames=True)
     labels = labels_of(arguments.model, model.config)
     about = {"model": arguments.model, "weights": weights_fingerprint(model), "hardware": str(hardware)}
     about["settings"] = settings_of(arguments, hardware)
     rejection = choose_rejection(arguments, arguments.model, model)
-    network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s, rejection)
+    network = make_network(place(model, hardware), extractor, labels, arguments, rejection)
     print(f"weights: {hardware}", file=sys.stderr)
     return listen(arguments, network, about, arguments.events, **{name: getattr(arguments, name) for name in OF_EVENTS})
 
@@ -138,13 +138,7 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
     labels = labels_of(arguments.model, model.config)
     weights = weights_fingerprint(model)
     rejection = processes.together(lambda: choose_rejection(arguments, arguments.model, model))
-    model = place(model, hardware)
-    if "FrameClassification" in type(model).__name__:
-        from training.inference.frames import FrameClassifier  # here: scipy takes time to import
-
-        network = FrameClassifier(model, extractor, labels, arguments.window_s, arguments.hop_s)
-    else:
-        network = Classifier(model, extractor, labels, arguments.window_s, arguments.hop_s, rejection)
+    network = make_network(place(model, hardware), extractor, labels, arguments, rejection)
     empty_folders = []
     clips = processes.together(lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming, empty_folders)))
     events = processes.together(lambda: open_events(arguments, network, clips)) if arguments.events else None
@@ -177,6 +171,15 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
             lambda: finish(network, shards, clips, events, arguments, processes) if processes.is_main else []
         )
     return report(empty_folders, failures, clips.num_clips, arguments.place) if processes.is_main else 0
+
+
+def make_network(model, extractor, labels, arguments: PredictArguments, rejection) -> Classifier:
+    """Returns what gives the scores of windows, or of time frames."""
+    if "FrameClassification" in type(model).__name__:
+        from training.inference.frames import FrameClassifier  # here: scipy takes time to import
+
+        return FrameClassifier(model, extractor, labels, arguments.window_s, arguments.hop_s)
+    return Classifier(model, extractor, labels, arguments.window_s, arguments.hop_s, rejection)
 
 
 def open_events(arguments: PredictArguments, network: Classifier, clips: ClipSequence):

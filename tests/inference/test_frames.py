@@ -90,13 +90,6 @@ def test_given_thresholds_replace_the_models_own(tmp_path, recording):
     np.testing.assert_allclose([event[:2] for event in own], [event[:2] for event in wanted], atol=1e-6)
 
 
-def test_sound_as_it_comes_in_needs_a_classifier_of_clips(tmp_path, capsys):
-    assert predict(save_tiny_detector(tmp_path / "dual_ssast"), "--listen", "-") == 1
-    assert (
-        "classifies time frames, not clips; give it recordings with predict_hf.py --events" in capsys.readouterr().err
-    )
-
-
 def test_a_damaged_recording_costs_the_others_nothing(tmp_path, recording):
     folder = save_tiny_detector(tmp_path / "dual_ssast")
     (tmp_path / "bad.wav").write_bytes(b"RIFF0000WAVE")

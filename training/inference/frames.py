@@ -31,6 +31,7 @@ class FrameClassifier(Classifier):
     def __init__(self, model, extractor, labels: LabelSet, window_s: float | None = None, hop_s: float | None = None):
         super().__init__(model, extractor, labels, window_s)
         self.grid = frame_grid(model, extractor, window_s, hop_s)
+        self.window, self.hop = self.grid.length, self.grid.hop * self.grid.step
 
     def layout(self, num_samples: int) -> tuple[list[int], int]:
         return [first * self.grid.step for first in self.grid.windows(num_samples)], self.grid.length
@@ -44,6 +45,9 @@ class FrameClassifier(Classifier):
         frames = np.concatenate([start + np.arange(count) for start, count in zip(first, counts)])
         # The length of the recording stands in every row: parts are read without their clips.
         return {"frame": frames, "length": np.full(len(frames), stretch.clip.length)}
+
+    def sequence(self, begin: int) -> FrameSequence:
+        return FrameSequence(self.grid, begin)
 
     @property
     def thresholds(self) -> np.ndarray:

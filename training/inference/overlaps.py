@@ -56,6 +56,13 @@ class FrameSequence:
         """Takes the rows of several windows, `frames` their numbers; returns those that no other window can change."""
         return self._placed(self.overlaps.add(frames, logits))
 
+    def add_windows(self, starts: np.ndarray, found: Sequence[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """Takes windows as the network gives them. starts: first sample of each in the recording"""
+        firsts = (np.asarray(starts) - self.begin) // self.grid.step
+        windows = [window["logits"][: self.grid.frames] for window in found]
+        frames = np.concatenate([first + np.arange(len(window)) for first, window in zip(firsts, windows)])
+        return self.add(frames, np.concatenate(windows))
+
     def end(self, length: int) -> list[dict[str, np.ndarray]]:
         """Returns the remaining frames of a recording of so many samples."""
         return self._placed(self.overlaps.end(), length)
@@ -74,23 +81,6 @@ class FrameSequence:
             rows = {"logits": logits[: len(frames)], "start": self.begin + starts, "stop": self.begin + stops}
             placed += [rows] if len(frames) else []
         return placed
-
-
-def join_windows(
-    grid: FrameGrid, firsts: Sequence[int], windows: Sequence[np.ndarray], length: int
-) -> dict[str, np.ndarray]:
-    """
-    Returns the frames of a whole recording, see `FrameSequence`.
-
-    Args:
-        firsts: number of each window's first frame
-        windows: logits of each (frames, labels)
-        length: samples of the recording
-    """
-    windows = [window[: grid.frames] for window in windows]
-    frames = np.concatenate([first + np.arange(len(window)) for first, window in zip(firsts, windows)])
-    sequence = FrameSequence(grid)
-    return concatenated(sequence.add(frames, np.concatenate(windows)) + sequence.end(length))
 
 
 def concatenated(found: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -34,7 +34,7 @@ from ..data.audio import audio_seconds, read_audio
 from ..data.labels import LabelSet
 from ..data.uploads import TooLarge, check_seconds, check_size
 from ..errors import InputError, one_line, printable, short
-from ..inference.overlaps import join_windows, run_frames
+from ..inference.overlaps import FrameSequence, concatenated, run_frames
 from .arguments import ServingArguments
 from .batching import Batcher
 
@@ -322,8 +322,9 @@ class Service:
         found = []
         for waveform, own in zip(waveforms, starts):
             if of_frames:
-                firsts = [start // grid.step for start in own]
-                joined = join_windows(grid, firsts, rows[: len(own)], len(waveform))
+                sequence = FrameSequence(grid)
+                frames = sequence.add_windows(own, [{"logits": row} for row in rows[: len(own)]])
+                joined = concatenated(frames + sequence.end(len(waveform)))
                 values, start_s, end_s = joined["logits"], joined["start"] / rate, joined["stop"] / rate
             else:
                 values, start_s = np.stack(rows[: len(own)]), np.array(own) / rate
