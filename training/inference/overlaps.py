@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
-from ..base.label_frames import FrameGrid
+from ..base.label_frames import FrameGrid, frame_grid
 
 
 class Overlaps:
@@ -93,3 +93,20 @@ def run_frames(model, features) -> tuple[torch.Tensor, torch.Tensor]:
     logits = model(**features, return_dict=True).logits
     counts = model.base_model.num_label_frames(features["attention_mask"].sum(dim=1))
     return logits, counts.clamp(1, logits.shape[1])
+
+
+@torch.no_grad()
+def classify_frames(model, extractor, waveform: np.ndarray, batch_size: int = 8) -> dict[str, np.ndarray]:
+    """Returns the time frames of a recording (samples,) at the extractor's rate, see `FrameSequence`."""
+    grid, rate = frame_grid(model, extractor), extractor.sampling_rate
+    starts = [first * grid.step for first in grid.windows(len(waveform))]
+    found = []
+    for place in range(0, len(starts), batch_size):
+        windows = [waveform[start : start + grid.length] for start in starts[place : place + batch_size]]
+        features = extractor(
+            windows, sampling_rate=rate, padding="longest", return_attention_mask=True, return_tensors="pt"
+        ).to(model.device)
+        logits, counts = run_frames(model, features)
+        found += [{"logits": row[:count]} for row, count in zip(logits.float().cpu().numpy(), counts.tolist())]
+    sequence = FrameSequence(grid)
+    return concatenated(sequence.add_windows(starts, found) + sequence.end(len(waveform)))
