@@ -21,8 +21,14 @@ LABELS = {"id2label": {0: "owl", 1: "wren"}, "label2id": {"owl": 0, "wren": 1}}
 DETECTION = {"high": [0.5, 0.55], "low": 0.45, "median_steps": [1, 3], "min_duration_s": [0.0, 0.1]}
 
 
-def save_tiny_detector(folder: Path, family: str = "dual_ssast", **changes) -> Path:
-    """Saves a classifier of time frames, its extractor and how its events are found. changes: of the configuration"""
+def save_tiny_detector(folder: Path, family: str = "dual_ssast", scale: float = 2.0, **changes) -> Path:
+    """
+    Saves a classifier of time frames, its extractor and how its events are found.
+
+    Args:
+        scale: of the weights of its last layer
+        changes: of the configuration
+    """
     changes = {"event_detection": DETECTION, **LABELS, **changes}
     torch.manual_seed(0)
     if family == "vggish":
@@ -30,8 +36,9 @@ def save_tiny_detector(folder: Path, family: str = "dual_ssast", **changes) -> P
         model, extractor = VGGishForAudioFrameClassification(config), VGGishFeatureExtractor()
     else:
         config = DualSSASTConfig(**TINY | {"time_stride": 4, "initializer_range": 0.3} | changes)
-        model, extractor = DualSSASTForAudioFrameClassification(config), DualSSASTFeatureExtractor(max_length=64)
-    torch.nn.init.normal_(model.classifier.dense.weight, std=2.0)
+        extractor = DualSSASTFeatureExtractor(max_length=config.max_length)
+        model = DualSSASTForAudioFrameClassification(config)
+    torch.nn.init.normal_(model.classifier.dense.weight, std=scale)
     with torch.no_grad():  # no label is there all the time
         waveform = torch.from_numpy(long_tones()[: RATE // 2])
         features = extractor([waveform], extractor.sampling_rate, return_attention_mask=True, return_tensors="pt")
