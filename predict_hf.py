@@ -30,7 +30,7 @@ from training.recipe import described, name_positionals, parse_words, show_help
 USAGE = "predict_hf.py MODEL INPUT ... [--output TABLE] [--key value ...], or predict_hf.py MODEL --listen [DEVICE]"
 KEPT = "with --output, what is finished is kept in OUTPUT.shards: give the same command again to go on"
 PRINTED_FAILURES = 20
-OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "max_gap_s")
+OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "max_gap_s", "median_steps")
 
 
 @dataclass
@@ -54,13 +54,23 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
         None, "Score above which an event begins; unset: the model's own, or 0.5.", at_least=0, at_most=1
     )
     low_threshold: float | None = described(
-        None, "Score above which an event that has begun goes on; unset: the same.", at_least=0, at_most=1
+        None,
+        "Score above which an event that has begun goes on; unset: the model's own, or the same.",
+        at_least=0,
+        at_most=1,
     )
     min_duration_s: float | None = described(
-        None, "Seconds of the shortest event; that of a single window lasts a hop; unset: 0.", at_least=0
+        None,
+        "Seconds of the shortest event; that of a single window lasts a hop; unset: the model's own, or 0.",
+        at_least=0,
     )
     max_gap_s: float | None = described(
-        None, "Seconds between two events of a class that count as one; unset: 0.", at_least=0
+        None, "Seconds between two events of a class that count as one; unset: the model's own, or 0.", at_least=0
+    )
+    median_steps: int | None = described(
+        None,
+        "Windows or time frames of the median filter over the scores, an odd number; 1: none. Unset: the model's own.",
+        at_least=1,
     )
     batch_size: int = described(8, "Clips or windows per forward pass.", at_least=1)
     num_workers: int = described(2, "Threads that decode.", at_least=0)

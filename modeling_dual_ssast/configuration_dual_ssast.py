@@ -36,6 +36,7 @@ EVENT_SETTINGS = {
     "min_duration_s": ("a number of seconds", lambda value: _is_number(value) and 0 <= value < math.inf),
     "max_gap_s": ("a number of seconds", lambda value: _is_number(value) and 0 <= value < math.inf),
     "median_steps": ("an odd number of frames", lambda value: _is_positive_int(value) and value % 2 == 1),
+    "metric": ("the name of what they were chosen for", lambda value: isinstance(value, str)),
 }
 
 # One saved folder serves all these Auto classes. Transformers copies the files flat beside the weights.

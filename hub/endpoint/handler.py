@@ -34,6 +34,12 @@ PARAMETERS = {
     "low_threshold": (float, 0, 1, "Score above which an event that has begun goes on; unset: the model's own."),
     "min_duration_s": (float, 0, 1e6, "Seconds; shorter events are left out; unset: the model's own."),
     "max_gap_s": (float, 0, 1e6, "Seconds; events of a class that are closer become one; unset: the model's own."),
+    "median_steps": (
+        int,
+        1,
+        1_000_001,
+        "Odd number of windows or time frames of a median filter; unset: the model's own.",
+    ),
     "windows": (bool, None, None, "Whether the answer has the scores of every window or time frame, with its times."),
     "sampling_rate": (
         int,
@@ -42,7 +48,7 @@ PARAMETERS = {
         "Sampling rate in Hz of inputs that are a list of samples.",
     ),
 }
-OF_EVENTS = ("low_threshold", "min_duration_s", "max_gap_s")
+OF_EVENTS = ("low_threshold", "min_duration_s", "max_gap_s", "median_steps")
 OF_CLIPS = tuple(name for name in PARAMETERS if name not in OF_EVENTS)
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 # (place, first bytes, demuxer) of what libsndfile does not read and PyAV does. It is named, not guessed: some demuxers

@@ -90,6 +90,19 @@ def test_given_thresholds_replace_the_models_own(tmp_path, recording):
     np.testing.assert_allclose([event[:2] for event in own], [event[:2] for event in wanted], atol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [1, 7, 41])
+def test_a_given_median_filter_replaces_the_models_own(tmp_path, recording, capsys, steps):
+    folder = save_tiny_detector(tmp_path / "dual_ssast")
+    scores, edges = plain_scores(folder, soundfile.read(recording)[0])
+    assert predict(folder, recording, "--events", tmp_path / "e.csv", "--median_steps", steps) == 0
+    settings = DETECTION | {"median_steps": steps}
+    wanted = find_events(scores, ["owl", "wren"], edges[:-1], edges[1:], **settings)
+    (own,) = read_events(tmp_path / "e.csv").values()
+    np.testing.assert_allclose([event[:2] for event in own], [event[:2] for event in wanted], atol=1e-6)
+    assert predict(folder, recording, "--events", tmp_path / "e.csv", "--median_steps", 4) == 1
+    assert "median_steps 4: " in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_damaged_recording_costs_the_others_nothing(tmp_path, recording):
     folder = save_tiny_detector(tmp_path / "dual_ssast")
     (tmp_path / "bad.wav").write_bytes(b"RIFF0000WAVE")

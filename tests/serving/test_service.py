@@ -251,7 +251,7 @@ def detector(request, tmp_path_factory):
 @pytest.mark.parametrize(
     "parameters",
     [{}, {"window_s": 2.1, "hop_s": 1.0}, {"threshold": 0.45}, {"threshold": 0.6, "low_threshold": 0.4},
-     {"max_gap_s": 0.3, "min_duration_s": 0.2}],
+     {"max_gap_s": 0.3, "min_duration_s": 0.2, "median_steps": 5}],
 )  # fmt: skip
 def test_time_frames_have_the_events_and_scores_of_predict_hf(serve, detector, tmp_path, parameters):
     """Of recordings of one window and of many, whatever waits beside their windows; the model's own settings hold."""
