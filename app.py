@@ -32,7 +32,7 @@ from matplotlib.ticker import MaxNLocator
 from transformers.utils import logging
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
-from training.base.event_detection import event_scores, event_thresholds, find_events
+from training.base.event_detection import event_scores, event_settings, event_thresholds, find_events
 from training.base.figures import plain
 from training.base.finite import OVERFLOW
 from training.base.inference import labels_of, load_classifier
@@ -44,6 +44,7 @@ from training.data.uploads import MAX_MB, check_size, readable_s
 from training.errors import InputError, blamed, one_line, printable, short
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
 from training.inference import precision
+from training.inference.overlaps import classify_frames
 from training.recipe import described, name_positionals, parse_words, show_help
 
 logger = logging.get_logger(__name__)
@@ -138,6 +139,10 @@ class Classifier:
     extractor: object
     explained: torch.nn.Module | None = None
 
+    @property
+    def of_frames(self) -> bool:
+        return "FrameClassification" in type(self.model).__name__
+
 
 @dataclass
 class PageArguments(precision.HardwareArguments):
@@ -205,12 +210,14 @@ def serve(argv: list[str]):
 
 def load(name: str, title: str, hardware: precision.Hardware) -> Classifier:
     """Loads a model, and keeps a copy in float32 for the maps if it gets another number format or is compiled."""
-    model, extractor = load_classifier(name, attn_implementation="eager")  # the maps need the weights of the attention
-    explained = None
+    # The maps need the weights of the attention.
+    model, extractor = load_classifier(name, of_frames=True, attn_implementation="eager")
+    classifier = Classifier(title, model, extractor)
     # Half precision would blur gradients and attention, and a compiled network would be compiled again for them.
-    if has_patches(model) and (hardware.dtype != torch.float32 or hardware.is_compiled):
-        explained = copy.deepcopy(model).to(hardware.device)
-    return Classifier(title, precision.place(model, hardware), extractor, explained)
+    if not classifier.of_frames and has_patches(model) and (hardware.dtype != torch.float32 or hardware.is_compiled):
+        classifier.explained = copy.deepcopy(model).to(hardware.device)
+    classifier.model = precision.place(model, hardware)
+    return classifier
 
 
 def read_settings(path: Path) -> dict:
@@ -395,53 +402,70 @@ def read_clip(path: str, rate: int) -> tuple[np.ndarray, float]:
 
 def section(classifier: Classifier, waveform: np.ndarray, seconds: float, file: str) -> str:
     """Returns the part of the page about one model. waveform: (samples,); seconds: duration of the file"""
-    model, extractor = classifier.model, classifier.extractor
+    model, extractor, of_frames = classifier.model, classifier.extractor, classifier.of_frames
     rate, names = extractor.sampling_rate, model.config.id2label
-    windows = model.classify_windows(waveform, extractor, sampling_rate=rate, average=False)
-    logits = windows.logits.float().cpu()  # (windows, labels)
+    logits, starts_s, ends_s = rows_of(classifier, waveform)
     if not torch.isfinite(logits).all():
         raise InputError(OVERFLOW)
     scores, mean = model.probabilities(logits).numpy(), model.probabilities(logits.mean(dim=0)).numpy()
     answer = as_list(model.predict_labels(logits.mean(dim=0, keepdim=True))[0])
-    is_number, is_long, analysed_s = isinstance((answer or [""])[0], float), len(scores) > 1, len(waveform) / rate
+    is_number, analysed_s = isinstance((answer or [""])[0], float), len(waveform) / rate
+    is_long = len(scores) > 1 or of_frames
     # A rare call would drown in the mean: the classes of a long clip are those of its strongest windows.
     highest = mean if is_number else scores.max(axis=0)
     best = np.argsort(-highest, kind="stable")[:TOP]
     strongest = int(logits[:, best[0]].argmax())
-    starts_s, ends_s = windows.start_s.numpy(), windows.end_s.numpy()
     parts, events = [f"<h2>{as_html(classifier.title)}</h2>"], []
     if is_long and not is_number:
         labels = labels_of(classifier.title, model.config)
-        thresholds = event_thresholds(model.config)
-        events = find_events(event_scores(scores, labels), labels.names, starts_s, ends_s, thresholds)
+        settings = event_settings(model.config)
+        events = find_events(event_scores(scores, labels), labels.names, starts_s, ends_s, **settings)
         found = dict.fromkeys(event.label for event in sorted(events, key=lambda event: -event.score))
-        answer = list(found) or as_list(model.predict_labels(logits[strongest, None])[0])
+        answer = list(found)
+        answer = answer or ([] if of_frames else as_list(model.predict_labels(logits[strongest, None])[0]))
     parts.append(answer_html(answer, is_number))
     if is_long and not is_number:
-        top = int(mean.argmax())
-        parts.append(
-            f"<p>Strongest window: <b>{as_html(names[int(best[0])])}</b>, {100 * highest[best[0]]:.1f} % at "
-            f"{starts_s[strongest]:.1f} to {ends_s[strongest]:.1f} s. Mean of {len(scores)} windows: "
-            f"<b>{as_html(names[top])}</b>, {100 * mean[top]:.1f} %.</p>"
+        top, kind, digits = int(mean.argmax()), "frame" if of_frames else "window", 2 if of_frames else 1
+        text = (
+            f"Strongest {kind}: <b>{as_html(names[int(best[0])])}</b>, {100 * highest[best[0]]:.1f} % at "
+            f"{starts_s[strongest]:.{digits}f} to {ends_s[strongest]:.{digits}f} s."
         )
-    parts.append(
-        f"<p{' class=note' if seconds - analysed_s > 0.1 else ''}>{length_text(analysed_s, seconds, windows)}</p>"
-    )
+        if not of_frames:
+            text += f" Mean of {len(scores)} windows: <b>{as_html(names[top])}</b>, {100 * mean[top]:.1f} %."
+        parts.append(f"<p>{text}</p>")
+    note = length_text(analysed_s, seconds, starts_s, ends_s, of_frames)
+    parts.append(f"<p{' class=note' if seconds - analysed_s > 0.1 else ''}>{note}</p>")
     titles = [names[int(index)] for index in best]
     limits = event_thresholds(model.config)[best] if model.config.problem_type == MULTI else None
     left = right = ""
     if not is_number:
-        columns = {"Highest": highest[best], "Mean": mean[best]} if is_long else {"Score": highest[best]}
+        columns = {"Highest" if is_long else "Score": highest[best]}
+        columns |= {"Mean": mean[best]} if is_long and not of_frames else {}
         left = table_of_scores(titles, columns, answer, limits)
     if is_long:
-        drawing = timeline((starts_s + ends_s) / 2, scores[:, best], titles, analysed_s, is_number, limits)
-        right = f"<div><h3>Over time</h3>{picture(drawing, 'Output of each window, at its middle')}</div>"
-        left += "" if is_number else events_html(events, file, rate)
+        drawing = timeline((starts_s + ends_s) / 2, scores[:, best], titles, analysed_s, is_number, limits, events)
+        caption = "Output of each time frame" if of_frames else "Output of each window, at its middle"
+        caption += "; a bar above is an event" if events else ""
+        right = f"<div><h3>Over time</h3>{picture(drawing, caption)}</div>"
+        has_own = getattr(model.config, "event_detection", None) is not None
+        left += "" if is_number else events_html(events, file, rate, "time frame" if of_frames else "window", has_own)
     parts.append(f'<div class="pictures"><div>{left}</div>{right}</div>')
     window, _ = window_and_hop(model.base_model, extractor)
     start = round(float(starts_s[strongest]) * rate)
+    if of_frames:  # what the model has seen around it
+        start = max(min(start - window // 2, len(waveform) - window), 0)
     parts.append(looked_at(classifier, waveform[start : start + window], int(best[0]), start / rate, is_long))
     return f"<section>{''.join(parts)}</section>"
+
+
+def rows_of(classifier: Classifier, waveform: np.ndarray) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """Returns the logits of windows or time frames (rows, labels), and where they begin and end, in seconds."""
+    model, extractor = classifier.model, classifier.extractor
+    if classifier.of_frames:
+        frames, rate = classify_frames(model, extractor, waveform), extractor.sampling_rate
+        return torch.from_numpy(frames["logits"]), frames["start"] / rate, frames["stop"] / rate
+    windows = model.classify_windows(waveform, extractor, sampling_rate=extractor.sampling_rate, average=False)
+    return windows.logits.float().cpu(), windows.start_s.numpy(), windows.end_s.numpy()
 
 
 def as_list(answer) -> list:
@@ -485,11 +509,13 @@ def table_of_scores(names: list[str], columns: dict[str, np.ndarray], answer: li
     )
 
 
-def length_text(analysed_s: float, seconds: float, windows) -> str:
-    """Describes which part of a file was analysed, why not all of it, and in how many windows."""
+def length_text(analysed_s: float, seconds: float, starts_s: np.ndarray, ends_s: np.ndarray, of_frames: bool) -> str:
+    """Describes which part of a file was analysed, why not all of it, and in how many windows or time frames."""
     text = f"{analysed_s:.{2 if analysed_s < 10 else 1}f} s were analysed"
-    if len(windows.start_s) > 1:
-        text += f", in {len(windows.start_s)} windows of {float(windows.end_s[0] - windows.start_s[0]):.1f} s"
+    if of_frames:
+        text += f", in {len(starts_s)} time frames of {1000 * float(np.median(ends_s - starts_s)):.0f} ms"
+    elif len(starts_s) > 1:
+        text += f", in {len(starts_s)} windows of {float(ends_s[0] - starts_s[0]):.1f} s"
     if seconds - analysed_s <= 0.1:
         return f"{text}."
     whole = f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
@@ -499,10 +525,22 @@ def length_text(analysed_s: float, seconds: float, windows) -> str:
     )
 
 
-def events_html(events: list[Event], file: str, rate: int) -> str:
-    """Returns the events as a table, with files of them to download. file: name of the recording"""
+def events_html(events: list[Event], file: str, rate: int, kind: str, has_own: bool) -> str:
+    """
+    Returns the events as a table, with files of them to download.
+
+    Args:
+        file: name of the recording
+        kind: what has a score, a window or a time frame
+        has_own: the model has settings for its events
+    """
     if not events:
-        return "<h3>Events</h3><p>No class is above its threshold in any window.</p>"
+        what = "Nothing is an event by the model's own settings." if has_own else ""
+        return f"<h3>Events</h3><p>{what or f'No class is above its threshold in any {kind}.'}</p>"
+    joined = "joined where they overlap" if kind == "window" else "joined where they touch"
+    rule = f"{kind.capitalize()}s above the threshold, {joined}."
+    if has_own:
+        rule = "By the model's own settings: median filter, thresholds, shortest event and gap."
     rows = "".join(
         f"<tr><th class=name scope=row>{as_html(event.label)}</th><td>{event.onset_s:.2f} s</td>"
         f"<td>{event.offset_s:.2f} s</td><td>{100 * event.score:.1f} %</td></tr>"
@@ -521,7 +559,7 @@ def events_html(events: list[Event], file: str, rate: int) -> str:
             links.append(f'<a download="{as_html(name)}{ending}" href="data:text/plain;base64,{content}">{title}</a>')
     more = f"<p>The first {MOST_ROWS} of {len(events)} are shown.</p>" if len(events) > MOST_ROWS else ""
     return (
-        "<h3>Events</h3><p>Windows above the threshold, joined where they overlap.</p>"
+        f"<h3>Events</h3><p>{rule}</p>"
         '<div class="events" role="region" aria-label="Events" tabindex="0"><table><thead><tr>'
         "<th class=name scope=col>Class</th><th scope=col>Start</th><th scope=col>End</th><th scope=col>Highest</th>"
         f"</tr></thead><tbody>{rows}</tbody></table></div>{more}<p>Download {''.join(links)}</p>"
@@ -535,6 +573,11 @@ def looked_at(classifier: Classifier, waveform: np.ndarray, label: int, start_s:
     spectrogram = features["input_values"][0].mT.numpy()  # (mel, frames)
     where = f", {start_s:.1f} to {start_s + len(waveform) / extractor.sampling_rate:.1f} s" if is_part else ""
     input_picture = picture(heat_map(spectrogram, classifier, start_s), f"Spectrogram{where}")
+    if classifier.of_frames:
+        return (
+            f'<h3>Input</h3><div class="pictures">{input_picture}</div>'
+            "<p>This model answers for every time frame; the maps of this page explain answers for whole clips.</p>"
+        )
     if not has_patches(model):
         return (
             f'<h3>Input</h3><div class="pictures">{input_picture}</div>'
@@ -568,7 +611,13 @@ def heat_map(
 
 
 def timeline(
-    times: np.ndarray, scores: np.ndarray, names: list[str], seconds: float, is_number: bool, limits: np.ndarray | None
+    times: np.ndarray,
+    scores: np.ndarray,
+    names: list[str],
+    seconds: float,
+    is_number: bool,
+    limits: np.ndarray | None,
+    events: list[Event],
 ) -> Figure:
     """
     Draws a plot per class.
@@ -577,6 +626,7 @@ def timeline(
         times: (windows,), their middles in seconds
         scores: (windows, names)
         limits: thresholds of a multi-label model, (names,)
+        events: bars above the plots of their classes
     """
     figure = Figure(figsize=(5, 0.5 + 0.6 * len(names)), layout="constrained")
     all_axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
@@ -584,11 +634,15 @@ def timeline(
     times, scores = np.concatenate([[0.0], times, [seconds]]), np.concatenate([scores[:1], scores, scores[-1:]])
     for place, (axes, name, line) in enumerate(zip(all_axes, names, scores.T)):
         axes.plot(times, line, color=ACCENT, linewidth=1.5)
-        axes.set_title(plain(name, 60), loc="left", fontsize=10, pad=3)
+        axes.set_title(plain(name, 60), loc="left", fontsize=10, pad=5)
         axes.set_xlim(0, seconds)
         if not is_number:
             axes.fill_between(times, line, color=ACCENT, alpha=0.3, linewidth=0)
             axes.set_ylim(0, 1)
+        for event in events:
+            if event.label == name:
+                ends_s = [event.onset_s, event.offset_s]
+                axes.plot(ends_s, [1, 1], color=TEXT, linewidth=3, solid_capstyle="butt", clip_on=False)
         if limits is not None:
             axes.axhline(limits[place], color=TEXT, linewidth=0.8, linestyle="dashed")
         axes.spines[["top", "right"]].set_visible(False)

@@ -30,7 +30,7 @@ from training.recipe import described, name_positionals, parse_words, show_help
 USAGE = "predict_hf.py MODEL INPUT ... [--output TABLE] [--key value ...], or predict_hf.py MODEL --listen [DEVICE]"
 KEPT = "with --output, what is finished is kept in OUTPUT.shards: give the same command again to go on"
 PRINTED_FAILURES = 20
-OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "max_gap_s")
+OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "max_gap_s", "median_steps")
 
 
 @dataclass
@@ -54,13 +54,23 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
         None, "Score above which an event begins; unset: the model's own, or 0.5.", at_least=0, at_most=1
     )
     low_threshold: float | None = described(
-        None, "Score above which an event that has begun goes on; unset: the same.", at_least=0, at_most=1
+        None,
+        "Score above which an event that has begun goes on; unset: the model's own, or the same.",
+        at_least=0,
+        at_most=1,
     )
     min_duration_s: float | None = described(
-        None, "Seconds of the shortest event; that of a single window lasts a hop; unset: 0.", at_least=0
+        None,
+        "Seconds of the shortest event; that of a single window lasts a hop; unset: the model's own, or 0.",
+        at_least=0,
     )
     max_gap_s: float | None = described(
-        None, "Seconds between two events of a class that count as one; unset: 0.", at_least=0
+        None, "Seconds between two events of a class that count as one; unset: the model's own, or 0.", at_least=0
+    )
+    median_steps: int | None = described(
+        None,
+        "Windows or time frames of the median filter over the scores, an odd number; 1: none. Unset: the model's own.",
+        at_least=1,
     )
     batch_size: int = described(8, "Clips or windows per forward pass.", at_least=1)
     num_workers: int = described(2, "Threads that decode.", at_least=0)
@@ -119,12 +129,12 @@ def predict(argv: list[str]) -> int:
 def run_live(arguments: PredictArguments) -> int:
     """Classifies what comes in from a microphone or standard input; returns the exit status."""
     hardware = choose_hardware(arguments)
-    model, extractor = load_classifier(arguments.model)
+    model, extractor = load_classifier(arguments.model, of_frames=True)
     labels = labels_of(arguments.model, model.config)
     about = {"model": arguments.model, "weights": weights_fingerprint(model), "hardware": str(hardware)}
     about["settings"] = settings_of(arguments, hardware)
     rejection = choose_rejection(arguments, arguments.model, model)
-    network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s, rejection)
+    network = make_network(place(model, hardware), extractor, labels, arguments, rejection)
     print(f"weights: {hardware}", file=sys.stderr)
     return listen(arguments, network, about, arguments.events, **{name: getattr(arguments, name) for name in OF_EVENTS})
 
@@ -140,13 +150,7 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
     labels = labels_of(arguments.model, model.config)
     weights = weights_fingerprint(model)
     rejection = processes.together(lambda: choose_rejection(arguments, arguments.model, model))
-    model = place(model, hardware)
-    if "FrameClassification" in type(model).__name__:
-        from training.inference.frames import FrameClassifier  # here: scipy takes time to import
-
-        network = FrameClassifier(model, extractor, labels, arguments.window_s, arguments.hop_s)
-    else:
-        network = Classifier(model, extractor, labels, arguments.window_s, arguments.hop_s, rejection)
+    network = make_network(place(model, hardware), extractor, labels, arguments, rejection)
     empty_folders = []
     clips = processes.together(lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming, empty_folders)))
     events = processes.together(lambda: open_events(arguments, network, clips)) if arguments.events else None
@@ -179,6 +183,15 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
             lambda: finish(network, shards, clips, events, arguments, processes) if processes.is_main else []
         )
     return report(empty_folders, failures, clips.num_clips, arguments.place) if processes.is_main else 0
+
+
+def make_network(model, extractor, labels, arguments: PredictArguments, rejection) -> Classifier:
+    """Returns what gives the scores of windows, or of time frames."""
+    if "FrameClassification" in type(model).__name__:
+        from training.inference.frames import FrameClassifier  # here: scipy takes time to import
+
+        return FrameClassifier(model, extractor, labels, arguments.window_s, arguments.hop_s)
+    return Classifier(model, extractor, labels, arguments.window_s, arguments.hop_s, rejection)
 
 
 def open_events(arguments: PredictArguments, network: Classifier, clips: ClipSequence):

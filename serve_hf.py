@@ -68,7 +68,7 @@ def serve(argv: list[str]):
 def load(arguments: ServeArguments):
     """Returns the model, on its device and in its number format, its feature extractor, and what rejects clips."""
     hardware = choose_hardware(arguments)
-    model, extractor = load_classifier(arguments.model)
+    model, extractor = load_classifier(arguments.model, of_frames=True)
     rejection = choose_rejection(arguments, arguments.model, model)
     print(f"weights: {hardware}", file=sys.stderr)
     return place(model, hardware), extractor, rejection

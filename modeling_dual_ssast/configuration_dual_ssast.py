@@ -38,8 +38,9 @@ EVENT_SETTINGS = {
     "median_steps": ("an odd number of frames", lambda value: _is_positive_int(value) and value % 2 == 1),
     "window_s": ("a number of seconds above 0", lambda value: _is_number(value) and 0 < value < math.inf),
     "hop_s": ("a number of seconds above 0", lambda value: _is_number(value) and 0 < value < math.inf),
+    "metric": ("the name of what they were chosen for", lambda value: isinstance(value, str)),
 }
-WINDOW_SETTINGS = ("window_s", "hop_s")  # of all labels together
+WINDOW_SETTINGS = ("window_s", "hop_s")
 
 # One saved folder serves all these Auto classes. Transformers copies the files flat beside the weights.
 AUTO_MAP = {
@@ -198,7 +199,7 @@ class StrictConfig(PretrainedConfig):
                 f"event_detection must be None or a mapping with some of {', '.join(EVENT_SETTINGS)}, got {settings!r}"
             )
         for name, value in settings.items():
-            is_list = isinstance(value, list) and name not in WINDOW_SETTINGS
+            is_list = isinstance(value, list) and name not in (*WINDOW_SETTINGS, "metric")
             values = value if is_list else [value]
             if is_list and len(value) != self.num_labels:
                 raise ValueError(f"event_detection: {name} needs {self.num_labels} numbers, one per label, got {value}")

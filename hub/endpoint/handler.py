@@ -31,9 +31,16 @@ PARAMETERS = {
     "threshold": (float, 0, 1, "Score that a class must exceed to be in the answer."),
     "window_s": (float, 0.001, 1e6, "Seconds per window; unset: the model's longest input."),
     "hop_s": (float, 0.001, 1e6, "Seconds from window to window; unset: half a window."),
-    "min_duration_s": (float, 0, 1e6, "Seconds; shorter events are left out."),
-    "max_gap_s": (float, 0, 1e6, "Seconds; events of a class that are closer become one."),
-    "windows": (bool, None, None, "Whether the answer has the scores of every window, with its times."),
+    "low_threshold": (float, 0, 1, "Score above which an event that has begun goes on; unset: the model's own."),
+    "min_duration_s": (float, 0, 1e6, "Seconds; shorter events are left out; unset: the model's own."),
+    "max_gap_s": (float, 0, 1e6, "Seconds; events of a class that are closer become one; unset: the model's own."),
+    "median_steps": (
+        int,
+        1,
+        1_000_001,
+        "Odd number of windows or time frames of a median filter; unset: the model's own.",
+    ),
+    "windows": (bool, None, None, "Whether the answer has the scores of every window or time frame, with its times."),
     "sampling_rate": (
         int,
         LOWEST_RATE,
@@ -41,7 +48,7 @@ PARAMETERS = {
         "Sampling rate in Hz of inputs that are a list of samples.",
     ),
 }
-OF_EVENTS = ("min_duration_s", "max_gap_s")
+OF_EVENTS = ("low_threshold", "min_duration_s", "max_gap_s", "median_steps")
 OF_CLIPS = tuple(name for name in PARAMETERS if name not in OF_EVENTS)
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 # (place, first bytes, demuxer) of what libsndfile does not read and PyAV does. It is named, not guessed: some demuxers

@@ -1,8 +1,8 @@
 // The page: inputs, the recording in windows, results. Labels and names of files are only ever set as text.
 
 import {
-  atLeastOneFrame, clock, eventsAsAudacity, eventsAsCsv, findEvents, meanLogits, probabilities, tickStep, windowStarts,
-  windowsAsCsv,
+  atLeastOneFrame, clock, eventsAsAudacity, eventsAsCsv, findEvents, firstFrames, joinFrames, probabilities, tickStep,
+  wholeLogits, windowStarts, windowsAsCsv,
 } from "./analysis.js";
 
 const ROWS = 10; // classes to show
@@ -49,6 +49,7 @@ function loadModel() {
       loaded = null;
       throw new Error(`The model cannot be loaded (${error.message}). Check the connection, and try again.`);
     });
+    model.then(({ frames }) => ($("window").disabled = Boolean(frames)), () => {}); // its frames lie in whole windows
     loaded = { key, model };
   }
   return loaded.model;
@@ -153,10 +154,30 @@ const windowOf = (model) => {
   return wanted > 0 ? Math.min(Math.max(wanted, 400), model.longest) : model.longest;
 };
 
-async function classify(model, samples, start, length) {
+/** The windows of a recording of `length` samples: their size, hop and first samples. */
+function layout(model, length) {
+  const { frames } = model;
+  if (frames) {
+    const starts = firstFrames(length, frames).map((first) => first * frames.step);
+    return { window: frames.length, hop: frames.hop * frames.step, starts };
+  }
+  const window = windowOf(model);
+  const hop = Math.max(Math.round(window / 2), 1);
+  return { window, hop, starts: windowStarts(length, window, hop) };
+}
+
+/** Adds a window's scores, or those of its time frames. `length`: samples of the recording so far */
+async function classify(found, samples, start, length) {
+  const { model, read } = found;
+  const { rate, frames, isMultiLabel } = model;
   const logits = await ask("classify", { samples: atLeastOneFrame(samples) });
-  const scores = probabilities(logits, model.isMultiLabel);
-  return { start: start / model.rate, end: Math.min(start + length, start + samples.length) / model.rate, logits, scores };
+  const withScores = (window) => ({ ...window, scores: probabilities(window.logits, isMultiLabel) });
+  if (frames) {
+    read.push({ first: start / frames.step, rows: logits });
+    found.windows = joinFrames(read, { ...frames, rate }, length).map(withScores);
+  } else {
+    found.windows.push(withScores({ start: start / rate, end: (start + samples.length) / rate, logits }));
+  }
 }
 
 async function analyse() {
@@ -171,14 +192,13 @@ async function analyse() {
     $("player").hidden = false;
     $("player").src = input.address;
   }
-  const window = windowOf(model);
-  const starts = windowStarts(samples.length, window, Math.max(Math.round(window / 2), 1));
-  const found = { model, windows: [], seconds: samples.length / model.rate };
+  const { window, starts } = layout(model, samples.length);
+  const found = { model, read: [], windows: [], seconds: samples.length / model.rate };
   let shown = 0; // when the results were last brought up to date
   for (const [index, start] of starts.entries()) {
     say(`Window ${index + 1} of ${starts.length}`);
     showProgress(index / starts.length);
-    found.windows.push(await classify(model, samples.slice(start, start + window), start, window));
+    await classify(found, samples.slice(start, start + window), start, Math.min(start + window, samples.length));
     if (current !== run) return;
     if (index === 0 || performance.now() - shown > 500) {
       show(found);
@@ -199,11 +219,10 @@ async function listen() {
     const model = await loadModel();
     if (current !== run || own.isOver) return end("");
     own.record();
-    const window = windowOf(model);
-    const hop = Math.max(Math.round(window / 2), 1);
-    const found = { model, windows: [], seconds: 0 };
+    const { window, hop } = layout(model, 0);
+    const found = { model, read: [], windows: [], seconds: 0 };
     const add = async (start, length) => {
-      found.windows.push(await classify(model, await own.samples(start, length, model.rate), start, length));
+      await classify(found, await own.samples(start, length, model.rate), start, start + length);
       found.seconds = found.windows.at(-1).end;
       if (current === run) show(found);
     };
@@ -223,8 +242,8 @@ async function listen() {
     if (current !== run) return;
     const length = own.lengthAt(model.rate);
     if (!length) throw new Error("The microphone gave no sound. Record for longer.");
-    const last = Math.max(length - window, 0);
-    if (!found.windows.length || last > start - hop) await add(last, Math.min(window, length));
+    const last = layout(model, length).starts.at(-1);
+    if (!found.windows.length || last > start - hop) await add(last, Math.min(window, length - last));
     input = { name: "microphone", address: null, decode: (rate) => own.samples(0, own.lengthAt(rate), rate) };
     end(`microphone: ${clock(found.seconds)}`);
   } finally {
@@ -234,12 +253,15 @@ async function listen() {
 
 // ---- the results ----
 
+/** Settings of events per class: what is typed in, else the model's own. A threshold replaces both of the model's. */
 function eventRules(model) {
-  const number = (id, otherwise) => ($(id).value === "" ? otherwise : Number($(id).value));
-  const own = (index) => (model.isMultiLabel && model.thresholds ? model.thresholds[index] : 0.5);
-  const high = model.labels.map((_, index) => number("threshold", own(index)));
-  const low = high.map((value) => Math.min(number("low", value), value));
-  return { high, low, shortest: number("shortest", 0), gap: number("gap", 0) };
+  const typed = (id) => ($(id).value === "" ? null : Number($(id).value));
+  const own = model.events ?? { high: model.isMultiLabel ? model.thresholds : null };
+  const setting = (name, value, otherwise) => model.labels.map((_, index) => value ?? own[name]?.[index] ?? otherwise);
+  const high = setting("high", typed("threshold"), 0.5);
+  const low = setting("low", typed("low") ?? typed("threshold"), Infinity).map((value, index) => Math.min(value, high[index]));
+  const [shortest, gap] = [setting("min_duration_s", typed("shortest"), 0), setting("max_gap_s", typed("gap"), 0)];
+  return { high, low, shortest, gap, median: setting("median_steps", null, 1) };
 }
 
 function show(found) {
@@ -248,11 +270,12 @@ function show(found) {
   const rules = eventRules(model);
   const thresholds = (found.thresholds = rules.high);
   const events = (found.events = findEvents(windows, model, rules));
-  const whole = probabilities(meanLogits(windows), model.isMultiLabel);
-  const highest = model.labels.map((_, index) => Math.max(...windows.map(({ scores }) => scores[index])));
+  const whole = probabilities(wholeLogits(windows, Boolean(model.frames)), model.isMultiLabel);
+  const highest = model.labels.map((_, index) => windows.reduce((most, { scores }) => Math.max(most, scores[index]), 0));
   const order = model.labels.map((_, index) => index).sort((a, b) => highest[b] - highest[a]);
   $("results").hidden = false;
-  $("answer").textContent = answer(model, whole, thresholds);
+  const isFound = (index) => (model.frames ? events.some((event) => event.index === index) : whole[index] > thresholds[index]);
+  $("answer").textContent = answer(model, whole, isFound);
   $("classes").tBodies[0].replaceChildren(
     ...order.slice(0, ROWS).map((index) => {
       const canvas = document.createElement("canvas");
@@ -273,10 +296,10 @@ function show(found) {
   draw();
 }
 
-function answer(model, whole, thresholds) {
+function answer(model, whole, isFound) {
   const name = (index) => `${model.labels[index]} ${whole[index].toFixed(3)}`;
-  if (!model.isMultiLabel) return name(whole.indexOf(Math.max(...whole)));
-  const found = whole.map((_, index) => index).filter((index) => whole[index] > thresholds[index]);
+  if (!model.isMultiLabel && !model.frames) return name(whole.indexOf(Math.max(...whole)));
+  const found = whole.map((_, index) => index).filter(isFound);
   return found.length ? found.map(name).join(", ") : "None of the classes is above its threshold in the whole recording.";
 }
 

@@ -25,15 +25,17 @@ const actions = {
       labels: Object.keys(config.id2label).map((_, index) => config.id2label[index]),
       isMultiLabel: config.problem_type === "multi_label_classification",
       thresholds: config.decision_thresholds ?? null,
+      events: config.event_detection ?? null, // how they are found; a setting per label
+      frames: config.time_frames ?? null, // where time frames lie; null: a clip has one answer
       rate: sampling_rate,
       longest: (max_length - 1) * 160 + 400, // the samples that fill the features
     };
   },
 
-  /** Classifies samples; returns the logits. */
+  /** Classifies samples; returns the logits, or those of each time frame. */
   async classify({ samples }) {
     const { logits } = await model(await processor(samples));
-    return [...logits.data];
+    return logits.tolist()[0];
   },
 };
 

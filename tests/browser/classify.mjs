@@ -12,9 +12,10 @@ for (const file of files) {
   const bytes = await readFile(file);
   const samples = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
   try {
-    const scores = await classify(samples, { top_k: null });
     const { logits } = await classify.model(await classify.processor(samples));
-    found.push({ scores: Object.fromEntries(scores.map(({ label, score }) => [label, score])), logits: [...logits.data] });
+    // There is no pipeline for time frames.
+    const scores = logits.dims.length === 2 ? await classify(samples, { top_k: null }) : [];
+    found.push({ scores: Object.fromEntries(scores.map(({ label, score }) => [label, score])), logits: logits.tolist()[0] });
   } catch (error) {
     found.push({ error: String(error) });
   }

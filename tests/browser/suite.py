@@ -16,15 +16,19 @@ import soundfile
 import torch
 from audio_files import ROOT
 from conftest import CHROMEDRIVER, CHROMIUM, HEADLESS
+from tiny_detectors import DETECTION, long_tones, save_tiny_detector
 from tiny_models import save_tiny_classifier
 
 from hub import space
-from training.base.event_detection import event_scores, event_thresholds, find_events
+from training.base.event_detection import event_scores, event_settings, event_thresholds, find_events
 from training.base.inference import labels_of
+from training.base.label_frames import FrameGrid
 from training.data.audio import read_audio
 from training.data.labels import LabelSet
 from training.export import __main__ as export
 from training.export.comparison import torch_runner
+from training.export.javascript import frames_runner
+from training.inference.overlaps import FrameSequence, classify_frames, concatenated
 
 MODULES = Path(os.environ["NODE_MODULES"])
 RATE, FRAMES = 16000, 128
@@ -33,9 +37,9 @@ NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 ODD_LABELS = ("<img src=x onerror=document.title='run'>", 'a, "b"\tc', "&lt;b&gt;")
 
 
-def save_export(folder: Path, **settings):
+def save_export(folder: Path, save=save_tiny_classifier, **settings):
     """Saves a tiny classifier and its export; returns the export's folder, the model and its feature extractor."""
-    save_tiny_classifier(folder / "model", max_length=FRAMES, **settings)
+    save(folder / "model", max_length=FRAMES, **settings)
     clips = sorted((ROOT / "data" / "voice_prompts" / "audio").glob("*.flac"))[::100]
     words = [folder / "model", folder / "js", "--format", "transformers-js", "--verify-with", *clips]
     assert export.main(list(map(str, words))) == 0
@@ -51,6 +55,20 @@ def single(tmp_path_factory):
 def several(tmp_path_factory):
     settings = {"problem_type": "multi_label_classification", "decision_thresholds": [0.6, 0.45, 0.3]}
     return save_export(tmp_path_factory.mktemp("several"), **settings)
+
+
+SMALL = {"scale": 0.3}  # small logits: the formats are compared to 1e-4
+OF_FRAMES = {
+    "columns": SMALL,
+    "overlapping": SMALL | {"time_stride": 10, "event_detection": {**DETECTION, "median_steps": 5, "max_gap_s": 0.3}},
+    # ASiT's in PretrainedSED: frames without regard to patches, which attend to the padding
+    "tokens": SMALL | {"time_stride": 16, "readout": "tokens", "frame_hop_s": 0.04, "attention_over_padding": True},
+}
+
+
+@pytest.fixture(scope="module", params=OF_FRAMES)
+def frames(request, tmp_path_factory):
+    return save_export(tmp_path_factory.mktemp("frames"), save_tiny_detector, **OF_FRAMES[request.param])
 
 
 def probabilities(model, extractor, clips) -> np.ndarray:
@@ -106,6 +124,18 @@ def test_clips_are_cut_at_the_longest_input_and_refused_without_a_frame(single, 
     assert "invalid index" in short["error"]
 
 
+def test_time_frames_have_pythons_scores(frames, tmp_path):
+    """As many as the clip has, which says where it ends."""
+    folder, model, extractor = frames
+    noise = np.random.default_rng(2).standard_normal(WINDOW).astype(np.float32)
+    clips = [*(noise[:length] for length in (400, 1700, 9000, WINDOW - 160, WINDOW)), long_tones()[:WINDOW]]
+    for dtype, tolerance in (("fp32", 1e-4), ("q8", 0.2), ("fp16", 0.05)):
+        for found, clip in zip(node(folder, dtype, clips, tmp_path), clips, strict=True):
+            (expected,) = frames_runner(model, extractor)([clip])
+            scores = [torch.tensor(logits).sigmoid().numpy() for logits in (found["logits"], expected)]
+            assert scores[0].shape == scores[1].shape and np.abs(scores[0] - scores[1]).max() < tolerance
+
+
 # The page.
 
 
@@ -126,10 +156,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def address(single, several, tmp_path_factory):
+def detector(tmp_path_factory):
+    return save_export(tmp_path_factory.mktemp("detector"), save_tiny_detector, **OF_FRAMES["overlapping"])
+
+
+@pytest.fixture(scope="module")
+def address(single, several, detector, tmp_path_factory):
     """The pushed page, with the library from this machine."""
     folder = tmp_path_factory.mktemp("space") / "page"
-    files = space.static_files([str(single[0]), str(several[0])])
+    files = space.static_files([str(single[0]), str(several[0]), str(detector[0])])
     settings = json.loads(files["space.json"])
     assert settings["library"].startswith("https://cdn.jsdelivr.net/npm/@huggingface/transformers@")
     settings["library"] = (
@@ -257,6 +292,7 @@ def test_the_page_gives_pythons_scores(kind, seconds, dtype, request, page, tmp_
 def python_events(scores, labels, starts_s, ends_s, high, rules) -> list[tuple]:
     """The events of predict_hf.py: (label, start, end, score), sorted; `rules` by the names of the page's inputs."""
     settings = {"low": rules.get("low"), "min_duration_s": rules.get("shortest", 0), "max_gap_s": rules.get("gap", 0)}
+    settings["median_steps"] = rules.get("median", 1)
     events = find_events(event_scores(scores, labels), labels.names, starts_s, ends_s, high, **settings)
     return sorted((event.label, event.onset_s, event.offset_s, event.score) for event in events)
 
@@ -264,6 +300,48 @@ def python_events(scores, labels, starts_s, ends_s, high, rules) -> list[tuple]:
 def same_events(found: list[tuple], expected: list[tuple], tolerance: float):
     assert [event[0] for event in found] == [event[0] for event in expected]
     assert [event[1:] for event in found] == [pytest.approx(event[1:], abs=tolerance) for event in expected]
+
+
+def call(function: str, cases: list, scratch: Path) -> list:
+    """Calls a function of the page's analysis.js in Node, with the arguments of each case."""
+    (scratch / "cases.json").write_text(json.dumps(cases))
+    (scratch / "analysis.mjs").write_bytes((space.STATIC / "analysis.js").read_bytes())
+    script = (
+        f'import {{ {function} }} from "./analysis.mjs"; import {{ readFileSync }} from "fs";'
+        f'console.log(JSON.stringify(JSON.parse(readFileSync("cases.json")).map((words) => {function}(...words))));'
+    )
+    words = ["node", "--input-type=module", "--eval", script]
+    process = subprocess.run(words, cwd=scratch, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+def test_frames_lie_and_are_joined_as_in_python(tmp_path):
+    """Any grid and length: windows of whole groups, overlaps of any size, frames after the recording's end."""
+    generator, grids = np.random.default_rng(3), []
+    for _ in range(60):
+        group = int(generator.choice([1, 1, 3]))
+        frames, step = group * int(generator.integers(1, 9)), int(generator.integers(10, 50))
+        offset = int(generator.integers(0, 9))
+        length = frames * step + int(generator.integers(0, 2 * offset + 1))
+        hop = group * int(generator.integers(1, frames // group + 1))
+        grids.append((FrameGrid(1000, 1, step, offset, frames, length, hop, group), int(generator.integers(1, 3000))))
+    found = call("firstFrames", [(length, grid._asdict()) for grid, length in grids], tmp_path)
+    cases, expected = [], []
+    for (grid, length), firsts in zip(grids, found, strict=True):
+        assert firsts == grid.windows(length)
+        rows = [generator.standard_normal((grid.frames, 2)) for _ in firsts]
+        if len(firsts) == 1:  # a short clip has fewer, or one too many
+            rows[0] = rows[0][: max(min(-(-length // grid.step) + 1, grid.frames), 1)]
+        cases.append(([{"first": f, "rows": row.tolist()} for f, row in zip(firsts, rows)], grid._asdict(), length))
+        sequence = FrameSequence(grid)
+        starts = [first * grid.step for first in firsts]
+        wanted = sequence.add_windows(starts, [{"logits": row} for row in rows]) + sequence.end(length)
+        expected.append(concatenated(wanted))
+    for joined, wanted in zip(call("joinFrames", cases, tmp_path), expected, strict=True):
+        assert [frame["start"] * 1000 for frame in joined] == pytest.approx(wanted["start"].tolist())
+        assert [frame["end"] * 1000 for frame in joined] == pytest.approx(wanted["stop"].tolist())
+        np.testing.assert_allclose([frame["logits"] for frame in joined], wanted["logits"], atol=1e-12)
 
 
 def test_events_are_pythons_for_any_scores(tmp_path):
@@ -278,22 +356,14 @@ def test_events_are_pythons_for_any_scores(tmp_path):
         labels = LabelSet(("owl", "background", "rain"), f"{'multi' if is_multi else 'single'}_label_classification")
         scores = generator.integers(0, 6, (steps, 3)) / 5
         high, low = np.sort(generator.choice([0.2, 0.4, 0.6, 0.7], (2, 3)), axis=0)[::-1]
-        shortest, gap = generator.choice([0.0, 0.5, 1.25]), generator.choice([0.0, 0.5, 1.0])
-        rules = {"low": low.tolist(), "shortest": shortest, "gap": gap}
+        rules = {"low": low, "median": generator.choice([1, 1, 3, 9, 15], 3)}
+        rules |= {"shortest": generator.choice([0.0, 0.5, 1.25], 3), "gap": generator.choice([0.0, 0.5, 1.0], 3)}
+        rules = {name: values.tolist() for name, values in rules.items()}
         windows = [{"start": a, "end": b, "scores": row.tolist()} for a, b, row in zip(starts, ends, scores)]
         model = {"labels": labels.names, "isMultiLabel": is_multi}
         cases.append((windows, model, {**rules, "high": high.tolist()}))
         expected.append(python_events(scores, labels, starts, ends, high, rules))
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    (tmp_path / "analysis.mjs").write_bytes((space.STATIC / "analysis.js").read_bytes())
-    script = (
-        'import { findEvents } from "./analysis.mjs"; import { readFileSync } from "fs";'
-        'console.log(JSON.stringify(JSON.parse(readFileSync("cases.json")).map((words) => findEvents(...words))));'
-    )
-    words = ["node", "--input-type=module", "--eval", script]
-    process = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    for (_, model, _), events, own in zip(cases, json.loads(process.stdout), expected, strict=True):
+    for (_, model, _), events, own in zip(cases, call("findEvents", cases, tmp_path), expected, strict=True):
         found = sorted((model["labels"][e["index"]], e["start"], e["end"], e["score"]) for e in events)
         same_events(found, own, 1e-9)
     assert sum(map(len, expected)) > 500
@@ -340,6 +410,52 @@ def test_the_page_finds_pythons_events(kind, request, page, tmp_path):
     rows = [line.split("\t") for line in audacity.read_text().splitlines()]
     assert [float(row[0]) for row in rows] == pytest.approx(found["start_s"].tolist(), abs=1e-3)
     assert [row[2] for row in rows] == [" ".join(label.split()) for label in found["label"]]
+
+
+@pytest.mark.parametrize("seconds", [0.03, 1.0, 5.2])
+def test_the_page_finds_pythons_events_in_time_frames(page, detector, tmp_path, seconds):
+    """By the settings that the model has stored, and by those that are typed in."""
+    folder, model, extractor = detector
+    labels = labels_of(str(folder.parent / "model"), model.config)
+    clip = long_tones()[-round(seconds * RATE) :].astype(np.float32)
+    soundfile.write(tmp_path / "clip.wav", clip, RATE, subtype="FLOAT")
+    choose(page, "model", "models/3")
+    choose(page, "dtype", "fp32")
+    assert not classify(page, tmp_path / "clip.wav")
+    frames = classify_frames(model, extractor, clip)
+    scores = model.probabilities(torch.from_numpy(frames["logits"])).numpy()
+    found = table(page, "windows")
+    assert np.abs(found[list(labels.names)].to_numpy() - scores).max() < 1e-4
+    times = np.stack([frames["start"], frames["stop"]], axis=1) / RATE
+    assert np.abs(found[["start_s", "end_s"]].to_numpy() - times).max() < 1e-3
+    counts = []
+    for typed in ({}, {"threshold": 0.6}, {"threshold": 0.6, "low": 0.2}, {"shortest": 0.5, "gap": 1}):
+        for name in ("threshold", "low", "shortest", "gap"):
+            choose(page, name, str(typed.get(name, "")))
+        names = {"threshold": "threshold", "low": "low_threshold", "shortest": "min_duration_s", "gap": "max_gap_s"}
+        settings = event_settings(model.config, **{names[name]: value for name, value in typed.items()})
+        events = find_events(event_scores(scores, labels), labels.names, *times.T, **settings)
+        rows = table(page, "csv")[["label", "start_s", "end_s", "score"]].itertuples(index=False, name=None)
+        same_events(sorted(rows), sorted((e.label, e.onset_s, e.offset_s, e.score) for e in events), 1.1e-3)
+        answer = text(page, "answer")
+        assert all((name in answer) == any(event.label == name for event in events) for name in labels.names)
+        counts.append(len(events))
+    assert seconds < 5 or len(set(counts)) > 1
+    assert page.execute_script("return document.getElementById('window').disabled")
+
+
+def test_the_microphone_is_read_in_time_frames(page, detector):
+    choose(page, "model", "models/3")
+    page.find_element("id", "microphone").click()
+    wait(lambda: page.execute_script("return !results.hidden && classes.tBodies[0].rows.length"))
+    time.sleep(2)
+    page.find_element("id", "stop").click()
+    wait(lambda: is_done(page))
+    found = table(page, "windows")
+    hop_s = detector[1].config.frame_hop_s
+    assert found["start_s"].diff().iloc[2:].to_numpy() == pytest.approx(hop_s, abs=2e-3)
+    assert (found["start_s"].to_numpy()[1:] == found["end_s"].to_numpy()[:-1]).all()
+    assert len(found) * hop_s == pytest.approx(found["end_s"].iloc[-1], abs=0.2) and not text(page, "error")
 
 
 def test_the_microphone_is_read_in_windows(page):

@@ -1,10 +1,15 @@
 """Tests the chosen settings of events, and what unsure time does to the metrics."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from training.base.event_detection import step_times
+from modeling_dual_ssast import DualSSASTConfig
+from training.base.event_detection import event_settings, step_times
 from training.data.events import Event
+from training.detection import postprocessing
+from training.detection.arguments import POSTPROCESSING_METRICS
 from training.detection.metrics import find_all, frame_precisions, score_events, without_unsure
 from training.detection.postprocessing import choose_settings
 from training.detection.recordings import Stretch
@@ -53,6 +58,7 @@ def test_settings_remove_flicker_and_fit_each_label():
         return [per_class[name]["event_f1"] for name in names[:2]]
 
     settings = choose_settings(scores, edges, wanted, names, 0.2)
+    assert settings.pop("metric") == "event_f1"
     plain = f1_of({"high": 0.5})
     assert plain[0] < 0.7 and plain[1] == 0
     assert f1_of(settings) == [1.0, 1.0]
@@ -60,6 +66,58 @@ def test_settings_remove_flicker_and_fit_each_label():
     assert settings["high"][1] < 0.15 < settings["high"][0]
     assert settings["high"][2] == pytest.approx(np.median(settings["high"][:2]))  # no event: the others' middle
     assert choose_settings(scores, edges, [one._replace(events=()) for one in wanted], names, 0.2) is None
+
+
+@pytest.mark.parametrize("metric", POSTPROCESSING_METRICS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_setting_of_the_grid_is_better(metric, seed, monkeypatch):
+    """By the metrics of whole recordings, one setting after the other."""
+    monkeypatch.setattr(postprocessing, "THRESHOLDS", np.array([0.2, 0.35, 0.5, 0.65]))
+    monkeypatch.setattr(postprocessing, "MEDIANS_S", (0.0, 0.2, 0.6))
+    rng, wanted, scores, edges = np.random.default_rng(seed), [], [], []
+    for index in range(3):
+        onsets = np.sort(rng.uniform(0, 11, 4))
+        events = events_of(*((onset, onset + rng.uniform(0.1, 2.0)) for onset in onsets))
+        unsure = tuple(events_of((3.0, 5.0))) if index == 2 else ()
+        wanted.append(Stretch("x.wav", f"{index}.wav", 13.0, tuple(events), unsure))
+        scores.append(np.clip(noisy_scores(events, 130, rng, 0.15) + rng.normal(0, 0.15, 130), 0, 1)[:, None])
+        edges.append(np.arange(131) * HOP_S)
+
+    def f1_of(settings: dict) -> float:
+        found = score_events(find_all(scores, edges, ["a"], settings), wanted, ["a"], 0.2)
+        return np.nan_to_num(found["per_class"]["a"][metric])
+
+    settings = choose_settings(scores, edges, wanted, ["a"], 0.2, metric)
+    assert settings.pop("metric") == metric
+    chosen = {name: value for name, (value,) in settings.items()}
+    first = {
+        (steps, high): f1_of({"high": high, "median_steps": steps})
+        for steps, high in itertools.product((1, 3, 7), postprocessing.THRESHOLDS)
+    }
+    assert first[chosen["median_steps"], chosen["high"]] == pytest.approx(max(first.values()), abs=1e-9)
+    length_s = np.quantile([event.offset_s - event.onset_s for one in wanted for event in one.events], 0.1)
+    second = [
+        f1_of(chosen | {"low": chosen["high"] * low, "max_gap_s": gap_s, "min_duration_s": round(length_s * share, 4)})
+        for low, gap_s, share in itertools.product(postprocessing.LOWS, postprocessing.GAPS_S, postprocessing.DURATIONS)
+    ]
+    assert f1_of(chosen) == pytest.approx(max(second), abs=1e-9) and max(second) >= max(first.values())
+    assert min(second) < max(second) and min(first.values()) < max(first.values())
+
+
+def test_each_metric_chooses_its_own_settings():
+    """An event in two halves: one event of the right times, or both halves."""
+    wanted = [Stretch("x.wav", "x.wav", 20.0, tuple(events_of((2.0, 6.0), (10.0, 14.0))))]
+    scores = np.full(200, 0.1)
+    for first in (20, 100):
+        scores[first : first + 25] = scores[first + 30 : first + 40] = 0.6
+    found = {
+        metric: choose_settings([scores[:, None]], [np.arange(201) * HOP_S], wanted, ["a"], 0.2, metric)
+        for metric in POSTPROCESSING_METRICS
+    }
+    assert found["event_f1"]["median_steps"][0] > 1  # closes the gap
+    assert found["intersection_f1"]["median_steps"] == [1] and found["intersection_f1"]["max_gap_s"] == [0.0]
+    config = DualSSASTConfig(num_labels=1, event_detection=found["segment_f1"])
+    assert config.event_detection["metric"] == "segment_f1" and "metric" not in event_settings(config)
 
 
 def test_events_in_unsure_stretches_count_for_nothing():

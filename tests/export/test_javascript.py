@@ -8,11 +8,13 @@ import onnxruntime
 import pytest
 import torch
 from audio_files import ROOT
+from tiny_detectors import save_tiny_detector
 from tiny_models import save_tiny_classifier, save_tiny_cnn
 from transformers import AutoModel
 from transformers.models.audio_spectrogram_transformer import feature_extraction_audio_spectrogram_transformer as ast
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
+from training.base.label_frames import frame_grid
 from training.data.audio import read_audio
 from training.errors import InputError
 from training.export import __main__, comparison, javascript
@@ -101,6 +103,37 @@ def test_a_clip_without_a_frame_is_an_error(tiny):
     empty = torch.from_numpy(stacked(javascript.features(model, extractor), [NOISE[:399]]))
     with pytest.raises(IndexError):
         javascript.PaddedGraph(model, extractor)(empty)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"time_stride": 10},
+        {"time_stride": 16, "readout": "tokens", "frame_hop_s": 0.04, "attention_over_padding": True},
+        {"patch_size": [128, 2], "frequency_stride": 128, "time_stride": 2},
+    ],
+)
+def test_time_frames_are_those_of_each_clip(settings, tmp_path):
+    """As many as the clip has; and what the page reads of the configuration."""
+    save_tiny_detector(tmp_path, max_length=FRAMES, calibration_temperature=1.5, scale=0.1, **settings)
+    model, extractor = __main__.load(str(tmp_path))
+    javascript.check_javascript("model", model, extractor)
+    graph, run = javascript.PaddedGraph(model, extractor), javascript.frames_runner(model, extractor)
+    values = torch.from_numpy(stacked(javascript.features(model, extractor), CLIPS))
+    lengths = []
+    for row, clip in zip(values, CLIPS):
+        found, expected = graph(row[None])[0].numpy() * 1.5, run([clip])[0]
+        assert found.shape == expected.shape and np.abs(found - expected).max() < 1e-4
+        lengths.append(len(found))
+    assert len(set(lengths)) > 3
+    found = javascript.config(model, extractor)
+    assert found["time_frames"] == frame_grid(model, extractor)._asdict()
+    assert found["event_detection"] == {
+        "high": [0.5, 0.55], "low": [0.45, 0.45], "min_duration_s": [0.0, 0.1], "max_gap_s": [0.0, 0.0],
+        "median_steps": [1, 3],
+    }  # fmt: skip
+    assert "has no pipeline for time frames" in javascript.javascript_usage("out", model, extractor)
 
 
 @pytest.mark.slow

@@ -6,16 +6,15 @@ import pytest
 import scipy.ndimage
 import soundfile
 import torch
-from audio_files import run_program, tone
+from audio_files import run_program
 from golden import arrays, convert, settings
-from tiny_models import TINY
+from tiny_detectors import DETECTION, long_tones, save_tiny_detector
 
 import predict_hf
 from modeling_dual_ssast import (
     DualSSASTConfig,
     DualSSASTFeatureExtractor,
     DualSSASTForAudioFrameClassification,
-    VGGishConfig,
     VGGishFeatureExtractor,
     VGGishForAudioFrameClassification,
 )
@@ -25,35 +24,11 @@ from training.data.events import read_events
 from training.inference import plan
 
 RATE = 16000
-LABELS = {"id2label": {0: "owl", 1: "wren"}, "label2id": {"owl": 0, "wren": 1}}
-SETTINGS = {"high": [0.5, 0.55], "low": 0.45, "median_steps": [1, 3], "min_duration_s": [0.0, 0.1]}
-
-
-def save(folder, family: str = "dual_ssast"):
-    torch.manual_seed(0)
-    if family == "vggish":
-        config = VGGishConfig(channels=[3, 4, 5, 6], fc_size=8, embedding_size=5, event_detection=SETTINGS, **LABELS)
-        model, extractor = VGGishForAudioFrameClassification(config), VGGishFeatureExtractor()
-    else:
-        config = DualSSASTConfig(**TINY | LABELS, time_stride=4, event_detection=SETTINGS, initializer_range=0.3)
-        model, extractor = DualSSASTForAudioFrameClassification(config), DualSSASTFeatureExtractor(max_length=64)
-    torch.nn.init.normal_(model.classifier.dense.weight, std=2.0)
-    with torch.no_grad():  # no label is there all the time
-        waveform = torch.from_numpy(long()[: RATE // 2])
-        features = extractor([waveform], extractor.sampling_rate, return_attention_mask=True, return_tensors="pt")
-        model.classifier.dense.bias -= model.eval()(**features).logits.mean(dim=(0, 1))
-    model.save_pretrained(folder)
-    extractor.save_pretrained(folder)
-    return folder
-
-
-def long() -> np.ndarray:
-    return np.concatenate([tone(1.3, hz=150 * 3**index, seed=index) * 0.3**index for index in range(4)])
 
 
 @pytest.fixture
 def recording(tmp_path):
-    soundfile.write(tmp_path / "long.wav", long(), RATE)
+    soundfile.write(tmp_path / "long.wav", long_tones(), RATE)
     return tmp_path / "long.wav"
 
 
@@ -83,7 +58,7 @@ def test_scores_and_events_are_those_of_the_joined_windows(tmp_path, recording, 
     """Also of a recording in several parts; the model's own thresholds, filter and shortest events hold."""
     monkeypatch.setattr(plan, "PART_S", part_s)
     monkeypatch.setattr(plan, "STRETCH_S", 1)
-    folder, windows = save(tmp_path / family, family), {}
+    folder, windows = save_tiny_detector(tmp_path / family, family), {}
     if family == "vggish":
         windows = {"window_s": 2.1, "hop_s": 1.0}
     words = [word for name, value in windows.items() for word in (f"--{name}", value)]
@@ -94,18 +69,18 @@ def test_scores_and_events_are_those_of_the_joined_windows(tmp_path, recording, 
     np.testing.assert_allclose(found[["probability_owl", "probability_wren"]], scores, atol=2e-6)
     np.testing.assert_allclose(found["start_s"], edges[:-1], atol=1e-6)
     np.testing.assert_allclose(found["end_s"], edges[1:], atol=1e-6)
-    wanted = find_events(scores, ["owl", "wren"], edges[:-1], edges[1:], **SETTINGS)
+    wanted = find_events(scores, ["owl", "wren"], edges[:-1], edges[1:], **DETECTION)
     (own,) = read_events(events).values()
     assert [event.label for event in own] == [event.label for event in wanted] and len(own) > 2
     np.testing.assert_allclose([event[:2] for event in own], [event[:2] for event in wanted], atol=1e-6)
-    row, share = pandas.read_csv(table).iloc[0], (scores > SETTINGS["high"]).mean(axis=0)
+    row, share = pandas.read_csv(table).iloc[0], (scores > DETECTION["high"]).mean(axis=0)
     for label, highest, own_share in zip(("owl", "wren"), scores.max(axis=0), share):
         assert row[f"probability_{label}"] == pytest.approx(highest, abs=2e-6)
         assert row[f"share_{label}"] == pytest.approx(own_share, abs=1e-6)
 
 
 def test_given_thresholds_replace_the_models_own(tmp_path, recording):
-    folder = save(tmp_path / "dual_ssast")
+    folder = save_tiny_detector(tmp_path / "dual_ssast")
     scores, edges = plain_scores(folder, soundfile.read(recording)[0])
     assert predict(folder, recording, "--events", tmp_path / "e.csv", "--threshold", 0.6) == 0
     wanted = find_events(
@@ -115,15 +90,21 @@ def test_given_thresholds_replace_the_models_own(tmp_path, recording):
     np.testing.assert_allclose([event[:2] for event in own], [event[:2] for event in wanted], atol=1e-6)
 
 
-def test_sound_as_it_comes_in_needs_a_classifier_of_clips(tmp_path, capsys):
-    assert predict(save(tmp_path / "dual_ssast"), "--listen", "-") == 1
-    assert (
-        "classifies time frames, not clips; give it recordings with predict_hf.py --events" in capsys.readouterr().err
-    )
+@pytest.mark.parametrize("steps", [1, 7, 41])
+def test_a_given_median_filter_replaces_the_models_own(tmp_path, recording, capsys, steps):
+    folder = save_tiny_detector(tmp_path / "dual_ssast")
+    scores, edges = plain_scores(folder, soundfile.read(recording)[0])
+    assert predict(folder, recording, "--events", tmp_path / "e.csv", "--median_steps", steps) == 0
+    settings = DETECTION | {"median_steps": steps}
+    wanted = find_events(scores, ["owl", "wren"], edges[:-1], edges[1:], **settings)
+    (own,) = read_events(tmp_path / "e.csv").values()
+    np.testing.assert_allclose([event[:2] for event in own], [event[:2] for event in wanted], atol=1e-6)
+    assert predict(folder, recording, "--events", tmp_path / "e.csv", "--median_steps", 4) == 1
+    assert "median_steps 4: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_damaged_recording_costs_the_others_nothing(tmp_path, recording):
-    folder = save(tmp_path / "dual_ssast")
+    folder = save_tiny_detector(tmp_path / "dual_ssast")
     (tmp_path / "bad.wav").write_bytes(b"RIFF0000WAVE")
     words = [tmp_path / "bad.wav", recording, "--events", tmp_path / "e.csv"]
     assert predict(folder, *words) == 1
@@ -165,7 +146,7 @@ def active_frames(events: list[tuple], shape: tuple) -> np.ndarray:
 
 @pytest.mark.slow
 def test_memory_does_not_depend_on_the_length_of_a_recording(tmp_path):
-    folder, peaks = save(tmp_path / "dual_ssast"), []
+    folder, peaks = save_tiny_detector(tmp_path / "dual_ssast"), []
     script = """
 import resource, sys, predict_hf
 assert predict_hf.main(sys.argv[1:]) == 0
@@ -175,7 +156,7 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         path = tmp_path / f"{hours}.wav"
         with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
             for _ in range(round(hours * 60)):
-                file.write(np.tile(long()[: 5 * RATE], 12))
+                file.write(np.tile(long_tones()[: 5 * RATE], 12))
         process = run_program("-c", script, folder, path, "--events", tmp_path / f"{hours}.csv", timeout=3000)
         assert process.returncode == 0, process.stderr[-2000:]
         peaks.append(int(process.stdout.split()[-1]) / 1024)  # MiB

@@ -16,16 +16,18 @@ import pytest
 import soundfile
 import torch
 from audio_files import ROOT, run_program, tone
+from tiny_detectors import long_tones, save_tiny_detector
 from tiny_models import save_tiny_classifier
 
 import predict_hf
 from modeling_dual_ssast.embedding_dual_ssast import window_starts
-from training.base.event_detection import find_events
+from training.base.event_detection import EventFinder, event_settings, find_events
 from training.base.inference import labels_of, load_classifier
 from training.base.open_set import NUM_QUANTILES, SCORES, OpenSet, Rejection, energies
 from training.data.events import read_events
 from training.errors import InputError
 from training.inference import live
+from training.inference.frames import FrameClassifier
 from training.inference.live import Block, Intake, LiveArguments, RingBuffer, cut_windows
 from training.inference.scores import Classifier
 from training.recipe import parse_words
@@ -593,3 +595,110 @@ def test_standard_input_is_no_keyboard(folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     assert predict(folder, "--listen", "-") == 1
     assert "standard input: holds no samples; pipe some into it, as in ffmpeg" in capsys.readouterr().err
+
+
+# ---- Time frames ----
+
+
+@pytest.fixture(scope="module", params=["dual_ssast", "vggish"])
+def detector(request, tmp_path_factory):
+    return save_tiny_detector(tmp_path_factory.mktemp("detector") / request.param, request.param)
+
+
+def words_of(detector) -> tuple:
+    return ("--window_s", 2.1, "--hop_s", 1.0) if detector.name == "vggish" else ("--hop_s", 0.12)
+
+
+def file_tables(detector, samples: np.ndarray, folder) -> tuple:
+    """The frames, as a table, and the events that predict_hf.py finds in a file of these samples."""
+    soundfile.write(folder / "clip.wav", samples, RATE, subtype="FLOAT")
+    words = [folder / "clip.wav", "--windows", folder / "w.csv", "--events", folder / "e.json", "--overwrite"]
+    assert predict(detector, *words, *words_of(detector)) == 0
+    (events,) = read_events(folder / "e.json").values()
+    return folder / "w.csv", events
+
+
+def same_events(found: list, expected: list, start_s: float = 0.0):
+    assert [event.label for event in found] == [event.label for event in expected]
+    times = [[event.onset_s - start_s, event.offset_s - start_s, event.score] for event in found]
+    assert times == [pytest.approx([*event[:2], event.score], abs=1e-5) for event in expected]
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.66, 2.11, 3.27, 5.2])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_frames_and_events_are_those_of_the_file(detector, tmp_path, pipe, capsys, seconds, rate):
+    """Less than a window, and many; the model's own filter and thresholds; the last window ends with the sound."""
+    samples = long_tones()[-round(seconds * RATE) :].astype(np.float32)
+    if rate != RATE:
+        samples = tone(seconds, rate, hz=900) * np.linspace(0, 1, round(seconds * rate), dtype=np.float32)
+        soundfile.write(tmp_path / "other.wav", samples, rate, subtype="FLOAT")
+        words = ["--windows", tmp_path / "w.csv", "--events", tmp_path / "e.json", *words_of(detector)]
+        assert predict(detector, tmp_path / "other.wav", *words) == 0
+        table, (events,) = tmp_path / "w.csv", read_events(tmp_path / "e.json").values()
+    else:
+        table, events = file_tables(detector, samples, tmp_path)
+    pipe(raw(samples, "f32le"), (65536,))
+    words = ["--windows", tmp_path / "found.csv", "--events", tmp_path / "found.json", "--encoding", "f32le"]
+    capsys.readouterr()
+    assert predict(detector, "--listen", "-", "--rate", rate, *words, *words_of(detector)) == 0
+    same_tables(tmp_path / "found.csv", table)
+    (found,) = read_events(tmp_path / "found.json").values()
+    same_events(found, events)
+    told = capsys.readouterr()
+    assert told.out.count("event ") == len(found) and "latency median" in told.err
+    assert seconds < 5 or len(found) > 1
+
+
+@pytest.mark.parametrize("lost", [(23, 24), (31,), (2, 40)])
+def test_each_stretch_between_gaps_has_the_frames_of_a_file(detector, tmp_path, microphones, lost):
+    """Blocks of 0.1 s are lost; what fills no window before a gap is left out, and no event spans one."""
+    microphones(long_tones()[:, None].astype(np.float32), rate=RATE, lost=lost, at_end=interrupt)
+    words = ["--windows", tmp_path / "found.csv", "--events", tmp_path / "found.json", *words_of(detector)]
+    assert predict(detector, "--listen", *words) == 0
+    table = pandas.read_csv(tmp_path / "found.csv")
+    (found,) = read_events(tmp_path / "found.json").values()
+    edges = [-1, *lost, 52]
+    stretches = [(first + 1, last) for first, last in itertools.pairwise(edges) if last > first + 1]
+    num_rows = num_events = 0
+    for begin, end in stretches:
+        own = table[(table["start_s"] >= begin / 10 - 1e-6) & (table["end_s"] <= end / 10 + 1e-6)]
+        num_rows += len(own)
+        if own.empty:
+            assert end < 52
+            continue
+        until = round((own["end_s"].iloc[-1]) * RATE)
+        samples = long_tones()[begin * 1600 : until].astype(np.float32)
+        expected, events = file_tables(detector, samples, tmp_path)
+        own = own.assign(start_s=own["start_s"] - begin / 10, end_s=own["end_s"] - begin / 10)
+        own.to_csv(tmp_path / "own.csv", index=False)
+        same_tables(tmp_path / "own.csv", expected)
+        inside = [event for event in found if begin / 10 - 1e-6 <= event.onset_s < end / 10]
+        same_events(inside, events, begin / 10)
+        num_events += len(inside)
+    assert num_rows == len(table) and num_events == len(found)
+
+
+def test_events_come_while_the_sound_goes_on_and_latency_counts_the_wait(tmp_path, monkeypatch):
+    """A frame waits for a window that begins after it: here 0.66 s and a hop at most, by the clock of the sound."""
+    detector = save_tiny_detector(tmp_path / "dual_ssast")
+    model, extractor = load_classifier(str(detector), of_frames=True)
+    network = FrameClassifier(model, extractor, labels_of(str(detector), model.config), hop_s=0.12)
+    samples, rate = long_tones().astype(np.float32), network.extractor.sampling_rate
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    settings = event_settings(model.config)
+    listener = live.Listener(network, "a", lambda: EventFinder(network.labels.names, **settings), 1)
+    buffer = RingBuffer(100 * rate, rate)
+    for first in range(0, len(samples), 800):
+        stop = min(first + 800, len(samples))
+        buffer.put(Block(first, samples[first:stop], stop / rate))
+    buffer.end()
+    counts = []
+    for windows in cut_windows(buffer, network.window, network.hop, 1, network.layout):
+        clock.now = windows.stops[-1] / rate
+        listener.add(windows, live.run_windows(network, windows.waveforms, 1))
+        counts.append(listener.num_events)
+    waits = np.array(listener.latencies_s)
+    assert waits.min() > (network.window - network.hop) / rate - network.grid.hop_s
+    assert waits.max() < (network.window + network.hop) / rate
+    assert len(set(counts[: len(counts) // 2])) > 3

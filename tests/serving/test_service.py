@@ -2,6 +2,7 @@
 
 import base64
 import configparser
+import functools
 import json
 import random
 import re
@@ -18,7 +19,9 @@ import soundfile
 import torch
 from audio_files import ROOT, encoded, tone, write_tone
 from starlette.testclient import TestClient
+from tiny_detectors import DETECTION, long_tones, save_tiny_detector
 from tiny_models import save_tiny_classifier
+from transformers import AutoModel
 
 import predict_hf
 import serve_hf
@@ -26,6 +29,7 @@ from hub.space import DISTRIBUTIONS, imported
 from modeling_dual_ssast import DualSSASTModel
 from training.base.inference import labels_of, load_classifier
 from training.base.open_set import NUM_QUANTILES, SCORES, EmbeddingHook, OpenSet, energies
+from training.data.events import read_events
 from training.recipe import parse_words
 from training.serving import service as serving
 from training.serving.arguments import ServingArguments
@@ -43,7 +47,7 @@ def folder(tmp_path_factory):
 
 
 def make(folder, **limits) -> Service:
-    model, extractor = load_classifier(str(folder))
+    model, extractor = load_classifier(str(folder), of_frames=True)
     return Service("tiny", model, extractor, labels_of("tiny", model.config), ServingArguments(**limits))
 
 
@@ -237,6 +241,85 @@ def test_events_of_several_labels_have_the_models_thresholds(serve, tmp_path):
         events = post_file(client, audio, path="events", **parameters).json()["events"]
         assert sorted(event["label"] for event in events) == expected
         assert all((event["start_s"], event["end_s"]) == (0, 3) for event in events)
+
+
+@pytest.fixture(scope="module", params=["dual_ssast", "vggish"])
+def detector(request, tmp_path_factory):
+    return save_tiny_detector(tmp_path_factory.mktemp("detector") / request.param, request.param)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"window_s": 2.1, "hop_s": 1.0}, {"threshold": 0.45}, {"threshold": 0.6, "low_threshold": 0.4},
+     {"max_gap_s": 0.3, "min_duration_s": 0.2, "median_steps": 5}],
+)  # fmt: skip
+def test_time_frames_have_the_events_and_scores_of_predict_hf(serve, detector, tmp_path, parameters):
+    """Of recordings of one window and of many, whatever waits beside their windows; the model's own settings hold."""
+    if "window_s" in parameters and detector.name == "dual_ssast":
+        parameters = {"window_s": 0.5, "hop_s": 0.12}
+    files = []
+    for index, seconds in enumerate((0.03, 0.4, 2.0, 5.2, 4.1)):
+        files.append(tmp_path / f"{index}.wav")
+        soundfile.write(files[-1], long_tones()[-round(seconds * RATE) :], RATE)
+    words = [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
+    tables = [word for name in ("events", "output", "windows") for word in (f"--{name}", str(tmp_path / f"{name}.csv"))]
+    assert predict_hf.main([str(detector), *map(str, files), *tables, *words]) == 0
+    expected, rows = read_events(tmp_path / "events.csv"), pandas.read_csv(tmp_path / "output.csv")
+    _, client = serve(detector, max_batch=3, max_wait_ms=20.0)
+    post = functools.partial(post_file, client)
+    with ThreadPoolExecutor(len(files)) as pool:
+        found = list(pool.map(lambda file: post(file.read_bytes(), path="events", **parameters).json(), files))
+    for file, answer in zip(files, found, strict=True):
+        own = expected[str(file)]
+        assert [event["label"] for event in answer["events"]] == [event.label for event in own]
+        times = [[event["start_s"], event["end_s"]] for event in answer["events"]]
+        np.testing.assert_allclose(
+            np.reshape(times, (-1, 2)), np.reshape([event[:2] for event in own], (-1, 2)), atol=1e-6
+        )
+        assert [event["score"] for event in answer["events"]] == pytest.approx([event.score for event in own], abs=1e-5)
+    assert sum(map(len, expected.values())) > 1 or "threshold" in parameters
+    names = ("owl", "wren")
+    sizes = {name: value for name, value in parameters.items() if name in ("window_s", "hop_s")}
+    frames = pandas.read_csv(tmp_path / "windows.csv").groupby("file")
+    for file, (_, row) in zip(files, rows.iterrows(), strict=True):
+        answer = post(file.read_bytes(), windows=True, **sizes).json()
+        scores = [{entry["label"]: entry["score"] for entry in one["scores"]} for one in (answer, *answer["windows"])]
+        own = frames.get_group(str(file))
+        wanted = np.vstack([row[[f"probability_{n}" for n in names]], own[[f"probability_{n}" for n in names]]])
+        np.testing.assert_allclose([[one[n] for n in names] for one in scores], wanted.astype(float), atol=1e-5)
+        times = [[one["start_s"], one["end_s"]] for one in answer["windows"]]
+        np.testing.assert_allclose(times, own[["start_s", "end_s"]], atol=1e-6)
+        assert answer["prediction"] == ([] if pandas.isna(row["prediction"]) else row["prediction"].split(","))
+
+
+def test_frames_of_a_clip_do_not_depend_on_the_clips_beside_it(serve, detector):
+    service, client = serve(detector)
+    clips = [tone(seconds, hz=800 * seconds) for seconds in (0.5, 0.11, 0.4)]
+    for together, clip in zip(service.compute("classify", clips), clips, strict=True):
+        (alone,) = service.compute("classify", [clip])
+        np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
+    response = post_file(client, path="events", low_threshold=0.9)
+    assert response.status_code == 422 and "low_threshold 0.9: the threshold of owl is 0.5" in response.json()["error"]
+    assert DETECTION["high"][0] == 0.5
+    vector = post_file(client, encoded(clips[0], RATE, "WAV", "FLOAT"), path="embed").json()["embedding"]
+    expected = AutoModel.from_pretrained(detector).eval().embed(clips[0], RATE)[0]
+    np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+def test_windows_of_a_clip_classifier_have_the_models_own_settings(serve, tmp_path):
+    """Median filter, second threshold, shortest event and gap of the configuration, as predict_hf.py obeys them."""
+    settings = {"high": 0.505, "low": 0.5, "median_steps": 3, "min_duration_s": 0.3, "max_gap_s": 0.2}
+    where = save_tiny_classifier(
+        tmp_path / "model", problem_type="multi_label_classification", event_detection=settings
+    )
+    soundfile.write(tmp_path / "a.wav", long_tones(), RATE)
+    words = [str(where), str(tmp_path / "a.wav"), "--events", str(tmp_path / "e.csv"), "--hop_s", "0.1"]
+    assert predict_hf.main(words) == 0
+    (wanted,) = read_events(tmp_path / "e.csv").values()
+    _, client = serve(where)
+    found = post_file(client, (tmp_path / "a.wav").read_bytes(), path="events", hop_s=0.1).json()["events"]
+    assert [(e["start_s"], e["end_s"], e["label"]) for e in found] == [(*map(float, e[:2]), e.label) for e in wanted]
+    assert wanted
 
 
 def test_several_labels_and_a_number(serve, tmp_path):

@@ -27,16 +27,20 @@ import yaml
 from audio_files import ROOT, write_tone
 from huggingface_hub import snapshot_download
 from packaging.requirements import Requirement
+from tiny_detectors import long_tones, save_tiny_detector
 from tiny_models import save_tiny_classifier, save_tiny_cnn
 
 import app
+import predict_hf
 from hub import __main__ as hub_command
 from hub import space
 from hub.push import PushError
 from training.data import uploads
 from training.data.events import read_events
 from training.errors import InputError
+from training.inference import precision
 
+FLOAT32 = precision.choose_hardware(precision.HardwareArguments(dtype="float32"))
 ODD_LABELS = ('<b>&"low"</b>', "{{x}}", "${1+1}$")
 # Runs app.py as its own program, and reports every connection that leaves this machine.
 WATCHED = """
@@ -59,7 +63,7 @@ def classifier(tmp_path_factory):
 
     def load(save=save_tiny_classifier, **settings):
         folder = save(tmp_path_factory.mktemp("model") / "tiny", **settings)
-        return app.Classifier("tiny", *app.load_classifier(str(folder), attn_implementation="eager"))
+        return app.load(str(folder), "tiny", FLOAT32)
 
     return load
 
@@ -228,6 +232,44 @@ def test_events_can_be_downloaded(classifier, long_clip, tmp_path, kind, expecte
         assert file == (None if path == paths[1] else "a & b's.wav")
         assert [(e.label, f"{e.onset_s:.2f}", f"{e.offset_s:.2f}") for e in found] == rows
     assert {(e.low_hz, e.high_hz) for e in read_events(paths[0])["a & b's.wav"]} == {(0.0, 8000.0)}
+
+
+@pytest.mark.parametrize("seconds", [0.05, 5.2])
+@pytest.mark.parametrize("family", ["dual_ssast", "vggish"])
+def test_time_frames_have_the_events_of_predict_hf(classifier, tmp_path, family, seconds):
+    """Of a page with their timeline and downloads, by the settings that the model has stored."""
+    tiny = classifier(lambda folder: save_tiny_detector(folder / family, family))
+    path, folder = tmp_path / "a b.wav", Path(tiny.model.name_or_path)
+    soundfile.write(path, long_tones()[-round(seconds * 16000) :], 16000)
+    assert predict_hf.main([str(folder), str(path), "--events", str(tmp_path / "e.csv")]) == 0
+    (expected,) = read_events(tmp_path / "e.csv").values()
+    page = app.results(str(path), [tiny])
+    rows = re.findall(r"<tr><th class=name scope=row>([^<]*)</th><td>([\d.]*) s</td><td>([\d.]*) s</td>", page)
+    assert rows == [(event.label, f"{event.onset_s:.2f}", f"{event.offset_s:.2f}") for event in expected]
+    frame_ms = {"dual_ssast": 40, "vggish": 160}[family] if seconds > 1 else 50
+    assert f"time frames of {frame_ms} ms" in page and "classifies" not in page
+    if not expected:
+        assert "Nothing is an event by the model's own settings." in page
+        return
+    assert len(rows) > 2 and "By the model's own settings: median filter" in page
+    csv = next(path for path in downloads_of(page, tmp_path / "downloads") if path.suffix == ".csv")
+    (found,) = read_events(csv).values()
+    for one, other in zip(found, expected, strict=True):
+        assert one.label == other.label
+        assert [*one[:2], one.score] == pytest.approx([*other[:2], other.score], abs=1e-5)
+    assert set(answer_of(page).split(", ")) == {event.label for event in expected}
+    assert captions_of(page)[0] == "Output of each time frame; a bar above is an event"
+    assert re.match(r"Spectrogram, [\d.]+ to [\d.]+ s", captions_of(page)[1]) and len(captions_of(page)) == 2
+
+
+def test_windows_obey_the_models_own_settings_of_events(classifier, long_clip):
+    own = {"high": 0.9, "low": 0.3, "min_duration_s": 0.4, "max_gap_s": 0.5}
+    calls = {"w3": [3.0, -3.0, 0.0], "w5": [3.0, -9.0, 0.0], "w7": [-9.0, -9.0, 0.9]}
+    settings = {"problem_type": "multi_label_classification"}
+    page = app.results(long_clip, [with_calls(classifier(**settings), **calls)])
+    assert page.count("<tr><th class=name scope=row>high</th><td>") == 2
+    page = app.results(long_clip, [with_calls(classifier(**settings, event_detection=own), **calls)])
+    assert page.count("<tr><th class=name scope=row>high</th><td>") == 1
 
 
 def test_names_that_only_json_can_hold(classifier, long_clip, tmp_path):

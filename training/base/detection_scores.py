@@ -143,12 +143,9 @@ def event_metrics(
         for is_joined in (False, True)
     )
 
-    def count_events(found: np.ndarray, wanted: np.ndarray) -> tuple[int, int, int]:
-        return count_matches(found, wanted, collar_s, offset_share), len(found), len(wanted)
-
     weights = _resamples(len(recordings), num_resamples, seed)
     segments, errors = _count_segments(*sides, segment_s)
-    events = _counted(count_events, *sides)
+    events = _counted(counter("event", collar_s, offset_share), *sides)
     draws, per_class = {}, {}
     for kind, counts in (
         ("event", events),
@@ -235,6 +232,38 @@ def _rates(sums: np.ndarray) -> dict[str, np.ndarray]:
 def _counted(count: Callable[[np.ndarray, np.ndarray], tuple], found: list, wanted: list) -> np.ndarray:
     """Returns the counts of every recording and label: (recordings, labels, 3)"""
     return np.array([[count(*pair) for pair in zip(*sides)] for sides in zip(found, wanted)], dtype=np.float64)
+
+
+def counter(
+    kind: str, collar_s: float = 0.2, offset_share: float = 0.2, segment_s: float = 1.0
+) -> Callable[[np.ndarray, np.ndarray], tuple[int, int, int]]:
+    """
+    Returns what counts how many events of one label in one recording are right, predicted and annotated.
+
+    Args:
+        kind: event, segment or intersection; the other settings are those of `event_metrics`
+
+    Returns:
+        a function of the times of predicted and annotated events, (events, 2) by onset
+    """
+    if kind == "event":
+        return lambda found, wanted: (count_matches(found, wanted, collar_s, offset_share), len(found), len(wanted))
+    if kind == "intersection":
+        return lambda found, wanted: _count_intersections(*map(_joined, (found, wanted)))
+
+    def count_segments(found: np.ndarray, wanted: np.ndarray) -> tuple[int, int, int]:
+        counts, _ = _count_segments([[found]], [[wanted]], segment_s)
+        return tuple(counts[0, 0].astype(int).tolist())
+
+    return count_segments
+
+
+def _joined(times: np.ndarray) -> np.ndarray:
+    """Joins stretches (stretches, 2), by onset, that overlap, and leaves out those without duration."""
+    times = times[times[:, 1] > times[:, 0]]
+    until = np.maximum.accumulate(times[:, 1])
+    first = np.flatnonzero(np.append(True, times[1:, 0] >= until[:-1])) if len(times) else np.zeros(0, dtype=int)
+    return np.stack([times[first, 0], until[np.append(first[1:], len(times))[: len(first)] - 1]], axis=1)
 
 
 def count_matches(found: np.ndarray, wanted: np.ndarray, collar_s: float, offset_share: float) -> int:

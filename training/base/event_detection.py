@@ -268,6 +268,7 @@ def event_settings(
     low_threshold: float | None = None,
     min_duration_s: float | None = None,
     max_gap_s: float | None = None,
+    median_steps: int | None = None,
 ) -> dict:
     """
     Returns the settings of [`EventFinder`][training.base.event_detection.EventFinder]: the given ones, else the model's
@@ -278,11 +279,15 @@ def event_settings(
         low_threshold: second one, above which an event goes on
 
     Raises:
-        InputError: the second threshold is above the first of a class.
+        InputError: the second threshold is above the first of a class, or the median filter's size is even.
     """
+    if median_steps is not None and (median_steps < 1 or median_steps % 2 == 0):
+        raise InputError(
+            f"median_steps {median_steps}: the median is that of a step and as many on each side; give an odd number"
+        )
     own = getattr(config, "event_detection", None) or {}
     low = own.get("low") if threshold is None and low_threshold is None else low_threshold
-    given = {"low": low, "min_duration_s": min_duration_s, "max_gap_s": max_gap_s, "median_steps": None}
+    given = {"low": low, "min_duration_s": min_duration_s, "max_gap_s": max_gap_s, "median_steps": median_steps}
     high = event_thresholds(config, threshold)
     if low_threshold is not None and low_threshold > high.min():
         name, least = printable(config.id2label[int(high.argmin())]), f"{high.min():g}"

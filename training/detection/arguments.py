@@ -8,6 +8,8 @@ from ..data.arguments import AnnotationArguments, FeatureArguments
 from ..errors import InputError
 from ..recipe import described
 
+POSTPROCESSING_METRICS = ("event_f1", "intersection_f1", "segment_f1")  # see `event_metrics`
+
 
 @dataclass
 class DetectionDataArguments(FeatureArguments, AnnotationArguments):
@@ -101,4 +103,10 @@ class DetectionTrainingArguments(FineTuningArguments):
     )
     choose_postprocessing: bool = described(
         True, "Choose filter, thresholds, shortest event and gap per class on the validation split after the training."
+    )
+    postprocessing_metric: str = described(
+        "event_f1",
+        "F1 that they are chosen for: of events within the collar, of intersections (half of each covered) or of segments "
+        "of a second.",
+        choices=POSTPROCESSING_METRICS,
     )

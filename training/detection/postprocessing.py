@@ -1,12 +1,13 @@
 """Chooses how events are found in scores: median filter, two thresholds, shortest event and gap of each label."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..base.detection_scores import count_matches
+from ..base.detection_scores import counter
 from ..base.event_detection import DEFAULT_THRESHOLD, find_events, median_filtered
 from ..data.events import Event
+from .arguments import POSTPROCESSING_METRICS
 from .metrics import without_unsure
 from .recordings import Stretch
 
@@ -25,31 +26,35 @@ def choose_settings(
     stretches: Sequence[Stretch],
     labels: Sequence[str],
     collar_s: float,
+    metric: str = POSTPROCESSING_METRICS[0],
 ) -> dict | None:
     """
-    Returns the `event_detection` of a configuration with the highest event F1 of each label, found in two steps: filter
-    and threshold, then the second threshold, gap and shortest event. Labels without an event have the medians of the
-    others.
+    Returns the `event_detection` of a configuration with the highest F1 of each label, found in two steps, each of which
+    tries all of its grid: filter and threshold, then the second threshold, gap and shortest event. Labels without an
+    event have the medians of the others.
 
     Args:
         scores: per recording (frames, labels)
         edges_s: per recording (frames + 1,), in seconds
         stretches: the recordings with their events
+        collar_s: of `event_f1`
+        metric: one of `POSTPROCESSING_METRICS`
 
     Returns:
-        setting -> a value per label; `None` if no label has an event
+        setting -> a value per label, and the metric; `None` if no label has an event
     """
+    count = counter(metric.removesuffix("_f1"), collar_s, OFFSET_SHARE)
     unsure = [one.unsure for one in stretches]
     hop_s = float(np.median(np.concatenate([np.diff(edges) for edges in edges_s])))
     chosen: dict[int, dict] = {}
     for index, label in enumerate(labels):
         own = [_times([event for event in one.events if event.label == label]) for one in stretches]
         if any(map(len, own)):
-            chosen[index] = _choose([one[:, index] for one in scores], edges_s, own, unsure, hop_s, collar_s)
+            chosen[index] = _choose([one[:, index] for one in scores], edges_s, own, unsure, hop_s, count)
     if not chosen:
         return None
     rows = [chosen.get(index) or _middle(list(chosen.values())) for index in range(len(labels))]
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    return {name: [row[name] for row in rows] for name in rows[0]} | {"metric": metric}
 
 
 def _middle(rows: list[dict]) -> dict:
@@ -58,12 +63,12 @@ def _middle(rows: list[dict]) -> dict:
 
 
 def _choose(
-    scores: list[np.ndarray], edges_s, wanted: list[np.ndarray], unsure: list, hop_s: float, collar_s: float
+    scores: list[np.ndarray], edges_s, wanted: list[np.ndarray], unsure: list, hop_s: float, count: Callable
 ) -> dict:
     best, filtered = (-1.0, 1, DEFAULT_THRESHOLD), scores
     for steps in sorted({2 * round(length_s / hop_s / 2) + 1 for length_s in MEDIANS_S}):
         own = [median_filtered(one[:, None], steps)[:, 0] for one in scores]
-        quality = _qualities(own, edges_s, wanted, unsure, collar_s, THRESHOLDS)
+        quality = _qualities(own, edges_s, wanted, unsure, count, THRESHOLDS)
         # Of thresholds that are equally good, the middle one.
         place = _middle_of_best(quality)
         if quality[place] > best[0] + 1e-9:
@@ -73,7 +78,7 @@ def _choose(
     trials = [(high * low, gap_s, short_s * share) for low in LOWS for gap_s in GAPS_S for share in DURATIONS]
     low, gap_s, duration_s = map(np.array, zip(*trials))
     settings = (np.full(len(trials), high), low, gap_s, duration_s)
-    place = int(_qualities(filtered, edges_s, wanted, unsure, collar_s, *settings).argmax())
+    place = int(_qualities(filtered, edges_s, wanted, unsure, count, *settings).argmax())
     return {
         "high": high,
         "low": float(low[place]),
@@ -95,14 +100,14 @@ def _qualities(
     edges_s: Sequence[np.ndarray],
     wanted: list[np.ndarray],
     unsure: list,
-    collar_s: float,
+    count: Callable,
     high: np.ndarray,
     low: np.ndarray | None = None,
     max_gap_s: np.ndarray | None = None,
     min_duration_s: np.ndarray | None = None,
 ) -> np.ndarray:
     """
-    Returns the event F1 of one label with each of several settings: (settings,)
+    Returns the F1 of one label with each of several settings: (settings,)
 
     All recordings are one sequence for the finder, a long time apart, and each setting is a label of its own.
     """
@@ -128,12 +133,13 @@ def _qualities(
         place = int(event.onset_s // APART_S)
         moved = event._replace(onset_s=event.onset_s - place * APART_S, offset_s=event.offset_s - place * APART_S)
         found.setdefault((event.label, place), []).append(moved)
-    right, given, total = np.zeros(len(high)), np.zeros(len(high)), sum(map(len, wanted))
+    right, given = np.zeros(len(high)), np.zeros(len(high))
+    total = sum(count(_times([]), times)[2] for times in wanted)
     for (setting, place), own in found.items():
-        times = _times(without_unsure(own, unsure[place]))
-        right[setting] += count_matches(times, wanted[place], collar_s, OFFSET_SHARE)
-        given[setting] += len(times)
-    return 2 * right / (given + total)
+        counts = count(_times(without_unsure(own, unsure[place])), wanted[place])
+        right[setting] += counts[0]
+        given[setting] += counts[1]
+    return 2 * right / np.maximum(given + total, 1)
 
 
 def _times(events: Sequence[Event]) -> np.ndarray:

@@ -203,7 +203,8 @@ def choose_postprocessing(
     dataset = datasets["validation"]
     scores = trainer.scores_of(dataset, outcomes["validation"].predictions)
     edges_s = [dataset.edges_s(index) for index in range(len(scores))]
-    settings = choose_settings(scores, edges_s, dataset.stretches, dataset.labels.names, trainer.collar_s)
+    names, metric = dataset.labels.names, trainer.args.postprocessing_metric
+    settings = choose_settings(scores, edges_s, dataset.stretches, names, trainer.collar_s, metric)
     if settings is None:
         return
     sizes = {name: getattr(data_arguments, name) for name in WINDOW_SETTINGS}

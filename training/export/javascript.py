@@ -2,8 +2,9 @@
 Writes the folder that Transformers.js (`@huggingface/transformers`) loads in browsers and Node.
 
 Transformers.js has no classes of this project. It takes the folder for an AST: its `ASTFeatureExtractor` makes the
-features, and any graph from `input_values` to `logits` can follow. That extractor obeys `sampling_rate`,
-`num_mel_bins`, `max_length`, `mean`, `std` and `do_normalize`, and gives no mask, so the graph derives it.
+features, and any graph from `input_values` to `logits` can follow, also one with logits for every time frame, for which
+the library has no pipeline. That extractor obeys `sampling_rate`, `num_mel_bins`, `max_length`, `mean`, `std` and
+`do_normalize`, and gives no mask, so the graph derives it.
 """
 
 import copy
@@ -17,9 +18,12 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 from modeling_dual_ssast import DualSSASTFeatureExtractor
 from modeling_dual_ssast.feature_extraction_dual_ssast import LOG_FLOOR, LOWEST_MEL_HZ, PREEMPHASIS, frame_sizes
 
+from ..base.event_detection import EventFinder, event_settings
+from ..base.label_frames import frame_grid
 from ..errors import InputError
-from .comparison import Runner, compare, describe_difference, torch_runner
-from .graph import FeatureGraph, quiet
+from ..inference.overlaps import run_frames
+from .comparison import Runner, compare, describe_difference, extract, torch_runner
+from .graph import FeatureGraph, gives_frames, quiet
 from .onnx_graph import quantise, write_onnx
 from .recordings import pieces
 
@@ -31,7 +35,8 @@ MODEL_TYPE, ARCHITECTURE = "audio-spectrogram-transformer", "ASTForAudioClassifi
 class PaddedGraph(FeatureGraph):
     """
     Maps the features of Transformers.js, `input_values` (batch, max_length, mel), to calibrated logits (batch, labels):
-    divided by the temperature, because its pipeline knows none.
+    divided by the temperature, because its pipeline knows none. A classifier of time frames gives (batch, time frames,
+    labels), as many frames as the longest clip has.
 
     Padding is what the clip ends with of frames that hold the normalised `LOG_FLOOR` (the extractor floors before the
     logarithm, which it takes of audio only) or the normalised 0 of Python's AST. Silence is the logarithm of the floor.
@@ -52,6 +57,15 @@ class PaddedGraph(FeatureGraph):
         logits = super().forward(input_values.to(self.model.dtype), mask.long())
         return logits.float() / self.model.config.calibration_temperature
 
+    def read_own_frames(self, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        found = self.read(values, lengths)
+        if not gives_frames(self.model):
+            return found
+        num_frames = self.model.base_model.num_label_frames(lengths).amax(0).item()
+        torch._check(num_frames >= 1)
+        torch._check(num_frames <= found.shape[1])
+        return found.narrow(1, 0, num_frames)
+
 
 class NotEmpty(torch.nn.Module):
     """Raises an error in every runtime for a clip without a frame, by a look-up out of range."""
@@ -69,8 +83,8 @@ def check_javascript(name: str, model, extractor):
     """Raises `InputError` for a model whose features or outputs the AST classes of Transformers.js cannot make."""
     remedy = "choose --format onnx"
     architecture = (model.config.architectures or [""])[0]
-    if not architecture.endswith("ForAudioClassification"):
-        raise InputError(f"{name}: is a {architecture}, and Transformers.js classifies clips with AST; {remedy}")
+    if not architecture.endswith(("ForAudioClassification", "ForAudioFrameClassification")):
+        raise InputError(f"{name}: is a {architecture}, and this form is for classifiers; {remedy}")
     if model._problem_type() == "regression":
         raise InputError(f"{name}: is a regression, and Transformers.js gives probabilities of classes; {remedy}")
     if not isinstance(extractor, DualSSASTFeatureExtractor):
@@ -117,7 +131,7 @@ def write_javascript(arguments, model, extractor, staging: Path, clips: list[np.
     quantise(paths["fp32"], paths["q8"], described)
     for name, settings in (("config", config(model, extractor)), ("preprocessor_config", features(model, extractor))):
         (staging / f"{name}.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    reference = torch_runner(model, extractor)
+    reference = frames_runner(model, extractor) if gives_frames(model) else torch_runner(model, extractor)
     longest = extractor.num_samples(num_frames(model, extractor))
     batches = pieces(clips, extractor.sampling_rate, longest)
     runners = {dtype: javascript_runner(path, model, extractor) for dtype, path in paths.items()}
@@ -139,9 +153,12 @@ def trace_padded(graph: PaddedGraph, extractor) -> torch.export.ExportedProgram:
 
 
 def config(model, extractor) -> dict:
-    """Returns `config.json`: of an AST for Transformers.js, with the thresholds that the page of a Space obeys."""
+    """
+    Returns `config.json`: of an AST for Transformers.js, with what the page of a Space obeys: thresholds, settings of
+    events, and of a classifier of time frames their places (see `FrameGrid`).
+    """
     names = {str(index): model.config.id2label[index] for index in range(model.config.num_labels)}
-    return {
+    settings = {
         "model_type": MODEL_TYPE,
         "architectures": [ARCHITECTURE],
         "problem_type": model._problem_type(),
@@ -150,7 +167,17 @@ def config(model, extractor) -> dict:
         "num_mel_bins": extractor.num_mel_bins,
         "max_length": num_frames(model, extractor),
         "decision_thresholds": model.config.decision_thresholds,
+        "event_detection": events(model),
     }
+    return settings | ({"time_frames": frame_grid(model, extractor)._asdict()} if gives_frames(model) else {})
+
+
+def events(model) -> dict[str, list]:
+    """Returns the settings of `EventFinder` that the model has for each label."""
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    finder = EventFinder(labels, **event_settings(model.config))
+    names = ("high", "low", "min_duration_s", "max_gap_s", "median_steps")
+    return {name: getattr(finder, name).tolist() for name in names}
 
 
 def features(model, extractor) -> dict:
@@ -216,9 +243,38 @@ def javascript_runner(path: Path, model, extractor) -> Runner:
     return run
 
 
+def frames_runner(model, extractor) -> Runner:
+    """Returns a runner of the model on single clips, which leaves out the time frames after their end."""
+
+    def run(clips):
+        with torch.no_grad():
+            logits, counts = run_frames(model, extract(extractor, clips))
+        return logits[:, : int(counts.max())].numpy()
+
+    return run
+
+
 def javascript_usage(folder: str, model, extractor) -> str:
     """Returns the code that calls the export in JavaScript."""
     rate = extractor.sampling_rate
+    page = "A page that does all this in the browser: python -m hub push-space --static"
+    if gives_frames(model):
+        grid = frame_grid(model, extractor)
+        return "\n".join(
+            [
+                "",
+                "Transformers.js has no pipeline for time frames, so the model is called itself:",
+                'import { AutoModelForAudioClassification, AutoProcessor } from "@huggingface/transformers";',
+                f"const folder = {json.dumps(folder)};",
+                "const processor = await AutoProcessor.from_pretrained(folder);",
+                'const model = await AutoModelForAudioClassification.from_pretrained(folder, { dtype: "fp32" });',
+                "const { logits } = await model(await processor(samples)); // [1, time frames, labels]",
+                f"// samples: Float32Array, mono at {rate} Hz, up to {grid.length}; dtype: {', '.join(DTYPES)}",
+                f"A frame begins every {grid.step} samples. config.json has their places (time_frames), and how events "
+                "are found in the scores (event_detection).",
+                page,
+            ]
+        )
     lines = [
         "",
         'import { pipeline } from "@huggingface/transformers";',
@@ -228,4 +284,4 @@ def javascript_usage(folder: str, model, extractor) -> str:
     ]
     if model._problem_type() == "multi_label_classification":
         lines.append("The pipeline takes the softmax over all labels. Take the sigmoid of each of the model's logits.")
-    return "\n".join([*lines, "A page that does all this in the browser: python -m hub push-space --static"])
+    return "\n".join([*lines, page])

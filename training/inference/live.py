@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +34,7 @@ from ..errors import InputError, one_line, printable
 from ..files import TEXT_ERRORS, write_json
 from ..recipe import Arguments, default_of, described
 from .engine import run_windows
+from .overlaps import concatenated
 from .scores import Classifier
 from .tables import WRITERS, check_table, open_table
 
@@ -389,7 +390,9 @@ class Windows(NamedTuple):
         return self.starts + [len(waveform) for waveform in self.waveforms]
 
 
-def cut_windows(buffer: RingBuffer, window: int, hop: int, most: int) -> Iterator[Windows]:
+def cut_windows(
+    buffer: RingBuffer, window: int, hop: int, most: int, layout: Callable | None = None
+) -> Iterator[Windows]:
     """
     Yields windows as soon as they are complete, and several where several are: those of `window_starts`. Each stretch
     between two gaps is divided like a recording of its own, but the sound before a gap that fills no window is left
@@ -398,6 +401,7 @@ def cut_windows(buffer: RingBuffer, window: int, hop: int, most: int) -> Iterato
     Args:
         window, hop: samples
         most: windows at a time
+        layout: see `Network`, places the last window; `None`: it ends with the sound
     """
     first = stop = begin = 0  # samples held, and the beginning of their stretch
     parts, ends = [], collections.deque()  # ends: of blocks, with the time
@@ -435,7 +439,7 @@ def cut_windows(buffer: RingBuffer, window: int, hop: int, most: int) -> Iterato
                 ends.append((stop, block.ended))
     covered = begin if following == begin else following - hop + window
     if stop > covered:
-        yield cut([max(stop - window, begin)])
+        yield cut([max(stop - window, begin) if layout is None else begin + layout(stop - begin)[0][-1]])
 
 
 # ---- From windows to results ----
@@ -509,7 +513,8 @@ def growing_table(path: Path, about: dict) -> Iterator[Callable]:
 @dataclass
 class Listener:
     """
-    Prints and stores the results of windows, and what is said about the run.
+    Prints and stores the results of windows or time frames, and what is said about the run. A frame waits until no
+    further window can have it.
 
     Args:
         network: the classifier
@@ -526,51 +531,85 @@ class Listener:
     event_log: EventLog | None = None
 
     def __post_init__(self):
-        self.finder = self.make_finder and self.make_finder()
         self.rate = self.network.extractor.sampling_rate
         self.covered = 0  # samples, to the end of the last window
+        self.last_ended = 0.0  # when that sounded
+        self._begin(0)
         self.num_windows = self.num_events = self.num_gaps = self.gap_samples = 0
         self.latencies_s = collections.deque(maxlen=MOST_LATENCIES)
 
-    def add(self, windows: Windows, arrays: dict[str, np.ndarray]):
-        """Takes the next windows, and what the network gives for them: arrays (windows, ...)."""
+    def _begin(self, start: int):
+        """Begins a stretch of sound without gaps. start: its first sample"""
+        self.begin = start
+        self.finder = self.make_finder and self.make_finder()
+        self.sequence = self.network.sequence(start)
+
+    def add(self, windows: Windows, found: list[dict[str, np.ndarray]]):
+        """Takes the next windows, and what the network gives for each: arrays (rows, ...)."""
         if windows.starts[0] > self.covered:
             slow = (
                 f"the model is slower than the sound, {windows.num_dropped} blocks are dropped; a larger --hop_s helps"
             )
-            self._gap(int(windows.starts[0]), slow if windows.num_dropped else "the sound card has lost sound")
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            self._gap(int(windows.stops[-1]), OVERFLOW)
+            start = int(windows.starts[0])
+            self._gap(start, slow if windows.num_dropped else "the sound card has lost sound", start)
+        if not all(np.isfinite(array).all() for arrays in found for array in arrays.values()):
+            self._gap(int(windows.stops[-1]), OVERFLOW, self.begin)
             return
-        self.covered = int(windows.stops[-1])
-        starts_s, ends_s = windows.starts / self.rate, windows.stops / self.rate
-        scores, labels = self.network.probabilities(arrays["logits"]), self.network.labels
+        self.covered, self.last_ended = int(windows.stops[-1]), float(windows.ended[-1])
+        self.num_windows += len(found)
+        if self.sequence is not None:
+            self._take(self.sequence.add_windows(windows.starts, found))
+            return
+        arrays = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        rows = {**arrays, "start": windows.starts, "stop": windows.stops}
+        self._results(rows, windows.ended, zip(windows.starts, windows.stops, range(len(found))))
+
+    def _take(self, found: list[dict[str, np.ndarray]]):
+        """Takes the time frames that are certain now."""
+        rows = concatenated(found)
+        if rows:
+            ended = self.last_ended - (self.covered - rows["stop"]) / self.rate
+            self._results(rows, ended, [(rows["start"][0], rows["stop"][-1], slice(None))])
+
+    def _results(self, rows: dict[str, np.ndarray], ended: np.ndarray, shown: Iterable[tuple]):
+        """
+        Prints and stores rows of windows or time frames.
+
+        Args:
+            ended: when the last sample of each row sounded
+            shown: first sample, the one after the last, and which rows make a line, with their highest scores
+        """
+        starts_s, ends_s = rows["start"] / self.rate, rows["stop"] / self.rate
+        scores, labels = self.network.probabilities(rows["logits"]), self.network.labels
         found = predictions(labels, scores, self.network.model.config.decision_thresholds)
-        found, unlike = self.network.reject(found, arrays["logits"], arrays.get("distance"))
+        found, unlike = self.network.reject(found, rows["logits"], rows.get("distance"))
         if self.write_windows is not None:
             times = [("start_s", starts_s.round(6)), ("end_s", ends_s.round(6)), ("prediction", found)]
             columns = zip(score_names(labels), np.ascontiguousarray(scores.T))
             self.write_windows([("file", [self.recording] * len(found)), *times, *unlike, *columns])
-        for start_s, end_s, row, text in zip(starts_s, ends_s, scores, found):
+        for start, stop, place in shown:
+            row = scores[place] if scores[place].ndim == 1 else scores[place].max(axis=0)
             best = np.argsort(-row)[: self.top_k]
-            shown = ", ".join(f"{printable(labels.names[index])} {row[index]:.3f}" for index in best)
-            shown = f"{UNKNOWN} ({shown})" if unlike and text == UNKNOWN else shown
-            print(f"{start_s:.2f}-{end_s:.2f} s\t{shown}", flush=True)
+            text = ", ".join(f"{printable(labels.names[index])} {row[index]:.3f}" for index in best)
+            text = f"{UNKNOWN} ({text})" if unlike and found[place] == UNKNOWN else text
+            print(f"{start / self.rate:.2f}-{stop / self.rate:.2f} s\t{text}", flush=True)
         if self.finder is not None:
             from ..base.event_detection import event_scores
 
             self._show(self.finder.add(event_scores(scores, labels), starts_s, ends_s))
-        self.num_windows += len(found)
-        self.latencies_s.extend(time.monotonic() - windows.ended)
+        self.latencies_s.extend(time.monotonic() - ended)
 
     def finish(self):
-        """Ends the events that are going on."""
+        """Ends the frames and the events that wait for more sound."""
+        if self.sequence is not None:
+            self._take(self.sequence.end(self.covered - self.begin))
         if self.finder is not None:
             self._show(self.finder.finish())
 
-    def _gap(self, until: int, reason: str):
+    def _gap(self, until: int, reason: str, begin: int):
+        """Leaves out what lies before the sample `until`. begin: of the stretch after it"""
         self.finish()
-        self.finder = self.make_finder and self.make_finder()
+        self._begin(begin)
         self.num_gaps += 1
         self.gap_samples += until - self.covered
         print(f"gap {self.covered / self.rate:.2f}-{until / self.rate:.2f} s: {reason}", file=sys.stderr, flush=True)
@@ -659,9 +698,8 @@ def listen(
             file=sys.stderr, flush=True,
         )  # fmt: skip
         try:
-            for windows in cut_windows(buffer, network.window, network.hop, arguments.batch_size):
-                rows = run_windows(network, windows.waveforms, arguments.batch_size)
-                listener.add(windows, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+            for windows in cut_windows(buffer, network.window, network.hop, arguments.batch_size, network.layout):
+                listener.add(windows, run_windows(network, windows.waveforms, arguments.batch_size))
                 if getattr(sys.stdout, "error", None) and arguments.windows is None and events is None:
                     buffer.end()  # the reader of the output, such as head, has ended, and nothing else is written
         finally:

@@ -69,6 +69,10 @@ class Classifier(Network):
         """Returns the parts with a row per window: as they are stored."""
         return parts
 
+    def sequence(self, begin: int):
+        """Returns what joins the rows of windows, see `FrameSequence`; `None`: a window is a row of its own."""
+        return None
+
     @property
     def thresholds(self) -> np.ndarray:
         """The score of each class above which a window counts for it."""

@@ -26,13 +26,15 @@ from modeling_dual_ssast import __version__ as version
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_starts
 
-from ..base.event_detection import event_scores, event_thresholds, find_events
+from ..base.event_detection import event_scores, event_settings, find_events
 from ..base.finite import OVERFLOW
+from ..base.label_frames import frame_grid
 from ..base.open_set import UNKNOWN, EmbeddingHook, Rejection
 from ..data.audio import audio_seconds, read_audio
 from ..data.labels import LabelSet
 from ..data.uploads import TooLarge, check_seconds, check_size
 from ..errors import InputError, one_line, printable, short
+from ..inference.overlaps import FrameSequence, concatenated, run_frames
 from .arguments import ServingArguments
 from .batching import Batcher
 
@@ -50,7 +52,7 @@ KINDS = {
     "embed": (WINDOWING, "Turns a recording into a vector, like embed_hf.py.", {**ABOUT, "embedding": [0.1, -0.2]}),
     "events": (
         (*WINDOWING, "threshold", *handler.OF_EVENTS),
-        "Finds when a class is above its threshold, or above `threshold`.",
+        "Finds when a class is above its threshold, or above `threshold`, like predict_hf.py --events.",
         {**ABOUT, "events": [{"label": "dog", "start_s": 0.5, "end_s": 1.5, "score": 0.9}]},
     ),
 }
@@ -132,6 +134,7 @@ class Service:
         rejection: Rejection | None = None,
     ):
         self.name, self.model, self.extractor, self.labels, self.limits = name, model, extractor, labels, limits
+        self.of_frames = "FrameClassification" in type(model).__name__
         self.rejection = rejection
         self._hook = EmbeddingHook(model) if rejection is not None else None
         self.most = {
@@ -145,10 +148,11 @@ class Service:
         self.decoders = anyio.CapacityLimiter(DECODERS)
 
     @torch.inference_mode()
-    def compute(self, kind: str, clips: list[np.ndarray]) -> np.ndarray:
+    def compute(self, kind: str, clips: list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
         """
         Returns a row per clip (samples,), which fits into the model: its vector (size,) or logits (labels,), the latter
-        with one more number where clips may be rejected, the distance to the training clips.
+        with one more number where clips may be rejected, the distance to the training clips. A classifier of time
+        frames has logits (frames, labels) per clip.
         """
         features = self.extractor(
             clips,
@@ -159,6 +163,9 @@ class Service:
         ).to(self.model.device)
         if kind == "embed":
             rows = self.model.base_model(**features, return_dict=True).pooler_output
+        elif self.of_frames:
+            rows, counts = run_frames(self.model, features)
+            return [row[:count] for row, count in zip(rows.float().cpu().numpy(), counts.tolist())]
         else:
             rows = self.model(**features, return_dict=True).logits.float()
             if self.rejection is not None:
@@ -287,17 +294,23 @@ class Service:
         return waveforms
 
     async def _rows(self, request: Request, kind: str, waveforms: list[np.ndarray], parameters: dict) -> list[tuple]:
-        """Returns per clip the rows of its windows (windows, size), their starts and their ends in seconds."""
-        rate = self.extractor.sampling_rate
+        """Returns per clip the rows of its windows or frames (rows, size), their starts and their ends in seconds."""
+        rate, of_frames = self.extractor.sampling_rate, self.of_frames and kind != "embed"
+        sizes = (parameters.get("window_s"), parameters.get("hop_s"))
         try:
-            window, hop = window_and_hop(
-                self.model.base_model, self.extractor, parameters.get("window_s"), parameters.get("hop_s")
-            )
+            if of_frames:
+                grid = frame_grid(self.model, self.extractor, *sizes)
+                window = grid.length
+            else:
+                window, hop = window_and_hop(self.model.base_model, self.extractor, *sizes)
         except ValueError as error:
             raise RequestError(one_line(error)) from None
         for waveform in waveforms:
             handler.check_windows(len(waveform) / rate, parameters)
-        starts = [window_starts(len(waveform), window, hop) for waveform in waveforms]
+        if of_frames:
+            starts = [[first * grid.step for first in grid.windows(len(waveform))] for waveform in waveforms]
+        else:
+            starts = [window_starts(len(waveform), window, hop) for waveform in waveforms]
         pieces = [waveform[start : start + window] for waveform, own in zip(waveforms, starts) for start in own]
         what, rows = "embed" if kind == "embed" else "classify", []
         # A long recording has a batch of windows in the queue at a time, so that short ones pass it.
@@ -308,21 +321,29 @@ class Service:
             rows += await asyncio.gather(*map(asyncio.wrap_future, futures))
         found = []
         for waveform, own in zip(waveforms, starts):
-            start_s = np.array(own) / rate
-            end_s = np.minimum(start_s + window / rate, len(waveform) / rate)
-            found.append((torch.from_numpy(np.stack(rows[: len(own)])), start_s, end_s))
+            if of_frames:
+                sequence = FrameSequence(grid)
+                frames = sequence.add_windows(own, [{"logits": row} for row in rows[: len(own)]])
+                joined = concatenated(frames + sequence.end(len(waveform)))
+                values, start_s, end_s = joined["logits"], joined["start"] / rate, joined["stop"] / rate
+            else:
+                values, start_s = np.stack(rows[: len(own)]), np.array(own) / rate
+                end_s = np.minimum(start_s + window / rate, len(waveform) / rate)
+            found.append((torch.from_numpy(values), start_s, end_s))
             rows = rows[len(own) :]
         return found
 
     def _classify(self, rows: torch.Tensor, start_s: np.ndarray, end_s: np.ndarray, parameters: dict) -> dict:
         names, labels = self.labels.names, self.labels
-        mean, logits = rows.mean(dim=0, keepdim=True), rows[:, : len(names)]
-        (scores,) = self.model.probabilities(mean[:, : len(names)])
+        # A clip has the mean of its windows, or the highest of its frames.
+        whole = rows.amax(dim=0, keepdim=True) if self.of_frames else rows.mean(dim=0, keepdim=True)
+        logits = rows[:, : len(names)]
+        (scores,) = self.model.probabilities(whole[:, : len(names)])
         thresholds = self.model.config.decision_thresholds
         (prediction,) = labels_of_probabilities(scores[None], names, labels.problem_type, thresholds)
         answer = {"prediction": prediction, "scores": handler.ranked(scores.tolist(), names, parameters)}
         if self.rejection is not None:
-            (value,) = self.unlikeness(mean)
+            (value,) = self.unlikeness(whole)
             answer |= {"prediction": UNKNOWN} if value > self.rejection.threshold else {}
             answer[self.rejection.score] = value
         if parameters.get("windows"):
@@ -345,9 +366,9 @@ class Service:
     def _events(self, rows: torch.Tensor, start_s: np.ndarray, end_s: np.ndarray, parameters: dict) -> dict:
         logits = rows[:, : len(self.labels.names)]
         scores = event_scores(self.model.probabilities(logits).numpy(), self.labels)
-        thresholds = event_thresholds(self.model.config, parameters.get("threshold"))
-        settings = {name: parameters[name] for name in handler.OF_EVENTS if name in parameters}
-        events = find_events(scores, self.labels.names, start_s, end_s, thresholds, **settings)
+        given = {name: parameters.get(name) for name in ("threshold", *handler.OF_EVENTS)}
+        settings = event_settings(self.model.config, **given)
+        events = find_events(scores, self.labels.names, start_s, end_s, **settings)
         return {
             "events": [
                 {"label": e.label, "start_s": round(e.onset_s, 6), "end_s": round(e.offset_s, 6), "score": e.score}
