@@ -132,7 +132,7 @@ def _recordings(draw):
         "low": draw(st.sampled_from([None, 0.2, 0.5])),
         "max_gap_s": draw(st.sampled_from([0.0, 0.04, 0.5, 1.0])),
         "min_duration_s": draw(st.sampled_from([0.0, 0.3, 1.0])),
-        "median_steps": draw(st.sampled_from([1, 3, 7])),
+        "median_steps": draw(st.sampled_from([1, 3, 7, 61])),
     }
     return np.array(scores).reshape(num_steps, num_labels), starts_s, ends_s, options
 
