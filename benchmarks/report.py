@@ -20,7 +20,9 @@ def versions() -> str:
     )
 
 
-def time_in_blocks(sides: dict[str, Callable], repeats: int, calls: int) -> dict[str, list[float]]:
+def time_in_blocks(
+    sides: dict[str, Callable], repeats: int, calls: int, clock: Callable = time.perf_counter
+) -> dict[str, list[float]]:
     """
     Returns the seconds of every call of each side. The sides alternate in blocks of `calls` calls, each after an
     untimed one: a library's own threads slow down the first call of the next library, so sides that alternate call by
@@ -31,9 +33,9 @@ def time_in_blocks(sides: dict[str, Callable], repeats: int, calls: int) -> dict
         for name, call in sides.items():
             call()
             for _ in range(calls):
-                start = time.perf_counter()
+                start = clock()
                 call()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

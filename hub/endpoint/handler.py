@@ -38,7 +38,7 @@ PARAMETERS = {
         int,
         1,
         1_000_001,
-        "Odd number of windows or time frames of a median filter; unset: the model's own.",
+        "Odd number of windows or frames of a median filter; unset: the model's own.",
     ),
     "windows": (bool, None, None, "Whether the answer has the scores of every window or time frame, with its times."),
     "sampling_rate": (

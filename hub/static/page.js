@@ -166,18 +166,20 @@ function layout(model, length) {
   return { window, hop, starts: windowStarts(length, window, hop) };
 }
 
-/** Adds a window's scores, or those of its time frames. `length`: samples of the recording so far */
-async function classify(found, samples, start, length) {
-  const { model, read } = found;
-  const { rate, frames, isMultiLabel } = model;
+/** Adds what the model says of a window, or of its time frames; the recording ends with it so far. */
+async function classify(found, samples, start) {
   const logits = await ask("classify", { samples: atLeastOneFrame(samples) });
-  const withScores = (window) => ({ ...window, scores: probabilities(window.logits, isMultiLabel) });
-  if (frames) {
-    read.push({ first: start / frames.step, rows: logits });
-    found.windows = joinFrames(read, { ...frames, rate }, length).map(withScores);
-  } else {
-    found.windows.push(withScores({ start: start / rate, end: (start + samples.length) / rate, logits }));
-  }
+  found.length = start + samples.length;
+  found.read.push({ start, end: found.length, logits });
+}
+
+/** Windows or time frames with their scores, in seconds. */
+function windowsOf({ model, read, length }) {
+  const { rate, frames, isMultiLabel } = model;
+  const windows = frames
+    ? joinFrames(read.map(({ start, logits }) => ({ first: start / frames.step, rows: logits })), { ...frames, rate }, length)
+    : read.map(({ start, end, logits }) => ({ start: start / rate, end: end / rate, logits }));
+  return windows.map((window) => ({ ...window, scores: probabilities(window.logits, isMultiLabel) }));
 }
 
 async function analyse() {
@@ -193,12 +195,12 @@ async function analyse() {
     $("player").src = input.address;
   }
   const { window, starts } = layout(model, samples.length);
-  const found = { model, read: [], windows: [], seconds: samples.length / model.rate };
+  const found = { model, read: [], seconds: samples.length / model.rate };
   let shown = 0; // when the results were last brought up to date
   for (const [index, start] of starts.entries()) {
     say(`Window ${index + 1} of ${starts.length}`);
     showProgress(index / starts.length);
-    await classify(found, samples.slice(start, start + window), start, Math.min(start + window, samples.length));
+    await classify(found, samples.slice(start, start + window), start);
     if (current !== run) return;
     if (index === 0 || performance.now() - shown > 500) {
       show(found);
@@ -220,10 +222,10 @@ async function listen() {
     if (current !== run || own.isOver) return end("");
     own.record();
     const { window, hop } = layout(model, 0);
-    const found = { model, read: [], windows: [], seconds: 0 };
+    const found = { model, read: [], seconds: 0 };
     const add = async (start, length) => {
-      await classify(found, await own.samples(start, length, model.rate), start, start + length);
-      found.seconds = found.windows.at(-1).end;
+      await classify(found, await own.samples(start, length, model.rate), start);
+      found.seconds = found.length / model.rate;
       if (current === run) show(found);
     };
     let start = 0;
@@ -243,7 +245,7 @@ async function listen() {
     const length = own.lengthAt(model.rate);
     if (!length) throw new Error("The microphone gave no sound. Record for longer.");
     const last = layout(model, length).starts.at(-1);
-    if (!found.windows.length || last > start - hop) await add(last, Math.min(window, length - last));
+    if (!found.read.length || last > start - hop) await add(last, Math.min(window, length - last));
     input = { name: "microphone", address: null, decode: (rate) => own.samples(0, own.lengthAt(rate), rate) };
     end(`microphone: ${clock(found.seconds)}`);
   } finally {
@@ -266,7 +268,8 @@ function eventRules(model) {
 
 function show(found) {
   result = found;
-  const { model, windows, seconds } = found;
+  const { model } = found;
+  const windows = (found.windows = windowsOf(found));
   const rules = eventRules(model);
   const thresholds = (found.thresholds = rules.high);
   const events = (found.events = findEvents(windows, model, rules));

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.base import event_detection
-from training.base.event_detection import EventFinder, event_scores, event_thresholds, find_events, step_times
+from training.base.event_detection import (
+    EventFinder,
+    event_scores,
+    event_thresholds,
+    find_events,
+    median_filtered,
+    step_times,
+)
 from training.data.labels import LabelSet
 from training.errors import InputError
 
@@ -116,6 +123,16 @@ def test_gaps_are_compared_up_to_rounding():
     assert len(find_events(np.ones((3, 1)), ["x"], *step_times(3, 0.1), 0.5, min_duration_s=0.3)) == 1
 
 
+@pytest.mark.parametrize("num_steps", range(1, 9))
+def test_filters_of_many_times_the_length_mirror_both_edges_again_and_again(num_steps):
+    scores = np.random.default_rng(num_steps).random((num_steps, 1))
+    mirrored = np.concatenate([scores[:, 0], scores[::-1, 0]])
+    for size in (3, 21, 61):
+        places = np.arange(num_steps)[:, None] + np.arange(-(size // 2), size // 2 + 1)
+        expected = np.median(mirrored[places % (2 * num_steps)], axis=1)
+        assert median_filtered(scores, size)[:, 0].tolist() == expected.tolist()
+
+
 # ---- against a plain loop, and in parts ----
 
 LEVELS = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.6, 0.9])
@@ -132,7 +149,7 @@ def _recordings(draw):
         "low": draw(st.sampled_from([None, 0.2, 0.5])),
         "max_gap_s": draw(st.sampled_from([0.0, 0.04, 0.5, 1.0])),
         "min_duration_s": draw(st.sampled_from([0.0, 0.3, 1.0])),
-        "median_steps": draw(st.sampled_from([1, 3, 7])),
+        "median_steps": draw(st.sampled_from([1, 3, 7, 61])),
     }
     return np.array(scores).reshape(num_steps, num_labels), starts_s, ends_s, options
 

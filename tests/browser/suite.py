@@ -356,7 +356,7 @@ def test_events_are_pythons_for_any_scores(tmp_path):
         labels = LabelSet(("owl", "background", "rain"), f"{'multi' if is_multi else 'single'}_label_classification")
         scores = generator.integers(0, 6, (steps, 3)) / 5
         high, low = np.sort(generator.choice([0.2, 0.4, 0.6, 0.7], (2, 3)), axis=0)[::-1]
-        rules = {"low": low, "median": generator.choice([1, 1, 3, 9, 15], 3)}
+        rules = {"low": low, "median": generator.choice([1, 1, 3, 9, 61], 3)}
         rules |= {"shortest": generator.choice([0.0, 0.5, 1.25], 3), "gap": generator.choice([0.0, 0.5, 1.0], 3)}
         rules = {name: values.tolist() for name, values in rules.items()}
         windows = [{"start": a, "end": b, "scores": row.tolist()} for a, b, row in zip(starts, ends, scores)]

@@ -202,7 +202,10 @@ def median_filtered(scores: np.ndarray, median_steps: int | Sequence[int] | np.n
     filtered = np.empty_like(scores)
     for size in np.unique(sizes):
         chosen = sizes == size
-        filtered[:, chosen] = scipy.ndimage.median_filter(scores[:, chosen], size=(size, 1), mode="reflect")
+        # Mirrored here: scipy does not do it right for filters of many times the length.
+        reach = int(size) // 2
+        padded = np.pad(scores[:, chosen], ((reach, reach), (0, 0)), mode="symmetric")
+        filtered[:, chosen] = scipy.ndimage.median_filter(padded, size=(size, 1))[reach : reach + len(scores)]
     return filtered
 
 

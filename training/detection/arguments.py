@@ -106,7 +106,7 @@ class DetectionTrainingArguments(FineTuningArguments):
     )
     postprocessing_metric: str = described(
         "event_f1",
-        "F1 that they are chosen for: of events within the collar, of intersections (half of each covered) or of segments "
-        "of a second.",
+        "F1 that they are chosen for: of events within the collar, of intersections (half of each covered), or of "
+        "segments of a second.",
         choices=POSTPROCESSING_METRICS,
     )

@@ -29,9 +29,9 @@ def choose_settings(
     metric: str = POSTPROCESSING_METRICS[0],
 ) -> dict | None:
     """
-    Returns the `event_detection` of a configuration with the highest F1 of each label, found in two steps, each of which
-    tries all of its grid: filter and threshold, then the second threshold, gap and shortest event. Labels without an
-    event have the medians of the others.
+    Returns the `event_detection` of a configuration with the highest F1 of each label, found in two steps, each of
+    which tries all of its grid: filter and threshold, then the second threshold, gap and shortest event. Labels
+    without an event have the medians of the others.
 
     Args:
         scores: per recording (frames, labels)
