@@ -42,9 +42,10 @@ CLASSES = {
 }
 # Clips that are in another split than there, so that each class has clips of each kind in each split.
 MOVED = {
-    "train": ("bass_drop_c", "bd_boom", "drum_snare_hard", "drum_splash_soft", "elec_cymbal", "tabla_ke3", "tabla_na",
-              "tabla_na_o", "tabla_tun2", "tabla_tun3"),
-    "validation": ("bass_voxy_hit_c", "bd_klub", "drum_cymbal_soft", "elec_mid_snare", "tabla_tas3", "tabla_te2"),
+    "train": ("bass_drop_c", "bass_hit_c", "bd_boom", "drum_snare_hard", "drum_splash_soft", "elec_cymbal", "tabla_ke3",
+              "tabla_na", "tabla_na_o", "tabla_tun2", "tabla_tun3"),
+    "validation": ("bass_hard_c", "bass_voxy_hit_c", "bd_klub", "drum_cymbal_soft", "elec_mid_snare", "tabla_tas3",
+                   "tabla_te2"),
     "test": ("drum_splash_hard", "elec_hi_snare", "tabla_tas2", "tabla_te1"),
 }  # fmt: skip
 SPLIT_OF = {stem: split for split, stems in MOVED.items() for stem in stems}
