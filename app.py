@@ -6,6 +6,7 @@ A Space of the Hub reads the models from the variable MODELS (names separated by
 """
 
 import base64
+import copy
 import html
 import io
 import os
@@ -43,7 +44,7 @@ from training.data.uploads import MAX_MB, check_size, readable_s
 from training.errors import InputError, blamed, one_line, printable, short
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
 from training.inference import precision
-from training.recipe import Arguments, described, name_positionals, parse_words, show_help
+from training.recipe import described, name_positionals, parse_words, show_help
 
 logger = logging.get_logger(__name__)
 
@@ -126,15 +127,20 @@ LEGEND = (
 
 @dataclass
 class Classifier:
-    """Holds a loaded model, its feature extractor, and the name that the page shows."""
+    """
+    Holds a loaded model, its feature extractor, and the name that the page shows.
+
+    explained: the model whose maps are drawn, in float32; `None`: the same
+    """
 
     title: str
     model: torch.nn.Module
     extractor: object
+    explained: torch.nn.Module | None = None
 
 
 @dataclass
-class PageArguments(Arguments):
+class PageArguments(precision.HardwareArguments):
     """Defines the options of app.py."""
 
     models: list[str] | None = described(
@@ -148,8 +154,11 @@ class PageArguments(Arguments):
     share: bool = described(
         False, "Also open a public address at gradio.live; recordings then go through Gradio's server."
     )
-    device: str | None = described(None, "Device, such as cpu or cuda:1; unset: the accelerator, if there is one.")
-    threads: int | None = described(None, "CPU threads of the network; unset: all cores.", at_least=1)
+    dtype: str = described(
+        "float32",
+        "Number format of the weights; auto: that of predict_hf.py. The maps come from float32 in any case.",
+        choices=precision.FORMATS,
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -178,14 +187,8 @@ def serve(argv: list[str]):
     with blamed(f"host {arguments.host}, port {arguments.port or 'any'}", "name another --host or --port"):
         family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
         socket.create_server((arguments.host, arguments.port or 0), family=family).close()
-    # The maps come from gradients and from attention, which has to be eager: half precision would blur them.
-    hardware = precision.choose_hardware(
-        precision.HardwareArguments("float32", arguments.device, threads=arguments.threads)
-    )
-    classifiers = []
-    for name, title in titles(names):
-        model, extractor = load_classifier(name, attn_implementation="eager")
-        classifiers.append(Classifier(title, precision.place(model, hardware), extractor))
+    hardware = precision.choose_hardware(arguments)
+    classifiers = [load(name, title, hardware) for name, title in titles(names)]
     # The clips of a run are its owner's: others get those of app.yaml.
     examples = test_clips(names) if arguments.is_private else {}
     examples = examples or {HERE / name: Path(name).stem for name in settings.get("examples", [])}
@@ -198,6 +201,16 @@ def serve(argv: list[str]):
     )
     while True:
         time.sleep(1)
+
+
+def load(name: str, title: str, hardware: precision.Hardware) -> Classifier:
+    """Loads a model, and keeps a copy in float32 for the maps if it gets another number format or is compiled."""
+    model, extractor = load_classifier(name, attn_implementation="eager")  # the maps need the weights of the attention
+    explained = None
+    # Half precision would blur gradients and attention, and a compiled network would be compiled again for them.
+    if has_patches(model) and (hardware.dtype != torch.float32 or hardware.is_compiled):
+        explained = copy.deepcopy(model).to(hardware.device)
+    return Classifier(title, precision.place(model, hardware), extractor, explained)
 
 
 def read_settings(path: Path) -> dict:
@@ -527,7 +540,7 @@ def looked_at(classifier: Classifier, waveform: np.ndarray, label: int, start_s:
             f'<h3>Input</h3><div class="pictures">{input_picture}</div>'
             "<p>This network is convolutional: it has no patches, so no map can show what the answer is based on.</p>"
         )
-    found = explain(model, features["input_values"].to(model.device), label)
+    found = explain(classifier.explained or model, features["input_values"].to(model.device), label)
     name = as_html(model.config.id2label[label])
     pictures = [input_picture, f"<div><p>{LEGEND.format(name=f'<b>{name}</b>')}</p></div>"]
     for layer, relevance in found["relevance"].items():

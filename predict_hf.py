@@ -14,13 +14,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from training.base.inference import labels_of, load_classifier
-from training.base.open_set import SCORES, UNKNOWN, OpenSet, Rejection
+from training.base.open_set import UNKNOWN, RejectionArguments, choose_rejection
 from training.console import fail, run_program
 from training.errors import InputError, printable
 from training.inference.engine import Engine
 from training.inference.inputs import HELP, ClipSequence, open_inputs
 from training.inference.live import LiveArguments, listen, with_device
-from training.inference.precision import HardwareArguments, choose_hardware, place
+from training.inference.precision import Hardware, HardwareArguments, choose_hardware, place
 from training.inference.processes import Processes, start_processes
 from training.inference.scores import Classifier, ClipScores, clip_scores, write_tables
 from training.inference.shards import Part, Shards, weights_fingerprint
@@ -34,7 +34,7 @@ OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "ma
 
 
 @dataclass
-class PredictArguments(LiveArguments, HardwareArguments):
+class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
     """Defines the options of predict_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
@@ -46,7 +46,9 @@ class PredictArguments(LiveArguments, HardwareArguments):
         None, "Table of the sound events: .txt (Raven), .tsv, .csv, .json or .jsonl; or a folder of tables."
     )
     event_format: str | None = described(
-        None, "Format of --events: raven, audacity, dcase, csv, json or jsonl; unset: by the ending, raven in folders."
+        None,
+        "Format of --events: raven, audacity, dcase, csv, json, jsonl or soundevent; unset: by the ending, raven in "
+        "folders.",
     )
     threshold: float | None = described(
         None, "Score above which an event begins; unset: the model's own, or 0.5.", at_least=0, at_most=1
@@ -54,7 +56,9 @@ class PredictArguments(LiveArguments, HardwareArguments):
     low_threshold: float | None = described(
         None, "Score above which an event that has begun goes on; unset: the same.", at_least=0, at_most=1
     )
-    min_duration_s: float | None = described(None, "Seconds of the shortest event; unset: 0.", at_least=0)
+    min_duration_s: float | None = described(
+        None, "Seconds of the shortest event; that of a single window lasts a hop; unset: 0.", at_least=0
+    )
     max_gap_s: float | None = described(
         None, "Seconds between two events of a class that count as one; unset: 0.", at_least=0
     )
@@ -64,11 +68,6 @@ class PredictArguments(LiveArguments, HardwareArguments):
         None, "Seconds per window of long clips; unset: the model's longest input.", above=0
     )
     hop_s: float | None = described(None, "Seconds from window to window; unset: half a window.", above=0)
-    reject: float | None = described(
-        None, "Share of known clips to keep, such as 0.95: those that are less like the training clips are unknown.",
-        above=0, below=1,
-    )  # fmt: skip
-    reject_by: str = described("distance", "Score by which --reject decides.", choices=SCORES)
     shard_clips: int = described(128, "Clips per shard of what is stored while a run goes on.", at_least=1)
     share: str | None = described(
         None, "I/N: compute only this share, on one of N machines that share a folder; then run once without."
@@ -121,7 +120,9 @@ def run_live(arguments: PredictArguments) -> int:
     model, extractor = load_classifier(arguments.model)
     labels = labels_of(arguments.model, model.config)
     about = {"model": arguments.model, "weights": weights_fingerprint(model), "hardware": str(hardware)}
-    network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s)
+    about["settings"] = settings_of(arguments, hardware)
+    rejection = choose_rejection(arguments, arguments.model, model)
+    network = Classifier(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s, rejection)
     print(f"weights: {hardware}", file=sys.stderr)
     return listen(arguments, network, about, arguments.events, **{name: getattr(arguments, name) for name in OF_EVENTS})
 
@@ -133,12 +134,17 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
     for path in filter(None, (arguments.output, arguments.windows)):
         processes.together(lambda path=path: check_table(path))
     hardware = processes.together(lambda: choose_hardware(arguments, processes.device))
-    model, extractor = processes.together(lambda: load_classifier(arguments.model))
+    model, extractor = processes.together(lambda: load_classifier(arguments.model, of_frames=True))
     labels = labels_of(arguments.model, model.config)
     weights = weights_fingerprint(model)
-    rejection = processes.together(lambda: choose_rejection(arguments, model))
+    rejection = processes.together(lambda: choose_rejection(arguments, arguments.model, model))
     model = place(model, hardware)
-    network = Classifier(model, extractor, labels, arguments.window_s, arguments.hop_s, rejection)
+    if "FrameClassification" in type(model).__name__:
+        from training.inference.frames import FrameClassifier  # here: scipy takes time to import
+
+        network = FrameClassifier(model, extractor, labels, arguments.window_s, arguments.hop_s)
+    else:
+        network = Classifier(model, extractor, labels, arguments.window_s, arguments.hop_s, rejection)
     empty_folders = []
     clips = processes.together(lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming, empty_folders)))
     events = processes.together(lambda: open_events(arguments, network, clips)) if arguments.events else None
@@ -149,8 +155,7 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
         {
             "model": arguments.model,
             "weights": weights,
-            "settings": {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
-            | ({} if rejection is None else {"reject": arguments.reject, "reject_by": arguments.reject_by}),
+            "settings": settings_of(arguments, hardware),
             "clips": clips.fingerprint(),
         },
         {"hardware": str(hardware)},
@@ -160,7 +165,7 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
         print(f"weights: {hardware}", file=sys.stderr)
     engine = Engine(network, clips, shards, arguments.batch_size, arguments.num_workers, processes, verb="classifying")
     if processes.is_alone:
-        failures = show(network, engine.run(with_stored=True), arguments.top_k)
+        failures = show(network, network.joined(engine.run(with_stored=True)), arguments.top_k)
     else:
         processes.together(engine.fill)
     if processes.num_shares > 1:
@@ -183,16 +188,11 @@ def open_events(arguments: PredictArguments, network: Classifier, clips: ClipSeq
     return events
 
 
-def choose_rejection(arguments: PredictArguments, model) -> Rejection | None:
-    """Returns what rejects unknown clips by the statistics beside the model, if the command line asks for it."""
-    if arguments.reject is None:
-        return None
-    if model.config.problem_type not in (None, "single_label_classification"):
-        raise InputError(
-            f"reject: {arguments.model} is a {model.config.problem_type.replace('_', ' ')}, and a softmax alone needs "
-            "it; leave it out"
-        )
-    return Rejection(OpenSet.load(arguments.model, model), arguments.reject_by, arguments.reject)
+def settings_of(arguments: PredictArguments, hardware: Hardware) -> dict:
+    """Returns what determines the scores besides the model and the clips."""
+    settings = {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
+    rejection = {"reject": arguments.reject, "reject_by": arguments.reject_by}
+    return settings if arguments.reject is None else settings | rejection
 
 
 def show(network: Classifier, parts: Iterable[Part], top_k: int) -> list[tuple[str, str]]:
@@ -226,24 +226,28 @@ def finish(
     network: Classifier, shards: Shards, clips: ClipSequence, events, arguments: PredictArguments, processes: Processes
 ) -> list[tuple[str, str]]:
     """Writes the tables from the shards, lists what could not be classified beside them, and removes the shards."""
+
+    def parts() -> Iterable[Part]:
+        return network.joined(shards.parts())
+
     if not processes.is_alone:
-        show(network, shards.parts(), arguments.top_k)
+        show(network, parts(), arguments.top_k)
     num_clips, errors = shards.summary()
     has_windows = bool(arguments.window_s or arguments.hop_s) or any(s.windows > 1 for s in shards.segments())
+    has_windows |= network.of_frames
     if len(errors) < num_clips:
         marker = shards.folder / "kept"  # what is there later was written by this run, which has been killed
         tables = {path: {path} for path in (arguments.output, arguments.windows) if path}
         if events:
-            events.read(shards.parts(), set(errors))
+            events.read(parts(), set(errors))
             tables[events.path] = events.files()
         if not marker.exists() and not arguments.overwrite:
             for path, files in tables.items():
                 keep(path, files)
         marker.touch()
         write_tables(
-            network, shards.parts, set(errors), has_windows, clips.own(), shards.about, arguments.output,
-            arguments.windows,
-        )  # fmt: skip
+            network, parts, set(errors), has_windows, clips.own(), shards.about, arguments.output, arguments.windows
+        )
         if events:
             print(events.write(), file=sys.stderr)
         write_unreadable(arguments.place, list(errors.values()))

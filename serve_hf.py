@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 
 from training.base.inference import labels_of, load_classifier
+from training.base.open_set import RejectionArguments, choose_rejection
 from training.console import run_program
 from training.errors import InputError, blamed
 from training.inference.precision import HardwareArguments, choose_hardware, place
@@ -18,7 +19,7 @@ GRACE_S = 30  # seconds in which requests in flight may finish after SIGTERM
 
 
 @dataclass
-class ServeArguments(ServingArguments, HardwareArguments):
+class ServeArguments(ServingArguments, RejectionArguments, HardwareArguments):
     """Defines the options of serve_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
@@ -46,8 +47,9 @@ def serve(argv: list[str]):
 
         from training.serving.service import Service, build
     with listening(arguments.host, arguments.port) as listener:
-        model, extractor = load(arguments)
-        app = build(Service(arguments.model, model, extractor, labels_of(arguments.model, model.config), arguments))
+        model, extractor, rejection = load(arguments)
+        labels = labels_of(arguments.model, model.config)
+        app = build(Service(arguments.model, model, extractor, labels, arguments, rejection))
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -64,11 +66,12 @@ def serve(argv: list[str]):
 
 
 def load(arguments: ServeArguments):
-    """Returns the model, on its device and in its number format, and its feature extractor."""
+    """Returns the model, on its device and in its number format, its feature extractor, and what rejects clips."""
     hardware = choose_hardware(arguments)
     model, extractor = load_classifier(arguments.model)
+    rejection = choose_rejection(arguments, arguments.model, model)
     print(f"weights: {hardware}", file=sys.stderr)
-    return place(model, hardware), extractor
+    return place(model, hardware), extractor, rejection
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -27,6 +27,7 @@ SAMPLING_RATE, CLIP_S = 16000, 10
 NUM_FRAMES = 998  # of 10 s
 STORED_ROWS, STORED_COLUMNS = 8, 37  # as the original reads its positions
 NUM_LABEL_FRAMES, LABEL_HOP_S = 250, 0.04  # of the heads; the original rounds the hop
+MEDIAN_FRAMES = 9  # of the filter of the strong head's scores
 HEADS = {"classification": "weak_head", "frame-classification": "strong_head"}
 CLASSES = {"weak_head": 527, "strong_head": 447}
 # All tokens attend to the padding, which is samples of zeros.
@@ -76,7 +77,8 @@ def convert(source: Path, state: dict, options: Options) -> Converted:
         labels = label_settings(source, num_labels, options.labels)
         is_strong = head == "strong_head"
         hop_s = LABEL_HOP_S if is_strong else None
-        config = DualSSASTConfig(**{**sizes, **grid, **labels, **READOUT, "frame_hop_s": hop_s})
+        own = {"frame_hop_s": hop_s, "event_detection": {"median_steps": MEDIAN_FRAMES} if is_strong else None}
+        config = DualSSASTConfig(**{**sizes, **grid, **labels, **READOUT, **own})
         encoder = deit.map_encoder(tensors, config, "", PREFIX)
         weights = {f"dual_ssast.{name}": tensor for name, tensor in encoder.items()} | {
             "classifier.dense.weight": tensors.take(f"{head}.weight", num_labels, config.hidden_size),

@@ -99,6 +99,42 @@ def classifier_card(
     )
 
 
+def detection_card(name: str, config, extractor, results: Mapping, *, num_parameters: int) -> ModelCard:
+    """
+    Writes the card of a detector of sound events.
+
+    Args:
+        name: name of its folder
+        results: content of `results.json`, NaN as `None`
+    """
+    recipe = results["recipe"]
+    split, metrics = list(results["metrics"].items())[-1] if results["metrics"] else ("", {})
+    data = metadata(
+        name,
+        config,
+        pipeline_tag="audio-classification",
+        tags=["sound-event-detection"],
+        base_model=hub_name(recipe["ModelArguments"]["model_name_or_path"]),
+        license=recipe["TrainingArguments"].get("license"),
+        language=recipe["TrainingArguments"].get("language"),
+    )
+    results = markdown(results)
+    return render(
+        "detection.md",
+        data,
+        name=name,
+        config=config,
+        extractor=extractor,
+        results=results,
+        num_parameters=num_parameters,
+        split=split,
+        metrics={key: value for key, value in metrics.items() if value is not None},
+        training=recipe["TrainingArguments"],
+        limits=limits.of_detector(config, extractor, results, split),
+        citations=citations(config),
+    )
+
+
 def pretraining_card(
     name: str, config, extractor, results: Mapping, *, title: str, num_parameters: int, has_picture: bool
 ) -> ModelCard:

@@ -22,6 +22,25 @@ def of_classifier(config, extractor, results: Mapping, split: str) -> list[str]:
     return [*found, *_languages(results["recipe"]["TrainingArguments"].get("language"))]
 
 
+def of_detector(config, extractor, results: Mapping, split: str) -> list[str]:
+    """Returns sentences on the input, the training events and the limits of the figures."""
+    counts = results["recordings"]["train"]["events"]
+    rarest = min(counts, key=counts.get)
+    found = [
+        *_input(config, extractor),
+        f"The rarest training label is {rarest}, with {counts[rarest]} events. Sounds, places and distances that "
+        "are not among the training recordings are new to it.",
+    ]
+    if split == "validation":
+        found.append(
+            "There is no test split: the figures are of the validation split, which also chose checkpoint and "
+            "thresholds, so they are too optimistic."
+        )
+    if results["recipe"]["DetectionDataArguments"]["split_by"] != "site":
+        found.append(f"The {split or 'test'} split may share places and devices with the training split.")
+    return found
+
+
 def of_pretraining(config, extractor, results: Mapping) -> list[str]:
     """Returns sentences on the training data and on what was not tested."""
     names = ", ".join(source["name"] for source in results["sources"])

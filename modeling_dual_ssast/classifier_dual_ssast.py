@@ -332,12 +332,13 @@ class ClassifierMixin(HeadMixin):
 
 def frame_loss(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, problem_type: str) -> torch.Tensor:
     """
-    Computes the loss of a frame classifier in float32, the mean over the frames that hold audio.
+    Computes the loss of a frame classifier in float32, the mean over the frames that hold audio and their labels.
 
     Args:
         logits: (batch, time frames, labels).
-        labels: Floats (batch, time frames, labels): the labels that are active in each frame (binary cross-entropy), or
-            regression targets. Single-label: classes (batch, time frames), -100 for frames without one (cross-entropy).
+        labels: Floats (batch, time frames, labels): the labels that are active in each frame, -100 where that is
+            unknown (binary cross-entropy), or regression targets. Single-label: classes (batch, time frames), -100 for
+            frames without one (cross-entropy).
         mask: Boolean (batch, time frames), true for audio.
         problem_type: One of `PROBLEM_TYPES`.
 
@@ -360,8 +361,11 @@ def frame_loss(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, p
     function = (
         nn.functional.mse_loss if problem_type == "regression" else nn.functional.binary_cross_entropy_with_logits
     )
-    losses = function(logits, labels.float(), reduction="none").mean(dim=-1)  # (batch, time frames)
-    return losses.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)
+    counts = mask.unsqueeze(-1).expand_as(labels)
+    if problem_type != "regression":
+        counts = counts & (labels != -100)
+    losses = function(logits, labels.float().masked_fill(~counts, 0), reduction="none")
+    return losses.masked_fill(~counts, 0).sum() / counts.sum().clamp(min=1)
 
 
 class FrameClassifierMixin(HeadMixin):

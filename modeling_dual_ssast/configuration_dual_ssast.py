@@ -28,6 +28,15 @@ PUBLISHED_POOLINGS = {
     "mean_min": ["mean", "min"],
 }
 PUBLISHED_MLP_LAYERS = (2, 4, 6, 8)
+# Settings of `event_detection` -> what they must be. An event begins with a score above `high`, after a median filter,
+# and goes on while scores are above `low`.
+EVENT_SETTINGS = {
+    "high": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "low": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "min_duration_s": ("a number of seconds", lambda value: _is_number(value) and 0 <= value < math.inf),
+    "max_gap_s": ("a number of seconds", lambda value: _is_number(value) and 0 <= value < math.inf),
+    "median_steps": ("an odd number of frames", lambda value: _is_positive_int(value) and value % 2 == 1),
+}
 
 # One saved folder serves all these Auto classes. Transformers copies the files flat beside the weights.
 AUTO_MAP = {
@@ -91,6 +100,9 @@ class StrictConfig(PretrainedConfig):
             Seconds from frame to frame of a frame classifier's logits. The frame classifier sets it from its grid, for
             spectrogram frames of 10 ms, unless it is within 1 % of that already: PretrainedSED rounds 0.03992 to 0.04.
             Other models do not use it.
+        event_detection (`dict`, *optional*):
+            Frame classifiers only: how events are found in the scores, see `EVENT_SETTINGS`. Each value is a number, or
+            a list with one per label. Chosen on the validation recordings of a training.
         **kwargs:
             Arguments of Transformers' `PretrainedConfig`.
 
@@ -107,6 +119,7 @@ class StrictConfig(PretrainedConfig):
         calibration_temperature=1.0,
         decision_thresholds=None,
         frame_hop_s=None,
+        event_detection=None,
         **kwargs,
     ):
         self._reject_unknown(kwargs)
@@ -117,6 +130,7 @@ class StrictConfig(PretrainedConfig):
         self.calibration_temperature = calibration_temperature
         self.decision_thresholds = _as_list(decision_thresholds)
         self.frame_hop_s = frame_hop_s
+        self.event_detection = event_detection
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -157,6 +171,7 @@ class StrictConfig(PretrainedConfig):
                 self._check_positive_numbers(name)
         self._check_finite("calibration_temperature")
         self._check_thresholds()
+        self._check_event_detection()
 
     def _check_thresholds(self):
         thresholds = self.decision_thresholds
@@ -169,6 +184,21 @@ class StrictConfig(PretrainedConfig):
             )
         for threshold in thresholds:
             _check_value("decision_thresholds", threshold, "numbers above 0 and below 1", _is_open_share)
+
+    def _check_event_detection(self):
+        settings = self.event_detection
+        if settings is None:
+            return
+        if not isinstance(settings, dict) or not settings.keys() <= EVENT_SETTINGS.keys():
+            raise ValueError(
+                f"event_detection must be None or a mapping with some of {', '.join(EVENT_SETTINGS)}, got {settings!r}"
+            )
+        for name, value in settings.items():
+            values = value if isinstance(value, list) else [value]
+            if isinstance(value, list) and len(value) != self.num_labels:
+                raise ValueError(f"event_detection: {name} needs {self.num_labels} numbers, one per label, got {value}")
+            for one in values:
+                _check_value(f"event_detection: {name}", one, *EVENT_SETTINGS[name])
 
     def _check_each(self, names, wanted: str, holds):
         for name in names:
@@ -252,6 +282,7 @@ class StrictConfig(PretrainedConfig):
         if cls._has_other_labels(config_dict, kwargs):  # the new classifier is not calibrated
             known.pop("calibration_temperature", None)
             known.pop("decision_thresholds", None)
+            known.pop("event_detection", None)
         # Overrides pass through the constructor, which accepts tuples and single names and checks all together.
         known |= {key: kwargs.pop(key) for key in sorted(cls._own_keys() & set(kwargs))}
         result = super().from_dict(known, **kwargs)

@@ -1,5 +1,6 @@
 """
-Checks a labelled data set before anything is trained on it: `python -m training.check DATA`.
+Checks a labelled data set before anything is trained on it: `python -m training.check DATA`; annotated recordings:
+`python -m training.check --annotations TABLES`.
 
 The check decodes every clip. Errors would stop a training or make its test invalid; warnings deserve a look. It finds
 duplicates by their decoded samples (such as one recording as wav and flac, under any name), but not at another sampling
@@ -15,8 +16,10 @@ import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import datasets
 import numpy as np
@@ -24,7 +27,9 @@ import pandas
 from transformers.utils import logging
 
 from .console import print_table, run_program
-from .data.arguments import HIGHEST_RATE, DataArguments, SplitArguments
+from .data import annotation_check
+from .data.annotations import load_annotations
+from .data.arguments import HIGHEST_RATE, AnnotationArguments, DataArguments, SplitArguments
 from .data.audio import AudioSource, header_remark
 from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
@@ -33,16 +38,22 @@ from .data.splits import load_splits
 from .data.tables import TABLE_READERS
 from .errors import InputError
 from .files import check_writable, write_json
-from .recipe import described, options, parse_words, show_help
+from .recipe import Arguments, described, options, parse_words, read_recipe, show_help
 
 USAGE = "python -m training.check DATA [--key value ...]"
+ANNOTATED_USAGE = "python -m training.check --annotations TABLES [--recordings FOLDER] [--key value ...]"
 DATA = """DATA is one of
   a folder with a sub-folder of audio per class, also within train, validation and test
   a folder with audio and metadata.csv, .jsonl or .parquet (columns file_name and label)
   a folder with train.csv and, if there are, validation.csv and test.csv
   a manifest of the training clips: CSV, TSV, Excel, JSON, JSONL or Parquet; --validation_file and --test_file add
   others
-  a data set on the Hub, such as ashraq/esc50"""
+  a data set on the Hub, such as ashraq/esc50
+  a recipe (.yaml, .yml): its data are checked
+
+Sound events in recordings: python -m training.check --annotations TABLES; see python -m training.check --annotations
+--help"""
+RECIPES = (".yaml", ".yml")
 PRINTED = 10  # findings of each kind on the screen
 
 SILENCE_DBFS = -60.0  # RMS of the channels' mean, DC removed; 0 for a full-scale square wave
@@ -88,8 +99,10 @@ KINDS = {  # kind -> (is it an error, meaning)
 
 
 @dataclass
-class CheckArguments(SplitArguments):
-    """Holds the options of the check: the data, the sampling rate of the model, and the report."""
+class ReportArguments(Arguments):
+    """Holds the options of a check besides its data: the sampling rate of the model, and the report."""
+
+    group: ClassVar[str] = "data"
 
     sampling_rate: int = described(
         16000, "Sampling rate in Hz of the model's features.", at_least=1, at_most=HIGHEST_RATE
@@ -100,22 +113,43 @@ class CheckArguments(SplitArguments):
     )
 
 
-def parse(argv: list[str]) -> CheckArguments:
+@dataclass
+class CheckArguments(ReportArguments, SplitArguments):
+    """Holds the options of the check of labelled clips."""
+
+
+@dataclass
+class AnnotationCheckArguments(ReportArguments, AnnotationArguments):
+    """Holds the options of the check of annotated recordings."""
+
+    refused: ClassVar[Mapping[str, str]] = {"num_workers": "has no effect here; leave it out"}
+
+
+def parse(argv: list[str]) -> CheckArguments | AnnotationCheckArguments:
     """
-    Parses `[DATA] [--key value ...]`; DATA is a folder, a manifest or a data set of the Hub.
+    Parses `[DATA] [--key value ...]`; DATA is a folder, a manifest, a data set of the Hub or a recipe.
 
     Raises:
         InputError: no data, an unknown key, or a value of the wrong type.
     """
+    argv = ["--train_" + word[2:] if word.partition("=")[0] == "--annotations" else word for word in argv]
+    recipe, source = {}, "command line"
+    if argv and Path(argv[0]).suffix.lower() in RECIPES:
+        source, recipe, argv = argv[0], read_recipe(Path(argv[0])), argv[1:]
+    named = [*recipe, *(word[2:].partition("=")[0] for word in argv if word.startswith("--"))]
+    is_annotated = any(name.endswith("_annotations") for name in named)
+    cls = AnnotationCheckArguments if is_annotated else CheckArguments
     if {"-h", "--help"} & set(argv):
-        show_help((CheckArguments,), USAGE, DATA)
+        show_help((cls,), ANNOTATED_USAGE if is_annotated else USAGE, "" if is_annotated else DATA)
     if argv and not argv[0].startswith("-"):
         is_table = Path(argv[0]).is_file() or Path(argv[0]).suffix.lower() in TABLE_READERS
         argv = ["--train_file" if is_table else "--dataset_name", *argv]
-    if not argv:
+    if not argv and not recipe:
         raise InputError(f"usage: {USAGE}")
+    known = {option.name for option in options(cls)}
+    recipe = {key: value for key, value in recipe.items() if key in known - {"output"}}  # others are the training's
     refused = dict.fromkeys((option.name for option in options(DataArguments)), "has no effect here; leave it out")
-    return parse_words((CheckArguments,), argv, USAGE, "command line", refused=refused)[0]
+    return parse_words((cls,), argv, USAGE, source, recipe=recipe, refused=refused)[0]
 
 
 def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
@@ -149,19 +183,6 @@ def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
         **find_odd_classes(classes, list(splits)),
     }
     examined = {"high_frequencies": len(sampled), "unreadable": len(clips)}
-    findings = {
-        kind: {
-            "severity": "error" if is_error else "warning",
-            "meaning": meaning,
-            "examined": examined.get(kind, len(readable)),
-            "count": len(found[kind]),
-            "items": found[kind],
-        }
-        for kind, (is_error, meaning) in KINDS.items()
-    }
-    counts = {
-        name: sum(f["count"] for f in findings.values() if f["severity"] == name) for name in ("error", "warning")
-    }
     return {
         "splits": {
             split: {"clips": len(own), "seconds": round(float(own["seconds"].sum()), 3)}
@@ -176,10 +197,71 @@ def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
             "dc_offset": DC_OFFSET, "frame_s": FRAME_S, "length_ratio": LENGTH_RATIO,
             "near_names": NEAR_NAMES, "rare_share": RARE_SHARE, "high_share": HIGH_SHARE,
         },
-        "findings": findings,
-        "errors": counts["error"],
-        "warnings": counts["warning"],
+        **_findings(KINDS, found, {kind: examined.get(kind, len(readable)) for kind in KINDS}),
     }  # fmt: skip
+
+
+def check_annotations(arguments: AnnotationCheckArguments) -> dict:
+    """
+    Finds the errors and oddities of annotated recordings as they stand in the tables: overlaps are not joined.
+
+    Returns:
+        "splits": split -> recordings, sites, events and hours; "classes": class -> events by split, and durations;
+        "overlaps": pairs of classes that sound at once; "thresholds", "findings", "errors", "warnings" as in `check`
+
+    Raises:
+        InputError: the annotations cannot be read.
+    """
+    acts: list[tuple[Path, dict]] = []
+    as_they_stand = replace(arguments, overlaps="keep", point_s=0.0)
+    splits = load_annotations(as_they_stand, "skip", lambda source, own: acts.append((source, own)))
+    found = {
+        kind: [{"split": split} | item for split, (_, own) in zip(splits, acts) for item in own[kind]]
+        for kind in acts[0][1]
+    }
+    classes = annotation_check.describe_classes(splits)
+    counts = {name: {split: own[split] for split in splits} for name, own in classes.items()}
+    odd_classes = find_odd_classes(counts, list(splits))
+    found |= {
+        **annotation_check.find_odd_events(splits, arguments.sampling_rate),
+        **annotation_check.find_leaks(splits),
+        "long_gaps": annotation_check.find_long_gaps(splits),
+        **odd_classes,
+        "single_event_classes": odd_classes["single_clip_classes"],
+    }
+    facts = annotation_check.describe_splits(splits)
+    num_recordings, num_events = (sum(own[name] for own in facts.values()) for name in ("recordings", "events"))
+    about_recordings = ("unreadable", "unlabelled", "empty")
+    kinds = annotation_check.KINDS
+    return {
+        "splits": facts,
+        "classes": classes,
+        "overlaps": annotation_check.describe_overlaps(splits),
+        "thresholds": {
+            "sampling_rate": arguments.sampling_rate, "long_gap_s": annotation_check.LONG_GAP_S,
+            "length_ratio": annotation_check.LENGTH_RATIO, "fewest_events": annotation_check.FEWEST_EVENTS,
+            "shortest_s": annotation_check.SHORTEST_S, "near_names": NEAR_NAMES, "rare_share": RARE_SHARE,
+        },
+        **_findings(kinds, found, {kind: num_recordings if kind in about_recordings else num_events for kind in kinds}),
+    }  # fmt: skip
+
+
+def _findings(kinds: dict, found: dict[str, list[dict]], examined: dict[str, int]) -> dict:
+    """Returns `findings` in the order of the kinds, and the numbers of `errors` and `warnings`."""
+    findings = {
+        kind: {
+            "severity": "error" if is_error else "warning",
+            "meaning": meaning,
+            "examined": examined[kind],
+            "count": len(found[kind]),
+            "items": found[kind],
+        }
+        for kind, (is_error, meaning) in kinds.items()
+    }
+    errors, warnings = (
+        sum(own["count"] for own in findings.values() if own["severity"] == name) for name in ("error", "warning")
+    )
+    return {"findings": findings, "errors": errors, "warnings": warnings}
 
 
 def measure(source: AudioSource) -> dict:
@@ -404,11 +486,24 @@ def _counts(values: pandas.Series) -> dict[int, int]:
 def print_report(report: dict):
     """Prints the splits, the classes, and a table of the first findings of each kind."""
     for split, own in report["splits"].items():
-        print(f"{split}: {own['clips']} clips, {own['seconds'] / 60:.1f} min")
+        print(f"{split}: {_count(own['clips'], 'clip')}, {own['seconds'] / 60:.1f} min")
     rates = ", ".join(f"{rate} Hz ({count})" for rate, count in report["sampling_rates"].items())
     channels = ", ".join(f"{number} ({count})" for number, count in report["channels"].items())
     print(f"sampling rates: {rates}; channels: {channels}")
     print_rows("clips per class", [{"class": name} | own for name, own in report["classes"].items()])
+    print_findings(report)
+
+
+def print_annotation_report(report: dict):
+    """Prints the splits, the classes, what sounds at once, and a table of the first findings of each kind."""
+    print_rows("splits", [{"split": split} | own for split, own in report["splits"].items()])
+    print_rows("events per class", [{"class": name} | own for name, own in report["classes"].items()])
+    if report["overlaps"]:
+        print_rows("classes that sound at once", report["overlaps"])
+    print_findings(report)
+
+
+def print_findings(report: dict):
     for found in report["findings"].values():
         title = f"{found['severity']}: {found['meaning']}"
         shared = value_of_all(found)
@@ -416,7 +511,11 @@ def print_report(report: dict):
             print(f"\n{title}: all {found['examined']} ({shared})")
         elif found["count"]:
             print_rows(title, found["items"])
-    print(f"\n{report['errors']} errors, {report['warnings']} warnings")
+    print(f"\n{_count(report['errors'], 'error')}, {_count(report['warnings'], 'warning')}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def value_of_all(found: dict) -> str:
@@ -455,10 +554,11 @@ def program(argv: list[str]) -> int:
     output = Path(arguments.output) if arguments.output else None
     if output is not None:
         check_writable(output)
-    report = check(arguments, arguments.num_workers)
+    is_annotated = isinstance(arguments, AnnotationCheckArguments)
+    report = check_annotations(arguments) if is_annotated else check(arguments, arguments.num_workers)
     if output is not None:
         write_json(output, report)
-    print_report(report)
+    (print_annotation_report if is_annotated else print_report)(report)
     if output is not None:
         print(f"everything is in {output}")
     return int(report["errors"] > 0)

@@ -28,8 +28,8 @@ from conversion.catalogue import ORIGIN, Published, read_catalogue, read_protoco
 
 from .base import reproduction
 from .base.arguments import ModelArguments
+from .base.bootstrap import LEVEL, NUM_RESAMPLES, draw_weights, interval_of
 from .base.inference import check_checkpoint, check_folder, explained
-from .classification.confidence_intervals import LEVEL, NUM_RESAMPLES, draw_weights, interval_of
 from .console import print_table, run_program
 from .data.arguments import FrozenDataArguments
 from .data.labels import find_labels

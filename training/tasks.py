@@ -18,6 +18,8 @@ from .classification.arguments import (
 )
 from .data.arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, UnlabelledDataArguments
 from .data.augmentation import AugmentationArguments
+from .detection.arguments import DetectionDataArguments, DetectionTrainingArguments, DetectionTuningArguments
+from .detection.evaluation_arguments import EventEvaluationArguments
 from .embeddings.arguments import ProbeArguments, SweepArguments
 from .errors import InputError, short
 from .pretraining.arguments import AsitTrainingArguments, MspmTrainingArguments
@@ -46,6 +48,17 @@ TASKS = {
         (ModelArguments, FoldDataArguments, *TUNED, FoldTrainingArguments, CrossValidationArguments),
     ),
     "evaluation": Task("classification.evaluation", (EvaluationDataArguments, EvaluationArguments)),
+    "detection": Task(
+        "detection.train",
+        (
+            ModelArguments,
+            DetectionDataArguments,
+            AugmentationArguments,
+            DetectionTuningArguments,
+            DetectionTrainingArguments,
+        ),
+    ),
+    "event_evaluation": Task("detection.evaluation", (EventEvaluationArguments,)),
     "mspm": Task("pretraining.mspm", (EncoderArguments, UnlabelledDataArguments, MspmTrainingArguments)),
     "asit": Task("pretraining.asit", (EncoderArguments, UnlabelledDataArguments, AsitTrainingArguments)),
     "sweep": Task("embeddings.sweep", (EncoderArguments, FrozenDataArguments, SweepArguments)),
@@ -90,10 +103,8 @@ def parse(argv: list[str]) -> tuple:
         )
     refused = dict.fromkeys(_known_keys(), f"is no option of task {task}; leave it out")
     if results is None:
-        arguments, *parts = parse_words(
-            classes, argv[1:], usage, argv[0], recipe, refused=refused, no_effect=_known_keys()
-        )
-        return arguments.task, *parts
+        _, *parts = parse_words(classes, argv[1:], usage, argv[0], recipe, refused=refused, no_effect=_known_keys())
+        return task, *parts
     stored = _stored_recipe(argv[0], results, classes)
     _, *parts = parse_words(classes, argv[1:], usage, argv[0], defaults=stored, refused=refused)
     reproduction.warn_of_differences(argv[0], results, {"versions": reproduction.versions()})
@@ -127,9 +138,14 @@ def _stored_recipe(path: str, results: dict, classes: tuple[type, ...]) -> dict:
 
 
 def _find_task(recipe: dict, command_line: list[str]) -> str:
-    """Returns the task of the command line, else of the recipe; the other keys depend on it."""
+    """
+    Returns the task of the command line, else of the recipe; the other keys depend on it. An evaluation of `events`
+    needs no model, and is a task of its own.
+    """
     task = recipe.get("task") or TaskArguments().task
     for word, following in zip(command_line, [*command_line[1:], ""]):
         if word == "--task" or word.startswith("--task="):
             task = following if word == "--task" else word.split("=", 1)[1]
-    return TaskArguments(str(task)).task
+    task = TaskArguments(str(task)).task
+    has_events = recipe.get("events") or any(word.split("=", 1)[0] == "--events" for word in command_line)
+    return "event_evaluation" if task == "evaluation" and has_events else task

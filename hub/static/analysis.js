@@ -1,6 +1,7 @@
 // What follows from windows and scores, without the page and the model: numbers in, numbers and text out.
 
 export const SHORTEST = 400; // samples of one frame of the features
+const TOLERANCE = 1e-6; // seconds: sums of times are not exact
 
 /** The first sample of each window: a hop apart, except the last one, which ends with the recording. */
 export function windowStarts(length, window, hop) {
@@ -33,24 +34,39 @@ export function meanLogits(windows) {
   return windows[0].logits.map((_, index) => windows.reduce((sum, { logits }) => sum + logits[index], 0) / windows.length);
 }
 
-/** Windows ({start, end, scores}, in order) above a class's threshold, joined where they touch or overlap. */
-export function findEvents(windows, thresholds) {
+/** What thresholds are compared with: of one label per clip the winning class alone; "background" is no event. */
+function eventScores({ scores }, { labels, isMultiLabel }) {
+  const winner = scores.indexOf(Math.max(...scores));
+  return scores.map((score, index) => (labels[index] !== "background" && (isMultiLabel || index === winner) ? score : 0));
+}
+
+/**
+ * Events in windows ({start, end, scores}, in order), by the rules of `EventFinder` in training/base/event_detection.py:
+ * an event begins above `high`, goes on above `low` (one of each per class), and windows share their overlap half and
+ * half. Gaps of at most `gap` seconds are closed, then events below `shortest` seconds left out.
+ */
+export function findEvents(windows, model, { high, low, shortest, gap }) {
+  const rows = windows.map((window) => eventScores(window, model));
+  const borders = windows.map(({ start }, place) => (place ? (windows[place - 1].end + start) / 2 : start));
+  borders.push(windows.at(-1).end);
   const events = [];
-  thresholds.forEach((threshold, index) => {
+  for (const index of model.labels.keys()) {
     let event = null;
-    for (const { start, end, scores } of windows) {
-      const score = scores[index];
-      if (!(score > threshold)) continue;
-      if (event && start <= event.end) {
-        event.end = Math.max(event.end, end);
-        event.score = Math.max(event.score, score);
-      } else {
-        event = { index, start, end, score };
+    let isActive = false;
+    for (const [place, scores] of rows.entries()) {
+      const wasActive = isActive;
+      isActive = scores[index] > (wasActive ? low : high)[index];
+      if (!isActive) continue;
+      if (!event || !(wasActive || borders[place] - event.end <= gap + TOLERANCE)) {
+        event = { index, start: borders[place], score: 0 };
         events.push(event);
       }
+      event.end = borders[place + 1];
+      event.score = Math.max(event.score, scores[index]);
     }
-  });
-  return events.sort((a, b) => a.start - b.start || a.index - b.index);
+  }
+  const long = ({ start, end }) => end > start && end - start >= shortest - TOLERANCE;
+  return events.filter(long).sort((a, b) => a.start - b.start || a.end - b.end || a.index - b.index);
 }
 
 const cell = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value));

@@ -146,7 +146,7 @@ class Microphone {
 let run = 0; // an analysis ends when another begins
 let input = null; // the last one, which other settings are applied to: {name, decode(rate), address}
 let microphone = null;
-let result = null; // {model, windows, seconds}
+let result = null; // {model, windows, seconds, thresholds, events}
 
 const windowOf = (model) => {
   const wanted = Math.round(Number($("window").value) * model.rate);
@@ -234,17 +234,20 @@ async function listen() {
 
 // ---- the results ----
 
-function thresholdsOf(model) {
-  const text = $("threshold").value;
-  if (text === "" && model.thresholds) return model.thresholds;
-  const threshold = text === "" ? 0.5 : Number(text);
-  return model.labels.map(() => threshold);
+function eventRules(model) {
+  const number = (id, otherwise) => ($(id).value === "" ? otherwise : Number($(id).value));
+  const own = (index) => (model.isMultiLabel && model.thresholds ? model.thresholds[index] : 0.5);
+  const high = model.labels.map((_, index) => number("threshold", own(index)));
+  const low = high.map((value) => Math.min(number("low", value), value));
+  return { high, low, shortest: number("shortest", 0), gap: number("gap", 0) };
 }
 
 function show(found) {
   result = found;
   const { model, windows, seconds } = found;
-  const thresholds = thresholdsOf(model);
+  const rules = eventRules(model);
+  const thresholds = (found.thresholds = rules.high);
+  const events = (found.events = findEvents(windows, model, rules));
   const whole = probabilities(meanLogits(windows), model.isMultiLabel);
   const highest = model.labels.map((_, index) => Math.max(...windows.map(({ scores }) => scores[index])));
   const order = model.labels.map((_, index) => index).sort((a, b) => highest[b] - highest[a]);
@@ -260,7 +263,6 @@ function show(found) {
       return row(heading(model.labels[index]), whole[index].toFixed(3), canvas, highest[index].toFixed(3));
     }),
   );
-  const events = findEvents(windows, thresholds);
   $("no-events").hidden = events.length > 0;
   $("events").hidden = events.length === 0;
   $("events").tBodies[0].replaceChildren(
@@ -309,9 +311,8 @@ function moment(seconds) {
 /** Makes a link's file when it is clicked. */
 function offer(id, make) {
   $(id).onclick = () => {
-    const { model, windows } = result;
     URL.revokeObjectURL($(id).href);
-    const text = make(model, windows);
+    const text = make(result);
     $(id).href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
   };
 }
@@ -319,8 +320,7 @@ function offer(id, make) {
 /** Draws every class's scores. A window stands for the time that is nearer to its middle than to others'. */
 function draw() {
   if (!result) return;
-  const { model, windows, seconds } = result;
-  const thresholds = thresholdsOf(model);
+  const { windows, seconds, thresholds, events } = result;
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
   const middles = windows.map(({ start, end }) => (start + end) / 2);
   const edges = [0, ...middles.slice(1).map((middle, index) => (middle + middles[index]) / 2), seconds];
@@ -331,10 +331,12 @@ function draw() {
       continue;
     }
     const index = Number(canvas.dataset.index);
+    const own = events.filter((event) => event.index === index);
     windows.forEach(({ scores }, place) => {
       const [left, right] = [edges[place], edges[place + 1]].map((time) => (time / seconds) * width);
       const top = height * (1 - scores[index]);
-      context.fillStyle = colour(scores[index] > thresholds[index] ? "--event" : "--score");
+      const isEvent = own.some(({ start, end }) => start < middles[place] && middles[place] < end);
+      context.fillStyle = colour(isEvent ? "--event" : "--score");
       context.fillRect(left, top, right - left + 0.5, height - top);
     });
     context.strokeStyle = colour("--soft");
@@ -438,9 +440,9 @@ function offerWeights() {
   $("dtype").replaceChildren(...Object.keys(names).map((dtype) => option(names[dtype] + size(dtype), dtype)));
 }
 
-offer("csv", (model, windows) => eventsAsCsv(findEvents(windows, thresholdsOf(model)), model.labels));
-offer("audacity", (model, windows) => eventsAsAudacity(findEvents(windows, thresholdsOf(model)), model.labels));
-offer("windows", (model, windows) => windowsAsCsv(windows, model.labels));
+offer("csv", ({ events, model }) => eventsAsCsv(events, model.labels));
+offer("audacity", ({ events, model }) => eventsAsAudacity(events, model.labels));
+offer("windows", ({ windows, model }) => windowsAsCsv(windows, model.labels));
 $("model").replaceChildren(...settings.models.map(({ name, source }) => option(name, source)));
 $("model-choice").hidden = settings.models.length === 1;
 $("example").append(...settings.examples.map((address) => option(address.split("/").at(-1), address)));
@@ -451,7 +453,7 @@ $("model").onchange = () => {
   if (input) attempt(analyse);
 };
 $("dtype").onchange = $("window").onchange = () => input && attempt(analyse);
-$("threshold").oninput = () => result && show(result);
+for (const id of ["threshold", "low", "shortest", "gap"]) $(id).oninput = () => result && show(result);
 $("file").onchange = () => $("file").files.length && useFile($("file").files[0]);
 $("example").onchange = () => $("example").value && useExample($("example").value);
 $("microphone").onclick = () => attempt(listen);

@@ -180,7 +180,8 @@ def test_markdown_shows_a_name_letter_by_letter(name):
 
 @pytest.mark.parametrize("name", AWFUL_NAMES)
 def test_the_page_and_the_terminal_show_a_name_letter_by_letter(name, capsys):
-    shown = app.bars([name], np.asarray([0.5]), name, None) + app.answer_html(name, is_number=False)
+    table = app.table_of_scores([name], {"score": np.asarray([0.5])}, [name], None)
+    shown = table[table.index("<tbody>") :] + app.answer_html([name], is_number=False)
     assert re.findall(">([^<]+)<", shown) == [html.escape(printable(name)), "50.0 %", html.escape(printable(name))]
     shown.encode()
     print_table([(name, 1)], ("name", "number"))
@@ -227,7 +228,7 @@ def test_names_survive_a_training(run):
 
 def test_the_page_of_a_training_shows_its_names(run):
     page = (run / "report.html").read_text(encoding="utf-8")
-    rows = page[page.index("<h2>Classes</h2>") :]
+    rows = page[page.index("<h2>Classes</h2>") :].split("</tbody>")[0]
     shown = [html.unescape(name) for name in re.findall("<tr><td>(.*?)</td>", rows, re.DOTALL)]
     assert set(shown) == {printable(name) for name in IN_MANIFESTS}
     assert page.count("<script>") == 1 and "take_$1_$ &lt;b&gt;\\n.wav" in page and "alert(1)&lt;/script&gt;" in page

@@ -20,7 +20,6 @@ from modeling_dual_ssast import (
     DualSSASTConfig,
     DualSSASTFeatureExtractor,
     DualSSASTForAudioClassification,
-    DualSSASTForAudioFrameClassification,
     DualSSASTForPreTraining,
 )
 from training.inference import scores as scoring
@@ -139,11 +138,6 @@ def of_other_classes(folder):
     DualSSASTConfig.from_pretrained(folder, num_labels=5).save_pretrained(folder)
 
 
-def of_frames(folder):
-    pretrained(folder)
-    DualSSASTForAudioFrameClassification(DualSSASTConfig(**TINY)).save_pretrained(folder)
-
-
 def without_extractor(folder):
     save_tiny_classifier(folder)
     (folder / "preprocessor_config.json").unlink()
@@ -170,7 +164,6 @@ def two_numbers(folder):
         (without_extractor, "has no preprocessor_config.json"),
         (truncated, "not a classifier that can be loaded"),
         (two_numbers, "gives 2 numbers per clip"),
-        (of_frames, "classifies time frames, not clips"),
     ],
 )
 def test_models_that_cannot_classify_are_one_line(clips, tmp_path, capsys, save, message):

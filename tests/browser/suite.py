@@ -19,7 +19,10 @@ from conftest import CHROMEDRIVER, CHROMIUM, HEADLESS
 from tiny_models import save_tiny_classifier
 
 from hub import space
+from training.base.event_detection import event_scores, event_thresholds, find_events
+from training.base.inference import labels_of
 from training.data.audio import read_audio
+from training.data.labels import LabelSet
 from training.export import __main__ as export
 from training.export.comparison import torch_runner
 
@@ -251,46 +254,92 @@ def test_the_page_gives_pythons_scores(kind, seconds, dtype, request, page, tmp_
     assert page.execute_script("return crossOriginIsolated && !document.querySelector('main img')")
 
 
-def joined(windows: pandas.DataFrame) -> list[tuple[float, float]]:
-    """Joins windows that touch or overlap."""
-    events = []
-    for start, end in zip(windows["start_s"], windows["end_s"]):
-        if events and start <= events[-1][1]:
-            start = events.pop()[0]
-        events.append((start, end))
-    return events
+def python_events(scores, labels, starts_s, ends_s, high, rules) -> list[tuple]:
+    """The events of predict_hf.py: (label, start, end, score), sorted; `rules` by the names of the page's inputs."""
+    settings = {"low": rules.get("low"), "min_duration_s": rules.get("shortest", 0), "max_gap_s": rules.get("gap", 0)}
+    events = find_events(event_scores(scores, labels), labels.names, starts_s, ends_s, high, **settings)
+    return sorted((event.label, event.onset_s, event.offset_s, event.score) for event in events)
 
 
-def test_events_are_the_windows_above_the_threshold(page, several, tmp_path):
-    model = several[1]
+def same_events(found: list[tuple], expected: list[tuple], tolerance: float):
+    assert [event[0] for event in found] == [event[0] for event in expected]
+    assert [event[1:] for event in found] == [pytest.approx(event[1:], abs=tolerance) for event in expected]
+
+
+def test_events_are_pythons_for_any_scores(tmp_path):
+    """Windows that overlap, touch or leave gaps; few different scores, so that some equal a threshold."""
+    generator, cases, expected = np.random.default_rng(0), [], []
+    for number in range(300):
+        steps, is_multi = int(generator.integers(1, 30)), bool(number % 2)
+        starts = np.cumsum(generator.choice([0.25, 0.5, 0.5, 1.0], steps)) - 0.25
+        ends = starts + generator.choice([0.25, 0.5, 1.0])
+        starts[-1] -= 0.2 * (steps > 1)  # the recording's last window
+        ends[-1] = max(ends[-1] - 0.2, ends[-2:].min())
+        labels = LabelSet(("owl", "background", "rain"), f"{'multi' if is_multi else 'single'}_label_classification")
+        scores = generator.integers(0, 6, (steps, 3)) / 5
+        high, low = np.sort(generator.choice([0.2, 0.4, 0.6, 0.7], (2, 3)), axis=0)[::-1]
+        shortest, gap = generator.choice([0.0, 0.5, 1.25]), generator.choice([0.0, 0.5, 1.0])
+        rules = {"low": low.tolist(), "shortest": shortest, "gap": gap}
+        windows = [{"start": a, "end": b, "scores": row.tolist()} for a, b, row in zip(starts, ends, scores)]
+        model = {"labels": labels.names, "isMultiLabel": is_multi}
+        cases.append((windows, model, {**rules, "high": high.tolist()}))
+        expected.append(python_events(scores, labels, starts, ends, high, rules))
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    (tmp_path / "analysis.mjs").write_bytes((space.STATIC / "analysis.js").read_bytes())
+    script = (
+        'import { findEvents } from "./analysis.mjs"; import { readFileSync } from "fs";'
+        'console.log(JSON.stringify(JSON.parse(readFileSync("cases.json")).map((words) => findEvents(...words))));'
+    )
+    words = ["node", "--input-type=module", "--eval", script]
+    process = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    for (_, model, _), events, own in zip(cases, json.loads(process.stdout), expected, strict=True):
+        found = sorted((model["labels"][e["index"]], e["start"], e["end"], e["score"]) for e in events)
+        same_events(found, own, 1e-9)
+    assert sum(map(len, expected)) > 500
+
+
+@pytest.mark.parametrize("kind", ["single", "several"])
+def test_the_page_finds_pythons_events(kind, request, page, tmp_path):
+    folder, model, _ = request.getfixturevalue(kind)
+    labels = labels_of(str(folder.parent / "model"), model.config)
     generator = np.random.default_rng(2)
     clip = np.concatenate([generator.standard_normal(RATE * 2) * level for level in (0.3, 1e-4, 0.3)]).astype(
         np.float32
     )
     soundfile.write(tmp_path / "clip.wav", clip, RATE, subtype="FLOAT")
-    choose(page, "model", "models/2")
+    choose(page, "model", "models/1" if kind == "single" else "models/2")
     choose(page, "dtype", "fp32")
     choose(page, "window", "0.5")
     assert not classify(page, tmp_path / "clip.wav")
     windows = table(page, "windows")
     assert len(windows) == 23 and windows["end_s"].iloc[0] == 0.5
-    middle = float((windows["low"].min() + windows["low"].max()) / 2)
-    for value, thresholds in (("", model.config.decision_thresholds), (str(middle), [middle] * 3)):
-        choose(page, "threshold", value)
+    scores = windows[list(labels.names)].to_numpy()
+    low, middle = (round(float(np.quantile(event_scores(scores, labels).max(axis=1), q)), 4) for q in (0.3, 0.6))
+    counts = []
+    for rules in (
+        {},
+        {"threshold": middle},
+        {"threshold": middle, "low": low},
+        {"threshold": middle, "gap": 3},
+        {"threshold": middle, "low": low, "shortest": 0.75, "gap": 0.5},
+    ):
+        for name in ("threshold", "low", "shortest", "gap"):
+            choose(page, name, str(rules.get(name, "")))
         found = table(page, "csv")
-        expected = [
-            (label, *event)
-            for label, threshold in zip(("high", "low", "mid"), thresholds)
-            for event in joined(windows[windows[label] > threshold])
-        ]
-        assert sorted(found[["label", "start_s", "end_s"]].itertuples(index=False, name=None)) == sorted(expected)
-    assert 0 < sum(label == "low" for label, *_ in expected) < len(windows)
+        high = event_thresholds(model.config, rules.get("threshold"))
+        expected = python_events(scores, labels, windows["start_s"], windows["end_s"], high, rules)
+        rows = found[["label", "start_s", "end_s", "score"]].itertuples(index=False, name=None)
+        same_events(sorted(rows), expected, 1.1e-3)
+        counts.append(tuple(expected))
+    assert len(set(counts)) > 3 and len(found)
     audacity = Path(page.downloads) / "events.txt"
+    audacity.unlink(missing_ok=True)
     page.execute_script("audacity.click()")
     wait(audacity.exists)
     rows = [line.split("\t") for line in audacity.read_text().splitlines()]
     assert [float(row[0]) for row in rows] == pytest.approx(found["start_s"].tolist(), abs=1e-3)
-    assert [row[2] for row in rows] == found["label"].tolist()
+    assert [row[2] for row in rows] == [" ".join(label.split()) for label in found["label"]]
 
 
 def test_the_microphone_is_read_in_windows(page):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from training.classification import confidence_intervals as bootstrap
+from training.base import bootstrap
 from training.classification.confidence_intervals import confidence_intervals
 from training.classification.metrics import metrics_of_split, weighted_metrics
 

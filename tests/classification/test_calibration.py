@@ -102,8 +102,25 @@ def test_a_rare_class_with_tiny_scores_is_still_given():
     assert ((scores[:, 0] > threshold) == [False, True, True, False]).all() and 0 < threshold < 1
 
 
+@pytest.mark.parametrize(
+    ("scores", "targets", "expected"),
+    [
+        ([0.1, 0.9, 0.95, 0.003], [1, 1, 1, 0], 0.5),  # one faint clip
+        ([0.1, 0.11, 0.9, 0.95, 0.003], [1, 1, 1, 1, 0], 0.0515),  # two of them
+        ([0.8, 0.9, 0.95, 0.003], [0, 1, 1, 0], 0.5),  # one false alarm
+        ([0.8, 0.81, 0.9, 0.95, 0.003], [0, 0, 1, 1, 0], 0.855),
+        ([0.3, 0.003], [1, 0], 0.5),  # the only clip of a class
+        ([0.5, 0.4, 0.3], [1, 1, 0], 0.35),  # 0.5 is not above 0.5
+    ],
+)
+def test_a_single_clip_moves_no_threshold(scores, targets, expected):
+    found = choose_thresholds(np.array(scores)[:, None], np.array(targets)[:, None] > 0)
+    assert found == pytest.approx([expected])
+
+
 def test_no_threshold_has_a_higher_f1():
     rng = np.random.default_rng(0)
+    moved = 0
     for _ in range(50):
         targets = rng.random((12, 1)) < 0.4
         scores = rng.random((12, 1)).round(1).astype(np.float32)
@@ -113,8 +130,13 @@ def test_no_threshold_has_a_higher_f1():
             return 2 * ((scores > value) & targets).sum() / max((scores > value).sum() + targets.sum(), 1)
 
         best = max(f1(value) for value in np.linspace(0.01, 0.99, 99))
-        assert f1(threshold) == best or not targets.any()
+        assert f1(threshold) == best or threshold == 0.5
         assert f1(0.5) < best or threshold == 0.5
+        if threshold == 0.5:  # as good as the best but for one clip
+            changed = [np.where(np.arange(12)[:, None] == clip, targets, scores) for clip in range(12)]
+            assert max(f1(0.5, values) for values in [scores, *changed]) >= best
+        moved += threshold != 0.5
+    assert 10 < moved < 50
     assert choose_thresholds(np.array([[0.7], [0.2]]), np.array([[False], [False]])) == [0.5]
     assert choose_thresholds(np.array([[1e-9], [0.0]]), np.array([[True], [False]]))[0] > 0
 

@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForAudioClassification
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification
 from training import tasks
+from training.base.tuning import count_parameters, encoder_stages, portable_name, prepare, rate_scales
 from training.classification import train as classification
 from training.classification.arguments import TuningArguments
 from training.classification.trainer import ClassificationTrainer
-from training.classification.tuning import count_parameters, encoder_stages, portable_name, prepare, rate_scales
 from training.errors import InputError
 
 EVERY_STEP = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 20, "load_best_model_at_end": False}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from training.data.audio import read_audio
 from training.data.columns import Columns, audio_of
-from training.data.events import Event, pair_recordings, write_events
+from training.data.events import Event, Recordings, write_events
 from training.data.tables import load_table
 from training.errors import InputError
 from training.prepare import background
@@ -50,7 +50,9 @@ def test_clips_of_events_and_background(tmp_path):
     calls = [(clip.label, clip.start, clip.end) for clip in found if clip.label != "background"]
     assert calls == [("owl", 0.0, 1.0), ("owl", 4.0, 7.0), ("jay", 9.0, 10.0)]
     noise = [clip for clip in found if clip.label == "background"]
-    assert len(noise) == 2 and all(clip.end - clip.start == 1.0 and clip.group == str(clip.path) for clip in noise)
+    assert len(noise) == len(events) and all(
+        clip.end - clip.start == 1.0 and clip.group == str(clip.path) for clip in noise
+    )
     every = background_clips({paths["x"]: events, paths["quiet"]: []}, 1.0, 0.5, num_clips=99, label="none")
     starts = [clip.start for clip in every if clip.label == "none" and clip.path == paths["x"]]
     assert starts == [0.7, 1.7, 7.5]
@@ -100,9 +102,7 @@ def test_recordings_of_a_table(tmp_path, name, wanted):
         write_tone(tmp_path / file, seconds=0.1)
     if " " in wanted:
         with pytest.raises(InputError, match=wanted):
-            pair_recordings("t.txt", [name], tmp_path)
+            Recordings(tmp_path).find("t.txt", name)
     else:
-        assert pair_recordings("t.txt", [name], tmp_path) == {name: tmp_path / wanted}
-        assert pair_recordings("t.txt", [None], tmp_path / "y.flac") == {None: tmp_path / "y.flac"}
-        with pytest.raises(InputError, match="y and y.flac are one recording; write one name"):
-            pair_recordings("t.txt", ["y", "y.flac"], tmp_path)
+        assert Recordings(tmp_path).find("t.txt", name) == tmp_path / wanted
+        assert Recordings(tmp_path / "y.flac").find("t.txt", None) == tmp_path / "y.flac"

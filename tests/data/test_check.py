@@ -371,6 +371,17 @@ def test_what_all_clips_share_is_one_line(tmp_path, capsys):
     assert all(item["energy_share"] == pytest.approx(0.5, abs=0.05) for item in high["items"])
 
 
+@pytest.mark.parametrize(
+    ("errors", "warnings", "words"), [(1, 0, "1 error, 0 warnings"), (2, 1, "2 errors, 1 warning")]
+)
+def test_one_is_no_plural(errors, warnings, words, capsys):
+    nothing = {"sampling_rates": {}, "channels": {}, "classes": {}, "findings": {}}
+    splits = {"train": {"clips": 1, "seconds": 60}}
+    check.print_report({"splits": splits, "errors": errors, "warnings": warnings, **nothing})
+    printed = capsys.readouterr().out
+    assert printed.startswith("train: 1 clip, 1.0 min\n") and printed.endswith(f"\n{words}\n")
+
+
 def test_warnings_do_not_fail(tables, capsys):
     write_tone(tables.folder / "low.wav", rate=8000, seconds=0.2)
     tables.add("train", "low.wav")

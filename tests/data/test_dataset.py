@@ -232,7 +232,7 @@ def test_a_random_resized_crop_stretches_a_part():
     """A ramp stays a ramp, less steep the smaller the part is; what is longer than the clip holds padding."""
     ramp = torch.arange(100.0).unsqueeze(1).expand(100, 16)
     settings = AugmentationArguments(random_resized_crop=True, crop_time_scale=[0.5, 0.5])
-    crops = [random_resized_crop(ramp, settings, -1.0, clip_generator(0, 0, index)) for index in range(60)]
+    crops = [random_resized_crop(ramp, settings, -1.0, clip_generator(0, 0, index))[0] for index in range(60)]
     ends = torch.stack([crop[[0, -1], 0] for crop in crops])  # exact where the corners meet
     inside = ends[(ends > -0.5).all(dim=1)]
     assert {crop.shape for crop in crops} == {ramp.shape} and 15 < len(inside) < 45
@@ -241,13 +241,13 @@ def test_a_random_resized_crop_stretches_a_part():
     settings = AugmentationArguments(random_resized_crop=True, crop_frequency_scale=[0.5, 0.5], crop_time_scale=[1, 1])
     lowest = set()
     for index in range(200):
-        crop = random_resized_crop(bins, settings, -1.0, clip_generator(0, 0, index))
+        crop, _ = random_resized_crop(bins, settings, -1.0, clip_generator(0, 0, index))
         first, last = crop[10, [0, -1]].tolist()  # never padding: the middle of the clip
         assert last - first == pytest.approx(19, abs=1e-3)
         lowest.add(round(first))
     assert lowest == set(range(21))
     settings = AugmentationArguments(random_resized_crop=True, crop_frequency_scale=[1, 1], crop_time_scale=[1.5, 1.5])
-    crop = random_resized_crop(ramp, settings, -1.0, clip_generator(0, 0, 0))
+    crop, _ = random_resized_crop(ramp, settings, -1.0, clip_generator(0, 0, 0))
     padding = torch.full((12, 16), -1.0)
     torch.testing.assert_close(crop[:12], padding)
     torch.testing.assert_close(crop[-12:], padding)

@@ -21,8 +21,8 @@ from training.data.tables import load_table
 from training.errors import UNPRINTABLE, InputError
 
 ENDINGS = [(name, f"a{kind.suffix}") for name, kind in FORMATS.items()]
-HOLDS_SCORES = {"raven", "csv", "json", "jsonl"}
-HOLDS_FREQUENCIES = {"raven", "audacity", "csv", "json", "jsonl"}
+HOLDS_SCORES = {"raven", "csv", "json", "jsonl", "soundevent"}
+HOLDS_FREQUENCIES = {"raven", "audacity", "csv", "json", "jsonl", "soundevent"}
 
 
 def _write(path, text, encoding="utf-8"):
@@ -63,6 +63,8 @@ def _as_held(name: str, event: Event) -> Event:
     if name == "raven":  # a box always has a bottom and a top
         low_hz = low_hz or 0.0
         high_hz = max(low_hz, 8000.0) if high_hz is None else high_hz
+    if name == "soundevent" and high_hz is not None:  # so has a box there, but not always a top
+        low_hz = low_hz or 0.0
     if name not in HOLDS_FREQUENCIES:
         low_hz = high_hz = None
     return Event(onset_s, offset_s, event.label, low_hz, high_hz, score if name in HOLDS_SCORES else None)
@@ -238,6 +240,18 @@ OWL = Event(0.5, 1.5, "owl")
         ("a.txt", "onset\toffset\tevent_label\n0.5\t1.5\towl\n", {None: [OWL]}),
         ("a.csv", "Start;End;Class\n0,5;1,5;owl\n", {None: [OWL]}),
         ("a.csv", "file,start,end,label,Confidence\nx,0.5,1.5,owl,0.25\n", {"x": [OWL._replace(score=0.25)]}),
+        # BirdNET-Analyzer's and opensoundscape's
+        (
+            "a.csv",
+            "Start (s),End (s),Common name,Confidence,File\n0.5,1.5,owl,0.25,x\n",
+            {"x": [OWL._replace(score=0.25)]},
+        ),
+        ("a.csv", "audio_file,annotation,start_time,end_time,low_f,high_f\nx,owl,0.5,1.5,,\n", {"x": [OWL]}),
+        (
+            "a.txt",
+            "audio_file\tannotation\tBegin Time (s)\tEnd Time (s)\tBegin File\tView\nx.wav\towl\t0.5\t1.5\tx.wav\t1\n",
+            {"x.wav": [OWL]},
+        ),
         ("a.json", '[{"onset": 0.5, "offset": "1.5", "label": "owl"}]', {None: [OWL]}),
         ("a.json", '[{"file": "x", "onset": 0.5, "offset": 1.5, "label": 7}]', {"x": [Event(0.5, 1.5, "7")]}),
         ("a.jsonl", '\n{"onset": 0.5, "offset": 1.5, "label": "owl"}\n\n', {None: [OWL]}),

@@ -391,11 +391,8 @@ def write_all(finished, names, files, folder: Path):
         examples = Dataset.from_dict({"audio": audio, "label": [old[label] for label in dataset.examples["label"]]})
         datasets[split] = copy.copy(dataset)
         datasets[split].examples, datasets[split].labels = examples, labels
-    model = types.SimpleNamespace(config=config, parameters=run.trainer.model.parameters)
-    trainer = types.SimpleNamespace(
-        args=run.trainer.args, model=model, processing_class=run.trainer.processing_class, state=run.trainer.state
-    )
-    renamed = dataclasses.replace(run, trainer=trainer, datasets=datasets, labels=labels)
+    model = types.SimpleNamespace(config=config, parameters=run.model.parameters)
+    renamed = dataclasses.replace(run, model=model, datasets=datasets, labels=labels)
     results = {**results, "labels": list(names)} | report.describe_clips(renamed)
     scores = report.write_split(renamed, results, folder)
     report.write_card(renamed, results, folder / "README.md")

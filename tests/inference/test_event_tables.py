@@ -1,6 +1,7 @@
 """Tests the events of predict_hf.py: those of the windows, in every format, after a stop, and beside earlier tables."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from modeling_dual_ssast import DualSSASTForAudioClassification
 from training.base.event_detection import find_events
 from training.base.inference import load_classifier
 from training.data.columns import Columns, audio_of
-from training.data.events import pair_recordings, read_events
+from training.data.events import Recordings, read_events
 from training.data.tables import load_table
 from training.inference import plan
 from training.prepare.background import background_clips
@@ -114,14 +115,14 @@ def test_every_format_is_read_as_annotations_and_as_clips(model_folder, clips, t
     assert predict(model_folder, clips, "--events", table, *words, *settings) == 0
     assert predict(model_folder, clips, "--events", tmp_path / "all.json", *settings) == 0
     found, wanted = read_events(table), read_events(tmp_path / "all.json")
-    paths = pair_recordings(table, found, clips)
-    found = {str(paths[name]): events for name, events in found.items()}
+    places = Recordings(clips)
+    found = {str(places.find(table, name)): events for name, events in found.items()}
     if place == "e.txt" or (place == "tables" and not words):  # Raven's table has no row for a recording without events
         wanted = {file: events for file, events in wanted.items() if events}
     assert_same(found, wanted)
     # Annotations for a background class, beside a recording without events.
     quiet = write_tone(tmp_path / "quiet.wav", seconds=0.2)
-    events = {path: found[str(path)] for path in paths.values()} | {quiet: []}
+    events = {path: found[str(path)] for path in map(Path, found)} | {quiet: []}
     made = background_clips(events, clip_s=0.1, margin_s=0.0)
     assert {clip.label for clip in made if clip.label != "background"} == {
         e.label for own in wanted.values() for e in own

@@ -1,6 +1,7 @@
 """Tests predict_hf.py --listen without a microphone: the windows of files, lost sound as gaps, and all ends."""
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
+import torch
 from audio_files import ROOT, run_program, tone
 from tiny_models import save_tiny_classifier
 
@@ -20,6 +22,7 @@ import predict_hf
 from modeling_dual_ssast.embedding_dual_ssast import window_starts
 from training.base.event_detection import find_events
 from training.base.inference import labels_of, load_classifier
+from training.base.open_set import NUM_QUANTILES, SCORES, OpenSet, Rejection, energies
 from training.data.events import read_events
 from training.errors import InputError
 from training.inference import live
@@ -76,12 +79,12 @@ def raw(samples: np.ndarray, encoding: str) -> bytes:
     return np.clip(np.rint(samples.astype(np.float64) * one), -one, one - 1).astype(kind).tobytes()
 
 
-def same_tables(found, expected):
+def same_tables(found, expected, rtol=0.0):
     found, expected = map(pandas.read_csv, (found, expected))
     assert list(found) == list(expected) and len(found) == len(expected)
     assert found["prediction"].fillna("").tolist() == expected["prediction"].fillna("").tolist()
     numbers = [name for name in found if name not in ("file", "prediction")]
-    np.testing.assert_allclose(found[numbers], expected[numbers], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found[numbers], expected[numbers], rtol=rtol, atol=TOLERANCE)
 
 
 CASES = [
@@ -229,7 +232,7 @@ class Microphones:
 
     def __init__(self, samples=None, rate=48000, lost=(), at_end=None, pace_s=0.0):
         self.samples, self.rate, self.lost, self.at_end, self.pace_s = samples, rate, lost, at_end, pace_s
-        self.asked = []
+        self.asked, self.streams = [], []
 
     def query_devices(self, device, kind):
         if device not in (None, 1, "USB"):
@@ -256,22 +259,27 @@ class Microphones:
             else:
                 self.at_end() if self.at_end else finished_callback()
 
-        thread = threading.Thread(target=play)
-        return Stream(thread)
+        self.streams.append(Stream(threading.Thread(target=play)))
+        return self.streams[-1]
+
+    def _exit_handler(self):
+        pass
 
 
 class Stream:
+    is_closed = False
+
     def __init__(self, thread):
         self.thread = thread
 
     def start(self):
         self.thread.start()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
+    def stop(self):
         self.thread.join(10)
+
+    def close(self):
+        self.is_closed = not self.thread.is_alive()
 
 
 @pytest.fixture
@@ -297,7 +305,7 @@ def test_a_microphone_until_ctrl_c(folder, tmp_path, microphones, capsys, words,
     before = signal.getsignal(signal.SIGINT)
     found = predict(folder, "--channels", 2, "--windows", tmp_path / "found.csv", *WINDOWS, "--listen", *words)
     assert found == 0 and signal.getsignal(signal.SIGINT) is before
-    assert fake.asked == [(asked, 2, 48000)]
+    assert fake.asked == [(asked, 2, 48000)] and fake.streams[0].is_closed
     # The resampler still held the last samples: all windows that were complete are there.
     found, expected = map(pandas.read_csv, (tmp_path / "found.csv", tmp_path / "expected.csv"))
     count = len(found) - 1
@@ -323,6 +331,21 @@ def test_a_microphone_that_is_pulled_out_ends_the_run(folder, tmp_path, micropho
     microphones(tone(0.6, 16000)[:, None], rate=16000, at_end=None)
     assert predict(folder, "--listen", *WINDOWS, "--windows", tmp_path / "windows.jsonl") == 1
     assert re.search(r"^error: USB .* has stopped; connect it again", capsys.readouterr().err, re.MULTILINE)
+    assert len((tmp_path / "windows.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_driver_that_does_not_stop_is_left_behind(folder, tmp_path, microphones, monkeypatch, capsys):
+    released, unregistered = threading.Event(), []
+    monkeypatch.setattr(Stream, "stop", lambda stream: released.wait(60))
+    monkeypatch.setattr(live, "atexit", SimpleNamespace(unregister=unregistered.append))
+    monkeypatch.setattr(live, "STOP_S", 0.1)
+    fake = microphones(tone(0.6, 16000)[:, None], rate=16000, at_end=interrupt)
+    try:
+        assert predict(folder, "--listen", *WINDOWS, "--windows", tmp_path / "windows.jsonl") == 0
+        assert not fake.streams[0].is_closed and unregistered == [fake._exit_handler]
+    finally:
+        released.set()
+    assert "listen default: the sound driver does not stop, and is left behind" in capsys.readouterr().err
     assert len((tmp_path / "windows.jsonl").read_text().splitlines()) == 2
 
 
@@ -458,6 +481,13 @@ def test_events_and_windows_are_in_the_tables_while_the_sound_goes_on(folder, tm
     assert windows < len(pandas.read_csv(tmp_path / "windows.csv"))
 
 
+def test_a_second_threshold_above_the_first_is_refused(folder, pipe, capsys):
+    pipe(raw(tone(0.7), "s16le"))
+    assert predict(folder, "--listen", "-", "--threshold", 0.4, "--low_threshold", 0.6) == 1
+    error = capsys.readouterr().err
+    assert "error: low_threshold 0.6: the threshold of high is 0.4; give at most that" in error
+
+
 def test_a_number_per_clip_is_no_event(tmp_path, pipe, capsys):
     folder = save_tiny_classifier(tmp_path / "model", labels=("loudness",), problem_type="regression")
     pipe(raw(tone(0.7), "s16le"))
@@ -465,6 +495,53 @@ def test_a_number_per_clip_is_no_event(tmp_path, pipe, capsys):
     assert "event" not in capsys.readouterr().out
     with pytest.raises(InputError, match="a number per clip, so it has no events"):
         listen_for_events(folder, tmp_path / "e.csv")
+
+
+# ---- Unknown sounds ----
+
+
+@pytest.fixture(scope="module")
+def rejecting(tmp_path_factory):
+    """A classifier with thresholds amid the scores of the windows of `changing`."""
+    folder = save_tiny_classifier(tmp_path_factory.mktemp("rejecting"))
+    model, extractor = load_classifier(str(folder))
+    size = model.classifier.dense.in_features
+    means, directions = torch.randn(3, size, generator=torch.Generator().manual_seed(0)), torch.eye(size)[:2]
+    found = OpenSet(means, directions, torch.ones(3), {name: torch.zeros(NUM_QUANTILES) for name in SCORES})
+    labels = labels_of(str(folder), model.config)
+    network = Classifier(model, extractor, labels, 0.5, 0.2, Rejection(found, "distance", 0.5))
+    sound = changing()
+    rows = live.run_windows(network, [sound[start:][:8000] for start in window_starts(len(sound), 8000, 3200)], 8)
+    distances, logits = (np.concatenate([row[name] for row in rows]) for name in ("distance", "logits"))
+    for name, scores in zip(SCORES, (distances, energies(torch.from_numpy(logits)).numpy())):
+        found.quantiles[name] = torch.from_numpy(np.quantile(scores, np.linspace(0, 1, NUM_QUANTILES)))
+    found.save(model, folder)
+    return folder
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_unknown_sounds_are_those_of_the_file(rejecting, tmp_path, pipe, capsys, score):
+    soundfile.write(tmp_path / "clip.wav", changing(), RATE, subtype="PCM_16")
+    samples, _ = soundfile.read(tmp_path / "clip.wav")
+    words = ["--reject", 0.7, "--reject_by", score, *WINDOWS]
+    expected, found = tmp_path / "expected.csv", tmp_path / "found.csv"
+    assert predict(rejecting, tmp_path / "clip.wav", "--windows", expected, *words) == 0
+    capsys.readouterr()
+    pipe(raw(samples, "s16le"))
+    assert predict(rejecting, "--listen", "-", "--windows", found, *words) == 0
+    same_tables(found, expected, rtol=TOLERANCE)
+    table = pandas.read_csv(found)
+    num_unknown = (table["prediction"] == "unknown").sum()
+    assert list(table)[3:5] == ["prediction", score] and 1 < num_unknown < len(table) / 2
+    assert capsys.readouterr().out.count("\tunknown (") == num_unknown
+    one, other = (json.loads(path.with_name(f"{path.name}.about.json").read_text()) for path in (expected, found))
+    assert one["settings"] == other["settings"] and one["settings"]["reject"] == 0.7
+
+
+def test_a_model_that_cannot_reject_is_refused(folder, pipe, capsys):
+    pipe(raw(tone(0.7), "s16le"))
+    assert predict(folder, "--listen", "-", "--reject", 0.9) == 1
+    assert "a softmax alone needs it; leave it out" in capsys.readouterr().err
 
 
 # ---- Ends and errors ----

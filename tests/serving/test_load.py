@@ -27,12 +27,12 @@ pytestmark = pytest.mark.slow
 
 @contextlib.contextmanager
 def served(tmp_path, *options, max_length=64):
-    """Runs serve_hf.py with a tiny model; yields its address and its process."""
+    """Runs serve_hf.py with a tiny model in float32, whose scores depend on no batch; yields address and process."""
     folder = save_tiny_classifier(tmp_path / "model", max_length=max_length)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "errors", "wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "serve_hf.py", str(folder), "--port", "0", *options],
+            [sys.executable, "serve_hf.py", str(folder), "--port", "0", "--dtype", "float32", *options],
             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
     try:

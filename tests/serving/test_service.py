@@ -5,6 +5,7 @@ import configparser
 import json
 import random
 import re
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import soundfile
 import torch
 from audio_files import ROOT, encoded, tone, write_tone
 from starlette.testclient import TestClient
@@ -23,6 +25,8 @@ import serve_hf
 from hub.space import DISTRIBUTIONS, imported
 from modeling_dual_ssast import DualSSASTModel
 from training.base.inference import labels_of, load_classifier
+from training.base.open_set import NUM_QUANTILES, SCORES, EmbeddingHook, OpenSet, energies
+from training.recipe import parse_words
 from training.serving import service as serving
 from training.serving.arguments import ServingArguments
 from training.serving.batching import SIMILAR, Batcher
@@ -109,6 +113,69 @@ def test_windows_have_the_times_and_scores_of_predict_hf(serve, folder, tmp_path
     np.testing.assert_allclose([[row["start_s"], row["end_s"]] for row in rows], table[["start_s", "end_s"]], atol=1e-6)
     np.testing.assert_allclose([scores_of(row) for row in rows], table[[f"probability_{n}" for n in NAMES]], atol=1e-5)
     assert answer["file"] == "clip.wav" and answer["seconds"] == 3.3
+
+
+@pytest.fixture(scope="module")
+def open_folder(tmp_path_factory):
+    """A classifier with statistics as a training leaves them, but made up, and clips that are known and unknown."""
+    folder = save_tiny_classifier(tmp_path_factory.mktemp("open") / "model")
+    model, extractor = load_classifier(str(folder))
+    hook, clips = EmbeddingHook(model), folder.with_name("clips")
+    files = [write_tone(clips / f"{index}.wav", seconds=(0.5, 2.0)[index % 2], hz=90 * 2**index) for index in range(6)]
+    logits = [model.classify_windows(soundfile.read(file, dtype="float32")[0], extractor).logits for file in files]
+    means = hook.take()[:3]
+    found = OpenSet(means, torch.eye(*means.shape)[:2], torch.tensor([2.0, 1.0, 0.5]), {})
+    values = torch.stack([energies(one.view(1, -1)) for one in logits])[:, 0]
+    for name, scores in {"energy": values, "distance": torch.linspace(0, 3, 6)}.items():
+        found.quantiles[name] = torch.quantile(scores, torch.linspace(0, 1, NUM_QUANTILES))
+    found.save(model, folder)
+    return folder
+
+
+def rejecting(folder, *words) -> Service:
+    (arguments,) = parse_words(
+        (serve_hf.ServeArguments,), ["--model", str(folder), "--dtype", "float32", *words], "", ""
+    )
+    model, extractor, rejection = serve_hf.load(arguments)
+    return Service("tiny", model, extractor, labels_of("tiny", model.config), arguments, rejection)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_what_predict_hf_rejects_is_rejected(open_folder, tmp_path, score):
+    words = ["--reject", "0.5", "--reject_by", score]
+    tables = ["--output", str(tmp_path / "scores.csv"), "--windows", str(tmp_path / "windows.csv")]
+    clips = [str(open_folder), str(open_folder.with_name("clips")), "--dtype", "float32"]
+    assert predict_hf.main([*clips, *words, *tables]) == 0
+    files, windows = (pandas.read_csv(tmp_path / f"{name}.csv") for name in ("scores", "windows"))
+    assert 0 < (files["prediction"] == "unknown").sum() < len(files)
+    with TestClient(build(rejecting(open_folder, *words))) as client:
+        answers = [post_file(client, Path(file).read_bytes(), windows="true").json() for file in files["file"]]
+        events = post_file(client, Path(files["file"][1]).read_bytes(), path="events", threshold="0.1").json()
+    assert [answer["prediction"] for answer in answers] == files["prediction"].tolist()
+    np.testing.assert_allclose([answer[score] for answer in answers], files[score], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose([scores_of(a) for a in answers], files[[f"probability_{n}" for n in NAMES]], atol=1e-5)
+    found = [window[score] for answer in answers for window in answer["windows"]]
+    np.testing.assert_allclose(found, windows[score], rtol=1e-4, atol=1e-5)
+    assert {event["label"] for event in events["events"]} <= {*NAMES}
+    with TestClient(build(rejecting(open_folder))) as client:
+        answer = post_file(client, Path(files["file"][0]).read_bytes(), windows="true").json()
+    assert score not in answer and score not in answer["windows"][0] and answer["prediction"] in NAMES
+
+
+def test_a_pass_that_failed_leaves_no_distances_behind(open_folder, monkeypatch):
+    service = rejecting(open_folder, "--reject", "0.5")
+    clips = [tone(0.5, hz=300), tone(0.5, hz=3000)]
+    wanted = service.compute("classify", clips[:1])
+    with monkeypatch.context() as patch:
+        patch.setattr(service.model.classifier.dense, "forward", lambda inputs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            service.compute("classify", clips[::-1])
+    np.testing.assert_array_equal(service.compute("classify", clips[:1]), wanted)
+
+
+def test_rejection_without_statistics_is_one_line(folder, capsys):
+    assert serve_hf.main([str(folder), "--port", "0", "--reject", "0.95"]) == 1
+    assert "has no open_set.safetensors, which --reject needs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", KINDS)
@@ -500,7 +567,7 @@ def test_precision_and_device_are_those_of_predict_hf(folder, tmp_path, capsys, 
     wanted = pandas.read_csv(tmp_path / "scores.csv")[[f"probability_{name}" for name in NAMES]].to_numpy()[0]
     capsys.readouterr()
     arguments = serve_hf.ServeArguments(model=str(folder), dtype=dtype, device="cpu", threads=1)
-    model, extractor = serve_hf.load(arguments)
+    model, extractor, _ = serve_hf.load(arguments)
     assert capsys.readouterr().err == f"weights: {dtype} on cpu\n" and torch.get_num_threads() == 1
     service = Service("tiny", model, extractor, labels_of("tiny", model.config), arguments)
     with TestClient(build(service)) as client:
@@ -543,10 +610,18 @@ def test_the_image_has_what_the_program_imports_and_nothing_else_of_the_project(
     assert allowed[0] == "*" and {name.removeprefix("!") for name in allowed if name.startswith("!")} == set(copied)
 
 
-def test_the_image_runs_as_a_user_on_cpu_wheels_of_the_tested_versions():
+def test_the_image_runs_as_a_user_with_the_tested_versions():
     text = DOCKER.read_text()
     assert re.search(r"^FROM python:3\.\d+-slim$", text, re.MULTILINE)
-    assert "--index-url https://download.pytorch.org/whl/cpu" in text and "--constraint constraints.txt" in text
+    # Without the argument packages come from pip's own index: no other address of packages is written down.
+    assert "\nARG torch_index=\n" in text
+    (command,) = re.findall(r"^RUN (pip .+ torch)$", text, re.MULTILINE)
+    for url, words in (("", []), ("a b", ["--index-url", "a b"])):
+        script = f"pip() {{ printf '%s|' \"$@\"; }}; {command}"
+        found = subprocess.run(["sh", "-c", script], env={"torch_index": url}, capture_output=True, text=True).stdout
+        assert found.split("|")[-len(words) - 2 :] == [*words, "torch", ""] and ("--index-url" in found) == bool(url)
+    assert set(re.findall(r"https?://[^/:\s]+", text)) == {"http://127.0.0.1"}
+    assert all("--constraint constraints.txt" in line for line in re.findall(r"^RUN pip .+$", text, re.MULTILINE))
     assert text.index("\nUSER ") > text.rindex("\nRUN ") and "USER root" not in text
     assert '".[serve,formats]"' in text
     (entry,) = re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)

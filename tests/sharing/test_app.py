@@ -86,6 +86,11 @@ def bars_of(page: str) -> dict[str, float]:
     return {html.unescape(name): float(share) for name, share in rows}
 
 
+def maps_of(page: str) -> list[str]:
+    """The pixels of all pictures."""
+    return re.findall(r"data:image/png;base64,[^\"]*", page)
+
+
 def captions_of(page: str) -> list[str]:
     return [html.unescape(caption) for caption in re.findall("<figcaption>(.*?)</figcaption>", page)]
 
@@ -391,19 +396,29 @@ def test_models_come_from_words_or_variable_or_file(tmp_path, monkeypatch, capsy
         app.main(["user/word"])
 
 
-def test_device_and_threads_are_chosen_and_weights_stay_float32(tmp_path, monkeypatch, capsys):
-    """Where other programs would take bfloat16 too."""
-    shown = []
+@pytest.mark.parametrize("dtype", ["unset", "auto"])
+def test_hardware_is_chosen_and_float32_is_the_default(tmp_path, clip, monkeypatch, capsys, dtype):
+    """Where other programs would take bfloat16 by themselves. The maps are the same to the last digit."""
+    shown, words = [], [] if dtype == "unset" else ["--dtype", dtype]
     monkeypatch.setattr("training.inference.precision.has_bfloat16", lambda: True)
     monkeypatch.setattr(app, "build", lambda classifiers, examples: shown.extend(classifiers) or 1 / 0)
     folder = str(save_tiny_classifier(tmp_path / "model"))
     with pytest.raises(ZeroDivisionError):
-        app.main([folder, "--device", "cpu", "--threads", "1"])
+        app.main([folder, "--device", "cpu", "--threads", "1", *words])
     parameter = next(shown[0].model.parameters())
-    assert (parameter.dtype, parameter.device.type, torch.get_num_threads()) == (torch.float32, "cpu", 1)
+    wanted = {"unset": torch.float32, "auto": torch.bfloat16}[dtype]
+    assert (parameter.dtype, parameter.device.type, torch.get_num_threads()) == (wanted, "cpu", 1)
+    plain = app.Classifier(shown[0].title, *app.load_classifier(folder, attn_implementation="eager"))
+    pages = [app.results(clip, [one]) for one in (shown[0], plain)]
+    assert bars_of(pages[0]) == pytest.approx(bars_of(pages[1]), abs=2)
+    assert maps_of(pages[0]) == maps_of(pages[1]) and len(maps_of(pages[0])) > 2
+    if dtype != "unset":
+        monkeypatch.setattr(shown[0], "explained", None)
+        assert maps_of(app.results(clip, [shown[0]])) != maps_of(pages[1])
     for words, message in (
         (["--device", "cuda:77"], "device cuda:77: cannot be used"),
         (["--threads", "0"], "threads: "),
+        (["--dtype", "int8"], "dtype: must be auto, float32, "),
     ):
         assert app.main([folder, *words]) == 1
         assert f"error: {message}" in capsys.readouterr().err

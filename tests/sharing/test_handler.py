@@ -21,6 +21,7 @@ from modeling_dual_ssast import DualSSASTFeatureExtractor, DualSSASTModel
 from training.data import audio, recordings, uploads
 
 # As the container's toolkit loads it; the folder is the only one on the path.
+NAMES = ("high", "low", "mid")
 PROGRAM = """
 import base64, importlib.util, json, pathlib
 folder, clips = sys.argv[1], sorted(pathlib.Path(sys.argv[2]).iterdir())
@@ -70,11 +71,11 @@ def predicted(folder, clips, tmp_path, *options) -> tuple[np.ndarray, pandas.Dat
     """What predict_hf.py writes: (files, labels), and the table of the windows."""
     words = [str(folder), str(clips), "--output", str(tmp_path / "scores.csv"), "--windows", str(tmp_path / "w.csv")]
     assert predict_hf.main([*words[: None if options else 4], *options]) == 0
-    table = pandas.read_csv(tmp_path / "scores.csv")
-    return table.iloc[:, 2:].to_numpy(), pandas.read_csv(tmp_path / "w.csv") if options else None
+    scores = pandas.read_csv(tmp_path / "scores.csv")[[f"probability_{name}" for name in NAMES]].to_numpy()
+    return scores, pandas.read_csv(tmp_path / "w.csv") if options else None
 
 
-def scores_of(answer: list[dict], names=("high", "low", "mid")) -> list[float]:
+def scores_of(answer: list[dict], names=NAMES) -> list[float]:
     return [next(entry["score"] for entry in answer if entry["label"] == name) for name in names]
 
 

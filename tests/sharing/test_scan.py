@@ -139,7 +139,7 @@ def load_train(name):
         load_classifier,
         load_train,
         load_for_export,
-        lambda name: load_embedder(name, "clip", 1, None),
+        lambda name: load_embedder(name, "clip", 1),
         lambda name: app.serve([name]),
         explain.load,
         export_ssast._read_model,

@@ -89,7 +89,7 @@ def test_every_input_of_the_page_has_a_label():
     found.feed((space.STATIC / "index.html").read_text("utf-8"))
     inputs = {attributes["id"] for tag, attributes in found.elements if tag in ("input", "select")}
     labels = {attributes["for"] for tag, attributes in found.elements if tag == "label"}
-    assert inputs == labels and len(inputs) == 6
+    assert inputs == labels and len(inputs) == 9
     identifiers = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
     script = (space.STATIC / "page.js").read_text("utf-8")

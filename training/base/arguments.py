@@ -280,6 +280,58 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
             )
 
 
+@dataclass
+class FineTuningArguments(TrainingArguments):
+    """Adds the learning rates of what lies above an encoder."""
+
+    head_learning_rate: float | None = described(
+        None, "Learning rate of the classifier; unset: the encoder's.", at_least=0
+    )
+    fusion_learning_rate: float = described(
+        1e-2, "Learning rate of the layers' weights where fusion is weighted.", at_least=0
+    )
+
+
+@dataclass
+class TrainedWeightsArguments(Arguments):
+    """Selects the weights that a fine-tuning trains, and their averages."""
+
+    group: ClassVar[str] = "training"
+
+    freeze_layers: int = described(
+        0, "Frozen blocks, counted from the input; above 0 the embedding is frozen too.", at_least=0
+    )
+    freeze_encoder: bool = described(False, "A linear probe: only the classifier and learned fusion are trained.")
+    layer_decay: float | None = described(
+        None, "Each block's learning rate over that of the next higher one (BEiT).", above=0, at_most=1
+    )
+    lora_rank: int | None = described(
+        None, "Rank of the updates that are trained instead of the encoder (LoRA; PEFT); unset: no LoRA.", at_least=1
+    )
+    lora_alpha: float = described(16.0, "Scale of the updates: they are multiplied by lora_alpha / lora_rank.", above=0)
+    lora_dropout: float = described(0.0, "Dropout rate before the updates.", at_least=0, below=1)
+    lora_target_modules: list[str] | None = described(
+        None, "Names of linear or convolutional layers; unset: q_proj and v_proj, every convolution of a CNN."
+    )
+    ema_decay: float | None = described(
+        None, "Decay of a moving average of the weights, which is evaluated and saved, such as 0.999.", above=0, below=1
+    )
+    average_from_epoch: int | None = described(
+        None,
+        "First epoch of a mean of the weights at the ends of the epochs, which is evaluated and saved, as in PSLA.",
+        at_least=1,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.freeze_encoder and self.lora_rank:
+            raise InputError("lora_rank: has nothing to train where freeze_encoder is set; leave one of them out")
+        if self.ema_decay and self.average_from_epoch:
+            raise InputError("average_from_epoch: ema_decay is another average; leave one of them out")
+        if self.lora_target_modules and not self.lora_rank:
+            raise InputError("lora_target_modules: has no effect without lora_rank; set it, such as 8")
+
+
 def _read_sweep(folder: Path) -> dict:
     """Reads the best configuration of a sweep, as fields of `ModelArguments`."""
     path = folder / "best.json"

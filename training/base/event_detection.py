@@ -11,7 +11,7 @@ import scipy.ndimage
 
 from ..data.events import BACKGROUND, Event
 from ..data.labels import LabelSet
-from ..errors import InputError
+from ..errors import InputError, printable
 
 DEFAULT_THRESHOLD = 0.5
 BLOCK_STEPS = 4096
@@ -170,13 +170,7 @@ class EventFinder:
 
     def _filtered(self) -> np.ndarray:
         """Returns the filtered scores of the steps held; right for those that are decided on now."""
-        if self.reach == 0:
-            return self.scores
-        filtered = np.empty_like(self.scores)
-        for size in np.unique(self.median_steps):
-            chosen = self.median_steps == size
-            filtered[:, chosen] = scipy.ndimage.median_filter(self.scores[:, chosen], size=(size, 1), mode="reflect")
-        return filtered
+        return median_filtered(self.scores, self.median_steps)
 
     def _raise_peak(self, label: int, scores: np.ndarray):
         self.peak[label] = max(self.peak[label], scores.max(initial=-np.inf))
@@ -198,6 +192,18 @@ class EventFinder:
         if offset_s <= onset_s or offset_s - onset_s < self.min_duration_s[label] - TOLERANCE_S:
             return []
         return [Event(float(onset_s), float(offset_s), self.labels[label], score=float(peak))]
+
+
+def median_filtered(scores: np.ndarray, median_steps: int | Sequence[int] | np.ndarray) -> np.ndarray:
+    """Returns scores (steps, labels) after a median filter over time of odd size, or one per label; mirrored edges."""
+    sizes = np.broadcast_to(median_steps, scores.shape[1])
+    if (sizes == 1).all() or not len(scores):
+        return scores
+    filtered = np.empty_like(scores)
+    for size in np.unique(sizes):
+        chosen = sizes == size
+        filtered[:, chosen] = scipy.ndimage.median_filter(scores[:, chosen], size=(size, 1), mode="reflect")
+    return filtered
 
 
 def find_events(
@@ -256,13 +262,47 @@ def event_scores(probabilities: np.ndarray, labels: LabelSet) -> np.ndarray:
     return np.where(can_occur, probabilities, 0.0)
 
 
+def event_settings(
+    config,
+    threshold: float | None = None,
+    low_threshold: float | None = None,
+    min_duration_s: float | None = None,
+    max_gap_s: float | None = None,
+) -> dict:
+    """
+    Returns the settings of [`EventFinder`][training.base.event_detection.EventFinder]: the given ones, else the model's
+    own (`event_detection` of its configuration). A given threshold replaces both of the model's.
+
+    Args:
+        threshold: of all classes
+        low_threshold: second one, above which an event goes on
+
+    Raises:
+        InputError: the second threshold is above the first of a class.
+    """
+    own = getattr(config, "event_detection", None) or {}
+    low = own.get("low") if threshold is None and low_threshold is None else low_threshold
+    given = {"low": low, "min_duration_s": min_duration_s, "max_gap_s": max_gap_s, "median_steps": None}
+    high = event_thresholds(config, threshold)
+    if low_threshold is not None and low_threshold > high.min():
+        name, least = printable(config.id2label[int(high.argmin())]), f"{high.min():g}"
+        raise InputError(f"low_threshold {low_threshold:g}: the threshold of {name} is {least}; give at most that")
+    settings = {"high": high}
+    for name, value in given.items():
+        value = own.get(name) if value is None and name != "low" else value
+        settings |= {} if value is None else {name: value}
+    return settings
+
+
 def event_thresholds(config, threshold: float | None = None) -> np.ndarray:
     """
-    Returns the threshold of each label: the given one, else the model's `decision_thresholds`, else 0.5.
+    Returns the threshold of each label: the given one, else the model's own (`high` of `event_detection`, or
+    `decision_thresholds`), else 0.5.
 
     Args:
         config: configuration of a classifier
     """
     own = None if config.problem_type == "single_label_classification" else config.decision_thresholds
+    own = (getattr(config, "event_detection", None) or {}).get("high", own)
     chosen = threshold if threshold is not None else DEFAULT_THRESHOLD if own is None else own
     return np.broadcast_to(np.asarray(chosen, dtype=np.float64), config.num_labels)

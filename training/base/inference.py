@@ -102,8 +102,8 @@ def load_classifier(name: str, revision: str = "main", of_frames: bool = False, 
         is_of_frames = "FrameClassification" in str(check_folder(name, revision).get("architectures"))
         if is_of_frames and not of_frames:
             raise InputError(
-                f"{name}: classifies time frames, not clips; load it with AutoModelForAudioFrameClassification in "
-                "Python, or fine-tune it with train_hf.py"
+                f"{name}: classifies time frames, not clips; give it recordings with predict_hf.py --events, or load "
+                "it with AutoModelForAudioFrameClassification in Python"
             )
         extractor = AutoFeatureExtractor.from_pretrained(name, revision=revision)
         auto_class = AutoModelForAudioFrameClassification if is_of_frames else AutoModelForAudioClassification
@@ -118,6 +118,8 @@ def load_classifier(name: str, revision: str = "main", of_frames: bool = False, 
             f"{untrained[0]}); fine-tune it with train_hf.py"
         )
     check_weights_finite(name, model)
+    if is_of_frames:  # each label by itself, unless the configuration says otherwise
+        model.config.problem_type = model.config.problem_type or "multi_label_classification"
     return _for_inference(model), extractor
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoFeatureExtractor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
 from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
@@ -15,13 +15,20 @@ from modeling_dual_ssast.configuration_dual_ssast import published_classifier
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 
 from ..data.arguments import ClipArguments, FeatureArguments
+from ..data.labels import LabelSet
 from ..errors import LIBRARY_ERRORS, InputError, one_line, short
 from ..files import check_same
-from .arguments import EncoderArguments
+from .arguments import EncoderArguments, ModelArguments
+from .finite import check_weights_finite
 from .inference import MODEL_TYPES, NO_CHECKPOINT, check_checkpoint
 
 # Keys that may differ between a saved configuration and the one of the run that saved it.
 VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+
+# Weights that may be missing from a checkpoint: fusion and classifiers.
+NEW_WEIGHTS = (
+    "classifier.", "dual_ssast.fusion.", "composed_classifier.", "audioset_classifier.", "panns_cnn14.embedding.",
+)  # fmt: skip
 
 logger = logging.get_logger(__name__)
 
@@ -117,6 +124,57 @@ def load_feature_extractor(
     if given and not isinstance(extractor, DualSSASTFeatureExtractor):
         raise InputError(f"{given[0]}: {type(extractor).__name__} does not normalise; leave it out")
     return extractor
+
+
+def load_model(
+    model_arguments: ModelArguments, stored_config, labels: LabelSet, auto_class=AutoModelForAudioClassification
+) -> PreTrainedModel:
+    """
+    Returns the classifier to train: the checkpoint with the recipe's changes, or a Dual SSAST with random weights.
+
+    Args:
+        stored_config: as `load_config` returns it
+        auto_class: of clips or of time frames
+
+    Raises:
+        InputError: impossible settings, or a checkpoint without weights that fit the encoder.
+    """
+    config = DualSSASTConfig() if stored_config is None else stored_config
+    overrides = (
+        {"event_detection": None}
+        | config_changes(model_arguments, config)
+        | {
+            "id2label": labels.id2label,
+            "label2id": labels.label2id,
+            "problem_type": labels.problem_type,
+            "calibration_temperature": 1.0,  # fine-tuning invalidates an earlier calibration
+            "decision_thresholds": None,
+        }
+    )
+    with blames_model(model_arguments):
+        if stored_config is None:
+            attention = overrides.pop("attn_implementation", None)
+            return auto_class.from_config(
+                DualSSASTConfig(**overrides), **({"attn_implementation": attention} if attention else {})
+            )
+        model, report = auto_class.from_pretrained(
+            model_arguments.model_name_or_path,
+            revision=model_arguments.model_revision,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **overrides,
+        )
+    new = mismatched(report) | set(report["missing_keys"])
+    check_weights(model_arguments, {key for key in new if not key.startswith(NEW_WEIGHTS)})
+    check_weights_finite(f"model_name_or_path: {model_arguments.model_name_or_path}", model)
+    if getattr(stored_config, "fused_layers", None) != model.config.fused_layers and hasattr(
+        model.base_model, "fusion"
+    ):
+        model.base_model.reset_fusion()  # its weights were trained for other layers
+    if stored_config.id2label != labels.id2label and not new:  # the same number of classes, but different ones
+        logger.warning("The checkpoint's classifier has other classes: a new one takes its place.")
+        model.reset_classifier()
+    return model
 
 
 def tell_random_weights(model):

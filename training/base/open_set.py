@@ -15,12 +15,24 @@ from safetensors.torch import save_file
 from transformers.utils import cached_file
 
 from ..errors import InputError, one_line
+from ..recipe import Arguments, described
 
 FILE = "open_set.safetensors"  # beside the weights
 MIN_CLIPS = 20  # validation clips, of which one is beyond the threshold that keeps 95 %
 UNKNOWN = "unknown"  # prediction for a clip that is like no class
 SCORES = ("distance", "energy")  # higher: less like the training clips
 NUM_QUANTILES = 1001
+
+
+@dataclass
+class RejectionArguments(Arguments):
+    """Holds the options of the rejection; a program takes them among its own."""
+
+    reject: float | None = described(
+        None, "Share of known clips to keep, such as 0.95: those that are less like the training clips are unknown.",
+        above=0, below=1,
+    )  # fmt: skip
+    reject_by: str = described("distance", "Score by which --reject decides.", choices=SCORES)
 
 
 class EmbeddingHook:
@@ -173,3 +185,23 @@ class Rejection:
     def scores(self, logits: np.ndarray, distances: np.ndarray) -> np.ndarray:
         """Returns the score of each row: (rows, labels), (rows,) -> (rows,)"""
         return distances if self.score == "distance" else energies(torch.from_numpy(logits)).numpy()
+
+
+def choose_rejection(arguments: RejectionArguments, name: str, model: torch.nn.Module) -> Rejection | None:
+    """
+    Returns what rejects unknown clips, if the options ask for it. Called before the number format is changed.
+
+    Args:
+        name: folder or Hub name of the model, which has the statistics beside its weights
+
+    Raises:
+        InputError: as `OpenSet.load`, or the classes are no alternatives.
+    """
+    if arguments.reject is None:
+        return None
+    if model.config.problem_type not in (None, "single_label_classification"):
+        raise InputError(
+            f"reject: {name} is a {model.config.problem_type.replace('_', ' ')}, and a softmax alone needs "
+            "it; leave it out"
+        )
+    return Rejection(OpenSet.load(name, model), arguments.reject_by, arguments.reject)

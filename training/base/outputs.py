@@ -28,6 +28,7 @@ FIGURES = (
 # Outputs that some runs lack: those of an earlier run in the same folder have to be removed.
 OPTIONAL_OUTPUTS = (
     "predictions.csv",
+    "events.csv",
     "confusion_matrix.csv",
     "report.html",
     "adapter",  # LoRA's
@@ -86,7 +87,7 @@ def _find_checkpoint(arguments: TrainingArguments) -> str | None:
 
 def write_results(results: dict, folder: Path):
     """Writes `results.json`; undefined numbers (NaN) become null."""
-    text = json.dumps(_without_nan(results), indent=2, default=str)
+    text = json.dumps(without_nan(results), indent=2, default=str)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -125,10 +126,10 @@ def describe_recipe(*arguments) -> dict[str, dict]:
     return {part.stored_as or type(part).__name__: dataclasses.asdict(part) for part in arguments}
 
 
-def _without_nan(value):
+def without_nan(value):
     """Replaces NaN by `None`, because JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -65,7 +65,7 @@ def circumstances(splits: dict[str, huggingface_datasets.Dataset], arguments) ->
     """
     if arguments.process_index:
         return {}
-    now = {"machine": machine(arguments), "data": describe_data(splits)}
+    now = {"machine": machine(arguments.device, arguments.world_size), "data": describe_data(splits)}
     if arguments.reproduces is not None:
         warn_of_differences(*arguments.reproduces, now)
     return {"versions": versions(), **now}
@@ -77,11 +77,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {module.__name__: module.__version__ for module in modules}
 
 
-def machine(arguments) -> dict[str, str | int]:
+def machine(device: torch.device, num_processes: int) -> dict[str, str | int]:
     """Returns the device, its threads and the number of processes: the order of sums depends on them."""
-    is_gpu = arguments.device.type == "cuda"
-    device = torch.cuda.get_device_name(arguments.device) if is_gpu else arguments.device.type
-    return {"device": device, "threads": torch.get_num_threads(), "processes": arguments.world_size}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "threads": torch.get_num_threads(), "processes": num_processes}
 
 
 def describe_data(splits: dict[str, huggingface_datasets.Dataset]) -> dict[str, dict]:

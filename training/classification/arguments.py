@@ -3,22 +3,17 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..base.arguments import TrainingArguments
+from ..base.arguments import FineTuningArguments, TrainedWeightsArguments, TrainingArguments
 from ..data.arguments import DataArguments
 from ..errors import InputError
+from ..inference.precision import FORMATS, HardwareArguments
 from ..recipe import Arguments, described
 
 
 @dataclass
-class ClassificationTrainingArguments(TrainingArguments):
-    """Sets up the training of a classifier: `TrainingArguments`, calibration and report."""
+class ClassificationTrainingArguments(FineTuningArguments):
+    """Sets up the training of a classifier: `FineTuningArguments`, calibration and report."""
 
-    head_learning_rate: float | None = described(
-        None, "Learning rate of the classifier; unset: the encoder's.", at_least=0
-    )
-    fusion_learning_rate: float = described(
-        1e-2, "Learning rate of the layers' weights where fusion is weighted.", at_least=0
-    )
     calibrate: bool = described(True, "Choose temperature and thresholds on the validation split after the training.")
     open_set: bool = described(
         True, "Fit after the training by what --reject of predict_hf.py rejects clips of no class; one label per clip."
@@ -32,34 +27,9 @@ class ClassificationTrainingArguments(TrainingArguments):
 
 
 @dataclass
-class TuningArguments(Arguments):
+class TuningArguments(TrainedWeightsArguments):
     """Selects the trained weights of a classifier, its loss, and how often each class is drawn."""
 
-    group: ClassVar[str] = "training"
-
-    freeze_layers: int = described(
-        0, "Frozen blocks, counted from the input; above 0 the embedding is frozen too.", at_least=0
-    )
-    freeze_encoder: bool = described(False, "A linear probe: only the classifier and learned fusion are trained.")
-    layer_decay: float | None = described(
-        None, "Each block's learning rate over that of the next higher one (BEiT).", above=0, at_most=1
-    )
-    lora_rank: int | None = described(
-        None, "Rank of the updates that are trained instead of the encoder (LoRA; PEFT); unset: no LoRA.", at_least=1
-    )
-    lora_alpha: float = described(16.0, "Scale of the updates: they are multiplied by lora_alpha / lora_rank.", above=0)
-    lora_dropout: float = described(0.0, "Dropout rate before the updates.", at_least=0, below=1)
-    lora_target_modules: list[str] | None = described(
-        None, "Names of linear or convolutional layers; unset: q_proj and v_proj, every convolution of a CNN."
-    )
-    ema_decay: float | None = described(
-        None, "Decay of a moving average of the weights, which is evaluated and saved, such as 0.999.", above=0, below=1
-    )
-    average_from_epoch: int | None = described(
-        None,
-        "First epoch of a mean of the weights at the ends of the epochs, which is evaluated and saved, as in PSLA.",
-        at_least=1,
-    )
     class_weights: str = described(
         "none",
         "Weights of the classes in the loss; balanced: rare classes count as much as frequent ones.",
@@ -78,15 +48,6 @@ class TuningArguments(Arguments):
         "Order of the training clips; balanced: clips of rare classes are drawn more often.",
         choices=("uniform", "balanced"),
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.freeze_encoder and self.lora_rank:
-            raise InputError("lora_rank: has nothing to train where freeze_encoder is set; leave one of them out")
-        if self.ema_decay and self.average_from_epoch:
-            raise InputError("average_from_epoch: ema_decay is another average; leave one of them out")
-        if self.lora_target_modules and not self.lora_rank:
-            raise InputError("lora_target_modules: has no effect without lora_rank; set it, such as 8")
 
 
 @dataclass
@@ -121,17 +82,22 @@ class CrossValidationArguments(Arguments):
 
 
 @dataclass
-class EvaluationArguments(Arguments):
+class EvaluationArguments(HardwareArguments):
     """Sets up the evaluation of a finished classifier with its own features, classes and calibration."""
 
     group: ClassVar[str] = "model"
 
     model_name_or_path: str | None = described(None, "Folder or Hub name of a classifier.")
     model_revision: str = described("main", "Branch, tag or commit of a classifier on the Hub.")
-    per_device_eval_batch_size: int = described(16, "Clips per forward pass.", at_least=1)
-    dataloader_num_workers: int = described(0, "Processes that decode; 0: the main process itself.", at_least=0)
+    dtype: str = described(
+        "float32",
+        "Number format of the weights. float32: the numbers of the training's own test; auto: that of predict_hf.py.",
+        choices=FORMATS,
+    )
+    per_device_eval_batch_size: int = described(16, "Clips or windows per forward pass.", at_least=1)
+    dataloader_num_workers: int = described(0, "Threads that decode; 0: the main thread itself.", at_least=0)
     output_dir: str | None = described(None, "Folder to write to.", group="report")
-    overwrite: bool = described(False, "Begin anew in an output folder that holds results.", group="report")
+    overwrite: bool = described(False, "Begin anew in an output folder that holds an earlier run.", group="report")
     html_report: bool = described(True, "Write report.html, a page that holds recordings of the test.", group="report")
     report_clips: int = described(
         12, "Clips with the highest loss to show and play in report.html.", at_least=0, group="report"

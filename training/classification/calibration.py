@@ -92,8 +92,8 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, problem_type: str) 
 
 def choose_thresholds(scores: np.ndarray, targets: np.ndarray) -> list[float]:
     """
-    Returns per label the threshold with the highest F1; of equal ones, the nearest to 0.5. A label without
-    positive clips gets 0.5.
+    Returns per label the threshold with the highest F1; of equal ones, the nearest to 0.5. It is 0.5 where a single
+    clip makes the difference, and for a label without positive clips.
 
     scores: (clips, labels), float; targets: (clips, labels), bool
     """
@@ -113,7 +113,13 @@ def _best_threshold(scores: np.ndarray, targets: np.ndarray) -> float:
     def count_above(values: np.ndarray) -> np.ndarray:
         return len(values) - np.searchsorted(np.sort(values), candidates, side="right")
 
-    f1 = 2 * count_above(scores[targets]) / (count_above(scores) + targets.sum())
+    wanted = targets.sum()
+    f1 = 2 * count_above(scores[targets]) / (count_above(scores) + wanted)
+    # One faint clip would lower the threshold to 0.05, say, and hours without the class are full of such scores.
+    hits, found = (scores[targets] > 0.5).sum(), (scores > 0.5).sum()
+    one_better = 2 * (hits + 1) / (found + 1 + wanted) if hits < wanted else 2 * hits / (found - 1 + wanted)
+    if one_better >= f1.max():
+        return 0.5
     best = candidates[f1 == f1.max()]
     return float(best[np.abs(best - 0.5).argmin()])
 

@@ -1,21 +1,12 @@
 """
-Computes confidence intervals of the metrics: the percentile bootstrap (Efron, 1979) over the clips of a split, or over
-whole groups of clips (speakers, recordings). How often a clip is drawn is its weight, and weighted metrics are computed
-for many resamples at once.
+Computes confidence intervals of the metrics, by resamples of the clips of a split, or of whole groups of clips
+(speakers, recordings).
 """
-
-from collections.abc import Iterator
 
 import numpy as np
 
+from ..base.bootstrap import LEVEL, NUM_RESAMPLES, draw_weights, interval_of, resamples_for
 from .metrics import d_prime, weighted_metrics
-
-LEVEL = 0.95
-NUM_RESAMPLES = 1000
-# Limits clips x labels x resamples, and with it the time of a multi-label problem.
-MAX_SORTED = 500_000_000
-MIN_RESAMPLES = 200
-BLOCK_SIZE = 2_000_000  # weights in memory at a time
 
 
 def confidence_intervals(
@@ -44,7 +35,7 @@ def confidence_intervals(
         return None
     num_resamples = NUM_RESAMPLES
     if problem_type == "multi_label_classification":
-        num_resamples = int(np.clip(MAX_SORTED // predictions.size, MIN_RESAMPLES, NUM_RESAMPLES))
+        num_resamples = resamples_for(predictions.size)
     parts = [
         weighted_metrics(weights, predictions, targets, problem_type, thresholds)
         for weights in draw_weights(units, num_resamples, seed)
@@ -59,26 +50,3 @@ def confidence_intervals(
         intervals["d_prime"] = d_prime(np.array(intervals["mean_auc"])).tolist()
     unit = "clips" if groups is None else "groups"
     return {"level": LEVEL, "resamples": num_resamples, "resampled": unit, "intervals": intervals}
-
-
-def interval_of(values: np.ndarray) -> list[float]:
-    """Returns the ends of the interval of `LEVEL`: percentiles of the values of all resamples, (resamples,)."""
-    tail = 100 * (1 - LEVEL) / 2
-    return np.percentile(values, [tail, 100 - tail]).tolist()
-
-
-def draw_weights(units: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """
-    Yields how often each clip is in each resample, as blocks (clips, resamples of the block), float32.
-
-    units: (clips,), from 0: clips with the same number are drawn together
-    """
-    rng = np.random.default_rng(seed)
-    num_units = int(units.max()) + 1
-    block = max(1, BLOCK_SIZE // len(units))
-    for first in range(0, num_resamples, block):
-        counts = [
-            np.bincount(rng.integers(num_units, size=num_units), minlength=num_units)
-            for _ in range(min(block, num_resamples - first))
-        ]
-        yield np.stack(counts, axis=1)[units].astype(np.float32)  # whole numbers, exact up to 16 million

@@ -1,19 +1,39 @@
-"""Runs the task `evaluation`: scores a finished classifier on labelled clips, without training."""
+"""
+Runs the task `evaluation`: scores a finished classifier on labelled clips, without training. Its logits are computed
+and stored by the engine of predict_hf.py, so that a stopped evaluation goes on.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers.trainer_utils import PredictionOutput, get_last_checkpoint
+
+from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 
 from ..base import outputs, reproduction
+from ..base.finite import NotFinite, check_scores
 from ..base.inference import labels_of, load_classifier
-from ..base.loading import choose_windows
-from ..base.outputs import check_output_folder
 from ..data.arguments import EvaluationDataArguments
-from ..data.dataset import ClipDataset, Collator
+from ..data.dataset import ClipDataset
 from ..data.screening import screen
 from ..data.splits import load_test_split, sample_splits
 from ..errors import InputError
+from ..files import check_writable, fingerprint
+from ..inference.engine import Engine
+from ..inference.inputs import ClipSequence, Examples
+from ..inference.precision import choose_hardware, place
+from ..inference.processes import start_processes
+from ..inference.scores import Classifier
+from ..inference.shards import Shards, weights_fingerprint
 from . import report
-from .arguments import ClassificationTrainingArguments, EvaluationArguments, TuningArguments
+from .arguments import EvaluationArguments
 from .finished_run import FinishedRun
 from .metrics import metric_function
-from .trainer import ClassificationTrainer
+
+LOGITS = "unfinished-logits"  # below the output folder, until the outputs are written
+SHARD_CLIPS = 64  # few, so that several processes have about the same number
 
 
 def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments):
@@ -23,40 +43,85 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     Raises:
         InputError: bad input, wherever possible before the clips are decoded.
     """
-    name = arguments.model_name_or_path
+    name, folder = arguments.model_name_or_path, Path(arguments.output_dir)
     if name is None:
         raise InputError("model_name_or_path: is not set; name the classifier")
-    settings = ClassificationTrainingArguments(
-        output_dir=arguments.output_dir,
-        eval_strategy="no",
-        save_strategy="no",
-        overwrite=arguments.overwrite,
-        per_device_eval_batch_size=arguments.per_device_eval_batch_size,
-        dataloader_num_workers=arguments.dataloader_num_workers,
-        html_report=arguments.html_report,
-        report_clips=arguments.report_clips,
-        figure_format=arguments.figure_format,
-    )
-    check_output_folder(settings)
-    model, extractor = load_classifier(name, arguments.model_revision)
+    processes = start_processes(device=arguments.device)
+
+    def in_main(work):
+        processes.together(lambda: work() if processes.is_main else None)
+
+    in_main(lambda: check_folder(folder, arguments.overwrite))
+    hardware = processes.together(lambda: choose_hardware(arguments, processes.device))
+    model, extractor = processes.together(lambda: load_classifier(name, arguments.model_revision))
     labels = labels_of(name, model.config)
     model.config.problem_type = labels.problem_type  # some configurations leave it out
-    splits = screen({"test": load_test_split(data_arguments, labels.is_multi)}, data_arguments, arguments.output_dir)
+    weights = weights_fingerprint(model)
+    network = Classifier(place(model, hardware), extractor, labels, data_arguments.window_s, data_arguments.hop_s)
+    network.keeps_windows = False
+    splits = screen({"test": load_test_split(data_arguments, labels.is_multi)}, data_arguments, folder)
     splits = sample_splits(splits, data_arguments, seed=0)
-    windows = choose_windows(model.base_model, extractor, data_arguments)
-    dataset = ClipDataset(splits["test"], extractor, labels, windows=windows)
-    dataset.check_labels()
-    circumstances = reproduction.circumstances(splits, settings)
-    trainer = ClassificationTrainer(
-        model=model,
-        args=settings,
-        data_collator=Collator(extractor),
-        processing_class=extractor,
-        compute_metrics=metric_function(labels.problem_type, model.config),
-        tuning=TuningArguments(),
+    dataset = ClipDataset(splits["test"], extractor, labels)
+    names = dataset.names()
+    targets = np.asarray([labels.encode(*pair) for pair in zip(dataset.examples["label"], names)])
+    shards = Shards(
+        folder / LOGITS,
+        len(dataset),
+        SHARD_CLIPS,
+        {
+            "model": name,
+            "weights": weights,
+            "settings": {"windows": [network.window, network.hop], "dtype": hardware.dtype_name},
+            "features": extractor.to_dict(),
+            "clips": fingerprint(names),
+        },
     )
-    outcome = trainer.predict(dataset, metric_key_prefix="test")
-    if trainer.is_world_process_zero():
+    in_main(lambda: shards.prepare(arguments.overwrite))
+    if processes.is_main:
+        print(f"weights: {hardware}", file=sys.stderr)
+    batch_size, num_threads = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
+    clips = ClipSequence([Examples(dataset)])
+    engine = Engine(network, clips, shards, batch_size, num_threads, processes, "classifying", stops_at_errors=True)
+    processes.together(engine.fill)
+
+    def write():
+        outcome = score(model.config, read_logits(shards, names), targets)
+        machine = reproduction.machine(hardware.device, processes.count) | {"dtype": hardware.dtype_name}
+        data = reproduction.describe_data(splits)
+        circumstances = {"versions": reproduction.versions(), "machine": machine, "data": data}
         recipe = {"task": "evaluation"} | outputs.describe_recipe(data_arguments, arguments)
-        finished = FinishedRun(trainer, {"test": dataset}, labels, {"test": outcome}, recipe)
+        finished = FinishedRun(model, extractor, arguments, {"test": dataset}, labels, {"test": outcome}, recipe)
         report.write_evaluation(finished, circumstances)
+        shards.remove()
+
+    in_main(write)
+
+
+def check_folder(folder: Path, overwrite: bool):
+    """Raises `InputError` if the folder cannot be written, or holds a run and `overwrite` is not set."""
+    check_writable(folder, is_folder=True)
+    holds_run = (folder / "results.json").exists() or (folder.is_dir() and get_last_checkpoint(folder))
+    if holds_run and not overwrite:
+        raise InputError(f"{folder}: holds a run already; set overwrite to begin anew, or choose another output_dir")
+
+
+def read_logits(shards: Shards, names: list[str]) -> np.ndarray:
+    """Returns the logits of all clips (clips, labels); those that are not finite are computed again the next time."""
+    logits = shards.means()["logits"]
+    try:
+        check_scores(logits, names=names)
+    except NotFinite as error:
+        shards.remove()
+        remedy = "check the recordings (python -m training.check), or set dtype to float32"
+        raise NotFinite(error.problem, remedy) from None
+    return logits
+
+
+def score(config, logits: np.ndarray, targets: np.ndarray) -> PredictionOutput:
+    """Returns what Trainer's `predict` returns: logits (clips, labels), targets and metrics."""
+    loss = classification_loss(
+        torch.from_numpy(logits), torch.from_numpy(targets), config.problem_type, config.label_smoothing
+    )
+    outcome = PredictionOutput(logits, targets, None)
+    metrics = metric_function(config.problem_type, config)(outcome)
+    return outcome._replace(metrics={"loss": float(loss), **metrics})

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PretrainedConfig
 from transformers.trainer_utils import PredictionOutput
 
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
-from .trainer import ClassificationTrainer
+from .arguments import ClassificationTrainingArguments, EvaluationArguments
 
 
 @dataclass
@@ -21,7 +22,9 @@ class FinishedRun:
     recipe: argument class -> its values
     """
 
-    trainer: ClassificationTrainer
+    model: torch.nn.Module
+    extractor: object
+    arguments: ClassificationTrainingArguments | EvaluationArguments
     datasets: dict[str, ClipDataset]
     labels: LabelSet
     outcomes: dict[str, PredictionOutput]
@@ -29,15 +32,15 @@ class FinishedRun:
 
     @property
     def config(self) -> PretrainedConfig:
-        return self.trainer.model.config
+        return self.model.config
 
     @property
     def folder(self) -> Path:
-        return Path(self.trainer.args.output_dir)
+        return Path(self.arguments.output_dir)
 
     @property
     def figure_format(self) -> str:
-        return self.trainer.args.figure_format
+        return self.arguments.figure_format
 
     @property
     def split(self) -> str | None:
@@ -57,4 +60,4 @@ class FinishedRun:
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.trainer.model.parameters())
+        return sum(parameter.numel() for parameter in self.model.parameters())

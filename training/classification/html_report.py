@@ -58,9 +58,9 @@ def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarr
         split=split,
         splits=[name for name in SPLITS if name in run.datasets],
         results=results,
-        arguments=run.trainer.args,
+        arguments=run.arguments,
         config=run.config,
-        extractor=run.trainer.processing_class,
+        extractor=run.extractor,
         num_parameters=run.num_parameters,
         pictures={name: _data_uri((folder / name).read_bytes()) for name in PICTURES if (folder / name).exists()},
         captions=PICTURES,
@@ -115,7 +115,7 @@ def _hardest_clips(run: FinishedRun, scores: np.ndarray) -> list[dict]:
     folder = data["dataset_name"] or os.path.dirname(data.get("train_file") or data["test_file"]) or "."
     predictions = labels_of_probabilities(torch.from_numpy(scores), labels.names, labels.problem_type, thresholds)
     clips = []
-    for index in np.argsort(-losses, kind="stable")[: run.trainer.args.report_clips]:
+    for index in np.argsort(-losses, kind="stable")[: run.arguments.report_clips]:
         clip = {"name": public_clip_name(names[index], folder), "loss": float(losses[index])}
         clip |= _answers(outcome.label_ids[index], predictions[index], scores[index], labels)
         try:

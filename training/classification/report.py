@@ -40,6 +40,7 @@ from .plots import (
     plot_numbers,
 )
 from .predictions import write_predictions
+from .trainer import ClassificationTrainer
 
 MEASURED_CLIPS = 1000  # clips whose lengths the card summarises
 # Parts of a recipe whose changed settings the model card shows. Private names, such as paths, mean nothing to others.
@@ -49,6 +50,7 @@ NOT_SHOWN = ("model_name_or_path", "from_sweep", "config_overrides", "background
 
 def write_outputs(
     run: FinishedRun,
+    trainer: ClassificationTrainer,
     seconds: float,
     starting_weights: dict[int, float] | None = None,
     circumstances: dict | None = None,
@@ -60,13 +62,13 @@ def write_outputs(
     last: until then the outputs of an earlier run stay. Called by every process; the main one writes.
 
     Args:
-        seconds: duration of the training
+        trainer: that of the training
+        seconds: its duration
         starting_weights: `layer_weights` before the training
         circumstances: the entries `versions`, `machine` and `data` of `results.json`
         calibration: as `calibrate` returns it
         open_set: as `fit_open_set` returns it
     """
-    trainer = run.trainer
     staging = run.folder / STAGING_NAME
     trainer.save_model(str(staging), _internal_call=True)  # an ordinary call would also push
     if not trainer.is_world_process_zero():
@@ -127,7 +129,7 @@ def write_evaluation(run: FinishedRun, circumstances: dict):
 
 def finish(run: FinishedRun, results: dict, scores: np.ndarray | None, staging: Path):
     """Writes the page and `results.json`, moves all outputs to their place, and prints the metrics."""
-    if run.trainer.args.html_report:
+    if run.arguments.html_report:
         with dispensable("report.html"):
             write_report(staging, run, results, scores)
     write_results(results, staging)
@@ -247,7 +249,7 @@ def write_card(run: FinishedRun, results: dict, path: Path):
     card = classifier_card(
         run.folder.resolve().name,
         run.config,
-        run.trainer.processing_class,
+        run.extractor,
         results,
         dataset_name=run.data_name,
         num_parameters=run.num_parameters,

@@ -5,36 +5,25 @@ import time
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import (
-    AutoModelForAudioClassification,
-    EvalPrediction,
-    PretrainedConfig,
-    PreTrainedModel,
-    set_seed,
-)
-from transformers.utils import logging
+from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, set_seed
 
-from modeling_dual_ssast import DualSSASTConfig
 from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeatureExtractor
 
 from ..base import outputs, reproduction
 from ..base.arguments import ModelArguments, TrainingArguments
-from ..base.finite import check_weights_finite
 from ..base.loading import (
-    blames_model,
     check_same_run,
-    check_weights,
     choose_windows,
     compute_statistics,
-    config_changes,
     load_config,
     load_feature_extractor,
-    mismatched,
+    load_model,
     tell_random_weights,
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
 from ..base.trainer import early_stopping
+from ..base.tuning import check_same_tuning, prepare
 from ..data.arguments import DataArguments
 from ..data.augmentation import AugmentationArguments
 from ..data.dataset import ClipDataset, Collator
@@ -52,14 +41,6 @@ from .metrics import choose_metric, metric_function
 from .open_set import fit_open_set, leave_out, with_examples
 from .samplers import make_sampler
 from .trainer import ClassificationTrainer
-from .tuning import check_same_tuning, prepare
-
-logger = logging.get_logger(__name__)
-
-# Weights that may be missing from a checkpoint: fusion and classifiers.
-NEW_WEIGHTS = (
-    "classifier.", "dual_ssast.fusion.", "composed_classifier.", "audioset_classifier.", "panns_cnn14.embedding.",
-)  # fmt: skip
 
 
 def run(
@@ -140,8 +121,8 @@ def run(
         open_set = fit_open_set(trainer, clips, unknown, outcomes)
     recipe = {"task": "classification"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
-    finished = FinishedRun(trainer, datasets, labels, outcomes, recipe)
-    reporting.write_outputs(finished, seconds, starting_weights, circumstances, calibration, open_set)
+    finished = FinishedRun(trainer.model, trainer.processing_class, arguments, datasets, labels, outcomes, recipe)
+    reporting.write_outputs(finished, trainer, seconds, starting_weights, circumstances, calibration, open_set)
     trainer.push_to_hub()
 
 
@@ -199,42 +180,6 @@ def choose_streamed_labels(stream: LabelledStream, data_arguments: DataArguments
     known = list(read_label_file(Path(data_arguments.label_file)).values()) if data_arguments.label_file else names
     labels = [[name] for name in known or ()]
     return choose_labels(labels, dataclasses.replace(data_arguments, problem_type=problem_type), stored_config)
-
-
-def load_model(model_arguments: ModelArguments, stored_config, labels: LabelSet) -> PreTrainedModel:
-    """Returns the classifier: the checkpoint with the recipe's changes, or a Dual SSAST with random weights."""
-    config = DualSSASTConfig() if stored_config is None else stored_config
-    overrides = config_changes(model_arguments, config) | {
-        "id2label": labels.id2label,
-        "label2id": labels.label2id,
-        "problem_type": labels.problem_type,
-        "calibration_temperature": 1.0,  # fine-tuning invalidates an earlier calibration
-        "decision_thresholds": None,
-    }
-    with blames_model(model_arguments):
-        if stored_config is None:
-            attention = overrides.pop("attn_implementation", None)
-            return AutoModelForAudioClassification.from_config(
-                DualSSASTConfig(**overrides), **({"attn_implementation": attention} if attention else {})
-            )
-        model, report = AutoModelForAudioClassification.from_pretrained(
-            model_arguments.model_name_or_path,
-            revision=model_arguments.model_revision,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **overrides,
-        )
-    new = mismatched(report) | set(report["missing_keys"])
-    check_weights(model_arguments, {key for key in new if not key.startswith(NEW_WEIGHTS)})
-    check_weights_finite(f"model_name_or_path: {model_arguments.model_name_or_path}", model)
-    if getattr(stored_config, "fused_layers", None) != model.config.fused_layers and hasattr(
-        model.base_model, "fusion"
-    ):
-        model.base_model.reset_fusion()  # its weights were trained for other layers
-    if stored_config.id2label != labels.id2label and not new:  # the same number of classes, but different ones
-        logger.warning("The checkpoint's classifier has other classes: a new one takes its place.")
-        model.reset_classifier()
-    return model
 
 
 def make_trainer(

@@ -83,6 +83,50 @@ class SplitArguments(SourceArguments):
 
 
 @dataclass
+class AnnotationArguments(Arguments):
+    """Holds the options of annotated recordings in training, validation and test splits."""
+
+    group: ClassVar[str] = "data"
+
+    train_annotations: str | None = described(
+        None, "Table of the training events (Raven, Audacity, DCASE, CSV, JSON, soundevent), or a folder of tables."
+    )
+    validation_annotations: str | None = described(None, "Tables of the validation events.")
+    test_annotations: str | None = described(None, "Tables of the test events.")
+    recordings: str | None = described(
+        None, "Folder of the recordings, or the only one; unset: the folder of each table."
+    )
+    audio_column: str | None = described(None, "Column of the recordings; unset: guessed.")
+    label_column: str | None = described(None, "Column of the labels; unset: guessed.")
+    label_map: str | None = described(
+        None,
+        "Labels of the tables -> labels, or null for no event: a mapping, a file of one in YAML or JSON, or a CSV of "
+        "pairs; * stands for all others; unset: labels stay as they are.",
+    )
+    exclude_labels: list[str] | None = described(
+        None, "Labels, such as unsure, whose time is neither learnt nor evaluated; unset: none."
+    )
+    unannotated: str = described(
+        "unlabelled",
+        "What recordings without a table are: unlabelled, or empty (without events).",
+        choices=("unlabelled", "empty"),
+    )
+    overlaps: str = described(
+        "join",
+        "Events of one label that overlap or touch: join makes one of them, keep keeps them.",
+        choices=("join", "keep"),
+    )
+    point_s: float = described(
+        0.0, "Length in seconds that events without duration get, around their time.", at_least=0, at_most=3600
+    )
+    site: str | None = described(
+        None,
+        "Column of the tables with the site of each recording, or a regular expression that finds it in the path: its "
+        "first group; unset: unknown.",
+    )
+
+
+@dataclass
 class ScreeningArguments(Arguments):
     """Holds the options of the search for unreadable clips, and of the share that a run skips."""
 

@@ -7,7 +7,7 @@ the same with any number of workers and after a resumption.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -108,12 +108,58 @@ def mix_features(first: torch.Tensor, second: torch.Tensor, weight: float, paddi
     return weight * first + (1 - weight) * second
 
 
+class TimeChanges(NamedTuple):
+    """
+    Says what an augmentation has done to the time of a spectrogram, in this order.
+
+    Args:
+        part: first frame and number of frames that are resized to all; the first may be negative; `None`: all
+        masked: first frame and number of frames that hold nothing
+        shift: frames by which all is rolled
+    """
+
+    part: tuple[int, int] | None = None
+    masked: tuple[int, int] = (0, 0)
+    shift: int = 0
+
+    def move(self, intervals: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Moves intervals along, and cuts them at the edges of the spectrogram.
+
+        Args:
+            intervals: (intervals, 2), beginnings and ends in frames
+
+        Returns:
+            the intervals that are left, (pieces, 2), and the index of each one's origin: what is rolled over the end
+            goes on at the beginning
+        """
+        intervals = np.reshape(np.asarray(intervals, dtype=np.float64), (-1, 2))
+        indices = np.arange(len(intervals))
+        if self.part is None and not self.shift:
+            return intervals, indices
+        if self.part is not None:
+            first, length = self.part
+            intervals = (intervals - first) * (num_frames / length)
+        begins, ends = intervals.T
+        is_left = (begins < num_frames) & ((ends > 0) | (begins >= 0))
+        pieces, origins = self.roll(np.clip(intervals[is_left], 0, num_frames), num_frames)
+        return pieces, indices[is_left][origins]
+
+    def roll(self, intervals: np.ndarray, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rolls intervals (intervals, 2) within the spectrogram; returns as `move`."""
+        intervals = intervals + self.shift % num_frames
+        starts_in, ends_beyond = intervals[:, 0] < num_frames, intervals[:, 1] > num_frames
+        kept, rolled = np.flatnonzero(starts_in), np.flatnonzero(ends_beyond | ~starts_in)
+        pieces = [np.minimum(intervals[kept], num_frames), np.maximum(intervals[rolled] - num_frames, 0)]
+        return np.concatenate(pieces), np.concatenate([kept, rolled])
+
+
 def random_resized_crop(
     features: torch.Tensor, settings: AugmentationArguments, padding_value: float, rng: np.random.Generator
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, tuple[int, int]]:
     """
     Resizes a random part of the spectrogram to its whole shape (BYOL-A; Niizumi et al., IJCNN 2021): (frames, mel) ->
-    (frames, mel). The part may reach into padding on either side in time, but not in frequency.
+    (frames, mel), and `TimeChanges.part`. The part may reach into padding on either side in time, but not in frequency.
     """
     frames, bins = features.shape
     margin = int(frames * (RRC_CANVAS - 1)) // 2
@@ -128,35 +174,46 @@ def random_resized_crop(
     start, lowest = rng.integers(len(canvas) - length + 1), rng.integers(bins - height + 1)
     part = canvas[start : start + length, lowest : lowest + height]
     resized = torch.nn.functional.interpolate(part[None, None], (frames, bins), mode="bicubic", align_corners=True)
-    return resized[0, 0]
+    return resized[0, 0], (int(start) - margin, length)
 
 
 def augment_features(
     features: torch.Tensor, settings: AugmentationArguments, masked_value: float, rng: np.random.Generator
 ) -> torch.Tensor:
+    """Returns the first result of `augment_in_time`."""
+    return augment_in_time(features, settings, masked_value, rng)[0]
+
+
+def augment_in_time(
+    features: torch.Tensor, settings: AugmentationArguments, masked_value: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, TimeChanges]:
     """
-    Applies a random resized crop, SpecAugment, noise, then a time shift: (frames, mel) -> (frames, mel), normalised.
+    Applies a random resized crop, SpecAugment, noise, then a time shift: (frames, mel) -> (frames, mel), normalised;
+    and says what has happened to the time.
 
     Args:
         masked_value: value of masked bands; in SSAST zero before normalisation, which is the padding value after it
     """
     frames, bins = features.shape
-    features = features.clone()
+    features, changes = features.clone(), TimeChanges()
     if settings.random_resized_crop:
-        features = random_resized_crop(features, settings, masked_value, rng)
+        features, part = random_resized_crop(features, settings, masked_value, rng)
+        changes = changes._replace(part=part)
     if settings.frequency_mask_bins:
         start, width = _mask(bins, settings.frequency_mask_bins, rng)
         features[:, start : start + width] = masked_value
     if settings.time_mask_frames:
         start, width = _mask(frames, settings.time_mask_frames, rng)
         features[start : start + width] = masked_value
+        changes = changes._replace(masked=(start, width))
     if settings.noise:  # uniform noise, up to a tenth of the normalised unit, of a random strength
         noise = rng.random((frames, bins), dtype=np.float32) * np.float32(rng.random() / 10)
         features += torch.from_numpy(noise)
     if settings.time_shift_frames:
         shift = rng.integers(-settings.time_shift_frames, settings.time_shift_frames + 1)
         features = torch.roll(features, int(shift), dims=0)
-    return features
+        changes = changes._replace(shift=int(shift))
+    return features, changes
 
 
 def _mask(size: int, widest: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -1,16 +1,18 @@
 """
 Reads and writes sound events: Raven's selection tables, Audacity's label tracks, TSV of DCASE and AudioSet Strong, CSV,
-JSON and JSON lines.
+JSON, JSON lines and the JSON of soundevent.
 
 Reading goes by content, writing by the ending of the file and `event_format`. Numbers are written as plain decimals,
 rounded to 6 places.
 """
 
 import functools
+import itertools
 import json
 import os
 import re
-from collections import Counter, defaultdict
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,10 @@ from typing import NamedTuple
 
 from transformers.utils import logging
 
-from ..errors import UNPRINTABLE, InputError, nearest, printable, short
+from ..errors import UNPRINTABLE, InputError, nearest, one_line, printable, short
 from ..files import TEXT_ERRORS, check_writable, complete_file, storable
+from . import aoef
+from .audio import audio_format, audio_seconds
 from .labels import class_name
 from .listing import find_audio_files
 from .text_tables import as_number, as_numbers, is_empty, read_json_lines, read_rows, read_text
@@ -33,7 +37,8 @@ RAVEN_LABELS = (RAVEN_ANNOTATION, "Species", "Common Name", "Tag", "Tags", "Type
 # Names of columns, whatever their case: this project's, DCASE's, AudioSet Strong's, Raven's, and usual ones.
 FILES = ("file", "filename", "file_name", "audio", "audio_file", "segment_id", "path", "filepath", *RAVEN_AUDIO)
 ONSETS = ("onset_s", "onset", "start_s", "start", "start_time", "start_time_seconds", "begin_time", RAVEN_BEGIN)
-OFFSETS = ("offset_s", "offset", "end_s", "end", "end_time", "end_time_seconds", RAVEN_END)
+ONSETS += ("start (s)",)  # BirdNET-Analyzer's
+OFFSETS = ("offset_s", "offset", "end_s", "end", "end_time", "end_time_seconds", RAVEN_END, "end (s)")
 LABELS = ("label", "event_label", "event", "class", *RAVEN_LABELS)
 LOWS = ("low_hz", "low_freq", "low_f", "freq_low", "min_freq", RAVEN_LOW)
 HIGHS = ("high_hz", "high_freq", "high_f", "freq_high", "max_freq", RAVEN_HIGH)
@@ -47,11 +52,14 @@ AUDACITY_NUMBERS = [
     ("its low frequency", "number of Hz"),
     ("its high frequency", "number of Hz"),
 ]
+MOST_HEADER = 4096  # characters in which the names of columns stand
+HOLD_ALL = ("json", "jsonl", "soundevent")  # formats whose texts may have any character
 DECIMALS = 6
 BACKGROUND = "background"  # class of clips without events
 HIGHEST_HZ = 8000.0  # what models at 16 kHz get
 SURROGATES = re.compile("[\ud800-\udfff]+")
-TABLE_NAME = re.compile(r"(\.Table\.\d+\.selections)?\.\w+$")  # x.Table.1.selections.txt and x.txt describe x.wav
+# x.txt, x.Table.1.selections.txt (Raven) and x.BirdNET.selection.table.txt describe x.wav.
+TABLE_NAME = re.compile(r"((\.Table\.\d+)?\.selections|\.BirdNET\.(selection\.table|results))?\.\w+$")
 
 _numbers = functools.partial(as_numbers, has_commas=True)
 
@@ -73,6 +81,21 @@ Events = Mapping[str | None, Iterable[Event]]
 # ---- Reading ----
 
 
+class EventTable(NamedTuple):
+    """
+    Holds a table.
+
+    Args:
+        events: name of the recording -> its events by onset; the name is `None` if the table does not say it
+        cells: name of the recording -> its cells in another column
+        stretches: name of the recording -> what is annotated of it, in seconds, where that is not all
+    """
+
+    events: dict[str | None, list[Event]]
+    cells: dict[str | None, set[str]]
+    stretches: dict[str | None, list[tuple[float, float]]]
+
+
 def read_events(path: Path, label_column: str | None = None, audio_column: str | None = None) -> dict:
     """
     Reads a table of events, or all tables of a folder.
@@ -92,74 +115,142 @@ def read_events(path: Path, label_column: str | None = None, audio_column: str |
         InputError: unreadable, a column is missing, or an event is impossible; names the row.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path, label_column, audio_column)
+    found = {}
+    for table in list_tables(path):
+        for name, events in read_event_table(table, label_column, audio_column).events.items():
+            if name is None and path.is_dir():
+                name = table_name(table.relative_to(path))
+            found[name] = in_order([*found.get(name, ()), *events])
+    return found
+
+
+def read_event_table(
+    path: Path, label_column: str | None = None, audio_column: str | None = None, other_column: str | None = None
+) -> EventTable:
+    """Reads one table as `read_events` does, and another column if the table has it."""
     if path.suffix.lower() in (".json", ".jsonl"):
-        return _from_columns(path, *_read_json(path), label_column, audio_column)
+        value, lines = _read_json(path)
+        if aoef.is_collection(value):
+            return _from_collection(path, value, label_column, other_column)
+        return _from_columns(path, *_from_objects(path, value, lines), label_column, audio_column, other_column)
     text = read_text(path)
     first = next((line for line in text.split("\n") if line.strip()), None)
     if first is None:
-        return {None: []}  # Audacity's track without labels
+        return EventTable({None: []}, {}, {})  # Audacity's track without labels
     cells = first.split("\t")
     if len(cells) > 1 and _is_number(cells[0]) and (_is_number(cells[1]) or len(cells) == 2):
-        return {None: _in_order(_read_audacity(path, text))}
+        return EventTable({None: in_order(_read_audacity(path, text))}, {}, {})
     names, rows, lines = read_rows(path, "," if path.suffix.lower() == ".csv" else "\t", KNOWN, text)
 
     def row_of(index: int) -> str:
         return f"row {index + 1} (line {lines[index]})"
 
-    return _from_columns(path, names, rows, row_of, label_column, audio_column)
+    return _from_columns(path, names, rows, row_of, label_column, audio_column, other_column)
 
 
-def _read_folder(folder: Path, label_column: str | None, audio_column: str | None) -> dict:
+def list_tables(path: Path) -> list[Path]:
+    """Returns the tables below a folder, sorted; a file is the only one."""
+    if not path.is_dir():
+        return [path]
     suffixes = {kind.suffix for kind in FORMATS.values()}
-    paths = sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in suffixes and path.is_file())
-    if not paths:
-        raise InputError(f"{folder}: holds no tables of events ({', '.join(sorted(suffixes))}); name another folder")
-    found = {}
-    for path in paths:
-        for name, events in read_events(path, label_column, audio_column).items():
-            name = TABLE_NAME.sub("", path.relative_to(folder).as_posix()) if name is None else name
-            found[name] = _in_order([*found.get(name, ()), *events])
+    found = sorted(table for table in path.rglob("[!.]*") if table.suffix.lower() in suffixes and table.is_file())
+    if not found:
+        raise InputError(f"{path}: holds no tables of events ({', '.join(sorted(suffixes))}); name another folder")
     return found
 
 
-def pair_recordings(source: Path, names: Iterable[str | None], recordings: Path) -> dict[str | None, Path]:
+def may_hold_events(path: Path) -> bool:
+    """Returns whether a file that cannot be read as events looks like some: it has a column of onsets."""
+    try:
+        cells = re.split(r"[\t\n,;|\"{}\[\]:]", read_text(path)[:MOST_HEADER].casefold())
+    except InputError:
+        return False
+    return not {cell.strip() for cell in cells}.isdisjoint({*(name.casefold() for name in ONSETS), "collection_type"})
+
+
+def table_name(path: Path) -> str:
+    """Returns the name of the recording that a table describes by its own name."""
+    return TABLE_NAME.sub("", path.as_posix())
+
+
+class Recordings:
     """
-    Finds the recordings that a table names: by their paths below a folder or by their names, with or without endings.
+    Finds recordings by the names that tables give them: paths below a folder, or names, with or without endings.
 
     Args:
-        source: the table, for messages
-        names: as `read_events` gives them; `None` is the only recording
-        recordings: a folder, or the only recording
-
-    Raises:
-        InputError: a recording is missing, or several have the name.
+        place: a folder, or the only recording
     """
-    recordings = Path(recordings)
-    paths = find_audio_files(recordings) if recordings.is_dir() else [recordings]
-    known = defaultdict(set)
-    for path in paths:
-        place = Path(os.path.relpath(path, recordings)) if recordings.is_dir() else Path(path.name)
-        for form in (place, place.with_suffix(""), Path(place.name), Path(place.stem), Path(path)):
-            known[storable(form.as_posix())].add(path)  # as tables hold names
-    found = {}
-    for name in names:
-        plain = "" if name is None else storable(name).replace("\\", "/")
-        candidates = set(paths) if name is None else known.get(plain) or known.get(plain.rsplit("/", 1)[-1], set())
+
+    def __init__(self, place: Path):
+        self.place = Path(place)
+        self.paths = find_audio_files(self.place) if self.place.is_dir() else [self.place]
+        self.by_path, self.by_name, self.by_real_path = defaultdict(set), defaultdict(set), {}
+        for path in self.paths:
+            below = Path(os.path.relpath(path, self.place)) if self.place.is_dir() else Path(path.name)
+            for form in (below, below.with_suffix(""), path):
+                self.by_path[_as_named(form.as_posix())].add(path)
+            for form in (path.name, path.stem):
+                self.by_name[_as_named(form)].add(path)
+            self.by_real_path[os.path.realpath(path)] = path
+        # Recorders number their files anew in each folder: such a name alone says nothing.
+        self.are_names_enough = all(len({path.parent for path in own}) == 1 for own in self.by_name.values())
+
+    def candidates(self, name: str | None, folder: str = "", beside: Path | None = None) -> set[Path]:
+        """
+        Returns the recordings that a name may mean; `None` means all.
+
+        A name is a path below the folder of its table, or below `place`, or beside its table. Else it is that of a
+        recording anywhere; of several, those are meant whose last folders are those of the name.
+
+        Args:
+            folder: the folder of the table, below `place`
+            beside: the folder of the table
+        """
+        if name is None:
+            return set(self.paths)
+        name = _as_named(name)
+        full = _full(name, folder)
+        for form in (full, name):
+            if form in self.by_path:
+                return self.by_path[form]
+        if beside is not None and os.path.isfile(beside / name):
+            return {self.by_real_path.get(os.path.realpath(beside / name), beside / name)}
+        found = self.by_name.get(name.rsplit("/", 1)[-1], set())
+        shared = {path: _num_shared(full, _as_named(path.as_posix())) for path in found}
+        found = {path for path in found if shared[path] == max(shared.values())}
+        return {path for path in found if self.are_names_enough or not self.is_elsewhere(name, folder, path)}
+
+    def is_elsewhere(self, name: str, folder: str, path: Path) -> bool:
+        """Returns whether a name has other folders than its recording."""
+        full = _full(_as_named(name), folder)
+        return "/" in full and path.parent != self.place and not _num_shared(full, _as_named(path.as_posix()))
+
+    def find(self, source: Path, name: str | None, folder: str = "", beside: Path | None = None) -> Path:
+        """Returns the recording that a table names; raises `InputError` unless there is one."""
+        candidates = self.candidates(name, folder, beside)
         if len(candidates) != 1:
-            what = f"{len(candidates)} recordings of {recordings}" if candidates else f"no recording of {recordings}"
+            what = f"{len(candidates)} recordings of {self.place}" if candidates else f"no recording of {self.place}"
             wanted = "the only recording" if name is None else f"called {printable(name)}"
             raise InputError(f"{source}: {what} is {wanted}; name the folder of its recordings")
-        (found[name],) = candidates
-    counts = Counter(found.values())
-    twice = [name for name, path in found.items() if counts[path] > 1]
-    if twice:
-        raise InputError(f"{source}: {' and '.join(map(printable, twice))} are one recording; write one name")
-    return found
+        return next(iter(candidates))
 
 
-def _in_order(events: Iterable[Event]) -> list[Event]:
+def _full(name: str, folder: str) -> str:
+    return os.path.normpath(os.path.join(_as_named(folder), name))
+
+
+def _num_shared(one: str, two: str) -> int:
+    """Returns how many of the last folders of two paths are the same."""
+    pairs = zip(one.split("/")[-2::-1], two.split("/")[-2::-1])
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _as_named(name: str) -> str:
+    """Returns a name as tables hold it: with the slashes of Linux and composed accents."""
+    return unicodedata.normalize("NFC", storable(name).replace("\\", "/"))
+
+
+def in_order(events: Iterable[Event]) -> list[Event]:
     return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
 
 
@@ -167,15 +258,19 @@ def _is_number(cell: str) -> bool:
     return as_number(cell) is not None
 
 
-def _read_json(path: Path) -> tuple[list[str], list[list], Callable[[int], str]]:
-    lines = None
+def _read_json(path: Path) -> tuple[object, list[int] | None]:
+    """Returns what a file holds, and the lines of its values if it has a value per line."""
     if path.suffix.lower() == ".jsonl":
-        rows, lines = read_json_lines(path)
-    else:
-        try:
-            rows = json.loads(read_text(path))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: is not JSON ({getattr(error, 'msg', error)}); correct it") from None
+        return read_json_lines(path)
+    try:
+        return json.loads(read_text(path)), None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({getattr(error, 'msg', error)}); correct it") from None
+
+
+def _from_objects(
+    path: Path, rows: object, lines: list[int] | None
+) -> tuple[list[str], list[list], Callable[[int], str]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f'{path}: holds no events; write [{{"onset_s": 0.5, "offset_s": 1.2, "label": "dog"}}, ...]')
     names = list(dict.fromkeys(name for row in rows for name in row)) or [ONSETS[0], OFFSETS[0], LABELS[0], FILES[0]]
@@ -184,6 +279,22 @@ def _read_json(path: Path) -> tuple[list[str], list[list], Callable[[int], str]]
         return f"event {index + 1}" if lines is None else f"line {lines[index]}"
 
     return names, [[row.get(name) for name in names] for row in rows], row_of
+
+
+def _from_collection(path: Path, value: dict, label_key: str | None, other_column: str | None) -> EventTable:
+    try:
+        found = aoef.read_collection(value, label_key)
+    except ValueError as error:
+        raise InputError(f"{path}: {one_line(error)}") from None
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"{path}: is a damaged collection of soundevent ({reason}); export it again") from None
+
+    def row_of(index: int) -> str:
+        return f"the sound event {found.uuids[index]}"
+
+    table = _from_columns(path, found.names, found.rows, row_of, "label", "file", other_column)
+    return table._replace(stretches=found.stretches)
 
 
 def _read_audacity(path: Path, text: str) -> Iterator[Event]:
@@ -216,7 +327,8 @@ def _from_columns(
     row_of: Callable[[int], str],
     label_column: str | None,
     audio_column: str | None,
-) -> dict:
+    other_column: str | None = None,
+) -> EventTable:
     twice = next((name for name in names if names.count(name) > 1 and name.strip().casefold() in PLAIN), None)
     if twice:
         raise InputError(f"{path}: {names.count(twice)} columns are called {twice}; rename all but one")
@@ -249,11 +361,15 @@ def _from_columns(
     )
     has_files = not all(map(is_empty, files))
     found = {} if audio is not None and (has_files or not rows) else {None: []}
+    others, cells = columns.get(other_column, [None] * num_rows), {}
     for index, file in enumerate(files):
         where = f"{path}: {row_of(index)}"
         if has_files and is_empty(file):
             raise InputError(f"{where} has no {audio}; fill it in or remove it")
-        events = found.setdefault(str(file) if has_files else None, [])
+        key = str(file) if has_files else None
+        events = found.setdefault(key, [])
+        if not is_empty(others[index]):
+            cells.setdefault(key, set()).add(str(others[index]).strip())
         name = columns[label][index]
         if onsets[index] is None and offsets[index] is None and is_empty(name):
             continue
@@ -261,7 +377,7 @@ def _from_columns(
             if value is None:
                 raise InputError(f"{where} has no {column}; fill it in or remove it")
         events.append(_checked(where, onsets[index], offsets[index], name, lows[index], highs[index], scores[index]))
-    return {name: _in_order(events) for name, events in found.items()}
+    return EventTable({name: in_order(events) for name, events in found.items()}, cells, {})
 
 
 def _choose(
@@ -388,14 +504,16 @@ def write_events(
     Writes the events of recordings, sorted by onset, whole or not at all.
 
     A path without an ending, or an existing folder, gets a table per recording. Raven's tables hold everything, but no
-    recordings without events; Audacity's no scores; DCASE's neither scores nor frequencies.
+    recordings without events; Audacity's no scores; DCASE's neither scores nor frequencies. The JSON of soundevent also
+    has the length and rate of the recordings that are there.
 
     Args:
         path: .txt (Raven or Audacity), .tsv (DCASE), .csv, .json, .jsonl, or a folder
         events: name of the recording -> its events; the only one may be called `None`
         event_format: one of `FORMATS`; `None`: by the ending; .txt and folders: Raven
-        durations_s: Raven only: recording -> its duration; Begin Time then counts through all of them, in the order of
-            `events`, as Raven does for recordings that are opened together. `None`: from each recording's beginning
+        durations_s: recording -> its duration. Begin Time in Raven's tables then counts through all of them, in the
+            order of `events`, as Raven does for recordings that are opened together. `None`: from each recording's
+            beginning
         highest_hz: Raven only: the top of the box of events without a highest frequency. The bottom is 0
 
     Raises:
@@ -406,7 +524,7 @@ def write_events(
     _check_count(path, name, is_folder, len(events))
     if None in events and len(events) > 1:
         raise ValueError("a recording without name must be the only one")
-    events = {file: _in_order(map(_rounded, found)) for file, found in events.items()}
+    events = {file: in_order(map(_rounded, found)) for file, found in events.items()}
     for file, found in events.items():
         if file is not None:
             _check_text(path, name, "recording", file)
@@ -464,14 +582,14 @@ def _check_count(path: Path, name: str, is_folder: bool, num_recordings: int):
 def _check_text(path: Path, name: str, kind: str, text: str):
     """Raises `InputError` for a text that would not come back, or that other readers would take for several cells."""
     bad = "nothing but blanks" if not class_name(text) else None
-    if not bad and name not in ("json", "jsonl"):
+    if not bad and name not in HOLD_ALL:
         # Names of files that are not UTF-8 are shown as \udcXX, as in all tables; labels would be others.
         found = UNPRINTABLE.search(SURROGATES.sub("", text) if kind == "recording" else text)
         bad = f"the character {printable(found[0])}" if found else None
         if not bad and name != "csv" and class_name(text).startswith('"'):
             bad = "a quote at its beginning"
     if bad:
-        remedy = "rename it" if name in ("json", "jsonl") else "rename it, or write .json"
+        remedy = "rename it" if name in HOLD_ALL else "rename it, or write .json"
         raise InputError(f"{path}: the {kind} '{printable(short(text, 80))}' has {bad}; {remedy}")
 
 
@@ -576,6 +694,28 @@ def _json_list(events: Events, **_) -> Iterator[str]:
     yield "]"
 
 
+def _collection_lines(events: Events, durations_s: Mapping[str, float], **_) -> Iterator[str]:
+    """Yields soundevent's JSON: it has the length, rate and channels of each recording."""
+    unknown = []
+
+    def facts_of(file: str | None) -> tuple[float, int, int]:
+        try:
+            if file is not None and os.path.isfile(file):
+                return audio_seconds(file), *audio_format(file)
+        except (InputError, ValueError):  # ValueError: a name with NUL
+            pass
+        unknown.append(file)
+        last_s = max((event.offset_s for event in events[file]), default=0.0)
+        return durations_s.get(file, last_s), 0, 0
+
+    yield from aoef.write_collection(events, facts_of)
+    if unknown:
+        logger.warning(
+            f"{len(unknown)} recordings are not there, such as {printable(unknown[0])}: their rate and number of "
+            "channels are 0 in the JSON of soundevent, and their length is that of their events"
+        )
+
+
 @dataclass(frozen=True)
 class Format:
     """
@@ -599,4 +739,5 @@ FORMATS = {
     "csv": Format(".csv", _csv_lines, ".csv"),
     "json": Format(".json", _json_list, ".json"),
     "jsonl": Format(".jsonl", _json_lines, ".jsonl"),
+    "soundevent": Format(".json", _collection_lines, ".json"),
 }

@@ -13,6 +13,7 @@ from ..base.inference import check_checkpoint, check_folder, explained, load_enc
 from ..errors import InputError
 from ..files import arrow_array, complete_file
 from ..inference.engine import Network
+from ..inference.overlaps import Overlaps
 from ..inference.plan import Stretch
 from ..inference.shards import Part, Segment, mean
 from ..inference.tables import Columns, open_table, with_own_columns
@@ -96,7 +97,7 @@ class FrameEmbedder(ClipEmbedder):
 
     def clips(self, parts: Iterable[Part]) -> Iterator[list[tuple[Segment, dict[str, np.ndarray]]]]:
         offset = self.extractor.num_samples(self.model.time_grid.length) / 2  # to the middle of the first time frame
-        joined = _Overlaps()
+        joined = Overlaps()
         for part in parts:
             found = []
             for segment, arrays in part.split():
@@ -107,37 +108,6 @@ class FrameEmbedder(ClipEmbedder):
                     time_ms = samples * (1000 / self.extractor.sampling_rate)
                     found.append((segment, {"embedding": values, "time_ms": time_ms}))
             yield found
-
-
-class _Overlaps:
-    """Averages time frames that several windows have, and gives them away as soon as no other window can have them."""
-
-    def __init__(self):
-        self.first, self.total, self.counts = 0, None, None
-
-    def add(self, frames: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Takes the rows of several windows; yields number of the first frame, and frames (frames, size)."""
-        ends = [*(np.flatnonzero(np.diff(frames) != 1) + 1), len(frames)]
-        for start, end in zip([0, *ends], ends):
-            yield from self._add_window(int(frames[start]), values[start:end])
-
-    def _add_window(self, start: int, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        if self.total is None:
-            self.first, self.total, self.counts = start, values[:0], np.zeros((0, 1), dtype=values.dtype)
-        done = start - self.first
-        if done > 0 and len(self.total):
-            yield self.first, self.total[:done] / self.counts[:done]
-            self.first, self.total, self.counts = start, self.total[done:], self.counts[done:]
-        missing = ((0, max(len(values) - len(self.total), 0)), (0, 0))
-        self.total, self.counts = np.pad(self.total, missing), np.pad(self.counts, missing)
-        self.total[: len(values)] += values
-        self.counts[: len(values)] += 1
-
-    def end(self) -> list[tuple[int, np.ndarray]]:
-        """Returns the remaining frames of a clip, and begins another one."""
-        rest = [] if self.total is None else [(self.first, self.total / self.counts)]
-        self.__init__()
-        return rest
 
 
 def load(name: str, level: str, window_s: float | None, **settings) -> ClipEmbedder:

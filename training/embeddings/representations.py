@@ -17,12 +17,10 @@ from modeling_dual_ssast.fusion_dual_ssast import POOLINGS, frame_mask, time_fra
 from ..base.arguments import EncoderArguments
 from ..base.inference import explained, load_encoder
 from ..base.loading import config_changes, load_config
-from ..data.audio import AudioSource
-from ..data.columns import audio_of
 from ..data.dataset import ClipDataset
 from ..errors import InputError
 from ..inference.engine import Engine, Network
-from ..inference.inputs import ClipSequence
+from ..inference.inputs import ClipSequence, Examples
 from ..inference.shards import Shards
 
 COMPOSED = "composed"  # the only readout of the convolutional networks that a sweep can compose
@@ -109,28 +107,6 @@ class Represented(Network):
 
     def run(self, features):
         return self.represent(self.model, dict(features)), None
-
-
-class Examples:
-    """Gives the audio of a data set's clips to `ClipSequence`."""
-
-    own = None
-
-    def __init__(self, dataset: ClipDataset):
-        self.examples = dataset.examples
-        self._names = dataset.names()
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, index: int) -> AudioSource:
-        return audio_of(self.examples[index])
-
-    def names(self) -> list[str]:
-        return self._names
-
-    def name_of(self, index: int, audio: AudioSource) -> str:
-        return self._names[index]
 
 
 def fill_shards(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.event_detection import EventFinder, event_scores, event_thresholds
+from ..base.event_detection import EventFinder, event_scores, event_settings
 from ..data.events import Event, check_events_file, event_files, write_events
 from ..errors import InputError, printable
 from .inputs import ClipSequence
@@ -21,33 +21,16 @@ class EventTable:
     Args:
         path, event_format: see `write_events`
         classifier: gives the scores of windows
-        threshold: of all classes; `None`: the model's own
-        low_threshold: second one, above which an event goes on; `None`: the same
-        min_duration_s, max_gap_s: see [`EventFinder`][training.base.event_detection.EventFinder]; `None`: 0
+        settings: see [`event_settings`][training.base.event_detection.event_settings]
 
     Raises:
         InputError: the model has no classes, or the second threshold is above the first of a class.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        event_format: str | None,
-        classifier: Classifier,
-        threshold: float | None = None,
-        low_threshold: float | None = None,
-        min_duration_s: float | None = None,
-        max_gap_s: float | None = None,
-    ):
+    def __init__(self, path: Path, event_format: str | None, classifier: Classifier, **settings):
         self.path, self.event_format, self.classifier = path, event_format, classifier
-        names = classifier.labels.names
-        event_scores(np.zeros((0, len(names))), classifier.labels)  # refuses a regression
-        high = event_thresholds(classifier.model.config, threshold)
-        if low_threshold is not None and low_threshold > high.min():
-            name, least = printable(names[int(high.argmin())]), f"{high.min():g}"
-            raise InputError(f"low_threshold {low_threshold:g}: the threshold of {name} is {least}; give at most that")
-        durations = {"min_duration_s": min_duration_s or 0.0, "max_gap_s": max_gap_s or 0.0}
-        self.settings = {"high": high, "low": low_threshold, **durations}
+        event_scores(np.zeros((0, len(classifier.labels.names))), classifier.labels)  # refuses a regression
+        self.settings = event_settings(classifier.model.config, **settings)
         self.events: dict[str, list[Event]] = {}
         self.durations_s: dict[str, float] = {}
 

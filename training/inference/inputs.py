@@ -37,6 +37,30 @@ class Files:
         return self.files[index]
 
 
+class Examples:
+    """Holds the clips of a labelled data set (`ClipDataset`), undecoded."""
+
+    own = None
+
+    def __init__(self, dataset):
+        self.examples = dataset.examples
+        self._names = dataset.names()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int):
+        from ..data.columns import audio_of  # here: `datasets` takes a second to import
+
+        return audio_of(self.examples[index])
+
+    def names(self) -> list[str]:
+        return self._names
+
+    def name_of(self, index: int, audio) -> str:
+        return self._names[index]
+
+
 def open_inputs(inputs: list[str], streaming: bool = False, empty: list[str] | None = None) -> list:
     """
     Opens audio files, and any source of a pretraining: folders, manifests, Hub data sets, JSON objects.
@@ -162,12 +186,11 @@ def _joined(tables: list[tuple]):
             return pyarrow.array([None if value is None else str(value) for value in values.to_pylist()], kind)
         return values.cast(kind).combine_chunks()
 
-    return pyarrow.table(
-        {
-            name: pyarrow.chunked_array([column(table, length, name, kind) for table, length in tables], kind)
-            for name, kind in types.items()
-        }
-    )
+    joined = {
+        name: pyarrow.chunked_array([column(table, length, name, kind) for table, length in tables], kind)
+        for name, kind in types.items()
+    }
+    return pyarrow.table(joined).combine_chunks()  # or every `take` of a few rows would look at all of them
 
 
 def _named(source) -> Iterator[tuple[str, dict]]:

@@ -6,6 +6,7 @@ those that the same samples have as a file. Times are seconds from the first sam
 them on: it is a gap, and never a shift.
 """
 
+import atexit
 import collections
 import contextlib
 import dataclasses
@@ -24,6 +25,7 @@ import numpy as np
 import soxr
 
 from ..base.finite import OVERFLOW
+from ..base.open_set import UNKNOWN
 from ..base.predictions import predictions, score_names
 from ..console import fail
 from ..data.audio import mix_down
@@ -45,10 +47,11 @@ BUFFER_S, BUFFER_WINDOWS = 10, 2
 FILE_SPEED = 2.0  # times real time: no recorder is as fast
 MOST_JITTER_S = 0.5  # of a sound card's clock
 WAKE_S = 0.5  # Windows answers Ctrl-C only between waits
+STOP_S = 3.0  # a sound driver may wait for a device that is gone
 MOST_LATENCIES = 100_000
 APPENDED = {".csv": 1, ".jsonl": 0}  # ending of a table of events -> lines of its header; others are written at the end
 LIVE_ONLY = ("rate", "channels", "encoding")
-FILES_ONLY = ("inputs", "output", "num_workers", "reject", "reject_by", "shard_clips", "share", "streaming")
+FILES_ONLY = ("inputs", "output", "num_workers", "shard_clips", "share", "streaming")
 
 
 @dataclass
@@ -341,8 +344,25 @@ class Microphone:
                 dtype="float32", callback=add, finished_callback=finished,
             )  # fmt: skip
             stream.start()
-        with stream:
+        try:
             yield
+        finally:
+            self._stop(stream)
+
+    def _stop(self, stream):
+        """Stops and closes a stream. Ctrl-C does not reach a driver that waits, so that another thread calls it."""
+
+        def stop():
+            stream.stop()
+            stream.close()
+
+        thread = threading.Thread(target=stop, daemon=True)
+        thread.start()
+        thread.join(STOP_S)
+        if thread.is_alive():
+            atexit.unregister(self.library._exit_handler)  # it would wait in its turn
+            told = f"listen {printable(self.asked)}: the sound driver does not stop, and is left behind"
+            print(told, file=sys.stderr, flush=True)
 
 
 # ---- From the ring buffer to windows ----
@@ -512,27 +532,29 @@ class Listener:
         self.num_windows = self.num_events = self.num_gaps = self.gap_samples = 0
         self.latencies_s = collections.deque(maxlen=MOST_LATENCIES)
 
-    def add(self, windows: Windows, logits: np.ndarray):
-        """Takes the next windows, and their logits (windows, labels)."""
+    def add(self, windows: Windows, arrays: dict[str, np.ndarray]):
+        """Takes the next windows, and what the network gives for them: arrays (windows, ...)."""
         if windows.starts[0] > self.covered:
             slow = (
                 f"the model is slower than the sound, {windows.num_dropped} blocks are dropped; a larger --hop_s helps"
             )
             self._gap(int(windows.starts[0]), slow if windows.num_dropped else "the sound card has lost sound")
-        if not np.isfinite(logits).all():
+        if not all(np.isfinite(array).all() for array in arrays.values()):
             self._gap(int(windows.stops[-1]), OVERFLOW)
             return
         self.covered = int(windows.stops[-1])
         starts_s, ends_s = windows.starts / self.rate, windows.stops / self.rate
-        scores, labels = self.network.probabilities(logits), self.network.labels
+        scores, labels = self.network.probabilities(arrays["logits"]), self.network.labels
         found = predictions(labels, scores, self.network.model.config.decision_thresholds)
+        found, unlike = self.network.reject(found, arrays["logits"], arrays.get("distance"))
         if self.write_windows is not None:
             times = [("start_s", starts_s.round(6)), ("end_s", ends_s.round(6)), ("prediction", found)]
             columns = zip(score_names(labels), np.ascontiguousarray(scores.T))
-            self.write_windows([("file", [self.recording] * len(found)), *times, *columns])
-        for start_s, end_s, row in zip(starts_s, ends_s, scores):
+            self.write_windows([("file", [self.recording] * len(found)), *times, *unlike, *columns])
+        for start_s, end_s, row, text in zip(starts_s, ends_s, scores, found):
             best = np.argsort(-row)[: self.top_k]
             shown = ", ".join(f"{printable(labels.names[index])} {row[index]:.3f}" for index in best)
+            shown = f"{UNKNOWN} ({shown})" if unlike and text == UNKNOWN else shown
             print(f"{start_s:.2f}-{end_s:.2f} s\t{shown}", flush=True)
         if self.finder is not None:
             from ..base.event_detection import event_scores
@@ -580,10 +602,7 @@ def listen(
     about: dict,
     events: Path | None = None,
     event_format: str | None = None,
-    threshold: float | None = None,
-    low_threshold: float | None = None,
-    min_duration_s: float | None = None,
-    max_gap_s: float | None = None,
+    **settings,
 ) -> int:
     """
     Classifies what comes in until it ends or Ctrl-C; results that are appended survive a kill.
@@ -593,14 +612,13 @@ def listen(
         network: the model in its place
         about: what made the tables, see `open_table`
         events: table of events, see `write_events`; `None`: they are printed alone
-        threshold, low_threshold: see `EventFinder`; `None`: the model's own, and the same
-        min_duration_s, max_gap_s: see `EventFinder`; `None`: 0
+        settings: of events, see `event_settings`
 
     Returns:
         the exit status: 1 if the source failed
 
     Raises:
-        InputError: the source cannot be opened, or a table cannot be written.
+        InputError: the source cannot be opened, a table cannot be written, or the settings do not fit the model.
     """
     rate, labels, is_input = network.extractor.sampling_rate, network.labels, arguments.listen == STANDARD_INPUT
     began = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
@@ -611,12 +629,9 @@ def listen(
         check_events_file(events, event_format, labels.names, [recording])
     make_finder = None
     if not labels.is_regression:
-        from ..base.event_detection import EventFinder, event_thresholds  # here: scipy takes time to import
+        from ..base.event_detection import EventFinder, event_settings  # here: scipy takes time to import
 
-        high = event_thresholds(network.model.config, threshold)
-        make_finder = functools.partial(
-            EventFinder, labels.names, high, low_threshold, min_duration_s or 0.0, max_gap_s or 0.0
-        )
+        make_finder = functools.partial(EventFinder, labels.names, **event_settings(network.model.config, **settings))
     elif events is not None:
         raise InputError(f"{events}: the model gives a number per clip, so it has no events; use a classifier")
     run_windows(network, [np.zeros(network.window, dtype=np.float32)], 1)  # the first call takes longer
@@ -646,7 +661,7 @@ def listen(
         try:
             for windows in cut_windows(buffer, network.window, network.hop, arguments.batch_size):
                 rows = run_windows(network, windows.waveforms, arguments.batch_size)
-                listener.add(windows, np.concatenate([row["logits"] for row in rows]))
+                listener.add(windows, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
                 if getattr(sys.stdout, "error", None) and arguments.windows is None and events is None:
                     buffer.end()  # the reader of the output, such as head, has ended, and nothing else is written
         finally:

@@ -9,7 +9,7 @@ from hub.finite import non_finite_weights
 from ..errors import InputError, blamed
 from ..recipe import Arguments, described
 
-DTYPES = ("float32", "bfloat16", "float16")
+FORMATS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -19,7 +19,7 @@ class HardwareArguments(Arguments):
     dtype: str = described(
         "auto",
         "Number format of the weights. auto: bfloat16 on accelerators and CPUs with AMX or AVX512-BF16, else float32.",
-        choices=("auto", *DTYPES),
+        choices=FORMATS,
     )
     device: str | None = described(None, "Device, such as cpu or cuda:1; unset: the accelerator, if there is one.")
     compile: bool = described(False, "Compile the network: a minute at the start, faster from then on.")

@@ -32,6 +32,7 @@ class Classifier(Network):
     """
 
     keeps_windows = True
+    of_frames = False
 
     def __init__(
         self,
@@ -64,6 +65,10 @@ class Classifier(Network):
         starts = stretch.starts[: len(counts)]
         return {"start": starts, "stop": np.minimum(starts + stretch.window, stretch.clip.length)}
 
+    def joined(self, parts: Iterable[Part]) -> Iterable[Part]:
+        """Returns the parts with a row per window: as they are stored."""
+        return parts
+
     @property
     def thresholds(self) -> np.ndarray:
         """The score of each class above which a window counts for it."""
@@ -74,6 +79,23 @@ class Classifier(Network):
         """Returns the scores of logits (rows, labels)."""
         return self.model.probabilities(torch.from_numpy(logits)).numpy()
 
+    def reject(self, found: list[str], logits: np.ndarray, distances: np.ndarray) -> tuple[list[str], Columns]:
+        """
+        Replaces the predictions of rows that are like no class, where clips may be rejected.
+
+        Args:
+            found: prediction of each row
+            logits, distances: (rows, labels), (rows,)
+
+        Returns:
+            the predictions, and the column of the score that decides
+        """
+        if self.rejection is None:
+            return found, []
+        values = self.rejection.scores(logits, distances)
+        found = [UNKNOWN if is_beyond else text for text, is_beyond in zip(found, values > self.rejection.threshold)]
+        return found, [(self.rejection.score, values)]
+
 
 @dataclass
 class ClipScores:
@@ -81,7 +103,7 @@ class ClipScores:
     Holds the scores of one clip.
 
     Args:
-        logits: (labels,), the mean over its windows
+        logits: (labels,), the mean over its windows, or the highest of its frames
         highest: (labels,), the highest score of a window
         share: (labels,), the share of windows above the class's threshold
         distance: the mean distance of its windows to the training clips, where clips may be rejected
@@ -108,16 +130,18 @@ def clip_scores(classifier: Classifier, parts: Iterable[Part]) -> Iterator[list[
                 totals = segment
             elif segment.rows and not isinstance(totals, Segment):
                 own = arrays["scores"]
+                logits = arrays["logits"].astype(np.float64)
                 one = np.stack(
                     [
-                        arrays["logits"].sum(axis=0, dtype=np.float64),
+                        logits.max(axis=0) if classifier.of_frames else logits.sum(axis=0),
                         own.max(axis=0).astype(np.float64),
                         (own > classifier.thresholds).sum(axis=0),
                     ]
                 )
                 count, before, distance = totals or (0, None, 0.0)
                 if before is not None:
-                    one = np.stack([before[0] + one[0], np.maximum(before[1], one[1]), before[2] + one[2]])
+                    join = np.maximum if classifier.of_frames else np.add
+                    one = np.stack([join(before[0], one[0]), np.maximum(before[1], one[1]), before[2] + one[2]])
                 distance += float(arrays["distance"].sum(dtype=np.float64)) if "distance" in arrays else 0.0
                 totals = (count + segment.windows, one, distance)
             if not segment.is_last:
@@ -126,7 +150,8 @@ def clip_scores(classifier: Classifier, parts: Iterable[Part]) -> Iterator[list[
                 found.append(totals)
             else:
                 count, (total, highest, above), distance = totals
-                logits, highest = (total / count).astype(np.float32), highest.astype(np.float32)
+                mean = total if classifier.of_frames else total / count
+                logits, highest = mean.astype(np.float32), highest.astype(np.float32)
                 name, distance = segment.name, np.float32(distance / count)
                 found.append(ClipScores(segment.number, name, logits, highest, above / count, distance))
             totals = None
@@ -159,13 +184,9 @@ def write_tables(
         return list(zip(score_names(labels, prefix), np.ascontiguousarray(scores.T)))
 
     def results(logits: np.ndarray, distances: np.ndarray) -> Columns:
-        scores, rejection = classifier.probabilities(logits), classifier.rejection
-        found = predictions(labels, scores, thresholds)
-        if rejection is None:
-            return [("prediction", found), *score_columns(scores)]
-        values = rejection.scores(logits, distances)
-        found = [UNKNOWN if is_beyond else text for text, is_beyond in zip(found, values > rejection.threshold)]
-        return [("prediction", found), (rejection.score, values), *score_columns(scores)]
+        scores = classifier.probabilities(logits)
+        found, unlike = classifier.reject(predictions(labels, scores, thresholds), logits, distances)
+        return [("prediction", found), *unlike, *score_columns(scores)]
 
     def write_windows(write):
         for part in parts():

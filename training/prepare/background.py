@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from ..console import run_program
+from ..data.annotations import read_annotations
 from ..data.audio import audio_seconds
-from ..data.events import BACKGROUND, Event, pair_recordings, read_events
+from ..data.events import BACKGROUND, Event
 from ..errors import InputError
 from ..files import check_writable
 from ..recipe import LARGEST_WHOLE
@@ -39,13 +40,14 @@ def background_clips(
         events: recording -> all of its events; a recording with an empty list is background from beginning to end
         clip_s: seconds of a background clip
         margin_s: seconds beside an event that are neither
-        num_clips: background clips, drawn at random; `None`: as many as the most frequent label has
+        num_clips: background clips, drawn at random; `None`: as many as there are events. Recordings are nothing most
+            of the time, and a class of a few such clips leaves much of it to the other classes
         seed: of the drawing
 
     Raises:
         InputError: a recording cannot be read, an event begins after its end, or there is no rest.
     """
-    clips, rest, counts = [], [], {}
+    clips, rest = [], []
     for path, found in events.items():
         duration_s = audio_seconds(str(path))
         for event in found:
@@ -57,11 +59,10 @@ def background_clips(
             middle_s, length_s = (event.onset_s + offset_s) / 2, min(max(offset_s - event.onset_s, clip_s), duration_s)
             start_s = min(max(middle_s - length_s / 2, 0.0), duration_s - length_s)
             clips.append(_clip(path, event.label, start_s, start_s + length_s))
-            counts[event.label] = counts.get(event.label, 0) + 1
         rest += [_clip(path, label, start, start + clip_s) for start in _free(found, duration_s, clip_s, margin_s)]
     if not rest:
         raise InputError(f"no recording has {clip_s:g} s without events; give a smaller --clip_s or --margin_s")
-    wanted = max(counts.values(), default=len(rest)) if num_clips is None else num_clips
+    wanted = (len(clips) or len(rest)) if num_clips is None else num_clips
     chosen = np.random.default_rng(seed).permutation(len(rest))[:wanted]
     return sorted(clips + [rest[index] for index in chosen], key=lambda clip: (clip.path, clip.start, clip.label))
 
@@ -88,7 +89,7 @@ def program(argv: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("clips.csv"), help="table of clips; unset: clips.csv")
     parser.add_argument("--clip_s", type=float, default=2.0, help="seconds of a background clip")
     parser.add_argument("--margin_s", type=float, default=0.5, help="seconds beside an event that are neither")
-    parser.add_argument("--clips", type=int, help="background clips; unset: as many as the most frequent label")
+    parser.add_argument("--clips", type=int, help="background clips; unset: as many as there are events")
     parser.add_argument("--label", default=BACKGROUND, help="name of the class; unset: background")
     parser.add_argument("--label_column", help="column of the labels; unset: guessed")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the drawing")
@@ -99,10 +100,11 @@ def program(argv: list[str]) -> None:
     if arguments.clips is not None and arguments.clips < 0:
         raise InputError(f"--clips: must be 0 or more, got {arguments.clips}")
     check_writable(arguments.output)
-    events = read_events(arguments.annotations, arguments.label_column)
-    paths = pair_recordings(arguments.annotations, events, arguments.recordings)
+    annotated = read_annotations(
+        arguments.annotations, arguments.recordings, label_column=arguments.label_column, overlaps="keep"
+    )
     found = background_clips(
-        {paths[name]: found for name, found in events.items()},
+        {recording.path: list(recording.events) for recording in annotated if recording.events is not None},
         arguments.clip_s,
         arguments.margin_s,
         arguments.clips,

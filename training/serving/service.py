@@ -28,6 +28,7 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_star
 
 from ..base.event_detection import event_scores, event_thresholds, find_events
 from ..base.finite import OVERFLOW
+from ..base.open_set import UNKNOWN, EmbeddingHook, Rejection
 from ..data.audio import audio_seconds, read_audio
 from ..data.labels import LabelSet
 from ..data.uploads import TooLarge, check_seconds, check_size
@@ -118,10 +119,21 @@ class Service:
         model: a classifier, ready for inference
         extractor: its feature extractor
         labels: its classes
+        rejection: rejects clips that are like no class; `None`: all have a class
     """
 
-    def __init__(self, name: str, model: torch.nn.Module, extractor, labels: LabelSet, limits: ServingArguments):
+    def __init__(
+        self,
+        name: str,
+        model: torch.nn.Module,
+        extractor,
+        labels: LabelSet,
+        limits: ServingArguments,
+        rejection: Rejection | None = None,
+    ):
         self.name, self.model, self.extractor, self.labels, self.limits = name, model, extractor, labels, limits
+        self.rejection = rejection
+        self._hook = EmbeddingHook(model) if rejection is not None else None
         self.most = {
             "requests": limits.max_queue,
             "bytes": MOST_HELD * limits.max_mb * 2**20,
@@ -134,7 +146,10 @@ class Service:
 
     @torch.inference_mode()
     def compute(self, kind: str, clips: list[np.ndarray]) -> np.ndarray:
-        """Returns a row per clip (samples,), which fits into the model: logits (labels,) or its vector (size,)."""
+        """
+        Returns a row per clip (samples,), which fits into the model: its vector (size,) or logits (labels,), the latter
+        with one more number where clips may be rejected, the distance to the training clips.
+        """
         features = self.extractor(
             clips,
             sampling_rate=self.extractor.sampling_rate,
@@ -145,7 +160,10 @@ class Service:
         if kind == "embed":
             rows = self.model.base_model(**features, return_dict=True).pooler_output
         else:
-            rows = self.model(**features, return_dict=True).logits
+            rows = self.model(**features, return_dict=True).logits.float()
+            if self.rejection is not None:
+                embeddings = self._hook.take()[-len(rows) :]  # a pass that failed may have left others
+                rows = torch.cat([rows, self.rejection.open_set.distances(embeddings)[:, None]], dim=1)
         return rows.float().cpu().numpy()
 
     async def answer(self, request: Request, kind: str) -> Response:
@@ -296,21 +314,36 @@ class Service:
             rows = rows[len(own) :]
         return found
 
-    def _classify(self, logits: torch.Tensor, start_s: np.ndarray, end_s: np.ndarray, parameters: dict) -> dict:
+    def _classify(self, rows: torch.Tensor, start_s: np.ndarray, end_s: np.ndarray, parameters: dict) -> dict:
         names, labels = self.labels.names, self.labels
-        scores = self.model.probabilities(logits.mean(dim=0))
+        mean, logits = rows.mean(dim=0, keepdim=True), rows[:, : len(names)]
+        (scores,) = self.model.probabilities(mean[:, : len(names)])
         thresholds = self.model.config.decision_thresholds
         (prediction,) = labels_of_probabilities(scores[None], names, labels.problem_type, thresholds)
         answer = {"prediction": prediction, "scores": handler.ranked(scores.tolist(), names, parameters)}
+        if self.rejection is not None:
+            (value,) = self.unlikeness(mean)
+            answer |= {"prediction": UNKNOWN} if value > self.rejection.threshold else {}
+            answer[self.rejection.score] = value
         if parameters.get("windows"):
-            rows = zip(start_s.tolist(), end_s.tolist(), self.model.probabilities(logits).tolist())
-            answer["windows"] = [handler.as_window(*row, names, parameters) for row in rows]
+            windows = zip(start_s.tolist(), end_s.tolist(), self.model.probabilities(logits).tolist())
+            answer["windows"] = [handler.as_window(*window, names, parameters) for window in windows]
+            for window, value in zip(answer["windows"], self.unlikeness(rows)):
+                window[self.rejection.score] = value
         return answer
+
+    def unlikeness(self, rows: torch.Tensor) -> list[float]:
+        """Returns how unlike the training clips each row of `compute` is; nothing where no clip is rejected."""
+        if self.rejection is None:
+            return []
+        rows = rows.numpy()
+        return self.rejection.scores(rows[:, :-1], rows[:, -1]).tolist()
 
     def _embed(self, vectors: torch.Tensor, start_s: np.ndarray, end_s: np.ndarray, parameters: dict) -> dict:
         return {"embedding": vectors.mean(dim=0).tolist()}
 
-    def _events(self, logits: torch.Tensor, start_s: np.ndarray, end_s: np.ndarray, parameters: dict) -> dict:
+    def _events(self, rows: torch.Tensor, start_s: np.ndarray, end_s: np.ndarray, parameters: dict) -> dict:
+        logits = rows[:, : len(self.labels.names)]
         scores = event_scores(self.model.probabilities(logits).numpy(), self.labels)
         thresholds = event_thresholds(self.model.config, parameters.get("threshold"))
         settings = {name: parameters[name] for name in handler.OF_EVENTS if name in parameters}

@@ -9,13 +9,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
-from .arguments import TuningArguments
+from .arguments import TrainedWeightsArguments
 
 TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"  # the model file of a checkpoint has the averaged ones
 EPOCH_TOLERANCE = 1e-6  # Trainer counts epochs in fractions
 
 
-def weight_average(tuning: TuningArguments) -> "WeightAverage | None":
+def weight_average(tuning: TrainedWeightsArguments) -> "WeightAverage | None":
     """Returns the callback of the recipe's weight average; `None` if the recipe sets none."""
     if tuning.ema_decay is not None:
         return WeightAverage(get_ema_multi_avg_fn(tuning.ema_decay))

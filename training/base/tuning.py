@@ -12,7 +12,7 @@ from modeling_dual_ssast import PannsCnn14Model, VGGishModel
 
 from ..errors import InputError
 from ..files import check_same, write_json
-from .arguments import TuningArguments
+from .arguments import TrainedWeightsArguments
 
 ADAPTER = "adapter"
 LORA_TARGETS = ("q_proj", "v_proj")  # as in the paper (Hu et al., ICLR 2022)
@@ -36,7 +36,7 @@ def head_modules(model: PreTrainedModel) -> list[nn.Module]:
     return [model.classifier, fusion] if learned else [model.classifier]
 
 
-def prepare(model: PreTrainedModel, tuning: TuningArguments) -> nn.Module:
+def prepare(model: PreTrainedModel, tuning: TrainedWeightsArguments) -> nn.Module:
     """
     Freezes the blocks of the recipe, or adds its adapter; returns the model, or a `PeftModel` around it.
 
@@ -59,7 +59,7 @@ def prepare(model: PreTrainedModel, tuning: TuningArguments) -> nn.Module:
     return model
 
 
-def add_lora(model: PreTrainedModel, stages: list[nn.Module], tuning: TuningArguments) -> nn.Module:
+def add_lora(model: PreTrainedModel, stages: list[nn.Module], tuning: TrainedWeightsArguments) -> nn.Module:
     """
     Returns PEFT's model with trainable low-rank updates (LoRA) in some blocks; the rest is frozen, except for the head.
 
@@ -148,12 +148,12 @@ def frozen_modules(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def save_tuning(tuning: TuningArguments, folder: Path):
+def save_tuning(tuning: TrainedWeightsArguments, folder: Path):
     """Stores the settings that `check_same_tuning` compares."""
     write_json(folder / TUNING_NAME, dataclasses.asdict(tuning))
 
 
-def check_same_tuning(checkpoint: str, tuning: TuningArguments):
+def check_same_tuning(checkpoint: str, tuning: TrainedWeightsArguments):
     """
     Compares the recipe with the settings of the checkpoint to resume from.
 
@@ -161,7 +161,7 @@ def check_same_tuning(checkpoint: str, tuning: TuningArguments):
         InputError: a setting differs.
     """
     path = Path(checkpoint) / TUNING_NAME
-    stored = dataclasses.asdict(TuningArguments())
+    stored = dataclasses.asdict(type(tuning)())
     stored |= json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     check_same(
         checkpoint, stored, dataclasses.asdict(tuning), "resume with the same, or begin anew with --overwrite true"

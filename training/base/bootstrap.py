@@ -1,0 +1,43 @@
+"""
+Draws resamples for confidence intervals: the percentile bootstrap (Efron, 1979) over clips or recordings, or over whole
+groups of them. How often one is drawn is its weight, and weighted metrics are computed for many resamples at once.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+LEVEL = 0.95
+NUM_RESAMPLES = 1000
+# Limits scores x resamples, and with it the time of metrics that sort them.
+MAX_SORTED = 500_000_000
+MIN_RESAMPLES = 200
+BLOCK_SIZE = 2_000_000  # weights in memory at a time
+
+
+def resamples_for(num_scores: int) -> int:
+    """Returns the number of resamples whose metrics, which sort the scores, take seconds."""
+    return int(np.clip(MAX_SORTED // max(num_scores, 1), MIN_RESAMPLES, NUM_RESAMPLES))
+
+
+def interval_of(values: np.ndarray) -> list[float]:
+    """Returns the ends of the interval of `LEVEL`: percentiles of the values of all resamples, (resamples,)."""
+    tail = 100 * (1 - LEVEL) / 2
+    return np.percentile(values, [tail, 100 - tail]).tolist()
+
+
+def draw_weights(units: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """
+    Yields how often each clip is in each resample, as blocks (clips, resamples of the block), float32.
+
+    units: (clips,), from 0: clips with the same number are drawn together
+    """
+    rng = np.random.default_rng(seed)
+    num_units = int(units.max()) + 1
+    block = max(1, BLOCK_SIZE // len(units))
+    for first in range(0, num_resamples, block):
+        counts = [
+            np.bincount(rng.integers(num_units, size=num_units), minlength=num_units)
+            for _ in range(min(block, num_resamples - first))
+        ]
+        yield np.stack(counts, axis=1)[units].astype(np.float32)  # whole numbers, exact up to 16 million

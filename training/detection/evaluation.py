@@ -1,0 +1,340 @@
+"""
+Runs the task `event_evaluation`: scores a table of events, of this project or of any other tool, against annotations.
+
+Whatever is not scored is reported in one line: recordings and labels that only one side has, and what a label map or a
+lowest score leaves out.
+"""
+
+import itertools
+import math
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+import yaml
+from transformers.utils import logging
+
+from model_cards.card import with_interval
+
+from ..base.detection_scores import event_metrics
+from ..base.outputs import STAGING_NAME, describe_recipe, publish, write_results
+from ..base.reproduction import versions
+from ..console import print_table
+from ..data.audio import audio_seconds
+from ..data.events import Event, read_events
+from ..data.labels import class_name
+from ..data.listing import AUDIO_EXTENSIONS, OTHER_AUDIO_EXTENSIONS, find_audio_files
+from ..data.text_tables import read_text
+from ..errors import InputError, nearest, one_line, printable, short
+from ..files import check_writable, storable
+from .evaluation_arguments import EventEvaluationArguments
+
+logger = logging.get_logger(__name__)
+
+NAMED = 3  # names in a message
+PRINTED = 30  # rows of a printed table
+ENDINGS = AUDIO_EXTENSIONS | OTHER_AUDIO_EXTENSIONS
+REST = "*"  # in a label map: every other label
+KINDS = ("event", "segment", "intersection")
+RATES = ("precision_micro", "recall_micro", "f1_micro", "f1_macro")
+
+Events = dict[str | None, list[Event]]
+
+
+def run(arguments: EventEvaluationArguments):
+    """
+    Scores the events, prints the metrics and writes `results.json`.
+
+    Raises:
+        InputError: bad input, or events and annotations that have no recording or no label in common.
+    """
+    folder = Path(arguments.output_dir)
+    check_writable(folder, is_folder=True)
+    if (folder / "results.json").exists() and not arguments.overwrite:
+        raise InputError(
+            f"{folder}: holds a run already; add --overwrite true to begin anew, or choose another output_dir"
+        )
+    results = evaluate(arguments)
+    staging = folder / STAGING_NAME
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    recipe = {"task": "event_evaluation"} | describe_recipe(arguments)
+    write_results({**results, "versions": versions(), "recipe": recipe}, staging)
+    publish(staging, folder)
+    print_results(results)
+    print(f"everything is in {folder}")
+
+
+def evaluate(arguments: EventEvaluationArguments) -> dict:
+    """
+    Returns the entries of `results.json`: `metrics`, `confidence_intervals`, `per_class`, and what was scored.
+
+    Raises:
+        InputError: see `run`.
+    """
+    found_path, wanted_path, remarks = Path(arguments.events), Path(arguments.annotations), Remarks()
+    found = read_events(found_path, arguments.events_label_column, arguments.events_audio_column)
+    wanted = read_events(wanted_path, arguments.label_column, arguments.audio_column)
+    durations_s = None if arguments.recordings is None else _durations(Path(arguments.recordings))
+    found, wanted = _paired(arguments, remarks, found, wanted, durations_s)
+    if durations_s is not None:
+        for path, side in ((found_path, found), (wanted_path, wanted)):
+            late = [name for name, events in side.items() for event in events if event.onset_s >= durations_s[name]]
+            remarks.add(path, late, "events begin after the end of their recordings")
+    if arguments.min_score is not None:
+        found = _above(found_path, remarks, found, arguments.min_score)
+    if arguments.label_map is not None:
+        found, wanted = _renamed(arguments, remarks, found, wanted)
+    labels, found, wanted = _with_labels(arguments, remarks, found, wanted)
+    results = event_metrics(
+        found, wanted, durations_s, labels, arguments.onset_collar_s, arguments.offset_share, arguments.segment_s
+    )
+    return {
+        "metrics": {"test": results["metrics"]},
+        "confidence_intervals": results["confidence_intervals"],
+        "per_class": results["per_class"],
+        "recordings": {"test": len(wanted)},
+        "hours": None if durations_s is None else sum(durations_s[name] for name in wanted) / 3600,
+        "labels": labels,
+        "remarks": remarks,
+    }
+
+
+def print_results(results: dict):
+    """Prints the metrics with their intervals, and the labels, those with the lowest F1 first."""
+    metrics, intervals = results["metrics"]["test"], results["confidence_intervals"]
+    rows = [
+        [
+            f"{kind}s" if kind != "intersection" else kind,
+            *(_cell(f"{kind}_{rate}", metrics, intervals) for rate in RATES),
+        ]
+        for kind in KINDS
+    ]
+    print_table(rows, ["", "precision", "recall", "F1", "F1, mean of the labels"])
+    print(f"segment error rate {_cell('segment_error_rate', metrics, intervals)}")
+    if "false_alarms_per_hour" in metrics:
+        alarms = _cell("false_alarms_per_hour", metrics, intervals)
+        print(f"false alarms per hour {alarms}, in {results['hours']:.2f} hours")
+    if intervals is None:
+        print("one recording has no confidence intervals")
+    columns = ("annotated_events", "predicted_events", *(f"{kind}_f1" for kind in KINDS))
+    own = sorted(results["per_class"].items(), key=lambda item: (item[1]["event_f1"], item[0]))
+    rows = [[label, *(values[name] for name in columns)] for label, values in own]
+    print()
+    print_table(rows[:PRINTED], ["label", "annotated", "found", "event F1", "segment F1", "intersection F1"])
+    if len(rows) > PRINTED:
+        print(f"... and {len(rows) - PRINTED} more in results.json")
+
+
+def _cell(name: str, metrics: Mapping, intervals: Mapping | None) -> str:
+    return "-" if math.isnan(metrics[name]) else with_interval(name, metrics[name], intervals)
+
+
+class Remarks(list):
+    """Collects what is not scored, and logs each line."""
+
+    def add(self, source, items: Iterable, what: str):
+        """Adds how many there are, and the most frequent of their names; nothing for no items."""
+        counts = Counter("the only recording" if item is None else str(item) for item in items)
+        if not counts:
+            return
+        named = [short(name, 80) + f" ({count})" * (count > 1) for name, count in counts.most_common(NAMED)]
+        more = f" and {len(counts) - NAMED} others" if len(counts) > NAMED else ""
+        self.append(printable(f"{source}: {counts.total()} {what}: {', '.join(named)}{more}"))
+        logger.warning(self[-1])
+
+
+# ---- Recordings ----
+
+
+def _durations(place: Path) -> dict[str, float]:
+    """Returns the recordings of a folder by their paths in it, or the only one, with their lengths in seconds."""
+    paths = find_audio_files(place) if place.is_dir() else [place]
+    base = place if place.is_dir() else place.parent
+    found = {storable(Path(os.path.relpath(path, base)).as_posix()): audio_seconds(str(path)) for path in paths}
+    if not found:
+        raise InputError(f"{place}: holds no recordings; name another folder")
+    return found
+
+
+def _parts(name: str | None) -> tuple[str, ...]:
+    """Returns the folders and the name of a recording, without an ending of audio."""
+    path = PurePosixPath("" if name is None else storable(name).replace("\\", "/"))
+    return (path.with_suffix("") if path.suffix.lower() in ENDINGS else path).parts
+
+
+def _shared(names: Iterable[tuple[str, ...]]) -> int:
+    """Returns how many folders all recordings share."""
+    levels = zip(*(parts[:-1] for parts in names))
+    return sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
+
+
+def _placed(source, events: Events, recordings: Iterable[str | None]) -> tuple[Events, list]:
+    """
+    Returns the events by the names of the recordings, and which names of the table are none of them.
+
+    Names are compared without endings. One is the end of the other, such as x of a/x.wav, or both are when the folders
+    that all recordings of a side share are left out.
+
+    Raises:
+        InputError: a name may be several recordings, or several names are one.
+    """
+    recordings, found, unknown = list(recordings), {}, []
+    if events == {None: []} and len(recordings) != 1:
+        return {}, []  # an empty table
+    if None in events or recordings == [None]:
+        number = max(len(recordings), len(events))
+        if number > 1 or not recordings:
+            raise InputError(
+                f"{source}: does not say which of {number} recordings it describes; name them in the table"
+            )
+        return dict(zip(recordings, events.values())), []
+    known, named = {name: _parts(name) for name in recordings}, {name: _parts(name) for name in events}
+    alike = defaultdict(list)
+    for name, parts in known.items():
+        alike[parts[-1:]].append(name)
+    bases = ((0, 0), (_shared(named.values()), _shared(known.values())))
+    for name, parts in named.items():
+        best = []
+        for own, others in bases:
+            ranks = {other: _likeness(parts[own:], known[other][others:]) for other in alike[parts[-1:]]}
+            ranks = {other: (rank, name == other) for other, rank in ranks.items() if rank is not None}
+            best = [other for other, rank in ranks.items() if rank == max(ranks.values())]
+            if len(best) == 1:
+                break
+        if len(best) > 1:
+            raise InputError(
+                f"{source}: {printable(name)} may be {' or '.join(map(printable, best[:2]))}; write its path"
+            )
+        if best and best[0] in found:
+            raise InputError(f"{source}: {printable(name)} and another name are {printable(best[0])}; write one name")
+        unknown += [] if best else [name]
+        found |= {other: events[name] for other in best}
+    return found, unknown
+
+
+def _likeness(one: tuple[str, ...], two: tuple[str, ...]) -> tuple[int, bool] | None:
+    """Returns how many parts are equal from the end on, and whether all are; `None` unless one is the other's end."""
+    shortest = min(len(one), len(two))
+    return (shortest, len(one) == len(two)) if one[-shortest:] == two[-shortest:] else None
+
+
+def _paired(
+    arguments: EventEvaluationArguments, remarks: Remarks, found: Events, wanted: Events, durations_s: Mapping | None
+) -> tuple[Events, Events]:
+    """Returns both sides by the names of the recordings that are scored."""
+    found_path, wanted_path, place = arguments.events, arguments.annotations, arguments.recordings
+    if durations_s is not None:
+        wanted, unknown = _placed(wanted_path, wanted, durations_s)
+        remarks.add(wanted_path, unknown, f"annotated recordings are not in {place} and are left out")
+    names = list(wanted if durations_s is None else durations_s)
+    own = found
+    found, unknown = _placed(found_path, own, names)
+    if unknown and not found:
+        some = " and ".join(printable(str(side[0])) for side in (unknown, names) if side)
+        raise InputError(f"{found_path}: has none of the recordings of {place or wanted_path}: {some} are other names")
+    is_empty = arguments.unannotated == "empty"
+    if durations_s is not None:
+        remarks.add(found_path, unknown, f"recordings with events are not in {place} and are left out")
+        unknown = [name for name in names if name not in wanted]
+        what = "recordings have no annotations"
+    else:
+        what = "recordings have events and no annotations"
+    remarks.add(wanted_path, unknown, f"{what} and {'count as empty' if is_empty else 'are left out'}")
+    if is_empty:
+        wanted = wanted | dict.fromkeys(unknown, ())
+        found = {name: own[name] for name in unknown if name in own} | found
+    silent = [name for name in wanted if name not in found and wanted[name]]
+    num_missed = sum(len(wanted[name]) for name in silent)
+    missed = f"annotated recordings have no events here; all {num_missed} annotated ones are missed"
+    remarks.add(found_path, silent, missed)
+    if not wanted:
+        raise InputError(
+            f"{wanted_path}: annotates none of the recordings of {place or found_path}; name another table"
+        )
+    return {name: found.get(name, []) for name in wanted}, wanted
+
+
+# ---- Labels and scores ----
+
+
+def _above(source: Path, remarks: Remarks, found: Events, min_score: float) -> Events:
+    """Returns the events whose score is at least the lowest one."""
+    without = [event for events in found.values() for event in events if event.score is None]
+    if without:
+        raise InputError(f"min_score: {len(without)} events of {source} have no score; leave it out")
+    kept = {name: [event for event in events if event.score >= min_score] for name, events in found.items()}
+    left_out = [event.label for events in found.values() for event in events if event.score < min_score]
+    remarks.add(source, left_out, f"events have scores below {min_score:g} and are left out")
+    return kept
+
+
+def _renamed(
+    arguments: EventEvaluationArguments, remarks: Remarks, found: Events, wanted: Events
+) -> tuple[Events, Events]:
+    """Applies the label map to both sides."""
+    names = _read_label_map(arguments.label_map)
+    known = {event.label for side in (found, wanted) for events in side.values() for event in events}
+    remarks.add(
+        "label_map", [name for name in names if name not in known and name != REST], "labels are on neither side"
+    )
+    own = {*(arguments.labels or ()), *names.values()}
+
+    def rename(label: str) -> str | None:
+        return names[label] if label in names else names[REST] if REST in names and label not in own else label
+
+    sides = []
+    for source, side in ((arguments.events, found), (arguments.annotations, wanted)):
+        left_out = [event.label for events in side.values() for event in events if rename(event.label) is None]
+        remarks.add(source, left_out, "events have labels that label_map leaves out")
+        sides.append(
+            {
+                name: [event._replace(label=rename(event.label)) for event in events if rename(event.label) is not None]
+                for name, events in side.items()
+            }
+        )
+    return tuple(sides)
+
+
+def _read_label_map(text: str) -> dict[str, str | None]:
+    is_mapping = text.lstrip().startswith("{")
+    source = "label_map" if is_mapping else text
+    try:
+        pairs = yaml.safe_load(text if is_mapping else read_text(Path(text)))  # JSON is YAML
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{source}: not readable as YAML or JSON ({one_line(error)})") from None
+    if not isinstance(pairs, dict):
+        raise InputError(f"{source}: expected lines label: label, got {type(pairs).__name__}")
+    wrong = [part for pair in pairs.items() for part in pair if isinstance(part, (bool, dict, list))]
+    if wrong:
+        raise InputError(f"{source}: {wrong[0]!r} is no label; write it in quotes")
+    return {class_name(str(old)): None if new is None else class_name(str(new)) for old, new in pairs.items()}
+
+
+def _with_labels(
+    arguments: EventEvaluationArguments, remarks: Remarks, found: Events, wanted: Events
+) -> tuple[list[str], Events, Events]:
+    """Returns the labels that are scored, and the events that have them."""
+    given, annotated = ({event.label for events in side.values() for event in events} for side in (found, wanted))
+    labels = [class_name(label) for label in dict.fromkeys(arguments.labels or sorted(annotated))]
+    if not labels:
+        raise InputError(f"{arguments.annotations}: has no events to score by; name another table, or set labels")
+    for label in labels:
+        if label not in annotated | given:
+            hint = nearest(label, annotated | given, f"there are {', '.join(sorted(annotated | given)[:5])}")
+            raise InputError(f"labels: no event is called {printable(short(label, 80))}; {hint}")
+    if given and not given & set(labels):
+        some = ", ".join(map(printable, [min(given), labels[0]]))
+        raise InputError(f"{arguments.events}: has none of the labels that are scored, such as {some}; set label_map")
+    what = "annotated" if arguments.labels is None else "among labels"
+    for source, side in ((arguments.events, found), (arguments.annotations, wanted)):
+        others = [event.label for events in side.values() for event in events if event.label not in labels]
+        remarks.add(source, others, f"events have labels that are not {what} and are left out")
+    never = [event.label for events in wanted.values() for event in events if event.label in set(labels) - given]
+    remarks.add(arguments.events, never, "annotated events are missed, because no event here has their labels")
+    return labels, *(
+        {name: [event for event in events if event.label in labels] for name, events in side.items()}
+        for side in (found, wanted)
+    )

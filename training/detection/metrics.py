@@ -1,0 +1,99 @@
+"""Scores what a frame classifier finds in the recordings of a split: its frames, and its events."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from ..base.arguments import TrainingArguments
+from ..base.detection_scores import event_metrics
+from ..base.event_detection import find_events
+from ..data.events import Event
+from ..errors import InputError
+from .recordings import Stretch
+
+# The metrics of an evaluation; the first one chooses the best checkpoint. Higher is better.
+METRICS = (
+    "frame_mean_average_precision",
+    "event_f1_macro",
+    "event_f1_micro",
+    "segment_f1_macro",
+    "intersection_f1_macro",
+)
+
+
+def choose_metric(arguments: TrainingArguments):
+    """
+    Sets the metric that chooses the best checkpoint.
+
+    Raises:
+        InputError: there is no such metric.
+    """
+    name = (arguments.chosen_metric or METRICS[0]).removeprefix("eval_")
+    if name not in (*METRICS, "loss"):
+        raise InputError(f"metric_for_best_model: {name!r} is unknown; known are {', '.join(METRICS)}, loss")
+    arguments.metric_for_best_model = name
+    arguments.greater_is_better = name != "loss" if arguments.chosen_direction is None else arguments.chosen_direction
+
+
+def frame_precisions(scores: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> np.ndarray:
+    """
+    Returns the average precision of each label over the frames of all recordings: (labels,), NaN for labels without a
+    positive or a negative frame. Frames where nobody knows count for nothing.
+
+    Args:
+        scores, targets: per recording (frames, labels)
+    """
+    scores, targets = np.concatenate(scores), np.concatenate(targets)
+    found = np.full(targets.shape[1], np.nan)
+    for label in range(len(found)):
+        is_known = ~np.isnan(targets[:, label])
+        own = targets[is_known, label]
+        if 0 < own.sum() < len(own):
+            found[label] = average_precision_score(own, scores[is_known, label])
+    return found
+
+
+def without_unsure(found: Sequence[Event], unsure: Sequence[Event]) -> list[Event]:
+    """Leaves out events of which more than half lies in unsure stretches: nobody knows whether they are right."""
+    if not unsure:
+        return list(found)
+    stretches: list[list[float]] = []
+    for event in sorted(unsure, key=lambda event: event.onset_s):
+        if stretches and event.onset_s <= stretches[-1][1]:
+            stretches[-1][1] = max(stretches[-1][1], event.offset_s)
+        else:
+            stretches.append([event.onset_s, event.offset_s])
+
+    def is_known(event: Event) -> bool:
+        shared_s = sum(
+            max(min(event.offset_s, end_s) - max(event.onset_s, begin_s), 0.0) for begin_s, end_s in stretches
+        )
+        return shared_s <= (event.offset_s - event.onset_s) / 2
+
+    return list(filter(is_known, found))
+
+
+def score_events(
+    found: Sequence[Sequence[Event]],
+    stretches: Sequence[Stretch],
+    labels: Sequence[str],
+    collar_s: float,
+    num_resamples: int = 0,
+) -> dict:
+    """Returns what `event_metrics` returns, for the events that are found in each stretch."""
+    return event_metrics(
+        {one.name: without_unsure(own, one.unsure) for one, own in zip(stretches, found)},
+        {one.name: one.events for one in stretches},
+        {one.name: one.duration_s for one in stretches},
+        labels,
+        collar_s,
+        num_resamples=num_resamples,
+    )
+
+
+def find_all(
+    scores: Sequence[np.ndarray], edges_s: Sequence[np.ndarray], labels: Sequence[str], settings: Mapping
+) -> list[list[Event]]:
+    """Returns the events of each recording. scores: per recording (frames, labels); settings: of `EventFinder`"""
+    return [find_events(own, labels, edges[:-1], edges[1:], **settings) for own, edges in zip(scores, edges_s)]

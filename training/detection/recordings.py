@@ -1,0 +1,210 @@
+"""Loads annotated recordings, divides them into splits, and finds their labels."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from transformers.utils import logging
+
+from ..data.annotations import AnnotatedRecording, load_annotations
+from ..data.audio import AudioSource, num_samples
+from ..data.columns import Columns, audio_of, clip_names
+from ..data.events import Event
+from ..data.labels import LabelSet, read_label_file, sort_key
+from ..data.tables import load_table
+from ..errors import InputError, printable
+from .arguments import DetectionDataArguments
+
+logger = logging.get_logger(__name__)
+
+NUM_DIVISIONS = 200  # random ones, of which the most even is taken
+UNSURE = -1  # in place of a label's index
+PROBLEM_TYPE = "multi_label_classification"
+
+
+class Stretch(NamedTuple):
+    """Holds a recording, or a stretch of it, with its events from the stretch's beginning on, in seconds."""
+
+    source: AudioSource
+    name: str
+    duration_s: float
+    events: tuple[Event, ...]
+    unsure: tuple[Event, ...] = ()
+    site: str | None = None
+
+
+class Annotated(NamedTuple):
+    """
+    Holds a stretch as a training reads it.
+
+    Args:
+        num_samples: at the model's rate
+        intervals: (events, 2), first sample of each event and the one after its last
+        labels: (events,), index of the label, or `UNSURE`
+    """
+
+    source: AudioSource
+    name: str
+    num_samples: int
+    intervals: np.ndarray
+    labels: np.ndarray
+
+
+class WeakClips(NamedTuple):
+    """
+    Holds clips of which it is known what sounds in them, but not when.
+
+    Args:
+        sources: the clips
+        labels: (clips, labels), 0 or 1
+    """
+
+    sources: list[AudioSource]
+    labels: np.ndarray
+
+
+def load_weak(arguments: DetectionDataArguments, labels: LabelSet) -> WeakClips | None:
+    """
+    Returns the clips of `weak_annotations`, if they are set.
+
+    Raises:
+        InputError: an unreadable table, or a label that the annotations do not have.
+    """
+    if not arguments.weak_annotations:
+        return None
+    table = load_table(Path(arguments.weak_annotations), Columns(separator=arguments.label_separator, is_multi=True))
+    rows = [labels.encode(*pair) for pair in zip(table["label"], clip_names(table))]
+    return WeakClips([audio_of(row) for row in table], np.stack(rows))
+
+
+def load_splits(arguments: DetectionDataArguments, seed: int) -> dict[str, list[Stretch]]:
+    """
+    Returns the annotated stretches of the splits `train` and, where there are any, `validation` and `test`. A split
+    that the recipe does not name is set aside from the training annotations. Unlabelled recordings are left out.
+
+    Raises:
+        InputError: unreadable annotations, or too few recordings (or sites) to divide.
+    """
+    found = load_annotations(arguments, arguments.on_bad_audio)
+    splits = {split: [_whole(one) for one in own if one.events is not None] for split, own in found.items()}
+    for split, own in splits.items():
+        if not own:
+            raise InputError(f"{getattr(arguments, f'{split}_annotations')}: no recording is annotated; add some")
+    fractions = {"test": arguments.test_fraction, "validation": arguments.validation_fraction}
+    missing = {split: share for split, share in fractions.items() if share and split not in splits}
+    if arguments.split_by == "time":
+        return _divide_in_time(splits, missing)
+    for split, share in missing.items():
+        splits["train"], splits[split] = _set_aside(splits["train"], split, share, arguments.split_by, seed)
+    return splits
+
+
+def _whole(recording: AnnotatedRecording) -> Stretch:
+    path = str(recording.path)
+    return Stretch(path, path, recording.duration_s, recording.events, recording.unsure, recording.site)
+
+
+def _divide_in_time(splits: dict[str, list[Stretch]], shares: dict[str, float]) -> dict[str, list[Stretch]]:
+    """Cuts the end of every training recording off for the test, and what is before it for validation."""
+    splits, wholes, end = dict(splits), splits["train"], 1.0
+    for split, share in shares.items():
+        splits[split] = [part(whole, (end - share) * whole.duration_s, end * whole.duration_s) for whole in wholes]
+        end -= share
+    if shares:
+        splits["train"] = [part(whole, 0.0, end * whole.duration_s) for whole in wholes]
+    return splits
+
+
+def part(stretch: Stretch, start_s: float, end_s: float) -> Stretch:
+    """Cuts a part out of a whole recording, and its events at the edges; times in seconds."""
+
+    def cut(events: tuple[Event, ...]) -> tuple[Event, ...]:
+        inside = [event for event in events if event.onset_s < end_s and event.offset_s > start_s]
+        return tuple(
+            event._replace(onset_s=max(event.onset_s, start_s) - start_s, offset_s=min(event.offset_s, end_s) - start_s)
+            for event in inside
+        )
+
+    source = {"path": stretch.source, "start": start_s, "end": end_s}
+    name = f"{stretch.name}#t={start_s:g},{end_s:g}"
+    return Stretch(source, name, end_s - start_s, cut(stretch.events), cut(stretch.unsure), stretch.site)
+
+
+def _set_aside(
+    stretches: list[Stretch], split: str, share: float, by: str, seed: int
+) -> tuple[list[Stretch], list[Stretch]]:
+    """
+    Divides stretches in whole recordings or sites: of many random divisions the one in which the shares of each class's
+    events and of the time are the most even.
+    """
+    groups = [one.name if by == "recording" or one.site is None else one.site for one in stretches]
+    names = sorted(set(groups))
+    if len(names) < 2:
+        raise InputError(
+            f"{split}_fraction: {share:g} cannot be set aside from a single {by}; name {split}_annotations, set "
+            f"split_by: time, or {split}_fraction: 0"
+        )
+    labels = sorted({event.label for one in stretches for event in one.events})
+    places = {name: index for index, name in enumerate(names)}
+    totals = np.zeros((len(names), len(labels) + 1))  # of each group: events per label, and seconds
+    for one, group in zip(stretches, groups):
+        totals[places[group], -1] += one.duration_s
+        for event in one.events:
+            totals[places[group], labels.index(event.label)] += 1
+    totals = totals / totals.sum(axis=0)
+    rng = np.random.default_rng(seed)
+    best, least = None, np.inf
+    for _ in range(NUM_DIVISIONS):
+        order = rng.permutation(len(names))
+        count = int(np.clip(np.abs(np.cumsum(totals[order, -1]) - share).argmin() + 1, 1, len(names) - 1))
+        found = totals[order[:count]].sum(axis=0)
+        unevenness = np.square(found - share).sum() + (found[:-1] > 0.999).sum()  # a class must be learnt somewhere
+        if unevenness < least:
+            best, least = {names[index] for index in order[:count]}, unevenness
+    sides = [[one for one, group in zip(stretches, groups) if (group in best) == chosen] for chosen in (False, True)]
+    return sides[0], sides[1]
+
+
+def choose_labels(splits: dict[str, list[Stretch]], arguments: DetectionDataArguments, stored_config) -> LabelSet:
+    """
+    Returns the label set: of the label file, else of the training events and what was set aside from them; in the order
+    of a fine-tuned checkpoint with the same classes.
+
+    Raises:
+        InputError: no event has a label.
+    """
+    if arguments.label_file:
+        return LabelSet(tuple(read_label_file(Path(arguments.label_file)).values()), PROBLEM_TYPE)
+    named = {split for split in ("validation", "test") if getattr(arguments, f"{split}_annotations")}
+    stretches = [one for split, own in splits.items() if split not in named for one in own]
+    names = tuple(sorted({event.label for one in stretches for event in one.events}, key=sort_key))
+    if not names:
+        raise InputError(f"{arguments.train_annotations}: holds no events; a detector needs some to learn from")
+    if stored_config is not None and set(stored_config.id2label.values()) == set(names):
+        names = tuple(stored_config.id2label[index] for index in range(len(names)))
+    return LabelSet(names, PROBLEM_TYPE)
+
+
+def with_known_labels(split: str, stretches: list[Stretch], labels: LabelSet) -> list[Stretch]:
+    """Returns the stretches without events of labels that the label set lacks; warns of them."""
+    unknown = [event for one in stretches for event in one.events if event.label not in labels.label2id]
+    if unknown:
+        logger.warning(
+            f"{split}: {len(unknown)} events have labels that the training lacks, and are left out, such as "
+            f"{printable(unknown[0].label)}"
+        )
+    return [
+        one._replace(events=tuple(event for event in one.events if event.label in labels.label2id)) for one in stretches
+    ]
+
+
+def encode(stretches: list[Stretch], labels: LabelSet, rate: int) -> list[Annotated]:
+    """Returns the stretches with times in samples at `rate` Hz."""
+    found = []
+    for one in stretches:
+        times = [(event.onset_s, event.offset_s) for event in (*one.events, *one.unsure)]
+        indices = [labels.label2id[event.label] for event in one.events] + [UNSURE] * len(one.unsure)
+        count = num_samples(one.source, rate)
+        intervals = np.minimum(np.asarray(times, dtype=np.float64).reshape(-1, 2) * rate, count)
+        found.append(Annotated(one.source, one.name, count, intervals, np.asarray(indices, dtype=np.int64)))
+    return found

@@ -1,0 +1,146 @@
+"""Writes the output folder of a finished training: model, results, events and model card."""
+
+from pathlib import Path
+
+import numpy as np
+
+from model_cards.card import detection_card, with_interval
+
+from ..base.bootstrap import NUM_RESAMPLES
+from ..base.detection_scores import detection_metrics
+from ..base.event_detection import event_settings, median_filtered
+from ..base.outputs import STAGING_NAME, dispensable, publish, without_nan, write_results
+from ..base.progress import is_metric
+from ..base.reproduction import versions
+from ..data.events import write_events
+from ..data.labels import LabelSet
+from .crops import WindowDataset
+from .metrics import METRICS, find_all, score_events
+from .recordings import Stretch
+from .trainer import DetectionTrainer
+
+PRINTED = ("loss", *METRICS, "psds1", "psds2")
+
+
+def write_outputs(
+    trainer: DetectionTrainer,
+    datasets: dict,
+    splits: dict[str, list[Stretch]],
+    labels: LabelSet,
+    outcomes: dict,
+    recipe: dict,
+    seconds: float,
+    circumstances: dict,
+):
+    """
+    Writes the output folder. Every file is complete before it takes its place, and `results.json` comes last. Called by
+    every process; the main one writes.
+
+    Args:
+        outcomes: split -> what `predict` of the trainer returns
+        seconds: duration of the training
+        circumstances: the entries `versions`, `machine` and `data` of `results.json`
+    """
+    folder = Path(trainer.args.output_dir)
+    staging = folder / STAGING_NAME
+    trainer.save_model(str(staging), _internal_call=True)  # an ordinary call would also push
+    if not trainer.is_world_process_zero():
+        return
+    (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine, all in results.json
+    config = trainer.model.config
+    results = {
+        "metrics": {split: clean_metrics(outcome.metrics, split) for split, outcome in outcomes.items()},
+        "recordings": {split: describe(own) for split, own in splits.items()},
+        "labels": list(labels.names),
+        "problem_type": labels.problem_type,
+        "frame_hop_s": config.frame_hop_s,
+        "event_detection": config.event_detection,
+        "training": {"seconds": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
+        | trainer.num_parameters,
+        "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
+        **(circumstances or {"versions": versions()}),
+        "recipe": recipe,
+        "log": trainer.state.log_history,
+    }
+    if outcomes:
+        split = list(outcomes)[-1]
+        found = write_split(trainer, datasets[split], outcomes[split], staging)
+        results["metrics"][split] |= found.pop("metrics")
+        results |= found
+    with dispensable("README.md"):
+        write_card(trainer, results, staging / "README.md")
+    write_results(results, staging)
+    publish(staging, folder)
+    for name, metrics in results["metrics"].items():
+        found = results.get("confidence_intervals") if name == list(results["metrics"])[-1] else None
+        shown = [f"{key} {with_interval(key, metrics[key], found)}" for key in PRINTED if key in metrics]
+        print(f"{name}: {', '.join(shown)}")
+    print(f"trained for {seconds:.0f} s; everything is in {folder}")
+
+
+def describe(stretches: list[Stretch]) -> dict:
+    """Returns how many recordings, seconds and events of each label a split has."""
+    counts: dict[str, int] = {}
+    for one in stretches:
+        for event in one.events:
+            counts[event.label] = counts.get(event.label, 0) + 1
+    return {
+        "count": len(stretches),
+        "seconds": round(sum(one.duration_s for one in stretches), 3),
+        "events": dict(sorted(counts.items())),
+    }
+
+
+def write_split(trainer: DetectionTrainer, dataset: WindowDataset, outcome, staging: Path) -> dict:
+    """
+    Writes the events that the model finds in the reported split.
+
+    Returns:
+        all metrics of the split: the entries `metrics`, `confidence_intervals` and `per_class`
+    """
+    names, stretches = dataset.labels.names, dataset.stretches
+    scores = trainer.scores_of(dataset, outcome.predictions)
+    edges_s = [dataset.edges_s(index) for index in range(len(scores))]
+    settings = event_settings(trainer.model.config)
+    found = find_all(scores, edges_s, names, settings)
+    highest_hz = dataset.feature_extractor.sampling_rate / 2
+    with dispensable("events.csv"):  # labels and names of files may hold what no table can
+        events = {one.name: own for one, own in zip(stretches, found)}
+        write_events(staging / "events.csv", events, highest_hz=highest_hz)
+    # PSDS is that of filtered scores. Nobody knows whether something is in an unsure frame: nothing is found there.
+    filtered = [median_filtered(own, settings.get("median_steps", 1)) for own in scores]
+    known = [np.where(np.isnan(targets), 0, own) for own, targets in zip(filtered, dataset.targets)]
+    parts = [
+        detection_metrics(
+            {one.name: pair for one, pair in zip(stretches, zip(known, edges_s))},
+            {one.name: one.events for one in stretches},
+            {one.name: one.duration_s for one in stretches},
+            names,
+        ),
+        score_events(found, stretches, names, trainer.collar_s, NUM_RESAMPLES),
+    ]
+    first, second = parts
+    intervals = first["confidence_intervals"]
+    if intervals is not None:
+        intervals["intervals"] |= second["confidence_intervals"]["intervals"]
+    return {
+        "metrics": first["metrics"] | second["metrics"],
+        "confidence_intervals": intervals,
+        "per_class": {name: first["per_class"][name] | second["per_class"][name] for name in names},
+    }
+
+
+def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
+    """Returns the metrics without the prefix of the split and without timings (these depend on the machine)."""
+    metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
+    return {key: value for key, value in metrics.items() if is_metric(key) or key == "loss"}
+
+
+def write_card(trainer: DetectionTrainer, results: dict, path: Path):
+    """Writes the model card, from the template and the results of the run."""
+    count = sum(parameter.numel() for parameter in trainer.model.parameters())
+    name = Path(trainer.args.output_dir).resolve().name
+    card = detection_card(
+        name, trainer.model.config, trainer.processing_class, without_nan(results), num_parameters=count
+    )
+    path.write_text(str(card), encoding="utf-8")

@@ -1,0 +1,216 @@
+"""Runs the task `detection`: trains a frame classifier on annotated recordings, and reports."""
+
+import time
+
+import numpy as np
+import torch
+from transformers import AutoModelForAudioFrameClassification, PreTrainedModel, set_seed
+
+from ..base import outputs, reproduction
+from ..base.arguments import ModelArguments
+from ..base.label_frames import FrameGrid, frame_grid
+from ..base.loading import (
+    check_same_run,
+    compute_statistics,
+    load_config,
+    load_feature_extractor,
+    load_model,
+    tell_random_weights,
+)
+from ..base.outputs import check_output_folder
+from ..base.push_to_hub import check_hub
+from ..base.trainer import early_stopping
+from ..base.tuning import check_same_tuning, prepare
+from ..data.augmentation import AugmentationArguments
+from ..data.labels import LabelSet
+from ..errors import InputError
+from . import report as reporting
+from .arguments import DetectionDataArguments, DetectionTrainingArguments, DetectionTuningArguments
+from .crops import CropDataset, CropDrawer, FrameCollator, FrameCounter, WindowDataset
+from .metrics import choose_metric
+from .postprocessing import choose_settings
+from .recordings import Stretch, choose_labels, encode, load_splits, load_weak, with_known_labels
+from .trainer import DetectionTrainer, FrameLoss
+
+
+def run(
+    model_arguments: ModelArguments,
+    data_arguments: DetectionDataArguments,
+    augmentation: AugmentationArguments,
+    tuning: DetectionTuningArguments,
+    arguments: DetectionTrainingArguments,
+):
+    """
+    Trains, evaluates and writes the output folder.
+
+    Raises:
+        InputError: bad input, wherever possible before the training starts.
+    """
+    checkpoint = check_output_folder(arguments)
+    check_hub(arguments)
+    set_seed(arguments.seed)
+    stored_config = load_config(model_arguments)
+    extractor = load_feature_extractor(model_arguments, data_arguments)
+    splits = load_splits(data_arguments, arguments.seed)
+    labels = choose_labels(splits, data_arguments, stored_config)
+    splits = {split: with_known_labels(split, own, labels) for split, own in splits.items()}
+    model = load_model(model_arguments, stored_config, labels, AutoModelForAudioFrameClassification)
+    if stored_config is None:
+        tell_random_weights(model)
+    datasets = make_datasets(model, extractor, splits, labels, data_arguments, augmentation, tuning, arguments)
+    if data_arguments.compute_statistics:
+        extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)
+        for dataset in datasets.values():
+            dataset.feature_extractor = extractor
+    model.config.padding_value = extractor.padding_value
+    if checkpoint is not None:
+        check_same_run(checkpoint, model.config)
+        check_same_tuning(checkpoint, tuning)
+    circumstances = reproduction.circumstances(described(splits), arguments)
+    trainer = make_trainer(model, extractor, datasets, tuning, arguments)
+    if checkpoint is None:
+        trainer.remove_checkpoints()
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - started
+    outcomes = {
+        split: trainer.predict(datasets[split], metric_key_prefix=split)
+        for split in ("validation", "test")
+        if split in datasets
+    }
+    if arguments.choose_postprocessing and "validation" in outcomes:
+        choose_postprocessing(trainer, datasets, outcomes)
+    recipe = {"task": "detection"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
+    recipe["TrainingArguments"] = arguments.to_dict()
+    reporting.write_outputs(trainer, datasets, splits, labels, outcomes, recipe, seconds, circumstances)
+    trainer.push_to_hub()
+
+
+def make_datasets(
+    model: PreTrainedModel,
+    extractor,
+    splits: dict[str, list[Stretch]],
+    labels: LabelSet,
+    data_arguments: DetectionDataArguments,
+    augmentation: AugmentationArguments,
+    tuning: DetectionTuningArguments,
+    arguments: DetectionTrainingArguments,
+) -> dict[str, CropDataset | WindowDataset]:
+    """
+    Returns the crops of the training split, and the windows of the others.
+
+    Raises:
+        InputError: crops or windows that the model does not take.
+    """
+    recordings = {split: encode(own, labels, extractor.sampling_rate) for split, own in splits.items()}
+    crop_grid = _grid("crop_s", model, extractor, data_arguments.crop_s)
+    grid = frame_grid(model, extractor, data_arguments.window_s, data_arguments.hop_s)
+    weak = load_weak(data_arguments, labels)
+    total = sum(one.num_samples for one in recordings["train"])
+    num_crops = data_arguments.crops_per_epoch or max(-(-total // crop_grid.length), 1)
+    num_weak = 0 if weak is None else round(data_arguments.weak_share * num_crops)
+    drawer = CropDrawer(
+        recordings["train"],
+        crop_grid.length,
+        num_crops - num_weak,
+        data_arguments.event_share,
+        tuning.sampler == "balanced",
+    )
+    datasets = {
+        "train": CropDataset(
+            recordings["train"],
+            extractor,
+            labels,
+            crop_grid,
+            FrameCounter(model, extractor, crop_grid),
+            drawer,
+            augmentation,
+            arguments.seed,
+            weak,
+            num_weak,
+        )
+    }
+    counter = FrameCounter(model, extractor, grid)
+    for split in recordings.keys() - {"train"}:
+        datasets[split] = WindowDataset(recordings[split], extractor, labels, grid, counter, splits[split])
+    return datasets
+
+
+def _grid(option: str, model, extractor, seconds: float | None) -> FrameGrid:
+    try:
+        return frame_grid(model, extractor, seconds)
+    except InputError as error:
+        raise InputError(str(error).replace("window_s", option)) from None
+
+
+def make_trainer(
+    model: PreTrainedModel,
+    extractor,
+    datasets: dict[str, CropDataset | WindowDataset],
+    tuning: DetectionTuningArguments,
+    arguments: DetectionTrainingArguments,
+) -> DetectionTrainer:
+    """
+    Returns the trainer of the recipe, with metrics, model selection and early stopping.
+
+    Raises:
+        InputError: settings that do not fit the model.
+    """
+    if arguments.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise InputError(
+            f"gradient_checkpointing: a {model.config.model_type} model does not support it; leave it out, or take "
+            "smaller batches and more gradient_accumulation_steps"
+        )
+    if "validation" not in datasets:
+        arguments.eval_strategy, arguments.eval_on_start, arguments.load_best_model_at_end = "no", False, False
+    choose_metric(arguments)
+    return DetectionTrainer(
+        model=prepare(model, tuning),
+        args=arguments,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("validation"),
+        data_collator=FrameCollator(extractor),
+        processing_class=extractor,
+        callbacks=[datasets["train"].callback(), *early_stopping(arguments)],
+        tuning=tuning,
+        frame_loss=make_loss(tuning, datasets["train"]),
+        weak_weight=tuning.weak_weight,
+        collar_s=arguments.onset_collar_s,
+    )
+
+
+def make_loss(tuning: DetectionTuningArguments, dataset: CropDataset) -> FrameLoss:
+    """Returns the loss of the recipe; balanced weights are negative over positive time of the training recordings."""
+    weights = None
+    if tuning.class_weights == "balanced":
+        total = sum(one.num_samples for one in dataset.examples)
+        positive = np.zeros(len(dataset.labels.names))
+        for one in dataset.examples:
+            known = one.labels >= 0
+            np.add.at(positive, one.labels[known], np.diff(one.intervals[known], axis=1)[:, 0])
+        positive = np.clip(positive, 0, total)
+        weights = np.where(positive > 0, (total - positive) / np.maximum(positive, 1.0), 1.0)
+        weights = torch.from_numpy(weights.astype(np.float32))
+    return FrameLoss(weights, tuning.focal_gamma if tuning.loss == "focal" else 0.0)
+
+
+def choose_postprocessing(trainer: DetectionTrainer, datasets: dict, outcomes: dict):
+    """Sets the model's `event_detection` by the validation split, and the metrics that follow from it."""
+    dataset = datasets["validation"]
+    scores = trainer.scores_of(dataset, outcomes["validation"].predictions)
+    edges_s = [dataset.edges_s(index) for index in range(len(scores))]
+    settings = choose_settings(scores, edges_s, dataset.stretches, dataset.labels.names, trainer.collar_s)
+    if settings is None:
+        return
+    trainer.model.config.event_detection = settings
+    for split, outcome in outcomes.items():
+        trainer.evaluated = datasets[split]
+        outcome.metrics.update({f"{split}_{name}": value for name, value in trainer.metrics_of(outcome).items()})
+
+
+def described(splits: dict[str, list[Stretch]]) -> dict[str, list[dict]]:
+    """Returns what `describe_data` reads: recordings with their events as labels."""
+    return {
+        split: [{"audio": one.source, "label": [list(event) for event in (*one.events, *one.unsure)]} for one in own]
+        for split, own in splits.items()
+    }
