@@ -61,6 +61,7 @@ def test_no_clip_is_in_two_splits():
 
 
 def test_events_are_louder_than_what_is_between_them():
+    edges = []  # of events that sound alone: how loud 20 ms are before and after the onset, before and after the offset
     for _, audio, events in recordings():
         between = np.ones(len(audio), dtype=bool)
         for event in events:
@@ -69,9 +70,11 @@ def test_events_are_louder_than_what_is_between_them():
         for event in events:
             start, end = (round(time_s * RATE) for time_s in event[:2])
             assert power(audio[start:end]) >= quiet * 10, event
-            if between[start - FRAME] and between[end + FRAME]:  # alone: its first and last 20 ms are audible too
-                assert power(audio[start : start + 2 * FRAME]) >= 1.5 * quiet, event
-                assert power(audio[end - 2 * FRAME : end]) >= 1.5 * quiet, event
+            if between[start - FRAME] and between[end + FRAME]:
+                firsts = (start - 2 * FRAME, start, end - 2 * FRAME, end)
+                edges.append([power(audio[first : first + 2 * FRAME]) / quiet for first in firsts])
+    before, first, last, after = np.median(edges, axis=0)
+    assert len(edges) > 100 and first > 10 and last > 2 and before < 1.2 and after < 1.2
 
 
 def same(split: str, made) -> bool:
