@@ -11,7 +11,7 @@ from training.prepare.soundscapes import program
 @pytest.mark.slow
 def test_a_short_training_finds_events_in_unseen_clips(tmp_path):
     mixtures, output = tmp_path / "mixtures", tmp_path / "run"
-    program(["--output", str(mixtures), "--recordings", "150"])
+    program(["--output", str(mixtures), "--recordings", "100"])
     words = ("--train_annotations", mixtures, "--output_dir", output, "--num_train_epochs", "12")
     process = run_program("train_hf.py", "recipes/soundscapes.yaml", *words, timeout=1500)
     assert process.returncode == 0, process.stderr[-3000:]

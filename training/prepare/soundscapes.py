@@ -78,7 +78,7 @@ class Mixed(NamedTuple):
 
 
 def read_sources() -> dict[str, dict[str, list[str]]]:
-    """Returns split -> class -> its clips. Test clips are test clips of the two data sets."""
+    """Returns split -> class -> its clips, which are of the same split of their data set unless they are `MOVED`."""
     found = {split: {label: [] for label in CLASSES} for split in RECORDINGS}
     for split in RECORDINGS:
         for folder in ("instruments", "voice_prompts"):
