@@ -189,7 +189,8 @@ def test_the_help_of_a_task_lists_its_options_once_by_groups(task, capsys):
     headings = re.findall(r"^(\w+):$", text, re.MULTILINE)
     assert headings == [name for name in GROUPS if name in headings]
     assert {"task", "output_dir", "overwrite"} <= set(ours) and "report" in headings
-    assert ("html_report" in ours) == (task in ("classification", "cross_validation", "evaluation"))
+    has_page = task in ("classification", "cross_validation", "evaluation", "detection", "event_evaluation")
+    assert ("html_report" in ours) == ("report_clips" in ours) == has_page
     trains_all = task not in ("evaluation", "event_evaluation", "sweep", "probe")
     assert ("compute_statistics" in ours) == trains_all
     assert ("bf16 (false)" in " ".join(text.split())) == trains_all

@@ -25,8 +25,9 @@ from model_cards.card import code, markdown, quoted
 from training import explain
 from training.base.figures import plain
 from training.base.outputs import write_results
+from training.base.plots import plot_confusion
 from training.base.predictions import score_table
-from training.classification.plots import confusion_table, plot_confusion
+from training.classification.plots import confusion_table
 from training.console import print_table
 from training.data.audio import read_audio
 from training.data.labels import LabelSet

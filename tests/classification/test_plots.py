@@ -12,7 +12,8 @@ from audio_files import ROOT, write_class_folders
 from matplotlib.figure import Figure
 from tiny_runs import TINY, train
 
-from training.classification import plots
+from training.base import plots
+from training.classification.plots import confusion_table
 from training.classification.report import per_class
 from training.data.labels import LabelSet
 
@@ -21,7 +22,8 @@ MANY = """
 import re
 from pathlib import Path
 import numpy as np
-from training.classification.plots import confusion_table, plot_confusion
+from training.base.plots import plot_confusion
+from training.classification.plots import confusion_table
 from training.data.labels import LabelSet
 
 labels = LabelSet(tuple(f"class {index} of $very$ many" for index in range(1500)), "single_label_classification")
@@ -58,7 +60,7 @@ def test_pairs_that_are_confused_most_often_are_named(drawn, tmp_path):
     labels = LabelSet(tuple(f"${index}$" for index in range(100)), SINGLE)
     targets = np.array([5, 5, 5, 7, 7, *range(100)])
     predictions = np.array([6, 6, 6, 8, 8, *range(100)])
-    table = plots.confusion_table(targets, predictions, labels)
+    table = confusion_table(targets, predictions, labels)
     assert table.loc["$5$", "$6$"] == 3 and table.to_numpy().sum() == 105
     plots.plot_confusion(table, "test split", tmp_path / "x.png", "pdf")
     figure, figure_format = drawn[0]

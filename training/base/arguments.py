@@ -293,6 +293,22 @@ class FineTuningArguments(TrainingArguments):
 
 
 @dataclass
+class ReportArguments(Arguments):
+    """Sets up the page about a run."""
+
+    html_report: bool = described(
+        True, "Write report.html, a page about the run that holds recordings of the test.", group="report"
+    )
+    report_clips: int = described(
+        12,
+        "Clips with the highest loss, or minutes with the most missed events and false alarms, to show and play in "
+        "report.html.",
+        at_least=0,
+        group="report",
+    )
+
+
+@dataclass
 class TrainedWeightsArguments(Arguments):
     """Selects the weights that a fine-tuning trains, and their averages."""
 

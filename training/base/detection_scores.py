@@ -268,8 +268,17 @@ def _joined(times: np.ndarray) -> np.ndarray:
 
 def count_matches(found: np.ndarray, wanted: np.ndarray, collar_s: float, offset_share: float) -> int:
     """Returns the largest number of pairs that are near each other. found, wanted: (events, 2), by onset"""
+    return len(match_events(found, wanted, collar_s, offset_share))
+
+
+def match_events(found: np.ndarray, wanted: np.ndarray, collar_s: float, offset_share: float) -> np.ndarray:
+    """
+    Returns as many pairs as possible that are near each other, (pairs, 2): places in `found` and in `wanted`.
+
+    found, wanted: (events, 2), by onset
+    """
     if not len(found) or not len(wanted):
-        return 0
+        return np.zeros((0, 2), dtype=int)
     reach = collar_s + 1e-6  # of the candidates; the comparison below is exact
     first, stop = (
         np.searchsorted(found[:, 0], wanted[:, 0] + side * reach, side=end)
@@ -282,7 +291,8 @@ def count_matches(found: np.ndarray, wanted: np.ndarray, collar_s: float, offset
     is_near = (differences[:, 0] <= collar_s) & (differences[:, 1] <= limits[rows])
     rows, columns = rows[is_near], columns[is_near]
     graph = csr_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(len(wanted), len(found)))
-    return int((maximum_bipartite_matching(graph) >= 0).sum())
+    partners = maximum_bipartite_matching(graph, perm_type="column")  # (wanted,), -1: none
+    return np.stack([partners, np.arange(len(wanted))], axis=1)[partners >= 0]
 
 
 def _count_segments(found: list, wanted: list, segment_s: float) -> tuple[np.ndarray, np.ndarray]:

@@ -69,13 +69,12 @@ def save_figure(figure: Figure, path: Path, figure_format: str = "png", dpi: int
             figure.savefig(unfinished, dpi=dpi, format=target.suffix[1:].lower())
 
 
-def label_mel_axis(axes: Axes, frequencies_hz: Sequence[float]):
+def khz_ticks(frequencies_hz: Sequence[float]) -> dict[float, str]:
     """
-    Labels the vertical axis of a picture of mel bins in kHz.
+    Returns place -> frequency in kHz of the ticks beside a picture of mel bins.
 
     Args:
-        axes: of a picture in which bin i spans i to i + 1
-        frequencies_hz: (mel,), centres of the bins, ascending
+        frequencies_hz: (mel,), centres of the bins, ascending; bin i spans i to i + 1
     """
     ticks, bins = {}, len(frequencies_hz)
     for hz in (62.5 * 2**octave for octave in reversed(range(10))):
@@ -83,6 +82,12 @@ def label_mel_axis(axes: Axes, frequencies_hz: Sequence[float]):
         # Labels of low octaves would overlap.
         if frequencies_hz[0] <= hz <= frequencies_hz[-1] and all(abs(place - other) >= 0.1 * bins for other in ticks):
             ticks[place] = f"{hz / 1000:g}"
+    return ticks
+
+
+def label_mel_axis(axes: Axes, frequencies_hz: Sequence[float]):
+    """Labels the vertical axis of a picture of mel bins in kHz, see `khz_ticks`."""
+    ticks = khz_ticks(frequencies_hz)
     axes.set_yticks([*ticks], [*ticks.values()])
     axes.set_ylabel("frequency (kHz)")
 

@@ -18,12 +18,14 @@ from ..files import check_writable
 from . import open_set
 from .arguments import TrainingArguments
 from .inference import scan
+from .progress import is_metric
 
 logger = logging.get_logger(__name__)
 TRUST = "DUAL_SSAST_TRUST_CHECKPOINT"  # environment variable
 STAGING_NAME = "unfinished-outputs"
 FIGURES = (
     "learning_curves", "reconstruction", "layer_weights", "confusion_matrix", "predicted_numbers", "calibration",
+    "confusion_in_time", "threshold_curves",
 )  # fmt: skip
 # Outputs that some runs lack: those of an earlier run in the same folder have to be removed.
 OPTIONAL_OUTPUTS = (
@@ -133,3 +135,17 @@ def without_nan(value):
     if isinstance(value, list):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def kept_epoch(trainer) -> float | None:
+    """Returns the epoch of the best checkpoint if the model has its weights; `None` if it has the last ones."""
+    state = trainer.state
+    if not trainer.args.load_best_model_at_end or state.best_model_checkpoint is None:
+        return None
+    return next((entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step), None)
+
+
+def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
+    """Returns the metrics without the prefix of the split and without timings (these depend on the machine)."""
+    metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
+    return {key: value for key, value in metrics.items() if is_metric(key) or key == "loss"}

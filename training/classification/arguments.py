@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..base.arguments import FineTuningArguments, TrainedWeightsArguments, TrainingArguments
+from ..base.arguments import FineTuningArguments, ReportArguments, TrainedWeightsArguments, TrainingArguments
 from ..data.arguments import DataArguments
 from ..errors import InputError
 from ..inference.precision import FORMATS, HardwareArguments
@@ -11,18 +11,12 @@ from ..recipe import Arguments, described
 
 
 @dataclass
-class ClassificationTrainingArguments(FineTuningArguments):
+class ClassificationTrainingArguments(FineTuningArguments, ReportArguments):
     """Sets up the training of a classifier: `FineTuningArguments`, calibration and report."""
 
     calibrate: bool = described(True, "Choose temperature and thresholds on the validation split after the training.")
     open_set: bool = described(
         True, "Fit after the training by what --reject of predict_hf.py rejects clips of no class; one label per clip."
-    )
-    html_report: bool = described(
-        True, "Write report.html, a page about the run that holds recordings of the test.", group="report"
-    )
-    report_clips: int = described(
-        12, "Clips with the highest loss to show and play in report.html.", at_least=0, group="report"
     )
 
 
@@ -82,7 +76,7 @@ class CrossValidationArguments(Arguments):
 
 
 @dataclass
-class EvaluationArguments(HardwareArguments):
+class EvaluationArguments(HardwareArguments, ReportArguments):
     """Sets up the evaluation of a finished classifier with its own features, classes and calibration."""
 
     group: ClassVar[str] = "model"
@@ -98,10 +92,6 @@ class EvaluationArguments(HardwareArguments):
     dataloader_num_workers: int = described(0, "Threads that decode; 0: the main thread itself.", at_least=0)
     output_dir: str | None = described(None, "Folder to write to.", group="report")
     overwrite: bool = described(False, "Begin anew in an output folder that holds an earlier run.", group="report")
-    html_report: bool = described(True, "Write report.html, a page that holds recordings of the test.", group="report")
-    report_clips: int = described(
-        12, "Clips with the highest loss to show and play in report.html.", at_least=0, group="report"
-    )
     figure_format: str = described(
         "png", "Format in which figures are written too, for papers.", choices=("png", "pdf", "svg"), group="report"
     )

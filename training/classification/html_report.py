@@ -1,27 +1,18 @@
 """Writes `report.html`, a page about a run that needs no network: figures, tables, and the hardest clips as audio."""
 
-import base64
-import functools
-import io
-import json
 import os
 from collections import Counter
 from pathlib import Path
 
-import jinja2
 import numpy as np
-import soundfile
-import soxr
 import torch
-from matplotlib.image import imsave
 from transformers.utils import logging
 
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
-from ..base.figures import MAP
+from ..base.page import audio_uri, data_uri, number, public_clip_name, spectrogram_uri, write_page
 from ..data.labels import LabelSet
-from ..errors import one_line, printable
-from ..files import complete_file
+from ..errors import one_line
 from .finished_run import FinishedRun
 from .metrics import average_precision
 
@@ -37,8 +28,6 @@ PICTURES = {
     "layer_weights.png": "weights of the layers",
 }
 SHOWN_S = 10.0  # seconds of a clip in its picture and its audio
-# MP3 plays in every browser; 10 s at 16 kHz take 72 KiB at the best quality (16-bit WAV: 313, FLAC: 131).
-MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarray | None):
@@ -51,7 +40,9 @@ def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarr
     """
     split, targets = run.split, np.asarray(run.outcomes[run.split].label_ids) if run.split else None
     model_name = next(part["model_name_or_path"] for part in run.recipe.values() if "model_name_or_path" in part)
-    page = _template().render(
+    write_page(
+        folder / "report.html",
+        TEMPLATE,
         name=run.folder.resolve().name,
         model_name=Path(model_name).name if model_name and Path(model_name).exists() else model_name,
         dataset_name=run.data_name,
@@ -62,28 +53,13 @@ def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarr
         config=run.config,
         extractor=run.extractor,
         num_parameters=run.num_parameters,
-        pictures={name: _data_uri((folder / name).read_bytes()) for name in PICTURES if (folder / name).exists()},
+        pictures={name: data_uri((folder / name).read_bytes()) for name in PICTURES if (folder / name).exists()},
         captions=PICTURES,
+        unit="clips",
         classes=_class_table(run, results, targets, scores),
         clips=_hardest_clips(run, scores) if split else [],
         shown_s=SHOWN_S,
     )
-    with complete_file(folder / "report.html") as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,  # file names and labels may contain HTML
-        finalize=lambda value: printable(value) if type(value) is str else value,  # Markup is HTML already
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "quoted": lambda text: json.dumps(text, ensure_ascii=False)}
-    return environment.get_template(TEMPLATE.name)
 
 
 def clip_losses(logits: np.ndarray, targets: np.ndarray, problem_type: str) -> np.ndarray:
@@ -99,12 +75,6 @@ def clip_losses(logits: np.ndarray, targets: np.ndarray, problem_type: str) -> n
         losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none")
         return losses.mean(dim=1).numpy()
     return (logits[:, 0] - targets.float()).square().numpy()
-
-
-def public_clip_name(name: str, folder: str) -> str:
-    """Returns a clip's path below the folder of its data set; for a clip elsewhere, only the name of its file."""
-    relative = os.path.relpath(name, folder)
-    return os.path.basename(name) if relative.startswith("..") else relative
 
 
 def _hardest_clips(run: FinishedRun, scores: np.ndarray) -> list[dict]:
@@ -129,7 +99,7 @@ def _hardest_clips(run: FinishedRun, scores: np.ndarray) -> list[dict]:
 def _answers(target, prediction, scores: np.ndarray, labels: LabelSet) -> dict:
     """Returns label and prediction as lists of (text, probability); numbers have none. scores: (labels,)"""
     if labels.is_regression:
-        return {"label": [(_number(target, 4), None)], "prediction": [(_number(prediction, 4), None)], "wrong": None}
+        return {"label": [(number(target, 4), None)], "prediction": [(number(prediction, 4), None)], "wrong": None}
     is_single = labels.is_single
     right = [labels.names[i] for i in ([int(target)] if is_single else np.flatnonzero(target))]
     chosen = [prediction] if is_single else prediction
@@ -141,19 +111,9 @@ def _seen_and_heard(waveform: np.ndarray, extractor) -> dict:
     """Returns the first seconds of a clip as spectrogram and audio, and its length. waveform: (samples,)"""
     rate = extractor.sampling_rate
     shown = waveform[: round(SHOWN_S * rate)]
-    log_mel = extractor.log_mel([torch.from_numpy(shown)])[0].T.numpy()  # (mel, frames)
-    low, high = np.quantile(log_mel, (0.01, 0.995))
-    image = io.BytesIO()
-    imsave(image, log_mel, cmap=MAP, origin="lower", vmin=low, vmax=high, format="png")
-    audio, audio_rate = io.BytesIO(), next((mp3 for mp3 in MP3_RATES if mp3 >= rate), MP3_RATES[-1])
-    shown = soxr.resample(shown, rate, audio_rate) if audio_rate != rate else shown
-    # 0 is the best quality of LAME's variable bit rate.
-    soundfile.write(
-        audio, np.clip(shown, -1, 1), audio_rate, format="MP3", bitrate_mode="VARIABLE", compression_level=0.0
-    )
     return {
-        "picture": _data_uri(image.getvalue(), "image/png"),
-        "audio": _data_uri(audio.getvalue(), "audio/mpeg"),
+        "picture": spectrogram_uri(shown, extractor),
+        "audio": audio_uri(shown, rate),
         "seconds": len(waveform) / rate,
         "shown_s": min(len(waveform) / rate, SHOWN_S),
     }
@@ -187,13 +147,3 @@ def _class_table(run: FinishedRun, results: dict, targets, scores) -> dict:
         for i, name in enumerate(labels.names)
     ]
     return {"counts": list(counts), "figures": list(figures), "rows": rows}
-
-
-def _data_uri(content: bytes, kind: str = "image/png") -> str:
-    """Returns a data URI that embeds a picture or a recording in the page."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _number(value, digits: int = 3) -> str:
-    """Formats a number for the page; an undefined one is a dash."""
-    return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"

@@ -14,8 +14,8 @@ from model_cards.card import classifier_card, with_interval
 
 from ..base.arguments import ModelArguments
 from ..base.open_set import SCORES, OpenSet
-from ..base.outputs import STAGING_NAME, dispensable, publish, write_results
-from ..base.progress import is_metric
+from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, publish, write_results
+from ..base.plots import MOST_NAMED, loss_note, plot_confusion, plot_learning_curves
 from ..base.reproduction import versions
 from ..data.audio import audio_seconds
 from ..data.augmentation import AugmentationArguments
@@ -29,16 +29,7 @@ from .calibration import describe_calibration, probabilities
 from .confidence_intervals import confidence_intervals
 from .finished_run import FinishedRun
 from .html_report import write_report
-from .plots import (
-    MOST_NAMED,
-    confusion_table,
-    loss_note,
-    plot_calibration,
-    plot_confusion,
-    plot_layer_weights,
-    plot_learning_curves,
-    plot_numbers,
-)
+from .plots import confusion_table, plot_calibration, plot_layer_weights, plot_numbers
 from .predictions import write_predictions
 from .trainer import ClassificationTrainer
 
@@ -176,14 +167,6 @@ def write_split(run: FinishedRun, results: dict, staging: Path) -> np.ndarray:
     return scores
 
 
-def kept_epoch(trainer) -> float | None:
-    """Returns the epoch of the best checkpoint if the model has its weights; `None` if it has the last ones."""
-    state = trainer.state
-    if not trainer.args.load_best_model_at_end or state.best_model_checkpoint is None:
-        return None
-    return next((entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step), None)
-
-
 def print_metrics(results: dict):
     """Prints a line per split, with the intervals of the reported one."""
     last = list(results["metrics"])[-1:]
@@ -314,9 +297,3 @@ def clips_per_class(dataset: ClipDataset, labels: LabelSet) -> dict[str, int]:
     for label in dataset.examples["label"]:
         counts.update(label if isinstance(label, (list, tuple)) else [str(label)])
     return {name: counts[name] for name in labels.names}
-
-
-def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
-    """Returns the metrics without the prefix of the split and without timings (these depend on the machine)."""
-    metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
-    return {key: value for key, value in metrics.items() if is_metric(key) or key == "loss"}

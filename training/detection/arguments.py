@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..base.arguments import FineTuningArguments, TrainedWeightsArguments
+from ..base.arguments import FineTuningArguments, ReportArguments, TrainedWeightsArguments
 from ..data.arguments import AnnotationArguments, FeatureArguments
 from ..errors import InputError
 from ..recipe import described
@@ -93,7 +93,7 @@ class DetectionTuningArguments(TrainedWeightsArguments):
 
 
 @dataclass
-class DetectionTrainingArguments(FineTuningArguments):
+class DetectionTrainingArguments(FineTuningArguments, ReportArguments):
     """Sets up the training of a frame classifier: `FineTuningArguments`, and the choice of how events are found."""
 
     onset_collar_s: float = described(

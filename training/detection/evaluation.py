@@ -18,7 +18,7 @@ from transformers.utils import logging
 from model_cards.card import with_interval
 
 from ..base.detection_scores import event_metrics
-from ..base.outputs import STAGING_NAME, describe_recipe, publish, write_results
+from ..base.outputs import STAGING_NAME, describe_recipe, dispensable, publish, write_results
 from ..base.reproduction import versions
 from ..console import print_table
 from ..data.annotations import read_label_map
@@ -29,6 +29,8 @@ from ..data.listing import AUDIO_EXTENSIONS, OTHER_AUDIO_EXTENSIONS, find_audio_
 from ..errors import InputError, nearest, printable, short
 from ..files import check_writable, storable
 from .evaluation_arguments import EventEvaluationArguments
+from .html_report import Findings, draw_figures, write_report
+from .recordings import Stretch
 
 logger = logging.get_logger(__name__)
 
@@ -55,20 +57,25 @@ def run(arguments: EventEvaluationArguments):
         raise InputError(
             f"{folder}: holds a run already; add --overwrite true to begin anew, or choose another output_dir"
         )
-    results = evaluate(arguments)
+    results, findings = evaluate(arguments)
     staging = folder / STAGING_NAME
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     recipe = {"task": "event_evaluation"} | describe_recipe(arguments)
+    if findings is not None and arguments.html_report:
+        draw_figures(staging, findings)
+        with dispensable("report.html"):
+            write_report(staging, folder.resolve().name, results, findings, arguments.report_clips)
     write_results({**results, "versions": versions(), "recipe": recipe}, staging)
     publish(staging, folder)
     print_results(results)
     print(f"everything is in {folder}")
 
 
-def evaluate(arguments: EventEvaluationArguments) -> dict:
+def evaluate(arguments: EventEvaluationArguments) -> tuple[dict, Findings | None]:
     """
-    Returns the entries of `results.json`: `metrics`, `confidence_intervals`, `per_class`, and what was scored.
+    Returns the entries of `results.json`: `metrics`, `confidence_intervals`, `per_class`, and what was scored; and what
+    `report.html` shows, `None` without recordings.
 
     Raises:
         InputError: see `run`.
@@ -76,7 +83,8 @@ def evaluate(arguments: EventEvaluationArguments) -> dict:
     found_path, wanted_path, remarks = Path(arguments.events), Path(arguments.annotations), Remarks()
     found = read_events(found_path, arguments.events_label_column, arguments.events_audio_column)
     wanted = read_events(wanted_path, arguments.label_column, arguments.audio_column)
-    durations_s = None if arguments.recordings is None else _durations(Path(arguments.recordings))
+    places = None if arguments.recordings is None else _places(Path(arguments.recordings))
+    durations_s = None if places is None else {name: audio_seconds(path) for name, path in places.items()}
     found, wanted = _paired(arguments, remarks, found, wanted, durations_s)
     if durations_s is not None:
         for path, side in ((found_path, found), (wanted_path, wanted)):
@@ -90,7 +98,12 @@ def evaluate(arguments: EventEvaluationArguments) -> dict:
     results = event_metrics(
         found, wanted, durations_s, labels, arguments.onset_collar_s, arguments.offset_share, arguments.segment_s
     )
-    return {
+    findings = None
+    if places is not None:
+        stretches = [Stretch(places[name], places[name], durations_s[name], tuple(wanted[name])) for name in wanted]
+        collar_s, share = arguments.onset_collar_s, arguments.offset_share
+        findings = Findings(stretches, labels, [found[name] for name in wanted], collar_s, share)
+    entries = {
         "metrics": {"test": results["metrics"]},
         "confidence_intervals": results["confidence_intervals"],
         "per_class": results["per_class"],
@@ -99,6 +112,7 @@ def evaluate(arguments: EventEvaluationArguments) -> dict:
         "labels": labels,
         "remarks": remarks,
     }
+    return entries, findings
 
 
 def print_results(results: dict):
@@ -148,11 +162,11 @@ class Remarks(list):
 # ---- Recordings ----
 
 
-def _durations(place: Path) -> dict[str, float]:
-    """Returns the recordings of a folder by their paths in it, or the only one, with their lengths in seconds."""
+def _places(place: Path) -> dict[str, str]:
+    """Returns the recordings of a folder by their paths in it, or the only one, with where they are."""
     paths = find_audio_files(place) if place.is_dir() else [place]
     base = place if place.is_dir() else place.parent
-    found = {storable(Path(os.path.relpath(path, base)).as_posix()): audio_seconds(str(path)) for path in paths}
+    found = {storable(Path(os.path.relpath(path, base)).as_posix()): str(path) for path in paths}
     if not found:
         raise InputError(f"{place}: holds no recordings; name another folder")
     return found

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..base.arguments import ReportArguments
 from ..errors import InputError
-from ..recipe import Arguments, described
+from ..recipe import described
 
 
 @dataclass
-class EventEvaluationArguments(Arguments):
+class EventEvaluationArguments(ReportArguments):
     """Names tables of events, of any tool, the annotations that they are scored against, and how."""
 
     group: ClassVar[str] = "data"

@@ -48,7 +48,7 @@ def choose_settings(
     hop_s = float(np.median(np.concatenate([np.diff(edges) for edges in edges_s])))
     chosen: dict[int, dict] = {}
     for index, label in enumerate(labels):
-        own = [_times([event for event in one.events if event.label == label]) for one in stretches]
+        own = [times_of([event for event in one.events if event.label == label]) for one in stretches]
         if any(map(len, own)):
             chosen[index] = _choose([one[:, index] for one in scores], edges_s, own, unsure, hop_s, count)
     if not chosen:
@@ -68,7 +68,7 @@ def _choose(
     best, filtered = (-1.0, 1, DEFAULT_THRESHOLD), scores
     for steps in sorted({2 * round(length_s / hop_s / 2) + 1 for length_s in MEDIANS_S}):
         own = [median_filtered(one[:, None], steps)[:, 0] for one in scores]
-        quality = _qualities(own, edges_s, wanted, unsure, count, THRESHOLDS)
+        quality = _f1(*count_right(own, edges_s, wanted, unsure, count, THRESHOLDS))
         # Of thresholds that are equally good, the middle one.
         place = _middle_of_best(quality)
         if quality[place] > best[0] + 1e-9:
@@ -78,7 +78,7 @@ def _choose(
     trials = [(high * low, gap_s, short_s * share) for low in LOWS for gap_s in GAPS_S for share in DURATIONS]
     low, gap_s, duration_s = map(np.array, zip(*trials))
     settings = (np.full(len(trials), high), low, gap_s, duration_s)
-    place = int(_qualities(filtered, edges_s, wanted, unsure, count, *settings).argmax())
+    place = int(_f1(*count_right(filtered, edges_s, wanted, unsure, count, *settings)).argmax())
     return {
         "high": high,
         "low": float(low[place]),
@@ -95,7 +95,11 @@ def _middle_of_best(quality: np.ndarray) -> int:
     return int(longest[len(longest) // 2])
 
 
-def _qualities(
+def _f1(right: np.ndarray, given: np.ndarray, total: int) -> np.ndarray:
+    return 2 * right / np.maximum(given + total, 1)
+
+
+def count_right(
     scores: list[np.ndarray],
     edges_s: Sequence[np.ndarray],
     wanted: list[np.ndarray],
@@ -105,9 +109,10 @@ def _qualities(
     low: np.ndarray | None = None,
     max_gap_s: np.ndarray | None = None,
     min_duration_s: np.ndarray | None = None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray, int]:
     """
-    Returns the F1 of one label with each of several settings: (settings,)
+    Returns how many events of one label are found rightly and at all, with each of several settings (settings,), and
+    how many are annotated.
 
     All recordings are one sequence for the finder, a long time apart, and each setting is a label of its own.
     """
@@ -134,14 +139,14 @@ def _qualities(
         moved = event._replace(onset_s=event.onset_s - place * APART_S, offset_s=event.offset_s - place * APART_S)
         found.setdefault((event.label, place), []).append(moved)
     right, given = np.zeros(len(high)), np.zeros(len(high))
-    total = sum(count(_times([]), times)[2] for times in wanted)
+    total = sum(count(times_of([]), times)[2] for times in wanted)
     for (setting, place), own in found.items():
-        counts = count(_times(without_unsure(own, unsure[place])), wanted[place])
+        counts = count(times_of(without_unsure(own, unsure[place])), wanted[place])
         right[setting] += counts[0]
         given[setting] += counts[1]
-    return 2 * right / np.maximum(given + total, 1)
+    return right, given, total
 
 
-def _times(events: Sequence[Event]) -> np.ndarray:
+def times_of(events: Sequence[Event]) -> np.ndarray:
     """Returns onsets and offsets, (events, 2)"""
     return np.array([event[:2] for event in events], dtype=np.float64).reshape(-1, 2)

@@ -9,12 +9,13 @@ from model_cards.card import detection_card, with_interval
 from ..base.bootstrap import NUM_RESAMPLES
 from ..base.detection_scores import detection_metrics
 from ..base.event_detection import event_settings, median_filtered
-from ..base.outputs import STAGING_NAME, dispensable, publish, without_nan, write_results
-from ..base.progress import is_metric
+from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, publish, without_nan, write_results
+from ..base.plots import loss_note, plot_learning_curves
 from ..base.reproduction import versions
 from ..data.events import write_events
 from ..data.labels import LabelSet
 from .crops import WindowDataset
+from .html_report import Findings, draw_figures, write_report
 from .metrics import METRICS, find_all, score_events
 from .recordings import Stretch
 from .trainer import DetectionTrainer
@@ -62,13 +63,23 @@ def write_outputs(
         "recipe": recipe,
         "log": trainer.state.log_history,
     }
+    settings = recipe["DetectionDataArguments"] | recipe["AugmentationArguments"] | recipe["TuningArguments"]
+    curves, figure_format = staging / "learning_curves.png", trainer.args.figure_format
+    with dispensable(curves.name):
+        note = loss_note(settings, "binary_cross_entropy")
+        plot_learning_curves(trainer.state.log_history, curves, figure_format, kept_epoch(trainer), note)
+    findings = None
     if outcomes:
         split = list(outcomes)[-1]
-        found = write_split(trainer, datasets[split], outcomes[split], staging)
+        findings, found = write_split(trainer, datasets[split], outcomes[split], staging)
         results["metrics"][split] |= found.pop("metrics")
         results |= found
+        draw_figures(staging, findings, figure_format)
     with dispensable("README.md"):
         write_card(trainer, results, staging / "README.md")
+    if trainer.args.html_report:
+        with dispensable("report.html"):
+            write_page(trainer, results, findings, staging)
     write_results(results, staging)
     publish(staging, folder)
     for name, metrics in results["metrics"].items():
@@ -91,12 +102,12 @@ def describe(stretches: list[Stretch]) -> dict:
     }
 
 
-def write_split(trainer: DetectionTrainer, dataset: WindowDataset, outcome, staging: Path) -> dict:
+def write_split(trainer: DetectionTrainer, dataset: WindowDataset, outcome, staging: Path) -> tuple[Findings, dict]:
     """
     Writes the events that the model finds in the reported split.
 
     Returns:
-        all metrics of the split: the entries `metrics`, `confidence_intervals` and `per_class`
+        what was found, and all metrics of the split: the entries `metrics`, `confidence_intervals` and `per_class`
     """
     names, stretches = dataset.labels.names, dataset.stretches
     scores = trainer.scores_of(dataset, outcome.predictions)
@@ -123,17 +134,44 @@ def write_split(trainer: DetectionTrainer, dataset: WindowDataset, outcome, stag
     intervals = first["confidence_intervals"]
     if intervals is not None:
         intervals["intervals"] |= second["confidence_intervals"]["intervals"]
-    return {
+    findings = Findings(
+        stretches,
+        names,
+        found,
+        trainer.collar_s,
+        extractor=dataset.feature_extractor,
+        scores=scores,
+        edges_s=edges_s,
+        settings=settings,
+    )
+    return findings, {
         "metrics": first["metrics"] | second["metrics"],
         "confidence_intervals": intervals,
         "per_class": {name: first["per_class"][name] | second["per_class"][name] for name in names},
     }
 
 
-def clean_metrics(metrics: dict, split: str) -> dict[str, float]:
-    """Returns the metrics without the prefix of the split and without timings (these depend on the machine)."""
-    metrics = {key.removeprefix(f"{split}_"): value for key, value in metrics.items()}
-    return {key: value for key, value in metrics.items() if is_metric(key) or key == "loss"}
+def write_page(trainer: DetectionTrainer, results: dict, findings: Findings | None, folder: Path):
+    """Writes `report.html`."""
+    recipe = results["recipe"]
+    model_name = recipe["ModelArguments"]["model_name_or_path"]
+    data = recipe["DetectionDataArguments"]
+    place = Path(data["train_annotations"])
+    was_chosen = trainer.args.choose_postprocessing and "validation" in results["metrics"]
+    write_report(
+        folder,
+        Path(trainer.args.output_dir).resolve().name,
+        results,
+        findings,
+        trainer.args.report_clips,
+        config=trainer.model.config,
+        extractor=trainer.processing_class,
+        arguments=trainer.args,
+        num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+        model_name=Path(model_name).name if model_name and Path(model_name).exists() else model_name,
+        dataset_name=(place if place.is_dir() else place.parent).resolve().name,
+        how_chosen="validation" if was_chosen and trainer.model.config.event_detection else None,
+    )
 
 
 def write_card(trainer: DetectionTrainer, results: dict, path: Path):
