@@ -1,11 +1,12 @@
 """Chooses how events are found in scores: median filter, two thresholds, shortest event and gap of each label."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..base.detection_scores import counter
-from ..base.event_detection import DEFAULT_THRESHOLD, find_events, median_filtered
+from ..base.event_detection import find_events, median_filtered
 from ..data.events import Event
 from .arguments import POSTPROCESSING_METRICS
 from .metrics import without_unsure
@@ -16,6 +17,7 @@ THRESHOLDS = np.arange(1, 20) / 20
 LOWS = (1.0, 0.75, 0.5, 0.25)  # second thresholds, as shares of the first
 GAPS_S = (0.0, 0.1, 0.2, 0.5, 1.0)
 DURATIONS = (0.0, 0.25, 0.5)  # shortest events, as shares of the shortest tenth of the annotated ones
+BORDERS = tuple(itertools.product(LOWS, GAPS_S, DURATIONS))
 APART_S = 1e5  # between two recordings
 OFFSET_SHARE = 0.2  # of an event's length, by which its offset may differ (DCASE)
 
@@ -29,9 +31,12 @@ def choose_settings(
     metric: str = POSTPROCESSING_METRICS[0],
 ) -> dict | None:
     """
-    Returns the `event_detection` of a configuration with the highest F1 of each label, found in two steps, each of
-    which tries all of its grid: filter and threshold, then the second threshold, gap and shortest event. Labels
-    without an event have the medians of the others.
+    Returns the `event_detection` of a configuration with the highest F1, found in two steps, each of which tries all of
+    its grid: filter and threshold, then the second threshold, gap and shortest event.
+
+    All labels share the settings with the highest mean F1. A label has its own where they are better by more than a
+    standard error of both F1 (of a proportion of its events, with two hits and two misses added: Agresti and Coull,
+    1998). The few events of a rare label fit almost any setting.
 
     Args:
         scores: per recording (frames, labels)
@@ -44,48 +49,81 @@ def choose_settings(
         setting -> a value per label, and the metric; `None` if no label has an event
     """
     count = counter(metric.removesuffix("_f1"), collar_s, OFFSET_SHARE)
-    unsure = [one.unsure for one in stretches]
     hop_s = float(np.median(np.concatenate([np.diff(edges) for edges in edges_s])))
-    chosen: dict[int, dict] = {}
+    columns = []
     for index, label in enumerate(labels):
-        own = [times_of([event for event in one.events if event.label == label]) for one in stretches]
-        if any(map(len, own)):
-            chosen[index] = _choose([one[:, index] for one in scores], edges_s, own, unsure, hop_s, count)
-    if not chosen:
+        wanted = [times_of([event for event in one.events if event.label == label]) for one in stretches]
+        if any(map(len, wanted)):
+            columns.append(_Column(index, [own[:, index] for own in scores], edges_s, wanted, stretches, count))
+    if not columns:
         return None
-    rows = [chosen.get(index) or _middle(list(chosen.values())) for index in range(len(labels))]
-    return {name: [row[name] for row in rows] for name in rows[0]} | {"metric": metric}
+    filters = sorted({2 * round(length_s / hop_s / 2) + 1 for length_s in MEDIANS_S})
+    first = np.stack([column.by_threshold(filters) for column in columns])  # (labels, filters, thresholds)
+    shared = _best_threshold(first.mean(axis=0))
+    second = np.stack([column.by_border(filters[shared[0]], THRESHOLDS[shared[1]]) for column in columns])
+    trial = int(second.mean(axis=0).argmax())
+    rows = {}
+    for column, grid, f1 in zip(columns, first, second[:, trial]):
+        rows[column.index] = column.settings(filters[shared[0]], THRESHOLDS[shared[1]], trial)
+        own = _best_threshold(grid)
+        borders = column.by_border(filters[own[0]], THRESHOLDS[own[1]])
+        if _interval(borders.max(), column.num_events)[0] > _interval(f1, column.num_events)[1]:
+            rows[column.index] = column.settings(filters[own[0]], THRESHOLDS[own[1]], int(borders.argmax()))
+    short_s = np.median([column.short_s for column in columns])
+    others = _settings(filters[shared[0]], THRESHOLDS[shared[1]], trial, short_s)  # of labels without events
+    rows = [rows.get(index, others) for index in range(len(labels))]
+    return {name: [row[name] for row in rows] for name in others} | {"metric": metric}
 
 
-def _middle(rows: list[dict]) -> dict:
-    found = {name: float(np.median([row[name] for row in rows])) for name in rows[0]}
-    return found | {"median_steps": 2 * int(found["median_steps"] // 2) + 1, "low": min(found["low"], found["high"])}
+class _Column:
+    """Scores the settings of one label."""
+
+    def __init__(self, index: int, scores: list[np.ndarray], edges_s, wanted: list[np.ndarray], stretches, count):
+        self.index, self.scores = index, scores
+        self.parts = (edges_s, wanted, [one.unsure for one in stretches], count)
+        self.num_events = sum(map(len, wanted))
+        self.short_s = float(np.quantile(np.diff(np.concatenate(wanted), axis=1), 0.1))
+
+    def by_threshold(self, filters: list[int]) -> np.ndarray:
+        """Returns the F1 with each filter and threshold: (filters, thresholds)"""
+        return np.stack([_f1(*count_right(self.filtered(steps), *self.parts, THRESHOLDS)) for steps in filters])
+
+    def by_border(self, steps: int, high: float) -> np.ndarray:
+        """Returns the F1 with each of `BORDERS`: (borders,)"""
+        rows = [_settings(steps, high, place, self.short_s) for place in range(len(BORDERS))]
+        names = ("high", "low", "max_gap_s", "min_duration_s")
+        settings = [np.array([row[name] for row in rows]) for name in names]
+        return _f1(*count_right(self.filtered(steps), *self.parts, *settings))
+
+    def filtered(self, steps: int) -> list[np.ndarray]:
+        return [median_filtered(own[:, None], steps)[:, 0] for own in self.scores]
+
+    def settings(self, steps: int, high: float, place: int) -> dict:
+        return _settings(steps, high, place, self.short_s)
 
 
-def _choose(
-    scores: list[np.ndarray], edges_s, wanted: list[np.ndarray], unsure: list, hop_s: float, count: Callable
-) -> dict:
-    best, filtered = (-1.0, 1, DEFAULT_THRESHOLD), scores
-    for steps in sorted({2 * round(length_s / hop_s / 2) + 1 for length_s in MEDIANS_S}):
-        own = [median_filtered(one[:, None], steps)[:, 0] for one in scores]
-        quality = _f1(*count_right(own, edges_s, wanted, unsure, count, THRESHOLDS))
-        # Of thresholds that are equally good, the middle one.
-        place = _middle_of_best(quality)
-        if quality[place] > best[0] + 1e-9:
-            best, filtered = (quality[place], steps, float(THRESHOLDS[place])), own
-    quality, steps, high = best
-    short_s = float(np.quantile(np.diff(np.concatenate(wanted), axis=1), 0.1))
-    trials = [(high * low, gap_s, short_s * share) for low in LOWS for gap_s in GAPS_S for share in DURATIONS]
-    low, gap_s, duration_s = map(np.array, zip(*trials))
-    settings = (np.full(len(trials), high), low, gap_s, duration_s)
-    place = int(_f1(*count_right(filtered, edges_s, wanted, unsure, count, *settings)).argmax())
+def _settings(steps: int, high: float, place: int, short_s: float) -> dict:
+    low, gap_s, share = BORDERS[place]
     return {
-        "high": high,
-        "low": float(low[place]),
-        "min_duration_s": round(float(duration_s[place]), 4),
-        "max_gap_s": float(gap_s[place]),
+        "high": float(high),
+        "low": float(high * low),
+        "min_duration_s": round(float(short_s * share), 4),
+        "max_gap_s": gap_s,
         "median_steps": steps,
     }
+
+
+def _interval(share: float, count: int) -> tuple[float, float]:
+    """Returns a standard error below and above a share of so many events."""
+    middle = (share * count + 2) / (count + 4)
+    error = np.sqrt(middle * (1 - middle) / (count + 4))
+    return middle - error, middle + error
+
+
+def _best_threshold(grid: np.ndarray) -> tuple[int, int]:
+    """Returns the places of the best filter, the shortest of equally good ones, and of the best threshold with it."""
+    place = int(np.argmax(grid.max(axis=1) > grid.max() - 1e-9))
+    return place, _middle_of_best(grid[place])
 
 
 def _middle_of_best(quality: np.ndarray) -> int:
