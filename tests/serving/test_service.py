@@ -306,6 +306,24 @@ def test_frames_of_a_clip_do_not_depend_on_the_clips_beside_it(serve, detector):
     np.testing.assert_allclose(vector, expected, atol=1e-5)
 
 
+def test_the_windows_that_a_detector_has_stored_hold(serve, tmp_path):
+    """In predict_hf.py and the service alike; those of a request replace them."""
+    own = DETECTION | {"window_s": 0.4, "hop_s": 0.12}
+    where = save_tiny_detector(tmp_path / "model", event_detection=own)
+    soundfile.write(tmp_path / "a.wav", long_tones(), RATE)
+    _, client = serve(where)
+    scores = []
+    for sizes in ({}, {"window_s": 0.5}):
+        words = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+        table = tmp_path / f"{len(sizes)}.csv"
+        assert predict_hf.main([str(where), str(tmp_path / "a.wav"), "--windows", str(table), *words]) == 0
+        answer = post_file(client, (tmp_path / "a.wav").read_bytes(), windows=True, **sizes).json()
+        found = [{entry["label"]: entry["score"] for entry in one["scores"]}["owl"] for one in answer["windows"]]
+        np.testing.assert_allclose(found, pandas.read_csv(table)["probability_owl"], atol=1e-5)
+        scores.append(found)
+    assert np.abs(np.subtract(*scores)).max() > 1e-3
+
+
 def test_windows_of_a_clip_classifier_have_the_models_own_settings(serve, tmp_path):
     """Median filter, second threshold, shortest event and gap of the configuration, as predict_hf.py obeys them."""
     settings = {"high": 0.505, "low": 0.5, "median_steps": 3, "min_duration_s": 0.3, "max_gap_s": 0.2}
