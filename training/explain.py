@@ -2,7 +2,8 @@
 Draws the parts of a file that a classification rests on: `python -m training.explain MODEL FILE`.
 
 The figure shows the spectrogram with its patches; Grad-CAM (Selvaraju et al., ICCV 2017) on the fused layers, for the
-likeliest class or a given one; attention rollout (Abnar and Zuidema, ACL 2020); and the attention of every layer.
+likeliest class or a given one; attention rollout (Abnar and Zuidema, ACL 2020); and the attention of every layer. Of a
+classifier of time frames, it explains some of the frames: those of a moment, or of an event.
 """
 
 import sys
@@ -14,11 +15,21 @@ import torch
 from matplotlib.figure import Figure
 from transformers.utils import logging
 
-from .base.figures import COLOURS, FORMATS, draw_spectrogram, label_mel_axis, mel_centres, plain, save_figure
+from .base.figures import (
+    COLOURS,
+    FORMATS,
+    draw_spectrogram,
+    label_mel_axis,
+    label_time_axis,
+    mel_centres,
+    plain,
+    save_figure,
+)
 from .base.finite import OVERFLOW
 from .base.inference import load_classifier
+from .base.label_frames import TOLERANCE, frame_grid
 from .console import run_program
-from .data.audio import read_audio
+from .data.audio import num_samples, read_stretch
 from .errors import InputError, nearest, printable
 from .files import check_writable
 from .recipe import Arguments, described, name_positionals, parse_words, show_help
@@ -33,14 +44,24 @@ class ExplainArguments(Arguments):
     """Defines the options of training.explain."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier; the first word.")
-    file: str | None = described(None, "Audio file, cut to the longest input of the model; the second word.")
+    file: str | None = described(
+        None, "Audio file, cut to the longest input of the model (around at_s); the second word."
+    )
     output: Path | None = described(
         None, "The figure, as png, pdf or svg; FILE-looked-at.png in the current folder if unset."
     )
     label: str | None = described(None, "Class to explain; the likeliest if unset.")
+    at_s: list[float] | None = described(
+        None,
+        "Second of the file, or onset and offset of an event in it, that a classifier of time frames is explained at; "
+        "where the class is likeliest if unset.",
+        at_least=0,
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.at_s and (len(self.at_s) > 2 or self.at_s != sorted(self.at_s)):
+            raise InputError(f"at_s: must be one time, or an onset and an offset after it, got {self.at_s}")
         if not self.model or not self.file:
             raise InputError(f"usage: {USAGE}")
         self.output = self.output or Path(f"{Path(self.file).stem}-looked-at.png")
@@ -48,20 +69,22 @@ class ExplainArguments(Arguments):
             raise InputError(f"output: {self.output} must end in .{', .'.join(FORMATS[:-1])} or .{FORMATS[-1]}")
 
 
-def explain(model, input_values: torch.Tensor, label: int | None = None) -> dict:
+def explain(model, input_values: torch.Tensor, label: int | None = None, frames: tuple[int, int] | None = None) -> dict:
     """
     Computes maps over the patches of a clip.
 
     Args:
-        model: a classifier with patches (`DualSSASTForAudioClassification` and its subclasses)
+        model: a classifier with patches (`DualSSASTForAudioClassification` and its subclasses), of clips or time frames
         input_values: (1, frames, mel)
         label: index of the class; `None` for the likeliest
+        frames: of a classifier of time frames, the first and the last one whose mean logit is explained; `None` for the
+            likeliest of the class
 
     Returns:
-        `label` and `logits` (labels,);
+        `label`, `logits` (labels,) and `frames`, `None` for clips;
         `relevance`: fused layer -> Grad-CAM (rows, columns), at least 0;
-        `rollout`: attention rollout from the prefix tokens (rows, columns);
-        `attention`: from the prefix tokens to the patches, the mean over heads (layers, rows, columns);
+        `rollout`: attention rollout from the prefix tokens, or the patches of the frames (rows, columns);
+        `attention`: from the same tokens to the patches, the mean over heads (layers, rows, columns);
         `attended`: fused layer -> attention of the tokens that are read out (rows, columns), without layer 0, the patch
         embedding
     """
@@ -69,6 +92,12 @@ def explain(model, input_values: torch.Tensor, label: int | None = None) -> dict
     num_prefix, rows = config.num_prefix_tokens, config.grid_shape[0]
     outputs = model(input_values, output_attentions=True, output_hidden_states=True, return_dict=True)
     logits = outputs.logits[0]
+    if logits.ndim == 2:  # (time frames, labels)
+        if frames is None:
+            best = int((logits if label is None else logits[:, [label]]).max(dim=1).values.argmax())
+            frames = (best, best)
+        first, last = (min(frame, len(logits) - 1) for frame in frames)
+        frames, logits = (first, last), logits[first : last + 1].mean(dim=0)
     label = int(logits.argmax()) if label is None else label
     states = [outputs.hidden_states[layer] for layer in config.fused_layers]
     gradients = torch.autograd.grad(logits[label], states)
@@ -85,12 +114,18 @@ def explain(model, input_values: torch.Tensor, label: int | None = None) -> dict
         layer: on_grid((state[0] * gradient[0]).sum(dim=-1)[num_prefix:].clamp(min=0))
         for layer, state, gradient in zip(config.fused_layers, states, gradients)
     }
-    read_out = slice(0, num_prefix) if config.readout == "prefix" else slice(num_prefix, None)
+    tokens = torch.arange(attentions.shape[-1])
+    reading, read_out = tokens[:num_prefix], tokens[:num_prefix] if config.readout == "prefix" else tokens[num_prefix:]
+    if frames is not None:
+        columns = tokens[num_prefix:].unflatten(0, (rows, -1))
+        first, last = columns_of(model, frames, columns.shape[1])
+        reading = read_out = columns[:, first : last + 1].flatten()
     return {
         "label": label,
         "logits": logits.detach(),
-        "attention": on_grid(attentions[:, :num_prefix, num_prefix:].mean(dim=1)),
-        "rollout": on_grid(rollout[:num_prefix, num_prefix:].mean(dim=0)),
+        "frames": frames,
+        "attention": on_grid(attentions[:, reading, num_prefix:].mean(dim=1)),
+        "rollout": on_grid(rollout[reading, num_prefix:].mean(dim=0)),
         "relevance": relevance,
         "attended": {
             layer: on_grid(attentions[layer - 1, read_out, num_prefix:].mean(dim=0))
@@ -100,7 +135,14 @@ def explain(model, input_values: torch.Tensor, label: int | None = None) -> dict
     }
 
 
-def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, path: Path):
+def columns_of(model, frames: tuple[int, int], num_columns: int) -> tuple[int, int]:
+    """Returns the first and the last column of patches of time frames, first and last."""
+    ratio = model.base_model.label_frame_stride / model.config.time_stride  # 1 unless `readout` is `tokens`
+    first, last = int(frames[0] * ratio + 1e-6), int(np.ceil((frames[1] + 1) * ratio - 1e-6)) - 1
+    return min(first, num_columns - 1), min(max(last, first), num_columns - 1)
+
+
+def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, path: Path, start_s: float = 0.0):
     """
     Draws all maps as one figure.
 
@@ -109,6 +151,7 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
         found: as `explain` returns it
         title: names in it are `plain`
         path: ends in one of `FORMATS`
+        start_s: second of the file at which the input begins
     """
     config, spectrogram = model.config, input_values[0].mT.cpu().numpy()  # (mel, frames)
     columns = 4
@@ -116,6 +159,18 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
         (f"relevance for the class in layer {layer} (Grad-CAM): bright is highest, transparent none", values)
         for layer, values in found["relevance"].items()
     ]
+    seconds = spectrogram.shape[1] * extractor.hop_s
+    grid_of_frames = None if found["frames"] is None else frame_grid(model, extractor)
+
+    def finish(axes, most_ticks: int = 10):
+        """Marks the frames that are explained, and labels the time."""
+        if grid_of_frames is not None:
+            first, last = found["frames"]
+            edges = grid_of_frames.edges_s(last + 2, round(seconds * extractor.sampling_rate))
+            for edge_s in (edges[first], edges[last + 1]):
+                axes.axvline(edge_s, color=COLOURS[5], linewidth=1.5)
+        label_time_axis(axes, seconds, start_s, most_ticks)
+
     maps.append(("attention rollout over all layers: bright is highest, transparent lowest", found["rollout"]))
     small = [(f"attention, layer {index + 1}", values) for index, values in enumerate(found["attention"])]
     rows = 1 + len(maps) + -(-len(small) // columns)
@@ -123,18 +178,22 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
     grid = figure.add_gridspec(rows, columns)
     first = figure.add_subplot(grid[0, :])
     draw_spectrogram(first, spectrogram, extractor, cmap="gray")
-    draw_patch_grid(first, config, spectrogram.shape[1] * extractor.hop_s, extractor.hop_s)
-    first.set_title(f"{title}; lines: where patches begin")
+    if grid_of_frames is None:
+        draw_patch_grid(first, config, seconds, extractor.hop_s)
+    finish(first)
+    first.set_title(f"{title}; lines: {'where patches begin' if grid_of_frames is None else 'what is explained'}")
     for row, (name, values) in enumerate(maps, start=1):
         axes = figure.add_subplot(grid[row, :])
         draw_spectrogram(axes, spectrogram, extractor, cmap="gray")
         draw_overlay(axes, values, config, extractor)
+        finish(axes)
         axes.set_title(name)
     for place, (name, values) in enumerate(small):
         axes = figure.add_subplot(grid[1 + len(maps) + place // columns, place % columns])
-        axes.set(xlim=(0, spectrogram.shape[1] * extractor.hop_s), ylim=(0, config.num_mel_bins), xlabel="time (s)")
+        axes.set(xlim=(0, seconds), ylim=(0, config.num_mel_bins), xlabel="time (s)")
         label_mel_axis(axes, mel_centres(extractor))
         draw_overlay(axes, values, config, extractor, opaque=True)
+        finish(axes, most_ticks=3)
         axes.set_title(name, fontsize="small")
     save_figure(figure, path, path.suffix[1:], dpi=100)
 
@@ -176,7 +235,7 @@ def load(name: str):
     Raises:
         InputError: the model cannot be loaded, or has no patches.
     """
-    model, extractor = load_classifier(name, attn_implementation="eager")
+    model, extractor = load_classifier(name, of_frames=True, attn_implementation="eager")
     if not has_patches(model):
         raise InputError(
             f"{name}: is a {type(model).__name__}, which has no patches; name a Dual SSAST or ASiT classifier"
@@ -221,16 +280,52 @@ def draw_file(argv: list[str]):
     check_writable(arguments.output)
     model, extractor = load(arguments.model)
     label = choose_label(model, arguments.label)
-    waveform = read_audio(arguments.file, extractor.sampling_rate)[: extractor.max_samples]
+    waveform, start, frames = read_part(model, extractor, arguments.file, arguments.at_s)
     batch = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, return_tensors="pt")
-    found = explain(model, batch["input_values"].to(model.device), label)
+    found = explain(model, batch["input_values"].to(model.device), label, frames)
     if not torch.isfinite(found["logits"]).all():
         raise InputError(f"{arguments.file}: {OVERFLOW}")
     name = model.config.id2label[found["label"]]
     logit = float(found["logits"][found["label"]])
     title = f"{plain(Path(arguments.file).name, 60)}: {plain(name)} (logit {logit:.2f})"
-    draw(model, extractor, batch["input_values"], found, title, arguments.output)
+    start_s = start / extractor.sampling_rate
+    draw(model, extractor, batch["input_values"], found, title, arguments.output, start_s)
     print(printable(f"{name}: {arguments.output}"))
+
+
+def read_part(model, extractor, file: str, at_s: list[float] | None) -> tuple[np.ndarray, int, tuple[int, int] | None]:
+    """
+    Reads the longest input of a model: the beginning of a file, or what is around the times that are explained.
+
+    Returns:
+        waveform (samples,), its first sample in the file, and the first and the last frame at these times; `None`
+        without them
+
+    Raises:
+        InputError: an unreadable file, times after its end, or of a model that knows no times, or an event that is
+            longer than the input.
+    """
+    rate, total = extractor.sampling_rate, num_samples(file, extractor.sampling_rate)
+    if at_s is None:
+        return _read(file, rate, 0, min(extractor.max_samples or total, total)), 0, None
+    if "FrameClassification" not in type(model).__name__:
+        raise InputError(f"at_s: {type(model).__name__} classifies clips, not time frames; leave it out")
+    if at_s[-1] * rate > total:
+        raise InputError(f"at_s: {file} ends at {total / rate:g} s, before {at_s[-1]:g} s; name an earlier time")
+    grid = frame_grid(model, extractor)
+    if (at_s[-1] - at_s[0]) * rate > grid.length:
+        raise InputError(f"at_s: the model takes {grid.length / rate:g} s, less than {at_s}; name a shorter part")
+    middle = round((at_s[0] + at_s[-1]) / 2 * rate)
+    start = max(min(middle - grid.length // 2, total - grid.length), 0)
+    waveform = _read(file, rate, start, min(start + grid.length, total))
+    places = grid.places(np.array([at_s[0], at_s[-1]]) * rate - start)
+    first = max(int(np.floor(places[0] + TOLERANCE)), 0)
+    return waveform, start, (first, max(int(np.ceil(places[1] - TOLERANCE)) - 1, first))
+
+
+def _read(file: str, rate: int, start: int, stop: int) -> np.ndarray:
+    waveform = read_stretch(file, rate, start, stop)
+    return waveform if len(waveform) else np.zeros(1, dtype=np.float32)  # the file holds less than it says
 
 
 if __name__ == "__main__":

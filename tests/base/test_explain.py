@@ -5,9 +5,11 @@ import pytest
 import torch
 from audio_files import write_tone
 from matplotlib import pyplot
-from tiny_models import save_tiny_classifier
+from tiny_models import TINY, save_tiny_classifier
 
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioFrameClassification
 from training import explain
+from training.base.label_frames import frame_grid
 from training.errors import InputError
 
 
@@ -77,6 +79,94 @@ def test_a_file_becomes_one_picture(folder, tmp_path, capsys):
     words[-1] = str(tmp_path / "z.pdf")
     assert explain.main(words) == 0 and (tmp_path / "z.pdf").read_bytes().startswith(b"%PDF")
     assert not (tmp_path / "z.png").exists()
+
+
+# ---- Classifiers of time frames ----
+
+
+def save_frames(folder, **settings):
+    torch.manual_seed(0)
+    names = {"id2label": {0: "high", 1: "low"}, "label2id": {"high": 0, "low": 1}, "initializer_range": 0.3}
+    model = DualSSASTForAudioFrameClassification(
+        DualSSASTConfig(**{**TINY, **names, "fusion_layers": [1, 2], **settings})
+    )
+    torch.nn.init.normal_(model.classifier.dense.weight, std=0.5)
+    model.save_pretrained(folder)
+    DualSSASTFeatureExtractor(max_length=model.config.max_length).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_frames(tmp_path_factory):
+    return save_frames(tmp_path_factory.mktemp("frames"), time_stride=8)
+
+
+def test_frames_have_the_relevance_of_their_mean_logit(of_frames):
+    model, _ = explain.load(str(of_frames))
+    found = explain.explain(model, some_input(), 1, (2, 4))
+    outputs = model(some_input(), output_hidden_states=True, output_attentions=True)
+    logits = outputs.logits[0, 2:5].mean(dim=0)
+    torch.testing.assert_close(found["logits"], logits.detach())
+    state = outputs.hidden_states[1]
+    (gradient,) = torch.autograd.grad(logits[1], state, retain_graph=True)
+    expected = (state * gradient)[0, 2:].sum(dim=-1).clamp(min=0).detach().numpy()
+    np.testing.assert_allclose(found["relevance"][1].ravel(), expected, rtol=1e-4, atol=1e-6)
+    # Attention is that of the patches in the columns 2 to 4.
+    weights = outputs.attentions[0][0].mean(dim=0)[2:, 2:].detach().numpy()  # (from, to)
+    columns = np.arange(weights.shape[0]) % found["rollout"].shape[1]
+    read = weights[(columns >= 2) & (columns <= 4)].mean(axis=0)
+    np.testing.assert_allclose(found["attention"][0].ravel(), read, rtol=1e-5)
+    np.testing.assert_allclose(found["attended"][1].ravel(), read, rtol=1e-5)
+
+
+def test_without_a_time_it_is_the_likeliest_one(of_frames):
+    model, _ = explain.load(str(of_frames))
+    logits = model(some_input()).logits[0].detach().numpy()
+    frame, label = np.unravel_index(logits.argmax(), logits.shape)
+    found = explain.explain(model, some_input())
+    assert (found["frames"], found["label"]) == ((frame, frame), label)
+    frame = int(logits[:, 1 - label].argmax())
+    assert explain.explain(model, some_input(), 1 - int(label))["frames"] == (frame, frame)
+
+
+@pytest.mark.parametrize("at_s", [[0.0], [0.31], [4.0], [8.123], [9.99], [10.0], [3.0, 3.2], [7.95, 8.4]])
+def test_the_frames_around_a_time_in_a_long_file(of_frames, tmp_path, at_s):
+    model, extractor = explain.load(str(of_frames))
+    path = write_tone(tmp_path / "clip.wav", seconds=10.0)
+    waveform, start, (first, last) = explain.read_part(model, extractor, str(path), at_s)
+    grid, rate = frame_grid(model, extractor), extractor.sampling_rate
+    assert len(waveform) == grid.length and 0 <= start <= 10 * rate - grid.length
+    assert explain.explain(
+        model, extractor([torch.from_numpy(waveform)], rate, return_tensors="pt").input_values, 0, (first, last)
+    )
+    edges_s = start / rate + grid.edges_s(grid.frames, grid.length)
+    last = min(last, grid.frames - 1)
+    assert edges_s[first] <= at_s[0] + 1e-6 and edges_s[last + 1] >= at_s[-1] - 1e-6
+    assert edges_s[last] < max(at_s[-1], at_s[0] + 1e-6) and (first == 0 or edges_s[first + 1] > at_s[0])
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"readout": "frames"}, {"readout": "tokens", "num_token_frames": 16, "frame_hop_s": 0.04}]
+)
+def test_a_moment_of_a_file_becomes_a_picture(tmp_path, capsys, settings):
+    model, path = save_frames(tmp_path / "model", **settings), write_tone(tmp_path / "clip.wav", seconds=3.0, rate=8000)
+    words = [str(model), str(path), "--label", "low", "--output", str(tmp_path / "x.png"), "--at_s"]
+    assert explain.main([*words, "2.1", "2.3"]) == 0 and capsys.readouterr().out.startswith("low: ")
+    assert pyplot.imread(tmp_path / "x.png").std() > 0.05
+
+
+def test_impossible_times_are_told_in_one_line(folder, of_frames, tmp_path, capsys):
+    path = str(write_tone(tmp_path / "clip.wav", seconds=3.0))
+    for model, times, message in (
+        (folder, ["1"], "at_s: DualSSASTForAudioClassification classifies clips, not time frames; leave it out"),
+        (of_frames, ["3.1"], "ends at 3 s, before 3.1 s; name an earlier time"),
+        (of_frames, ["0.5", "2.5"], "less than [0.5, 2.5]; name a shorter part"),
+        (of_frames, ["2", "1"], "at_s: must be one time, or an onset and an offset after it, got [2.0, 1.0]"),
+        (of_frames, ["1", "2", "3"], "at_s: must be one time"),
+        (of_frames, ["-1"], "at_s: must be"),
+    ):
+        assert explain.main([str(model), path, "--output", str(tmp_path / "x.png"), "--at_s", *times]) == 1
+        assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_bad_input_is_told_in_one_line(folder, tmp_path, capsys):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from modeling_dual_ssast import PannsCnn14FeatureExtractor, VGGishFeatureExtractor
 from modeling_dual_ssast.feature_extraction_dual_ssast import LOWEST_MEL_HZ, hz_to_mel
@@ -90,6 +91,13 @@ def label_mel_axis(axes: Axes, frequencies_hz: Sequence[float]):
     ticks = khz_ticks(frequencies_hz)
     axes.set_yticks([*ticks], [*ticks.values()])
     axes.set_ylabel("frequency (kHz)")
+
+
+def label_time_axis(axes: Axes, seconds: float, start_s: float, most: int = 10):
+    """Labels the time axis of a picture of some seconds from `start_s` on, with times of the whole recording."""
+    ticks = MaxNLocator(most).tick_values(start_s, start_s + seconds)
+    ticks = [tick for tick in ticks if 0 <= tick - start_s <= seconds]
+    axes.set_xticks([tick - start_s for tick in ticks], [f"{tick:.6g}" for tick in ticks])
 
 
 def mel_centres(extractor) -> np.ndarray:

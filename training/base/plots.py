@@ -110,14 +110,8 @@ def plot_confusion(
     if len(names) <= MOST_COUNTED:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if count > counts.max() / 2 else "black"
-            axes.text(
-                column,
-                row,
-                f"{count:.1f}" if counts.dtype.kind == "f" else count,
-                ha="center",
-                va="center",
-                color=colour,
-            )
+            text = f"{count:.1f}" if counts.dtype.kind == "f" else count
+            axes.text(column, row, text, ha="center", va="center", color=colour)
     else:
         figure.colorbar(image, ax=axes, label=unit, shrink=0.8)
     save_figure(figure, path, figure_format)

@@ -70,7 +70,8 @@ def plot_threshold_curves(curves: dict[str, dict], chosen: dict[str, float], pat
         axes.grid(alpha=0.3)
     for axes in grid.flat[len(curves) :]:
         axes.set_axis_off()
-    for axes in grid[-1]:
+    for axes in list(grid.flat)[: len(curves)][-columns:]:  # with nothing below
         axes.set_xlabel("threshold")
+        axes.tick_params(labelbottom=True)
     figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     save_figure(figure, path, figure_format)
