@@ -67,13 +67,7 @@ class TableArguments(Arguments):
         "What recordings without a table are: unlabelled, or empty (without events).",
         choices=("unlabelled", "empty"),
     )
-    output: Path = described(Path("candidates.csv"), "")
     overwrite: bool = described(False, "Replace a table that is there: its answers would be lost.")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.output.name.strip("."):  # `.` and `..` have no names
-            self.output = Path(os.path.abspath(self.output))
 
 
 @dataclass
@@ -173,9 +167,10 @@ def suggest(argv: list[str]) -> int:
     suggester = Suggester(network, settings, recordings)
     print_unknown(arguments, recordings, suggester)
     clips = ClipSequence([NamedFiles(recordings)])
+    output = Path(os.path.abspath(arguments.output))  # `.` has no name
     about = {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
     shards = Shards(
-        arguments.output.with_name(f"{arguments.output.name}.shards"),
+        output.with_name(f"{output.name}.shards"),
         clips.num_clips,
         SHARD_CLIPS,
         {"model": arguments.model, "weights": weights, "settings": about, "clips": clips.fingerprint()},
