@@ -3,7 +3,6 @@ Chooses what of annotated, or of unlabelled, recordings is worth a look: where a
 where the model is not sure.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ class Candidate:
 def certainty(score: float, threshold: float) -> float:
     """Returns how far a score is from its threshold: 1 at the score 1, 0 at the threshold, -1 at the score 0."""
     room = 1 - threshold if score > threshold else threshold
-    return (score - threshold) / room if room > 0 else math.copysign(1.0, score - threshold)
+    return (score - threshold) / room if room else 0.0
 
 
 def worth_of(reason: str, certainties: Sequence[float], num_annotated: int) -> float:
