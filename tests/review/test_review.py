@@ -1,10 +1,10 @@
 """Tests which candidates are found, in what order, and that answers come back from every format and are merged."""
 
 import csv
-import dataclasses
 import importlib
 import io
 import itertools
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,22 +12,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from audio_files import write_tone
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_detectors import long_tones, save_tiny_detector
 from tiny_models import save_tiny_classifier
 
 import predict_hf
-from training.data.annotations import AnnotatedRecording
+from training.data.annotations import AnnotatedRecording, read_annotations
 from training.data.events import Event, Recordings, in_order, read_events, write_events
 from training.data.labels import LabelSet
-from training.errors import InputError
 from training.review import __main__ as program
 from training.review import merging
 from training.review.candidates import FEW, NEAR, Candidate, Stretches, Suggester, certainty, choose, worth_of
 from training.review.merging import merge
-from training.review.tables import key_of, read_answers, write_candidates
+from training.review.tables import Answer, key_of, read_answers, write_candidates
 
 RATE = 16000
 DURATION_S = 6.0
@@ -56,7 +54,13 @@ def suggester(annotated=None, unsure=(), thresholds=(0.5, 0.5, 0.5)):
     return Suggester(classifier, {"high": thresholds}, {"x.wav": recording}), recording
 
 
-CAT, DOG = Event(1.0, 2.0, "cat"), Event(1.0, 2.0, "dog")
+CAT, DOG, POINT = Event(1.0, 2.0, "cat"), Event(1.0, 2.0, "dog"), Event(1.0, 1.0, "cat")
+LATE, WEAK, NEAR_BY = (Event(4.0, 5.0, "cat", score=score) for score in (0.9, 0.6, 0.4))
+MISSING_DOG = ("missing annotation", "dog", None)
+
+
+def dog(onset_s: float, offset_s: float, score: float = 0.9) -> Event:
+    return Event(onset_s, offset_s, "dog", score=score)
 
 
 @pytest.mark.parametrize(
@@ -64,18 +68,18 @@ CAT, DOG = Event(1.0, 2.0, "cat"), Event(1.0, 2.0, "dog")
     [
         ([(CAT, 0.9)], [Event(1.1, 1.9, "cat", score=0.9)], [], []),  # they agree, whatever the times
         ([(CAT, 0.1)], [], [], [("not found", "cat", CAT)]),
-        ([(CAT, 0.1)], [Event(1.2, 2.2, "dog", score=0.9)], [], [("other label", "dog", CAT)]),
-        ([(CAT, 0.1)], [Event(1.8, 5.0, "dog", score=0.9)], [], [("missing annotation", "dog", None), ("not found", "cat", CAT)]),
-        ([(CAT, 0.1), (DOG, 0.9)], [DOG._replace(score=0.9)], [], [("not found", "cat", CAT)]),  # the dog is another
+        ([(CAT, 0.1)], [dog(1.2, 2.2)], [], [("other label", "dog", CAT)]),
+        ([(CAT, 0.1)], [dog(1.8, 5.0)], [], [MISSING_DOG, ("not found", "cat", CAT)]),
+        ([(CAT, 0.1), (DOG, 0.9)], [dog(1, 2)], [], [("not found", "cat", CAT)]),  # the dog is another one
         ([(CAT, 0.6)], [], [], [("uncertain", "cat", CAT)]),
-        ([(CAT, 0.4)], [Event(1, 2, "dog", score=0.9)], [], [("missing annotation", "dog", None), ("uncertain", "cat", CAT)]),
-        ([(CAT, 0.9)], [Event(4, 5, "cat", score=0.9)], [], [("missing annotation", "cat", None)]),
-        ([(CAT, 0.9)], [Event(4, 5, "cat", score=0.6)], [], [("uncertain", "cat", None)]),
-        ([(CAT, 0.9)], [], [Event(4, 5, "cat", score=0.4), Event(1.5, 3, "cat", score=0.4)], [("uncertain", "cat", None)]),
-        ([(CAT, 0.9)], [Event(4, 5, "dog", score=0.9)], [Event(3, 6, "dog", score=0.9)], [("missing annotation", "dog", None)]),
+        ([(CAT, 0.4)], [dog(1, 2)], [], [MISSING_DOG, ("uncertain", "cat", CAT)]),
+        ([(CAT, 0.9)], [LATE], [], [("missing annotation", "cat", None)]),
+        ([(CAT, 0.9)], [WEAK], [], [("uncertain", "cat", None)]),
+        ([(CAT, 0.9)], [], [NEAR_BY, Event(1.5, 3, "cat", score=0.4)], [("uncertain", "cat", None)]),
+        ([(CAT, 0.9)], [dog(4, 5)], [dog(3, 6)], [MISSING_DOG]),
         ([(CAT, 0.9)], [Event(10.2, 11, "cat", score=0.9)], [], []),  # unsure from 10 s on
-        ([(Event(1.0, 1.0, "cat"), 0.1)], [Event(0, 3, "dog", score=0.9)], [], [("other label", "dog", Event(1.0, 1.0, "cat"))]),
-        (None, [Event(4, 5, "cat", score=0.9), Event(6, 7, "cat", score=0.6)], [], [("rare", "cat", None), ("uncertain", "cat", None)]),
+        ([(POINT, 0.1)], [dog(0, 3)], [], [("other label", "dog", POINT)]),
+        (None, [LATE, Event(6, 7, "cat", score=0.6)], [], [("rare", "cat", None), ("uncertain", "cat", None)]),
     ],
 )  # fmt: skip
 def test_reasons(annotated, found, near, wanted):
@@ -294,3 +298,287 @@ def test_answers_come_back_and_are_merged(tmp_path_factory, field, place, event_
     assert sum(merged.counts.values()) == len(candidates) - len(dropped)
     assert merged.counts["not looked at"] == len(candidates) - len(dropped) - len(answers)
     assert set(merged.counts) <= set(merging.OUTCOMES)
+
+
+CALLS = [Event(0.5, 1.0, "owl"), Event(2.0, 2.5, "jay"), Event(4.0, 4.5, "jay")]
+
+
+@pytest.fixture
+def desk(field, tmp_path):
+    """A folder with annotations, a table of three candidates, and a function that merges the table after an edit."""
+    write_events(tmp_path / "ann.csv", {"y.wav": CALLS, "night/x.wav": []})
+    candidates = [
+        Candidate("y.wav", CALLS[0]._replace(score=0.1), "not found", 1.5, CALLS[0], "owl: highest 0.10"),
+        Candidate(
+            "y.wav", CALLS[1]._replace(label="owl", score=0.9), "other label", 1.4, CALLS[1], "owl: highest 0.90"
+        ),
+        Candidate(
+            "night/x.wav", Event(3.0, 3.5, "jay", score=0.8), "missing annotation", 1.3, None, "jay: highest 0.80"
+        ),
+    ]
+    durations_s = dict.fromkeys(sorted(NAMES), DURATION_S)
+    write_candidates(tmp_path / "t.csv", candidates, "csv", durations_s, 500.0)
+    write_candidates(tmp_path / "t.txt", candidates, "raven", durations_s, 500.0)
+    write_candidates(tmp_path / "tracks", candidates, "audacity", durations_s, 500.0)
+
+    def merged(*answers: str, edit=lambda text: text, tables=("t.csv",), words=()) -> dict:
+        lines = (tmp_path / "t.csv").read_text().splitlines()
+        lines[1:] = [
+            line.replace(f",,{reason},", f",{answer},{reason},")
+            for line, answer, reason in itertools.zip_longest(lines[1:], answers, [one.reason for one in candidates])
+        ]
+        (tmp_path / "t.csv").write_text(edit("\n".join(lines).replace(",None,", ",,")))
+        places = ["--annotations", tmp_path / "ann.csv", "--output", tmp_path / "merged.csv"]
+        argv = list(map(str, ["merge", field, *(tmp_path / table for table in tables), *places, *words]))
+        status = program.main(argv)
+        output = [value for word, value in itertools.pairwise(argv) if word == "--output"][-1]
+        return read_events(Path(output)) if status == 0 else {}
+
+    merged.folder = tmp_path
+    return merged
+
+
+def test_answers_change_what_they_are_about(desk, capsys):
+    found = desk("no", "owl", "jay", edit=lambda text: text.replace('2.0,2.5,"owl"', '2.1,2.5,"owl"'))
+    assert shape(found["y.wav"]) == {(2.1, 2.5, "owl"), (4.0, 4.5, "jay")}
+    assert shape(found["night/x.wav"]) == {(3.0, 3.5, "jay")}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1 added, 1 removed, 1 renamed"
+    assert lines[1].endswith("merged.csv: 3 events of 2 recordings")
+    # Nothing is replaced unless it is asked for.
+    assert desk() == {} and "is there already; name another output" in capsys.readouterr().err
+    assert "owl" in {event.label for event in desk(words=["--overwrite", "true"])["y.wav"]}
+
+
+def test_what_is_not_looked_at_stays(desk, capsys):
+    assert desk() == read_events(desk.folder / "ann.csv")
+    assert capsys.readouterr().out.splitlines()[0] == "3 not looked at"
+
+
+@pytest.mark.parametrize(
+    ("answers", "wanted"),
+    [
+        (("owl",), "1 confirmed, 2 not looked at"),
+        (("unsure", "unsure", "UNSURE"), "3 unsure"),
+        (("", "", "nothing"), "1 no event, 2 not looked at"),
+        (("", "kiwi", ""), "1 renamed, 2 not looked at"),
+    ],
+)
+def test_every_answer_is_counted(desk, capsys, answers, wanted):
+    found = desk(*answers)
+    assert capsys.readouterr().out.splitlines()[0] == wanted
+    labels = {event.label for events in found.values() for event in events}
+    assert labels <= {"owl", "jay", "unsure", "kiwi"} and ("unsure" in labels) == ("unsure" in wanted)
+
+
+def test_a_label_may_be_called_no(field):
+    annotated = [AnnotatedRecording(field / "y.wav", DURATION_S, (Event(1.0, 2.0, "no"), Event(3.0, 4.0, "yes")))]
+    table = [("y.wav", Event(3.0, 4.0, "yes"), "no"), ("y.wav", Event(1.0, 2.0, "no"), "nothing")]
+    merged = merge(annotated, [answer_to(field, *row) for row in table])
+    assert shape(merged.recordings[0].events) == {(3.0, 4.0, "no")}
+
+
+def answer_to(field, name: str, event: Event, answer: str) -> Answer:
+    return Answer("row", field / name, key_of(event, event), answer, event.label, *event[:2])
+
+
+def test_two_annotators(desk, field, capsys):
+    other = desk.folder / "other.csv"
+    other.write_text((desk.folder / "t.csv").read_text().replace(",,other label,", ",jay,other label,"))
+    found = desk("", "", "no", tables=("t.csv", "other.csv"))
+    assert capsys.readouterr().out.splitlines()[0] == "1 confirmed, 1 no event, 1 not looked at"
+    assert found["y.wav"] == CALLS
+    assert desk("", "owl", tables=("t.csv", "other.csv"), words=["--overwrite", "true"]) == {}
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "says jay, 2 to 2.5 s, and" in error and error.endswith("about the same candidate; agree on one answer")
+
+
+def test_events_that_no_candidate_shows(desk, capsys, caplog):
+    """A new row, and a new label of a track, which says so."""
+    row = '"z.wav",1.0,2.0,"kiwi",,,,kiwi,,,,,,new'
+    track = desk.folder / "tracks" / "night" / "x.txt"
+    track.write_text(track.read_text().replace("#n", "no #n") + "5\t5.5\towl #new\n5.2\t5.4\t#new: perhaps\n")
+    found = desk(edit=lambda text: f"{text}\n{row}", tables=("t.csv", "tracks"))
+    assert shape(found["z.wav"]) == {(0.0, 1.0, "unsure"), (1.0, 2.0, "kiwi"), (2.0, 6.0, "unsure")}
+    assert shape(found["night/x.wav"]) == {(5.0, 5.5, "owl")}
+    assert capsys.readouterr().out.splitlines()[0] == "2 added, 1 no event, 3 not looked at"
+    assert "what no answer is about is unsure there" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answers", "edit", "message"),
+    [
+        (("no",), ("a", "b"), r"row 1 \(line 2\) has 'b\w+' as candidate; leave that column as it was"),
+        (("no",), (",review,", ",notes,"), "has no columns candidate and review; name a table"),
+        (("owl",), ("0.5,1.0,", "7.0,8.0,"), r"row 1 \(line 2\) begins at 7 s, after the end of its recording \(6 s\)"),
+        (("owl",), ("0.5,1.0,", "0.5,8.0,"), r"row 1 \(line 2\) ends at 8 s, after the end of its recording \(6 s\)"),
+        (("owl",), ("0.5,1.0,", "2.5,1.0,"), "ends at 1 s and begins at 2.5 s; exchange or correct them"),
+        (("owl",), ("0.5,1.0,", "early,1.0,"), "has 'early' in onset_s, not a number of seconds"),
+        (("owl",), ('"y.wav",0.5', '"q.wav",0.5'), "no recording of .* is called q.wav"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_tables_are_one_line(desk, capsys, answers, edit, message):
+    """Nothing is written then."""
+    old, new = edit
+    if old == "a":  # of the key
+        old, new = f",{key_of(CALLS[0], CALLS[0])}", f",b{key_of(CALLS[0], CALLS[0])[1:]}"
+    found = desk(*answers, edit=lambda text: text.replace(old, new))
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and error[0].startswith("error: "), error
+    assert re.search(message, error[0]), error[0]
+    assert not found and not (desk.folder / "merged.csv").exists()
+
+
+@pytest.mark.parametrize("answer", ["no", "jay", ""])
+def test_annotations_that_were_edited_in_between(desk, capsys, answer):
+    write_events(desk.folder / "ann.csv", {"y.wav": [CALLS[0]._replace(onset_s=0.4), *CALLS[1:]], "night/x.wav": []})
+    found = desk(answer)
+    error = capsys.readouterr().err
+    if answer:
+        assert not found and "no longer have the event of candidate" in error and "suggest anew, or clear" in error
+        assert "t.csv: row 1 (line 2): the annotations of" in error and error.count("\n") == 1
+    else:  # nothing is to be done about it
+        assert found == read_events(desk.folder / "ann.csv")
+
+
+def test_an_event_that_was_added_by_hand_too(desk, capsys, caplog):
+    write_events(desk.folder / "ann.csv", {"y.wav": CALLS, "night/x.wav": [Event(3.0, 3.5, "jay")]})
+    assert len(desk("", "", "jay")["night/x.wav"]) == 1
+    assert capsys.readouterr().out.splitlines()[0] == "1 already there, 2 not looked at"
+    write_events(desk.folder / "ann.csv", {"y.wav": CALLS, "night/x.wav": [Event(2.9, 3.4, "jay")]})
+    assert len(desk(words=["--overwrite", "true"])["night/x.wav"]) == 2
+    assert "1 changed events overlap others of their label, the first is jay at 3 s of" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (('1.0,"owl"', '1.0,"jay"'), "1 candidates have another label or other times, but no answer"),
+        (("0.5,1.0", "0.5,1.2"), "1 candidates have another label or other times, but no answer"),
+        (("3.0,3.5", "3.1,3.5"), "1 candidates have another label or other times, but no answer"),
+        ((",,not found", ",owll,not found"), "1 answers are labels that neither annotations nor"),
+        ((",,not found", ",owll,not found"), "did you mean owl?"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_may_be_a_mistake_is_one_line(desk, caplog, edit, message):
+    assert desk(edit=lambda text: text.replace(*edit))
+    assert message in caplog.text
+
+
+def test_a_label_track_without_its_candidate(desk, capsys):
+    track = desk.folder / "tracks" / "y.txt"
+    track.write_text(track.read_text().replace("#", ""))
+    assert not desk(tables=["tracks"])
+    assert re.search(r"y.txt: line 1 names no candidate, such as #a\w+; leave that behind", capsys.readouterr().err)
+
+
+def test_merges_go_where_they_can_be_read(desk, field, capsys):
+    (desk.folder / "in").mkdir()
+    (desk.folder / "ann.csv").rename(desk.folder / "in" / "ann.csv")
+    inside = ["--annotations", desk.folder / "in", "--output", desk.folder / "in" / "merged.csv"]
+    for words, message in (
+        (inside, "where all tables are read as annotations; name a place outside"),
+        ([*inside[:3], desk.folder / "m.txt"], "Raven's table cannot hold the 1 recordings without events, such as"),
+        ([*inside[:3], desk.folder / "m", "--event_format", "midi"], "event_format: must be raven"),
+    ):  # fmt: skip
+        assert not desk(words=words)
+        assert message in capsys.readouterr().err
+    desk(words=[*inside[:3], desk.folder / "m"])
+    found = {one.path.name: one.events for one in read_annotations(desk.folder / "m", field)}
+    assert found["x.wav"] == () and found["z.wav"] is None and shape(found["y.wav"]) == shape(CALLS)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="crowsetta needs Python 3.11")
+def test_other_readers_open_the_tables(desk):
+    """The columns beside Raven's own disturb nobody."""
+    raven = importlib.import_module("crowsetta").formats.by_name("raven")
+    boxes = raven.from_file(desk.folder / "t.txt").to_bbox()
+    assert [(box.onset, box.offset, box.label) for box in boxes] == [
+        (6.5, 7.0, "owl"),
+        (8.0, 8.5, "owl"),
+        (3.0, 3.5, "jay"),
+    ]
+    wanted = {"y.wav": {(0.5, 1.0, "owl"), (2.0, 2.5, "owl")}, "night/x.wav": {(3.0, 3.5, "jay")}}
+    for table in ("t.txt", "t.csv"):
+        assert {name: shape(own) for name, own in read_events(desk.folder / table).items()} == wanted
+
+
+# ---- the program ----
+
+
+@pytest.fixture(scope="module", params=["frames", "clips"])
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    if request.param == "frames":
+        return save_tiny_detector(folder, scale=1.0)
+    return save_tiny_classifier(folder, ("owl", "wren"), problem_type="multi_label_classification")
+
+
+def test_candidates_are_the_same_in_every_format(model, tmp_path, capsys, caplog):
+    """And those of rare labels are what predict_hf.py finds; clips hold what the links say."""
+    for name, samples in (("a/x.wav", long_tones()), ("y.wav", long_tones()[::-1])):
+        (tmp_path / "field" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "field" / name, samples, RATE)
+    (tmp_path / "field" / "bad.wav").write_text("no sound")
+    owls = [Event(place * 0.5, place * 0.5 + 0.2, "owl") for place in range(10)]
+    write_events(tmp_path / "ann.csv", {"a/x.wav": [*owls, Event(1.0, 1.2, "robin")]})
+    windows = ["--window_s", 0.4, "--hop_s", 0.1]
+
+    def run(*words) -> int:
+        places = [model, tmp_path / "field", "--annotations", tmp_path / "ann.csv", *windows]
+        return program.main(list(map(str, [*places, *words])))
+
+    assert run("--output", tmp_path / "t.csv", "--clips", tmp_path / "clips", "--margin_s", 0.25) == 0
+    assert "1 events have labels that the model lacks, and are not judged, such as robin" in caplog.text
+    assert "1 recordings cannot be read and are left out" in caplog.text
+    rows = list(csv.DictReader((tmp_path / "t.csv").open(encoding="utf-8")))
+    assert f"t.csv: {len(rows)} candidates" in capsys.readouterr().out and rows
+    assert [float(row["worth"]) for row in rows] == sorted((float(row["worth"]) for row in rows), reverse=True)
+    for row in rows:
+        samples, _ = soundfile.read(tmp_path / row["clip"], dtype="float32")
+        whole, _ = soundfile.read(tmp_path / "field" / row["file"], dtype="float32")
+        start, stop = (round(float(row[name]) * RATE) for name in ("onset_s", "offset_s"))
+        np.testing.assert_array_equal(samples, whole[max(start - RATE // 4, 0) : stop + RATE // 4])
+        assert row["label"] in row["evidence"] and "threshold" in row["evidence"]
+    keys = {(row["file"], row["candidate"]) for row in rows}
+    places = Recordings(tmp_path / "field")
+    for words in (["t.txt"], ["tables"], ["tracks", "--event_format", "audacity"]):
+        assert run("--output", tmp_path / words[0], *words[1:]) == 0
+        found = read_answers(tmp_path / words[0], places)
+        assert {(one.recording.relative_to(tmp_path / "field").as_posix(), one.key) for one in found} == keys
+
+    table, words = tmp_path / "e.csv", ["--events", tmp_path / "e.csv", *windows]
+    assert predict_hf.main(list(map(str, [model, tmp_path / "field" / "y.wav", *words]))) == 0
+    wrens = {event[:2] for event in next(iter(read_events(table).values())) if event.label == "wren"}
+    seen = [row for row in rows if row["file"] == "y.wav" and row["label"] == "wren"]
+    assert wrens
+    rare = {(float(row["onset_s"]), float(row["offset_s"])) for row in seen if row["reason"] == "rare"}
+    assert rare <= wrens <= {(float(row["onset_s"]), float(row["offset_s"])) for row in seen}
+
+    # A table may hold somebody's work.
+    assert run("--output", tmp_path / "t.csv") == 1 and "is there already" in capsys.readouterr().err
+    assert run("--output", tmp_path / "t.csv", "--overwrite", "true", "--limit", 1) == 0
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 2
+    assert not list(tmp_path.glob("*.shards"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "usage: python -m training.review MODEL RECORDINGS"),
+        (["merge", "x"], "usage: python -m training.review merge RECORDINGS TABLE"),
+        (["m", "FIELD", "--output", "t.json"], "candidates are .csv or .txt, or a folder of tables; name another file"),
+        (["m", "FIELD", "--limit", "0"], "limit: must be"),
+        (["m", "FIELD", "--annotations", "none.csv"], "none.csv: no such file"),
+        (["m", "FIELD/none", "--output", "OUT/t.csv"], "none"),
+        (["m", "FIELD", "--output", "OUT/none/t.csv"], "does not exist; make it or name another file"),
+        (["merge", "FIELD", "none.csv", "--output", "OUT/m.csv"], "none.csv: no such file"),
+    ],
+)
+def test_bad_words_are_one_line(field, tmp_path, capsys, words, message):
+    words = [word.replace("FIELD", str(field)).replace("OUT", str(tmp_path)) for word in words]
+    assert program.main(words) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
