@@ -64,8 +64,8 @@ class TableArguments(Arguments):
     )
     unannotated: str = described(
         "unlabelled",
-        "What recordings without a table are: unlabelled, or empty (without events).",
-        choices=("unlabelled", "empty"),
+        "What recordings without a table are: unlabelled, empty (without events), or left out (skip).",
+        choices=("unlabelled", "empty", "skip"),
     )
     overwrite: bool = described(False, "Replace a table that is there: its answers would be lost.")
 
@@ -222,7 +222,7 @@ def load(arguments: TableArguments, places: Recordings, on_bad_audio: str, exclu
             audio_column=arguments.audio_column,
             label_map=read_label_map(arguments.label_map) if arguments.label_map else None,
             exclude=exclude,
-            unannotated=arguments.unannotated,
+            unannotated="empty" if arguments.unannotated == "empty" else "unlabelled",
             overlaps="keep",
             on_bad_audio=on_bad_audio,
         )

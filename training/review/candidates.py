@@ -156,9 +156,13 @@ class Suggester:
         classifier: gives the scores
         settings: of `EventFinder`
         recordings: name -> what is annotated; events of labels that the model lacks are not judged
+
+    Raises:
+        InputError: the model has no classes.
     """
 
     def __init__(self, classifier: Classifier, settings: Mapping, recordings: Mapping[str, AnnotatedRecording]):
+        event_scores(np.zeros((0, len(classifier.labels.names))), classifier.labels)  # refuses a regression
         self.classifier, self.settings, self.recordings = classifier, dict(settings), recordings
         self.names = [class_name(name) for name in classifier.labels.names]
         self.places = {name: place for place, name in enumerate(self.names)}
