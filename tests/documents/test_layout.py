@@ -36,6 +36,7 @@ ALLOWED |= {
     "training.embeddings": WING,
     "training.export": WING,
     "training.explain": WING,
+    "training.review": WING,
     "training.serving": WING | {"hub"},
 }
 # `python benchmarks/NAME.py` finds what is installed and its own folder.

@@ -226,6 +226,26 @@ def find_events(
     return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
 
 
+def without_unsure(found: Sequence[Event], unsure: Sequence[Event]) -> list[Event]:
+    """Leaves out events of which more than half lies in unsure stretches: nobody knows whether they are right."""
+    if not unsure:
+        return list(found)
+    stretches: list[list[float]] = []
+    for event in sorted(unsure, key=lambda event: event.onset_s):
+        if stretches and event.onset_s <= stretches[-1][1]:
+            stretches[-1][1] = max(stretches[-1][1], event.offset_s)
+        else:
+            stretches.append([event.onset_s, event.offset_s])
+
+    def is_known(event: Event) -> bool:
+        shared_s = sum(
+            max(min(event.offset_s, end_s) - max(event.onset_s, begin_s), 0.0) for begin_s, end_s in stretches
+        )
+        return shared_s <= (event.offset_s - event.onset_s) / 2
+
+    return list(filter(is_known, found))
+
+
 def step_times(
     num_steps: int, hop_s: float, window_s: float | None = None, duration_s: float | None = None, first: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -341,14 +341,20 @@ def _site_function(site: str | None, cells: Mapping, places: Recordings) -> Call
 
 def _gaps(path: Path, duration_s: float, stretches: list[tuple[float, float]], acts: Acts) -> list[Event]:
     """Returns what lies outside the annotated stretches."""
-    gaps, end_s = [], 0.0
+    gaps = [Event(start_s, end_s, NOT_ANNOTATED) for start_s, end_s in outside(duration_s, stretches)]
+    acts["not_annotated"] += [_act(path, gap) for gap in gaps]
+    return gaps
+
+
+def outside(duration_s: float, stretches: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns the stretches of a recording that lie in none of the given ones, in seconds; very short ones are none."""
+    found, end_s = [], 0.0
     for start_s, stop_s in [*sorted(stretches), (duration_s, duration_s)]:
         start_s = min(start_s, duration_s)
         if start_s > end_s + ROUNDING_S:
-            gaps.append(Event(end_s, start_s, NOT_ANNOTATED))
-            acts["not_annotated"].append(_act(path, gaps[-1]))
+            found.append((end_s, start_s))
         end_s = max(end_s, stop_s)
-    return gaps
+    return found
 
 
 def _renamer(source: Path, labels, label_map: Mapping, exclude: set[str]) -> Callable:

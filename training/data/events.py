@@ -96,6 +96,23 @@ class EventTable(NamedTuple):
     stretches: dict[str | None, list[tuple[float, float]]]
 
 
+class EventRow(NamedTuple):
+    """
+    Holds a row of a table.
+
+    Args:
+        where: path and row, for messages
+        name: the recording; `None` if the table does not say it
+        event: `None`: the row stands for a recording without events
+        cells: column -> what stands there; a label track has none
+    """
+
+    where: str
+    name: str | None
+    event: Event | None
+    cells: dict
+
+
 def read_events(path: Path, label_column: str | None = None, audio_column: str | None = None) -> dict:
     """
     Reads a table of events, or all tables of a folder.
@@ -134,18 +151,30 @@ def read_event_table(
             return _from_collection(path, value, label_column, other_column)
         return _from_columns(path, *_from_objects(path, value, lines), label_column, audio_column, other_column)
     text = read_text(path)
-    first = next((line for line in text.split("\n") if line.strip()), None)
-    if first is None:
+    if not text.strip():
         return EventTable({None: []}, {}, {})  # Audacity's track without labels
-    cells = first.split("\t")
-    if len(cells) > 1 and _is_number(cells[0]) and (_is_number(cells[1]) or len(cells) == 2):
-        return EventTable({None: in_order(_read_audacity(path, text))}, {}, {})
+    if _is_track(text):
+        return EventTable({None: in_order(row.event for row in _read_audacity(path, text))}, {}, {})
+    return _from_columns(path, *_columns_of(path, text), label_column, audio_column, other_column)
+
+
+def read_event_rows(path: Path) -> list[EventRow]:
+    """Reads the rows of a table of text or a label track, in their order; raises as `read_events`."""
+    text = read_text(path)
+    if not text.strip():
+        return []
+    return list(_read_audacity(path, text) if _is_track(text) else _read_rows(path, *_columns_of(path, text)))
+
+
+def _is_track(text: str) -> bool:
+    """Returns whether a text is a label track of Audacity, which has no header."""
+    cells = next(line for line in text.split("\n") if line.strip()).split("\t")
+    return len(cells) > 1 and _is_number(cells[0]) and (_is_number(cells[1]) or len(cells) == 2)
+
+
+def _columns_of(path: Path, text: str) -> tuple[list[str], list[list], Callable[[int], str]]:
     names, rows, lines = read_rows(path, "," if path.suffix.lower() == ".csv" else "\t", KNOWN, text)
-
-    def row_of(index: int) -> str:
-        return f"row {index + 1} (line {lines[index]})"
-
-    return _from_columns(path, names, rows, row_of, label_column, audio_column, other_column)
+    return names, rows, lambda index: f"row {index + 1} (line {lines[index]})"
 
 
 def list_tables(path: Path) -> list[Path]:
@@ -297,7 +326,7 @@ def _from_collection(path: Path, value: dict, label_key: str | None, other_colum
     return table._replace(stretches=found.stretches)
 
 
-def _read_audacity(path: Path, text: str) -> Iterator[Event]:
+def _read_audacity(path: Path, text: str) -> Iterator[EventRow]:
     """Yields the labels of a track: onset, offset, label; possibly a line with a backslash, low and high frequency."""
     lines = [(number, line.split("\t")) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     for index, (number, cells) in enumerate(lines):
@@ -317,7 +346,8 @@ def _read_audacity(path: Path, text: str) -> Iterator[Event]:
         if None in numbers[:2]:
             raise InputError(f"{where} has no {'onset' if numbers[0] is None else 'offset'}; fill it in or remove it")
         low, high = (None if value is None or value < 0 else value for value in numbers[2:])  # -1: none
-        yield _checked(where, numbers[0], numbers[1], "\t".join(cells[2:]), low, high)
+        event = _checked(where, numbers[0], numbers[1], "\t".join(cells[2:]), low, high)
+        yield EventRow(where, None, event, {})
 
 
 def _from_columns(
@@ -329,6 +359,27 @@ def _from_columns(
     audio_column: str | None,
     other_column: str | None = None,
 ) -> EventTable:
+    found, cells = {}, {}
+    for row in _read_rows(path, names, rows, row_of, label_column, audio_column):
+        events = found.setdefault(row.name, [])
+        other = row.cells.get(other_column)
+        if not is_empty(other):
+            cells.setdefault(row.name, set()).add(str(other).strip())
+        if row.event is not None:
+            events.append(row.event)
+    if not found and _choose(path, dict.fromkeys(names), FILES, audio_column, "audio_column", is_needed=False) is None:
+        found[None] = []
+    return EventTable({name: in_order(events) for name, events in found.items()}, cells, {})
+
+
+def _read_rows(
+    path: Path,
+    names: list[str],
+    rows: list[list],
+    row_of: Callable[[int], str],
+    label_column: str | None = None,
+    audio_column: str | None = None,
+) -> Iterator[EventRow]:
     twice = next((name for name in names if names.count(name) > 1 and name.strip().casefold() in PLAIN), None)
     if twice:
         raise InputError(f"{path}: {names.count(twice)} columns are called {twice}; rename all but one")
@@ -360,24 +411,20 @@ def _from_columns(
         )
     )
     has_files = not all(map(is_empty, files))
-    found = {} if audio is not None and (has_files or not rows) else {None: []}
-    others, cells = columns.get(other_column, [None] * num_rows), {}
     for index, file in enumerate(files):
         where = f"{path}: {row_of(index)}"
         if has_files and is_empty(file):
             raise InputError(f"{where} has no {audio}; fill it in or remove it")
-        key = str(file) if has_files else None
-        events = found.setdefault(key, [])
-        if not is_empty(others[index]):
-            cells.setdefault(key, set()).add(str(others[index]).strip())
+        key, cells = str(file) if has_files else None, {name: values[index] for name, values in columns.items()}
         name = columns[label][index]
         if onsets[index] is None and offsets[index] is None and is_empty(name):
+            yield EventRow(where, key, None, cells)
             continue
         for value, column in ((onsets[index], onset), (offsets[index], offset)):
             if value is None:
                 raise InputError(f"{where} has no {column}; fill it in or remove it")
-        events.append(_checked(where, onsets[index], offsets[index], name, lows[index], highs[index], scores[index]))
-    return EventTable({name: in_order(events) for name, events in found.items()}, cells, {})
+        event = _checked(where, onsets[index], offsets[index], name, lows[index], highs[index], scores[index])
+        yield EventRow(where, key, event, cells)
 
 
 def _choose(
@@ -483,7 +530,7 @@ def check_events_file(
     Raises:
         InputError: the place or the format is impossible, or the format cannot hold a name.
     """
-    name, is_folder = _find_format(Path(path), event_format)
+    name, is_folder = find_format(Path(path), event_format)
     files = list(files)
     check_writable(path, is_folder)
     _check_count(Path(path), name, is_folder, len(files))
@@ -520,7 +567,7 @@ def write_events(
         InputError: the place or the format is impossible, the format cannot hold a name, or an event is impossible.
     """
     path = Path(path)
-    name, is_folder = _find_format(path, event_format)
+    name, is_folder = find_format(path, event_format)
     _check_count(path, name, is_folder, len(events))
     if None in events and len(events) > 1:
         raise ValueError("a recording without name must be the only one")
@@ -545,7 +592,7 @@ def write_events(
 
 def event_files(path: Path, files: Iterable[str | None], event_format: str | None = None) -> dict[str | None, Path]:
     """Returns the file that `write_events` writes for each recording, given their names."""
-    name, is_folder = _find_format(Path(path), event_format)
+    name, is_folder = find_format(Path(path), event_format)
     return _places(path, list(files), FORMATS[name]) if is_folder else dict.fromkeys(files, Path(path))
 
 
@@ -554,7 +601,7 @@ def _write_lines(path: Path, lines: Iterable[str]):
         file.writelines(f"{line}\n".encode(errors=TEXT_ERRORS) for line in lines)
 
 
-def _find_format(path: Path, wanted: str | None) -> tuple[str, bool]:
+def find_format(path: Path, wanted: str | None) -> tuple[str, bool]:
     """Returns the name of the format, and whether the path is a folder."""
     if wanted is not None and wanted not in FORMATS:
         hint = nearest(wanted, list(FORMATS), f"known are {', '.join(FORMATS)}")

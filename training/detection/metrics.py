@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score
 
 from ..base.arguments import TrainingArguments
 from ..base.detection_scores import event_metrics
-from ..base.event_detection import find_events
+from ..base.event_detection import find_events, without_unsure
 from ..data.events import Event
 from ..errors import InputError
 from .recordings import Stretch
@@ -52,26 +52,6 @@ def frame_precisions(scores: Sequence[np.ndarray], targets: Sequence[np.ndarray]
         if 0 < own.sum() < len(own):
             found[label] = average_precision_score(own, scores[is_known, label])
     return found
-
-
-def without_unsure(found: Sequence[Event], unsure: Sequence[Event]) -> list[Event]:
-    """Leaves out events of which more than half lies in unsure stretches: nobody knows whether they are right."""
-    if not unsure:
-        return list(found)
-    stretches: list[list[float]] = []
-    for event in sorted(unsure, key=lambda event: event.onset_s):
-        if stretches and event.onset_s <= stretches[-1][1]:
-            stretches[-1][1] = max(stretches[-1][1], event.offset_s)
-        else:
-            stretches.append([event.onset_s, event.offset_s])
-
-    def is_known(event: Event) -> bool:
-        shared_s = sum(
-            max(min(event.offset_s, end_s) - max(event.onset_s, begin_s), 0.0) for begin_s, end_s in stretches
-        )
-        return shared_s <= (event.offset_s - event.onset_s) / 2
-
-    return list(filter(is_known, found))
 
 
 def score_events(

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..base.detection_scores import counter
-from ..base.event_detection import find_events, median_filtered
+from ..base.event_detection import find_events, median_filtered, without_unsure
 from ..data.events import Event
 from .arguments import POSTPROCESSING_METRICS
-from .metrics import without_unsure
 from .recordings import Stretch
 
 MEDIANS_S = (0.0, 0.1, 0.2, 0.36, 0.6, 1.0, 1.6)  # lengths that the filter may have
