@@ -320,7 +320,8 @@ def read_part(model, extractor, file: str, at_s: list[float] | None) -> tuple[np
     waveform = _read(file, rate, start, min(start + grid.length, total))
     places = grid.places(np.array([at_s[0], at_s[-1]]) * rate - start)
     first = max(int(np.floor(places[0] + TOLERANCE)), 0)
-    return waveform, start, (first, max(int(np.ceil(places[1] - TOLERANCE)) - 1, first))
+    last = max(int(np.ceil(places[1] - TOLERANCE)) - 1, first)
+    return waveform, start, (min(first, grid.frames - 1), min(last, grid.frames - 1))  # the last one has the rest
 
 
 def _read(file: str, rate: int, start: int, stop: int) -> np.ndarray:
