@@ -35,7 +35,8 @@ def recordings_of(task: str, folder: Path) -> dict:
     """Returns the recipe's keys of a data set for the task, which it writes."""
     if task == "classification":
         return {"dataset_name": str(write_class_folders(folder / "clips", 16))}
-    return {"train_annotations": str(write_annotated_tones(folder / "tones")), "time_shift_frames": 20, "gain_db": 6}
+    augmentation = {"time_shift_frames": 20, "time_mask_frames": 10, "gain_db": 6, "ema_decay": 0.9}
+    return {"train_annotations": str(write_annotated_tones(folder / "tones"))} | augmentation
 
 
 @pytest.mark.slow
