@@ -271,7 +271,7 @@ def _timeline(one: Stretch, part: Part, judged: Sequence[Judged]) -> dict:
         return {"left": start, "width": end - start}
 
     def is_seen(event: Event) -> bool:
-        return event.onset_s < part.end_s and event.offset_s >= part.start_s
+        return event.onset_s < part.end_s and max(event.offset_s, event.onset_s + 1e-9) > part.start_s
 
     def told(each: Judged) -> str:
         event, kind = each.event, "annotated" if each.is_annotated else "found"
@@ -331,9 +331,11 @@ def _add_sight_and_sound(entry: dict, one: Stretch, part: Part, extractor, most_
     span = [max(part.start_s - HEARD_S, 0.0), min(part.end_s + HEARD_S, one.duration_s)]
     first, last = (round(time * rate) for time in span)
     waveform = read_stretch(one.source, rate, first, min(last, num_samples(one.source, rate)))
-    shown = waveform[round(part.start_s * rate) - first : round(part.end_s * rate) - first]
+    begin, end = (round(time * rate) - first for time in (part.start_s, part.end_s))
+    shown = waveform[begin:end]
     if not len(shown):
         raise ValueError("the recording ends before")
+    shown = np.pad(shown, (0, max(end - begin - len(shown), 0)))  # it holds less than its header says
     length_s, size = max(part.end_s - part.start_s, 1e-9), 0
     picture = spectrogram_uri(shown, extractor, MOST_COLUMNS)
     ticks = khz_ticks(mel_centres(extractor))
