@@ -405,7 +405,7 @@ def test_label_maps(tmp_path, file, text):
         ("m.csv", "a,b,c\n1,2,3\n", "m.csv: has no columns from and to; name them so: a, b, c"),
         ("m.csv", "a\n1\n", "m.csv: has no columns from and to; name them so: a"),
         (None, "absent.yaml", "absent.yaml: no such file"),
-        (None, "{owl: [a]}", r"\['a'\] is no label; write it in quotes"),
+        (None, "{owl: [a]}", r"label_map: \['a'\] is no label; write it in quotes"),
     ],
 )
 def test_label_maps_that_are_refused(tmp_path, file, text, message):

@@ -187,7 +187,7 @@ def test_events_below_a_score_are_left_out(tmp_path):
         ({"a/one.wav": []}, {"labels": ["dig"]}, "labels: no event is called dig; did you mean dog?"),
         ({"a/one.wav": [Event(0, 1, "dog")]}, {"min_score": 0.5}, "min_score: 1 events of"),
         ({"a/one.wav": []}, {"label_map": "map.yaml"}, "map.yaml: no such file"),
-        ({"a/one.wav": []}, {"label_map": '{"dog": true}'}, "{\"dog\": true}: True is no label; write it in quotes"),
+        ({"a/one.wav": []}, {"label_map": '{"dog": true}'}, "label_map: True is no label; write it in quotes"),
         ({"a/one.wav": []}, {"annotations": None}, "annotations: is not set; name the table of the annotations"),
         ({"a/one.wav": []}, {"model_name_or_path": "x"}, "model_name_or_path: is no option of task event_evaluation"),
         ({"a/one.wav": []}, {"unannotated": "full"}, "unannotated: must be unlabelled or empty"),

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 from transformers.utils import logging
 
-from ..errors import InputError, nearest, one_line, printable, short
+from ..errors import InputError, nearest, one_line, printable
 from .arguments import AnnotationArguments
 from .audio import audio_seconds
 from .events import Event, Recordings, in_order, list_tables, may_hold_events, read_event_table, table_name
@@ -227,8 +227,8 @@ def read_label_map(text: str) -> dict[str, str | None]:
     Raises:
         InputError: no such file, or another form.
     """
-    path = Path(text)
-    if text.lstrip().startswith("{"):
+    path, is_mapping = Path(text), text.lstrip().startswith("{")
+    if is_mapping:
         pairs = _as_mapping("label_map", text)
     elif path.suffix.lower() in (".csv", ".tsv"):
         names, rows, _ = read_rows(path, "," if path.suffix.lower() == ".csv" else "\t", itertools.chain(*MAP_COLUMNS))
@@ -241,7 +241,7 @@ def read_label_map(text: str) -> dict[str, str | None]:
         pairs = _as_mapping(str(path), read_text(path))
     wrong = [part for pair in pairs.items() for part in pair if isinstance(part, (bool, dict, list))]
     if wrong:
-        raise InputError(f"{short(text, 80)}: {wrong[0]!r} is no label; write it in quotes")
+        raise InputError(f"{'label_map' if is_mapping else path}: {wrong[0]!r} is no label; write it in quotes")
     return {str(old): None if new is None else str(new) for old, new in pairs.items()}
 
 

@@ -27,8 +27,8 @@ class EventEvaluationArguments(ReportArguments):
     events_label_column: str | None = described(None, "Column of the labels in the events; unset: guessed.")
     label_map: str | None = described(
         None,
-        "Label of either table -> label, or null for what is left out, as a mapping, or a file of one in YAML or JSON; "
-        "* stands for all labels without a line; unset: labels stay as they are.",
+        "Label of either table -> label, or null for what is left out, as a mapping, or a file of one in YAML or JSON, "
+        "or a table with two columns; * stands for all labels without a line; unset: labels stay as they are.",
     )
     labels: list[str] | None = described(None, "Labels that are scored; unset: those of the annotations.")
     unannotated: str = described(
