@@ -21,6 +21,7 @@ import predict_hf
 from training.data.annotations import AnnotatedRecording, read_annotations
 from training.data.events import Event, Recordings, in_order, read_events, write_events
 from training.data.labels import LabelSet
+from training.errors import InputError
 from training.review import __main__ as program
 from training.review import merging
 from training.review.candidates import FEW, NEAR, Candidate, Stretches, Suggester, certainty, choose, worth_of
@@ -30,7 +31,7 @@ from training.review.tables import Answer, key_of, read_answers, write_candidate
 RATE = 16000
 DURATION_S = 6.0
 NAMES = ("night/x.wav", "y.wav", "z.wav")  # the last one is not annotated
-LABELS = ("owl", "Strix aluco", 'a "#1"; 2,5', "größe", "unsure")
+LABELS = ("owl", "Strix aluco?", 'a "#1"?; 2,5', "größe", "unsure")
 TABLES = [("t.csv", "csv"), ("t.txt", "raven"), ("tables", "raven"), ("tracks", "audacity"), ("csvs", "csv")]
 
 
@@ -175,7 +176,7 @@ def stories(draw):
         event = event._replace(onset_s=round(event.onset_s, 6), offset_s=round(event.offset_s, 6))
         made[name, key_of(event, own)] = Candidate(name, event, "uncertain", 0.5, own, 'x; "y", z')
     for place, one in made.items():
-        answer = draw(st.sampled_from(["", "", "no", "Nothing", "kiwi", *LABELS, one.event.label, one.event.label]))
+        answer = draw(st.sampled_from(["", "", "no", "Nothing", "kiwi", *LABELS, one.event.label, "yes", "Yes"]))
         times = (
             one.event[:2]
             if draw(st.booleans())
@@ -249,6 +250,7 @@ def plainly_merged(annotated: dict, candidates: list, answers: dict) -> dict:
         if one.annotated is not None:
             events.remove(one.annotated)
         if label.casefold() not in ("no", "nothing"):
+            label = one.event.label if label.casefold() == "yes" else label
             is_moved = one.annotated is None or (onset_s, offset_s) != one.event[:2]
             times = (onset_s, offset_s) if is_moved else one.annotated[:2]
             events.append(Event(*times, label))
@@ -373,9 +375,19 @@ def test_every_answer_is_counted(desk, capsys, answers, wanted):
 
 def test_a_label_may_be_called_no(field):
     annotated = [AnnotatedRecording(field / "y.wav", DURATION_S, (Event(1.0, 2.0, "no"), Event(3.0, 4.0, "yes")))]
-    table = [("y.wav", Event(3.0, 4.0, "yes"), "no"), ("y.wav", Event(1.0, 2.0, "no"), "nothing")]
-    merged = merge(annotated, [answer_to(field, *row) for row in table])
-    assert shape(merged.recordings[0].events) == {(3.0, 4.0, "no")}
+    events = Event(1.0, 2.0, "no"), Event(3.0, 4.0, "yes")
+    for answers, wanted in (
+        (("nothing", "no"), {(3.0, 4.0, "no")}),
+        (("yes", ""), {(1.0, 2.0, "yes"), (3.0, 4.0, "yes")}),
+    ):
+        merged = merge(annotated, [answer_to(field, "y.wav", *row) for row in zip(events, answers)])
+        assert shape(merged.recordings[0].events) == wanted
+
+
+def test_yes_needs_a_label(field):
+    one = answer_to(field, "y.wav", Event(3.0, 4.0, "owl"), "Yes")
+    with pytest.raises(InputError, match="row says yes, but shows no label; write the label as its answer"):
+        merge([AnnotatedRecording(field / "y.wav", DURATION_S, (Event(3.0, 4.0, "owl"),))], [one._replace(label=None)])
 
 
 def answer_to(field, name: str, event: Event, answer: str) -> Answer:
@@ -564,6 +576,36 @@ def test_candidates_are_the_same_in_every_format(model, tmp_path, capsys, caplog
     assert not list(tmp_path.glob("*.shards"))
 
 
+def test_mapped_labels_and_skipped_recordings(tmp_path, capsys):
+    """The keys of candidates are those of the mapped labels, on both ways."""
+    model, field = save_tiny_detector(tmp_path / "model", scale=1.0), tmp_path / "field"
+    field.mkdir()
+    for name in ("x.wav", "y.wav"):
+        soundfile.write(field / name, long_tones(), RATE)
+    write_events(tmp_path / "ann.csv", {"x.wav": [Event(4.8, 5.0, "Troglodytes"), Event(3.0, 3.1, "noise")]})
+    words = [field, "--annotations", tmp_path / "ann.csv", "--label_map", '{"Troglodytes": "wren", "noise": null}']
+
+    def run(*more) -> int:
+        return program.main(list(map(str, more)))
+
+    assert run(model, *words, "--output", tmp_path / "t.csv", "--unannotated", "skip", "--threshold", 0.99) == 0
+    rows = list(csv.DictReader((tmp_path / "t.csv").open(encoding="utf-8")))
+    assert {row["file"] for row in rows} == {"x.wav"} and "wren" in {row["annotated"] for row in rows}
+    for row in rows:
+        row["review"] = "no" if row["annotated"] == "wren" else ""
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert run("merge", *words[:1], tmp_path / "t.csv", *words[1:], "--output", tmp_path / "m.csv") == 0
+    assert read_events(tmp_path / "m.csv") == {"x.wav": []}
+    assert run("merge", *words[:1], tmp_path / "t.csv", *words[1:3], "--output", tmp_path / "n.csv") == 1
+    assert "no longer have the event of candidate" in capsys.readouterr().err
+    # Nobody's annotations are replaced by candidates.
+    assert run(model, *words, "--output", tmp_path / "ann.csv", "--overwrite", "true") == 1
+    assert "ann.csv: holds the annotations; name another output" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -571,6 +613,8 @@ def test_candidates_are_the_same_in_every_format(model, tmp_path, capsys, caplog
         (["merge", "x"], "usage: python -m training.review merge RECORDINGS TABLE"),
         (["m", "FIELD", "--output", "t.json"], "candidates are .csv or .txt, or a folder of tables; name another file"),
         (["m", "FIELD", "--limit", "0"], "limit: must be"),
+        (["m", "FIELD", "--output", "OUT/t.csv", "--clips", "FIELD/clips"], "clips: its clips would be recordings of"),
+        (["m", "FIELD", "--annotations", "OUT", "--output", "OUT/t.csv"], "holds no tables of events"),
         (["m", "FIELD", "--annotations", "none.csv"], "none.csv: no such file"),
         (["m", "FIELD/none", "--output", "OUT/t.csv"], "none"),
         (["m", "FIELD", "--output", "OUT/none/t.csv"], "does not exist; make it or name another file"),

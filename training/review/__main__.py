@@ -27,7 +27,7 @@ from ..data.events import (
     write_events,
 )
 from ..errors import InputError, printable
-from ..files import check_writable
+from ..files import MOST_STEM, check_writable
 from ..inference.engine import Engine
 from ..inference.frames import FrameClassifier
 from ..inference.inputs import ClipSequence, Files
@@ -149,6 +149,10 @@ def suggest(argv: list[str]) -> int:
     check_writable(arguments.output, is_folder)
     if arguments.clips:
         check_writable(arguments.clips, is_folder=True)
+        if arguments.clips.resolve().is_relative_to(arguments.recordings.resolve()):
+            raise InputError(
+                f"{arguments.clips}: its clips would be recordings of {arguments.recordings}; name another"
+            )
     hardware = choose_hardware(arguments)
     places = Recordings(arguments.recordings)
     recordings = {
@@ -243,6 +247,13 @@ def check_place(arguments: TableArguments, event_format: str, names: Iterable[st
     if there and not arguments.overwrite:
         raise InputError(f"{there[0]}: is there already; name another output, or add --overwrite true to replace it")
     source = arguments.annotations
+    if (
+        source is not None
+        and there
+        and isinstance(arguments, SuggestArguments)
+        and source.resolve() == there[0].resolve()
+    ):
+        raise InputError(f"{there[0]}: holds the annotations; name another output")
     if source is not None and source.is_dir() and arguments.output.resolve().is_relative_to(source.resolve()):
         raise InputError(
             f"{arguments.output}: lies in {source}, where all tables are read as annotations; name a place outside"
@@ -261,7 +272,7 @@ def print_unknown(arguments: SuggestArguments, recordings: dict[str, AnnotatedRe
 def with_clip(rank: int, candidate, recordings: dict[str, AnnotatedRecording], arguments: SuggestArguments):
     """Cuts the clip of a candidate, and returns the candidate with the link to it."""
     recording = recordings[candidate.recording]
-    path = arguments.clips / f"{rank:05d}_{recording.path.stem}_{candidate.event.onset_s:.2f}s.wav"
+    path = arguments.clips / f"{rank:05d}_{recording.path.stem[:MOST_STEM]}_{candidate.event.onset_s:.2f}s.wav"
     write_clip(path, recording, candidate.event, arguments.margin_s)
     folder = arguments.output if not arguments.output.suffix else arguments.output.parent
     return replace(candidate, clip=printable(Path(os.path.relpath(path, folder)).as_posix()))

@@ -130,7 +130,7 @@ class Answer(NamedTuple):
         recording: the recording
         key: of the candidate, see `key_of`, or `NEW`
         answer: empty: not looked at
-        label: the label in question as the table shows it; `None`: the table has no column for it
+        label: the label in question as the table shows it; `None`: it shows none
     """
 
     where: str
@@ -174,7 +174,10 @@ def _answer(table: Path, row, recording: Path) -> Answer:
                 f"{row.where} names no candidate, such as #a0123456789abcd; leave that behind your answer, and write "
                 f"#{NEW} behind the label of an event that no candidate shows"
             )
-        return Answer(row.where, recording, match[1], class_name(label[: match.start()]), None, *times)
+        shown = label[match.end() :]
+        ends = [place for place, character in enumerate(shown) if character == "?"]
+        own = (shown[1:end] for end in ends if _digest(shown[1:end])[:4] == match[1][1:5])
+        return Answer(row.where, recording, match[1], class_name(label[: match.start()]), next(own, None), *times)
     cells = {name.strip().casefold(): cell for name, cell in row.cells.items()}
     if not {"candidate", "review"} <= set(cells):
         raise InputError(f"{table}: has no columns candidate and review; name a table that training.review wrote")
