@@ -582,7 +582,8 @@ def test_mapped_labels_and_skipped_recordings(tmp_path, capsys):
     field.mkdir()
     for name in ("x.wav", "y.wav"):
         soundfile.write(field / name, long_tones(), RATE)
-    write_events(tmp_path / "ann.csv", {"x.wav": [Event(4.8, 5.0, "Troglodytes"), Event(3.0, 3.1, "noise")]})
+    wrens = [Event(place * 0.4, place * 0.4 + 0.1, "Troglodytes") for place in range(12)]
+    write_events(tmp_path / "ann.csv", {"x.wav": [*wrens, Event(3.0, 3.1, "noise")]})
     words = [field, "--annotations", tmp_path / "ann.csv", "--label_map", '{"Troglodytes": "wren", "noise": null}']
 
     def run(*more) -> int:
@@ -598,7 +599,9 @@ def test_mapped_labels_and_skipped_recordings(tmp_path, capsys):
         writer.writeheader()
         writer.writerows(rows)
     assert run("merge", *words[:1], tmp_path / "t.csv", *words[1:], "--output", tmp_path / "m.csv") == 0
-    assert read_events(tmp_path / "m.csv") == {"x.wav": []}
+    wanted = shape(event._replace(label="wren") for event in wrens)
+    wanted -= {(float(row["onset_s"]), float(row["offset_s"]), "wren") for row in rows if row["annotated"]}
+    assert {name: shape(own) for name, own in read_events(tmp_path / "m.csv").items()} == {"x.wav": wanted}
     assert run("merge", *words[:1], tmp_path / "t.csv", *words[1:3], "--output", tmp_path / "n.csv") == 1
     assert "no longer have the event of candidate" in capsys.readouterr().err
     # Nobody's annotations are replaced by candidates.

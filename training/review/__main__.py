@@ -155,11 +155,11 @@ def suggest(argv: list[str]) -> int:
             )
     hardware = choose_hardware(arguments)
     places = Recordings(arguments.recordings)
-    recordings = {
-        _name(one.path, places): one for one in load(arguments, places, "skip", arguments.exclude_labels or ())
-    }
+    annotated = load(arguments, places, "skip", arguments.exclude_labels or ())
+    is_wanted = arguments.unannotated != "skip"
+    recordings = {_name(one.path, places): one for one in annotated if is_wanted or one.events is not None}
     if not recordings:
-        raise InputError(f"{arguments.recordings}: holds no recording that can be read; name another folder")
+        raise InputError(f"{arguments.recordings}: holds no recording to look at; name another folder")
     check_place(arguments, event_format, recordings)
     model, extractor = load_classifier(arguments.model, of_frames=True)
     labels = labels_of(arguments.model, model.config)
@@ -173,6 +173,7 @@ def suggest(argv: list[str]) -> int:
     clips = ClipSequence([NamedFiles(recordings)])
     output = Path(os.path.abspath(arguments.output))  # `.` has no name
     about = {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
+    about["recordings"] = os.path.abspath(arguments.recordings)
     shards = Shards(
         output.with_name(f"{output.name}.shards"),
         clips.num_clips,
@@ -187,8 +188,8 @@ def suggest(argv: list[str]) -> int:
     failed = set(errors)
     found = list(suggester.find(network.joined(shards.parts()), failed))
     chosen = choose(found, arguments.limit)
-    described_ones = suggester.describe(chosen, network.joined(shards.parts()), failed)
-    chosen = sorted(described_ones, key=lambda one: one.order)
+    chosen = suggester.describe(chosen, network.joined(shards.parts()), failed)
+    chosen = sorted(chosen, key=lambda one: one.order)
     if arguments.clips:
         chosen = [with_clip(rank, one, recordings, arguments) for rank, one in enumerate(chosen, start=1)]
     durations_s = {name: one.duration_s for name, one in recordings.items()}
