@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny_detectors import long_tones, save_tiny_detector
 from tiny_models import save_tiny_classifier
@@ -77,7 +77,8 @@ def dog(onset_s: float, offset_s: float, score: float = 0.9) -> Event:
         ([(CAT, 0.9)], [LATE], [], [("missing annotation", "cat", None)]),
         ([(CAT, 0.9)], [WEAK], [], [("uncertain", "cat", None)]),
         ([(CAT, 0.9)], [], [NEAR_BY, Event(1.5, 3, "cat", score=0.4)], [("uncertain", "cat", None)]),
-        ([(CAT, 0.9)], [dog(4, 5)], [dog(3, 6)], [MISSING_DOG]),
+        ([(CAT, 0.9)], [dog(4, 5)], [dog(3, 6), dog(4, 6, 0.4)], [MISSING_DOG]),
+        ([(CAT, 0.9)], [], [dog(4, 5)], []),  # above the threshold, but too short for an event
         ([(CAT, 0.9)], [Event(10.2, 11, "cat", score=0.9)], [], []),  # unsure from 10 s on
         ([(POINT, 0.1)], [dog(0, 3)], [], [("other label", "dog", POINT)]),
         (None, [LATE, Event(6, 7, "cat", score=0.6)], [], [("rare", "cat", None), ("uncertain", "cat", None)]),
@@ -94,6 +95,10 @@ def test_a_label_with_many_annotations_is_not_rare():
     one, recording = suggester()
     one.counts["cat"] = FEW
     assert not list(one.judge("x.wav", [Event(4, 5, "cat", score=0.9)], [], [], recording))
+    one, recording = suggester([CAT])
+    one.counts["cat"] = 10**9
+    (found,) = one.judge("x.wav", [dog(1, 2, 1.0)], [], [(CAT, 0.0)], recording)
+    assert found.worth == 2  # that of the rarer label
 
 
 def test_worth_follows_from_certainty_and_rarity():
@@ -127,6 +132,7 @@ def test_the_best_come_first_and_are_not_all_alike():
     st.lists(st.integers(0, 40), max_size=4),
     st.sampled_from([(0.25, 0.25), (0.25, 1.0)]),
 )
+@example(times=[(1.2, 1.3)], num_steps=6, cuts=[3], step=(0.25, 1.0))  # in a step of the second part, near the first
 @settings(max_examples=60, deadline=None)
 def test_scores_of_stretches_equal_a_plain_loop_however_they_are_cut(times, num_steps, cuts, step):
     hop_s, window_s = step
