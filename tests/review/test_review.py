@@ -57,6 +57,7 @@ def suggester(annotated=None, unsure=(), thresholds=(0.5, 0.5, 0.5)):
 
 CAT, DOG, POINT = Event(1.0, 2.0, "cat"), Event(1.0, 2.0, "dog"), Event(1.0, 1.0, "cat")
 LATE, WEAK, NEAR_BY = (Event(4.0, 5.0, "cat", score=score) for score in (0.9, 0.6, 0.4))
+OWL = Event(1.0, 1.5, "owl", score=0.9)
 MISSING_DOG = ("missing annotation", "dog", None)
 
 
@@ -71,6 +72,8 @@ def dog(onset_s: float, offset_s: float, score: float = 0.9) -> Event:
         ([(CAT, 0.1)], [], [], [("not found", "cat", CAT)]),
         ([(CAT, 0.1)], [dog(1.2, 2.2)], [], [("other label", "dog", CAT)]),
         ([(CAT, 0.1)], [dog(1.8, 5.0)], [], [MISSING_DOG, ("not found", "cat", CAT)]),
+        ([(CAT, 0.1)], [dog(1, 1.2), dog(1.4, 2)], [], [("other label", "dog", CAT)]),  # in two parts
+        ([(CAT, 0.1)], [dog(1, 1.9), OWL], [], [("missing annotation", "owl", None), ("other label", "dog", CAT)]),
         ([(CAT, 0.1), (DOG, 0.9)], [dog(1, 2)], [], [("not found", "cat", CAT)]),  # the dog is another one
         ([(CAT, 0.6)], [], [], [("uncertain", "cat", CAT)]),
         ([(CAT, 0.4)], [dog(1, 2)], [], [MISSING_DOG, ("uncertain", "cat", CAT)]),
@@ -575,7 +578,10 @@ def test_candidates_are_the_same_in_every_format(model, tmp_path, capsys, caplog
     rare = {(float(row["onset_s"]), float(row["offset_s"])) for row in seen if row["reason"] == "rare"}
     assert rare <= wrens <= {(float(row["onset_s"]), float(row["offset_s"])) for row in seen}
 
-    # A table may hold somebody's work.
+    # A table may hold somebody's work. One that is replaced leaves none of another recording.
+    assert run("--output", tmp_path / "tables") == 1
+    assert run("--output", tmp_path / "tables", "--overwrite", "true", "--limit", 1) == 0
+    assert len(list((tmp_path / "tables").rglob("*.txt"))) == 1
     assert run("--output", tmp_path / "t.csv") == 1 and "is there already" in capsys.readouterr().err
     assert run("--output", tmp_path / "t.csv", "--overwrite", "true", "--limit", 1) == 0
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 2

@@ -191,7 +191,11 @@ def suggest(argv: list[str]) -> int:
     chosen = suggester.describe(chosen, network.joined(shards.parts()), failed)
     chosen = sorted(chosen, key=lambda one: one.order)
     if arguments.clips:
-        chosen = [with_clip(rank, one, recordings, arguments) for rank, one in enumerate(chosen, start=1)]
+        tables = event_files(arguments.output, recordings, event_format)
+        chosen = [
+            with_clip(rank, one, recordings[one.recording], tables[one.recording].parent, arguments)
+            for rank, one in enumerate(chosen, start=1)
+        ]
     durations_s = {name: one.duration_s for name, one in recordings.items()}
     write_candidates(arguments.output, chosen, event_format, durations_s, extractor.sampling_rate / 2)
     shards.remove()
@@ -248,14 +252,11 @@ def check_place(arguments: TableArguments, event_format: str, names: Iterable[st
     if there and not arguments.overwrite:
         raise InputError(f"{there[0]}: is there already; name another output, or add --overwrite true to replace it")
     source = arguments.annotations
-    if (
-        source is not None
-        and there
-        and isinstance(arguments, SuggestArguments)
-        and source.resolve() == there[0].resolve()
-    ):
-        raise InputError(f"{there[0]}: holds the annotations; name another output")
-    if source is not None and source.is_dir() and arguments.output.resolve().is_relative_to(source.resolve()):
+    if source is None:
+        return
+    if isinstance(arguments, SuggestArguments) and source.resolve() in {path.resolve() for path in there}:
+        raise InputError(f"{source}: holds the annotations; name another output")
+    if source.is_dir() and arguments.output.resolve().is_relative_to(source.resolve()):
         raise InputError(
             f"{arguments.output}: lies in {source}, where all tables are read as annotations; name a place outside"
         )
@@ -270,12 +271,10 @@ def print_unknown(arguments: SuggestArguments, recordings: dict[str, AnnotatedRe
         )
 
 
-def with_clip(rank: int, candidate, recordings: dict[str, AnnotatedRecording], arguments: SuggestArguments):
-    """Cuts the clip of a candidate, and returns the candidate with the link to it."""
-    recording = recordings[candidate.recording]
+def with_clip(rank: int, candidate, recording: AnnotatedRecording, folder: Path, arguments: SuggestArguments):
+    """Cuts the clip of a candidate, and returns the candidate with the link to it from a folder."""
     path = arguments.clips / f"{rank:05d}_{recording.path.stem[:MOST_STEM]}_{candidate.event.onset_s:.2f}s.wav"
     write_clip(path, recording, candidate.event, arguments.margin_s)
-    folder = arguments.output if not arguments.output.suffix else arguments.output.parent
     return replace(candidate, clip=printable(Path(os.path.relpath(path, folder)).as_posix()))
 
 
