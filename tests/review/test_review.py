@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny_detectors import long_tones, save_tiny_detector
 from tiny_models import save_tiny_classifier
@@ -21,6 +21,7 @@ import predict_hf
 from training.data.annotations import AnnotatedRecording, read_annotations
 from training.data.events import Event, Recordings, in_order, read_events, write_events
 from training.data.labels import LabelSet
+from training.errors import InputError
 from training.review import __main__ as program
 from training.review import merging
 from training.review.candidates import FEW, NEAR, Candidate, Stretches, Suggester, certainty, choose, worth_of
@@ -30,7 +31,7 @@ from training.review.tables import Answer, key_of, read_answers, write_candidate
 RATE = 16000
 DURATION_S = 6.0
 NAMES = ("night/x.wav", "y.wav", "z.wav")  # the last one is not annotated
-LABELS = ("owl", "Strix aluco", 'a "#1"; 2,5', "größe", "unsure")
+LABELS = ("owl", "Strix aluco?", 'a "#1"?; 2,5', "größe", "unsure")
 TABLES = [("t.csv", "csv"), ("t.txt", "raven"), ("tables", "raven"), ("tracks", "audacity"), ("csvs", "csv")]
 
 
@@ -56,6 +57,7 @@ def suggester(annotated=None, unsure=(), thresholds=(0.5, 0.5, 0.5)):
 
 CAT, DOG, POINT = Event(1.0, 2.0, "cat"), Event(1.0, 2.0, "dog"), Event(1.0, 1.0, "cat")
 LATE, WEAK, NEAR_BY = (Event(4.0, 5.0, "cat", score=score) for score in (0.9, 0.6, 0.4))
+OWL = Event(1.0, 1.5, "owl", score=0.9)
 MISSING_DOG = ("missing annotation", "dog", None)
 
 
@@ -70,13 +72,16 @@ def dog(onset_s: float, offset_s: float, score: float = 0.9) -> Event:
         ([(CAT, 0.1)], [], [], [("not found", "cat", CAT)]),
         ([(CAT, 0.1)], [dog(1.2, 2.2)], [], [("other label", "dog", CAT)]),
         ([(CAT, 0.1)], [dog(1.8, 5.0)], [], [MISSING_DOG, ("not found", "cat", CAT)]),
+        ([(CAT, 0.1)], [dog(1, 1.2), dog(1.4, 2)], [], [("other label", "dog", CAT)]),  # in two parts
+        ([(CAT, 0.1)], [dog(1, 1.9), OWL], [], [("missing annotation", "owl", None), ("other label", "dog", CAT)]),
         ([(CAT, 0.1), (DOG, 0.9)], [dog(1, 2)], [], [("not found", "cat", CAT)]),  # the dog is another one
         ([(CAT, 0.6)], [], [], [("uncertain", "cat", CAT)]),
         ([(CAT, 0.4)], [dog(1, 2)], [], [MISSING_DOG, ("uncertain", "cat", CAT)]),
         ([(CAT, 0.9)], [LATE], [], [("missing annotation", "cat", None)]),
         ([(CAT, 0.9)], [WEAK], [], [("uncertain", "cat", None)]),
         ([(CAT, 0.9)], [], [NEAR_BY, Event(1.5, 3, "cat", score=0.4)], [("uncertain", "cat", None)]),
-        ([(CAT, 0.9)], [dog(4, 5)], [dog(3, 6)], [MISSING_DOG]),
+        ([(CAT, 0.9)], [dog(4, 5)], [dog(3, 6), dog(4, 6, 0.4)], [MISSING_DOG]),
+        ([(CAT, 0.9)], [], [dog(4, 5)], []),  # above the threshold, but too short for an event
         ([(CAT, 0.9)], [Event(10.2, 11, "cat", score=0.9)], [], []),  # unsure from 10 s on
         ([(POINT, 0.1)], [dog(0, 3)], [], [("other label", "dog", POINT)]),
         (None, [LATE, Event(6, 7, "cat", score=0.6)], [], [("rare", "cat", None), ("uncertain", "cat", None)]),
@@ -93,6 +98,10 @@ def test_a_label_with_many_annotations_is_not_rare():
     one, recording = suggester()
     one.counts["cat"] = FEW
     assert not list(one.judge("x.wav", [Event(4, 5, "cat", score=0.9)], [], [], recording))
+    one, recording = suggester([CAT])
+    one.counts["cat"] = 10**9
+    (found,) = one.judge("x.wav", [dog(1, 2, 1.0)], [], [(CAT, 0.0)], recording)
+    assert found.worth == 2  # that of the rarer label
 
 
 def test_worth_follows_from_certainty_and_rarity():
@@ -126,6 +135,7 @@ def test_the_best_come_first_and_are_not_all_alike():
     st.lists(st.integers(0, 40), max_size=4),
     st.sampled_from([(0.25, 0.25), (0.25, 1.0)]),
 )
+@example(times=[(1.2, 1.3)], num_steps=6, cuts=[3], step=(0.25, 1.0))  # in a step of the second part, near the first
 @settings(max_examples=60, deadline=None)
 def test_scores_of_stretches_equal_a_plain_loop_however_they_are_cut(times, num_steps, cuts, step):
     hop_s, window_s = step
@@ -175,7 +185,7 @@ def stories(draw):
         event = event._replace(onset_s=round(event.onset_s, 6), offset_s=round(event.offset_s, 6))
         made[name, key_of(event, own)] = Candidate(name, event, "uncertain", 0.5, own, 'x; "y", z')
     for place, one in made.items():
-        answer = draw(st.sampled_from(["", "", "no", "Nothing", "kiwi", *LABELS, one.event.label, one.event.label]))
+        answer = draw(st.sampled_from(["", "", "no", "Nothing", "kiwi", *LABELS, one.event.label, "yes", "Yes"]))
         times = (
             one.event[:2]
             if draw(st.booleans())
@@ -249,6 +259,7 @@ def plainly_merged(annotated: dict, candidates: list, answers: dict) -> dict:
         if one.annotated is not None:
             events.remove(one.annotated)
         if label.casefold() not in ("no", "nothing"):
+            label = one.event.label if label.casefold() == "yes" else label
             is_moved = one.annotated is None or (onset_s, offset_s) != one.event[:2]
             times = (onset_s, offset_s) if is_moved else one.annotated[:2]
             events.append(Event(*times, label))
@@ -373,9 +384,19 @@ def test_every_answer_is_counted(desk, capsys, answers, wanted):
 
 def test_a_label_may_be_called_no(field):
     annotated = [AnnotatedRecording(field / "y.wav", DURATION_S, (Event(1.0, 2.0, "no"), Event(3.0, 4.0, "yes")))]
-    table = [("y.wav", Event(3.0, 4.0, "yes"), "no"), ("y.wav", Event(1.0, 2.0, "no"), "nothing")]
-    merged = merge(annotated, [answer_to(field, *row) for row in table])
-    assert shape(merged.recordings[0].events) == {(3.0, 4.0, "no")}
+    events = Event(1.0, 2.0, "no"), Event(3.0, 4.0, "yes")
+    for answers, wanted in (
+        (("nothing", "no"), {(3.0, 4.0, "no")}),
+        (("yes", ""), {(1.0, 2.0, "yes"), (3.0, 4.0, "yes")}),
+    ):
+        merged = merge(annotated, [answer_to(field, "y.wav", *row) for row in zip(events, answers)])
+        assert shape(merged.recordings[0].events) == wanted
+
+
+def test_yes_needs_a_label(field):
+    one = answer_to(field, "y.wav", Event(3.0, 4.0, "owl"), "Yes")
+    with pytest.raises(InputError, match="row says yes, but shows no label; write the label as its answer"):
+        merge([AnnotatedRecording(field / "y.wav", DURATION_S, (Event(3.0, 4.0, "owl"),))], [one._replace(label=None)])
 
 
 def answer_to(field, name: str, event: Event, answer: str) -> Answer:
@@ -557,11 +578,47 @@ def test_candidates_are_the_same_in_every_format(model, tmp_path, capsys, caplog
     rare = {(float(row["onset_s"]), float(row["offset_s"])) for row in seen if row["reason"] == "rare"}
     assert rare <= wrens <= {(float(row["onset_s"]), float(row["offset_s"])) for row in seen}
 
-    # A table may hold somebody's work.
+    # A table may hold somebody's work. One that is replaced leaves none of another recording.
+    assert run("--output", tmp_path / "tables") == 1
+    assert run("--output", tmp_path / "tables", "--overwrite", "true", "--limit", 1) == 0
+    assert len(list((tmp_path / "tables").rglob("*.txt"))) == 1
     assert run("--output", tmp_path / "t.csv") == 1 and "is there already" in capsys.readouterr().err
     assert run("--output", tmp_path / "t.csv", "--overwrite", "true", "--limit", 1) == 0
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 2
     assert not list(tmp_path.glob("*.shards"))
+
+
+def test_mapped_labels_and_skipped_recordings(tmp_path, capsys):
+    """The keys of candidates are those of the mapped labels, on both ways."""
+    model, field = save_tiny_detector(tmp_path / "model", scale=1.0), tmp_path / "field"
+    field.mkdir()
+    for name in ("x.wav", "y.wav"):
+        soundfile.write(field / name, long_tones(), RATE)
+    wrens = [Event(place * 0.4, place * 0.4 + 0.1, "Troglodytes") for place in range(12)]
+    write_events(tmp_path / "ann.csv", {"x.wav": [*wrens, Event(3.0, 3.1, "noise")]})
+    words = [field, "--annotations", tmp_path / "ann.csv", "--label_map", '{"Troglodytes": "wren", "noise": null}']
+
+    def run(*more) -> int:
+        return program.main(list(map(str, more)))
+
+    assert run(model, *words, "--output", tmp_path / "t.csv", "--unannotated", "skip", "--threshold", 0.99) == 0
+    rows = list(csv.DictReader((tmp_path / "t.csv").open(encoding="utf-8")))
+    assert {row["file"] for row in rows} == {"x.wav"} and "wren" in {row["annotated"] for row in rows}
+    for row in rows:
+        row["review"] = "no" if row["annotated"] == "wren" else ""
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert run("merge", *words[:1], tmp_path / "t.csv", *words[1:], "--output", tmp_path / "m.csv") == 0
+    wanted = shape(event._replace(label="wren") for event in wrens)
+    wanted -= {(float(row["onset_s"]), float(row["offset_s"]), "wren") for row in rows if row["annotated"]}
+    assert {name: shape(own) for name, own in read_events(tmp_path / "m.csv").items()} == {"x.wav": wanted}
+    assert run("merge", *words[:1], tmp_path / "t.csv", *words[1:3], "--output", tmp_path / "n.csv") == 1
+    assert "no longer have the event of candidate" in capsys.readouterr().err
+    # Nobody's annotations are replaced by candidates.
+    assert run(model, *words, "--output", tmp_path / "ann.csv", "--overwrite", "true") == 1
+    assert "ann.csv: holds the annotations; name another output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -571,6 +628,8 @@ def test_candidates_are_the_same_in_every_format(model, tmp_path, capsys, caplog
         (["merge", "x"], "usage: python -m training.review merge RECORDINGS TABLE"),
         (["m", "FIELD", "--output", "t.json"], "candidates are .csv or .txt, or a folder of tables; name another file"),
         (["m", "FIELD", "--limit", "0"], "limit: must be"),
+        (["m", "FIELD", "--output", "OUT/t.csv", "--clips", "FIELD/clips"], "clips: its clips would be recordings of"),
+        (["m", "FIELD", "--annotations", "OUT", "--output", "OUT/t.csv"], "holds no tables of events"),
         (["m", "FIELD", "--annotations", "none.csv"], "none.csv: no such file"),
         (["m", "FIELD/none", "--output", "OUT/t.csv"], "none"),
         (["m", "FIELD", "--output", "OUT/none/t.csv"], "does not exist; make it or name another file"),

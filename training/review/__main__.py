@@ -27,7 +27,7 @@ from ..data.events import (
     write_events,
 )
 from ..errors import InputError, printable
-from ..files import check_writable
+from ..files import MOST_STEM, check_writable
 from ..inference.engine import Engine
 from ..inference.frames import FrameClassifier
 from ..inference.inputs import ClipSequence, Files
@@ -149,13 +149,17 @@ def suggest(argv: list[str]) -> int:
     check_writable(arguments.output, is_folder)
     if arguments.clips:
         check_writable(arguments.clips, is_folder=True)
+        if arguments.clips.resolve().is_relative_to(arguments.recordings.resolve()):
+            raise InputError(
+                f"{arguments.clips}: its clips would be recordings of {arguments.recordings}; name another"
+            )
     hardware = choose_hardware(arguments)
     places = Recordings(arguments.recordings)
-    recordings = {
-        _name(one.path, places): one for one in load(arguments, places, "skip", arguments.exclude_labels or ())
-    }
+    annotated = load(arguments, places, "skip", arguments.exclude_labels or ())
+    is_wanted = arguments.unannotated != "skip"
+    recordings = {_name(one.path, places): one for one in annotated if is_wanted or one.events is not None}
     if not recordings:
-        raise InputError(f"{arguments.recordings}: holds no recording that can be read; name another folder")
+        raise InputError(f"{arguments.recordings}: holds no recording to look at; name another folder")
     check_place(arguments, event_format, recordings)
     model, extractor = load_classifier(arguments.model, of_frames=True)
     labels = labels_of(arguments.model, model.config)
@@ -169,6 +173,7 @@ def suggest(argv: list[str]) -> int:
     clips = ClipSequence([NamedFiles(recordings)])
     output = Path(os.path.abspath(arguments.output))  # `.` has no name
     about = {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
+    about["recordings"] = os.path.abspath(arguments.recordings)
     shards = Shards(
         output.with_name(f"{output.name}.shards"),
         clips.num_clips,
@@ -183,10 +188,14 @@ def suggest(argv: list[str]) -> int:
     failed = set(errors)
     found = list(suggester.find(network.joined(shards.parts()), failed))
     chosen = choose(found, arguments.limit)
-    described_ones = suggester.describe(chosen, network.joined(shards.parts()), failed)
-    chosen = sorted(described_ones, key=lambda one: one.order)
+    chosen = suggester.describe(chosen, network.joined(shards.parts()), failed)
+    chosen = sorted(chosen, key=lambda one: one.order)
     if arguments.clips:
-        chosen = [with_clip(rank, one, recordings, arguments) for rank, one in enumerate(chosen, start=1)]
+        tables = event_files(arguments.output, recordings, event_format)
+        chosen = [
+            with_clip(rank, one, recordings[one.recording], tables[one.recording].parent, arguments)
+            for rank, one in enumerate(chosen, start=1)
+        ]
     durations_s = {name: one.duration_s for name, one in recordings.items()}
     write_candidates(arguments.output, chosen, event_format, durations_s, extractor.sampling_rate / 2)
     shards.remove()
@@ -243,7 +252,11 @@ def check_place(arguments: TableArguments, event_format: str, names: Iterable[st
     if there and not arguments.overwrite:
         raise InputError(f"{there[0]}: is there already; name another output, or add --overwrite true to replace it")
     source = arguments.annotations
-    if source is not None and source.is_dir() and arguments.output.resolve().is_relative_to(source.resolve()):
+    if source is None:
+        return
+    if isinstance(arguments, SuggestArguments) and source.resolve() in {path.resolve() for path in there}:
+        raise InputError(f"{source}: holds the annotations; name another output")
+    if source.is_dir() and arguments.output.resolve().is_relative_to(source.resolve()):
         raise InputError(
             f"{arguments.output}: lies in {source}, where all tables are read as annotations; name a place outside"
         )
@@ -258,12 +271,10 @@ def print_unknown(arguments: SuggestArguments, recordings: dict[str, AnnotatedRe
         )
 
 
-def with_clip(rank: int, candidate, recordings: dict[str, AnnotatedRecording], arguments: SuggestArguments):
-    """Cuts the clip of a candidate, and returns the candidate with the link to it."""
-    recording = recordings[candidate.recording]
-    path = arguments.clips / f"{rank:05d}_{recording.path.stem}_{candidate.event.onset_s:.2f}s.wav"
+def with_clip(rank: int, candidate, recording: AnnotatedRecording, folder: Path, arguments: SuggestArguments):
+    """Cuts the clip of a candidate, and returns the candidate with the link to it from a folder."""
+    path = arguments.clips / f"{rank:05d}_{recording.path.stem[:MOST_STEM]}_{candidate.event.onset_s:.2f}s.wav"
     write_clip(path, recording, candidate.event, arguments.margin_s)
-    folder = arguments.output if not arguments.output.suffix else arguments.output.parent
     return replace(candidate, clip=printable(Path(os.path.relpath(path, folder)).as_posix()))
 
 

@@ -230,7 +230,7 @@ class Suggester:
             rivals = [other for other in by_label.near(event) if _is_half(event, other)]
             if rivals:
                 best = max(rivals, key=lambda other: (_shared_s(event, other), other.score, other.label))
-                explained |= set(rivals)
+                explained |= {other for other in rivals if other.label == best.label}
                 shown = event._replace(label=best.label, score=best.score)
                 yield self._candidate(name, shown, OTHER, [certain, self._certainty(best)], event)
             else:

@@ -11,7 +11,8 @@ from ..data.events import DECIMALS, Event, in_order
 from ..errors import InputError, nearest, printable
 from .tables import NEW, Answer, key_of
 
-NOTHING = ("no", "nothing")  # answers, unless they are labels
+YES = "yes"  # answers, unless they are labels: the label in question, or no event
+NOTHING = ("no", "nothing")
 UNSURE = "unsure"  # label of what nobody can tell
 TOLERANCE_S = 1.5 * 10**-DECIMALS  # tables hold rounded times
 # What an answer did, as the program counts it.
@@ -37,9 +38,9 @@ def merge(recordings: Iterable[AnnotatedRecording], answers: Sequence[Answer]) -
     """
     Returns the annotations with the answers in them.
 
-    An answer is a label, or `no` or `nothing` (unless labels are called so). Times count as they stand. In recordings
-    without annotations only the stretches with an answer become annotated: the rest is `UNSURE`, and so is what a
-    collection of soundevent leaves out.
+    An answer is a label, `yes`, or `no` or `nothing` (unless labels are called so). Times count as they stand. In
+    recordings without annotations only the stretches with an answer become annotated: the rest is `UNSURE`, and so is
+    what a collection of soundevent leaves out.
 
     Args:
         recordings: what the candidates were made from, see `read_annotations` with `overlaps="keep"`
@@ -52,6 +53,7 @@ def merge(recordings: Iterable[AnnotatedRecording], answers: Sequence[Answer]) -
     labels = {event.label for one in recordings for event in one.events or ()}
     labels |= {answer.label for answer in answers if answer.label is not None}
     nothing = {word for word in NOTHING if word not in labels}
+    answers = [_without_yes(answer) if YES not in labels else answer for answer in answers]
     own: dict[Path, list[Answer]] = {}
     counts, remarks = Counter(), _open_remarks(answers, recordings)
     for answer in _unique(answers):
@@ -94,6 +96,14 @@ def merge(recordings: Iterable[AnnotatedRecording], answers: Sequence[Answer]) -
 
 def _word(answer: Answer) -> str:
     return answer.answer.casefold()
+
+
+def _without_yes(answer: Answer) -> Answer:
+    if _word(answer) != YES:
+        return answer
+    if answer.label is None:
+        raise InputError(f"{answer.where} says {YES}, but shows no label; write the label as its answer")
+    return answer._replace(answer=answer.label)
 
 
 def _unique(answers: Sequence[Answer]) -> Iterator[Answer]:

@@ -6,6 +6,7 @@ and is refused by annotations that no longer hold it.
 """
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,8 @@ def write_candidates(
     highest_hz: float,
 ):
     """
-    Writes candidates in their order, whole or not at all. A folder gets a table for each recording that has some.
+    Writes candidates in their order, whole or not at all. A folder gets a table for each recording that has some; the
+    tables of others are removed from it.
 
     Args:
         event_format: one of `SEPARATORS`
@@ -62,6 +64,8 @@ def write_candidates(
     tables = {} if is_folder else {path: []}
     for one in candidates:
         tables.setdefault(places[one.recording], []).append(one)
+    for place in {*places.values()} - {*tables}:  # of an earlier run, which would be merged with these
+        place.unlink(missing_ok=True)
     for place, own in tables.items():
         place.parent.mkdir(parents=True, exist_ok=True)
         with complete_file(place) as unfinished, open(unfinished, "wb") as file:
@@ -74,12 +78,14 @@ def _lines(
 ) -> Iterator[str]:
     """Yields the lines of a table. durations_s: empty: the table is that of one recording, and does not name it"""
     kind, separator, is_raven = FORMATS[event_format], SEPARATORS[event_format], event_format == "raven"
+    # Where each recording begins among all.
+    bases_s = dict(zip(durations_s, itertools.accumulate(durations_s.values(), initial=0.0)))
 
     def lines_of(name: str, event: Event) -> list[str]:
         if event_format == "audacity" or not durations_s:
             return list(kind.lines({None: [event]}, durations_s={}, highest_hz=highest_hz))
-        before = {other: [] for other in durations_s if other < name} if is_raven else {}
-        return list(kind.lines(before | {name: [event]}, durations_s=durations_s, highest_hz=highest_hz))
+        before, lengths = ({"": []}, {"": bases_s[name], name: 0.0}) if is_raven else ({}, {})
+        return list(kind.lines(before | {name: [event]}, durations_s=lengths, highest_hz=highest_hz))
 
     if event_format == "audacity":
         for one in candidates:
@@ -130,7 +136,7 @@ class Answer(NamedTuple):
         recording: the recording
         key: of the candidate, see `key_of`, or `NEW`
         answer: empty: not looked at
-        label: the label in question as the table shows it; `None`: the table has no column for it
+        label: the label in question as the table shows it; `None`: it shows none
     """
 
     where: str
@@ -174,7 +180,10 @@ def _answer(table: Path, row, recording: Path) -> Answer:
                 f"{row.where} names no candidate, such as #a0123456789abcd; leave that behind your answer, and write "
                 f"#{NEW} behind the label of an event that no candidate shows"
             )
-        return Answer(row.where, recording, match[1], class_name(label[: match.start()]), None, *times)
+        shown = label[match.end() :]
+        ends = [place for place, character in enumerate(shown) if character == "?"]
+        own = (shown[1:end] for end in ends if _digest(shown[1:end])[:4] == match[1][1:5])
+        return Answer(row.where, recording, match[1], class_name(label[: match.start()]), next(own, None), *times)
     cells = {name.strip().casefold(): cell for name, cell in row.cells.items()}
     if not {"candidate", "review"} <= set(cells):
         raise InputError(f"{table}: has no columns candidate and review; name a table that training.review wrote")
