@@ -1,6 +1,7 @@
 """
 Tests properties that hold for every folder, table, recording and name, with examples that hypothesis makes: few of them
-in every run, a thousand and more in the slow ones. The examples are the same in every run.
+in every run, a thousand and more in the slow ones. hypothesis also takes constants from modules that other tests have
+loaded, so that the examples depend on which tests run in the same process.
 """
 
 import collections
@@ -49,7 +50,7 @@ MEANINGFUL = (
 
 
 def check(holds, examples: int):
-    """Tries a property; the examples depend on nothing but their number."""
+    """Tries a property."""
     settings = hypothesis.settings(
         max_examples=examples,
         derandomize=True,
@@ -246,6 +247,8 @@ def test_every_row_of_a_table_is_read_as_it_is_written(examples, cells, tmp_path
             hypothesis.reject()
         if kind == "tsv":
             rows = [[" ".join(cell.split()) for cell in row] for row in rows]
+        elif kind == "csv":  # texts have one kind of line end
+            rows = [[cell.replace("\r\n", "\n").replace("\r", "\n") for cell in row] for row in rows]
         try:
             table = load_table(path, Columns())
         except InputError as error:
@@ -317,7 +320,7 @@ def test_a_recording_is_decoded_as_a_second_decoder_does(examples, tmp_path, cap
         if joined:
             content, seconds = 2 * content, 2 * seconds
         elif change == "cut":
-            content = content[: int(place * len(content))]
+            content = content[: int(place * (len(content) - 1))]
         path = tmp_path / f"clip{next(numbers)}.{encoding.extension}"
         path.write_bytes(content)
         caplog.clear()
