@@ -15,7 +15,7 @@ FUSION_NORMS = ("shared", "shared_twice", "separate", "none")
 READOUTS = ("patches", "prefix", "frames")  # of any encoder; "tokens" needs attention_over_padding
 POOLINGS = ("mean", "max", "min")
 POOLING_COMBINATIONS = ("sum", "mean", "concat")
-FUSIONS = ("concat", "sum", "weighted")
+FUSIONS = ("concat", "sum", "weighted", "gated")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 PRETRAINING_OBJECTIVES = ("joint", "discriminative", "generative")
 # Names of the published Dual SSAST -> `pooling`. A pooling that is named twice counts twice.
@@ -379,7 +379,8 @@ class DualSSASTConfig(StrictConfig):
         pooling_combination (`str`, *optional*, defaults to `"sum"`):
             Combination of a layer's poolings: `"sum"`, `"mean"` or `"concat"`.
         fusion (`str`, *optional*, defaults to `"concat"`):
-            Combination of the layers: `"concat"`, `"sum"` or `"weighted"` (softmax over learned scalars).
+            Combination of the layers: `"concat"`, `"sum"`, `"weighted"` (softmax over learned scalars) or `"gated"`
+            (learned sigmoid gates, divided by their sum).
         classifier_hidden_sizes (`list[int]`, *optional*):
             Hidden layers of the classifier, between its LayerNorm and its last Linear. SSAST has none. See
             `classifier_activation` of [`StrictConfig`].

@@ -214,16 +214,27 @@ class LayerFusion(nn.Module):
     """
     Combines one vector per fused layer into one.
 
+    `weighted` and `gated` are convex combinations by a learned scalar a_l per layer. `weighted` is softmax(a), like the
+    layer weights of Convex Gated Probing (arXiv 2602.16305). `gated` is sigmoid(a_l) / sum_k sigmoid(a_k): a gate is
+    open or closed whatever the others are, and no layer can outweigh another that is open.
+
     Args:
-        mode: `concat`, `sum`, or `weighted` (softmax over learned scalars).
+        mode: `concat`, `sum`, `weighted` or `gated`.
         num_layers: Number of fused layers.
     """
 
     def __init__(self, mode: str, num_layers: int):
         super().__init__()
         self.mode = mode
-        if mode == "weighted":
+        if mode in ("weighted", "gated"):
             self.layer_weights = nn.Parameter(torch.zeros(num_layers))  # equal weights at the start
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Weights that a learned fusion applies to the layers: (layers,), with a sum of 1."""
+        # The softmax of logarithms: gates that are all closed would give 0 / 0.
+        scores = nn.functional.logsigmoid(self.layer_weights) if self.mode == "gated" else self.layer_weights
+        return scores.softmax(dim=0)
 
     def forward(self, vectors: list[torch.Tensor]) -> torch.Tensor:
         """Combines one vector (batch, ..., size) per fused layer; `concat` gives (batch, ..., layers * size)."""
@@ -232,4 +243,4 @@ class LayerFusion(nn.Module):
         stacked = torch.stack(vectors, dim=-1)  # (batch, ..., size, layers)
         if self.mode == "sum":
             return stacked.sum(dim=-1)
-        return (stacked * self.layer_weights.softmax(dim=0)).sum(dim=-1)
+        return (stacked * self.weights).sum(dim=-1)

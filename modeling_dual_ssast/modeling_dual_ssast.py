@@ -436,7 +436,7 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
         elif isinstance(module, DualSSASTEmbeddings):
             init.trunc_normal_(module.prefix_tokens, std=std)
             init.trunc_normal_(module.position_embeddings, std=std)
-        elif isinstance(module, LayerFusion) and module.mode == "weighted":
+        elif isinstance(module, LayerFusion) and hasattr(module, "layer_weights"):
             init.zeros_(module.layer_weights)
 
     def get_input_embeddings(self) -> nn.Module:

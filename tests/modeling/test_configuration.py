@@ -53,7 +53,7 @@ SMALL = dict(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermed
                 ("fusion_norm", "shared, shared_twice, separate, none"),
                 ("readout", "patches, prefix, frames, tokens"),
                 ("pooling_combination", "sum, mean, concat"),
-                ("fusion", "concat, sum, weighted"),
+                ("fusion", "concat, sum, weighted, gated"),
             )
         ],
         (

@@ -101,8 +101,41 @@ def test_fusions_equal_their_formulas():
     torch.testing.assert_close(weighted(vectors), expected)
 
 
-def test_weights_of_the_layers_learn():
-    fusion = LayerFusion("weighted", 3)
+def test_gates_are_a_convex_combination():
+    vectors = [torch.randn(2, 4, dtype=torch.float64) for _ in range(3)]
+    gated = LayerFusion("gated", 3).double()
+    torch.testing.assert_close(gated(vectors), sum(vectors) / 3)  # equal weights at the start
+    scalars = [0.5, -1.0, 2.0]
+    gated.layer_weights.data = torch.tensor(scalars, dtype=torch.float64)
+    gates = [1 / (1 + math.exp(-scalar)) for scalar in scalars]
+    expected = sum(gate / sum(gates) * vector for gate, vector in zip(gates, vectors))
+    torch.testing.assert_close(gated(vectors), expected)
+    assert gated.weights.tolist() == pytest.approx([gate / sum(gates) for gate in gates])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layer", range(3))
+def test_one_open_gate_gives_that_layer_alone(layer, dtype):
+    vectors = [torch.randn(2, 4).to(dtype) for _ in range(3)]
+    gated = LayerFusion("gated", 3).to(dtype)
+    gated.layer_weights.data = torch.full((3,), -2000.0, dtype=dtype)
+    torch.testing.assert_close(gated(vectors), (sum(vectors) / 3).to(dtype), atol=2e-2, rtol=2e-2)  # all are closed
+    gated.layer_weights.data[layer] = 5.0
+    assert torch.equal(gated(vectors), vectors[layer])
+
+
+@pytest.mark.parametrize("mode", ["weighted", "gated"])
+def test_gradients_of_fusions_are_their_finite_differences(mode):
+    def fuse(scalars, *vectors):
+        return torch.func.functional_call(LayerFusion(mode, 3), {"layer_weights": scalars}, (vectors,))
+
+    inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3,), (2, 4), (2, 4), (2, 4))]
+    assert torch.autograd.gradcheck(fuse, inputs)
+
+
+@pytest.mark.parametrize("mode", ["weighted", "gated"])
+def test_weights_of_the_layers_learn(mode):
+    fusion = LayerFusion(mode, 3)
     fusion([torch.full((1, 2), float(i)) for i in range(3)]).sum().backward()
-    assert fusion.layer_weights.grad.abs().max() > 0.1
+    assert fusion.layer_weights.grad.abs().max() > 0.05
     assert not list(LayerFusion("concat", 3).parameters()) and not list(LayerFusion("sum", 3).parameters())
