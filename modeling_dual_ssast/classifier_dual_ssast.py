@@ -15,12 +15,12 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
 from .embedding_dual_ssast import evaluating, input_device, window_and_hop, window_starts
-from .fusion_dual_ssast import frame_mask
+from .fusion_dual_ssast import LayerFusion, TokenAttention, frame_mask
 
-try:  # For every model's _init_weights: the initialisers of Transformers 5 do not overwrite loaded weights
+try:  # The initialisers of Transformers 5 do not overwrite loaded weights
     from transformers import initialization as init
 except ImportError:
-    from torch.nn import init  # noqa: F401
+    from torch.nn import init
 
 
 logger = logging.get_logger(__name__)
@@ -58,6 +58,14 @@ class DualSSASTClassifierHead(nn.Module):
         for linear, activation in zip(self.hidden, self.activations):
             pooled = activation(linear(self.dropout(pooled)))
         return self.dense(self.dropout(pooled))
+
+
+def init_learned(module: nn.Module):
+    """Initialises learned poolings and fusions, which are the same in all models; skips other modules."""
+    if isinstance(module, TokenAttention):
+        init.zeros_(module.pooling_query)
+    elif isinstance(module, LayerFusion) and hasattr(module, "layer_weights"):
+        init.zeros_(module.layer_weights)
 
 
 def guess_problem_type(labels: torch.Tensor, num_labels: int) -> str:
@@ -222,11 +230,18 @@ class HeadMixin:
             parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
         self.classifier.apply(self._init_weights)
 
+    def frame_mask(self, frames: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """Marks the label frames (batch, frames, ...) that hold audio: boolean (batch, frames)."""
+        if attention_mask is None:
+            return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        lengths = self.base_model.num_label_frames(attention_mask.bool().sum(dim=1))
+        return frame_mask(lengths, frames.shape[1])
+
     def _fit_head(self, old_fused_size: int, size: Optional[int] = None):
         """Replaces the classifier if a new patch grid changed the size of its input: with `readout="frames"` only."""
         if self.config.fused_size == old_fused_size:
             return
-        old = self.classifier.dense.weight
+        old = next(self.classifier.parameters())
         self.classifier = DualSSASTClassifierHead(self.config, size).to(old.device, old.dtype)
         self.classifier.apply(self._init_weights)
         logger.warning(
@@ -249,7 +264,7 @@ class ClassifierMixin(HeadMixin):
         self._loss_function = function
 
     def classifier_output(
-        self, logits: torch.Tensor, labels: Optional[torch.Tensor], outputs: ModelOutput
+        self, logits: torch.Tensor, labels: Optional[torch.Tensor], outputs: ModelOutput, wants_states: bool = True
     ) -> SequenceClassifierOutput:
         """Adds the loss if there are labels, and sets `config.problem_type` from them if it is `None`."""
         config, loss = self.config, None
@@ -257,9 +272,8 @@ class ClassifierMixin(HeadMixin):
             if config.problem_type is None:  # stored like in Transformers, because pipelines read it
                 config.problem_type = guess_problem_type(labels, config.num_labels)
             loss = self.loss_function(labels, logits, config)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        states = outputs.hidden_states if wants_states else None
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=outputs.attentions)
 
     def _problem_type(self) -> str:
         """Returns `config.problem_type`, or a guess by Transformers' convention if it is `None`."""
@@ -430,19 +444,18 @@ class FrameClassifierMixin(HeadMixin):
         )
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    def frame_mask(self, logits: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
-        """Marks the frames of logits (batch, time frames, labels) that hold audio: boolean (batch, time frames)."""
-        if attention_mask is None:
-            return torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
-        lengths = self.base_model.num_label_frames(attention_mask.bool().sum(dim=1))
-        return frame_mask(lengths, logits.shape[1])
-
     def _problem_type(self) -> str:
         return self.config.problem_type or "multi_label_classification"
 
     def _finish(self):
         """Adds the classifier and the frames' hop to a model that has its encoder."""
         self.num_labels = self.config.num_labels
+        pools_rows = getattr(self.config, "readout", None) == "patches"
+        if not pools_rows and any(isinstance(module, TokenAttention) for module in self.base_model.modules()):
+            raise ValueError(
+                "these time frames are classified before any pooling, so pooling 'attention' would stay untrained: use "
+                "another pooling"
+            )
         self.classifier = DualSSASTClassifierHead(self.config, self.base_model.label_frame_size)
         self._set_hop()
         self.post_init()

@@ -389,8 +389,7 @@ class PatchEmbeddingMixin(EmbeddingMixin):
     def frame_size(self) -> int:
         """Size of a time frame's vector in `embed_frames`."""
         config = self.config
-        size = config.hidden_size * (config.grid_shape[0] if config.readout == "frames" else 1)
-        return size * len(config.fused_layers) if config.fusion == "concat" else size
+        return config.token_size * (len(config.fused_layers) if config.fusion == "concat" else 1)
 
     @property
     def time_grid(self) -> TimeGrid:

@@ -20,11 +20,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
-from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, FrameClassifierMixin, init
+from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, FrameClassifierMixin, init, init_learned
 from .configuration_dual_ssast import DualSSASTConfig
 from .embedding_dual_ssast import ModelMixin, PatchEmbeddingMixin
 from .fusion_dual_ssast import (
     LayerFusion,
+    TokenAttention,
     align_frames,
     check_spectrograms,
     frame_mask,
@@ -351,14 +352,17 @@ class DualSSASTFusion(nn.Module):
             self.layernorms = nn.ModuleList(
                 nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.layer_indices
             )
+        self.attention = nn.ModuleList(
+            TokenAttention(config.token_size, config.num_pooling_heads) if "attention" in pooling else nn.Identity()
+            for pooling in config.pooling_per_layer
+        )
         self.fusion = LayerFusion(config.fusion, len(self.layer_indices))
 
     def forward(self, states: list[torch.Tensor], patch_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """Fuses normalised states (batch, tokens, hidden), one per fused layer -> (batch, config.fused_size)."""
-        pairs = zip(states, self.config.pooling_per_layer)
-        return self.fusion([self._read_out(state, patch_mask, pooling) for state, pooling in pairs])
+        return self.fusion([self._read_out(place, state, patch_mask) for place, state in enumerate(states)])
 
-    def _read_out(self, state: torch.Tensor, patch_mask: Optional[torch.Tensor], pooling: list[str]) -> torch.Tensor:
+    def _read_out(self, place: int, state: torch.Tensor, patch_mask: Optional[torch.Tensor]) -> torch.Tensor:
         config = self.config
         prefix, tokens = state[:, : config.num_prefix_tokens], state[:, config.num_prefix_tokens :]
         if config.readout == "prefix":
@@ -370,7 +374,11 @@ class DualSSASTFusion(nn.Module):
         if config.readout == "frames":
             tokens = time_frames(to_feature_map(tokens, config.grid_shape[0]))  # (batch, columns, hidden * rows)
             patch_mask = patch_mask[:, : tokens.shape[1]]  # the first row of patches: all rows have the same columns
-        return pool_tokens(tokens, patch_mask, pooling, config.pooling_combination)
+        return pool_tokens(tokens, patch_mask, *self._pooling(place))
+
+    def _pooling(self, place: int) -> tuple:
+        """Returns how the fused layer at a place is pooled: the last arguments of `pool_tokens`."""
+        return self.config.pooling_per_layer[place], self.config.pooling_combination, self.attention[place]
 
     def frames(self, states: list[torch.Tensor]) -> torch.Tensor:
         """
@@ -384,16 +392,22 @@ class DualSSASTFusion(nn.Module):
                 with `readout="tokens"`.
         """
         config, vectors = self.config, []
-        for state, pooling in zip(states, config.pooling_per_layer):
-            if config.readout == "tokens":
-                vectors.append(self._token_frames(state))
-                continue
-            feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
-            if config.readout == "frames":
-                vectors.append(time_frames(feature_map))
+        for place, state in enumerate(states):
+            if config.readout == "patches":
+                feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
+                vectors.append(pool_rows(feature_map, *self._pooling(place)))
             else:
-                vectors.append(pool_rows(feature_map, pooling, config.pooling_combination))
+                vectors.append(self._frame_tokens(state).squeeze(2))
         return self.fusion(vectors)
+
+    def _frame_tokens(self, state: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        if config.readout == "tokens":
+            return self._token_frames(state).unsqueeze(2)
+        feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
+        if config.readout == "frames":
+            return time_frames(feature_map).unsqueeze(2)
+        return feature_map.permute(0, 3, 2, 1)
 
     def _token_frames(self, state: torch.Tensor) -> torch.Tensor:
         config = self.config
@@ -436,8 +450,7 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
         elif isinstance(module, DualSSASTEmbeddings):
             init.trunc_normal_(module.prefix_tokens, std=std)
             init.trunc_normal_(module.position_embeddings, std=std)
-        elif isinstance(module, LayerFusion) and hasattr(module, "layer_weights"):
-            init.zeros_(module.layer_weights)
+        init_learned(module)
 
     def get_input_embeddings(self) -> nn.Module:
         """Returns the patch projection."""
@@ -469,7 +482,16 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
         trial.check()
         fused_size = self.config.fused_size
         self.base_model.embeddings.resize(**wanted)
+        self._fit_fusion()
         self._fit_head(fused_size)
+
+    def _fit_fusion(self):
+        """Replaces the queries of attention if a new patch grid changed the size of a token."""
+        size, attention = self.config.token_size, self.base_model.fusion.attention if self.base_model.fusion else ()
+        for place, old in enumerate(attention):
+            if isinstance(old, TokenAttention) and old.pooling_query.shape[1] != size:
+                query = old.pooling_query
+                attention[place] = TokenAttention(size, query.shape[0]).to(query.device, query.dtype)
 
     def _fit_head(self, old_fused_size: int):
         """Fits a head to a new patch grid. Here: no head."""

@@ -113,6 +113,7 @@ class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
             for block in CNN14_BLOCKS
         )
         self.embedding = PannsCnn14Embedding(config) if config.readout == "panns" else None
+        self.attention = self._make_attention()
         self.post_init()
 
     @property

@@ -49,6 +49,7 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
         sizes = (fourth * config.frames_per_example * rows, config.fc_size, config.fc_size, config.embedding_size)
         linears = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
         self.fc = nn.Sequential(*(module for linear in linears for module in (linear, nn.ReLU())))  # modules 16 to 21
+        self.attention = self._make_attention()
         self.post_init()
 
     @property
