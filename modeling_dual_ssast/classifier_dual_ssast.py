@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
 from .embedding_dual_ssast import evaluating, input_device, window_and_hop, window_starts
-from .fusion_dual_ssast import LayerFusion, TokenAttention, frame_mask
+from .fusion_dual_ssast import LayerFusion, TokenAttention, at_least_float32, frame_mask
 
 try:  # The initialisers of Transformers 5 do not overwrite loaded weights
     from transformers import initialization as init
@@ -60,9 +60,75 @@ class DualSSASTClassifierHead(nn.Module):
         return self.dense(self.dropout(pooled))
 
 
+class PrototypeClassifier(nn.Module):
+    """
+    Classifies tokens by their likeness to learned prototypes: the most alike token counts, wherever it is.
+
+    The logit of class c is b_c + sum_k w_ck max_t cos(LayerNorm(x_t), p_ck), with K prototypes p_ck per class. Binary
+    prototypes are sign(p_ck), whose gradient is passed straight to p_ck. Bird-MAE's prototypical probes (arXiv
+    2504.12880) have prototypes per class, too; the binarised probes of arXiv 2509.24901 share prototypes among the
+    classes by a Linear. Here a class reads its own prototypes alone, so that a map of cosines explains its logit.
+
+    Args:
+        config: Configuration of the classifier.
+        size: Size of a token.
+    """
+
+    SCALE = 10.0  # sum of the initial weights of a class: cosines alone are too small for a softmax
+
+    def __init__(self, config: StrictConfig, size: int):
+        super().__init__()
+        eps = config.classifier_layer_norm_eps
+        self.is_binary = config.binary_prototypes
+        self.layernorm = nn.Identity() if eps is None else nn.LayerNorm(size, eps=eps)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.prototypes = nn.Parameter(torch.empty(config.num_labels, config.prototypes_per_class, size))
+        self.weight = nn.Parameter(torch.empty(config.num_labels, config.prototypes_per_class))
+        self.bias = nn.Parameter(torch.empty(config.num_labels))
+
+    def cosines(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Compares tokens (..., size) with all prototypes: (..., labels, prototypes)."""
+        tokens = at_least_float32(self.dropout(self.layernorm(tokens)))
+        prototypes = at_least_float32(self.prototypes)
+        if self.is_binary:
+            signs = torch.where(prototypes >= 0, 1.0, -1.0).to(prototypes.dtype)
+            prototypes = signs + (prototypes - prototypes.detach())  # zero, with the gradient of the sign
+        tokens, prototypes = (nn.functional.normalize(vectors, dim=-1) for vectors in (tokens, prototypes))
+        return (tokens @ prototypes.flatten(0, 1).mT).unflatten(-1, self.weight.shape)
+
+    def forward(self, tokens: torch.Tensor, mask: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """
+        Computes logits.
+
+        Args:
+            tokens: (batch, frames, tokens of a frame, size).
+            mask: Boolean (batch, frames), true for the frames of each clip, to classify clips; `None` to classify
+                frames.
+
+        Returns:
+            (batch, labels), or (batch, frames, labels) without a mask.
+        """
+        best = self.cosines(tokens).amax(dim=2)  # (batch, frames, labels, prototypes)
+        if mask is not None:
+            best = best.masked_fill(~mask[:, :, None, None], -2).amax(dim=1)  # below every cosine
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+        return ((best * weight).sum(dim=-1) + bias).to(tokens.dtype)
+
+
+def make_classifier(config: StrictConfig, encoder: nn.Module, size: Optional[int] = None) -> nn.Module:
+    """Makes the classifier that `config.classifier` names; `size`: see [`DualSSASTClassifierHead`]."""
+    if config.classifier == "prototypes":
+        return PrototypeClassifier(config, encoder.frame_size)
+    return DualSSASTClassifierHead(config, size)
+
+
 def init_learned(module: nn.Module):
-    """Initialises learned poolings and fusions, which are the same in all models; skips other modules."""
-    if isinstance(module, TokenAttention):
+    """Initialises learned poolings, fusions and prototypes, which are the same in all models; skips other modules."""
+    if isinstance(module, PrototypeClassifier):
+        init.normal_(module.prototypes, std=0.02)
+        init.constant_(module.weight, module.SCALE / module.weight.shape[1])
+        init.zeros_(module.bias)
+    elif isinstance(module, TokenAttention):
         init.zeros_(module.pooling_query)
     elif isinstance(module, LayerFusion) and hasattr(module, "layer_weights"):
         init.zeros_(module.layer_weights)
@@ -242,7 +308,7 @@ class HeadMixin:
         if self.config.fused_size == old_fused_size:
             return
         old = next(self.classifier.parameters())
-        self.classifier = DualSSASTClassifierHead(self.config, size).to(old.device, old.dtype)
+        self.classifier = make_classifier(self.config, self.base_model, size).to(old.device, old.dtype)
         self.classifier.apply(self._init_weights)
         logger.warning(
             f"The new patch grid changes fused_size from {old_fused_size} to {self.config.fused_size}: the classifier "
@@ -262,6 +328,16 @@ class ClassifierMixin(HeadMixin):
     @loss_function.setter
     def loss_function(self, function: Optional[Callable]):
         self._loss_function = function
+
+    def logits_of(self, outputs: ModelOutput, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """Classifies the output of the encoder (for prototypes with `hidden_states`): (batch, labels)."""
+        config = self.config
+        if config.classifier != "prototypes":
+            return self.classifier(outputs.pooler_output)
+        tokens = self.base_model.label_tokens(outputs)
+        # Prefix tokens have no place in time, and `attention_over_padding` means that padding takes part.
+        is_whole = getattr(config, "attention_over_padding", False) or getattr(config, "readout", None) == "prefix"
+        return self.classifier(tokens, self.frame_mask(tokens, None if is_whole else attention_mask))
 
     def classifier_output(
         self, logits: torch.Tensor, labels: Optional[torch.Tensor], outputs: ModelOutput, wants_states: bool = True
@@ -428,7 +504,9 @@ class FrameClassifierMixin(HeadMixin):
             output_hidden_states=True,
             return_dict=True,
         )
-        logits = self.classifier(encoder.label_frames(outputs))  # (batch, time frames, labels)
+        has_prototypes = config.classifier == "prototypes"
+        frames = encoder.label_tokens(outputs) if has_prototypes else encoder.label_frames(outputs)
+        logits = self.classifier(frames)  # (batch, time frames, labels)
         loss = None
         if labels is not None:
             if config.problem_type is None:
@@ -456,7 +534,7 @@ class FrameClassifierMixin(HeadMixin):
                 "these time frames are classified before any pooling, so pooling 'attention' would stay untrained: use "
                 "another pooling"
             )
-        self.classifier = DualSSASTClassifierHead(self.config, self.base_model.label_frame_size)
+        self.classifier = make_classifier(self.config, self.base_model, self.base_model.label_frame_size)
         self._set_hop()
         self.post_init()
         self._freeze_unreached()

@@ -97,6 +97,8 @@ class ComposedConfig(StrictConfig):
         self._check_finite("padding_value")
         self._check_poolings("temporal_pooling", self.temporal_pooling)
         is_composed = getattr(self, "readout", "composed") == "composed"
+        if self.classifier == "prototypes" and not is_composed:
+            raise ValueError(f"readout={self.readout!r} has a classifier of its own, not 'prototypes': use 'composed'")
         layers = self.fusion_layers
         known = isinstance(layers, list) and all(_is_int(layer) and layer in self.layers for layer in layers)
         if not known or not layers or len(set(layers)) < len(layers):

@@ -16,6 +16,7 @@ READOUTS = ("patches", "prefix", "frames")  # of any encoder; "tokens" needs att
 POOLINGS = ("mean", "max", "min", "std", "attention")
 POOLING_COMBINATIONS = ("sum", "mean", "concat")
 FUSIONS = ("concat", "sum", "weighted", "gated")
+CLASSIFIERS = ("linear", "prototypes")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 PRETRAINING_OBJECTIVES = ("joint", "discriminative", "generative")
 # Names of the published Dual SSAST -> `pooling`. A pooling that is named twice counts twice.
@@ -91,6 +92,14 @@ class StrictConfig(PretrainedConfig):
         classifier_activation (`str`, *optional*, defaults to `"gelu"`):
             Activation of the classifier's hidden layers. `None`: no activation but a LayerNorm before every Linear, the
             head of the published Dual SSAST.
+        classifier (`str`, *optional*, defaults to `"linear"`):
+            `"linear"`: LayerNorm, hidden layers if any, Linear, on the pooled vector. `"prototypes"`: cosines between
+            learned prototypes of each class and every token of the fused layers, and their maximum over the tokens; it
+            does not pool. See [`PrototypeClassifier`].
+        prototypes_per_class (`int`, *optional*, defaults to 5):
+            Prototypes of each class.
+        binary_prototypes (`bool`, *optional*, defaults to `False`):
+            Whether prototypes are signs, -1 and +1, with a straight-through gradient (arXiv 2509.24901).
         num_pooling_heads (`int`, *optional*, defaults to 1):
             Queries of the pooling `attention`. Each pools its own part of the channels.
         calibration_temperature (`float`, *optional*, defaults to 1.0):
@@ -118,6 +127,9 @@ class StrictConfig(PretrainedConfig):
     def __init__(
         self,
         classifier_activation="gelu",
+        classifier="linear",
+        prototypes_per_class=5,
+        binary_prototypes=False,
         num_pooling_heads=1,
         calibration_temperature=1.0,
         decision_thresholds=None,
@@ -130,6 +142,9 @@ class StrictConfig(PretrainedConfig):
         kwargs.setdefault("auto_map", dict(self.auto_classes))
         super().__init__(**kwargs)
         self.classifier_activation = classifier_activation
+        self.classifier = classifier
+        self.prototypes_per_class = prototypes_per_class
+        self.binary_prototypes = binary_prototypes
         self.num_pooling_heads = num_pooling_heads
         self.calibration_temperature = calibration_temperature
         self.decision_thresholds = _as_list(decision_thresholds)
@@ -168,7 +183,14 @@ class StrictConfig(PretrainedConfig):
             raise ValueError(f"classifier_hidden_sizes must be a list, got {self.classifier_hidden_sizes!r}")
         for size in self.classifier_hidden_sizes:
             _check_value("classifier_hidden_sizes", size, "a positive integer", _is_positive_int)
-        self._check_positive_ints("num_pooling_heads")
+        self._check_choice("classifier", CLASSIFIERS)
+        self._check_positive_ints("prototypes_per_class", "num_pooling_heads")
+        self._check_flags("binary_prototypes")
+        if self.classifier == "prototypes" and self.classifier_hidden_sizes:
+            raise ValueError(
+                f"classifier='prototypes' has no hidden layers, got classifier_hidden_sizes "
+                f"{self.classifier_hidden_sizes}: leave them out"
+            )
         self._check_shares("classifier_dropout", "label_smoothing")
         self._check_positive_numbers("calibration_temperature")
         for name in ("classifier_layer_norm_eps", "frame_hop_s"):
@@ -243,9 +265,10 @@ class StrictConfig(PretrainedConfig):
         """Checks the pooling `attention` for tokens of a size; `is_read`: the readout pools at all."""
         if "attention" not in poolings:
             return
-        if not is_read:
+        reason = f"readout={self.readout!r}" if not is_read else "classifier='prototypes'"
+        if not is_read or self.classifier == "prototypes":
             raise ValueError(
-                f"readout={self.readout!r} does not pool, so pooling 'attention' would stay untrained: use another pooling"
+                f"{reason} does not pool, so pooling 'attention' would stay untrained: use another pooling"
             )
         if token_size % self.num_pooling_heads:
             raise ValueError(

@@ -154,6 +154,10 @@ class EmbeddingMixin:
         """Returns the input of a frame classifier from an output: (batch, label frames, label_frame_size)."""
         return outputs.last_hidden_state
 
+    def label_tokens(self, outputs) -> torch.Tensor:
+        """Returns the fused tokens of an output: (batch, label frames, tokens of a frame, frame_size)."""
+        return outputs.last_hidden_state.unsqueeze(2)
+
     # ---- waveforms to embeddings ----
 
     @torch.no_grad()

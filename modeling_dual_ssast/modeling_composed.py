@@ -131,5 +131,5 @@ class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
         outputs: BaseModelOutputWithPooling = self.base_model(
             input_values, attention_mask, output_hidden_states=output_hidden_states, return_dict=True
         )
-        output = self.classifier_output(self.classifier(outputs.pooler_output), labels, outputs)
+        output = self.classifier_output(self.logits_of(outputs, attention_mask), labels, outputs)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()

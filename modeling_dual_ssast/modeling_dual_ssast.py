@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
-from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, FrameClassifierMixin, init, init_learned
+from .classifier_dual_ssast import ClassifierMixin, FrameClassifierMixin, init, init_learned, make_classifier
 from .configuration_dual_ssast import DualSSASTConfig
 from .embedding_dual_ssast import ModelMixin, PatchEmbeddingMixin
 from .fusion_dual_ssast import (
@@ -400,8 +400,23 @@ class DualSSASTFusion(nn.Module):
                 vectors.append(self._frame_tokens(state).squeeze(2))
         return self.fusion(vectors)
 
+    def tokens(self, states: list[torch.Tensor]) -> torch.Tensor:
+        """
+        Fuses the states at every token, without pooling.
+
+        Args:
+            states: Per fused layer (batch, prefix + patches, hidden), normalised by [`DualSSASTModel`].
+
+        Returns:
+            (batch, columns of patches, rows, [`DualSSASTModel`]'s frame_size); a column is one token with
+                `readout="frames"` and `"tokens"`, and the prefix is one column with `"prefix"`.
+        """
+        return self.fusion([self._frame_tokens(state) for state in states])
+
     def _frame_tokens(self, state: torch.Tensor) -> torch.Tensor:
         config = self.config
+        if config.readout == "prefix":
+            return state[:, None, : config.num_prefix_tokens]
         if config.readout == "tokens":
             return self._token_frames(state).unsqueeze(2)
         feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
@@ -676,6 +691,10 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         """Fuses the `hidden_states` of an output over frequency: (batch, label frames, label_frame_size)."""
         return self.fusion.frames(self.fused_states(outputs.hidden_states))
 
+    def label_tokens(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
+        """Fuses the `hidden_states` of an output by token: (batch, label frames, tokens of a frame, frame_size)."""
+        return self.fusion.tokens(self.fused_states(outputs.hidden_states))
+
     def run_layers(
         self,
         layers: nn.ModuleList,
@@ -729,7 +748,7 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         super().__init__(config)
         self.num_labels = config.num_labels
         self.dual_ssast = DualSSASTModel(config)
-        self.classifier = DualSSASTClassifierHead(config)
+        self.classifier = make_classifier(config, self.dual_ssast)
         self.post_init()
         self._freeze_unreached()
 
@@ -771,17 +790,18 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         """
         self.check_keywords(kwargs)
         config = self.config
+        wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         inspects = any((output_attentions, output_hidden_states, config.output_attentions, config.output_hidden_states))
         outputs = self.dual_ssast(
             input_values,
             attention_mask,
             last_layer=None if inspects else self.last_layer,
             output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            output_hidden_states=wants_states or config.classifier == "prototypes",
             return_dict=True,
         )
-        logits = self.classifier(outputs.pooler_output)
-        output = self.classifier_output(logits, labels, outputs)
+        logits = self.logits_of(outputs, attention_mask)
+        output = self.classifier_output(logits, labels, outputs, wants_states)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .classifier_dual_ssast import DualSSASTClassifierHead, FrameClassifierMixin
+from .classifier_dual_ssast import FrameClassifierMixin, make_classifier
 from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
 from .configuration_dual_ssast import StrictConfig  # noqa: F401  this file names what its siblings import
 from .configuration_vggish import VGGISH_TIME_STRIDE, VGGishConfig
@@ -172,7 +172,7 @@ class VGGishForAudioClassification(ComposedForAudioClassification):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.vggish = VGGishModel(config)
-        self.classifier = DualSSASTClassifierHead(config)
+        self.classifier = make_classifier(config, self.vggish)
         self.post_init()
         self._freeze_unreached()
 

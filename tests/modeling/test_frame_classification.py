@@ -47,6 +47,16 @@ CASES = {
         DualSSASTConfig,
         TINY | {"pooling": ["std", "attention"], "num_pooling_heads": 4, "fusion": "gated"},
     ),
+    "prototypes": (
+        DualSSASTForAudioFrameClassification,
+        DualSSASTConfig,
+        TINY | {"classifier": "prototypes", "time_stride": 8},
+    ),
+    "vggish_prototypes": (
+        VGGishForAudioFrameClassification,
+        VGGishConfig,
+        {"channels": [3, 4, 5, 6], "fc_size": 8, "embedding_size": 5, "num_labels": 3, "classifier": "prototypes"},
+    ),
     "cnn14_own": (PannsCnn14ForAudioFrameClassification, PannsCnn14Config, CNN14 | {"readout": "panns"}),
 }  # fmt: skip
 
