@@ -397,7 +397,7 @@ class DualSSASTFusion(nn.Module):
                 feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
                 vectors.append(pool_rows(feature_map, *self._pooling(place)))
             else:
-                vectors.append(self._frame_tokens(state).squeeze(2))
+                vectors.append(self.frame_tokens(state).squeeze(2))
         return self.fusion(vectors)
 
     def tokens(self, states: list[torch.Tensor]) -> torch.Tensor:
@@ -411,9 +411,10 @@ class DualSSASTFusion(nn.Module):
             (batch, columns of patches, rows, [`DualSSASTModel`]'s frame_size); a column is one token with
                 `readout="frames"` and `"tokens"`, and the prefix is one column with `"prefix"`.
         """
-        return self.fusion([self._frame_tokens(state) for state in states])
+        return self.fusion([self.frame_tokens(state) for state in states])
 
-    def _frame_tokens(self, state: torch.Tensor) -> torch.Tensor:
+    def frame_tokens(self, state: torch.Tensor) -> torch.Tensor:
+        """Arranges the tokens of one state (batch, prefix + patches, hidden) like `tokens`."""
         config = self.config
         if config.readout == "prefix":
             return state[:, None, : config.num_prefix_tokens]
@@ -669,6 +670,13 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         """Returns the modules that the fused representation does not depend on."""
         modules = list(self.layers[max(self.config.fused_layers) :])
         return modules if self.config.fusion_norm in ("shared", "shared_twice") else [*modules, self.layernorm]
+
+    @property
+    def layer_weights(self) -> Optional[dict[int, float]]:
+        """Fused layer -> its weight in a `weighted` or `gated` fusion, with a sum of 1; `None` in other fusions."""
+        if self.config.fusion not in ("weighted", "gated"):
+            return None
+        return dict(zip(self.config.fused_layers, self.fusion.fusion.weights.tolist()))
 
     @property
     def label_frame_size(self) -> int:
