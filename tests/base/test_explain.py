@@ -72,7 +72,6 @@ def test_learned_readouts_are_those_that_the_model_applies(tmp_path, readout):
     shape = (8, 3) if readout == "patches" else (1, 3)
     pooled = {"pooling": [["mean"], ["attention"]], "num_pooling_heads": 2}
     model, _ = explain.load(str(save_tiny_classifier(tmp_path / "attention", **settings, **pooled)))
-    torch.nn.init.normal_(model.dual_ssast.fusion.attention[1].pooling_query)
     model.dual_ssast.fusion.fusion.layer_weights[0] = 3.0
     with torch.enable_grad():
         found = explain.explain(model, some_input(40))
