@@ -26,6 +26,8 @@ ENCODERS = {
     "frames": (*DUAL[:2], DUAL[2] | {"readout": "frames"}),
     "frame model": (*DUAL[:2], DUAL[2] | {"patch_size": [MELS, 2], "frequency_stride": MELS, "time_stride": 1}),
     "over padding": (*DUAL[:2], DUAL[2] | {"attention_over_padding": True}),
+    "prefix": (*DUAL[:2], DUAL[2] | {"readout": "prefix"}),
+    "tokens": (*DUAL[:2], DUAL[2] | {"readout": "tokens", "num_token_frames": 8, "attention_over_padding": True}),
     "asit": (ASiTConfig, ASiTForAudioClassification, DUAL[2]),
     "vggish": (
         VGGishConfig,
@@ -41,7 +43,12 @@ READOUTS = {
     "prototypes": {"classifier": "prototypes", "fusion": "gated", "problem_type": "multi_label_classification"},
     "binary": {"classifier": "prototypes", "binary_prototypes": True, "prototypes_per_class": 2},
 }
-CASES = [(encoder, readout) for encoder in ENCODERS for readout in READOUTS]
+CASES = [
+    (encoder, readout)
+    for encoder in ENCODERS
+    for readout in READOUTS
+    if encoder not in ("prefix", "tokens") or "classifier" in READOUTS[readout]  # these do not pool
+]
 
 
 def make(encoder: str, readout: str, **settings):
