@@ -38,7 +38,7 @@ class EmbedArguments(HardwareArguments):
     )
     readout: str | None = described(None, "Readout, if not the model's: patches, prefix or frames.")
     fusion_layers: list[int] | None = described(None, "Layers, if not the model's; 0 is the embedding.")
-    pooling: list[str] | None = described(None, "Poolings, if not the model's: some of mean, max, min.")
+    pooling: list[str] | None = described(None, "Poolings, if not the model's: some of mean, max, min, std.")
     pooling_combination: str | None = described(None, "Combination, if not the model's: sum, mean or concat.")
     streaming: bool = described(False, "Stream the data sets instead of downloading them.")
     shard_clips: int = described(128, "Clips per shard; a stopped run may lose as many per process.", at_least=1)

@@ -15,12 +15,12 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
 from .embedding_dual_ssast import evaluating, input_device, window_and_hop, window_starts
-from .fusion_dual_ssast import frame_mask
+from .fusion_dual_ssast import LayerFusion, TokenAttention, at_least_float32, frame_mask
 
-try:  # For every model's _init_weights: the initialisers of Transformers 5 do not overwrite loaded weights
+try:  # The initialisers of Transformers 5 do not overwrite loaded weights
     from transformers import initialization as init
 except ImportError:
-    from torch.nn import init  # noqa: F401
+    from torch.nn import init
 
 
 logger = logging.get_logger(__name__)
@@ -58,6 +58,80 @@ class DualSSASTClassifierHead(nn.Module):
         for linear, activation in zip(self.hidden, self.activations):
             pooled = activation(linear(self.dropout(pooled)))
         return self.dense(self.dropout(pooled))
+
+
+class PrototypeClassifier(nn.Module):
+    """
+    Classifies tokens by their likeness to learned prototypes: the most alike token counts, wherever it is.
+
+    The logit of class c is b_c + sum_k w_ck max_t cos(LayerNorm(x_t), p_ck), with K prototypes p_ck per class. Binary
+    prototypes are sign(p_ck), whose gradient is passed straight to p_ck. Bird-MAE's prototypical probes (arXiv
+    2504.12880) have prototypes per class, too; the binarised probes of arXiv 2509.24901 share prototypes among the
+    classes by a Linear. Here a class reads its own prototypes alone, so that a map of cosines explains its logit.
+
+    Args:
+        config: Configuration of the classifier.
+        size: Size of a token.
+    """
+
+    SCALE = 10.0  # sum of the initial weights of a class: cosines alone are too small for a softmax
+
+    def __init__(self, config: StrictConfig, size: int):
+        super().__init__()
+        eps = config.classifier_layer_norm_eps
+        self.is_binary = config.binary_prototypes
+        self.layernorm = nn.Identity() if eps is None else nn.LayerNorm(size, eps=eps)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.prototypes = nn.Parameter(torch.empty(config.num_labels, config.prototypes_per_class, size))
+        self.weight = nn.Parameter(torch.empty(config.num_labels, config.prototypes_per_class))
+        self.bias = nn.Parameter(torch.empty(config.num_labels))
+
+    def cosines(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Compares tokens (..., size) with all prototypes: (..., labels, prototypes)."""
+        tokens = at_least_float32(self.dropout(self.layernorm(tokens)))
+        prototypes = at_least_float32(self.prototypes)
+        if self.is_binary:
+            signs = torch.where(prototypes >= 0, 1.0, -1.0).to(prototypes.dtype)
+            prototypes = signs + (prototypes - prototypes.detach())  # zero, with the gradient of the sign
+        tokens, prototypes = (nn.functional.normalize(vectors, dim=-1) for vectors in (tokens, prototypes))
+        return (tokens @ prototypes.flatten(0, 1).mT).unflatten(-1, self.weight.shape)
+
+    def forward(self, tokens: torch.Tensor, mask: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """
+        Computes logits.
+
+        Args:
+            tokens: (batch, frames, tokens of a frame, size).
+            mask: Boolean (batch, frames), true for the frames of each clip, to classify clips; `None` to classify
+                frames.
+
+        Returns:
+            (batch, labels), or (batch, frames, labels) without a mask.
+        """
+        best = self.cosines(tokens).amax(dim=2)  # (batch, frames, labels, prototypes)
+        if mask is not None:
+            best = best.masked_fill(~mask[:, :, None, None], -2).amax(dim=1)  # below every cosine
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+        return ((best * weight).sum(dim=-1) + bias).to(tokens.dtype)
+
+
+def make_classifier(config: StrictConfig, encoder: nn.Module, size: Optional[int] = None) -> nn.Module:
+    """Makes the classifier that `config.classifier` names; `size`: see [`DualSSASTClassifierHead`]."""
+    if config.classifier == "prototypes":
+        return PrototypeClassifier(config, encoder.frame_size)
+    return DualSSASTClassifierHead(config, size)
+
+
+def init_learned(module: nn.Module):
+    """Initialises learned poolings, fusions and prototypes, which are the same in all models; skips other modules."""
+    if isinstance(module, PrototypeClassifier):
+        init.normal_(module.prototypes, std=0.02)
+        init.constant_(module.weight, module.SCALE / module.weight.shape[1])
+        init.zeros_(module.bias)
+    elif isinstance(module, TokenAttention):
+        init.zeros_(module.pooling_query)
+    elif isinstance(module, LayerFusion) and hasattr(module, "layer_weights"):
+        init.zeros_(module.layer_weights)
 
 
 def guess_problem_type(labels: torch.Tensor, num_labels: int) -> str:
@@ -222,12 +296,19 @@ class HeadMixin:
             parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
         self.classifier.apply(self._init_weights)
 
+    def frame_mask(self, frames: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """Marks the label frames (batch, frames, ...) that hold audio: boolean (batch, frames)."""
+        if attention_mask is None:
+            return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        lengths = self.base_model.num_label_frames(attention_mask.bool().sum(dim=1))
+        return frame_mask(lengths, frames.shape[1])
+
     def _fit_head(self, old_fused_size: int, size: Optional[int] = None):
         """Replaces the classifier if a new patch grid changed the size of its input: with `readout="frames"` only."""
         if self.config.fused_size == old_fused_size:
             return
-        old = self.classifier.dense.weight
-        self.classifier = DualSSASTClassifierHead(self.config, size).to(old.device, old.dtype)
+        old = next(self.classifier.parameters())
+        self.classifier = make_classifier(self.config, self.base_model, size).to(old.device, old.dtype)
         self.classifier.apply(self._init_weights)
         logger.warning(
             f"The new patch grid changes fused_size from {old_fused_size} to {self.config.fused_size}: the classifier "
@@ -248,8 +329,18 @@ class ClassifierMixin(HeadMixin):
     def loss_function(self, function: Optional[Callable]):
         self._loss_function = function
 
+    def logits_of(self, outputs: ModelOutput, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """Classifies the output of the encoder (for prototypes with `hidden_states`): (batch, labels)."""
+        config = self.config
+        if config.classifier != "prototypes":
+            return self.classifier(outputs.pooler_output)
+        tokens = self.base_model.label_tokens(outputs)
+        # Prefix tokens have no place in time, and `attention_over_padding` means that padding takes part.
+        is_whole = getattr(config, "attention_over_padding", False) or getattr(config, "readout", None) == "prefix"
+        return self.classifier(tokens, self.frame_mask(tokens, None if is_whole else attention_mask))
+
     def classifier_output(
-        self, logits: torch.Tensor, labels: Optional[torch.Tensor], outputs: ModelOutput
+        self, logits: torch.Tensor, labels: Optional[torch.Tensor], outputs: ModelOutput, wants_states: bool = True
     ) -> SequenceClassifierOutput:
         """Adds the loss if there are labels, and sets `config.problem_type` from them if it is `None`."""
         config, loss = self.config, None
@@ -257,9 +348,8 @@ class ClassifierMixin(HeadMixin):
             if config.problem_type is None:  # stored like in Transformers, because pipelines read it
                 config.problem_type = guess_problem_type(labels, config.num_labels)
             loss = self.loss_function(labels, logits, config)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        states = outputs.hidden_states if wants_states else None
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=outputs.attentions)
 
     def _problem_type(self) -> str:
         """Returns `config.problem_type`, or a guess by Transformers' convention if it is `None`."""
@@ -414,7 +504,9 @@ class FrameClassifierMixin(HeadMixin):
             output_hidden_states=True,
             return_dict=True,
         )
-        logits = self.classifier(encoder.label_frames(outputs))  # (batch, time frames, labels)
+        has_prototypes = config.classifier == "prototypes"
+        frames = encoder.label_tokens(outputs) if has_prototypes else encoder.label_frames(outputs)
+        logits = self.classifier(frames)  # (batch, time frames, labels)
         loss = None
         if labels is not None:
             if config.problem_type is None:
@@ -430,20 +522,19 @@ class FrameClassifierMixin(HeadMixin):
         )
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    def frame_mask(self, logits: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
-        """Marks the frames of logits (batch, time frames, labels) that hold audio: boolean (batch, time frames)."""
-        if attention_mask is None:
-            return torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
-        lengths = self.base_model.num_label_frames(attention_mask.bool().sum(dim=1))
-        return frame_mask(lengths, logits.shape[1])
-
     def _problem_type(self) -> str:
         return self.config.problem_type or "multi_label_classification"
 
     def _finish(self):
         """Adds the classifier and the frames' hop to a model that has its encoder."""
         self.num_labels = self.config.num_labels
-        self.classifier = DualSSASTClassifierHead(self.config, self.base_model.label_frame_size)
+        pools_rows = getattr(self.config, "readout", None) == "patches"
+        if not pools_rows and any(isinstance(module, TokenAttention) for module in self.base_model.modules()):
+            raise ValueError(
+                "these time frames are classified before any pooling, so pooling 'attention' would stay untrained: use "
+                "another pooling"
+            )
+        self.classifier = make_classifier(self.config, self.base_model, self.base_model.label_frame_size)
         self._set_hop()
         self.post_init()
         self._freeze_unreached()

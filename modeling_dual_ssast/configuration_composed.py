@@ -13,7 +13,8 @@ class ComposedConfig(StrictConfig):
         fusion_layers (`list[int]`):
             Layers whose maps form a time frame. They are joined in the network's order.
         temporal_pooling (`list[str]`, *optional*, defaults to `["mean", "max"]`):
-            Non-empty subset of `mean`, `max` and `min` over time. Their sum is the clip's vector.
+            Non-empty subset of `mean`, `max`, `min`, `std` (standard deviation) and `attention` (learned queries) over
+            time. Their sum is the clip's vector.
         channels (`list[int]`):
             Channels of the network's stages.
         num_mel_bins (`int`, *optional*, defaults to 64):
@@ -95,6 +96,9 @@ class ComposedConfig(StrictConfig):
         self._check_positive_ints("num_mel_bins")
         self._check_finite("padding_value")
         self._check_poolings("temporal_pooling", self.temporal_pooling)
+        is_composed = getattr(self, "readout", "composed") == "composed"
+        if self.classifier == "prototypes" and not is_composed:
+            raise ValueError(f"readout={self.readout!r} has a classifier of its own, not 'prototypes': use 'composed'")
         layers = self.fusion_layers
         known = isinstance(layers, list) and all(_is_int(layer) and layer in self.layers for layer in layers)
         if not known or not layers or len(set(layers)) < len(layers):
@@ -102,6 +106,7 @@ class ComposedConfig(StrictConfig):
                 f"fusion_layers must be a list of one or more of {', '.join(map(str, self.layers))}, each at most "
                 f"once, got {layers!r}"
             )
+        self._check_attention(self.temporal_pooling, self.fused_size, is_composed)
 
     def _check_sizes(self, name: str, count: int):
         """Checks a list of `count` positive integers."""

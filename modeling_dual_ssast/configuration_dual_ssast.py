@@ -13,9 +13,10 @@ from transformers.activations import ACT2FN
 
 FUSION_NORMS = ("shared", "shared_twice", "separate", "none")
 READOUTS = ("patches", "prefix", "frames")  # of any encoder; "tokens" needs attention_over_padding
-POOLINGS = ("mean", "max", "min")
+POOLINGS = ("mean", "max", "min", "std", "attention")
 POOLING_COMBINATIONS = ("sum", "mean", "concat")
-FUSIONS = ("concat", "sum", "weighted")
+FUSIONS = ("concat", "sum", "weighted", "gated")
+CLASSIFIERS = ("linear", "prototypes")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 PRETRAINING_OBJECTIVES = ("joint", "discriminative", "generative")
 # Names of the published Dual SSAST -> `pooling`. A pooling that is named twice counts twice.
@@ -95,6 +96,16 @@ class StrictConfig(PretrainedConfig):
         classifier_activation (`str`, *optional*, defaults to `"gelu"`):
             Activation of the classifier's hidden layers. `None`: no activation but a LayerNorm before every Linear, the
             head of the published Dual SSAST.
+        classifier (`str`, *optional*, defaults to `"linear"`):
+            `"linear"`: LayerNorm, hidden layers if any, Linear, on the pooled vector. `"prototypes"`: cosines between
+            learned prototypes of each class and every token of the fused layers, and their maximum over the tokens; it
+            does not pool. See [`PrototypeClassifier`].
+        prototypes_per_class (`int`, *optional*, defaults to 5):
+            Prototypes of each class.
+        binary_prototypes (`bool`, *optional*, defaults to `False`):
+            Whether prototypes are signs, -1 and +1, with a straight-through gradient (arXiv 2509.24901).
+        num_pooling_heads (`int`, *optional*, defaults to 1):
+            Queries of the pooling `attention`. Each pools its own part of the channels.
         calibration_temperature (`float`, *optional*, defaults to 1.0):
             Divides the logits in the classifier's `probabilities` (temperature scaling, Guo et al., ICML 2017). The
             logits themselves do not change.
@@ -121,6 +132,10 @@ class StrictConfig(PretrainedConfig):
     def __init__(
         self,
         classifier_activation="gelu",
+        classifier="linear",
+        prototypes_per_class=5,
+        binary_prototypes=False,
+        num_pooling_heads=1,
         calibration_temperature=1.0,
         decision_thresholds=None,
         frame_hop_s=None,
@@ -132,6 +147,10 @@ class StrictConfig(PretrainedConfig):
         kwargs.setdefault("auto_map", dict(self.auto_classes))
         super().__init__(**kwargs)
         self.classifier_activation = classifier_activation
+        self.classifier = classifier
+        self.prototypes_per_class = prototypes_per_class
+        self.binary_prototypes = binary_prototypes
+        self.num_pooling_heads = num_pooling_heads
         self.calibration_temperature = calibration_temperature
         self.decision_thresholds = _as_list(decision_thresholds)
         self.frame_hop_s = frame_hop_s
@@ -169,6 +188,14 @@ class StrictConfig(PretrainedConfig):
             raise ValueError(f"classifier_hidden_sizes must be a list, got {self.classifier_hidden_sizes!r}")
         for size in self.classifier_hidden_sizes:
             _check_value("classifier_hidden_sizes", size, "a positive integer", _is_positive_int)
+        self._check_choice("classifier", CLASSIFIERS)
+        self._check_positive_ints("prototypes_per_class", "num_pooling_heads")
+        self._check_flags("binary_prototypes")
+        if self.classifier == "prototypes" and self.classifier_hidden_sizes:
+            raise ValueError(
+                f"classifier='prototypes' has no hidden layers, got classifier_hidden_sizes "
+                f"{self.classifier_hidden_sizes}: leave them out"
+            )
         self._check_shares("classifier_dropout", "label_smoothing")
         self._check_positive_numbers("calibration_temperature")
         for name in ("classifier_layer_norm_eps", "frame_hop_s"):
@@ -238,6 +265,20 @@ class StrictConfig(PretrainedConfig):
         if not known or not poolings or (len(set(poolings)) < len(poolings) and not is_published):
             raise ValueError(
                 f"{name} must hold each of {', '.join(POOLINGS)} at most once, got {getattr(self, name)!r}"
+            )
+
+    def _check_attention(self, poolings: list[str], token_size: int, is_read: bool):
+        """Checks the pooling `attention` for tokens of a size; `is_read`: the readout pools at all."""
+        if "attention" not in poolings:
+            return
+        reason = f"readout={self.readout!r}" if not is_read else "classifier='prototypes'"
+        if not is_read or self.classifier == "prototypes":
+            raise ValueError(
+                f"{reason} does not pool, so pooling 'attention' would stay untrained: use another pooling"
+            )
+        if token_size % self.num_pooling_heads:
+            raise ValueError(
+                f"num_pooling_heads must divide the size of a token, got {self.num_pooling_heads} and {token_size}"
             )
 
     @staticmethod
@@ -380,12 +421,14 @@ class DualSSASTConfig(StrictConfig):
         num_token_frames (`int`, *optional*, defaults to 250):
             Frames of `readout="tokens"`.
         pooling (`list[str]` or `list[list[str]]`, *optional*, defaults to `["mean", "max"]`):
-            Non-empty subset of `mean`, `max` and `min`, or one such subset per fused layer. `["max", "max"]` is twice
-            the maximum, the published `max_max`.
+            Non-empty subset of `mean`, `max`, `min`, `std` (standard deviation) and `attention` (a mean weighted by
+            learned queries, see `num_pooling_heads`), or one such subset per fused layer. `["max", "max"]` is twice the
+            maximum, the published `max_max`.
         pooling_combination (`str`, *optional*, defaults to `"sum"`):
             Combination of a layer's poolings: `"sum"`, `"mean"` or `"concat"`.
         fusion (`str`, *optional*, defaults to `"concat"`):
-            Combination of the layers: `"concat"`, `"sum"` or `"weighted"` (softmax over learned scalars).
+            Combination of the layers: `"concat"`, `"sum"`, `"weighted"` (softmax over learned scalars) or `"gated"`
+            (learned sigmoid gates, divided by their sum).
         classifier_hidden_sizes (`list[int]`, *optional*):
             Hidden layers of the classifier, between its LayerNorm and its last Linear. SSAST has none. See
             `classifier_activation` of [`StrictConfig`].
@@ -628,13 +671,17 @@ class DualSSASTConfig(StrictConfig):
         return self.pooling
 
     @property
+    def token_size(self) -> int:
+        """Size of what is pooled: a patch, or a time step of all rows with `readout="frames"`."""
+        return self.hidden_size * (self.grid_shape[0] if self.readout == "frames" else 1)
+
+    @property
     def fused_size_per_layer(self) -> list[int]:
         """Size of each fused layer's vector."""
         if self.readout in ("prefix", "tokens"):
             return [self.hidden_size] * len(self.fused_layers)
-        token_size = self.hidden_size * (self.grid_shape[0] if self.readout == "frames" else 1)
         concatenated = self.pooling_combination == "concat"
-        return [token_size * (len(pooling) if concatenated else 1) for pooling in self.pooling_per_layer]
+        return [self.token_size * (len(pooling) if concatenated else 1) for pooling in self.pooling_per_layer]
 
     @property
     def fused_size(self) -> int:
@@ -720,6 +767,7 @@ class DualSSASTConfig(StrictConfig):
             )
         for pooling in self.pooling_per_layer:
             self._check_poolings("pooling", pooling)
+            self._check_attention(pooling, self.token_size, is_read=self.readout in ("patches", "frames"))
 
 
 def published_classifier(fused_size: int, mlp_layers: int) -> dict:

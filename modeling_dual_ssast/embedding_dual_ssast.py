@@ -154,6 +154,10 @@ class EmbeddingMixin:
         """Returns the input of a frame classifier from an output: (batch, label frames, label_frame_size)."""
         return outputs.last_hidden_state
 
+    def label_tokens(self, outputs) -> torch.Tensor:
+        """Returns the fused tokens of an output: (batch, label frames, tokens of a frame, frame_size)."""
+        return outputs.last_hidden_state.unsqueeze(2)
+
     # ---- waveforms to embeddings ----
 
     @torch.no_grad()
@@ -389,8 +393,7 @@ class PatchEmbeddingMixin(EmbeddingMixin):
     def frame_size(self) -> int:
         """Size of a time frame's vector in `embed_frames`."""
         config = self.config
-        size = config.hidden_size * (config.grid_shape[0] if config.readout == "frames" else 1)
-        return size * len(config.fused_layers) if config.fusion == "concat" else size
+        return config.token_size * (len(config.fused_layers) if config.fusion == "concat" else 1)
 
     @property
     def time_grid(self) -> TimeGrid:

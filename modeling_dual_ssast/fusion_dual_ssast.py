@@ -110,23 +110,76 @@ def masked_min(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return tokens.masked_fill(~mask.unsqueeze(-1), torch.finfo(tokens.dtype).max).amin(dim=1)
 
 
-POOLINGS = {"mean": masked_mean, "max": masked_max, "min": masked_min}
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Converts half precision to float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def pool_tokens(tokens: torch.Tensor, mask: torch.Tensor, poolings: list[str], combination: str) -> torch.Tensor:
+def masked_std(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Computes the standard deviation (divided by the number of tokens) where `mask` is true: (batch, tokens, size),
+    (batch, tokens) -> (batch, size). It is 0 for one token, with the gradient 0.
+    """
+    values = at_least_float32(tokens.masked_fill(~mask.unsqueeze(-1), 0))
+    variance = masked_mean((values - masked_mean(values, mask).unsqueeze(1)).square(), mask)
+    is_positive = variance > 0  # the gradient of a root is infinite at 0
+    return variance.where(is_positive, 1.0).sqrt().masked_fill(~is_positive, 0).to(tokens.dtype)
+
+
+POOLINGS = {"mean": masked_mean, "max": masked_max, "min": masked_min, "std": masked_std}
+
+
+class TokenAttention(nn.Module):
+    """
+    Averages tokens with the attention of learned queries, one per head (attentive probing, arXiv 2605.10494).
+
+    Head h gives the weight softmax_t(q_h . x_t / sqrt(size)) to token t, and averages its own part of the channels. A
+    projection of the keys would be no gain: it is contained in the query. A query of zeros gives the mean.
+
+    Args:
+        size: Size of a token.
+        num_heads: Number of queries, a divisor of the size.
+    """
+
+    def __init__(self, size: int, num_heads: int = 1):
+        super().__init__()
+        self.pooling_query = nn.Parameter(torch.zeros(num_heads, size))  # the mean at the start
+
+    def weights(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Computes the weights of tokens (batch, tokens, size) with a boolean mask: (batch, tokens, heads)."""
+        values = at_least_float32(tokens)
+        scores = values @ self.pooling_query.to(values.dtype).mT * values.shape[-1] ** -0.5  # (batch, tokens, heads)
+        return scores.masked_fill(~mask.unsqueeze(-1), torch.finfo(scores.dtype).min).softmax(dim=1)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Pools the tokens where `mask` is true: (batch, tokens, size), (batch, tokens) -> (batch, size)."""
+        values = at_least_float32(tokens.masked_fill(~mask.unsqueeze(-1), 0))
+        by_head = values.unflatten(-1, (self.pooling_query.shape[0], -1))  # (batch, tokens, heads, size / heads)
+        weights = self.weights(values, mask).unsqueeze(-1)  # (batch, tokens, heads, 1)
+        return (weights * by_head).sum(dim=1).flatten(1).to(tokens.dtype)
+
+
+def pool_tokens(
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    poolings: list[str],
+    combination: str,
+    attention: Optional[TokenAttention] = None,
+) -> torch.Tensor:
     """
     Pools tokens in several ways and combines the results.
 
     Args:
         tokens: (batch, tokens, size).
         mask: Boolean (batch, tokens), with at least one true value per row.
-        poolings: Some of `mean`, `max` and `min`.
+        poolings: Some of `mean`, `max`, `min`, `std` and `attention`.
         combination: `sum`, `mean` or `concat`.
+        attention: The pooling that is called `attention`.
 
     Returns:
         (batch, size), or (batch, len(poolings) * size) for `concat`.
     """
-    pooled = [POOLINGS[name](tokens, mask) for name in poolings]
+    pooled = [(attention if name == "attention" else POOLINGS[name])(tokens, mask) for name in poolings]
     if combination == "concat":
         return torch.cat(pooled, dim=-1)
     total = torch.stack(pooled).sum(dim=0)
@@ -175,14 +228,16 @@ def token_frames(tokens: torch.Tensor, num_prefix: int, rows: int, num_frames: i
     return frames.transpose(1, 2)
 
 
-def pool_rows(feature_map: torch.Tensor, poolings: list[str], combination: str) -> torch.Tensor:
+def pool_rows(
+    feature_map: torch.Tensor, poolings: list[str], combination: str, attention: Optional[TokenAttention] = None
+) -> torch.Tensor:
     """
     Pools the rows of every column: (batch, size, rows, columns) -> (batch, columns, size), or (batch, columns,
     len(poolings) * size) for the combination `concat`.
     """
     columns = feature_map.permute(0, 3, 2, 1).flatten(0, 1)  # (batch * columns, rows, size)
     mask = torch.ones(columns.shape[:2], dtype=torch.bool, device=columns.device)  # a column is whole or padding
-    pooled = pool_tokens(columns, mask, poolings, combination)  # (batch * columns, ...)
+    pooled = pool_tokens(columns, mask, poolings, combination, attention)  # (batch * columns, ...)
     return pooled.reshape(feature_map.shape[0], feature_map.shape[3], -1)  # not len, which fixes an exported batch
 
 
@@ -214,16 +269,27 @@ class LayerFusion(nn.Module):
     """
     Combines one vector per fused layer into one.
 
+    `weighted` and `gated` are convex combinations by a learned scalar a_l per layer. `weighted` is softmax(a), like the
+    layer weights of Convex Gated Probing (arXiv 2602.16305). `gated` is sigmoid(a_l) / sum_k sigmoid(a_k): a gate is
+    open or closed whatever the others are, and no layer can outweigh another that is open.
+
     Args:
-        mode: `concat`, `sum`, or `weighted` (softmax over learned scalars).
+        mode: `concat`, `sum`, `weighted` or `gated`.
         num_layers: Number of fused layers.
     """
 
     def __init__(self, mode: str, num_layers: int):
         super().__init__()
         self.mode = mode
-        if mode == "weighted":
+        if mode in ("weighted", "gated"):
             self.layer_weights = nn.Parameter(torch.zeros(num_layers))  # equal weights at the start
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Weights that a learned fusion applies to the layers: (layers,), with a sum of 1."""
+        # The softmax of logarithms: gates that are all closed would give 0 / 0.
+        scores = nn.functional.logsigmoid(self.layer_weights) if self.mode == "gated" else self.layer_weights
+        return scores.softmax(dim=0)
 
     def forward(self, vectors: list[torch.Tensor]) -> torch.Tensor:
         """Combines one vector (batch, ..., size) per fused layer; `concat` gives (batch, ..., layers * size)."""
@@ -232,4 +298,4 @@ class LayerFusion(nn.Module):
         stacked = torch.stack(vectors, dim=-1)  # (batch, ..., size, layers)
         if self.mode == "sum":
             return stacked.sum(dim=-1)
-        return (stacked * self.layer_weights.softmax(dim=0)).sum(dim=-1)
+        return (stacked * self.weights).sum(dim=-1)

@@ -11,10 +11,17 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
-from .classifier_dual_ssast import ClassifierMixin, init
+from .classifier_dual_ssast import ClassifierMixin, init, init_learned
 from .configuration_composed import ComposedConfig
 from .embedding_dual_ssast import ModelMixin
-from .fusion_dual_ssast import align_frames, check_spectrograms, compose_frames, pad_end, pool_tokens
+from .fusion_dual_ssast import (
+    TokenAttention,
+    align_frames,
+    check_spectrograms,
+    compose_frames,
+    pad_end,
+    pool_tokens,
+)
 
 
 class ComposedPreTrainedModel(ModelMixin, PreTrainedModel):
@@ -39,6 +46,7 @@ class ComposedPreTrainedModel(ModelMixin, PreTrainedModel):
             init.zeros_(module.running_mean)
             init.ones_(module.running_var)
             init.zeros_(module.num_batches_tracked)
+        init_learned(module)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -73,9 +81,14 @@ class ComposedPreTrainedModel(ModelMixin, PreTrainedModel):
         feature_maps = [maps[layer].transpose(2, 3) for layer in layers]
         return compose_frames(feature_maps, [self.config.time_stride(layer) for layer in layers], time_stride)
 
+    def _make_attention(self) -> Optional[TokenAttention]:
+        config = self.config
+        has_attention = "attention" in config.temporal_pooling
+        return TokenAttention(config.fused_size, config.num_pooling_heads) if has_attention else None
+
     def pool(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Sums the temporal poolings: (batch, time frames, size), boolean (batch, time frames) -> (batch, size)."""
-        return pool_tokens(frames, mask, self.config.temporal_pooling, "sum")
+        return pool_tokens(frames, mask, self.config.temporal_pooling, "sum", self.attention)
 
 
 class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
@@ -118,5 +131,5 @@ class ComposedForAudioClassification(ClassifierMixin, ComposedPreTrainedModel):
         outputs: BaseModelOutputWithPooling = self.base_model(
             input_values, attention_mask, output_hidden_states=output_hidden_states, return_dict=True
         )
-        output = self.classifier_output(self.classifier(outputs.pooler_output), labels, outputs)
+        output = self.classifier_output(self.logits_of(outputs, attention_mask), labels, outputs)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()

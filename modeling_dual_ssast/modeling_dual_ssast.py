@@ -20,11 +20,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
-from .classifier_dual_ssast import ClassifierMixin, DualSSASTClassifierHead, FrameClassifierMixin, init
+from .classifier_dual_ssast import ClassifierMixin, FrameClassifierMixin, init, init_learned, make_classifier
 from .configuration_dual_ssast import DualSSASTConfig
 from .embedding_dual_ssast import ModelMixin, PatchEmbeddingMixin
 from .fusion_dual_ssast import (
     LayerFusion,
+    TokenAttention,
     align_frames,
     check_spectrograms,
     frame_mask,
@@ -351,14 +352,17 @@ class DualSSASTFusion(nn.Module):
             self.layernorms = nn.ModuleList(
                 nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.layer_indices
             )
+        self.attention = nn.ModuleList(
+            TokenAttention(config.token_size, config.num_pooling_heads) if "attention" in pooling else nn.Identity()
+            for pooling in config.pooling_per_layer
+        )
         self.fusion = LayerFusion(config.fusion, len(self.layer_indices))
 
     def forward(self, states: list[torch.Tensor], patch_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """Fuses normalised states (batch, tokens, hidden), one per fused layer -> (batch, config.fused_size)."""
-        pairs = zip(states, self.config.pooling_per_layer)
-        return self.fusion([self._read_out(state, patch_mask, pooling) for state, pooling in pairs])
+        return self.fusion([self._read_out(place, state, patch_mask) for place, state in enumerate(states)])
 
-    def _read_out(self, state: torch.Tensor, patch_mask: Optional[torch.Tensor], pooling: list[str]) -> torch.Tensor:
+    def _read_out(self, place: int, state: torch.Tensor, patch_mask: Optional[torch.Tensor]) -> torch.Tensor:
         config = self.config
         prefix, tokens = state[:, : config.num_prefix_tokens], state[:, config.num_prefix_tokens :]
         if config.readout == "prefix":
@@ -370,7 +374,11 @@ class DualSSASTFusion(nn.Module):
         if config.readout == "frames":
             tokens = time_frames(to_feature_map(tokens, config.grid_shape[0]))  # (batch, columns, hidden * rows)
             patch_mask = patch_mask[:, : tokens.shape[1]]  # the first row of patches: all rows have the same columns
-        return pool_tokens(tokens, patch_mask, pooling, config.pooling_combination)
+        return pool_tokens(tokens, patch_mask, *self._pooling(place))
+
+    def _pooling(self, place: int) -> tuple:
+        """Returns how the fused layer at a place is pooled: the last arguments of `pool_tokens`."""
+        return self.config.pooling_per_layer[place], self.config.pooling_combination, self.attention[place]
 
     def frames(self, states: list[torch.Tensor]) -> torch.Tensor:
         """
@@ -384,16 +392,38 @@ class DualSSASTFusion(nn.Module):
                 with `readout="tokens"`.
         """
         config, vectors = self.config, []
-        for state, pooling in zip(states, config.pooling_per_layer):
-            if config.readout == "tokens":
-                vectors.append(self._token_frames(state))
-                continue
-            feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
-            if config.readout == "frames":
-                vectors.append(time_frames(feature_map))
+        for place, state in enumerate(states):
+            if config.readout == "patches":
+                feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
+                vectors.append(pool_rows(feature_map, *self._pooling(place)))
             else:
-                vectors.append(pool_rows(feature_map, pooling, config.pooling_combination))
+                vectors.append(self.frame_tokens(state).squeeze(2))
         return self.fusion(vectors)
+
+    def tokens(self, states: list[torch.Tensor]) -> torch.Tensor:
+        """
+        Fuses the states at every token, without pooling.
+
+        Args:
+            states: Per fused layer (batch, prefix + patches, hidden), normalised by [`DualSSASTModel`].
+
+        Returns:
+            (batch, columns of patches, rows, [`DualSSASTModel`]'s frame_size); a column is one token with
+                `readout="frames"` and `"tokens"`, and the prefix is one column with `"prefix"`.
+        """
+        return self.fusion([self.frame_tokens(state) for state in states])
+
+    def frame_tokens(self, state: torch.Tensor) -> torch.Tensor:
+        """Arranges the tokens of one state (batch, prefix + patches, hidden) like `tokens`."""
+        config = self.config
+        if config.readout == "prefix":
+            return state[:, None, : config.num_prefix_tokens]
+        if config.readout == "tokens":
+            return self._token_frames(state).unsqueeze(2)
+        feature_map = to_feature_map(state[:, config.num_prefix_tokens :], config.grid_shape[0])
+        if config.readout == "frames":
+            return time_frames(feature_map).unsqueeze(2)
+        return feature_map.permute(0, 3, 2, 1)
 
     def _token_frames(self, state: torch.Tensor) -> torch.Tensor:
         config = self.config
@@ -436,8 +466,7 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
         elif isinstance(module, DualSSASTEmbeddings):
             init.trunc_normal_(module.prefix_tokens, std=std)
             init.trunc_normal_(module.position_embeddings, std=std)
-        elif isinstance(module, LayerFusion) and module.mode == "weighted":
-            init.zeros_(module.layer_weights)
+        init_learned(module)
 
     def get_input_embeddings(self) -> nn.Module:
         """Returns the patch projection."""
@@ -469,7 +498,16 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
         trial.check()
         fused_size = self.config.fused_size
         self.base_model.embeddings.resize(**wanted)
+        self._fit_fusion()
         self._fit_head(fused_size)
+
+    def _fit_fusion(self):
+        """Replaces the queries of attention if a new patch grid changed the size of a token."""
+        size, attention = self.config.token_size, self.base_model.fusion.attention if self.base_model.fusion else ()
+        for place, old in enumerate(attention):
+            if isinstance(old, TokenAttention) and old.pooling_query.shape[1] != size:
+                query = old.pooling_query
+                attention[place] = TokenAttention(size, query.shape[0]).to(query.device, query.dtype)
 
     def _fit_head(self, old_fused_size: int):
         """Fits a head to a new patch grid. Here: no head."""
@@ -634,6 +672,13 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         return modules if self.config.fusion_norm in ("shared", "shared_twice") else [*modules, self.layernorm]
 
     @property
+    def layer_weights(self) -> Optional[dict[int, float]]:
+        """Fused layer -> its weight in a `weighted` or `gated` fusion, with a sum of 1; `None` in other fusions."""
+        if self.config.fusion not in ("weighted", "gated"):
+            return None
+        return dict(zip(self.config.fused_layers, self.fusion.fusion.weights.tolist()))
+
+    @property
     def label_frame_size(self) -> int:
         """Size of a label frame's vector: a clip's, but `readout="frames"` leaves nothing to pool."""
         return self.frame_size if self.config.readout == "frames" else self.config.fused_size
@@ -653,6 +698,10 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
     def label_frames(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
         """Fuses the `hidden_states` of an output over frequency: (batch, label frames, label_frame_size)."""
         return self.fusion.frames(self.fused_states(outputs.hidden_states))
+
+    def label_tokens(self, outputs: BaseModelOutputWithPooling) -> torch.Tensor:
+        """Fuses the `hidden_states` of an output by token: (batch, label frames, tokens of a frame, frame_size)."""
+        return self.fusion.tokens(self.fused_states(outputs.hidden_states))
 
     def run_layers(
         self,
@@ -707,7 +756,7 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         super().__init__(config)
         self.num_labels = config.num_labels
         self.dual_ssast = DualSSASTModel(config)
-        self.classifier = DualSSASTClassifierHead(config)
+        self.classifier = make_classifier(config, self.dual_ssast)
         self.post_init()
         self._freeze_unreached()
 
@@ -749,17 +798,18 @@ class DualSSASTForAudioClassification(ClassifierMixin, DualSSASTPreTrainedModel)
         """
         self.check_keywords(kwargs)
         config = self.config
+        wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         inspects = any((output_attentions, output_hidden_states, config.output_attentions, config.output_hidden_states))
         outputs = self.dual_ssast(
             input_values,
             attention_mask,
             last_layer=None if inspects else self.last_layer,
             output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            output_hidden_states=wants_states or config.classifier == "prototypes",
             return_dict=True,
         )
-        logits = self.classifier(outputs.pooler_output)
-        output = self.classifier_output(logits, labels, outputs)
+        logits = self.logits_of(outputs, attention_mask)
+        output = self.classifier_output(logits, labels, outputs, wants_states)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .classifier_dual_ssast import DualSSASTClassifierHead, FrameClassifierMixin
+from .classifier_dual_ssast import FrameClassifierMixin, make_classifier
 from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
 from .configuration_dual_ssast import StrictConfig  # noqa: F401  this file names what its siblings import
 from .configuration_panns_cnn14 import CNN14_BLOCKS, CNN14_TIME_STRIDE, PannsCnn14Config
@@ -113,6 +113,7 @@ class PannsCnn14Model(EmbeddingMixin, ComposedPreTrainedModel):
             for block in CNN14_BLOCKS
         )
         self.embedding = PannsCnn14Embedding(config) if config.readout == "panns" else None
+        self.attention = self._make_attention()
         self.post_init()
 
     @property
@@ -219,7 +220,7 @@ class PannsCnn14ForAudioClassification(ComposedForAudioClassification):
         if config.readout == "panns":
             self.audioset_classifier = nn.Linear(config.embedding_size, config.num_labels)
         else:
-            self.composed_classifier = DualSSASTClassifierHead(config)
+            self.composed_classifier = make_classifier(config, self.panns_cnn14)
         self.post_init()
         self._freeze_unreached()
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .classifier_dual_ssast import DualSSASTClassifierHead, FrameClassifierMixin
+from .classifier_dual_ssast import FrameClassifierMixin, make_classifier
 from .configuration_composed import ComposedConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
 from .configuration_dual_ssast import StrictConfig  # noqa: F401  this file names what its siblings import
 from .configuration_vggish import VGGISH_TIME_STRIDE, VGGishConfig
@@ -49,6 +49,7 @@ class VGGishModel(EmbeddingMixin, ComposedPreTrainedModel):
         sizes = (fourth * config.frames_per_example * rows, config.fc_size, config.fc_size, config.embedding_size)
         linears = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
         self.fc = nn.Sequential(*(module for linear in linears for module in (linear, nn.ReLU())))  # modules 16 to 21
+        self.attention = self._make_attention()
         self.post_init()
 
     @property
@@ -171,7 +172,7 @@ class VGGishForAudioClassification(ComposedForAudioClassification):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.vggish = VGGishModel(config)
-        self.classifier = DualSSASTClassifierHead(config)
+        self.classifier = make_classifier(config, self.vggish)
         self.post_init()
         self._freeze_unreached()
 

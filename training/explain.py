@@ -2,8 +2,10 @@
 Draws the parts of a file that a classification rests on: `python -m training.explain MODEL FILE`.
 
 The figure shows the spectrogram with its patches; Grad-CAM (Selvaraju et al., ICCV 2017) on the fused layers, for the
-likeliest class or a given one; attention rollout (Abnar and Zuidema, ACL 2020); and the attention of every layer. Of a
-classifier of time frames, it explains some of the frames: those of a moment, or of an event.
+likeliest class or a given one; what the model has learned to read out: the weights of the layers, the attention of the
+pooling, and where the sound is like the prototypes of the class; attention rollout (Abnar and Zuidema, ACL 2020); and
+the attention of every layer. Of a classifier of time frames, it explains some of the frames: those of a moment, or of
+an event.
 """
 
 import sys
@@ -14,6 +16,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from transformers.utils import logging
+
+from modeling_dual_ssast.fusion_dual_ssast import TokenAttention
 
 from .base.figures import (
     COLOURS,
@@ -86,7 +90,10 @@ def explain(model, input_values: torch.Tensor, label: int | None = None, frames:
         `rollout`: attention rollout from the prefix tokens, or the patches of the frames (rows, columns);
         `attention`: from the same tokens to the patches, the mean over heads (layers, rows, columns);
         `attended`: fused layer -> attention of the tokens that are read out (rows, columns), without layer 0, the patch
-        embedding
+        embedding;
+        `weights`: fused layer -> its weight, if `fusion` is learned;
+        `pooled`: fused layer -> weights of its attention pooling, the mean over heads (rows, columns);
+        `likeness`: highest cosine of each patch with a prototype of the class (rows, columns), or `None`
     """
     config = model.config
     num_prefix, rows = config.num_prefix_tokens, config.grid_shape[0]
@@ -105,6 +112,9 @@ def explain(model, input_values: torch.Tensor, label: int | None = None, frames:
     def on_grid(patches: torch.Tensor) -> np.ndarray:
         return patches.detach().unflatten(-1, (rows, -1)).float().cpu().numpy()
 
+    def on_rows(values: torch.Tensor) -> np.ndarray:  # a time step is one token with `readout="frames"`
+        return on_grid(values.repeat(rows) if config.readout == "frames" else values)
+
     attentions = torch.stack([weights[0].mean(dim=0) for weights in outputs.attentions]).detach()  # (layers, to, from)
     rollout = torch.eye(attentions.shape[-1], device=attentions.device, dtype=attentions.dtype)
     for weights in attentions:
@@ -114,6 +124,7 @@ def explain(model, input_values: torch.Tensor, label: int | None = None, frames:
         layer: on_grid((state[0] * gradient[0]).sum(dim=-1)[num_prefix:].clamp(min=0))
         for layer, state, gradient in zip(config.fused_layers, states, gradients)
     }
+    learned, likeness = learned_readout(model, outputs, label)
     tokens = torch.arange(attentions.shape[-1])
     reading, read_out = tokens[:num_prefix], tokens[:num_prefix] if config.readout == "prefix" else tokens[num_prefix:]
     if frames is not None:
@@ -132,6 +143,9 @@ def explain(model, input_values: torch.Tensor, label: int | None = None, frames:
             for layer in config.fused_layers
             if layer > 0
         },
+        "weights": model.base_model.layer_weights,
+        "pooled": {layer: on_rows(weights) for layer, weights in learned.items()},
+        "likeness": None if likeness is None else on_rows(likeness),
     }
 
 
@@ -140,6 +154,28 @@ def columns_of(model, frames: tuple[int, int], num_columns: int) -> tuple[int, i
     ratio = model.base_model.label_frame_stride / model.config.time_stride  # 1 unless `readout` is `tokens`
     first, last = int(frames[0] * ratio + 1e-6), int(np.ceil((frames[1] + 1) * ratio - 1e-6)) - 1
     return min(first, num_columns - 1), min(max(last, first), num_columns - 1)
+
+
+@torch.no_grad()
+def learned_readout(model, outputs, label: int) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
+    """
+    Returns fused layer -> weights of its attention pooling, and each token's highest cosine with a prototype of the
+    class: (patches,) frequency-major, or (columns,) with `readout="frames"`.
+    """
+    config, encoder = model.config, model.base_model
+    pooled, states = {}, encoder.fused_states(outputs.hidden_states)
+    for layer, state, attention in zip(config.fused_layers, states, encoder.fusion.attention):
+        if isinstance(attention, TokenAttention):
+            tokens = encoder.fusion.frame_tokens(state)[0]  # (columns, rows, size): what is pooled in time frames
+            if outputs.logits.ndim == 2:
+                tokens = tokens.flatten(0, 1)[None]
+            mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+            weights = attention.weights(tokens, mask).mean(dim=-1)
+            pooled[layer] = weights.reshape(-1, 1 if config.readout == "frames" else config.grid_shape[0]).T.flatten()
+    if config.classifier != "prototypes" or config.readout not in ("patches", "frames"):
+        return pooled, None
+    cosines = model.classifier.cosines(encoder.label_tokens(outputs))[0, ..., label, :]  # (columns, rows, prototypes)
+    return pooled, cosines.amax(dim=-1).T.flatten()
 
 
 def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, path: Path, start_s: float = 0.0):
@@ -171,9 +207,16 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
                 axes.axvline(edge_s, color=COLOURS[5], linewidth=1.5)
         label_time_axis(axes, seconds, start_s, most_ticks)
 
-    maps.append(("attention rollout over all layers: bright is highest, transparent lowest", found["rollout"]))
+    brightest = "bright is highest, transparent lowest"
+    maps += [
+        (f"attention of the pooling in layer {layer}: {brightest}", map_) for layer, map_ in found["pooled"].items()
+    ]
+    if found["likeness"] is not None:
+        maps.append((f"likeness to the nearest prototype of the class: {brightest}", found["likeness"]))
+    maps.append(("attention rollout over all layers: " + brightest, found["rollout"]))
     small = [(f"attention, layer {index + 1}", values) for index, values in enumerate(found["attention"])]
-    rows = 1 + len(maps) + -(-len(small) // columns)
+    weights = found["weights"]
+    rows = 1 + len(maps) + -(-len(small) // columns) + bool(weights)
     figure = Figure(figsize=(12, 2.1 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, columns)
     first = figure.add_subplot(grid[0, :])
@@ -195,6 +238,10 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
         draw_overlay(axes, values, config, extractor, opaque=True)
         finish(axes, most_ticks=3)
         axes.set_title(name, fontsize="small")
+    if weights:
+        axes = figure.add_subplot(grid[-1, :])
+        axes.bar([str(layer) for layer in sorted(weights)], [weights[layer] for layer in sorted(weights)])
+        axes.set(title="learned weights of the layers", xlabel="layer (0: patch embedding)", ylabel="weight")
     save_figure(figure, path, path.suffix[1:], dpi=100)
 
 

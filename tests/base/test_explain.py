@@ -67,6 +67,34 @@ def test_relevance_is_that_of_the_class_that_is_asked_for(model):
     np.testing.assert_allclose(maps[1].ravel(), expected, rtol=1e-5, atol=1e-8)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("readout", ["patches", "frames"])
+def test_learned_readouts_are_those_that_the_model_applies(tmp_path, readout):
+    settings = {"readout": readout, "fusion": "gated", "fusion_layers": [0, 2], "initializer_range": 0.3}
+    shape = (8, 3) if readout == "patches" else (1, 3)
+    pooled = {"pooling": [["mean"], ["attention"]], "num_pooling_heads": 2}
+    model, _ = explain.load(str(save_tiny_classifier(tmp_path / "attention", **settings, **pooled)))
+    model.dual_ssast.fusion.fusion.layer_weights[0] = 3.0
+    with torch.enable_grad():
+        found = explain.explain(model, some_input(40))
+    assert set(found["pooled"]) == {2} and found["likeness"] is None and found["weights"][0] > found["weights"][2]
+    weights = found["pooled"][2]
+    assert weights.shape == (8, 3) and np.ptp(weights) > 0
+    assert weights.sum() == pytest.approx(1 if readout == "patches" else 8, rel=1e-5)  # a time step: all its rows
+
+    settings["classifier"] = "prototypes"
+    model, extractor = explain.load(str(save_tiny_classifier(tmp_path / "prototypes", **settings)))
+    with torch.enable_grad():
+        found = explain.explain(model, some_input(40))
+    label, likeness = found["label"], torch.from_numpy(found["likeness"][: shape[0]])
+    assert not found["pooled"] and likeness.shape == shape
+    tokens = model.dual_ssast.label_tokens(model.dual_ssast(some_input(40), output_hidden_states=True))
+    cosines = model.classifier.cosines(tokens)[0, :, :, label].amax(dim=-1)  # (columns, rows)
+    torch.testing.assert_close(likeness, cosines.T)
+    explain.draw(model, extractor, some_input(40), found, "title", tmp_path / "x.png")
+    assert pyplot.imread(tmp_path / "x.png").std() > 0.05
+
+
 def test_a_file_becomes_one_picture(folder, tmp_path, capsys):
     write_tone(tmp_path / "clip.wav", seconds=3.0, rate=8000)
     assert explain.main([str(folder), str(tmp_path / "clip.wav"), "--output", str(tmp_path / "out" / "x.png")]) == 0
@@ -127,6 +155,25 @@ def test_without_a_time_it_is_the_likeliest_one(of_frames):
     assert (found["frames"], found["label"]) == ((frame, frame), label)
     frame = int(logits[:, 1 - label].argmax())
     assert explain.explain(model, some_input(), 1 - int(label))["frames"] == (frame, frame)
+
+
+@torch.no_grad()
+def test_the_attention_of_frames_is_a_share_of_each_column(tmp_path):
+    settings = {"pooling": "attention", "num_pooling_heads": 2}
+    model, _ = explain.load(str(save_frames(tmp_path, **settings)))
+    attention = model.dual_ssast.fusion.attention[1]
+    torch.nn.init.normal_(attention.pooling_query)
+    with torch.enable_grad():
+        found = explain.explain(model, some_input())
+    weights = torch.from_numpy(found["pooled"][2])  # (rows, columns)
+    torch.testing.assert_close(weights.sum(dim=0), torch.ones(weights.shape[1]))
+    outputs = model.dual_ssast(some_input(), output_hidden_states=True)
+    tokens = model.dual_ssast.fusion.frame_tokens(model.dual_ssast.fused_states(outputs.hidden_states)[1])[0, 1]
+    pooled = attention(tokens[None], torch.ones(1, len(tokens), dtype=torch.bool))[0]
+    by_head = tokens.unflatten(1, (2, -1))
+    expected = attention.weights(tokens[None], torch.ones(1, len(tokens), dtype=torch.bool))[0]
+    torch.testing.assert_close(weights[:, 1], expected.mean(dim=1))
+    torch.testing.assert_close((expected[..., None] * by_head).sum(dim=0).flatten(), pooled)
 
 
 @pytest.mark.parametrize("at_s", [[0.0], [0.31], [4.0], [8.123], [9.99], [10.0], [3.0, 3.2], [7.95, 8.4]])

@@ -30,10 +30,10 @@ def synthetic_states(informed: list[int], targets: torch.Tensor, generator: torc
     return states
 
 
-def train_on_states(informed: list[int], steps: int = 150):
+def train_on_states(informed: list[int], fusion: str = "weighted", steps: int = 150):
     """A classifier whose fusion and head alone are trained, on fresh clips at every step; and its held-out accuracy."""
     torch.manual_seed(0)
-    config = DualSSASTConfig(**SIZES, fusion_layers=LAYERS, fusion="weighted", num_labels=3, max_length=32)
+    config = DualSSASTConfig(**SIZES, fusion_layers=LAYERS, fusion=fusion, num_labels=3, max_length=32)
     model = DualSSASTForAudioClassification(config)
     generator = torch.Generator().manual_seed(1)
     trained = [*model.dual_ssast.fusion.parameters(), *model.classifier.parameters()]
@@ -54,9 +54,11 @@ def train_on_states(informed: list[int], steps: int = 150):
     return model, float((logits.argmax(dim=1) == targets).float().mean())
 
 
-@pytest.mark.parametrize("informed", LAYERS)
-def test_the_layer_that_carries_the_label_gets_the_weight(informed):
-    model, accuracy = train_on_states([informed])
+@pytest.mark.parametrize(
+    ("informed", "fusion"), [*((layer, "weighted") for layer in LAYERS), (0, "gated"), (2, "gated")]
+)
+def test_the_layer_that_carries_the_label_gets_the_weight(informed, fusion):
+    model, accuracy = train_on_states([informed], fusion)
     weights = report.layer_weights(model)
     assert list(weights) == LAYERS and sum(weights.values()) == pytest.approx(1)
     assert weights[informed] > 0.7 and accuracy > 0.8
@@ -70,12 +72,14 @@ def test_layers_that_know_as_much_share_the_weight():
     assert weights[1] + weights[3] > 0.7 and 0.5 < weights[1] / weights[3] < 2
 
 
-def test_reported_weights_are_those_that_the_model_applies():
-    config = DualSSASTConfig(**SIZES, fusion_layers=LAYERS, fusion="weighted", fusion_norm="none", max_length=32)
+@pytest.mark.parametrize("mode", ["weighted", "gated"])
+def test_reported_weights_are_those_that_the_model_applies(mode):
+    config = DualSSASTConfig(**SIZES, fusion_layers=LAYERS, fusion=mode, fusion_norm="none", max_length=32)
     model = DualSSASTForAudioClassification(config).eval()
     fusion = model.dual_ssast.fusion
     nn.init.normal_(fusion.fusion.layer_weights)
     weights = report.layer_weights(model)
+    assert weights == model.dual_ssast.layer_weights
     for layer in LAYERS:  # ones in one layer, zeros in the others; mean + max of them is 2
         states = [torch.full((1, 5, 16), float(other == layer)) for other in LAYERS]
         torch.testing.assert_close(fusion(states, None), torch.full((1, 16), 2 * weights[layer]))

@@ -69,6 +69,17 @@ def test_embeddings_are_compared_without_offset_and_scale():
     torch.testing.assert_close(normalise(embeddings).square().mean(dim=1), torch.ones(3), rtol=1e-3, atol=0)
 
 
+@torch.no_grad()
+def test_of_tokens_the_mean_is_compared(tmp_path):
+    model, _ = load_classifier(str(save_tiny_classifier(tmp_path, classifier="prototypes", pooling=["mean"])))
+    values, mask = torch.randn(2, 64, 128), torch.ones(2, 64, dtype=torch.long)
+    mask[1, 20:] = 0
+    hook = open_set.EmbeddingHook(model)
+    model(values, mask)
+    expected = normalise(model.dual_ssast(values, mask).pooler_output)  # the mean
+    torch.testing.assert_close(hook.take(), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_energy_is_that_of_the_paper():
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [100.0, 0.0, 0.0, 0.0]])
     torch.testing.assert_close(energies(logits), torch.tensor([-np.log(4), -100.0], dtype=torch.float32))

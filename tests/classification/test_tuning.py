@@ -104,6 +104,35 @@ def test_a_linear_probe_trains_the_classifier_and_the_fusion(train, checkpoints)
     assert training["parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("model", "settings", "learned"),
+    [
+        (
+            "dual_ssast",
+            {"pooling": ["std", "attention"], "fusion": "gated", "head_learning_rate": 0.1},
+            {"dual_ssast.fusion.attention.0.pooling_query", "dual_ssast.fusion.fusion.layer_weights"},
+        ),
+        ("dual_ssast", {"classifier": "prototypes", "binary_prototypes": True}, {"classifier.prototypes"}),
+        ("vggish", {"pooling": ["attention"], "num_pooling_heads": 1}, {"vggish.attention.pooling_query"}),
+        ("panns_cnn14", {"classifier": "prototypes"}, {"composed_classifier.prototypes"}),
+    ],
+)
+@pytest.mark.parametrize("tuning", [{"freeze_encoder": True}, {"lora_rank": 2}])
+def test_what_is_learned_of_a_readout_is_trained_beside_a_frozen_encoder(
+    train, checkpoints, model, settings, learned, tuning
+):
+    output = train("run", model, max_steps=4, **settings, **tuning)
+    names = moved(checkpoints[model], output)
+    assert learned <= names
+    adapted = tuple(f"{module}.weight" for module in lora_targets_of(output)) if "lora_rank" in tuning else ()
+    heads = ("classifier", "composed_classifier", "dual_ssast.fusion.", "vggish.attention.")
+    assert all(name in adapted or name.startswith(heads) for name in names)
+
+
+def lora_targets_of(folder) -> list[str]:
+    return json.loads((folder / "adapter" / "adapter_config.json").read_text())["target_modules"]
+
+
 @pytest.mark.parametrize("settings", [{"freeze_encoder": True}, {"lora_rank": 2}, {"freeze_layers": 2}])
 def test_frozen_batch_norms_keep_their_statistics(train, checkpoints, settings):
     names = moved(checkpoints["panns_cnn14"], train("run", "panns_cnn14", **settings))

@@ -154,6 +154,7 @@ def test_encoders_that_ssast_cannot_hold(export, save, options, words):
         ({"fusion": "weighted"}, "fusion='weighted', which SSAST cannot hold: it needs 'concat' or 'sum'"),
         ({"readout": "frames"}, "readout='frames', which SSAST cannot hold: it needs 'patches' or 'prefix'"),
         ({"pooling": ["max"]}, "pooling_per_layer=[['max']], which SSAST cannot hold: it needs [['mean']]"),
+        ({"classifier": "prototypes"}, "classifier='prototypes', which SSAST cannot hold: it needs 'linear'"),
         ({"classifier_hidden_sizes": [32]}, "classifier_hidden_sizes=[32], which SSAST cannot hold: it needs []"),
         ({"classifier_layer_norm_eps": 1e-6}, "classifier_layer_norm_eps=1e-06, which SSAST cannot hold"),
         ({"num_mel_bins": 64}, "num_mel_bins=64, which SSAST cannot hold: it needs 128"),

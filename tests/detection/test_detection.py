@@ -92,6 +92,8 @@ def test_a_tone_detector_is_learnt_saved_and_applied(train, tones, tmp_path, cap
         {"weak_annotations": "weak.csv", "label_separator": "|", "mixup_rate": 0.5},
         {"split_by": "time", "crop_s": 0.5, "window_s": 0.6, "hop_s": 0.2, "time_stride": 8},
         {"fusion": "weighted", "fusion_layers": [1, 2], "pooling": ["mean", "max"], "readout": "frames"},
+        {"classifier": "prototypes", "fusion": "gated", "bf16": True},
+        {"pooling": ["std", "attention"], "num_pooling_heads": 2, "head_learning_rate": 1e-2},
     ],
     ids=lambda settings: next(iter(settings)),
 )

@@ -199,6 +199,10 @@ def without_extractor(folder):
     (folder / "model" / "preprocessor_config.json").unlink()
 
 
+def with_attention(folder):
+    save_tiny_classifier(folder / "model", pooling=["attention"])
+
+
 def with_separate_norms(folder):
     DualSSASTModel(DualSSASTConfig(**TINY, fusion_norm="separate")).save_pretrained(folder / "model")
     DualSSASTFeatureExtractor(max_length=64).save_pretrained(folder / "model")
@@ -215,6 +219,8 @@ def with_separate_norms(folder):
         (None, ["--readout", "patchs"], "cannot embed (readout must be"),
         (without_extractor, ["MODEL"], "has no preprocessor_config.json"),
         (with_separate_norms, ["MODEL", "--level", "layers"], "has a norm for each fused layer"),
+        (with_attention, ["MODEL", "--level", "layers"], "has attention for each fused layer"),
+        (with_attention, ["MODEL", "--readout", "prefix"], "readout='prefix' does not pool, so pooling 'attention'"),
         (lambda folder: ASTConfig().save_pretrained(folder / "model"), ["MODEL"], "conversion hf-ast FOLDER OUT"),
         (
             lambda folder: ViTConfig().save_pretrained(folder / "model"),

@@ -44,6 +44,8 @@ FAMILIES = {
     "prefix": {"readout": "prefix", "fusion_layers": [-1]},
     "composed": {"readout": "frames", "time_stride": 10},
     "weighted": {"fusion": "weighted", "fusion_norm": "separate"},
+    "gated": {"fusion": "gated", "pooling": ["std", "attention"], "num_pooling_heads": 2, "time_stride": 10},
+    "prototypes": {"classifier": "prototypes", "fusion": "gated", "frequency_stride": 10},
     "like AST": {"attention_over_padding": True, "time_stride": 10},
     "tokens": {"attention_over_padding": True, "readout": "tokens", "num_token_frames": 20},
     "asit": {},
@@ -79,7 +81,8 @@ def run(model, output, kind, *options) -> int:
 def save_family(folder, family):
     if family.startswith("events, "):
         model = AutoModelForAudioFrameClassification.from_pretrained(save_family(folder, family.split(", ")[1]))
-        torch.nn.init.normal_(model.classifier.dense.weight, generator=torch.Generator().manual_seed(1))
+        if model.config.classifier == "linear":
+            torch.nn.init.normal_(model.classifier.dense.weight, generator=torch.Generator().manual_seed(1))
         model.save_pretrained(folder)
         return folder
     if family == "asit":

@@ -33,7 +33,11 @@ def save_tiny_classifier(folder: Path, labels: tuple[str, ...] = ("high", "low",
     torch.manual_seed(0)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
     model = DualSSASTForAudioClassification(DualSSASTConfig(**{**TINY, **names, **settings}))
-    torch.nn.init.normal_(model.classifier.dense.weight, std=0.5)
+    if model.config.classifier == "linear":
+        torch.nn.init.normal_(model.classifier.dense.weight, std=0.5)
+    for name, parameter in model.named_parameters():
+        if name.endswith("pooling_query"):  # zeros are a mean
+            torch.nn.init.normal_(parameter)
     model.save_pretrained(folder)
     DualSSASTFeatureExtractor(max_length=model.config.max_length).save_pretrained(folder)
     return folder

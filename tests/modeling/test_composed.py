@@ -405,10 +405,12 @@ def test_models_can_be_made_on_the_meta_device(family):
         (
             "cnn14",
             {"temporal_pooling": ["mean", "median"]},
-            r"hold each of mean, max, min at most once, got \['mean', ",
+            r"hold each of mean, max, min, std, attention at most once, got \['mean', ",
         ),
         ("cnn14", {"temporal_pooling": []}, r"temporal_pooling must hold"),
         ("cnn14", {"padding_value": math.nan}, "padding_value must be a finite number, got nan"),
+        ("cnn14", {"readout": "panns", "temporal_pooling": ["attention"]}, "readout='panns' does not pool"),
+        ("cnn14", {"readout": "panns", "classifier": "prototypes"}, "has a classifier of its own, not 'prototypes'"),
         ("cnn14", {"classifier_hidden_sizes": [0]}, "classifier_hidden_sizes must be a positive integer, got 0"),
     ],
 )

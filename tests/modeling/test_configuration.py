@@ -53,7 +53,7 @@ SMALL = dict(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermed
                 ("fusion_norm", "shared, shared_twice, separate, none"),
                 ("readout", "patches, prefix, frames, tokens"),
                 ("pooling_combination", "sum, mean, concat"),
-                ("fusion", "concat, sum, weighted"),
+                ("fusion", "concat, sum, weighted, gated"),
             )
         ],
         (
@@ -79,9 +79,9 @@ SMALL = dict(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermed
         ({"fusion_layers": []}, r"at least one layer, got \[\]"),
         ({"fusion_layers": 3}, "at least one layer, got 3"),
         ({"fusion_layers": [4, -1]}, r"\[4, -1\] name the same layer twice: \[4, 4\]"),
-        ({"pooling": []}, r"non-empty list of mean, max, min, got \[\]"),
-        ({"pooling": None}, "non-empty list of mean, max, min, got None"),
-        ({"pooling": ["median"]}, r"mean, max, min at most once, got \['median'\]"),
+        ({"pooling": []}, r"non-empty list of mean, max, min, std, attention, got \[\]"),
+        ({"pooling": None}, "non-empty list of mean, max, min, std, attention, got None"),
+        ({"pooling": ["median"]}, r"mean, max, min, std, attention at most once, got \['median'\]"),
         ({"pooling": ["mean", "mean"]}, r"at most once, got \['mean', 'mean'\]"),
         ({"pooling": [["mean"]]}, "1 lists for 2 fused layers"),
         ({"pooling": [["mean"], []]}, "at most once"),
@@ -89,6 +89,19 @@ SMALL = dict(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermed
         (
             {"pooling": [["mean"], ["mean", "max"]], "pooling_combination": "concat", "fusion": "sum"},
             r"fusion='sum' needs vectors of one size.*gives \[8, 16\]",
+        ),
+        ({"classifier": "mlp"}, "classifier must be one of linear, prototypes, got 'mlp'"),
+        ({"prototypes_per_class": 0}, "prototypes_per_class must be a positive integer, got 0"),
+        ({"binary_prototypes": 1}, "binary_prototypes must be true or false, got 1"),
+        ({"classifier": "prototypes", "classifier_hidden_sizes": [8]}, r"has no hidden layers, got .*\[8\]"),
+        (
+            {"pooling": ["attention"], "num_pooling_heads": 3},
+            "num_pooling_heads must divide the size of a token, got 3 and 8",
+        ),
+        ({"pooling": ["attention"], "readout": "prefix"}, "readout='prefix' does not pool, so pooling 'attention'"),
+        (
+            {"pooling": [["mean"], ["attention"]], "classifier": "prototypes"},
+            "classifier='prototypes' does not pool, so pooling 'attention'",
         ),
         ({"classifier_hidden_sizes": [8, 0]}, "classifier_hidden_sizes must be a positive integer, got 0"),
         ({"classifier_hidden_sizes": 8}, "classifier_hidden_sizes must be a list, got 8"),

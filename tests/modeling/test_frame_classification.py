@@ -42,6 +42,21 @@ CASES = {
         {"channels": [3, 4, 5, 6], "fc_size": 8, "embedding_size": 5, "num_labels": 3, "fusion_layers": [4, 9]},
     ),
     "cnn14": (PannsCnn14ForAudioFrameClassification, PannsCnn14Config, CNN14 | {"fusion_layers": [1, 2]}),
+    "attention": (
+        DualSSASTForAudioFrameClassification,
+        DualSSASTConfig,
+        TINY | {"pooling": ["std", "attention"], "num_pooling_heads": 4, "fusion": "gated"},
+    ),
+    "prototypes": (
+        DualSSASTForAudioFrameClassification,
+        DualSSASTConfig,
+        TINY | {"classifier": "prototypes", "time_stride": 8},
+    ),
+    "vggish_prototypes": (
+        VGGishForAudioFrameClassification,
+        VGGishConfig,
+        {"channels": [3, 4, 5, 6], "fc_size": 8, "embedding_size": 5, "num_labels": 3, "classifier": "prototypes"},
+    ),
     "cnn14_own": (PannsCnn14ForAudioFrameClassification, PannsCnn14Config, CNN14 | {"readout": "panns"}),
 }  # fmt: skip
 
@@ -101,6 +116,14 @@ def test_a_saved_folder_is_loaded_by_its_auto_class(name, tmp_path):
     again, info = AutoModelForAudioFrameClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and type(again) is type(model)
     torch.testing.assert_close(again.eval()(inputs, mask).logits, model(inputs, mask).logits, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["frames", "vggish", "cnn14"])
+def test_attention_over_time_is_refused_where_nothing_is_pooled(name):
+    model_class, config_class, settings = CASES[name]
+    pooling = {"pooling" if name == "frames" else "temporal_pooling": ["attention"]}
+    with pytest.raises(ValueError, match="classified before any pooling"):
+        model_class(config_class(**settings | pooling))
 
 
 @torch.no_grad()

@@ -1,21 +1,26 @@
 """Tests pooling and fusion against loops over clips and tokens."""
 
 import math
+import statistics
 
 import pytest
 import torch
 
 from modeling_dual_ssast.fusion_dual_ssast import (
     LayerFusion,
+    TokenAttention,
     compose_frames,
     masked_max,
     masked_mean,
     masked_min,
+    masked_std,
+    pool_rows,
     pool_tokens,
     time_frames,
 )
 
-REDUCE = {"mean": lambda values: math.fsum(values) / len(values), "max": max, "min": min}
+REDUCE = {"mean": lambda values: math.fsum(values) / len(values), "max": max, "min": min, "std": statistics.pstdev}
+POOLS = {"mean": masked_mean, "max": masked_max, "min": masked_min, "std": masked_std}
 
 
 def random_tokens(dtype=torch.float64, seed=0):
@@ -33,13 +38,13 @@ def pooled_by_loop(tokens, mask, name):
     return torch.tensor(clips, dtype=tokens.dtype)
 
 
-@pytest.mark.parametrize("name, pool", [("mean", masked_mean), ("max", masked_max), ("min", masked_min)])
+@pytest.mark.parametrize("name, pool", POOLS.items())
 def test_poolings_equal_a_loop(name, pool):
     tokens, mask = random_tokens()
     torch.testing.assert_close(pool(tokens, mask), pooled_by_loop(tokens, mask, name), atol=1e-14, rtol=0)
 
 
-@pytest.mark.parametrize("poolings", [["mean"], ["max", "min"], ["min", "mean", "max"]])
+@pytest.mark.parametrize("poolings", [["mean"], ["max", "min"], ["min", "mean", "max"], ["std", "mean"]])
 @pytest.mark.parametrize("combination", ["sum", "mean", "concat"])
 def test_combinations_equal_a_loop(poolings, combination):
     tokens, mask = random_tokens()
@@ -49,16 +54,92 @@ def test_combinations_equal_a_loop(poolings, combination):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["mean", "max", "min"])
+@pytest.mark.parametrize("name", [*POOLS, "attention"])
 @pytest.mark.parametrize("rubbish", [0.0, "largest", "smallest", math.inf, math.nan])
 def test_masked_tokens_never_matter(dtype, name, rubbish):
     tokens, mask = random_tokens(dtype)
     bounds = {"largest": torch.finfo(dtype).max, "smallest": torch.finfo(dtype).min}
     dirty = tokens.masked_fill(~mask.unsqueeze(-1), bounds.get(rubbish, rubbish)).requires_grad_()
-    pooled = pool_tokens(dirty, mask, [name], "sum")
-    assert pooled.dtype == dtype and torch.equal(pooled, pool_tokens(tokens, mask, [name], "sum"))
+    attention = random_attention(2).to(dtype)
+    pooled = pool_tokens(dirty, mask, [name], "sum", attention)
+    assert pooled.dtype == dtype and torch.equal(pooled, pool_tokens(tokens, mask, [name], "sum", attention))
     pooled.float().sum().backward()
     assert (dirty.grad[~mask] == 0).all() and dirty.grad[mask].isfinite().all() and dirty.grad.any()
+
+
+def random_attention(heads, size=4):
+    attention = TokenAttention(size, heads).double()
+    torch.nn.init.normal_(attention.pooling_query, generator=torch.Generator().manual_seed(1))
+    return attention
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_attention_equals_a_loop(heads):
+    tokens, mask = random_tokens()
+    attention = random_attention(heads)
+    expected = torch.zeros(3, 4, dtype=torch.float64)
+    for clip in range(3):
+        valid = tokens[clip, mask[clip]].tolist()
+        for channel in range(4):
+            query = attention.pooling_query[channel // (4 // heads)].tolist()
+            scores = [math.exp(math.fsum(q * x for q, x in zip(query, token)) / math.sqrt(4)) for token in valid]
+            total = math.fsum(score * token[channel] for score, token in zip(scores, valid))
+            expected[clip, channel] = total / math.fsum(scores)
+    torch.testing.assert_close(attention(tokens, mask), expected, atol=1e-14, rtol=0)
+    assert (attention.weights(tokens, mask)[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_queries_of_zeros_give_the_mean(heads):
+    tokens, mask = random_tokens()
+    torch.testing.assert_close(TokenAttention(4, heads)(tokens, mask), masked_mean(tokens, mask), atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_one_token_has_no_deviation_and_a_finite_gradient(dtype):
+    tokens = torch.tensor([[[3.0, -60000.0]], [[1e-4, 0.0]]], dtype=dtype, requires_grad=True)
+    deviation = masked_std(tokens, torch.ones(2, 1, dtype=torch.bool))
+    deviation.float().sum().backward()
+    assert (deviation == 0).all() and (tokens.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", ["mean", "std", "attention"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_large_numbers_do_not_overflow_half_precision(name, dtype):
+    tokens = torch.tensor([60000.0, -60000.0, 0.0, 20000.0], dtype=dtype).repeat(1, 512, 1)
+    tokens[:, ::2] = 0
+    pooled = pool_tokens(tokens, torch.ones(1, 512, dtype=torch.bool), [name], "sum", random_attention(1).to(dtype))
+    assert pooled.isfinite().all()
+
+
+@pytest.mark.parametrize("poolings", [["std"], ["attention"], ["mean", "std", "attention"]])
+def test_gradients_of_poolings_are_their_finite_differences(poolings):
+    tokens, mask = random_tokens()
+    attention = random_attention(2)
+
+    def pool(tokens, query):
+        return torch.func.functional_call(Pool(poolings, attention), {"attention.pooling_query": query}, (tokens, mask))
+
+    assert torch.autograd.gradcheck(pool, (tokens.requires_grad_(), attention.pooling_query.detach().requires_grad_()))
+
+
+class Pool(torch.nn.Module):
+    def __init__(self, poolings, attention):
+        super().__init__()
+        self.poolings, self.attention = poolings, attention
+
+    def forward(self, tokens, mask):
+        return pool_tokens(tokens, mask, self.poolings, "concat", self.attention)
+
+
+def test_attention_over_frequency_pools_each_column():
+    feature_map, attention = torch.randn(2, 4, 3, 5, dtype=torch.float64), random_attention(2)
+    pooled = pool_rows(feature_map, ["std", "attention"], "concat", attention)  # (batch, columns, 8)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    for column in range(5):
+        rows = feature_map[..., column].mT  # (batch, rows, size)
+        torch.testing.assert_close(pooled[:, column, :4], masked_std(rows, mask))
+        torch.testing.assert_close(pooled[:, column, 4:], attention(rows, mask))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -101,8 +182,41 @@ def test_fusions_equal_their_formulas():
     torch.testing.assert_close(weighted(vectors), expected)
 
 
-def test_weights_of_the_layers_learn():
-    fusion = LayerFusion("weighted", 3)
+def test_gates_are_a_convex_combination():
+    vectors = [torch.randn(2, 4, dtype=torch.float64) for _ in range(3)]
+    gated = LayerFusion("gated", 3).double()
+    torch.testing.assert_close(gated(vectors), sum(vectors) / 3)  # equal weights at the start
+    scalars = [0.5, -1.0, 2.0]
+    gated.layer_weights.data = torch.tensor(scalars, dtype=torch.float64)
+    gates = [1 / (1 + math.exp(-scalar)) for scalar in scalars]
+    expected = sum(gate / sum(gates) * vector for gate, vector in zip(gates, vectors))
+    torch.testing.assert_close(gated(vectors), expected)
+    assert gated.weights.tolist() == pytest.approx([gate / sum(gates) for gate in gates])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layer", range(3))
+def test_one_open_gate_gives_that_layer_alone(layer, dtype):
+    vectors = [torch.randn(2, 4).to(dtype) for _ in range(3)]
+    gated = LayerFusion("gated", 3).to(dtype)
+    gated.layer_weights.data = torch.full((3,), -2000.0, dtype=dtype)
+    torch.testing.assert_close(gated(vectors), (sum(vectors) / 3).to(dtype), atol=2e-2, rtol=2e-2)  # all are closed
+    gated.layer_weights.data[layer] = 5.0
+    assert torch.equal(gated(vectors), vectors[layer])
+
+
+@pytest.mark.parametrize("mode", ["weighted", "gated"])
+def test_gradients_of_fusions_are_their_finite_differences(mode):
+    def fuse(scalars, *vectors):
+        return torch.func.functional_call(LayerFusion(mode, 3), {"layer_weights": scalars}, (vectors,))
+
+    inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3,), (2, 4), (2, 4), (2, 4))]
+    assert torch.autograd.gradcheck(fuse, inputs)
+
+
+@pytest.mark.parametrize("mode", ["weighted", "gated"])
+def test_weights_of_the_layers_learn(mode):
+    fusion = LayerFusion(mode, 3)
     fusion([torch.full((1, 2), float(i)) for i in range(3)]).sum().backward()
-    assert fusion.layer_weights.grad.abs().max() > 0.1
+    assert fusion.layer_weights.grad.abs().max() > 0.05
     assert not list(LayerFusion("concat", 3).parameters()) and not list(LayerFusion("sum", 3).parameters())

@@ -57,7 +57,8 @@ def models(tmp_path_factory):
     )
     train(root, "grouped", **CLASSIFIER, **table, label_column="labels", group_column="speaker",
           test_file=str(root / "data" / "test.csv"), problem_type="single_label_classification")  # fmt: skip
-    train(root, "multi", **CLASSIFIER, **table, label_column="several", label_separator=";", mixup_rate=0.5)
+    train(root, "multi", **CLASSIFIER, **table, label_column="several", label_separator=";", mixup_rate=0.5,
+          classifier="prototypes", fusion="gated")  # fmt: skip
     train(root, "regression", **CLASSIFIER, **table, label_column="pitch", problem_type="regression")
     train(root, "frames", **CLASSIFIER, **folder, readout="frames", pooling=["max"])
     train(root, "vggish", **CNN, **folder, model_name_or_path=str(root / "data" / "tiny_vggish"))
@@ -236,6 +237,8 @@ def test_soxr_is_needed_only_for_other_rates(models, tmp_path):
 def test_architecture_and_procedure(models):
     text = {name: (models / name / "README.md").read_text() for name in (*TRAINED, *CONVERTED)}
     assert "| fused layers | 0, 2 of 2 (0: patch embedding), weighted by learned numbers |" in text["single"]
+    assert "of 2 (0: patch embedding), weighted by learned gates |" in text["multi"]
+    assert "| classifier | 5 prototypes per class, compared with every token of the fused layers; no" in text["multi"]
     assert "| pooling | mean, max (sum) over all patches; a vector of 16 |" in text["single"]
     assert "| pooling | max over time, separately per frequency; a vector of" in text["frames"]
     assert "| longest input | 32 frames: 0.34 s; shorter clips cost less |" in text["single"]

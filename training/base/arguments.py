@@ -13,9 +13,11 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import SchedulerType
 
 from modeling_dual_ssast.configuration_dual_ssast import (
+    CLASSIFIERS,
     FUSION_NORMS,
     FUSIONS,
     POOLING_COMBINATIONS,
+    POOLINGS,
     PUBLISHED_MLP_LAYERS,
 )
 
@@ -81,10 +83,16 @@ class ModelArguments(EncoderArguments):
     fusion_norm: str | None = described(None, "Layer norm of the fused states.", choices=FUSION_NORMS)
     readout: str | None = described(None, "Tokens to pool: patches, prefix or frames; of CNN14 composed or panns.")
     pooling: list[str] | None = described(
-        None, "Statistics over the tokens: some of mean, max, min; or one list per layer, as JSON."
+        None, f"Statistics over the tokens: some of {', '.join(POOLINGS)}; or one list per layer, as JSON."
     )
     pooling_combination: str | None = described(None, "Combination of several poolings.", choices=POOLING_COMBINATIONS)
+    num_pooling_heads: int | None = described(None, "Queries of the pooling attention.", at_least=1)
     fusion: str | None = described(None, "Combination of several layers.", choices=FUSIONS)
+    classifier: str | None = described(
+        None, "Classifier: linear, on the pooled vector, or prototypes, on the tokens.", choices=CLASSIFIERS
+    )
+    prototypes_per_class: int | None = described(None, "Prototypes of each class.", at_least=1)
+    binary_prototypes: bool | None = described(None, "Make prototypes of -1 and +1 alone.")
     classifier_hidden_sizes: list[int] | None = described(
         None, "Sizes of the classifier's hidden layers; unset: a linear classifier.", at_least=1
     )
@@ -288,7 +296,7 @@ class FineTuningArguments(TrainingArguments):
         None, "Learning rate of the classifier; unset: the encoder's.", at_least=0
     )
     fusion_learning_rate: float = described(
-        1e-2, "Learning rate of the layers' weights where fusion is weighted.", at_least=0
+        1e-2, "Learning rate of the layers' weights where fusion is weighted or gated.", at_least=0
     )
 
 

@@ -103,7 +103,7 @@ class FineTuningTrainer(AudioTrainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """
-        Creates AdamW (or `optim`) with `head_learning_rate` for all parameters outside the encoder,
+        Creates AdamW (or `optim`) with `head_learning_rate` for all parameters outside the encoder and for queries,
         `fusion_learning_rate` for learned layer weights, and the factors of `rate_scales`.
         """
         model = self.model if model is None else model
@@ -124,7 +124,9 @@ class FineTuningTrainer(AudioTrainer):
             rate, is_decayed = self.args.learning_rate, name in decayed
             if name.endswith("layer_weights"):  # weight decay would make them equal
                 rate, is_decayed = self.args.fusion_learning_rate, False
-            elif prefix not in f".{name}" and self.args.head_learning_rate is not None:
+            elif self.args.head_learning_rate is not None and (
+                prefix not in f".{name}" or name.endswith("pooling_query")
+            ):
                 rate = self.args.head_learning_rate
             rate *= self.rate_scales.get(id(parameter), 1.0)
             groups.setdefault((rate, is_decayed), []).append(parameter)

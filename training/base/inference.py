@@ -135,10 +135,10 @@ def load_encoder(name: str, revision: str = "main", **changes):
     Raises:
         OSError, ValueError, TypeError, SafetensorError: as `from_pretrained`
         InputError: encoder weights are not finite, or missing or mismatched (they would stay random). Fusion weights
-            may be missing: their initial weights are equal, and their norms have no effect.
+            and attention may be missing: their initial weights are equal, and their norms have no effect.
     """
     model, loading = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True, **changes)
-    missing = [key for key in _not_loaded(loading) if not key.startswith("fusion.")]
+    missing = [key for key in _not_loaded(loading) if not key.startswith(("fusion.", "attention."))]
     if missing:
         raise InputError(
             f"{name}: {len(missing)} weights are missing or of another size, such as {missing[0]}; convert or train it "

@@ -28,6 +28,7 @@ VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "tran
 # Weights that may be missing from a checkpoint: fusion and classifiers.
 NEW_WEIGHTS = (
     "classifier.", "dual_ssast.fusion.", "composed_classifier.", "audioset_classifier.", "panns_cnn14.embedding.",
+    "panns_cnn14.attention.", "vggish.attention.",
 )  # fmt: skip
 
 logger = logging.get_logger(__name__)
@@ -167,10 +168,10 @@ def load_model(
     new = mismatched(report) | set(report["missing_keys"])
     check_weights(model_arguments, {key for key in new if not key.startswith(NEW_WEIGHTS)})
     check_weights_finite(f"model_name_or_path: {model_arguments.model_name_or_path}", model)
-    if getattr(stored_config, "fused_layers", None) != model.config.fused_layers and hasattr(
-        model.base_model, "fusion"
+    if hasattr(model.base_model, "fusion") and any(
+        getattr(stored_config, name) != getattr(model.config, name) for name in ("fused_layers", "fusion")
     ):
-        model.base_model.reset_fusion()  # its weights were trained for other layers
+        model.base_model.reset_fusion()  # its weights were trained for other layers, or another formula
     if stored_config.id2label != labels.id2label and not new:  # the same number of classes, but different ones
         logger.warning("The checkpoint's classifier has other classes: a new one takes its place.")
         model.reset_classifier()

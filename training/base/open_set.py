@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.utils import cached_file
 
+from modeling_dual_ssast.fusion_dual_ssast import masked_mean
+
 from ..errors import InputError, one_line
 from ..recipe import Arguments, described
 
@@ -36,15 +38,21 @@ class RejectionArguments(Arguments):
 
 
 class EmbeddingHook:
-    """Holds what a classifier's head receives, batch after batch: (batch, size), normalised by `normalise`."""
+    """
+    Holds what a classifier's head receives, batch after batch: (batch, size), normalised by `normalise`. Of the tokens
+    that prototypes receive it holds the mean.
+    """
 
     def __init__(self, model: torch.nn.Module):
         self._batches: list[torch.Tensor] = []
         self._handle = model.classifier.register_forward_pre_hook(self._hold)
 
     @torch.compiler.disable
-    def _hold(self, module: torch.nn.Module, inputs: tuple[torch.Tensor]):
-        self._batches.append(normalise(inputs[0].detach()))
+    def _hold(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]):
+        vectors, *mask = inputs
+        if mask:
+            vectors = masked_mean(vectors.mean(dim=2), *mask)  # (batch, frames, tokens of a frame, size)
+        self._batches.append(normalise(vectors.detach()))
 
     def take(self) -> torch.Tensor:
         """Returns the embeddings since the last call."""
@@ -132,7 +140,7 @@ class OpenSet:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  no dict
                 owner = (file.metadata() or {}).get("classifier")
             found = cls(*(tensors.pop(key) for key in ("means", "directions", "variances")), tensors)
-            _check_shapes(found, model.classifier)
+            _check_shapes(found, model.config.num_labels)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({one_line(error)}); fine-tune the model again") from error
         if owner != fingerprint(model):
@@ -140,14 +148,14 @@ class OpenSet:
         return found
 
 
-def _check_shapes(found: OpenSet, classifier: torch.nn.Module):
+def _check_shapes(found: OpenSet, num_labels: int):
     num_classes, size = found.means.shape
     num_directions = len(found.directions)
     expected = {"directions": (num_directions, size), "variances": (num_directions + 1,)}
     shapes = {name: tuple(getattr(found, name).shape) for name in expected}
     shapes |= {name: tuple(found.quantiles[name].shape) for name in SCORES}
     expected |= dict.fromkeys(SCORES, (NUM_QUANTILES,))
-    if shapes != expected or num_classes != classifier.dense.out_features:
+    if shapes != expected or num_classes != num_labels:
         raise ValueError(f"shapes are {shapes}, expected {expected}")
     tensors = (found.means, found.directions, found.variances, *found.quantiles.values())
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors) or bool((found.variances <= 0).any()):

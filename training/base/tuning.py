@@ -30,10 +30,9 @@ def encoder_stages(encoder: PreTrainedModel) -> list[nn.Module]:
 
 
 def head_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Returns the modules that are always trained: the classifier, and a fusion with learned weights."""
-    fusion = getattr(model.base_model, "fusion", None)
-    learned = fusion is not None and list(fusion.parameters())
-    return [model.classifier, fusion] if learned else [model.classifier]
+    """Returns the modules that are always trained: the classifier, and a fusion or pooling with learned weights."""
+    found = [getattr(model.base_model, name, None) for name in ("fusion", "attention")]
+    return [model.classifier, *(module for module in found if module is not None and list(module.parameters()))]
 
 
 def prepare(model: PreTrainedModel, tuning: TrainedWeightsArguments) -> nn.Module:

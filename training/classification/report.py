@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.metrics import precision_recall_fscore_support
 
 from model_cards.card import classifier_card, with_interval
@@ -217,14 +216,8 @@ def per_class(targets: np.ndarray, predictions: np.ndarray, labels: LabelSet) ->
 
 
 def layer_weights(model) -> dict[int, float] | None:
-    """Returns fused layer -> weight, with a sum of 1; `None` unless `fusion` is `weighted`."""
-    config = model.config
-    if getattr(config, "fusion", None) != "weighted":
-        return None
-    fusion = model.base_model.fusion.fusion
-    with torch.no_grad():  # the fusion of unit vectors is the vector of weights
-        weights = fusion(list(torch.eye(len(config.fused_layers), device=fusion.layer_weights.device)))
-    return dict(zip(config.fused_layers, weights.tolist()))
+    """Returns fused layer -> weight, with a sum of 1; `None` unless `fusion` is `weighted` or `gated`."""
+    return getattr(model.base_model, "layer_weights", None)
 
 
 def write_card(run: FinishedRun, results: dict, path: Path):

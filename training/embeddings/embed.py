@@ -136,12 +136,15 @@ def find_overrides(name: str, config, level: str, settings: dict) -> dict:
     Returns the fields of the configuration to change: the settings, and for the level `layers` all layers side by side.
 
     Raises:
-        InputError: this kind of model does not have such a field, or lacks norms for some layers.
+        InputError: this kind of model does not have such a field, or lacks norms or attention for some layers.
     """
     found = {field: value for field, value in settings.items() if value is not None}
     if level == "layers":
         if getattr(config, "fusion_norm", None) == "separate":
             raise InputError(f"{name}: has a norm for each fused layer and none for the others; use --level clip")
+        own = getattr(config, "pooling", getattr(config, "temporal_pooling", ()))
+        if "attention" in str(found.get("pooling", own)):
+            raise InputError(f"{name}: has attention for each fused layer and none for the others; use --level clip")
         found = {"fusion_layers": list(config.layers), **found}
         if hasattr(config, "fusion"):
             found = {"fusion": "concat", **found}
