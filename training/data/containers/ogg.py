@@ -71,7 +71,7 @@ def look_at_ogg(reader: Reader, start: int) -> Survey | None:
     while place + 27 <= stop:
         head = reader.take(place, 27 + 255)
         size = 27 + head[26] + sum(head[27 : 27 + head[26]])
-        if head[:4] != b"OggS" or (place + size <= stop and not _is_whole(reader.take(place, size))):
+        if head[:4] != b"OggS" or (place + size <= stop and ogg_checksum(reader.take(place, size)) != head[22:26]):
             has_junk, found = True, reader.find(b"OggS", place + 1, stop)
             if found < 0:
                 break
@@ -96,8 +96,7 @@ def look_at_ogg(reader: Reader, start: int) -> Survey | None:
     return Survey(links, is_cut=is_cut, most_frames=most_frames)
 
 
-def _is_whole(page: bytes) -> bool:
-    """Returns whether the checksum of an Ogg page is right: that of zlib with the bits in the other order."""
+def ogg_checksum(page: bytes) -> bytes:
+    """Returns the checksum of an Ogg page: that of zlib with the bits in the other order, its own field taken as 0."""
     turned = (page[:22] + bytes(4) + page[26:]).translate(TURNED)
-    checksum = zlib.crc32(turned, 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return checksum.to_bytes(4, "big").translate(TURNED) == page[22:26]
+    return (zlib.crc32(turned, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big").translate(TURNED)
