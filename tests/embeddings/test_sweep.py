@@ -125,14 +125,14 @@ def test_scores_are_those_of_scikit_learn(kind):
               ("patches", (1, 2), ("mean", "max", "min"), "sum")]  # fmt: skip
     configurations = [blocks(*candidate) for candidate in chosen]
     metric = ridge.metric_of(label_set.problem_type)[1]
-    scores = ridge.score_all(lambda b: block_features(arrays, *b), configurations, targets, folds, [0.1, 1.0], metric)
-    for candidate, blocks_, score in zip(chosen, configurations, scores):
+    found = ridge.score_folds(lambda b: block_features(arrays, *b), configurations, targets, folds, [0.1, 1.0], metric)
+    for candidate, blocks_, score in zip(chosen, configurations, found.with_best_penalty()):
         features = compose(arrays, *candidate)
         assert score.alpha == pytest.approx(score.ridge * features.shape[1])
         for number, (training, test) in enumerate(folds):
             ours = next(
                 prediction
-                for _, _, prediction in ridge.held_out_predictions(
+                for _, _, prediction, _ in ridge.held_out_predictions(
                     lambda b: block_features(arrays, *b), [blocks_], targets, (training, test), [score.ridge]
                 )
             )
@@ -154,13 +154,11 @@ def test_the_better_penalty_is_chosen():
     targets = ridge.make_targets(labels, find_labels(labels, None))
     folds = make_folds(table(labels), 3, True, seed=0, num_repeats=2)
     assert len(folds) == 6
-    alone = [
-        ridge.score_all(lambda b: block_features(arrays, *b), [[("prefix", 0, ())]], targets, folds, [r], accuracy)[0]
-        for r in (0.001, 10.0)
-    ]
-    both = ridge.score_all(
-        lambda b: block_features(arrays, *b), [[("prefix", 0, ())]], targets, folds, [0.001, 10.0], accuracy
-    )[0]
+    features, configurations = lambda b: block_features(arrays, *b), [[("prefix", 0, ())]]
+    *alone, both = (
+        ridge.score_folds(features, configurations, targets, folds, penalties, accuracy).with_best_penalty()[0]
+        for penalties in ([0.001], [10.0], [0.001, 10.0])
+    )
     assert both.folds.mean() == max(score.folds.mean() for score in alone)
 
 

@@ -50,20 +50,29 @@ def permutation_p(
     return float(found.pvalue)
 
 
-def corrected_t_p(differences: np.ndarray, test_share: float) -> np.ndarray:
+def corrected_error(values: np.ndarray, test_share: float) -> np.ndarray:
     """
-    Returns the two-sided p-values of the corrected resampled t-test (Nadeau and Bengio, Machine Learning 52, 2003): the
-    training clips of folds overlap, so that the usual t-test finds differences which are none.
+    Returns the standard error of a mean over folds: (..., folds of all repeats) -> (...). The folds share training
+    clips, so that the error of independent values is too small (Nadeau and Bengio, Machine Learning 52, 2003).
 
     Args:
-        differences: of the scores of two models, (..., folds of all repeats); NaN gives NaN
         test_share: held-out clips of a fold for each training clip
     """
-    count = differences.shape[-1]
-    mean, variance = differences.mean(axis=-1), differences.var(axis=-1, ddof=1)
+    return np.sqrt((1 / values.shape[-1] + test_share) * values.var(axis=-1, ddof=1))
+
+
+def corrected_t_p(differences: np.ndarray, test_share: float) -> np.ndarray:
+    """
+    Returns the two-sided p-values of the corrected resampled t-test (Nadeau and Bengio): (..., folds) -> (...)
+
+    Args:
+        differences: of the scores of two models on each fold; NaN gives NaN
+        test_share: as for `corrected_error`
+    """
+    mean, error = differences.mean(axis=-1), corrected_error(differences, test_share)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = 2 * stats.t.sf(np.abs(mean) / np.sqrt((1 / count + test_share) * variance), count - 1)
-    return np.where(mean == 0, 1.0, found)  # 0 / 0 where both are the same
+        p_values = 2 * stats.t.sf(np.abs(mean) / error, differences.shape[-1] - 1)
+    return np.where(mean == 0, 1.0, p_values)  # 0 / 0 where both are the same
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
