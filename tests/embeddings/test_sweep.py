@@ -210,6 +210,12 @@ def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_
     best = json.loads((output / "best.json").read_text())["model"]
     results = json.loads((output / "results.json").read_text())
     assert results["candidates"] == len(table) and results["clips"] == 21 and results["folds"] == 3
+    assert results["best"]["model"] == best and table["verdict"].tolist()[0] == "best"
+    assert results["best"]["accuracy"] == table["accuracy"].max() >= results["best"]["nested"]["accuracy"]
+    assert len(results["best"]["nested"]["folds"]) == 3 and set(table["verdict"][1:]) <= {"not told apart", "worse"}
+    simplest = results["one_standard_error"]["model"]
+    assert len(simplest["fusion_layers"]) == 1 and len(simplest.get("pooling", [""])) == 1
+    assert set(compared["better"]) <= {"not told apart", "dual", "last"} and "one_standard_error" in printed
     with pytest.raises(InputError, match="holds a sweep already"):
         run(path)
     # Its recipe fine-tunes, and so does any other one that names the sweep.
@@ -269,6 +275,14 @@ def test_bad_recipes_stop_with_one_line(recipe, values, pattern):
     with pytest.raises(InputError, match=pattern):
         run(path)
     assert not (output / "results.json").exists()
+
+
+def test_the_simplest_is_fine_tuned_if_it_is_asked_for(recipe, caplog):
+    path, output = recipe(readouts=["patches"], choice="one_standard_error", num_folds=2)
+    run(path)
+    results = json.loads((output / "results.json").read_text())
+    assert json.loads((output / "best.json").read_text()) == results["one_standard_error"] != results["best"]
+    assert "two folds leave none to choose by" in caplog.text and "nested" not in results["best"]
 
 
 def test_a_data_set_with_folds_of_its_own(recipe, clips, tmp_path):
