@@ -41,6 +41,9 @@ class SweepArguments(FrozenEncoderArguments):
         5, "Folds of the cross-validation, where the data set has none of its own (fold_column).", at_least=2
     )
     num_repeats: int = described(1, "Cross-validations, each with folds of its own.", at_least=1)
+    unlabelled: bool = described(
+        False, "Rank layers by the geometry of their features alone; dataset_name or train_file needs no labels."
+    )
     nested: bool = described(
         True, "Also score the whole choice on clips that take no part in it (nested cross-validation)."
     )

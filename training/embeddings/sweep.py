@@ -39,6 +39,7 @@ from .choice import BEST, CHOICES, WORSE, choose, compare_with, half_interval, n
 from .representations import COMPOSED, block_features, blocks, fill_shards, load_for_recipe, subsets
 from .ridge import best_of, make_targets, mean_of, metric_of, other_folds, score_folds
 from .sweep_plots import plot_heat_maps, plot_layers
+from .unlabelled import MEASURES, UnlabelledClips, agreement, geometry, plot_geometry
 
 logger = logging.get_logger(__name__)
 
@@ -86,6 +87,7 @@ class Results:
     table: as `make_table` returns it, the best candidate first
     metric: name of the score's column in `table`
     layers: all layers of the encoder
+    geometry: measures of the features of each layer, which need no labels
     chosen: rule of `CHOICES` -> index of its candidate
     nested: rule -> score of the whole choice by it, on each fold; empty with two folds
     test_share: held-out clips of a fold for each training clip
@@ -96,6 +98,7 @@ class Results:
     table: pandas.DataFrame
     metric: str
     layers: list[int]
+    geometry: pandas.DataFrame
     chosen: dict[str, int]
     nested: dict[str, np.ndarray]
     num_clips: int
@@ -137,33 +140,24 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_for_recipe(model_arguments, extractor, fuse_all=True)
     readouts = choose_readouts(model.config, arguments.readouts)
+    layers, windows = list(model.config.layers), choose_windows(model, extractor, data_arguments)
+    if arguments.unlabelled:
+        dataset = UnlabelledClips(data_arguments, extractor, windows, arguments.max_clips, arguments.seed)
+        arrays = encode(folder, model_arguments, model, dataset, arguments)
+        recipe = {"task": "sweep"} | outputs.describe_recipe(model_arguments, data_arguments, arguments)
+        write_unlabelled(folder, geometry(arrays, readouts, layers), len(dataset), recipe, arguments)
+        return
     clips = load_clips(data_arguments, arguments)
     label_set = find_labels(clips["label"], data_arguments.problem_type)
     folds = make_folds(clips, arguments.num_folds, label_set.is_single, arguments.seed, arguments.num_repeats)
     can_nest = arguments.nested and len(other_folds(folds, 0)) > 1
     if arguments.nested and not can_nest:
         logger.warning("two folds leave none to choose by in a nested cross-validation; set num_folds to 3 or more")
-    windows = choose_windows(model, extractor, data_arguments)
     dataset = ClipDataset(clips, extractor, label_set, windows=windows)
-    shards = Shards(
-        folder / "representations",
-        len(clips),
-        arguments.shard_clips,
-        {
-            "model": str(model_arguments.model_name_or_path),
-            "settings": model_arguments.overrides(),
-            "features": extractor.to_dict() | {"windows": windows},
-            "dtype": arguments.storage_dtype,
-            "clips": fingerprint(dataset.names()),
-        },
-    )
-    shards.prepare(arguments.overwrite)
     started = time.perf_counter()
-    batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
-    fill_shards(shards, model, dataset, batch_size, workers, arguments.storage_dtype)
+    arrays = encode(folder, model_arguments, model, dataset, arguments)
     encoded = time.perf_counter()
-    arrays = shards.means()
-    found = candidates(list(model.config.layers), readouts)
+    found = candidates(layers, readouts)
     name, metric = metric_of(label_set.problem_type)
     scores = score_folds(
         lambda block: block_features(arrays, *block),
@@ -181,7 +175,8 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
         candidates=found,
         table=make_table(found, scores.with_best_penalty(), name, share),
         metric=name,
-        layers=list(model.config.layers),
+        layers=layers,
+        geometry=geometry(arrays, readouts, layers),
         chosen={rule: choose(rule, scores.scores, order, share)[0] for rule in CHOICES},
         nested={rule: nested_scores(rule, scores, order, share) for rule in CHOICES if can_nest},
         num_clips=len(clips),
@@ -191,6 +186,26 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
     )
     recipe = {"task": "sweep"} | outputs.describe_recipe(model_arguments, data_arguments, arguments)
     write_outputs(folder, results, recipe, model.config, arguments)
+
+
+def encode(folder: Path, model_arguments: EncoderArguments, model, dataset, arguments: SweepArguments) -> dict:
+    """Encodes the clips that a stopped sweep has not encoded; returns the arrays of `representations`."""
+    shards = Shards(
+        folder / "representations",
+        len(dataset),
+        arguments.shard_clips,
+        {
+            "model": str(model_arguments.model_name_or_path),
+            "settings": model_arguments.overrides(),
+            "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
+            "dtype": arguments.storage_dtype,
+            "clips": fingerprint(dataset.names()),
+        },
+    )
+    shards.prepare(arguments.overwrite)
+    batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
+    fill_shards(shards, model, dataset, batch_size, workers, arguments.storage_dtype)
+    return shards.means()
 
 
 def choose_readouts(config, wanted: list[str] | None) -> list[str]:
@@ -327,6 +342,10 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments:
     write_csv(table, staging / "sweep.csv")
     compared = comparison(table, metric, found.layers, found.test_share)
     write_csv(compared, staging / "comparison.csv")
+    measured = with_scores(found)
+    agreed = agreement(measured, metric)
+    write_csv(measured, staging / "unlabelled.csv")
+    plot_geometry(measured, staging / "unlabelled.png", arguments.figure_format, metric)
     plot_heat_maps(found, staging, arguments.figure_format)
     plot_layers(found, staging / "layers.png", arguments.figure_format)
     encoder = {key: value for key, value in recipe["EncoderArguments"].items() if value not in (None, {})}
@@ -352,6 +371,7 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments:
         "folds": found.num_folds,
         "candidates": len(table),
         "told_apart_from_the_best": num_apart,
+        "unlabelled": agreed.to_dict("records"),
         "seconds": seconds,
         "versions": reproduction.versions(),
         "recipe": recipe,
@@ -367,6 +387,29 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments:
     print(f"{num_apart} candidates are told apart from the best over {found.num_folds} folds")
     print_choices(found, choices)
     print(f"everything is in {folder}; to fine-tune with it: train_hf.py {folder / 'finetune.yaml'}")
+
+
+def with_scores(found: Results) -> pandas.DataFrame:
+    """Returns `found.geometry` with the scores of the same layers and poolings."""
+    scores = found.table.loc[found.table["combination"] != "concat", ["readout", "layers", "pooling", found.metric]]
+    named = found.geometry.assign(layers=found.geometry["layer"].astype(str))
+    return named.merge(scores, on=["readout", "layers", "pooling"]).drop(columns="layers")
+
+
+def write_unlabelled(folder: Path, table: pandas.DataFrame, num_clips: int, recipe: dict, arguments: SweepArguments):
+    """Writes the table and figure of a sweep without labels, and prints the layer that each measure takes."""
+    staging = folder / outputs.STAGING_NAME
+    staging.mkdir(parents=True, exist_ok=True)
+    write_csv(table, staging / "unlabelled.csv")
+    plot_geometry(table, staging / "unlabelled.png", arguments.figure_format)
+    outputs.write_results({"clips": num_clips, "versions": reproduction.versions(), "recipe": recipe}, staging)
+    outputs.publish(staging, folder)
+    rows = []
+    for (readout, pooling), part in table.dropna().groupby(["readout", "pooling"], sort=False):
+        rows.append([readout, pooling, *(int(part.loc[part[name].idxmax(), "layer"]) for name in MEASURES)])
+    print(f"{num_clips} clips without labels: the layers with the highest")
+    print_table(rows, ["readout", "pooling", *MEASURES])
+    print(f"everything is in {folder}")
 
 
 def print_choices(found: Results, choices: dict[str, dict]):
