@@ -78,7 +78,7 @@ def test_a_sweep_without_labels_measures_what_one_with_labels_does(tmp_path, cap
     bare = run("bare", {"train_file": str(tmp_path / "bare.csv")}, unlabelled=True)
     assert "12 clips without labels: the layers with the highest" in capsys.readouterr().out
     measures = ["effective_rank", "iso_score"]
-    np.testing.assert_allclose(bare[measures], with_labels[measures], rtol=1e-6)
+    np.testing.assert_allclose(bare[measures], with_labels[measures], rtol=1e-3)
     assert len(bare) == 3 * 7 and "accuracy" in with_labels and (tmp_path / "bare" / "unlabelled.png").exists()
     results = json.loads((tmp_path / "labelled" / "results.json").read_text())
     assert len(results["unlabelled"]) == 7
