@@ -386,16 +386,21 @@ def test_a_sweep_never_chooses_a_candidate_that_is_not_finite(caplog):
     folds = [(np.arange(10), np.arange(10, 20)), (np.arange(10, 20), np.arange(10))]
     name, metric = ridge.metric_of(SINGLE)
     blocks = [[("broken",)], [("noise",)], [("good",), ("broken",)], [("good",)]]
-    scores = ridge.score_all(lambda block: arrays[block[0]], blocks, targets, folds, [0.1, 1.0], metric)
+    scores = ridge.score_folds(lambda block: arrays[block[0]], blocks, targets, folds, [0.1, 1.0], metric, nested=False)
+    scores = scores.with_best_penalty()
     assert [bool(np.isnan(score.folds).all()) for score in scores] == [True, False, True, False]
-    alone = ridge.score_all(lambda block: arrays[block[0]], [blocks[1]], targets, folds, [0.1, 1.0], metric)
-    np.testing.assert_array_equal(alone[0].folds, scores[1].folds)  # the broken ones of the same group change nothing
+    alone = ridge.score_folds(
+        lambda block: arrays[block[0]], [blocks[1]], targets, folds, [0.1, 1.0], metric, nested=False
+    )
+    np.testing.assert_array_equal(
+        alone.with_best_penalty()[0].folds, scores[1].folds
+    )  # the broken ones of the same group change nothing
     found = [sweep.Candidate("patches", (index,), ("mean",), "sum") for index in range(4)]
-    table = sweep.make_table(found, scores, name)
+    table = sweep.make_table(found, scores, name, 1.0)
     assert table.index[0] == 3 and table[name].isna().tolist() == [False, False, True, True]
     assert "2 of 4 candidates have features or predictions that are not finite" in caplog.text
     with pytest.raises(InputError, match="no candidate has finite predictions"):
-        sweep.make_table(found[:1], scores[:1], name)
+        sweep.make_table(found[:1], scores[:1], name, 1.0)
 
 
 def probe_arguments(rates):

@@ -256,6 +256,9 @@ def test_the_folds_of_the_data_set_are_used(tmp_path, monkeypatch):
     for (indices, targets), fold in zip(outcomes.tested, folds):
         assert len({rows[index][2] for index in indices}) == 1
         assert np.array_equal(fold["test"][1], targets) and len(fold["train"][0]) == len(rows) - len(indices)
+    scores = outcomes.scores(parts[2].seed)
+    for (indices, targets), outcome in zip(outcomes.tested, outcomes.by_seed[parts[2].seed]):
+        assert evar.score(scores[indices], targets, is_single=True) == outcome.test
 
 
 def test_a_regression_is_refused(tmp_path):

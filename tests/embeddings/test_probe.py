@@ -63,6 +63,9 @@ def test_a_probe_leaves_its_table(recipe, capsys):
     assert means["linear"] == pytest.approx(table[table["method"] == "linear"]["test"].mean()) and means["linear"] > 0.6
     assert set(means) == {"linear", "neighbours", "few_shot, 1 per class", "few_shot, 2 per class"}
     assert "accuracy on 8 test clips, embeddings of 32 numbers" in capsys.readouterr().out
+    predictions = pandas.read_csv(output / "predictions.csv")
+    right = (predictions["label"] == predictions["prediction"]).groupby(predictions["method"]).mean()
+    assert right.to_dict() == pytest.approx(means) and len(predictions) == 7 * 8
     with pytest.raises(InputError, match="holds a probe already"):
         run(path)
     run(path, "--overwrite", "true")
@@ -94,7 +97,9 @@ def test_a_linear_layer_learns_what_is_linear(kind):
     if kind != "multi":  # a random direction can rank two far classes right
         assert [row["setting"] for row in rows] == ["learning rate 0.1"] * 2
     assert min(row["test"] for row in rows) > 0.95
-    assert rows == probe.linear_rows(features, labels, label_set, settings)
+    for row, again in zip(rows, probe.linear_rows(features, labels, label_set, settings)):
+        np.testing.assert_array_equal(row.pop("scores"), again.pop("scores"))
+        assert row == again
 
 
 def test_the_best_epoch_counts_and_patience_ends_the_training(monkeypatch):
@@ -109,7 +114,7 @@ def test_the_best_epoch_counts_and_patience_ends_the_training(monkeypatch):
 def test_few_labels_are_drawn_anew_per_seed_and_only_from_the_training_clips():
     features, labels, _ = blobs("single")
     settings = ProbeArguments(output_dir="x", few_shot=[1, 3, 21], num_seeds=2)
-    rows = probe.few_shot_rows(features, labels, settings)
+    rows = probe.few_shot_rows(features, labels, 2, settings)
     assert [(row["setting"], row["seed"]) for row in rows] == [
         ("1 per class", 0), ("1 per class", 1), ("3 per class", 0), ("3 per class", 1)
     ]  # fmt: skip

@@ -125,14 +125,14 @@ def test_scores_are_those_of_scikit_learn(kind):
               ("patches", (1, 2), ("mean", "max", "min"), "sum")]  # fmt: skip
     configurations = [blocks(*candidate) for candidate in chosen]
     metric = ridge.metric_of(label_set.problem_type)[1]
-    scores = ridge.score_all(lambda b: block_features(arrays, *b), configurations, targets, folds, [0.1, 1.0], metric)
-    for candidate, blocks_, score in zip(chosen, configurations, scores):
+    found = ridge.score_folds(lambda b: block_features(arrays, *b), configurations, targets, folds, [0.1, 1.0], metric)
+    for candidate, blocks_, score in zip(chosen, configurations, found.with_best_penalty()):
         features = compose(arrays, *candidate)
         assert score.alpha == pytest.approx(score.ridge * features.shape[1])
         for number, (training, test) in enumerate(folds):
             ours = next(
                 prediction
-                for _, _, prediction in ridge.held_out_predictions(
+                for _, _, prediction, _ in ridge.held_out_predictions(
                     lambda b: block_features(arrays, *b), [blocks_], targets, (training, test), [score.ridge]
                 )
             )
@@ -154,13 +154,11 @@ def test_the_better_penalty_is_chosen():
     targets = ridge.make_targets(labels, find_labels(labels, None))
     folds = make_folds(table(labels), 3, True, seed=0, num_repeats=2)
     assert len(folds) == 6
-    alone = [
-        ridge.score_all(lambda b: block_features(arrays, *b), [[("prefix", 0, ())]], targets, folds, [r], accuracy)[0]
-        for r in (0.001, 10.0)
-    ]
-    both = ridge.score_all(
-        lambda b: block_features(arrays, *b), [[("prefix", 0, ())]], targets, folds, [0.001, 10.0], accuracy
-    )[0]
+    features, configurations = lambda b: block_features(arrays, *b), [[("prefix", 0, ())]]
+    *alone, both = (
+        ridge.score_folds(features, configurations, targets, folds, penalties, accuracy).with_best_penalty()[0]
+        for penalties in ([0.001], [10.0], [0.001, 10.0])
+    )
     assert both.folds.mean() == max(score.folds.mean() for score in alone)
 
 
@@ -212,6 +210,12 @@ def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_
     best = json.loads((output / "best.json").read_text())["model"]
     results = json.loads((output / "results.json").read_text())
     assert results["candidates"] == len(table) and results["clips"] == 21 and results["folds"] == 3
+    assert results["best"]["model"] == best and table["verdict"].tolist()[0] == "best"
+    assert results["best"]["accuracy"] == table["accuracy"].max() >= results["best"]["nested"]["accuracy"]
+    assert len(results["best"]["nested"]["folds"]) == 3 and set(table["verdict"][1:]) <= {"not told apart", "worse"}
+    simplest = results["one_standard_error"]["model"]
+    assert len(simplest["fusion_layers"]) == 1 and len(simplest.get("pooling", [""])) == 1
+    assert set(compared["better"]) <= {"not told apart", "dual", "last"} and "one_standard_error" in printed
     with pytest.raises(InputError, match="holds a sweep already"):
         run(path)
     # Its recipe fine-tunes, and so does any other one that names the sweep.
@@ -271,6 +275,14 @@ def test_bad_recipes_stop_with_one_line(recipe, values, pattern):
     with pytest.raises(InputError, match=pattern):
         run(path)
     assert not (output / "results.json").exists()
+
+
+def test_the_simplest_is_fine_tuned_if_it_is_asked_for(recipe, caplog):
+    path, output = recipe(readouts=["patches"], choice="one_standard_error", num_folds=2)
+    run(path)
+    results = json.loads((output / "results.json").read_text())
+    assert json.loads((output / "best.json").read_text()) == results["one_standard_error"] != results["best"]
+    assert "two folds leave none to choose by" in caplog.text and "nested" not in results["best"]
 
 
 def test_a_data_set_with_folds_of_its_own(recipe, clips, tmp_path):

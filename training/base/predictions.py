@@ -1,10 +1,11 @@
-"""Makes the table of a classifier's predictions, for predict_hf.py and the classification tasks."""
+"""Makes the table of a classifier's predictions, for predict_hf.py and the tasks that test on labelled clips."""
 
 import numpy as np
 import torch
 
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
+from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
 from ..files import csv_row
 from .finite import check_scores
@@ -29,6 +30,15 @@ def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, threshol
     table = pandas.DataFrame(scores, columns=columns)
     table.insert(0, "file", pandas.Series(files, dtype=object))
     table.insert(1, "prediction", pandas.Series(predictions(labels, scores, thresholds), dtype=object))
+    return table
+
+
+def labelled_table(dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, thresholds: list[float] | None = None):
+    """Returns the score table of a split, with the columns `label` and, if the clips have groups, `group`."""
+    table = score_table(dataset.names(), labels, scores, thresholds)
+    table.insert(1, "label", [as_text(label) for label in dataset.examples["label"]])
+    if "group" in dataset.examples.column_names:
+        table.insert(2, "group", dataset.examples["group"][:])
     return table
 
 

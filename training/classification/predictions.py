@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.predictions import as_text, score_table
+from ..base.predictions import labelled_table
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
 from ..files import write_csv
@@ -13,7 +13,5 @@ from ..files import write_csv
 def write_predictions(
     dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, path: Path, thresholds: list[float] | None = None
 ):
-    """Writes the score table of a split as a CSV, with the column `label` beside the prediction."""
-    table = score_table(dataset.names(), labels, scores, thresholds)
-    table.insert(1, "label", [as_text(label) for label in dataset.examples["label"]])
-    write_csv(table, path)
+    """Writes the score table of a split as a CSV, with the columns `label` and `group` beside the prediction."""
+    write_csv(labelled_table(dataset, labels, scores, thresholds), path)

@@ -41,6 +41,17 @@ class SweepArguments(FrozenEncoderArguments):
         5, "Folds of the cross-validation, where the data set has none of its own (fold_column).", at_least=2
     )
     num_repeats: int = described(1, "Cross-validations, each with folds of its own.", at_least=1)
+    unlabelled: bool = described(
+        False, "Rank layers by the geometry of their features alone; dataset_name or train_file needs no labels."
+    )
+    nested: bool = described(
+        True, "Also score the whole choice on clips that take no part in it (nested cross-validation)."
+    )
+    choice: str = described(
+        "best",
+        "Candidate for the fine-tuning: best; or one_standard_error, the simplest one within one standard error of it.",
+        choices=("best", "one_standard_error"),
+    )
     max_clips: int = described(
         1000, "Clips to score with; larger data sets are sampled with the same shares of the classes.", at_least=10
     )

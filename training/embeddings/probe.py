@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import torch
+from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -26,6 +27,7 @@ from ..base.arguments import ModelArguments
 from ..base.finite import check_scores
 from ..base.loading import choose_windows, load_feature_extractor
 from ..base.outputs import STAGING_NAME, describe_recipe, publish, write_results
+from ..base.predictions import labelled_table
 from ..console import print_table
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
@@ -59,8 +61,10 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     recipe = {"task": "probe"} | describe_recipe(model_arguments, data_arguments, arguments)
     if arguments.protocol == "evar":
         outcomes = run_evar(model_arguments, data_arguments, arguments)
-        table = pandas.DataFrame(evar.rows_of(outcomes.by_seed, arguments.learning_rates[0]))
-        write_outputs(folder, table, outcomes.label_set, outcomes.counts, outcomes.size, recipe)
+        rows = list(evar.rows_of(outcomes.by_seed, arguments.learning_rates[0]))
+        for row in rows:
+            row["scores"] = outcomes.scores(row["seed"])
+        write_outputs(folder, rows, outcomes.dataset, outcomes.counts, outcomes.size, recipe)
         return
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
@@ -89,11 +93,11 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     if "linear" in arguments.methods:
         rows += linear_rows(features, labels, label_set, arguments)
     if label_set.is_single and "neighbours" in arguments.methods:
-        rows.append(neighbour_row(features, labels, arguments))
+        rows.append(neighbour_row(features, labels, len(label_set.names), arguments))
     if label_set.is_single and "few_shot" in arguments.methods:
-        rows += few_shot_rows(features, labels, arguments)
+        rows += few_shot_rows(features, labels, len(label_set.names), arguments)
     counts = {split: len(values) for split, values in features.items()}
-    write_outputs(folder, pandas.DataFrame(rows), label_set, counts, features["train"].shape[1], recipe)
+    write_outputs(folder, rows, datasets["test"], counts, features["train"].shape[1], recipe)
 
 
 @dataclasses.dataclass
@@ -103,15 +107,27 @@ class EvarOutcomes:
 
     by_seed: seed -> an outcome per fold
     tested: per fold the test clips' indices among `num_tested`, and their targets (clips, labels)
+    dataset: the clips that are tested
     counts: split -> clips; with folds `train` and `test` hold all clips
     size: of an embedding
     """
 
     by_seed: dict[int, list[evar.Outcome]]
     tested: list[tuple[np.ndarray, np.ndarray]]
-    label_set: LabelSet
+    dataset: ClipDataset
     counts: dict[str, int]
     size: int
+
+    @property
+    def label_set(self) -> LabelSet:
+        return self.dataset.labels
+
+    def scores(self, seed: int) -> np.ndarray:
+        """Returns the outputs of a seed's layers for the clips of `dataset`: (clips, labels)"""
+        found = np.zeros((len(self.dataset), len(self.label_set.names)), dtype=np.float32)
+        for (held, _), outcome in zip(self.tested, self.by_seed[seed]):
+            found[held] = outcome.outputs
+        return found
 
 
 def run_evar(
@@ -153,8 +169,8 @@ def run_evar(
         extractor = evar.own_statistics(clips_of(training, "train"), extractor)
         model.config.padding_value = extractor.padding_value
     eye, data = np.eye(len(label_set.names), dtype=np.float32), {}
-    for split, part in splits.items():
-        clips = clips_of(part, split)
+    all_clips = {split: clips_of(part, split) for split, part in splits.items()}
+    for split, clips in all_clips.items():
         labels = np.asarray([clips.label(index) for index in range(len(clips))])
         embeddings = embed(model, clips, folder / "embeddings" / split, model_arguments, arguments)
         data[split] = embeddings, eye[labels] if label_set.is_single else labels.astype(np.float32)
@@ -170,7 +186,8 @@ def run_evar(
     by_seed = evar.train_layers(parts, label_set.is_single, arguments)
     counts = {split: len(values) for split, (values, _) in data.items()}
     counts.setdefault("test", counts["train"])
-    return EvarOutcomes(by_seed, tested, label_set, counts, data["train"][0].shape[1])
+    dataset = all_clips["train" if has_folds else "test"]
+    return EvarOutcomes(by_seed, tested, dataset, counts, data["train"][0].shape[1])
 
 
 def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArguments) -> np.ndarray:
@@ -196,7 +213,8 @@ def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArgumen
 
 def linear_rows(features: dict, labels: dict, label_set: LabelSet, arguments: ProbeArguments) -> list[dict]:
     """
-    Returns a row per seed, with the learning rate of the best validation score.
+    Returns a row per seed, with the learning rate of the best validation score. `scores` of every row of this module
+    are those of the test clips, (clips, labels): probabilities or numbers.
 
     Raises:
         InputError: the layer diverges with every learning rate.
@@ -249,10 +267,18 @@ def fit_linear(
                 best = {
                     "method": "linear", "setting": f"learning rate {learning_rate:g}", "seed": seed, "epoch": epoch + 1,
                     "validation": validation, "test": score(outputs["test"], labels["test"]),
+                    "scores": scores_of(outputs["test"], label_set),
                 }  # fmt: skip
         if epoch + 1 - best["epoch"] >= arguments.patience:
             break
     return best
+
+
+def scores_of(outputs: np.ndarray, label_set: LabelSet) -> np.ndarray:
+    """Returns the probabilities, or numbers, of a linear layer's outputs: both (clips, labels)"""
+    if label_set.is_regression:
+        return outputs
+    return softmax(outputs, axis=1) if label_set.is_single else expit(outputs)
 
 
 def score_function(label_set: LabelSet):
@@ -267,7 +293,7 @@ def score_function(label_set: LabelSet):
     return score
 
 
-def neighbour_row(features: dict, labels: dict, arguments: ProbeArguments) -> dict:
+def neighbour_row(features: dict, labels: dict, num_labels: int, arguments: ProbeArguments) -> dict:
     """Scores nearest neighbours by cosine; the validation split chooses their number."""
     rows = []
     for count in sorted(set(arguments.neighbours)):
@@ -275,13 +301,14 @@ def neighbour_row(features: dict, labels: dict, arguments: ProbeArguments) -> di
             continue
         model = KNeighborsClassifier(count, metric="cosine").fit(features["train"], labels["train"])
         scores = {split: model.score(features[split], labels[split]) for split in ("validation", "test")}
+        scores["scores"] = probabilities_of(model, features["test"], num_labels)
         rows.append({"method": "neighbours", "setting": f"{count} neighbours", "seed": arguments.seed, **scores})
     if not rows:
         raise InputError(f"neighbours: {arguments.neighbours} are more than the {len(features['train'])} clips")
     return max(rows, key=lambda row: row["validation"])
 
 
-def few_shot_rows(features: dict, labels: dict, arguments: ProbeArguments) -> list[dict]:
+def few_shot_rows(features: dict, labels: dict, num_labels: int, arguments: ProbeArguments) -> list[dict]:
     """Scores logistic regressions on a few training clips of every class; a row per number of clips and draw."""
     rows = []
     classes, counts = np.unique(labels["train"], return_counts=True)
@@ -295,24 +322,46 @@ def few_shot_rows(features: dict, labels: dict, arguments: ProbeArguments) -> li
             )
             model = LogisticRegression(max_iter=2000).fit(features["train"][chosen], labels["train"][chosen])
             scores = {split: model.score(features[split], labels[split]) for split in ("validation", "test")}
+            scores["scores"] = probabilities_of(model, features["test"], num_labels)
             rows.append({"method": "few_shot", "setting": f"{shots} per class", "seed": seed, **scores})
     return rows
 
 
+def probabilities_of(model, features: np.ndarray, num_labels: int) -> np.ndarray:
+    """Returns a classifier's probabilities: (clips, labels), 0 for classes without training clips."""
+    found = np.zeros((len(features), num_labels))
+    found[:, model.classes_] = model.predict_proba(features)
+    return found
+
+
 def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
     """Returns mean and deviation over seeds per method; each linear layer has the learning rate of its seed."""
-    groups = table["method"].where(table["method"] != "few_shot", "few_shot, " + table["setting"])
-    summary = table.groupby(groups, sort=False)["test"].agg(["mean", "std", "count"])
+    summary = table.groupby(names_of(table), sort=False)["test"].agg(["mean", "std", "count"])
     return summary.rename(columns={"mean": "test", "std": "standard_deviation", "count": "runs"})
 
 
+def names_of(table: pandas.DataFrame) -> pandas.Series:
+    """Returns the name of each run's method; few labels count as a method per number of them."""
+    return table["method"].where(table["method"] != "few_shot", "few_shot, " + table["setting"])
+
+
 def write_outputs(
-    folder: Path, table: pandas.DataFrame, label_set: LabelSet, counts: dict[str, int], size: int, recipe: dict
+    folder: Path, rows: list[dict], dataset: ClipDataset, counts: dict[str, int], size: int, recipe: dict
 ):
-    """Writes `probe.csv` with every run and `results.json` with the summary, and prints the summary."""
-    staging = folder / STAGING_NAME
+    """
+    Writes `probe.csv` with every run, `predictions.csv` of the test clips and `results.json` with the summary, and
+    prints the summary.
+    """
+    staging, label_set = folder / STAGING_NAME, dataset.labels
     staging.mkdir(parents=True, exist_ok=True)
+    scores = [row.pop("scores") for row in rows]
+    table = pandas.DataFrame(rows)
     write_csv(table, staging / "probe.csv")
+    predictions = [
+        labelled_table(dataset, label_set, own).assign(method=name, seed=row["seed"])
+        for own, name, row in zip(scores, names_of(table), rows)
+    ]
+    write_csv(pandas.concat(predictions), staging / "predictions.csv")
     summary, metric = summarise(table), metric_of(label_set.problem_type)[0]
     results = {
         "metric": metric,

@@ -101,7 +101,7 @@ def fused(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 class Represented(Network):
     """Gives the arrays of `represent`, (model, batch) -> arrays of the batch's windows, for the clips of a data set."""
 
-    def __init__(self, model, dataset: ClipDataset, represent: Callable, dtype: str):
+    def __init__(self, model, dataset, represent: Callable, dtype: str):
         super().__init__(model, dataset.feature_extractor)
         self.windows = dataset.windows
         self.represent = represent
@@ -120,7 +120,7 @@ class Represented(Network):
 def fill_shards(
     shards: Shards,
     model,
-    dataset: ClipDataset,
+    dataset,
     batch_size: int,
     num_workers: int = 0,
     dtype: str = "float32",
@@ -130,13 +130,15 @@ def fill_shards(
     Encodes the clips of the missing shards. The arrays of a long clip are the means over its windows.
 
     Args:
+        dataset: labelled clips, or a source of clips with the same `feature_extractor` and `windows`
         batch_size: clips or windows per encoder pass
         num_workers: threads that decode
         dtype: type of the stored arrays, `float32` or `float16`
         represent: (model, batch) -> arrays of the batch's clips: `representations` or `fused`
     """
     network = Represented(model, dataset, represent, dtype)
-    engine = Engine(network, ClipSequence([Examples(dataset)]), shards, batch_size, num_workers, verb="encoding")
+    source = Examples(dataset) if isinstance(dataset, ClipDataset) else dataset
+    engine = Engine(network, ClipSequence([source]), shards, batch_size, num_workers, verb="encoding")
     engine.stops_at_errors = True
     engine.fill()
 

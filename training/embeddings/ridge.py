@@ -35,6 +35,32 @@ class Score:
     alpha: float
 
 
+@dataclass
+class FoldScores:
+    """
+    Holds the scores of a cross-validation, NaN where predictions are not finite.
+
+    scores: (configurations, penalties, folds)
+    inner: per fold the scores on the other folds of its repeat, by fits without both: (configurations, penalties, other
+        folds); empty if they were not asked for
+    ridge: (penalties,)
+    sizes: (configurations,), sizes of the vectors
+    """
+
+    scores: np.ndarray
+    inner: list[np.ndarray]
+    ridge: Sequence[float]
+    sizes: list[int]
+
+    def with_best_penalty(self) -> list[Score]:
+        """Returns the scores of each configuration with the penalty that has the best mean."""
+        rows = enumerate(best_of(mean_of(self.scores)))
+        return [
+            Score(self.scores[row, choice], float(self.ridge[choice]), float(self.ridge[choice]) * self.sizes[row])
+            for row, choice in rows
+        ]
+
+
 def make_targets(labels: list, label_set: LabelSet) -> np.ndarray:
     """Returns the targets of the regression, +1 and -1 per class, or numbers: (clips, outputs)"""
     encoded = [label_set.encode(label, "a clip") for label in labels]
@@ -70,10 +96,16 @@ def held_out_predictions(
     fold: tuple[np.ndarray, np.ndarray],
     ridge: Sequence[float],
     device: torch.device | str = "cpu",
-) -> Iterator[tuple[int, int, np.ndarray]]:
+    inner: Sequence[np.ndarray] = (),
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
     """
     Yields the indices of configuration and penalty, and the predictions (held-out clips, outputs); arguments as for
-    `score_all`.
+    `score_folds`. With `inner`, which divides the training clips (places among them), also the predictions (training
+    clips, outputs) of fits without the part in which a clip is.
+
+    The parts need no fits of their own: of the inverse C of the whole system with its intercept, the residuals of a
+    part are the solution of its own rows and columns of C (An, Liu and Venkatesh, Pattern Recognition 40, 2007). The
+    features of all training clips standardise them; those of the held-out clips and their targets take no part.
     """
     training, test = fold
     kernels, sizes = {}, {}
@@ -97,11 +129,38 @@ def held_out_predictions(
             factors, failed = torch.linalg.cholesky_ex(system)  # fails where features or penalty are not finite
             weights = torch.cholesky_solve(centred.expand(len(group), -1, -1), factors)
             weights[failed != 0] = torch.nan
-            for offset, prediction in enumerate((kernel[:, test] @ weights).cpu().numpy() + mean):
-                yield start + offset, index, prediction
+            predictions = (kernel[:, test] @ weights).cpu().numpy() + mean
+            parts = np.tile(targets[training], (len(group), 1, 1)) if inner else np.empty((len(group), 0))
+            inverse = torch.cholesky_inverse(factors) if inner else None
+            for part in inner:
+                # The features are centred: the intercept adds this constant to the inverse.
+                own = inverse[:, part][:, :, part] - 1 / (penalty * size[:, :, None] * len(training))
+                residuals = torch.cholesky_solve(weights[:, part], torch.linalg.cholesky_ex(own)[0])
+                parts[:, part] -= residuals.cpu().numpy()
+            for offset, pair in enumerate(zip(predictions, parts)):
+                yield start + offset, index, *pair
 
 
-def score_all(
+def mean_of(scores: np.ndarray) -> np.ndarray:
+    """Returns the mean over the folds, the last axis; rounded, so that the order of the folds makes no difference."""
+    return scores.mean(axis=-1).round(12)
+
+
+def best_of(scores: np.ndarray) -> np.ndarray:
+    """Returns the index of the highest score of the last axis, the first one of equal scores; NaN is lowest."""
+    return np.where(np.isnan(scores), -np.inf, scores).argmax(axis=-1)
+
+
+def other_folds(folds: list[tuple[np.ndarray, np.ndarray]], number: int) -> list[np.ndarray]:
+    """Returns the held-out clips of the other folds of the same repeat."""
+    num_clips = sum(map(len, folds[number]))
+    num_repeats = sum(len(test) for _, test in folds) // num_clips
+    size = len(folds) // num_repeats
+    first = number // size * size
+    return [folds[other][1] for other in range(first, first + size) if other != number]
+
+
+def score_folds(
     features: Callable[[tuple], np.ndarray],
     configurations: Sequence[list[tuple]],
     targets: np.ndarray,
@@ -109,31 +168,38 @@ def score_all(
     ridge: Sequence[float],
     metric: Callable[[np.ndarray, np.ndarray], float],
     device: torch.device | str = "cpu",
-) -> list[Score]:
+    nested: bool = True,
+) -> FoldScores:
     """
-    Scores every configuration by cross-validation, with the best penalty of each.
+    Scores every configuration with every penalty by cross-validation.
 
     Args:
         features: block -> (clips, size), float64
         configurations: lists of blocks
         targets: (clips, outputs)
         folds: (training clips, held-out clips)
-        ridge: penalties per feature; the one with the best mean over the folds is chosen
+        ridge: penalties per feature
         metric: (targets, predictions) -> number, higher is better
+        nested: also score within the training clips of each fold, whose parts are the other folds; 3 folds at least
     """
+
+    def measure(truth, prediction) -> float:
+        # The metrics would take NaN for class 0, or raise.
+        return metric(truth, prediction) if np.isfinite(prediction).all() else np.nan
+
     scores = np.zeros((len(configurations), len(ridge), len(folds)))
     progress = tqdm(total=len(configurations) * len(folds) * len(ridge), desc="scoring", unit="fit", leave=False)
+    inner = []
     for number, fold in enumerate(folds):
-        truth = targets[fold[1]]
-        for index, penalty, prediction in held_out_predictions(features, configurations, targets, fold, ridge, device):
-            # The metrics would take NaN for class 0, or raise.
-            scores[index, penalty, number] = metric(truth, prediction) if np.isfinite(prediction).all() else np.nan
+        others = other_folds(folds, number) if nested else []
+        parts = [np.flatnonzero(np.isin(fold[0], other)) for other in others]
+        inner.append(np.zeros((len(configurations), len(ridge), len(parts))))
+        truth, own = targets[fold[1]], targets[fold[0]]
+        found = held_out_predictions(features, configurations, targets, fold, ridge, device, parts)
+        for index, penalty, prediction, held in found:
+            scores[index, penalty, number] = measure(truth, prediction)
+            inner[-1][index, penalty] = [measure(own[part], held[part]) for part in parts]
             progress.update()
     progress.close()
     sizes = [sum(features(name).shape[1] for name in blocks) for blocks in configurations]
-    means = scores.mean(axis=2)
-    best = np.where(np.isnan(means), -np.inf, means).argmax(axis=1)
-    return [
-        Score(folds=scores[index, choice], ridge=float(ridge[choice]), alpha=float(ridge[choice]) * sizes[index])
-        for index, choice in enumerate(best)
-    ]
+    return FoldScores(scores, inner, ridge, sizes)

@@ -2,7 +2,8 @@
 Runs the task `sweep`: compares layers and poolings of an encoder on a data set, with one encoder pass per clip.
 
 The Dual SSAST paper fine-tunes every candidate; Niizumi et al. evaluate layer by layer. The sweep scores all pairs of
-layers, readouts and poolings by linear evaluation, and turns the best one into a recipe for fine-tuning.
+layers, readouts and poolings by linear evaluation, and turns the best one, or the simplest of the good ones, into a
+recipe for fine-tuning.
 """
 
 import itertools
@@ -10,10 +11,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas
 import yaml
 from datasets import concatenate_datasets
-from scipy import stats
 from sklearn.model_selection import train_test_split
 from transformers import set_seed
 from transformers.utils import logging
@@ -34,13 +35,15 @@ from ..errors import InputError
 from ..files import check_writable, fingerprint, write_csv, write_json
 from ..inference.shards import Shards
 from .arguments import SweepArguments
+from .choice import BEST, CHOICES, WORSE, choose, compare_with, half_interval, nested_scores, share_of_tests, verdicts
 from .representations import COMPOSED, block_features, blocks, fill_shards, load_for_recipe, subsets
-from .ridge import make_targets, metric_of, score_all
+from .ridge import best_of, make_targets, mean_of, metric_of, other_folds, score_folds
 from .sweep_plots import plot_heat_maps, plot_layers
+from .unlabelled import MEASURES, UnlabelledClips, agreement, geometry, plot_geometry
 
 logger = logging.get_logger(__name__)
 
-RECIPE_HEADER = "# Fine-tunes with the best layers and poolings of a sweep: {score}.\n"
+RECIPE_HEADER = "# Fine-tunes with the layers and poolings that a sweep has chosen: {score}.\n"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ class Candidate:
         joined = (" + " if self.combination == "sum" else ", ").join(self.pooling)
         return f"{self.readout}: {joined}"
 
+    @property
+    def simplicity(self) -> tuple[int, int]:
+        """Returns what sorts the simplest candidates first: fewest layers, then fewest poolings."""
+        return len(self.layers), max(len(self.pooling), 1)
+
 
 @dataclass
 class Results:
@@ -79,6 +87,10 @@ class Results:
     table: as `make_table` returns it, the best candidate first
     metric: name of the score's column in `table`
     layers: all layers of the encoder
+    geometry: measures of the features of each layer, which need no labels
+    chosen: rule of `CHOICES` -> index of its candidate
+    nested: rule -> score of the whole choice by it, on each fold; empty with two folds
+    test_share: held-out clips of a fold for each training clip
     seconds: duration of encoding and scoring
     """
 
@@ -86,8 +98,12 @@ class Results:
     table: pandas.DataFrame
     metric: str
     layers: list[int]
+    geometry: pandas.DataFrame
+    chosen: dict[str, int]
+    nested: dict[str, np.ndarray]
     num_clips: int
     num_folds: int
+    test_share: float
     seconds: dict[str, float]
 
 
@@ -124,32 +140,26 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_for_recipe(model_arguments, extractor, fuse_all=True)
     readouts = choose_readouts(model.config, arguments.readouts)
+    layers, windows = list(model.config.layers), choose_windows(model, extractor, data_arguments)
+    if arguments.unlabelled:
+        dataset = UnlabelledClips(data_arguments, extractor, windows, arguments.max_clips, arguments.seed)
+        arrays = encode(folder, model_arguments, model, dataset, arguments)
+        recipe = {"task": "sweep"} | outputs.describe_recipe(model_arguments, data_arguments, arguments)
+        write_unlabelled(folder, geometry(arrays, readouts, layers), len(dataset), recipe, arguments)
+        return
     clips = load_clips(data_arguments, arguments)
     label_set = find_labels(clips["label"], data_arguments.problem_type)
     folds = make_folds(clips, arguments.num_folds, label_set.is_single, arguments.seed, arguments.num_repeats)
-    windows = choose_windows(model, extractor, data_arguments)
+    can_nest = arguments.nested and len(other_folds(folds, 0)) > 1
+    if arguments.nested and not can_nest:
+        logger.warning("two folds leave none to choose by in a nested cross-validation; set num_folds to 3 or more")
     dataset = ClipDataset(clips, extractor, label_set, windows=windows)
-    shards = Shards(
-        folder / "representations",
-        len(clips),
-        arguments.shard_clips,
-        {
-            "model": str(model_arguments.model_name_or_path),
-            "settings": model_arguments.overrides(),
-            "features": extractor.to_dict() | {"windows": windows},
-            "dtype": arguments.storage_dtype,
-            "clips": fingerprint(dataset.names()),
-        },
-    )
-    shards.prepare(arguments.overwrite)
     started = time.perf_counter()
-    batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
-    fill_shards(shards, model, dataset, batch_size, workers, arguments.storage_dtype)
+    arrays = encode(folder, model_arguments, model, dataset, arguments)
     encoded = time.perf_counter()
-    arrays = shards.means()
-    found = candidates(list(model.config.layers), readouts)
+    found = candidates(layers, readouts)
     name, metric = metric_of(label_set.problem_type)
-    scores = score_all(
+    scores = score_folds(
         lambda block: block_features(arrays, *block),
         [blocks(c.readout, c.layers, c.pooling, c.combination) for c in found],
         make_targets(clips["label"], label_set),
@@ -157,13 +167,45 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
         arguments.ridge,
         metric,
         model.device,
+        can_nest,
     )
     seconds = {"encoding": encoded - started, "scoring": time.perf_counter() - encoded}
+    share, order = share_of_tests(folds), sorted(range(len(found)), key=lambda index: found[index].simplicity)
     results = Results(
-        found, make_table(found, scores, name), name, list(model.config.layers), len(clips), len(folds), seconds
+        candidates=found,
+        table=make_table(found, scores.with_best_penalty(), name, share),
+        metric=name,
+        layers=layers,
+        geometry=geometry(arrays, readouts, layers),
+        chosen={rule: choose(rule, scores.scores, order, share)[0] for rule in CHOICES},
+        nested={rule: nested_scores(rule, scores, order, share) for rule in CHOICES if can_nest},
+        num_clips=len(clips),
+        num_folds=len(folds),
+        test_share=share,
+        seconds=seconds,
     )
     recipe = {"task": "sweep"} | outputs.describe_recipe(model_arguments, data_arguments, arguments)
-    write_outputs(folder, results, recipe, model.config, arguments.figure_format)
+    write_outputs(folder, results, recipe, model.config, arguments)
+
+
+def encode(folder: Path, model_arguments: EncoderArguments, model, dataset, arguments: SweepArguments) -> dict:
+    """Encodes the clips that a stopped sweep has not encoded; returns the arrays of `representations`."""
+    shards = Shards(
+        folder / "representations",
+        len(dataset),
+        arguments.shard_clips,
+        {
+            "model": str(model_arguments.model_name_or_path),
+            "settings": model_arguments.overrides(),
+            "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
+            "dtype": arguments.storage_dtype,
+            "clips": fingerprint(dataset.names()),
+        },
+    )
+    shards.prepare(arguments.overwrite)
+    batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
+    fill_shards(shards, model, dataset, batch_size, workers, arguments.storage_dtype)
+    return shards.means()
 
 
 def choose_readouts(config, wanted: list[str] | None) -> list[str]:
@@ -204,33 +246,38 @@ def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
     return clips.select(sorted(chosen))
 
 
-def make_table(found: list[Candidate], scores: list, metric: str) -> pandas.DataFrame:
+def make_table(found: list[Candidate], scores: list, metric: str, test_share: float) -> pandas.DataFrame:
     """
-    Returns a row per candidate, the best first: settings, mean, deviation and 95 % interval over the folds. Candidates
-    whose features or predictions are not finite come last.
+    Returns a row per candidate, the best first: settings, mean, deviation and 95 % interval over the folds, and the
+    comparison with the best. Candidates whose features or predictions are not finite come last.
 
     Raises:
         InputError: no candidate has finite predictions.
     """
-    rows = []
-    for candidate, score in zip(found, scores):
-        folds, count = score.folds, len(score.folds)
-        deviation = float(folds.std(ddof=1))
-        rows.append(
-            {
-                "readout": candidate.readout,
-                "layers": "+".join(map(str, candidate.layers)),
-                "pooling": "+".join(candidate.pooling),
-                "combination": candidate.combination,
-                metric: float(folds.mean()),
-                "standard_deviation": deviation,
-                "interval": float(stats.t.ppf(0.975, count - 1)) * deviation / count**0.5,
-                "ridge": score.ridge,
-                "alpha": score.alpha,
-                **{f"fold_{index}": value for index, value in enumerate(folds)},
-            }
-        )
-    table = pandas.DataFrame(rows)
+    folds = np.stack([score.folds for score in scores])  # (candidates, folds)
+    means = mean_of(folds)
+    best, compared = int(best_of(means)), np.arange(len(folds)) != best_of(means)
+    rows = [
+        {
+            "readout": candidate.readout,
+            "layers": "+".join(map(str, candidate.layers)),
+            "pooling": "+".join(candidate.pooling),
+            "combination": candidate.combination,
+        }
+        for candidate in found
+    ]
+    columns = {
+        metric: means,
+        "standard_deviation": folds.std(axis=1, ddof=1),
+        "interval": half_interval(folds, test_share),
+        "ridge": [score.ridge for score in scores],
+        "alpha": [score.alpha for score in scores],
+    }
+    table = pandas.DataFrame(rows).assign(**columns, difference=0.0, p=1.0, p_holm=1.0, verdict=BEST)
+    for name, values in compare_with(folds[best], folds[compared], test_share).items():
+        table.loc[compared, name] = values
+    table.loc[compared, "verdict"] = verdicts(table.loc[compared, "p_holm"], [WORSE] * int(compared.sum()))
+    table = table.assign(**{f"fold_{index}": values for index, values in enumerate(folds.T)})
     missing = int(table[metric].isna().sum())
     if missing == len(table):
         raise InputError(
@@ -246,49 +293,85 @@ def make_table(found: list[Candidate], scores: list, metric: str) -> pandas.Data
     return table.sort_values(metric, ascending=False, kind="stable")
 
 
-def comparison(table: pandas.DataFrame, metric: str, layers: list[int]) -> pandas.DataFrame:
-    """Compares as in the Dual SSAST paper: last, middle and both layers, with every pooling."""
+def comparison(table: pandas.DataFrame, metric: str, layers: list[int], test_share: float) -> pandas.DataFrame:
+    """
+    Compares as in the Dual SSAST paper: last, middle and both layers, with every pooling. Tests both layers against the
+    last one, with p-values corrected for the number of poolings.
+    """
     middle, last = layers[(len(layers) - 1) // 2], layers[-1]
     chosen = {"last": f"{last}", "middle": f"{middle}", "dual": f"{middle}+{last}"}
     ways = table["readout"].str.cat([table["pooling"], table["combination"]], sep=" ").str.strip()
-    rows = []
+    names = [name for name in table.columns if name.startswith("fold_")]
+    rows, folds = [], {name: [] for name in chosen}
     for way in sorted(set(ways)):
         row = {"way": way}
         for name, layers in chosen.items():
             found = table[(ways == way) & (table["layers"] == layers)].iloc[0]
             row |= {name: found[metric], f"{name}_interval": found["interval"]}
+            folds[name].append(found[names].to_numpy(dtype=np.float64))
         rows.append(row)
-    return pandas.DataFrame(rows)
+    tested = compare_with(np.stack(folds["last"]), np.stack(folds["dual"]), test_share)
+    better = verdicts(tested["p_holm"], ["dual" if value > 0 else "last" for value in tested["difference"]])
+    return pandas.DataFrame(rows).assign(dual_p_holm=tested["p_holm"], better=better)
 
 
-def write_outputs(folder: Path, found: Results, recipe: dict, config, figure_format: str):
-    """Writes tables, figures, the best candidate and a recipe with it, `results.json` last; prints the best ones."""
+def describe_choice(found: Results, rule: str, model: dict) -> dict:
+    """Returns the entries of `results.json` about what a rule chooses; `model`: the encoder's settings."""
+    row = found.table.loc[found.chosen[rule]]
+    described = {
+        "model": model | found.candidates[found.chosen[rule]].settings(),
+        found.metric: float(row[found.metric]),
+        "interval": float(row["interval"]),
+        "verdict": row["verdict"],
+    }
+    if rule in found.nested:
+        folds = found.nested[rule]
+        described["nested"] = {
+            found.metric: float(folds.mean()),
+            "interval": float(half_interval(folds, found.test_share)),
+            "folds": folds.tolist(),
+        }
+    return described
+
+
+def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments: SweepArguments):
+    """Writes tables, figures, the chosen candidate and a recipe with it, `results.json` last; prints the best ones."""
     staging = folder / outputs.STAGING_NAME
     staging.mkdir(parents=True, exist_ok=True)
     table, metric, seconds = found.table, found.metric, found.seconds
-    best, row = found.candidates[table.index[0]], table.iloc[0]
-    score = f"{metric} {row[metric]:.4f} +- {row['interval']:.4f} over {found.num_folds} folds"
     write_csv(table, staging / "sweep.csv")
-    compared = comparison(table, metric, found.layers)
+    compared = comparison(table, metric, found.layers, found.test_share)
     write_csv(compared, staging / "comparison.csv")
-    plot_heat_maps(found, staging, figure_format)
-    plot_layers(found, staging / "layers.png", figure_format)
+    measured = with_scores(found)
+    agreed = agreement(measured, metric)
+    write_csv(measured, staging / "unlabelled.csv")
+    plot_geometry(measured, staging / "unlabelled.png", arguments.figure_format, metric)
+    plot_heat_maps(found, staging, arguments.figure_format)
+    plot_layers(found, staging / "layers.png", arguments.figure_format)
     encoder = {key: value for key, value in recipe["EncoderArguments"].items() if value not in (None, {})}
-    settings = encoder | best.settings()
+    choices = {rule: describe_choice(found, rule, encoder) for rule in CHOICES}
     if not hasattr(config, "readout"):  # VGGish has only one
-        settings.pop("readout")
-    description = {"model": settings, metric: float(row[metric]), "interval": float(row["interval"])}
-    write_json(staging / "best.json", description)
+        for described in choices.values():
+            described["model"].pop("readout")
+    chosen = choices[arguments.choice]
+    write_json(staging / "best.json", chosen)
     data = {key: value for key, value in recipe["DataArguments"].items() if value is not None and key in RECIPE_DATA}
-    fine_tuning = {"task": "classification", **settings, **data, **FINE_TUNING, "output_dir": f"{folder}-fine-tuned"}
+    fine_tuning = {
+        "task": "classification", **chosen["model"], **data, **FINE_TUNING, "output_dir": f"{folder}-fine-tuned"
+    }  # fmt: skip
+    score = f"{metric} {chosen[metric]:.4f} +- {chosen['interval']:.4f} over {found.num_folds} folds"
     text = RECIPE_HEADER.format(score=score) + yaml.safe_dump(fine_tuning, sort_keys=False)
     (staging / "finetune.yaml").write_text(text, encoding="utf-8")
+    num_apart = int((table["verdict"] == WORSE).sum())
     results = {
-        "best": description,
+        **choices,
+        "choice": arguments.choice,
         "comparison": compared.to_dict("records"),
         "clips": found.num_clips,
         "folds": found.num_folds,
         "candidates": len(table),
+        "told_apart_from_the_best": num_apart,
+        "unlabelled": agreed.to_dict("records"),
         "seconds": seconds,
         "versions": reproduction.versions(),
         "recipe": recipe,
@@ -299,10 +382,44 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, figure_for
         f"{len(table)} candidates, {found.num_clips} clips: encoded in {seconds['encoding']:.1f} s, "
         f"scored in {seconds['scoring']:.1f} s"
     )
-    columns = ["readout", "layers", "pooling", "combination", metric, "interval"]
-    print_table(table[columns].head(5).round(4).to_numpy().tolist(), columns)
-    print(f"best: {best.way}, layers {' and '.join(map(str, best.layers))}: {score}")
+    columns = ["readout", "layers", "pooling", "combination", metric, "interval", "verdict"]
+    print_table(table[columns].head(5).values.tolist(), columns)
+    print(f"{num_apart} candidates are told apart from the best over {found.num_folds} folds")
+    print_choices(found, choices)
     print(f"everything is in {folder}; to fine-tune with it: train_hf.py {folder / 'finetune.yaml'}")
+
+
+def with_scores(found: Results) -> pandas.DataFrame:
+    """Returns `found.geometry` with the scores of the same layers and poolings."""
+    scores = found.table.loc[found.table["combination"] != "concat", ["readout", "layers", "pooling", found.metric]]
+    named = found.geometry.assign(layers=found.geometry["layer"].astype(str))
+    return named.merge(scores, on=["readout", "layers", "pooling"]).drop(columns="layers")
+
+
+def write_unlabelled(folder: Path, table: pandas.DataFrame, num_clips: int, recipe: dict, arguments: SweepArguments):
+    """Writes the table and figure of a sweep without labels, and prints the layer that each measure takes."""
+    staging = folder / outputs.STAGING_NAME
+    staging.mkdir(parents=True, exist_ok=True)
+    write_csv(table, staging / "unlabelled.csv")
+    plot_geometry(table, staging / "unlabelled.png", arguments.figure_format)
+    outputs.write_results({"clips": num_clips, "versions": reproduction.versions(), "recipe": recipe}, staging)
+    outputs.publish(staging, folder)
+    rows = []
+    for (readout, pooling), part in table.dropna().groupby(["readout", "pooling"], sort=False):
+        rows.append([readout, pooling, *(int(part.loc[part[name].idxmax(), "layer"]) for name in MEASURES)])
+    print(f"{num_clips} clips without labels: the layers with the highest")
+    print_table(rows, ["readout", "pooling", *MEASURES])
+    print(f"everything is in {folder}")
+
+
+def print_choices(found: Results, choices: dict[str, dict]):
+    """Prints what each rule chooses, its score, and the nested score of the whole choice."""
+    rows, metric = [], found.metric
+    for rule, described in choices.items():
+        candidate, nested = found.candidates[found.chosen[rule]], described.get("nested", {})
+        name = f"{candidate.way}, layers {' and '.join(map(str, candidate.layers))}"
+        rows.append([rule, name, described[metric], described["interval"], nested.get(metric), nested.get("interval")])
+    print_table(rows, ["choice", "candidate", metric, "interval", "nested", "interval"])
 
 
 # Recipe of the fine-tuning: keys copied from the sweep, and SSAST's settings for small data sets.

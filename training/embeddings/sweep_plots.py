@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from ..base.figures import COLOURS, MAP, new_figure, save_figure
+from ..base.paired_tests import NOT_TOLD_APART
+from .choice import BEST, SIMPLEST
+
+OPEN = (BEST, NOT_TOLD_APART)
 
 
 def plot_heat_maps(found, folder: Path, figure_format: str):
@@ -14,28 +18,37 @@ def plot_heat_maps(found, folder: Path, figure_format: str):
     for readout in dict.fromkeys(candidate.readout for candidate in found.candidates):
         own = values[found.table["readout"] == readout]
         lowest, highest = own.quantile(0.02), own.max()
-        maps = {}
+        maps, open_cells, simplest = {}, {}, {}
         for index in sorted(own.index):  # in the order of the candidates, not of their scores
             candidate = found.candidates[index]
             grid = maps.setdefault(candidate.way, np.full((len(layers), len(layers)), np.nan))
             first, last = layers.index(candidate.layers[0]), layers.index(candidate.layers[-1])
             grid[first, last] = grid[last, first] = own[index]
+            if found.table["verdict"][index] in OPEN:
+                open_cells.setdefault(candidate.way, []).extend({(first, last), (last, first)})
+            if index == found.chosen[SIMPLEST]:
+                simplest[candidate.way] = (last, first)
         columns = min(4, len(maps))
         rows = -(-len(maps) // columns)
         figure, axes = new_figure(rows, columns, size=(max(3.6 * columns, 6.4), 3.4 * rows + 0.5), squeeze=False)
         for axis, (way, grid) in zip(axes.flat, maps.items()):
             image = axis.imshow(grid, origin="lower", cmap=MAP, vmin=lowest, vmax=highest)
             best = np.unravel_index(np.nanargmax(grid), grid.shape)
+            axis.plot(*np.array(open_cells.get(way, [(np.nan, np.nan)])).T, ".", color="white", markersize=2)
             axis.plot(best[1], best[0], "+", color=COLOURS[3], markersize=10, markeredgewidth=2)
+            if way in simplest:
+                axis.plot(*simplest[way], "o", color=COLOURS[3], markersize=11, markerfacecolor="none")
             axis.set(title=f"{way} ({np.nanmax(grid):.3f})", xlabel="layer", ylabel="layer")
             axis.set_xticks(ticks, layers, fontsize="small")
             axis.set_yticks(ticks, layers, fontsize="small")
         for axis in axes.flat[len(maps) :]:
             axis.remove()
-        figure.suptitle(
-            f"{metric} of two layers side by side (diagonal: one layer)\n+ and number in brackets: the best of a panel",
-            fontsize="medium",
+        lines = (
+            f"{metric} of two layers side by side (diagonal: one layer)",
+            "+ and number in brackets: the best of a panel",
+            f"dot: {NOT_TOLD_APART} from the best of all; o: the simplest within one standard error of it",
         )
+        figure.suptitle("\n".join(lines), fontsize="medium")
         figure.colorbar(image, ax=list(axes.flat[: len(maps)]), label=metric, extend="min")
         save_figure(figure, folder / f"layers_{readout}.png", figure_format)
 
@@ -47,19 +60,21 @@ def plot_layers(found, path: Path, figure_format: str):
         candidate, row = found.candidates[index], table.loc[index]
         if len(candidate.layers) == 1 and candidate.combination != "concat":
             own = ways.setdefault(candidate.readout, {})
-            dots = own.setdefault(candidate.way, (np.zeros(len(layers)), np.zeros(len(layers))))
+            dots = own.setdefault(candidate.way, (*np.zeros((2, len(layers))), np.zeros(len(layers), dtype=bool)))
             place = layers.index(candidate.layers[0])
-            dots[0][place], dots[1][place] = row[found.metric], row["interval"]
+            dots[0][place], dots[1][place], dots[2][place] = row[found.metric], row["interval"], row["verdict"] in OPEN
     size = (max(8, 0.9 * len(layers)), 2.6 * max(len(ways), 2))
     figure, panels = new_figure(len(ways), size=size, squeeze=False, sharex=True, sharey=True)
     for axes, (readout, own) in zip(panels[:, 0], ways.items()):
-        for place, (way, (values, intervals)) in enumerate(own.items()):
+        for place, (way, (values, intervals, is_open)) in enumerate(own.items()):
             x = np.arange(len(layers)) + (place - (len(own) - 1) / 2) * 0.7 / len(own)
             axes.errorbar(x, values, intervals, fmt="o", markersize=4, elinewidth=0.8, label=way.split(": ")[-1])
+            axes.plot(x[is_open], values[is_open], "o", color="white", markersize=1.5, zorder=3)
         axes.set(title=readout, ylabel=found.metric.replace("_", " "))
         axes.set_xticks(range(len(layers)), layers)
         axes.grid(axis="y", alpha=0.3)
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     panels[-1, 0].set_xlabel("layer (0 is the embedding)" if layers[0] == 0 else "layer")
-    figure.suptitle(f"one layer alone; bars: 95 % interval over {found.num_folds} folds", fontsize="medium")
+    bars = f"one layer alone; bars: 95 % interval over {found.num_folds} folds"
+    figure.suptitle(f"{bars}; white centre: {NOT_TOLD_APART} from the best of all", fontsize="medium")
     save_figure(figure, path, figure_format)

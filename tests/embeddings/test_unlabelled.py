@@ -1,0 +1,88 @@
+"""Tests the ranking of layers without labels: the measures by hand, and sweeps with and without labels."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+from audio_files import write_class_folders
+from scipy import stats
+from tiny_models import save_tiny_classifier
+
+from training import tasks
+from training.embeddings import sweep
+from training.embeddings.unlabelled import agreement, effective_rank, geometry, iso_score
+from training.errors import InputError
+
+
+@pytest.mark.parametrize(("clips", "size"), [(30, 8), (8, 30), (12, 12)])
+def test_the_effective_rank_is_the_entropy_of_the_singular_values(clips, size):
+    features = np.random.default_rng(0).normal(2, 1, size=(clips, size)) * 1e20
+    values = np.linalg.svd(features, compute_uv=False)
+    assert effective_rank(features) == pytest.approx(np.exp(stats.entropy(values)), rel=1e-6)
+    assert effective_rank(np.eye(clips, size)) == pytest.approx(min(clips, size))
+    assert effective_rank(np.outer(np.arange(1, clips + 1), np.ones(size))) == pytest.approx(1, abs=1e-4)
+    assert np.isnan(effective_rank(np.zeros((clips, size))))
+
+
+@pytest.mark.parametrize(("clips", "size"), [(300, 6), (10, 40)])
+def test_the_iso_score_is_that_of_its_paper(clips, size):
+    """By the seven steps of Rudman et al.: principal components, their variances, and the distance from equal ones."""
+    features = np.random.default_rng(0).normal(5, np.arange(1, size + 1), size=(clips, size))
+    variances = np.linalg.eigvalsh(np.cov(features.T))
+    normalised = np.sqrt(size) * variances / np.linalg.norm(variances)
+    defect = np.linalg.norm(normalised - 1) / np.sqrt(2 * (size - np.sqrt(size)))
+    used = (size - defect**2 * (size - np.sqrt(size))) ** 2 / size**2
+    assert iso_score(features) == pytest.approx((size * used - 1) / (size - 1))
+    assert iso_score(np.repeat(features[:, :1], size, axis=1)) == pytest.approx(0, abs=1e-9)
+    assert np.isnan(iso_score(np.ones((clips, size))))
+
+
+def test_equal_variances_are_isotropic():
+    around = np.concatenate([np.eye(5), -np.eye(5)]) + 7
+    assert iso_score(around) == pytest.approx(1)
+
+
+def test_the_agreement_is_spearmans():
+    table = pandas.DataFrame({
+        "readout": "patches", "pooling": "mean", "layer": range(4), "effective_rank": [1.0, 3.0, 2.0, 4.0],
+        "iso_score": [0.4, 0.3, 0.2, 0.1], "accuracy": [0.5, 0.7, 0.8, 0.6],
+    })  # fmt: skip
+    (row,) = agreement(table, "accuracy").to_dict("records")
+    expected = stats.spearmanr(table["effective_rank"], table["accuracy"]).statistic
+    assert row["effective_rank_correlation"] == pytest.approx(expected)
+    assert (row["best_layer"], row["effective_rank_layer"], row["iso_score_layer"]) == (2, 3, 0)
+    assert row["effective_rank_loss"] == pytest.approx(0.2) and row["iso_score_loss"] == pytest.approx(0.3)
+
+
+def test_features_that_overflow_have_no_measure():
+    arrays = {"prefix.0": np.array([[1.0, np.inf], [2.0, 0.0]]), "prefix.1": np.eye(2)}
+    table = geometry(arrays, ["prefix"], [0, 1])
+    assert table["effective_rank"].isna().tolist() == table["iso_score"].isna().tolist() == [True, False]
+
+
+def test_a_sweep_without_labels_measures_what_one_with_labels_does(tmp_path, capsys):
+    clips = write_class_folders(tmp_path / "clips", 6)
+    encoder = save_tiny_classifier(tmp_path / "model", initializer_range=0.2)
+
+    def run(name: str, data: dict, **values) -> pandas.DataFrame:
+        recipe = {"task": "sweep", "model_name_or_path": str(encoder), "output_dir": str(tmp_path / name)}
+        (tmp_path / "recipe.json").write_text(json.dumps(recipe | {"num_folds": 3} | data | values))
+        sweep.run(*tasks.parse([str(tmp_path / "recipe.json")])[1:])
+        return pandas.read_csv(tmp_path / name / "unlabelled.csv", keep_default_na=False)
+
+    files = sorted(clips.rglob("*.wav"))
+    pandas.DataFrame({"file_name": list(map(str, files))}).to_csv(tmp_path / "bare.csv", index=False)
+    labelled = {"dataset_name": str(clips), "validation_fraction": 0, "test_fraction": 0}
+    with_labels = run("labelled", labelled)
+    bare = run("bare", {"train_file": str(tmp_path / "bare.csv")}, unlabelled=True)
+    assert "12 clips without labels: the layers with the highest" in capsys.readouterr().out
+    measures = ["effective_rank", "iso_score"]
+    np.testing.assert_allclose(bare[measures], with_labels[measures], rtol=1e-3)
+    assert len(bare) == 3 * 7 and "accuracy" in with_labels and (tmp_path / "bare" / "unlabelled.png").exists()
+    results = json.loads((tmp_path / "labelled" / "results.json").read_text())
+    assert len(results["unlabelled"]) == 7
+    assert len(run("few", {"dataset_name": str(clips)}, unlabelled=True, max_clips=10, readouts=["prefix"])) == 3
+    assert json.loads((tmp_path / "few" / "results.json").read_text())["clips"] == 10
+    with pytest.raises(InputError, match="holds a sweep already"):
+        run("few", {"dataset_name": str(clips)}, unlabelled=True)
