@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import average_precision_score
 
 from training.base import detection_scores as module
-from training.base.detection_scores import PSDS, detection_metrics, event_metrics
+from training.base.detection_scores import PSDS, detection_metrics, event_metrics, frame_mean_average_precision
 from training.data.events import Event
 from training.errors import InputError
 
@@ -139,7 +139,14 @@ def test_psds_is_its_definition(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_frame_precision_is_that_of_scikit_learn(seed):
     durations_s, annotations, scores, _ = example(seed)
-    found = detection_metrics(scores, annotations, durations_s, LABELS, num_resamples=0)["per_class"]
+    metrics = detection_metrics(scores, annotations, durations_s, LABELS, num_resamples=0)
+    found, mean = metrics["per_class"], metrics["metrics"]["frame_mean_average_precision"]
+    assert frame_mean_average_precision(scores, annotations, LABELS) == mean
+    filtered = {name: (np.full_like(values, 0.5), edges) for name, (values, edges) in scores.items()}
+    others = detection_metrics(filtered, annotations, durations_s, LABELS, num_resamples=0, frame_scores=scores)
+    assert others["metrics"]["frame_mean_average_precision"] == mean
+    without = detection_metrics(filtered, annotations, durations_s, LABELS, num_resamples=0)["metrics"]
+    assert others["metrics"] == without | {"frame_mean_average_precision": mean}
     for column, label in enumerate(LABELS):
         values = np.concatenate([values[:, column] for values, _ in scores.values()])
         targets = np.concatenate([covered(edges, annotations[name])[:, column] for name, (_, edges) in scores.items()])

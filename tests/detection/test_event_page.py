@@ -359,7 +359,7 @@ def test_a_training_ends_with_its_page(trained):
     assert {path.stem for path in output.glob("*.png")} == {path.stem for path in output.glob("*.svg")} == figures
     assert page.timelines == 1 and page.tags.count("img") == 4
     text = "".join(page.texts)
-    for name in ("event_f1_macro", "psds1", "frame_map"):
+    for name in ("event_f1_macro", "psds1", "frame_mean_average_precision"):
         assert f"{results['metrics']['test'][name]:.3f}" in page.texts
     assert "chosen on the validation split." in text and f"{results['metrics']['validation']['loss']:.3f}" in text
     assert set(results["labels"]) <= set(page.texts) and "Post-processing" in text

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from modeling_dual_ssast import DualSSASTConfig
-from training.base.event_detection import event_settings, step_times
+from training.base.event_detection import event_settings, step_times, without_unsure
 from training.data.events import Event
 from training.detection import postprocessing
 from training.detection.arguments import POSTPROCESSING_METRICS
-from training.detection.metrics import find_all, frame_precisions, score_events, without_unsure
+from training.detection.metrics import find_all, score_events
 from training.detection.postprocessing import choose_settings
 from training.detection.recordings import Stretch
 
@@ -19,13 +19,6 @@ HOP_S = 0.1
 
 def events_of(*times: tuple, label: str = "a") -> list[Event]:
     return [Event(*pair, label) for pair in times]
-
-
-def test_frames_that_nobody_knows_count_for_nothing():
-    targets = np.array([[0.0, 1.0], [1.0, 1.0], [np.nan, 1.0]])
-    scores = np.array([[0.1, 0.5], [0.9, 0.5], [1.0, 0.5]])
-    found = frame_precisions([scores[:1], scores[1:]], [targets[:1], targets[1:]])
-    assert found[0] == 1.0 and np.isnan(found[1])
 
 
 def noisy_scores(events: list[Event], num_frames: int, rng, flicker: float) -> np.ndarray:

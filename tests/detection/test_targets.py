@@ -28,7 +28,7 @@ from training.base.label_frames import FrameGrid, frame_grid, frame_targets
 from training.data.augmentation import AugmentationArguments, TimeChanges, augment_in_time, clip_generator
 from training.data.labels import LabelSet
 from training.detection.crops import CropDataset, CropDrawer, FrameCounter, WindowDataset
-from training.detection.recordings import UNSURE, Annotated
+from training.detection.recordings import UNSURE, Annotated, Stretch
 from training.errors import InputError
 
 LABELS = LabelSet(("a", "b", "c"), "multi_label_classification")
@@ -248,6 +248,23 @@ def test_frames_are_counted_as_the_model_gives_them(name, seconds, tmp_path):
     edges = dataset.edges_s(0)
     assert edges[0] == 0 and edges[-1] == pytest.approx(seconds) and (np.diff(edges) >= 0).all()
     assert model.config.frame_hop_s == pytest.approx(grid.hop_s)
+
+
+def test_frames_that_nobody_knows_have_no_score():
+    model, extractor = make("patch")
+    grid = frame_grid(model, extractor)
+    num_samples = 3 * extractor.sampling_rate
+    intervals = np.array([[0.5, 1.5], [1.0, 2.0]]) * extractor.sampling_rate
+    recording = Annotated("x.wav", "x.wav", num_samples, intervals, np.array([0, UNSURE]))
+    labels = LabelSet(("a", "b"), "multi_label_classification")
+    stretches = [Stretch("x.wav", "x.wav", 3.0, (), ())]
+    dataset = WindowDataset([recording], extractor, labels, grid, FrameCounter(model, extractor, grid), stretches)
+    given = np.full(dataset.targets[0].shape, 0.5, dtype=np.float32)
+    ((name, (scores, edges)),) = dataset.known_scores([given]).items()
+    unknown = (edges[1:] > 1.0 + 1e-6) & (edges[:-1] < 2.0 - 1e-6)
+    assert name == "x.wav" and unknown.any() and not unknown.all()
+    assert ((scores[:, 1] == 0) == unknown).all() and (given == 0.5).all()
+    assert ((scores[:, 0] == 0) == (unknown & (edges[:-1] > 1.5 - 1e-6))).all()  # an event is known
 
 
 def test_the_published_chunks_of_asit_are_windows():

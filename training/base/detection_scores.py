@@ -54,11 +54,12 @@ def detection_metrics(
     labels: Sequence[str],
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
+    frame_scores: Scores | None = None,
 ) -> dict:
     """
     Returns the metrics that need no thresholds: PSDS 1 and 2, each over all labels (`psds1`) and as the mean of the
     values of single labels (`psds1_macro`, which leaves out the penalty for differences between labels), and the mean
-    average precision of the frames (`frame_map`). A frame is positive if an event of the label overlaps it.
+    average precision of the frames. A frame is positive if an event of the label overlaps it.
 
     Events without duration are left out, and overlapping ones of one label are joined. Labels without events have no
     value and are left out of all means.
@@ -68,6 +69,7 @@ def detection_metrics(
         annotations: recording -> its events; of all recordings that have scores
         durations_s: recording -> its length
         num_resamples: most resamples of the recordings for the confidence intervals; many scores get fewer. 0: none
+        frame_scores: those before a median filter, for the average precision of the frames; `None`: `scores`
 
     Returns:
         `metrics`, `per_class`, and `confidence_intervals` (`None` without resamples, and of one recording). A number is
@@ -80,15 +82,7 @@ def detection_metrics(
     recordings, labels = list(scores), list(labels)
     durations = np.array([durations_s[name] for name in recordings], dtype=np.float64)
     wanted = [_by_label(annotations[name], labels, is_joined=True) for name in recordings]
-    parts = []
-    for name in recordings:
-        values, edges = scores[name]
-        fits = values.ndim == 2 and values.shape[1] == len(labels) and edges.shape == (len(values) + 1,)
-        if not fits or (np.diff(edges) < 0).any():
-            raise ValueError(f"{name}: scores {values.shape} and borders {edges.shape} do not fit {len(labels)} labels")
-        check_scores(values)
-        is_audio = np.diff(edges) > 0  # frames of padding, after the recording's end, have no duration
-        parts.append((values[is_audio], np.append(edges[:1], edges[1:][is_audio]).astype(np.float64)))
+    parts = _without_padding(scores, labels)
     num_resamples = min(num_resamples, resamples_for(sum(values.size for values, _ in parts)))
     weights = _resamples(len(recordings), num_resamples, seed)
     draws, per_class = {}, {}
@@ -96,10 +90,19 @@ def detection_metrics(
         whole, single = _psds(parts, wanted, durations, scenario, weights)  # (resamples,), (labels, resamples)
         draws |= {name: whole, f"{name}_macro": _mean_of_known(single)}
         per_class[name] = single[:, 0]
+    if frame_scores is not None:
+        parts = _without_padding({name: frame_scores[name] for name in recordings}, labels)
     precisions = _frame_precisions(parts, wanted, weights)
-    draws["frame_map"] = _mean_of_known(precisions)
+    draws["frame_mean_average_precision"] = _mean_of_known(precisions)
     per_class["frame_ap"] = precisions[:, 0]
     return _described(draws, per_class, labels, weights)
+
+
+def frame_mean_average_precision(scores: Scores, annotations: Annotations, labels: Sequence[str]) -> float:
+    """Returns one of the metrics of `detection_metrics`, and raises what it raises."""
+    wanted = [_by_label(annotations[name], list(labels), is_joined=True) for name in scores]
+    precisions = _frame_precisions(_without_padding(scores, labels), wanted, np.ones((len(scores), 1)))
+    return float(_mean_of_known(precisions)[0])
 
 
 def event_metrics(
@@ -191,6 +194,19 @@ def _described(draws: dict, per_class: dict, labels: list[str], weights: np.ndar
         if weights.shape[1] == 1
         else {"level": LEVEL, "resamples": weights.shape[1] - 1, "resampled": "recordings", "intervals": found},
     }
+
+
+def _without_padding(scores: Scores, labels: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the scores and borders of each recording, without frames after its end, which have no duration."""
+    parts = []
+    for name, (values, edges) in scores.items():
+        fits = values.ndim == 2 and values.shape[1] == len(labels) and edges.shape == (len(values) + 1,)
+        if not fits or (np.diff(edges) < 0).any():
+            raise ValueError(f"{name}: scores {values.shape} and borders {edges.shape} do not fit {len(labels)} labels")
+        check_scores(values)
+        is_audio = np.diff(edges) > 0
+        parts.append((values[is_audio], np.append(edges[:1], edges[1:][is_audio]).astype(np.float64)))
+    return parts
 
 
 def _by_label(events: Iterable[Event], labels: list[str], is_joined: bool = False) -> list[np.ndarray]:

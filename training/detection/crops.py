@@ -336,6 +336,16 @@ class WindowDataset(torch.utils.data.Dataset):
         """Returns the borders of a recording's frames in seconds: (frames + 1,)"""
         return self.grid.edges_s(len(self.targets[recording]), self.recordings[recording].num_samples)
 
+    def known_scores(self, scores: Sequence[np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """
+        Returns recording -> its scores (frames, labels), 0 where nobody knows whether an event is there, and the
+        borders of its frames: what `detection_metrics` takes.
+        """
+        return {
+            stretch.name: (np.where(np.isnan(self.targets[index]), 0, own), self.edges_s(index))
+            for index, (stretch, own) in enumerate(zip(self.stretches, scores))
+        }
+
     def joined(self, values: np.ndarray) -> list[np.ndarray]:
         """
         Joins the windows of each recording, with their mean where they overlap.

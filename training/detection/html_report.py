@@ -36,7 +36,7 @@ PICTURES = {
 }
 HEADLINES = (
     "event_f1_macro", "event_f1_micro", "event_precision_micro", "event_recall_micro", "false_alarms_per_hour",
-    "segment_f1_macro", "psds1", "psds2", "frame_map",
+    "segment_f1_macro", "psds1", "psds2", "frame_mean_average_precision",
 )  # fmt: skip
 FIGURES = {
     "F1": "event_f1", "precision": "event_precision", "recall": "event_recall", "average precision": "frame_ap",

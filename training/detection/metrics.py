@@ -1,9 +1,8 @@
-"""Scores what a frame classifier finds in the recordings of a split: its frames, and its events."""
+"""Scores the events that a frame classifier finds in the recordings of a split."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 from ..base.arguments import TrainingArguments
 from ..base.detection_scores import event_metrics
@@ -34,24 +33,6 @@ def choose_metric(arguments: TrainingArguments):
         raise InputError(f"metric_for_best_model: {name!r} is unknown; known are {', '.join(METRICS)}, loss")
     arguments.metric_for_best_model = name
     arguments.greater_is_better = name != "loss" if arguments.chosen_direction is None else arguments.chosen_direction
-
-
-def frame_precisions(scores: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> np.ndarray:
-    """
-    Returns the average precision of each label over the frames of all recordings: (labels,), NaN for labels without a
-    positive or a negative frame. Frames where nobody knows count for nothing.
-
-    Args:
-        scores, targets: per recording (frames, labels)
-    """
-    scores, targets = np.concatenate(scores), np.concatenate(targets)
-    found = np.full(targets.shape[1], np.nan)
-    for label in range(len(found)):
-        is_known = ~np.isnan(targets[:, label])
-        own = targets[is_known, label]
-        if 0 < own.sum() < len(own):
-            found[label] = average_precision_score(own, scores[is_known, label])
-    return found
 
 
 def score_events(

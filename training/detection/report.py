@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from model_cards.card import detection_card, with_interval
 
 from ..base.bootstrap import NUM_RESAMPLES
@@ -118,15 +116,14 @@ def write_split(trainer: DetectionTrainer, dataset: WindowDataset, outcome, stag
     with dispensable("events.csv"):  # labels and names of files may hold what no table can
         events = {one.name: own for one, own in zip(stretches, found)}
         write_events(staging / "events.csv", events, highest_hz=highest_hz)
-    # PSDS is that of filtered scores. Nobody knows whether something is in an unsure frame: nothing is found there.
-    filtered = [median_filtered(own, settings.get("median_steps", 1)) for own in scores]
-    known = [np.where(np.isnan(targets), 0, own) for own, targets in zip(filtered, dataset.targets)]
+    filtered = [median_filtered(own, settings.get("median_steps", 1)) for own in scores]  # for PSDS
     parts = [
         detection_metrics(
-            {one.name: pair for one, pair in zip(stretches, zip(known, edges_s))},
+            dataset.known_scores(filtered),
             {one.name: one.events for one in stretches},
             {one.name: one.duration_s for one in stretches},
             names,
+            frame_scores=dataset.known_scores(scores),
         ),
         score_events(found, stretches, names, trainer.collar_s, NUM_RESAMPLES),
     ]

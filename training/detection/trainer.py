@@ -6,11 +6,12 @@ from torch import nn
 
 from modeling_dual_ssast.classifier_dual_ssast import frame_loss
 
+from ..base.detection_scores import frame_mean_average_precision
 from ..base.event_detection import event_settings
 from ..base.fine_tuning import FineTuningTrainer
 from ..base.finite import check_scores
 from .crops import UNKNOWN, WindowDataset
-from .metrics import METRICS, find_all, frame_precisions, score_events
+from .metrics import METRICS, find_all, score_events
 
 
 class FrameLoss:
@@ -104,6 +105,6 @@ class DetectionTrainer(FineTuningTrainer):
         settings = event_settings(self.accelerator.unwrap_model(self._plain_model()).config)
         found = find_all(scores, edges_s, names, settings)
         metrics = score_events(found, dataset.stretches, names, self.collar_s)["metrics"]
-        precisions = frame_precisions(scores, dataset.targets)
-        mean = float(np.nanmean(precisions)) if np.isfinite(precisions).any() else float("nan")
-        return {name: mean if name == METRICS[0] else metrics[name] for name in METRICS}
+        events = {one.name: one.events for one in dataset.stretches}
+        metrics[METRICS[0]] = frame_mean_average_precision(dataset.known_scores(scores), events, names)
+        return {name: metrics[name] for name in METRICS}

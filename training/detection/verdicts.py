@@ -7,8 +7,8 @@ import numpy as np
 import pandas
 
 from ..base.detection_scores import match_events
+from ..base.event_detection import without_unsure
 from ..data.events import Event
-from .metrics import without_unsure
 from .postprocessing import times_of
 from .recordings import Stretch
 
