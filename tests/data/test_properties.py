@@ -35,7 +35,7 @@ from modeling_dual_ssast import DualSSASTConfig
 from training.base import outputs
 from training.classification import html_report, report
 from training.data.columns import Columns
-from training.data.labels import LabelSet
+from training.data.labels import LabelSet, class_name
 from training.data.listing import list_audio_files
 from training.data.tables import load_table
 from training.errors import InputError, printable
@@ -255,8 +255,9 @@ def test_every_row_of_a_table_is_read_as_it_is_written(examples, cells, tmp_path
             assert cells is not TAME, error
             assert str(path) in str(error)
             return
+        rows = [row for row in rows if any(cell.strip() for cell in row)]  # the others are left out with a warning
         found = [(os.path.relpath(audio, tmp_path), label) for audio, label in zip(table["audio"], table["label"])]
-        assert found == [(os.path.relpath(tmp_path / audio, tmp_path), label.strip()) for audio, label, _ in rows]
+        assert found == [(os.path.relpath(tmp_path / audio, tmp_path), class_name(label)) for audio, label, _ in rows]
 
     check(holds, examples)
 
@@ -283,7 +284,13 @@ def test_no_row_of_a_damaged_table_is_lost(examples, ending, tmp_path):
             assert str(path) in str(error)
             return
         # Lines without a text are no rows, whichever way a reader defines that.
-        tests = (bool, any, lambda line: any(cell.strip(' "') for cell in line), lambda line: line and line != [""])
+        tests = (
+            bool,
+            any,
+            lambda line: any(cell.strip() for cell in line),
+            lambda line: any(cell.strip(' "') for cell in line),
+            lambda line: line and line != [""],
+        )
         counts = {sum(1 for line in lines if is_row(line)) - 1 for is_row in tests}
         if ending == "csv" and text.count('"') % 2 == 0:
             counts |= {sum(1 for line in csv.reader(io.StringIO(text)) if is_row(line)) - 1 for is_row in tests}

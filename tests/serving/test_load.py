@@ -99,10 +99,12 @@ def test_hundreds_of_clients_slow_and_broken_ones_among_them(tmp_path):
         async def crowd():
             limits = httpx.Limits(max_connections=None)
             async with httpx.AsyncClient(base_url=address, timeout=600, limits=limits) as client:
-                right = [patient(client, CLIPS[index % len(CLIPS)]) for index in range(300)]
                 whole = HEAD.format(len(CLIPS[1])).encode() + CLIPS[1]
+                # A minute each; they come first, since a busy service would refuse them at once.
+                slower = [asyncio.ensure_future(raw(address, split(whole, 600), 0.1)) for _ in range(20)]
+                await asyncio.sleep(2)
+                right = [patient(client, CLIPS[index % len(CLIPS)]) for index in range(300)]
                 slow = [raw(address, split(whole, 20), 0.1) for _ in range(20)]  # 2 s
-                slower = [raw(address, split(whole, 600), 0.1) for _ in range(20)]  # a minute
                 broken = [raw(address, [whole[: 100 * index]], 0.01, reads=False) for index in range(1, 60)]
                 broken += [raw(address, [whole], 0, reads=False) for _ in range(60)]
                 rubbish = [raw(address, [os.urandom(300) + b"\r\n\r\n"], 0.01) for _ in range(20)]

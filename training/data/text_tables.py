@@ -158,7 +158,8 @@ def _records(
 def _check_quotes(path: Path, lines: list[str], last: int, separator: str, records: list[tuple[int, list[str]]]):
     """
     Raises `InputError` where a quoted cell goes on over lines that look like rows: two quotes that were never closed
-    swallow the rows between them. Such a line has as many cells as the header, and file names where all rows have them.
+    swallow the rows between them. Such a line has as many cells as the header, and file names where all rows have them;
+    or the record has an odd number of quotes.
     """
     ends = [start - 1 for start, _ in records[1:]] + [last]
     spans = [(start, end) for (start, _), end in zip(records, ends) if end > start and any(lines[start:end])]
@@ -168,10 +169,12 @@ def _check_quotes(path: Path, lines: list[str], last: int, separator: str, recor
     columns = zip(*(cells for _, cells in records[1:] if len(cells) >= fewest))
     suffixes = [_suffixes([cell for cell in column if "\n" not in cell]) for column in columns]
     for start, end in spans:
+        is_odd = sum(line.count('"') for line in lines[start - 1 : end]) % 2 == 1
         for number in range(start + 1, end + 1):
             cells = lines[number - 1].split(separator)
             if (
-                fewest == 1
+                is_odd
+                or fewest == 1
                 or start == records[0][0]
                 or (  # names of files and of columns have no lines
                     _fits(cells, fewest, width)
