@@ -5,7 +5,6 @@ import torch
 
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
-from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
 from ..files import csv_row
 from .finite import check_scores
@@ -33,8 +32,8 @@ def score_table(files: list[str], labels: LabelSet, scores: np.ndarray, threshol
     return table
 
 
-def labelled_table(dataset: ClipDataset, labels: LabelSet, scores: np.ndarray, thresholds: list[float] | None = None):
-    """Returns the score table of a split, with the columns `label` and, if the clips have groups, `group`."""
+def labelled_table(dataset, labels: LabelSet, scores: np.ndarray, thresholds: list[float] | None = None):
+    """Returns the score table of a `ClipDataset`, with the columns `label` and, if the clips have groups, `group`."""
     table = score_table(dataset.names(), labels, scores, thresholds)
     table.insert(1, "label", [as_text(label) for label in dataset.examples["label"]])
     if "group" in dataset.examples.column_names:
