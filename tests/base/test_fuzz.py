@@ -53,7 +53,7 @@ def work(connection, log, bases):
     targets.TARGETS["recipe"] = lambda path, *rest: exec(open(path).read(), {{**vars(targets), "path": path}})
     run_work(connection, log, bases)
 
-run_work, run.work, run.WAIT_S = run.work, work, 20.0
+run_work, run.work, run.WAIT_S = run.work, work, 60.0  # a busy machine fills memory slowly
 from inputs import Input
 if __name__ == "__main__":
     from pathlib import Path
