@@ -15,6 +15,7 @@ from ..base.arguments import ModelArguments
 from ..base.open_set import SCORES, OpenSet
 from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, publish, write_results
 from ..base.plots import MOST_NAMED, loss_note, plot_confusion, plot_learning_curves
+from ..base.predictions import labelled_table
 from ..base.reproduction import versions
 from ..data.audio import audio_seconds
 from ..data.augmentation import AugmentationArguments
@@ -29,7 +30,6 @@ from .confidence_intervals import confidence_intervals
 from .finished_run import FinishedRun
 from .html_report import write_report
 from .plots import confusion_table, plot_calibration, plot_layer_weights, plot_numbers
-from .predictions import write_predictions
 from .trainer import ClassificationTrainer
 
 MEASURED_CLIPS = 1000  # clips whose lengths the card summarises
@@ -147,7 +147,7 @@ def write_split(run: FinishedRun, results: dict, staging: Path) -> np.ndarray:
     split, labels, outcome = run.split, run.labels, run.outcomes[run.split]
     scores = probabilities(outcome.predictions, labels.problem_type, run.config.calibration_temperature)
     targets, thresholds = outcome.label_ids, run.config.decision_thresholds
-    write_predictions(run.datasets[split], labels, scores, staging / "predictions.csv", thresholds)
+    write_csv(labelled_table(run.datasets[split], labels, scores, thresholds), staging / "predictions.csv")
     results["confidence_intervals"] = intervals(run.datasets[split], labels, scores, targets, thresholds)
     if labels.is_regression:
         with dispensable("predicted_numbers.png"):
