@@ -13,7 +13,7 @@ import itertools
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,8 @@ class Run:
             {seed: part[seed][rows] for seed in seeds if seed in part} for part in (self.decisions, self.scores)
         )
         groups = None if self.groups is None else self.groups[rows]
-        return Run(self.name, self.labels, clips, self.targets[rows], decisions, scores, groups)
+        targets = self.targets[rows]
+        return replace(self, clips=clips, targets=targets, decisions=decisions, scores=scores, groups=groups)
 
 
 # ---- reading runs ----
@@ -243,7 +244,7 @@ def _in_order(run: Run, labels: LabelSet) -> Run:
 
     decisions = {seed: convert(values) for seed, values in run.decisions.items()}
     scores = {seed: convert(values) for seed, values in run.scores.items()}
-    return Run(run.name, labels, run.clips, convert(run.targets), decisions, scores, run.groups)
+    return replace(run, labels=labels, targets=convert(run.targets), decisions=decisions, scores=scores)
 
 
 def _unify_names(runs: list[Run]):

@@ -221,7 +221,7 @@ def test_sounds_are_those_of_the_recording_with_a_margin(tmp_path):
         assert np.corrcoef(samples[:length], expected[:length])[0, 1] > 0.9  # MP3 of white noise
     findings = findings_of(tmp_path, {"a.wav": [Event(1, 19, "dog")]}, {"a.wav": []}, seconds=20.0)
     (sound,) = page_of(tmp_path, findings)[0].sounds
-    assert soundfile.info(io.BytesIO(sound)).duration == pytest.approx(html_report.HEARD_S, abs=0.01)
+    assert soundfile.info(io.BytesIO(sound)).duration == pytest.approx(html_report.SOUND_S, abs=0.01)
 
 
 def test_only_what_is_shown_is_decoded(tmp_path, monkeypatch):

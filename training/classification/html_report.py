@@ -146,4 +146,4 @@ def _class_table(run: FinishedRun, results: dict, targets, scores) -> dict:
         }
         for i, name in enumerate(labels.names)
     ]
-    return {"counts": list(counts), "figures": list(figures), "rows": rows}
+    return {"counts": [f"{split} clips" for split in counts], "figures": list(figures), "rows": rows}

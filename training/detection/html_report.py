@@ -47,7 +47,7 @@ SETTINGS = {
 }  # fmt: skip
 PART_S = 60.0  # longest part of a recording that is one timeline
 MARGIN_S = 0.5  # before and after a missed event or a false alarm in its sound
-HEARD_S = 10.0  # longest sound
+SOUND_S = 10.0  # longest sound
 MOST_COLUMNS = 1000  # of a spectrogram, which then has at most 300 kB
 MOST_SOUND_BYTES = 8_000_000  # of all sounds of a page
 MOST_LISTED = 40  # missed events and false alarms below a timeline
@@ -154,7 +154,7 @@ def write_report(folder: Path, name: str, results: dict, findings: Findings | No
         totals=totals,
         shown=shown,
         part_s=PART_S,
-        heard_s=HEARD_S,
+        sound_s=SOUND_S,
         num_silent=sum("audio" not in error for part in parts if "picture" in part for error in part["errors"]),
         collar_s=None if findings is None else findings.collar_s,
         offset_share=None if findings is None else findings.offset_share,
@@ -273,7 +273,7 @@ def _timeline(one: Stretch, part: Part, judged: Sequence[Judged]) -> dict:
     def is_seen(event: Event) -> bool:
         return event.onset_s < part.end_s and max(event.offset_s, event.onset_s + 1e-9) > part.start_s
 
-    def told(each: Judged) -> str:
+    def title_of(each: Judged) -> str:
         event, kind = each.event, "annotated" if each.is_annotated else "found"
         score = "" if event.score is None else f", score {event.score:.2f}"
         return f"{event.label}: {span(event.onset_s, event.offset_s, 2)}, {kind}, {each.verdict}{score}"
@@ -283,7 +283,7 @@ def _timeline(one: Stretch, part: Part, judged: Sequence[Judged]) -> dict:
     for label in sorted({each.event.label for each in seen}):
         lanes = [
             [
-                place(each.event) | {"verdict": each.verdict.replace(" ", "_"), "told": told(each)}
+                place(each.event) | {"verdict": each.verdict.replace(" ", "_"), "title": title_of(each)}
                 for each in seen
                 if each.event.label == label and each.is_annotated == is_annotated
             ]
@@ -328,7 +328,7 @@ def _add_sight_and_sound(entry: dict, one: Stretch, part: Part, extractor, most_
     extractor = extractor or DualSSASTFeatureExtractor(sampling_rate=audio_format(one.source)[0])
     rate = extractor.sampling_rate
     # All sounds lie in this span, so that one reading is enough.
-    span = [max(part.start_s - HEARD_S, 0.0), min(part.end_s + HEARD_S, one.duration_s)]
+    span = [max(part.start_s - SOUND_S, 0.0), min(part.end_s + SOUND_S, one.duration_s)]
     first, last = (round(time * rate) for time in span)
     waveform = read_stretch(one.source, rate, first, min(last, num_samples(one.source, rate)))
     begin, end = (round(time * rate) - first for time in (part.start_s, part.end_s))
@@ -343,7 +343,7 @@ def _add_sight_and_sound(entry: dict, one: Stretch, part: Part, extractor, most_
     for error in entry["errors"]:
         event = error["event"]
         begin_s = max(event.onset_s - MARGIN_S, span[0])
-        end_s = min(event.offset_s + MARGIN_S, begin_s + HEARD_S, span[1])
+        end_s = min(event.offset_s + MARGIN_S, begin_s + SOUND_S, span[1])
         sound = waveform[round(begin_s * rate) - first : round(end_s * rate) - first]
         uri = audio_uri(sound, rate) if len(sound) and size < most_bytes else ""
         if uri and size + len(uri) <= most_bytes:

@@ -6,6 +6,8 @@ from typing import ClassVar
 from ..errors import InputError
 from ..recipe import Arguments, default_of, described, options
 
+CHOICES = ("best", "one_standard_error")  # rules of `choice.choose`
+
 
 @dataclass
 class FrozenEncoderArguments(Arguments):
@@ -50,7 +52,7 @@ class SweepArguments(FrozenEncoderArguments):
     choice: str = described(
         "best",
         "Candidate for the fine-tuning: best; or one_standard_error, the simplest one within one standard error of it.",
-        choices=("best", "one_standard_error"),
+        choices=CHOICES,
     )
     max_clips: int = described(
         1000, "Clips to score with; larger data sets are sampled with the same shares of the classes.", at_least=10

@@ -14,10 +14,10 @@ from scipy import stats
 
 from ..base.bootstrap import LEVEL
 from ..base.paired_tests import ALPHA, NOT_TOLD_APART, corrected_error, corrected_t_p, holm
+from .arguments import CHOICES
 from .ridge import FoldScores, best_of, mean_of
 
-BEST, SIMPLEST = "best", "one_standard_error"
-CHOICES = (BEST, SIMPLEST)
+BEST, SIMPLEST = CHOICES
 WORSE = "worse"
 
 

@@ -5,7 +5,7 @@ where the model is not sure.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -276,7 +276,7 @@ class Suggester:
             if is_last:
                 for place, one in enumerate(own[name]):
                     text = self.evidence(one, stretches.highest[place], stretches.mean[place])
-                    yield Candidate(**vars(one) | {"evidence": text})
+                    yield replace(one, evidence=text)
                 stretches = None
 
     def evidence(self, candidate: Candidate, highest: np.ndarray, mean: np.ndarray) -> str:
