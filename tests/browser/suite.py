@@ -444,14 +444,19 @@ def test_the_page_finds_pythons_events_in_time_frames(page, detector, tmp_path, 
     assert page.execute_script("return document.getElementById('window').disabled")
 
 
-def test_the_microphone_is_read_in_time_frames(page, detector):
-    choose(page, "model", "models/3")
+def read_microphone(page) -> pandas.DataFrame:
+    """Reads the microphone for two seconds; returns the page's table of windows."""
     page.find_element("id", "microphone").click()
     wait(lambda: page.execute_script("return !results.hidden && classes.tBodies[0].rows.length"))
     time.sleep(2)
     page.find_element("id", "stop").click()
     wait(lambda: is_done(page))
-    found = table(page, "windows")
+    return table(page, "windows")
+
+
+def test_the_microphone_is_read_in_time_frames(page, detector):
+    choose(page, "model", "models/3")
+    found = read_microphone(page)
     hop_s = detector[1].config.frame_hop_s
     assert found["start_s"].diff().iloc[2:].to_numpy() == pytest.approx(hop_s, abs=2e-3)
     assert (found["start_s"].to_numpy()[1:] == found["end_s"].to_numpy()[:-1]).all()
@@ -460,12 +465,7 @@ def test_the_microphone_is_read_in_time_frames(page, detector):
 
 def test_the_microphone_is_read_in_windows(page):
     choose(page, "window", "0.5")
-    page.find_element("id", "microphone").click()
-    wait(lambda: page.execute_script("return !results.hidden && classes.tBodies[0].rows.length"))
-    time.sleep(2)
-    page.find_element("id", "stop").click()
-    wait(lambda: is_done(page))
-    found = table(page, "windows")
+    found = read_microphone(page)
     assert len(found) > 4 and not text(page, "error")
     assert found["start_s"].diff().iloc[1:-1].to_numpy() == pytest.approx(0.25, abs=1e-3)
     assert found["end_s"].iloc[-1] - found["start_s"].iloc[-1] == pytest.approx(0.5, abs=1e-3)

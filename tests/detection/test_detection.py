@@ -11,6 +11,7 @@ from annotated_tones import write_annotated_tones
 from audio_files import run_program
 from safetensors.torch import load_file
 from tiny_models import TINY, save_tiny_classifier, save_tiny_cnn
+from tiny_runs import TINY_DETECTION
 from transformers import AutoModelForAudioFrameClassification
 
 import predict_hf
@@ -22,23 +23,7 @@ from training.detection.crops import UNKNOWN
 from training.detection.trainer import FrameLoss, weak_loss
 from training.errors import InputError
 
-SETTINGS = {
-    "task": "detection",
-    "config_overrides": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-    "max_length": 100,
-    "frequency_stride": 16,
-    "time_stride": 4,
-    "compute_statistics": True,
-    "crops_per_epoch": 32,
-    "num_train_epochs": 1,
-    "per_device_train_batch_size": 8,
-    "learning_rate": 3e-3,
-    "disable_tqdm": True,
-    "validation_fraction": 0.25,
-    "test_fraction": 0.25,
-    "html_report": False,  # tests/detection/test_event_page.py
-    "seed": 1,
-}
+SETTINGS = TINY_DETECTION | {"html_report": False}  # tests/detection/test_event_page.py
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from annotated_tones import write_annotated_tones
 from audio_files import tone, write_tone
 from pages import check_page
 from random_events import random_annotations
+from tiny_runs import TINY_DETECTION
 
 import train_hf
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -317,17 +318,10 @@ def test_a_part_of_a_recording_has_the_times_of_the_whole(tmp_path):
 
 # ---- Programs ----
 
-TINY = {
-    "task": "detection",
-    "config_overrides": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
-    "max_length": 100,
-    "frequency_stride": 16,
+TINY = TINY_DETECTION | {
     "time_stride": 8,
     "crops_per_epoch": 8,
     "max_steps": 1,
-    "disable_tqdm": True,
-    "validation_fraction": 0.25,
-    "test_fraction": 0.25,
     "save_strategy": "no",
     "eval_strategy": "no",
     "load_best_model_at_end": False,

@@ -24,8 +24,10 @@ from modeling_dual_ssast import (
     VGGishFeatureExtractor,
     VGGishForAudioFrameClassification,
 )
+from training.base.detection_scores import frame_mean_average_precision
 from training.base.label_frames import FrameGrid, frame_grid, frame_targets
 from training.data.augmentation import AugmentationArguments, TimeChanges, augment_in_time, clip_generator
+from training.data.events import Event
 from training.data.labels import LabelSet
 from training.detection.crops import CropDataset, CropDrawer, FrameCounter, WindowDataset
 from training.detection.recordings import UNSURE, Annotated, Stretch
@@ -265,6 +267,10 @@ def test_frames_that_nobody_knows_have_no_score():
     assert name == "x.wav" and unknown.any() and not unknown.all()
     assert ((scores[:, 1] == 0) == unknown).all() and (given == 0.5).all()
     assert ((scores[:, 0] == 0) == (unknown & (edges[:-1] > 1.5 - 1e-6))).all()  # an event is known
+    given[:, 0] = np.where(unknown, 1.0, dataset.targets[0][:, 0])  # would be wrong, if somebody knew
+    events = {"x.wav": [Event(0.5, 1.5, "a")]}
+    assert frame_mean_average_precision(dataset.known_scores([given]), events, labels.names) == 1.0
+    assert frame_mean_average_precision({"x.wav": (given, edges)}, events, labels.names) < 1.0
 
 
 def test_the_published_chunks_of_asit_are_windows():

@@ -1,4 +1,4 @@
-"""Provides a recipe that trains in a second, and runs the task classification in this process."""
+"""Provides recipes that train in seconds, and runs the task classification in this process."""
 
 from training import tasks
 from training.classification import train as classification
@@ -14,6 +14,23 @@ TINY = {
     "disable_tqdm": True,
     "validation_fraction": 0.2,
     "test_fraction": 0.2,
+    "seed": 1,
+}
+# A detector that learns the tones of `annotated_tones`.
+TINY_DETECTION = {
+    "task": "detection",
+    "config_overrides": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    "max_length": 100,
+    "frequency_stride": 16,
+    "time_stride": 4,
+    "compute_statistics": True,
+    "crops_per_epoch": 32,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 3e-3,
+    "disable_tqdm": True,
+    "validation_fraction": 0.25,
+    "test_fraction": 0.25,
     "seed": 1,
 }
 

@@ -8,28 +8,14 @@ import pandas
 import pytest
 import soundfile
 from annotated_tones import RATE, write_annotated_tones
+from tiny_runs import TINY_DETECTION
 
 import train_hf
 from training.data.events import Event, read_events, write_events
 from training.review import __main__ as review
 from training.review.candidates import SUSPECTED
 
-TRAINING = {
-    "task": "detection",
-    "config_overrides": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-    "max_length": 100,
-    "frequency_stride": 16,
-    "time_stride": 4,
-    "compute_statistics": True,
-    "crops_per_epoch": 96,
-    "num_train_epochs": 15,
-    "per_device_train_batch_size": 8,
-    "learning_rate": 3e-3,
-    "disable_tqdm": True,
-    "validation_fraction": 0.25,
-    "test_fraction": 0,
-    "seed": 1,
-}
+TRAINING = TINY_DETECTION | {"crops_per_epoch": 96, "num_train_epochs": 15, "test_fraction": 0}
 OTHERS = {"high": "low", "low": "high"}
 NOISE = 0.1
 SHARE = 0.12  # of the events that get each kind of error
