@@ -15,6 +15,7 @@ from training.serving.arguments import ServingArguments
 
 USAGE = "serve_hf.py MODEL [--key value ...]"
 CONNECTIONS = 1000  # open at a time
+KEPT_S = 75  # of an idle connection; clients and proxies close theirs after 5 to 60 s, and must be the first
 GRACE_S = 30  # seconds in which requests in flight may finish after SIGTERM
 
 
@@ -55,6 +56,7 @@ def serve(argv: list[str]):
             log_level="warning",
             access_log=False,
             limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEPT_S,
             timeout_graceful_shutdown=GRACE_S,
         )
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host

@@ -58,11 +58,7 @@ def counted(address: str) -> dict[str, float]:
 async def patient(client: httpx.AsyncClient, content: bytes) -> list[float]:
     """The scores, after as many attempts as a busy service needs."""
     for _ in range(3000):  # another program may have the cores
-        try:
-            response = await client.post("/classify", files={"file": ("a.wav", content)})
-        except httpx.ReadError:  # a busy service answers before it has read the upload; the answer may be lost
-            await asyncio.sleep(0.2)
-            continue
+        response = await client.post("/classify", files={"file": ("a.wav", content)})
         if response.status_code == 200:
             found = {entry["label"]: entry["score"] for entry in response.json()["scores"]}
             return [found[name] for name in ("high", "low", "mid")]
@@ -91,6 +87,13 @@ async def raw(address: str, parts: list[bytes], pause_s: float, reads: bool = Tr
         writer.close()
 
 
+async def insistent(address: str, parts: list[bytes], pause_s: float) -> bytes:
+    """Sends as `raw` does, until the service is not busy."""
+    while b" 503 " in (line := await raw(address, parts, pause_s)):
+        await asyncio.sleep(0.2)
+    return line
+
+
 def split(content: bytes, count: int) -> list[bytes]:
     size = -(-len(content) // count)
     return [content[first : first + size] for first in range(0, len(content), size)]
@@ -104,7 +107,7 @@ def test_hundreds_of_clients_slow_and_broken_ones_among_them(tmp_path):
             limits = httpx.Limits(max_connections=None)
             async with httpx.AsyncClient(base_url=address, timeout=600, limits=limits) as client:
                 whole = HEAD.format(len(CLIPS[1])).encode() + CLIPS[1]
-                slow = [raw(address, split(whole, 20), 0.1) for _ in range(20)]  # 2 s
+                slow = [insistent(address, split(whole, 20), 0.1) for _ in range(20)]  # 2 s
                 slower = [raw(address, split(whole, 600), 0.1) for _ in range(20)]  # a minute
                 slow, slower = (list(map(asyncio.ensure_future, group)) for group in (slow, slower))
                 await asyncio.sleep(1)  # they come first: a busy service would refuse them at once
@@ -119,14 +122,12 @@ def test_hundreds_of_clients_slow_and_broken_ones_among_them(tmp_path):
         for index, scores in enumerate(right):
             np.testing.assert_allclose(scores, alone[CLIPS[index % len(CLIPS)]], atol=1e-5)
         statuses = [[line.split()[1] for line in lines if line] for lines in (slow, slower)]
-        assert statuses[0] and set(statuses[0]) <= {b"200", b"408", b"503"}
+        assert set(statuses[0]) <= {b"200", b"408"} and b"200" in statuses[0]
         assert statuses[1] and set(statuses[1]) == {b"408"}
         assert all(not line or line.split()[1] == b"400" for line in rubbish)
         wait_until(lambda: not any(held(address).values()))
         assert "500" not in counted(address) and counted(address)["408"] >= len(statuses[1])
         assert httpx.get(f"{address}/health").status_code == 200
-        whole = HEAD.format(len(CLIPS[1])).encode() + CLIPS[1]
-        assert b" 200 " in asyncio.run(raw(address, split(whole, 20), 0.1))  # alone, a slow one has its answer
 
 
 async def one(address: str, content: bytes) -> list[float]:
