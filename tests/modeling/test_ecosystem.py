@@ -556,7 +556,13 @@ def test_calls_know_the_keywords_of_transformers(family):
 @pytest.fixture
 def forget():
     """Forgets the cached filters and windows before the test and after it."""
-    caches = (kaldi.kaldi_mel_filters, kaldi.hann_window, panns.slaney_mel_filters, vggish.vggish_mel_filters)
+    caches = (
+        kaldi.kaldi_mel_filters,
+        kaldi.kaldi_mel_bands,
+        kaldi.hann_window,
+        panns.slaney_mel_filters,
+        vggish.vggish_mel_filters,
+    )
 
     def clear():
         for cache in caches:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoFeatureExtractor, DataCollatorWithPadding
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
-from modeling_dual_ssast.feature_extraction_dual_ssast import frame_sizes
+from modeling_dual_ssast.feature_extraction_dual_ssast import frame_sizes, kaldi_mel_bands, kaldi_mel_filters
 
 RATE = 16000
 
@@ -92,6 +92,17 @@ def test_features_of_a_clip_do_not_depend_on_the_batch(rate):
         torch.testing.assert_close(batch["input_values"][index, :frames], alone, atol=1e-6, rtol=0)
         assert batch["attention_mask"][index].sum() == frames
         assert (batch["input_values"][index, frames:] == np.float32(extractor.padding_value)).all()
+
+
+@pytest.mark.parametrize(
+    "num_mel_bins, num_fft, rate", [(128, 512, 16000), (64, 1024, 32000), (23, 256, 8000), (400, 512, 16000)]
+)
+def test_the_bands_hold_all_mel_filters(num_mel_bins, num_fft, rate):
+    filters = kaldi_mel_filters(num_mel_bins, num_fft, rate, torch.device("cpu"))
+    joined = torch.zeros_like(filters)
+    for bins, mel, band in kaldi_mel_bands(num_mel_bins, num_fft, rate, torch.device("cpu")):
+        joined[bins, mel] += band  # a filter in two bands would count twice
+    assert torch.equal(joined, filters)
 
 
 def test_padding_value_is_what_a_normalised_zero_becomes(extractor):
