@@ -165,12 +165,12 @@ def log_mel_of_frames(frames: torch.Tensor, num_fft: int, num_mel_bins: int, sam
     bands = kaldi_mel_bands(num_mel_bins, num_fft, sampling_rate, frames.device)
     features = frames.new_empty(len(frames), num_mel_bins)
     padded = frames.new_zeros(min(len(frames), CHUNK_FRAMES), num_fft)
-    for frames, log_mel in zip(frames.split(CHUNK_FRAMES), features.split(CHUNK_FRAMES)):
-        padded = padded[: len(frames)]
-        frames = frames - frames.mean(dim=1, keepdim=True)
+    for chunk, log_mel in zip(frames.split(CHUNK_FRAMES), features.split(CHUNK_FRAMES)):
+        padded = padded[: len(chunk)]
+        chunk = chunk - chunk.mean(dim=1, keepdim=True)
         # The window begins with a zero, so the first sample needs no pre-emphasis. Product and difference are rounded
         # one after the other as in torchaudio: fused, they differ by 1e-2 in the quietest bins.
-        torch.sub(frames[:, 1:], PREEMPHASIS * frames[:, :-1], out=padded[:, 1:window])
+        torch.sub(chunk[:, 1:], PREEMPHASIS * chunk[:, :-1], out=padded[:, 1:window])
         padded[:, 1:window] *= hann
         squares = torch.view_as_real(torch.fft.rfft(padded)).square_()  # (frames, fft / 2 + 1, 2)
         power = squares[..., 0] + squares[..., 1]  # abs() would cost as much as all the rest
