@@ -62,11 +62,9 @@ lint: .venv/ready
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# Measures the figures of the README and of docs/results.md, each beside its anchor; makes one page in runs/bench.
 bench: .venv/ready
-	$(BIN)/python benchmarks/features.py
-	$(BIN)/python benchmarks/variable_length.py
-	$(BIN)/python benchmarks/pretraining_step.py
-	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/run.py
 
 .venv/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,5 +1,7 @@
 """Times and reports for all benchmarks: versions, alternating blocks, and a table."""
 
+import json
+import os
 import platform
 import statistics
 import time
@@ -9,6 +11,8 @@ import numpy as np
 import torch
 import transformers
 from transformers.utils import is_speech_available
+
+TABLES_VARIABLE = "BENCH_TABLES"  # file to which tables are added, a line of JSON each; see run.py
 
 
 def versions() -> str:
@@ -40,6 +44,10 @@ def time_in_blocks(
 
 
 def print_table(header: list[str], rows: list[list[str]]):
+    """Prints a table, and adds it to the file that `TABLES_VARIABLE` names."""
+    if path := os.environ.get(TABLES_VARIABLE):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"header": header, "rows": rows}) + "\n")
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     for row in [header, ["-" * width for width in widths], *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
