@@ -742,6 +742,7 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
                 state = row if packing is None else packing.unpack(row)
             if index in kept:
                 states[index] = state
+                row = state if packing is None else packing.pack(state)  # a kept state carries the whole gradient
         return state, states, attentions
 
     def packing(self, token_mask: Optional[torch.Tensor]) -> Optional[Packing]:

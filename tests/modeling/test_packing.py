@@ -435,6 +435,21 @@ def test_states_keep_their_shapes_and_padding_is_zero():
     assert_same(found.pooler_output, expected.pooler_output, FLOAT32)
 
 
+def test_kept_states_carry_the_whole_gradient():
+    """Explanations read the gradient of a fused state, which later blocks read too."""
+    found = []
+    for packs in (True, False):
+        model = tiny(pack_tokens=packs, num_hidden_layers=3, fusion_layers=[1, 3])
+        output = model(*batch(64, 20), labels=torch.tensor([0, 1]), output_hidden_states=True)
+        for state in output.hidden_states:
+            state.retain_grad()
+        output.loss.backward()
+        found.append([state.grad for state in output.hidden_states])
+    for one, other in zip(*found):
+        assert other.any()
+        assert_same(one, other, FLOAT32)
+
+
 def test_attention_weights_are_those_of_the_padded_batch():
     model = tiny(DualSSASTModel)
     shapes = count_tokens(model)
