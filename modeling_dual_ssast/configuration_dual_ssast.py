@@ -448,6 +448,11 @@ class DualSSASTConfig(StrictConfig):
         drop_path_rate (`float`, *optional*, defaults to 0.0):
             Stochastic depth: the probability that a clip skips a branch of the last block. It grows linearly from 0 in
             the first block.
+        pack_tokens (`bool`, *optional*):
+            Whether the blocks run without the padding between the clips of a batch: the tokens of all clips in one row,
+            in which each clip attends to itself alone. The numbers stay the same, except for the states of padding,
+            which are zeros. `None`: on CPUs, for batches with more than 5 % of padding. Attention weights and graphs
+            (`torch.compile`, exports) keep the padding in any case.
         mask_ratio (`float`, *optional*, defaults to 400 / 512):
             Share of a clip's patches that masked spectrogram patch modelling masks: 400 or 250 of 512 in SSAST.
         pretraining_objective (`str`, *optional*, defaults to `"joint"`):
@@ -514,6 +519,7 @@ class DualSSASTConfig(StrictConfig):
         padding_value=4.2677393 / (2 * 4.5689974),
         attention_over_padding=False,
         drop_path_rate=0.0,
+        pack_tokens=None,
         mask_ratio=400 / 512,
         pretraining_objective="joint",
         shared_mask=True,
@@ -553,6 +559,7 @@ class DualSSASTConfig(StrictConfig):
         self.padding_value = padding_value
         self.attention_over_padding = attention_over_padding
         self.drop_path_rate = drop_path_rate
+        self.pack_tokens = pack_tokens
         self.mask_ratio = mask_ratio
         self.pretraining_objective = pretraining_objective
         self.shared_mask = shared_mask
@@ -709,6 +716,7 @@ class DualSSASTConfig(StrictConfig):
         self._check_finite("padding_value")
         self._check_each(["num_decoder_layers"], "an integer from 0", lambda value: _is_int(value) and value >= 0)
         self._check_flags("qkv_bias", "attention_over_padding", "shared_mask")
+        self._check_each(["pack_tokens"], "None, true or false", lambda value: value in (None, True, False))
 
     def _check_grid(self):
         if not _is_int(self.patch_size) and not (isinstance(self.patch_size, list) and len(self.patch_size) == 2):

@@ -31,6 +31,7 @@ from .modeling_dual_ssast import (
     DualSSASTPreTrainedModel,
     clipwise_mean,
 )
+from .packing_dual_ssast import Packing  # noqa: F401
 
 
 class WeightNormLinear(nn.Module):

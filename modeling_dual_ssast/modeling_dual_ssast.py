@@ -8,7 +8,7 @@ Shapes: `input_values` (batch, frames, mel) -> patches, frequency-major -> state
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -29,6 +29,7 @@ from .fusion_dual_ssast import (
     align_frames,
     check_spectrograms,
     frame_mask,
+    in_graph,
     pad_end,
     pool_rows,
     pool_tokens,
@@ -37,6 +38,7 @@ from .fusion_dual_ssast import (
     token_frames,
 )
 from .masking_dual_ssast import sample_masked_patches
+from .packing_dual_ssast import Packing, packed_attention
 
 try:  # Transformers before 4.51 does not pass block masks to flex attention
     from torch.nn.attention.flex_attention import create_block_mask
@@ -61,6 +63,8 @@ logger = logging.get_logger(__name__)
 
 # Fields that resize_position_embeddings changes; from_pretrained resizes when one of them is overridden.
 GEOMETRY = ("max_length", "frequency_stride", "time_stride")
+# Share of padding above which a batch is packed: `config.pack_tokens` -> share.
+PADDING_TO_PACK = {None: 0.05, True: 0.0}
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -259,21 +263,19 @@ class DualSSASTAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: Optional[torch.Tensor], implementation: str
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """Attends over the tokens; arguments and results are those of [`DualSSASTLayer`]."""
+        """Attends over the tokens of each clip; arguments and results are those of [`DualSSASTLayer`]."""
         heads = (*hidden_states.shape[:2], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (batch, heads, tokens, head_dim)
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         attend = eager_attention if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        states = (query, key, value)
+        if isinstance(attention_mask, Packing):
+            attended = packed_attention(attend, self, *states, attention_mask, implementation, dropout)
+            return self.o_proj(attended.flatten(2)), None
         attended, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-            scaling=self.head_dim**-0.5,
-            is_causal=False,
+            self, *states, attention_mask, dropout=dropout, scaling=self.head_dim**-0.5, is_causal=False
         )  # (batch, tokens, heads, head_dim)
         return self.o_proj(attended.flatten(2)), weights if implementation == "eager" else None
 
@@ -299,12 +301,17 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, branch: torch.Tensor) -> torch.Tensor:
-        """Zeroes the branch of some clips and scales the others: (batch, tokens, hidden) -> the same shape."""
+    def forward(self, branch: torch.Tensor, packing: Optional[Packing] = None) -> torch.Tensor:
+        """
+        Zeroes the branch of some clips and scales the others: (batch, tokens, hidden), or a packed row, -> the same
+        shape.
+        """
         if not self.training or self.rate == 0.0:
             return branch
         keep = 1 - self.rate
-        return branch * branch.new_empty(branch.shape[0], 1, 1).bernoulli_(keep).div_(keep)  # (batch, tokens, hidden)
+        clips = branch.shape[0] if packing is None else len(packing.lengths)
+        scales = branch.new_empty(clips, 1, 1).bernoulli_(keep).div_(keep)
+        return branch * (scales if packing is None else scales[packing.clips].transpose(0, 1))
 
 
 class DualSSASTLayer(GradientCheckpointingLayer):
@@ -330,12 +337,13 @@ class DualSSASTLayer(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
         """
         Runs the block: (batch, tokens, hidden), a result of `attention_mask_for` -> states and, if eager,
-        attention weights.
+        attention weights. Or a packed row (1, tokens, hidden), its `Packing` -> states and `None`.
         """
+        packing = attention_mask if isinstance(attention_mask, Packing) else None
         attended, weights = self.attention(self.layernorm_before(hidden_states), attention_mask, implementation)
-        hidden_states = hidden_states + self.drop_path(self.dropout(attended))
-        hidden_states = hidden_states + self.drop_path(self.dropout(self.mlp(self.layernorm_after(hidden_states))))
-        return hidden_states, weights
+        hidden_states = hidden_states + self.drop_path(self.dropout(attended), packing)
+        transformed = self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        return hidden_states + self.drop_path(transformed, packing), weights
 
 
 class DualSSASTFusion(nn.Module):
@@ -641,14 +649,9 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         fused = self.fusion.layer_indices if self.fusion else ()
         kept = range(last_layer + 1) if output_hidden_states else fused
 
-        states, attentions = {0: state} if 0 in kept else {}, []
-        implementation = "eager" if output_attentions else config._attn_implementation
-        blocks = self.run_layers(self.layers[:last_layer], state, self.token_mask(patch_mask), implementation)
-        for index, (state, weights) in enumerate(blocks, start=1):
-            if index in kept:
-                states[index] = state
-            attentions.append(weights)
-
+        state, states, attentions = self.run_layers(
+            self.layers[:last_layer], state, self.token_mask(patch_mask), kept, output_attentions
+        )
         return BaseModelOutputWithPooling(
             last_hidden_state=self.layernorm(state),
             pooler_output=self.fusion(self.fused_states(states), patch_mask) if self.fusion else None,
@@ -708,17 +711,50 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         layers: nn.ModuleList,
         state: torch.Tensor,
         token_mask: Optional[torch.Tensor],
-        implementation: Optional[str] = None,
-    ) -> Iterator[tuple[torch.Tensor, Optional[torch.Tensor]]]:
+        kept: Container[int] = (),
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor], list[Optional[torch.Tensor]]]:
         """
-        Runs blocks one after the other; yields each output (batch, tokens, hidden) and its attention weights,
-        if eager.
+        Runs blocks one after the other, without the padding between the clips where `config.pack_tokens` says so.
+
+        Args:
+            layers: Blocks.
+            state: (batch, tokens, hidden).
+            token_mask: Boolean (batch, tokens), true for tokens that take part; `None` if all do.
+            kept: Numbers of the states to keep: 0 is `state`, i the output of block i.
+            output_attentions: Whether to compute the attention weights, by the eager implementation.
+
+        Returns:
+            The last output (batch, tokens, hidden), the states that are kept by their numbers, and the attention
+                weights of each block or `None`. Packed states are zeros at the padding.
         """
-        implementation = self.config._attn_implementation if implementation is None else implementation
-        mask = attention_mask_for(implementation, token_mask, state.dtype)
-        for layer in layers:
-            state, weights = layer(state, mask, implementation)
-            yield state, weights
+        implementation = "eager" if output_attentions else self.config._attn_implementation
+        packing = None if output_attentions or not len(layers) else self.packing(token_mask)
+        if packing is None:
+            mask, row = attention_mask_for(implementation, token_mask, state.dtype), state
+        else:
+            mask, row = packing, packing.pack(state)
+        states, attentions = {0: state} if 0 in kept else {}, []
+        for index, layer in enumerate(layers, start=1):
+            row, weights = layer(row, mask, implementation)
+            attentions.append(weights)
+            if index in kept or index == len(layers):
+                state = row if packing is None else packing.unpack(row)
+            if index in kept:
+                states[index] = state
+                row = state if packing is None else packing.pack(state)  # a kept state carries the whole gradient
+        return state, states, attentions
+
+    def packing(self, token_mask: Optional[torch.Tensor]) -> Optional[Packing]:
+        """Returns where the tokens of a boolean mask (batch, tokens) lie in one row; `None` to keep the padding."""
+        packs = self.config.pack_tokens
+        if token_mask is None or packs is False or in_graph():  # a graph has fixed shapes
+            return None
+        if packs is None and token_mask.device.type != "cpu":
+            return None
+        lengths = token_mask.sum(dim=1).tolist()  # waits for the device
+        padding = token_mask.numel() - sum(lengths)
+        return Packing.of(token_mask, lengths) if padding > PADDING_TO_PACK[packs] * token_mask.numel() else None
 
     def reset_fusion(self):
         """Resets the learned parts of the fusion: equal layer weights, and LayerNorms of scale 1 and shift 0."""
@@ -1048,7 +1084,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         columns = patches.shape[1] // self.config.grid_shape[0]
         prefix_positions, patch_positions = encoder.embeddings.positions(columns)
         state = torch.cat((prefix + prefix_positions, mask_tokens.scatter(1, index, visible) + patch_positions), dim=1)
-        *_, (state, _) = encoder.run_layers(self.decoder.layers, state, encoder.token_mask(patch_mask))
+        state, *_ = encoder.run_layers(self.decoder.layers, state, encoder.token_mask(patch_mask))
         return self.decoder.layernorm(state)[:, num_prefix:], outputs
 
     def sample_mask(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None) -> torch.Tensor:

@@ -60,6 +60,7 @@ def test_a_run_leaves_a_whole_folder(clips, recipe):
         "model.safetensors",
         "modeling_dual_ssast.py",
         "modules.json",
+        "packing_dual_ssast.py",
         "predictions.csv",
         "preprocessor_config.json",
         "report.html",

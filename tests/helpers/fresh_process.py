@@ -16,6 +16,7 @@ SHIPPED = {
     "fusion_dual_ssast.py",
     "masking_dual_ssast.py",
     "modeling_dual_ssast.py",
+    "packing_dual_ssast.py",
 }
 # Beginning of every child process: it cannot import the package, even if it is installed.
 PRELUDE = """

@@ -222,4 +222,6 @@ def test_onnx_at_another_length(name):
     for length in (inputs.shape[1], 3 * inputs.shape[1] // 4 + 3):
         part, part_mask = inputs[:, :length], mask[:, :length]
         (logits,) = session.run(None, dict(zip(names, (part.numpy(), part_mask.numpy()))))
-        torch.testing.assert_close(torch.from_numpy(logits), model(part, part_mask).logits, atol=1e-5, rtol=1e-4)
+        expected = model(part, part_mask).logits
+        is_audio = model.frame_mask(expected, part_mask)  # the graph computes with the padding, the model without
+        torch.testing.assert_close(torch.from_numpy(logits)[is_audio], expected[is_audio], atol=1e-5, rtol=1e-4)

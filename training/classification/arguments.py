@@ -12,7 +12,18 @@ from ..recipe import Arguments, described
 
 @dataclass
 class ClassificationTrainingArguments(FineTuningArguments, ReportArguments):
-    """Sets up the training of a classifier: `FineTuningArguments`, calibration and report."""
+    """Sets up the training of a classifier: `FineTuningArguments`, batches by tokens, calibration and report."""
+
+    train_sampling_strategy: str = described(
+        "random",
+        "Order of the training clips; token_budget: batches of tokens_per_batch instead of a number of clips.",
+        choices=("random", "sequential", "group_by_length", "batch_rebalance", "token_budget"),
+    )
+    tokens_per_batch: int | None = described(
+        None,
+        "Most tokens (prefix and patches) per process and batch, instead of per_device_train_batch_size clips.",
+        at_least=1,
+    )
 
     calibrate: bool = described(True, "Choose temperature and thresholds on the validation split after the training.")
     open_set: bool = described(

@@ -11,6 +11,7 @@ from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
 from ..errors import InputError
 from .arguments import TuningArguments
+from .token_batches import STRATEGY, TokenBatches, make_token_batches
 
 BLUR = 0.05
 POOL_STEPS = 50
@@ -73,10 +74,10 @@ class ClipSampler(torch.utils.data.Sampler):
 
 
 def make_sampler(
-    tuning: TuningArguments, labels: LabelSet, dataset: ClipDataset, arguments: TrainingArguments
-) -> ClipSampler | None:
+    tuning: TuningArguments, labels: LabelSet, dataset: ClipDataset, arguments: TrainingArguments, config=None
+) -> ClipSampler | TokenBatches | None:
     """
-    Returns the sampler of the recipe; `None` for Transformers' own.
+    Returns the sampler of the recipe; `None` for Transformers' own. `config` is that of the model.
 
     Raises:
         InputError: balanced classes for a regression, or together with another strategy of Transformers.
@@ -86,9 +87,13 @@ def make_sampler(
         raise InputError("sampler: balanced needs classes, and a regression has none; leave it out")
     if balances and strategy not in ("random", "group_by_length"):
         raise InputError(f"sampler: balanced draws by chance, but train_sampling_strategy is {strategy}; set random")
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    if strategy == STRATEGY:
+        return make_token_batches(dataset, config, arguments, seed)
+    if getattr(arguments, "tokens_per_batch", None) is not None:
+        raise InputError(f"tokens_per_batch: has no effect unless train_sampling_strategy is {STRATEGY}; set it")
     if not balances and strategy != "group_by_length":
         return None
-    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     weights = clip_weights(dataset.label_matrix()) if balances else None
     lengths = dataset.num_samples() if strategy == "group_by_length" else None
     group_size = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps

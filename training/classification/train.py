@@ -215,5 +215,5 @@ def make_trainer(
         callbacks=[datasets["train"].callback(), *early_stopping(arguments)],
         tuning=tuning,
         training_loss=training_loss(tuning, labels, datasets["train"], model.config.label_smoothing),
-        sampler=make_sampler(tuning, labels, datasets["train"], arguments),
+        sampler=make_sampler(tuning, labels, datasets["train"], arguments, model.config),
     )

@@ -9,6 +9,7 @@ from ..base.fine_tuning import FineTuningTrainer
 from ..base.open_set import EmbeddingHook
 from ..data.dataset import mean_over_windows
 from ..errors import InputError
+from .token_batches import TokenBatches
 
 
 class ClassificationTrainer(FineTuningTrainer):
@@ -16,12 +17,13 @@ class ClassificationTrainer(FineTuningTrainer):
     Trains a classifier of clips.
 
     Args:
-        sampler: order of the training clips; `None`: Transformers'
+        sampler: order of the training clips, or their batches; `None`: Transformers'
     """
 
     def __init__(self, *args, sampler=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.sampler = sampler
+        self._clips_of_step = None  # over all processes, with batches of different numbers of clips
         self._by_embeddings = None  # hook and function of `predict_by_embeddings`
 
     def predict_by_embeddings(self, dataset, function) -> tuple[np.ndarray, np.ndarray]:
@@ -68,6 +70,42 @@ class ClassificationTrainer(FineTuningTrainer):
             logits = mean_over_windows(torch.cat(logits), num_windows)
             loss = classification_loss(logits, labels, config.problem_type, config.label_smoothing)
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """Returns the loader, also of batches that are not a number of clips."""
+        if not isinstance(self.sampler, TokenBatches):
+            return super().get_train_dataloader()
+        args = self.args
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_sampler=self.sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=args.dataloader_persistent_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+        )
+        return self.accelerator.prepare(loader)
+
+    def get_batch_samples(self, *args, **kwargs):
+        """Also counts the clips of a step of the optimiser, over all processes."""
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        if isinstance(self.sampler, TokenBatches):
+            count = sum(len(batch["labels"]) for batch in batches)
+            if self.args.world_size > 1:
+                count = int(self.accelerator.reduce(torch.tensor(count, device=self.args.device), "sum"))
+            self._clips_of_step = count
+        return batches, num_items
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Computes the loss as `FineTuningTrainer` does; a clip counts the same in batches of few clips and of many."""
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not model.training or self._clips_of_step is None:
+            return found
+        # Trainer and DDP average over the batches of a step, of which each is a mean over its clips.
+        batches = self.args.gradient_accumulation_steps * self.args.world_size
+        weight = len(inputs["input_values"]) * batches / self._clips_of_step
+        return (found[0] * weight, found[1]) if return_outputs else found * weight
 
     def _get_train_sampler(self, train_dataset=None):
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
