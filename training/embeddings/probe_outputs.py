@@ -76,24 +76,26 @@ def names_of(table: pandas.DataFrame) -> pandas.Series:
 
 def summarise(
     table: pandas.DataFrame, intervals: Mapping[str, Sequence[float] | None], trained: Trained | None
-) -> pandas.DataFrame:
+) -> list[dict]:
     """
     Returns a row per method: mean validation and test scores over the seeds, the interval and the deviation of the test
     score, the number of runs; of trained heads, their number of weights, the seconds of the whole search, and the
     settings that the seeds chose.
     """
-    rows = {}
+    rows = []
     for name, runs in table.groupby(names_of(table), sort=False):
         lower, upper = intervals.get(name) or (None, None)
         head = trained.heads.get(name) if trained else None
-        rows[name] = {
-            "validation": runs["validation"].mean(), "test": runs["test"].mean(), "lower": lower, "upper": upper,
-            "standard_deviation": runs["test"].std() if len(runs) > 1 else None, "runs": len(runs),
+        row = {
+            "method": name, "validation": float(runs["validation"].mean()), "test": float(runs["test"].mean()),
+            "lower": lower, "upper": upper,
+            "standard_deviation": float(runs["test"].std()) if len(runs) > 1 else None, "runs": len(runs),
             "weights": head.num_weights if head else None,
-            "seconds": round(trained.seconds[name], 1) if head else None,
+            "seconds": round(trained.seconds[name]) if head else None,
             "chosen": "; ".join(dict.fromkeys(runs["setting"])),
         }  # fmt: skip
-    return pandas.DataFrame.from_dict(rows, orient="index", dtype=object)
+        rows.append(row)
+    return rows
 
 
 def interval(
@@ -169,7 +171,7 @@ def write_outputs(
     summary, metric = summarise(table, intervals, trained), metric_of(label_set.problem_type)[0]
     results = {
         "metric": metric,
-        "summary": [{"method": name, **row} for name, row in zip(summary.index, summary.to_dict("records"))],
+        "summary": summary,
         "interval": {"level": LEVEL, "resampled": "clips" if groups is None else "groups"},
         "labels": list(label_set.names),
         "clips": counts,
@@ -189,10 +191,8 @@ def write_outputs(
     if trained:
         print(f"encoded {sum(counts.values())} clips in {trained.seconds['encoding']:.1f} s")
     print(f"{metric} on {counts['test']} test clips, embeddings of {size} numbers:")
-    cells = summary.loc[:, summary.notna().any()].reset_index(names="method")
-    if trained:
-        cells["seconds"] = [None if value is None else round(value) for value in cells["seconds"]]
-    print_table(cells.to_numpy().tolist(), list(cells.columns))
+    columns = [name for name in summary[0] if any(row[name] is not None for row in summary)]
+    print_table([[row[name] for name in columns] for row in summary], columns)
     if best is not None:
         print(f"{folder / MODEL}: the {best['method']} head of seed {best['seed']}. {RULE}")
     print(f"everything is in {folder}")
