@@ -327,7 +327,7 @@ def test_a_stopped_probe_of_tokens_goes_on_and_gives_the_same(tmp_path, encoder,
 SETTINGS = ProbeArguments(
     output_dir="x", learning_rates=[3e-2, 1e-1], num_seeds=1, num_epochs=30, patience=30, batch_size=64
 )
-SIZE, FRAMES = 16, 80
+SIZE, FRAMES = 32, 80
 
 
 def planted(count: int, seed: int):
@@ -348,7 +348,9 @@ def planted(count: int, seed: int):
 def learn(name: str, make):
     """Trains a head on planted clips; returns its row."""
     method = METHODS[name]
-    config = DualSSASTConfig(**{**TINY, "patch_size": [MELS, 16], "num_mel_bins": MELS}, fusion_layers=[1])
+    config = DualSSASTConfig(
+        **{**TINY, "hidden_size": SIZE, "patch_size": [MELS, 16], "num_mel_bins": MELS}, fusion_layers=[1]
+    )
     config.frequency_stride = MELS
     head = Head(method, config_of(method, config, PAIR))
     data, labels = {}, {}
