@@ -56,6 +56,10 @@ class Network:
         """
         raise NotImplementedError
 
+    def are_finite(self, arrays: dict[str, np.ndarray]) -> bool:
+        """Returns whether the arrays of a clip can be results."""
+        return all(np.isfinite(array).all() for array in arrays.values())
+
     def dtype_of(self, name: str) -> str:
         """Returns the number format in which an array is stored."""
         return "float32"
@@ -207,7 +211,7 @@ class Engine:
             segment.error = segment.error or ("" if stretch.start else "holds no samples; remove it or record it again")
             return segment, {}
         arrays = {name: np.concatenate([window[name] for window in windows]) for name in windows[0]}
-        if not self.stops_at_errors and not all(np.isfinite(array).all() for array in arrays.values()):
+        if not self.stops_at_errors and not self.network.are_finite(arrays):
             segment.error = OVERFLOW
             return segment, {}
         counts = [len(next(iter(window.values()))) for window in windows]

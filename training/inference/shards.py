@@ -222,6 +222,11 @@ class Shards:
         names = next(iter(found.values()))[0][1]
         return {name: np.stack([mean([(w, a[name][0]) for w, a in found[n]]) for n in sorted(found)]) for name in names}
 
+    @property
+    def marker(self) -> Path:
+        """File that says that this run has begun to write its tables."""
+        return self.folder / "kept"
+
     def remove(self):
         """Removes the folder, which leaves its place at once: half of it would be taken for another run."""
         if self.folder is None or not self.folder.exists():
