@@ -253,9 +253,11 @@ def run_jobs(jobs: list[Job], hardware: Hardware, processes: Processes) -> int:
     elif len(jobs) == 1:
         failures = show(jobs[0], network.joined(engine.run(with_stored=True)))
     else:
-        parts = list(engine.run(with_stored=True))  # logits alone
+        parts = [] if arguments.place else list(engine.run())  # without a table nothing is stored
+        engine.fill()
         for number, job in enumerate(jobs):
-            failures += show(job, (of_model(part, number) for part in parts))
+            stored = shards.parts() if arguments.place else parts
+            failures += show(job, (of_model(part, number) for part in stored))
         failures = list(dict.fromkeys(failures))
     if processes.num_shares > 1:
         if processes.is_main:

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 
 from ..base.finite import OVERFLOW
-from ..base.loading import VOLATILE_KEYS
+from ..base.inference import VOLATILE_KEYS
 from ..errors import InputError
 from .engine import Network
 from .plan import Stretch
