@@ -253,11 +253,14 @@ def run_jobs(jobs: list[Job], hardware: Hardware, processes: Processes) -> int:
     elif len(jobs) == 1:
         failures = show(jobs[0], network.joined(engine.run(with_stored=True)))
     else:
-        parts = [] if arguments.place else list(engine.run())  # without a table nothing is stored
-        engine.fill()
+        parts = []
+        if arguments.place:
+            engine.fill()
+        else:  # nothing is stored: memory holds the logits
+            parts += engine.run()
         for number, job in enumerate(jobs):
-            stored = shards.parts() if arguments.place else parts
-            failures += show(job, (of_model(part, number) for part in stored))
+            found = shards.parts() if arguments.place else parts
+            failures += show(job, (of_model(part, number) for part in found))
         failures = list(dict.fromkeys(failures))
     if processes.num_shares > 1:
         if processes.is_main:

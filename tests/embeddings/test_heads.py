@@ -11,9 +11,16 @@ import soundfile
 import torch
 from audio_files import write_class_folders
 from tiny_models import MELS, TINY, batch, save_tiny_classifier, save_tiny_cnn
-from transformers import AutoModel, AutoModelForAudioClassification
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForAudioFrameClassification,
+)
 
 import predict_hf
+from hub import push
 from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, PannsCnn14Config, VGGishConfig
 from training import tasks
 from training.data.labels import LabelSet
@@ -23,6 +30,7 @@ from training.embeddings.head_training import head_rows, logits_of
 from training.embeddings.heads import EMBEDDING, METHODS, POOLED, Head, assemble, config_of
 from training.embeddings.stored_features import FeatureNetwork, Stored
 from training.errors import InputError
+from training.export import __main__ as export
 from training.inference.shards import NUM_TOKENS, TOKENS
 
 LABELS = LabelSet(("a", "b", "c"), "single_label_classification")
@@ -154,6 +162,23 @@ def test_the_saved_folder_gives_the_scores_of_the_probe(tmp_path, encoder, clips
     head = METHODS[method]
     own = Head(head, config_of(head, AutoModel.from_pretrained(encoder).config, PAIR))
     assert results["head"]["weights"] == own.num_weights == len_of_trained(model, encoder, own)
+
+
+def test_the_saved_folder_is_exported_pushed_and_opened_by_every_class(tmp_path, encoder, clips):
+    output = run(tmp_path, encoder, clips, methods=["linear", "prototypes"], num_epochs=3)
+    folder = output / "model"
+    files, _ = push.choose_files(folder, "user/name")
+    assert {"README.md", "model.safetensors", "results.json", "modeling_dual_ssast.py", "handler.py"} <= set(files)
+    assert "validation score" in files["README.md"].decode() and str(tmp_path) not in files["README.md"].decode()
+    assert export.main([str(folder), str(tmp_path / "half"), "--format", "safetensors-fp16"]) == 0
+    for name in (folder, tmp_path / "half"):
+        assert AutoFeatureExtractor.from_pretrained(name, trust_remote_code=True).sampling_rate == 16000
+        assert AutoConfig.from_pretrained(name, trust_remote_code=True).num_labels == 2
+    assert AutoModel.from_pretrained(folder, trust_remote_code=True).config.fused_layers == [1, 2]
+    frames = AutoModelForAudioFrameClassification.from_pretrained(folder, trust_remote_code=True)
+    assert frames(torch.zeros(1, 64, 128)).logits.shape == (1, 4, 2)
+    run(tmp_path, encoder, clips, methods=["neighbours"], neighbours=[1], overwrite=True)
+    assert not folder.exists()  # no head was trained, and the earlier one is not this run's
 
 
 def len_of_trained(model, encoder, head: Head) -> int:

@@ -136,6 +136,17 @@ def test_without_tables_every_line_names_the_model(models, clips, capsys):
     assert captured.err.count("broken.wav") == 1 and "1 of 6 files could not be classified" in captured.err
 
 
+def test_machines_share_the_work(models, clips, tmp_path):
+    chosen = [models["linear"], models["prefix"]]
+    words = ["--models", *chosen, "--output", tmp_path / "scores.csv", "--shard_clips", 2]
+    for share in ("1/2", "2/2"):
+        assert predict(clips, *words, "--share", share) == 0
+    assert predict(clips, *words) == 1
+    for model in chosen:
+        predict(model, clips, "--output", tmp_path / "single" / f"scores.{model.name}.csv", "--shard_clips", 2)
+    same_files(tmp_path / "single", tmp_path, [f"scores.{model.name}.csv" for model in chosen])
+
+
 def test_a_stopped_run_goes_on(models, clips, tmp_path, passes, monkeypatch):
     chosen = [models["linear"], models["gated"]]
     words = ["--models", *chosen, "--output", tmp_path / "scores.csv", "--shard_clips", 2, "--batch_size", 1]
