@@ -235,6 +235,27 @@ def test_long_clips_have_the_mean_logits_of_their_windows(tmp_path, encoder, cli
     compare_with_folder(output, clips, 1e-4, "--window_s", "0.1", "--hop_s", "0.05")
 
 
+@pytest.mark.parametrize("kind", ["several labels", "numbers"])
+def test_heads_take_several_labels_and_numbers(tmp_path, encoder, clips, kind, caplog):
+    rows = []
+    for index, path in enumerate(sorted(clips.rglob("*.wav"))):
+        labels = f"{path.parent.name},all" if index % 3 else path.parent.name
+        rows.append({"file_name": str(path), "label": labels if kind == "several labels" else 0.1 * index})
+    pandas.DataFrame(rows).to_csv(tmp_path / "clips.csv", index=False)
+    values = {"label_separator": ","} if kind == "several labels" else {"problem_type": "regression"}
+    values |= {"dataset_name": None, "train_file": str(tmp_path / "clips.csv"), "num_epochs": 5}
+    output = run(tmp_path, encoder, clips, methods=["linear", "prototypes", "gated", "neighbours"], **values)
+    results = json.loads((output / "results.json").read_text())
+    metric, names = ("r2", ["value"]) if kind == "numbers" else ("mean_average_precision", ["all", "high", "low"])
+    assert (results["metric"], results["labels"]) == (metric, names)
+    assert [row["method"] for row in results["summary"]] == ["linear", "gated", "prototypes"]
+    assert all(row["lower"] <= row["upper"] for row in results["summary"])
+    assert "neighbours: left out" in caplog.text
+    model = AutoModelForAudioClassification.from_pretrained(output / "model")
+    assert model.config.problem_type == results["recipe"]["DataArguments"]["problem_type"] or kind == "several labels"
+    assert model(torch.zeros(2, 64, 128)).logits.shape == (2, len(names))
+
+
 @pytest.mark.parametrize("family", ["vggish", "panns"])
 def test_convolutional_encoders_take_what_they_have(tmp_path, clips, family, monkeypatch):
     monkeypatch.setattr(stored_features, "TOKEN_DTYPE", "float32")

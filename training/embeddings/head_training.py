@@ -22,8 +22,6 @@ from .heads import Head
 from .ridge import metric_of
 from .stored_features import Stored
 
-UNDECAYED = ("layer_weights", "bias")  # decay would make layers equal
-
 logger = logging.get_logger(__name__)
 
 
@@ -114,16 +112,11 @@ def begin(head: Head, seed: int, generator: torch.Generator, device):
 
 
 def parameter_groups(head: Head, decay: float) -> list[dict]:
-    """Divides the weights into those that decay, and those that do not: biases, norms and the weights of layers."""
-    parameters = list(head.named_parameters())
-    is_decayed = [parameter.ndim > 1 and not name.endswith(UNDECAYED) for name, parameter in parameters]
-    groups = {
-        value: [parameter for (_, parameter), decays in zip(parameters, is_decayed) if decays == (value > 0)]
-        for value in {decay, 0.0}
-    }
-    if not decay:
-        groups = {0.0: [parameter for _, parameter in parameters]}
-    return [{"params": own, "weight_decay": value} for value, own in groups.items() if own]
+    """Returns the weights that decay, and those that do not: biases, norms, and the weights of layers."""
+    decayed, others = [], []
+    for parameter in head.parameters():
+        (decayed if parameter.ndim > 1 else others).append(parameter)
+    return [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def setting_of(rates: tuple[float, float], arguments: ProbeArguments) -> str:
