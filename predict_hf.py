@@ -1,8 +1,10 @@
 """
-Classifies audio: `python predict_hf.py MODEL FILES-FOLDERS-OR-MANIFESTS [--top_k 3] [--output scores.csv]`, or sound as
-it comes in: `python predict_hf.py MODEL --listen [DEVICE]`.
+Classifies audio: `python predict_hf.py MODEL FILES-FOLDERS-OR-MANIFESTS [--top_k 3] [--output scores.csv]`, by several
+models: `python predict_hf.py FILES --models MODEL MODEL`, or sound as it comes in: `python predict_hf.py MODEL --listen
+[DEVICE]`.
 """
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -24,10 +26,21 @@ from training.inference.precision import Hardware, HardwareArguments, choose_har
 from training.inference.processes import Processes, start_processes
 from training.inference.scores import Classifier, ClipScores, clip_scores, write_tables
 from training.inference.shards import Part, Shards, weights_fingerprint
+from training.inference.shared import (
+    ModelShards,
+    SharedClassifier,
+    encoder_key,
+    names_of_models,
+    of_model,
+    use_encoder_of,
+)
 from training.inference.tables import check_table, unreadable_path, write_unreadable
 from training.recipe import described, name_positionals, parse_words, show_help
 
-USAGE = "predict_hf.py MODEL INPUT ... [--output TABLE] [--key value ...], or predict_hf.py MODEL --listen [DEVICE]"
+USAGE = (
+    "predict_hf.py MODEL INPUT ... [--output TABLE] [--key value ...], predict_hf.py INPUT ... --models MODEL MODEL, "
+    "or predict_hf.py MODEL --listen [DEVICE]"
+)
 KEPT = "with --output, what is finished is kept in OUTPUT.shards: give the same command again to go on"
 PRINTED_FAILURES = 20
 OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "max_gap_s", "median_steps")
@@ -38,6 +51,10 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
     """Defines the options of predict_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
+    models: list[str] | None = described(
+        None,
+        "Several models instead of one, with a table each, called by its name. Models on one encoder share its pass.",
+    )
     inputs: list[str] | None = described(None, HELP)
     top_k: int = described(1, "Classes to print per file.", at_least=1)
     output: Path | None = described(None, "Table of the scores of all classes: .csv, .parquet or .jsonl.")
@@ -89,8 +106,10 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.model or not (self.inputs or self.listen):
+        if not (self.model or self.models) or not (self.inputs or self.listen):
             raise InputError(f"usage: {USAGE}")
+        if self.model and self.models:
+            raise InputError("models: stands in place of the one model; leave one of them out")
         for name in OF_EVENTS:
             if getattr(self, name) is not None and self.events is None and not self.listen:
                 raise InputError(f"{name}: needs --events, the table of the events; add it")
@@ -113,7 +132,8 @@ def main(argv: list[str]) -> int:
 
 def predict(argv: list[str]) -> int:
     """Classifies what the command line names; returns 1 if anything could not be classified."""
-    words = name_positionals(with_device(argv), PredictArguments, "model", "inputs")
+    has_models = any(word.partition("=")[0] == "--models" for word in argv)
+    words = name_positionals(with_device(argv), PredictArguments, *(["inputs"] if has_models else ["model", "inputs"]))
     (arguments,) = parse_words((PredictArguments,), words, USAGE, "command line")
     if arguments.listen:
         return run_live(arguments)
@@ -139,50 +159,131 @@ def run_live(arguments: PredictArguments) -> int:
     return listen(arguments, network, about, arguments.events, **{name: getattr(arguments, name) for name in OF_EVENTS})
 
 
+@dataclass
+class Job:
+    """
+    Holds one model of a run.
+
+    Args:
+        arguments: those of a run of this model alone
+        name: for the printed lines; empty: the only model
+        weights: their fingerprint
+    """
+
+    arguments: PredictArguments
+    name: str
+    network: Classifier
+    weights: str
+    events: object = None
+
+
 def run(arguments: PredictArguments, processes: Processes) -> int:
     """Does the work of one process; returns the exit status."""
     if processes.count > 1 and not arguments.place:
         raise InputError("output: is not set, and several processes need a place to meet; name a table")
-    for path in filter(None, (arguments.output, arguments.windows)):
+    several = processes.together(lambda: one_by_one(arguments))
+    for path in (path for own in several.values() for path in (own.output, own.windows) if path):
         processes.together(lambda path=path: check_table(path))
     hardware = processes.together(lambda: choose_hardware(arguments, processes.device))
+    groups = {}  # key of an encoder -> jobs
+    for name, own in several.items():
+        job = open_job(name, own, hardware, processes)
+        is_shared = len(several) > 1 and not (job.network.of_frames or hardware.is_compiled)
+        group = groups.setdefault(encoder_key(job.network) if is_shared else name, [])
+        if group:
+            use_encoder_of(job.network, group[0].network)
+        group.append(job)
+    for job in (job for group in groups.values() for job in group):
+        place(job.network.model, hardware)
+    statuses = []
+    for group in groups.values():
+        if len(several) > 1 and processes.is_main:
+            names = " and ".join(job.name for job in group)
+            print(f"{names}: one pass of the encoder" if len(group) > 1 else f"{names}: by itself", file=sys.stderr)
+        statuses.append(run_jobs(group, hardware, processes))
+    return max(statuses)
+
+
+def one_by_one(arguments: PredictArguments) -> dict[str, PredictArguments]:
+    """Returns name -> the arguments of a run of each model alone, with tables of its name: scores.NAME.csv."""
+    if not arguments.models:
+        return {"": arguments}
+    found = {}
+    for name, model in zip(names_of_models(arguments.models), arguments.models):
+        tables = {table: getattr(arguments, table) for table in ("output", "windows", "events")}
+        tables = {key: path and path.with_name(f"{path.stem}.{name}{path.suffix}") for key, path in tables.items()}
+        found[name] = dataclasses.replace(arguments, model=model, models=None, **tables)
+    return found
+
+
+def open_job(name: str, arguments: PredictArguments, hardware: Hardware, processes: Processes) -> Job:
+    """Loads a model; on its device it is placed by `run`."""
     model, extractor = processes.together(lambda: load_classifier(arguments.model, of_frames=True))
     labels = labels_of(arguments.model, model.config)
     weights = weights_fingerprint(model)
     rejection = processes.together(lambda: choose_rejection(arguments, arguments.model, model))
-    network = make_network(place(model, hardware), extractor, labels, arguments, rejection)
-    empty_folders = []
+    return Job(arguments, name, make_network(model, extractor, labels, arguments, rejection), weights)
+
+
+def run_jobs(jobs: list[Job], hardware: Hardware, processes: Processes) -> int:
+    """Runs models that share an encoder, or a single one; returns the exit status."""
+    arguments, empty_folders = jobs[0].arguments, []
     clips = processes.together(lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming, empty_folders)))
-    events = processes.together(lambda: open_events(arguments, network, clips)) if arguments.events else None
+    for job in jobs:
+        if job.arguments.events:
+            job.events = processes.together(lambda job=job: open_events(job.arguments, job.network, clips))
+    remarks = {"hardware": str(hardware)}
+    about = {"settings": settings_of(arguments, hardware), "clips": clips.fingerprint()}
+    own_facts = [{"model": job.arguments.model, "weights": job.weights, **about} for job in jobs]
+    facts = own_facts[0] if len(jobs) == 1 else {"models": own_facts}
     shards = Shards(
         arguments.place and arguments.place.with_name(f"{arguments.place.name}.shards"),
         clips.num_clips,
         arguments.shard_clips,
-        {
-            "model": arguments.model,
-            "weights": weights,
-            "settings": settings_of(arguments, hardware),
-            "clips": clips.fingerprint(),
-        },
-        {"hardware": str(hardware)},
+        facts,
+        remarks,
     )
     processes.together(lambda: shards.prepare(arguments.overwrite) if processes.is_main else None)
     if processes.is_main:
         print(f"weights: {hardware}", file=sys.stderr)
+    network, failures = jobs[0].network if len(jobs) == 1 else SharedClassifier([job.network for job in jobs]), []
     engine = Engine(network, clips, shards, arguments.batch_size, arguments.num_workers, processes, verb="classifying")
-    if processes.is_alone:
-        failures = show(network, network.joined(engine.run(with_stored=True)), arguments.top_k)
-    else:
+    if not processes.is_alone:
         processes.together(engine.fill)
+    elif len(jobs) == 1:
+        failures = show(jobs[0], network.joined(engine.run(with_stored=True)))
+    else:
+        parts = []
+        if arguments.place:
+            engine.fill()
+        else:  # nothing is stored: memory holds the logits
+            parts += engine.run()
+        for number, job in enumerate(jobs):
+            found = shards.parts() if arguments.place else parts
+            failures += show(job, (of_model(part, number) for part in found))
+        failures = list(dict.fromkeys(failures))
     if processes.num_shares > 1:
         if processes.is_main:
             print(f"share {arguments.share} is done; run once without --share when all are", file=sys.stderr)
         return 0
     if arguments.place:
         failures = processes.together(
-            lambda: finish(network, shards, clips, events, arguments, processes) if processes.is_main else []
+            lambda: finish_all(jobs, shards, own_facts, remarks, clips, processes) if processes.is_main else []
         )
     return report(empty_folders, failures, clips.num_clips, arguments.place) if processes.is_main else 0
+
+
+def finish_all(
+    jobs: list[Job], shards: Shards, facts: list[dict], remarks: dict, clips: ClipSequence, processes: Processes
+) -> list[tuple[str, str]]:
+    """Writes the tables of all models, and removes the shards."""
+    if len(jobs) == 1:
+        return finish(jobs[0], shards, clips, processes)
+    failures = []
+    for number, job in enumerate(jobs):
+        failures += finish(job, ModelShards(shards, number, facts[number], remarks), clips, processes)
+    shards.remove()
+    return list(dict.fromkeys(failures))
 
 
 def make_network(model, extractor, labels, arguments: PredictArguments, rejection) -> Classifier:
@@ -210,7 +311,7 @@ def settings_of(arguments: PredictArguments, hardware: Hardware) -> dict:
     return settings if arguments.reject is None else settings | rejection
 
 
-def show(network: Classifier, parts: Iterable[Part], top_k: int) -> list[tuple[str, str]]:
+def show(job: Job, parts: Iterable[Part]) -> list[tuple[str, str]]:
     """
     Prints the likeliest classes of each file as soon as they are known.
 
@@ -218,48 +319,49 @@ def show(network: Classifier, parts: Iterable[Part], top_k: int) -> list[tuple[s
         name and error of each file that could not be classified
     """
     failures = []
-    for found in clip_scores(network, parts):
+    for found in clip_scores(job.network, parts):
         for clip in found:
             if isinstance(clip, ClipScores):
-                print_scores(network, clip, top_k)
+                print_scores(job, clip)
             else:
                 failures.append((clip.name, clip.error))
     return failures
 
 
-def print_scores(network: Classifier, clip: ClipScores, top_k: int):
+def print_scores(job: Job, clip: ClipScores):
+    network = job.network
     (row,), rejection = network.probabilities(clip.logits[None]), network.rejection
-    best = np.argsort(-row)[:top_k]
+    best = np.argsort(-row)[: job.arguments.top_k]
     found = ", ".join(f"{printable(network.labels.names[index])} {row[index]:.3f}" for index in best)
     if rejection is not None:
         (score,) = rejection.scores(clip.logits[None], np.asarray([clip.distance]))
         found = f"{UNKNOWN} ({found})" if score > rejection.threshold else found
-    tqdm.write(f"{printable(clip.name)}\t{found}")  # beside the progress bar
+    model = f"{printable(job.name)}\t" if job.name else ""
+    tqdm.write(f"{printable(clip.name)}\t{model}{found}")  # beside the progress bar
 
 
-def finish(
-    network: Classifier, shards: Shards, clips: ClipSequence, events, arguments: PredictArguments, processes: Processes
-) -> list[tuple[str, str]]:
+def finish(job: Job, shards: Shards, clips: ClipSequence, processes: Processes) -> list[tuple[str, str]]:
     """Writes the tables from the shards, lists what could not be classified beside them, and removes the shards."""
+    network, events, arguments = job.network, job.events, job.arguments
 
     def parts() -> Iterable[Part]:
         return network.joined(shards.parts())
 
     if not processes.is_alone:
-        show(network, parts(), arguments.top_k)
+        show(job, parts())
     num_clips, errors = shards.summary()
     has_windows = bool(arguments.window_s or arguments.hop_s) or any(s.windows > 1 for s in shards.segments())
     has_windows |= network.of_frames
     if len(errors) < num_clips:
-        marker = shards.folder / "kept"  # what is there later was written by this run, which has been killed
         tables = {path: {path} for path in (arguments.output, arguments.windows) if path}
         if events:
             events.read(parts(), set(errors))
             tables[events.path] = events.files()
-        if not marker.exists() and not arguments.overwrite:
+        # What is there after the marker was written by this run, which has been killed.
+        if not shards.marker.exists() and not arguments.overwrite:
             for path, files in tables.items():
                 keep(path, files)
-        marker.touch()
+        shards.marker.touch()
         write_tables(
             network, parts, set(errors), has_windows, clips.own(), shards.about, arguments.output, arguments.windows
         )

@@ -29,6 +29,8 @@ from .finite import check_weights_finite
 PATCH_MODEL_TYPES = (DualSSASTConfig.model_type, ASiTConfig.model_type)
 MODEL_TYPES = (*PATCH_MODEL_TYPES, VGGishConfig.model_type, PannsCnn14Config.model_type)
 ORIGINAL_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
+# Keys that may differ between a saved configuration and the one of the run that saved it.
+VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 NO_CHECKPOINT = "python -m conversion turns published checkpoints into folders (README.md, Where checkpoints come from)"
 
 

@@ -20,10 +20,7 @@ from ..errors import LIBRARY_ERRORS, InputError, one_line, short
 from ..files import check_same
 from .arguments import EncoderArguments, ModelArguments
 from .finite import check_weights_finite
-from .inference import MODEL_TYPES, NO_CHECKPOINT, check_checkpoint
-
-# Keys that may differ between a saved configuration and the one of the run that saved it.
-VOLATILE_KEYS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+from .inference import MODEL_TYPES, NO_CHECKPOINT, VOLATILE_KEYS, check_checkpoint
 
 # Weights that may be missing from a checkpoint: fusion and classifiers.
 NEW_WEIGHTS = (

@@ -52,7 +52,7 @@ STOP_S = 3.0  # a sound driver may wait for a device that is gone
 MOST_LATENCIES = 100_000
 APPENDED = {".csv": 1, ".jsonl": 0}  # ending of a table of events -> lines of its header; others are written at the end
 LIVE_ONLY = ("rate", "channels", "encoding")
-FILES_ONLY = ("inputs", "output", "num_workers", "shard_clips", "share", "streaming")
+FILES_ONLY = ("models", "inputs", "output", "num_workers", "shard_clips", "share", "streaming")
 
 
 @dataclass

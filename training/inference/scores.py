@@ -56,10 +56,14 @@ class Classifier(Network):
         return window_starts(num_samples, self.window, self.hop), self.window
 
     def run(self, features):
-        found = {"logits": self.model(**features, return_dict=True).logits}
+        return self.arrays(self.model(**features, return_dict=True).logits), None
+
+    def arrays(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns the arrays of windows whose logits (windows, labels) the model has just computed."""
+        found = {"logits": logits}
         if self.rejection is not None:
             found["distance"] = self.rejection.open_set.distances(self._hook.take())
-        return found, None
+        return found
 
     def places(self, stretch: Stretch, counts: list[int]) -> dict[str, np.ndarray]:
         starts = stretch.starts[: len(counts)]
