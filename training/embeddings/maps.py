@@ -189,8 +189,8 @@ def draw_map(places: np.ndarray, groups: Groups, title: str, path: Path, figure_
     for place in behind:  # small groups lie above large ones
         own = places[groups.members == place]
         drawn[place] = axes.scatter(
-            *own.T, s=size, c=groups.colours[place], marker=groups.markers[place], alpha=0.85, linewidths=0.25,
-            edgecolors="#00000080", rasterized=len(places) > MOST_DRAWN,
+            *own.T, s=size, c=groups.colours[place], marker=groups.markers[place], alpha=0.85,
+            linewidths=0.05 * size**0.5, edgecolors="#000000a0", rasterized=len(places) > MOST_DRAWN,
             label=f"{plain(groups.names[place])} ({counts[place]})",
         )  # fmt: skip
     axes.set(title=title, xticks=[], yticks=[])
