@@ -23,7 +23,7 @@ from .embeddings.maps import FEWEST, TITLES, UMAP, Groups, as_text, draw_map, gr
 from .embeddings.neighbours import check_lengths
 from .embeddings.stored import NAMES, Embeddings, clip_file, read_embeddings
 from .errors import InputError, nearest, printable
-from .files import arrow_array, check_writable
+from .files import arrow_array, check_writable, storable
 from .inference.tables import open_table, with_own_columns
 from .recipe import Arguments, described, name_positionals, parse_words, show_help
 
@@ -127,9 +127,8 @@ def with_labels(found: Embeddings, files: list[str | None], tables: list[str]) -
     by_name, rows = {}, []
     for path in map(Path, tables):
         data, stored = load_table_as_it_stands(path)
-        stored = stored.to_pandas().drop(columns=list(AUDIO_COLUMNS), errors="ignore")
-        if len(tables) > 1 and SPLIT not in stored:
-            stored[SPLIT] = path.stem
+        stored = stored.drop_columns([name for name in stored.column_names if name in AUDIO_COLUMNS])
+        split = {SPLIT: path.stem} if len(tables) > 1 and SPLIT not in stored.column_names else {}
         seen = {}
         for number, audio in enumerate(data["audio"]):
             file = audio if isinstance(audio, str) else audio.get("path") or ""
@@ -140,7 +139,7 @@ def with_labels(found: Embeddings, files: list[str | None], tables: list[str]) -
             # As the table has it, and from where the program runs.
             for key in (os.path.relpath(file, path.parent), os.path.abspath(file)):
                 by_name.setdefault(key, len(rows) + number)
-        rows += stored.to_dict("records")
+        rows += [row | split for row in stored.to_pylist()] or [split] * len(data)  # no other column: no row
     paths = (os.path.abspath(file) if file else None for file in files)
     matched = [by_name.get(name, by_name.get(path)) for name, path in zip(found.names, paths)]
     missing = matched.count(None)
@@ -151,7 +150,8 @@ def with_labels(found: Embeddings, files: list[str | None], tables: list[str]) -
         )
     if missing:
         print(f"{missing} of {len(matched)} clips are in no table of --labels", file=sys.stderr)
-    joined = pandas.DataFrame([{} if row is None else rows[row] for row in matched])
+    # Not numbers: a missing one would make floats of classes such as 0 and 1.
+    joined = pandas.DataFrame([{} if row is None else rows[row] for row in matched], dtype=object)
     return pandas.concat([own[[name for name in own if name not in joined]], joined], axis=1)
 
 
@@ -179,7 +179,7 @@ def write_places(
     """Writes the table of the map: file, its columns, what it is coloured as, x and y."""
     import pyarrow
 
-    own = pyarrow.table({str(name): arrow_array([_cell(cell) for cell in table[name]]) for name in table})
+    own = pyarrow.table({storable(str(name)): arrow_array([_cell(cell) for cell in table[name]]) for name in table})
     results = [
         ("coloured_as", [groups.names[place] for place in groups.members]), ("x", places[:, 0]), ("y", places[:, 1])
     ]  # fmt: skip

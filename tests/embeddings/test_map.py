@@ -18,6 +18,7 @@ from training import map as program
 from training.base.figures import COLOURS
 from training.embeddings import map_page
 from training.embeddings.maps import MARKERS, MISSING, OTHER, as_text, group, project
+from training.embeddings.stored import read_embeddings
 from training.errors import InputError, printable
 
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
@@ -105,6 +106,10 @@ def collection(tmp_path_factory):
     return folder
 
 
+def names_of(collection) -> list[str]:
+    return read_embeddings(collection / "all.npz").names
+
+
 def test_a_map_leaves_pictures_a_table_and_a_page(collection, tmp_path, capsys):
     assert draw(collection / "all.npz", tmp_path / "one", "--method", "tsne") == 0
     printed = capsys.readouterr()
@@ -173,6 +178,12 @@ def test_tables_of_labels_join_by_file(collection, tmp_path, capsys):
     assert table["label"].tolist()[:11] == ["x"] * 11 and table["label"].isna()[11]
     assert draw(*words, "--colour", "folder") == 0
     assert capsys.readouterr().out.splitlines()[0] == "clips: 12"
+    pandas.DataFrame({"file": names_of(collection)[:3], "label": [1, 0, None]}).to_parquet(collection / "few.parquet")
+    assert draw(*words, "--labels", collection / "few.parquet") == 0
+    assert capsys.readouterr().out.splitlines()[:3] == ["0: 1", "1: 1", "no label: 10"]
+    pandas.DataFrame({"file": names_of(collection)[:3]}).to_csv(collection / "bare.csv", index=False)
+    assert draw(*words, "--labels", collection / "bare.csv", collection / "train.csv") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "x: 5"  # the first table has the first three clips
     # Names that are relative to other folders are the same recordings.
     names = [str(collection / f"clips/{index} <i> #?%41.wav") for index in range(1, 12)]
     write(tmp_path / "whole.npz", names, 11)

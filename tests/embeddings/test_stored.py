@@ -81,6 +81,12 @@ def test_a_layer_is_named(made):
         read_embeddings(made / "frames.npz")
 
 
+def test_whole_numbers_stay_whole_beside_missing_ones(tmp_path):
+    table = pyarrow.table({"file_name": NAMES, "embedding": list(VECTORS), "label": [1, None, 0]})
+    pyarrow.parquet.write_table(table, tmp_path / "some.parquet")
+    assert list(map(str, read_embeddings(tmp_path / "some.parquet").columns["label"])) == ["1", "None", "0"]
+
+
 def test_parquet_of_others_in_several_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr("training.embeddings.stored.BLOCK", 2)
     names = [f"{index}.wav" for index in range(7)]

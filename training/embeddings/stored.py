@@ -119,7 +119,8 @@ def _read_parquet(path: Path, wanted: str | None) -> Embeddings:
         vectors = np.empty((num_rows, rows.shape[1]), dtype=np.float32) if vectors is None else vectors
         vectors[row : row + len(rows)] = rows
         row += len(rows)
-    table = file.read(columns=[name for name in names if name not in all_chosen]).to_pandas()
+    table = file.read(columns=[name for name in names if name not in all_chosen])
+    table = table.to_pandas(integer_object_nulls=True)  # classes such as 0 and 1 do not become floats
     files = table.pop(NAMES)
     if files.isna().any():
         raise InputError(f"{path}: row {int(files.isna().argmax()) + 1} has no {NAMES}; fill it in")
