@@ -178,7 +178,8 @@ def test_tables_of_labels_join_by_file(collection, tmp_path, capsys):
     assert table["label"].tolist()[:11] == ["x"] * 11 and table["label"].isna()[11]
     assert draw(*words, "--colour", "folder") == 0
     assert capsys.readouterr().out.splitlines()[0] == "clips: 12"
-    pandas.DataFrame({"file": names_of(collection)[:3], "label": [1, 0, None]}).to_parquet(collection / "few.parquet")
+    few = pandas.DataFrame({"file": names_of(collection)[:3], "label": pandas.array([1, 0, None], "Int64")})
+    few.to_parquet(collection / "few.parquet")
     assert draw(*words, "--labels", collection / "few.parquet") == 0
     assert capsys.readouterr().out.splitlines()[:3] == ["0: 1", "1: 1", "no label: 10"]
     pandas.DataFrame({"file": names_of(collection)[:3]}).to_csv(collection / "bare.csv", index=False)

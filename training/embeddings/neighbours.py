@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from ..errors import InputError, one_line, printable
 from ..files import complete_file, fingerprint
@@ -13,6 +14,7 @@ from .stored import BLOCK, Embeddings
 
 QUERIES = 512  # that are compared with a block at a time: 32 MB of cosines
 SAMPLE = 200  # clips that the recall of an index is measured on
+ADDED = 1024  # vectors that are added to an index at a time: some seconds
 MARK = b"dual_ssast index"  # end of an index file, after the length of what it was built from
 CANDIDATES = 4  # times k vectors are asked of an index, and ordered by their exact cosines
 
@@ -168,8 +170,8 @@ def build_index(path: Path, found: Embeddings, about: dict) -> NeighbourIndex:
     from usearch.index import Index
 
     index = Index(ndim=found.vectors.shape[1], metric="cos", dtype="f32")
-    for start in range(0, len(found.names), BLOCK):
-        block = unit(found.vectors[start : start + BLOCK])
+    for start in tqdm(range(0, len(found.names), ADDED), desc="indexing", disable=None, leave=False):
+        block = unit(found.vectors[start : start + ADDED])
         index.add(np.arange(start, start + len(block), dtype=np.uint64), block)
     text = json.dumps(about).encode()
     with complete_file(path) as unfinished:
