@@ -231,7 +231,7 @@ def test_bad_calls_are_one_line(tmp_path, capsys, monkeypatch):
         project(clusters(9)[0], "umap", 0)
 
 
-STATE = "return [chosen, player.currentTime > 0 || player.ended, get('playing').textContent, seen.length, under]"
+STATE = "return [chosen, player.currentTime > 0 || player.ended, get('sound').textContent, seen.length, under]"
 
 
 def wait_for(browser, is_reached):
@@ -270,7 +270,7 @@ def test_a_browser_chooses_by_keyboard_and_pointer_and_plays(browser, collection
     browser.execute_script("choose(2)")
     browser.switch_to.active_element.send_keys(Keys.ENTER)
     chosen, played, said, seen, _ = wait_for(browser, "return state[1]")
-    assert (chosen, played, seen) == (2, True, 12) and said == "playing: 2 <i> #?%41.wav"
+    assert (chosen, played, seen) == (2, True, 12) and said == "sound: 2 <i> #?%41.wav"
     shown = browser.find_element("id", "chosen").text
     assert "2 <i> #?%41.wav" in shown and HOSTILE[2] in shown
     near = browser.find_elements("css selector", "#near .go")
@@ -284,8 +284,8 @@ def test_a_browser_chooses_by_keyboard_and_pointer_and_plays(browser, collection
         "const [x, y] = place(5), box = canvas.getBoundingClientRect();"
         "canvas.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + x, clientY: box.top + y}))"
     )
-    state = wait_for(browser, "return state[4] === 5 && state[1] && state[2].startsWith('playing: 5 ')")
-    assert state[1] and state[4] == 5 and state[2] == "playing: 5 <i> #?%41.wav"
+    state = wait_for(browser, "return state[4] === 5 && state[1] && state[2].startsWith('sound: 5 ')")
+    assert state[1] and state[4] == 5 and state[2] == "sound: 5 <i> #?%41.wav"
     # A filter leaves the clips of two labels.
     browser.find_element("css selector", "input.group").click()
     assert browser.execute_script(STATE)[3] == 8 and browser.find_element("id", "count").text == "8 of 12 clips"
