@@ -44,6 +44,8 @@ ALLOWED |= {room: {"modeling_dual_ssast"} for room in ("benchmarks", "examples")
 ALLOWED["training.tasks"] = {room for room in ALLOWED if room.startswith("training.")}
 # Above the wings, like the tasks: it compares a probe with the catalogue's published values.
 ALLOWED["training.expect"] = WING | {"training.embeddings", "conversion"}
+# Above the wings, too: they read what the embeddings' wing stores.
+ALLOWED |= {f"training.{room}": WING | {"training.embeddings"} for room in ("map", "nearest")}
 # Above the wings too: it compares runs of several of them by the metrics of classification.
 ALLOWED["training.compare"] = FLOOR | {"training.classification", "model_cards"}
 PROGRAMS = ("train_hf", "predict_hf", "embed_hf", "serve_hf", "app", "benchmarks", "examples")

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -61,6 +62,15 @@ def public_clip_name(name: str, folder: str) -> str:
     """Returns a clip's path below the folder of its data set; for a clip elsewhere, only the name of its file."""
     relative = os.path.relpath(name, folder)
     return os.path.basename(name) if relative.startswith("..") else relative
+
+
+def public_names(paths: Sequence[str]) -> list[str]:
+    """Returns paths below the folder that all share."""
+    try:
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    except ValueError:  # no such folder
+        return [os.path.basename(path) for path in paths]
+    return [public_clip_name(path, folder or ".") for path in paths]
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:

@@ -1,7 +1,6 @@
 """Writes `report.html`: what a detector or a table of events finds in recordings, misses, and finds wrongly."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from modeling_dual_ssast import DualSSASTFeatureExtractor
 
 from ..base.figures import khz_ticks, mel_centres
 from ..base.outputs import dispensable
-from ..base.page import audio_uri, data_uri, public_clip_name, spectrogram_uri, write_page
+from ..base.page import audio_uri, data_uri, public_names, spectrogram_uri, write_page
 from ..base.plots import plot_confusion
 from ..data.audio import audio_format, num_samples, read_stretch
 from ..data.events import Event
@@ -221,7 +220,7 @@ def hardest_parts(findings: Findings) -> list[Part]:
 def _timelines(findings: Findings, parts: Sequence[Part]) -> list[dict]:
     """Returns the page's entries of parts of recordings. Only these, and what their sounds need, are decoded."""
     paths = [_path_of(findings.stretches[part.recording]) for part in parts]
-    names, entries, left = _public_names(paths), [], MOST_SOUND_BYTES
+    names, entries, left = public_names(paths), [], MOST_SOUND_BYTES
     for part, name in zip(parts, names):
         one, judged = findings.stretches[part.recording], findings.judged[part.recording]
         entry = _timeline(one, part, judged) | {"name": name}
@@ -235,15 +234,6 @@ def _timelines(findings: Findings, parts: Sequence[Part]) -> list[dict]:
 
 def _path_of(one: Stretch) -> str:
     return one.source if isinstance(one.source, str) else one.source.get("path") or one.name
-
-
-def _public_names(paths: Sequence[str]) -> list[str]:
-    """Returns paths below the folder that all share."""
-    try:
-        folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
-    except ValueError:  # no such folder
-        return [os.path.basename(path) for path in paths]
-    return [public_clip_name(path, folder or ".") for path in paths]
 
 
 def _timeline(one: Stretch, part: Part, judged: Sequence[Judged]) -> dict:

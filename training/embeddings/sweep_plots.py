@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.patches import Circle, Rectangle
 
 from ..base.figures import COLOURS, MAP, new_figure, save_figure
 from ..base.paired_tests import NOT_TOLD_APART
 from .choice import BEST, SIMPLEST
 
 OPEN = (BEST, NOT_TOLD_APART)
+CORNER = 0.34  # from the middle of a cell to its dot
+POINTS_OF_PANEL = 65  # size of the numbers times the cells of a row: three letters fill two thirds of a cell
+SMALLEST_POINTS = 4  # of a number that can be read
 
 
 def plot_heat_maps(found, folder: Path, figure_format: str):
@@ -34,10 +38,13 @@ def plot_heat_maps(found, folder: Path, figure_format: str):
         for axis, (way, grid) in zip(axes.flat, maps.items()):
             image = axis.imshow(grid, origin="lower", cmap=MAP, vmin=lowest, vmax=highest)
             best = np.unravel_index(np.nanargmax(grid), grid.shape)
-            axis.plot(*np.array(open_cells.get(way, [(np.nan, np.nan)])).T, ".", color="white", markersize=2)
-            axis.plot(best[1], best[0], "+", color=COLOURS[3], markersize=10, markeredgewidth=2)
+            _write_numbers(axis, grid, image)
+            dots = np.array(open_cells.get(way, [(np.nan, np.nan)])) + CORNER
+            axis.plot(*dots.T, "o", color="white", markersize=2.5, markeredgecolor="black", markeredgewidth=0.4)
+            frame = {"edgecolor": COLOURS[3], "facecolor": "none", "linewidth": 1.8, "zorder": 3, "clip_on": False}
+            axis.add_patch(Rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, **frame))
             if way in simplest:
-                axis.plot(*simplest[way], "o", color=COLOURS[3], markersize=11, markerfacecolor="none")
+                axis.add_patch(Circle(simplest[way], 0.45, **frame))
             axis.set(title=f"{way} ({np.nanmax(grid):.3f})", xlabel="layer", ylabel="layer")
             axis.set_xticks(ticks, layers, fontsize="small")
             axis.set_yticks(ticks, layers, fontsize="small")
@@ -45,12 +52,25 @@ def plot_heat_maps(found, folder: Path, figure_format: str):
             axis.remove()
         lines = (
             f"{metric} of two layers side by side (diagonal: one layer)",
-            "+ and number in brackets: the best of a panel",
-            f"dot: {NOT_TOLD_APART} from the best of all; o: the simplest within one standard error of it",
+            "frame and number in brackets: the best of a panel",
+            f"dot: {NOT_TOLD_APART} from the best of all; circle: the simplest within one standard error of it",
         )
         figure.suptitle("\n".join(lines), fontsize="medium")
         figure.colorbar(image, ax=list(axes.flat[: len(maps)]), label=metric, extend="min")
         save_figure(figure, folder / f"layers_{readout}.png", figure_format)
+
+
+def _write_numbers(axis, grid: np.ndarray, image):
+    """Writes each score into its cell, without the zero before the point, if the cells are large enough."""
+    size = min(POINTS_OF_PANEL / len(grid), 8)
+    if size < SMALLEST_POINTS:
+        return
+    for (row, column), value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            red, green, blue, _ = image.to_rgba(value)
+            colour = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"  # as grey, ITU-R BT.601
+            text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.1f}"
+            axis.text(column, row, text, size=size, color=colour, ha="center", va="center")
 
 
 def plot_layers(found, path: Path, figure_format: str):
