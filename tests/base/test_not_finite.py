@@ -20,6 +20,7 @@ from conversion.checkpoint import ConversionError
 from conversion.export_ssast import make_checkpoint
 from hub.finite import non_finite_weights
 from hub.push import PushError, weight_files
+from modeling_dual_ssast import DualSSASTConfig
 from training import explain, tasks
 from training.base.inference import load_classifier, load_encoder
 from training.base.predictions import score_table
@@ -27,7 +28,10 @@ from training.base.trainer import AudioTrainer, EarlyStopping
 from training.classification import calibration, confidence_intervals, metrics
 from training.classification.trainer import ClassificationTrainer
 from training.data.labels import LabelSet
-from training.embeddings import probe, ridge, sweep
+from training.embeddings import ridge, sweep
+from training.embeddings.head_training import head_rows
+from training.embeddings.heads import EMBEDDING, METHODS, Head, config_of
+from training.embeddings.stored_features import Stored
 from training.errors import InputError
 from training.export import __main__ as exporting
 
@@ -404,7 +408,8 @@ def test_a_sweep_never_chooses_a_candidate_that_is_not_finite(caplog):
 
 
 def probe_arguments(rates):
-    return SimpleNamespace(seed=0, num_seeds=1, learning_rates=rates, num_epochs=8, patience=20, batch_size=4)
+    settings = {"seed": 0, "num_seeds": 1, "num_epochs": 8, "patience": 20, "batch_size": 4}
+    return SimpleNamespace(learning_rates=rates, weight_decays=[0.0, 0.1], **settings)
 
 
 def test_a_probe_never_chooses_a_learning_rate_that_diverges(caplog):
@@ -413,10 +418,15 @@ def test_a_probe_never_chooses_a_learning_rate_that_diverges(caplog):
     labels = {split: np.zeros(12, dtype=int) for split in features}  # all of class 0, as NaN would be
     labels["train"][:6] = 1
     label_set = LabelSet(("p", "q"), SINGLE)
-    (row,) = probe.linear_rows(features, labels, label_set, probe_arguments([3e37, 1e-3]))
-    assert row["setting"] == "learning rate 0.001" and "diverges with the learning rates [3e+37]" in caplog.text
-    with pytest.raises(InputError, match=r"learning_rates: the linear layer diverges with each of \[3e\+37\]"):
-        probe.linear_rows(features, labels, label_set, probe_arguments([3e37]))
+    config = DualSSASTConfig(hidden_size=4, num_attention_heads=1, fusion_layers=[12])
+    head = Head(METHODS["linear"], config_of(METHODS["linear"], config, label_set))
+    data = {split: Stored.of_clips(EMBEDDING, values) for split, values in features.items()}
+    (row,) = head_rows(head, data, labels, label_set, probe_arguments([3e37, 1e-3]))
+    assert (
+        row["setting"].startswith("learning rate 0.001") and "diverges with the learning rates [3e+37]" in caplog.text
+    )
+    with pytest.raises(InputError, match=r"learning_rates: the linear head diverges with each of \[3e\+37\]"):
+        head_rows(head, data, labels, label_set, probe_arguments([3e37]))
 
 
 @pytest.mark.slow

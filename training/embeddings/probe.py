@@ -1,9 +1,10 @@
 """
 Runs the task `probe`: evaluates a frozen encoder on a data set.
 
-Trains a linear layer on standardised embeddings, in the manner of EVAR (Niizumi et al., EUSIPCO 2022): Adam, learning
-rate and end of the training chosen on the validation split, several seeds. Also scores nearest neighbours, and logistic
-regression on a few labels per class. `protocol: evar` follows EVAR to the letter, see evar.py.
+Trains heads on its stored features with the same budget for each: a linear layer in the manner of EVAR (Niizumi et al.,
+EUSIPCO 2022), and what `heads.py` lists. Learning rate, weight decay and end of the training are chosen on the
+validation split, with several seeds. Also scores nearest neighbours, and logistic regression on a few labels per class.
+The best head is saved as a model. `protocol: evar` follows EVAR to the letter, see evar.py.
 """
 
 import dataclasses
