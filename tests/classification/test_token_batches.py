@@ -1,6 +1,7 @@
 """Tests batches by tokens: bounded, every clip once, the same in every process, and each clip of the same weight."""
 
 import json
+import shutil
 import types
 
 import accelerate
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from audio_files import write_tone
+from audio_files import run_program, write_tone
 from safetensors.torch import load_file
 from tiny_runs import TINY, train
 
@@ -124,28 +125,60 @@ def table(tmp_path_factory):
     return folder
 
 
+def write_recipe(table, folder, name: str, **settings) -> str:
+    """Writes a recipe of plain gradient descent, whose steps are linear in the gradients."""
+    output = folder / name
+    values = TINY | {
+        "task": "classification", "train_file": str(table / "train.csv"), "test_file": str(table / "test.csv"),
+        "validation_fraction": None, "optim": "sgd", "learning_rate": 0.5, "max_grad_norm": 0, "num_train_epochs": 2,
+        "lr_scheduler_type": "constant", "html_report": False, "open_set": False, "load_best_model_at_end": False,
+        "train_sampling_strategy": "token_budget", "tokens_per_batch": 72, "output_dir": str(output),
+    }  # fmt: skip
+    del values["test_fraction"]
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(values | settings))
+    return str(path)
+
+
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_close(found: dict, expected: dict):
+    """Weights are around 1, and a few steps add hundreds of rounding errors of 6e-8."""
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=0)
+
+
 def test_every_clip_has_the_same_weight_in_a_step(table, tmp_path):
-    """One step of SGD over all clips in several batches of tokens, of different numbers of clips: that of one batch."""
-    shared = TINY | {
-        "train_file": str(table / "train.csv"), "test_file": str(table / "test.csv"), "validation_fraction": None,
-        "optim": "sgd", "learning_rate": 0.5, "max_grad_norm": 0, "num_train_epochs": 1, "html_report": False,
-        "lr_scheduler_type": "constant", "open_set": False,
-    }  # fmt: skip
-    shared.pop("test_fraction")
-    runs = {
-        "one": {"per_device_train_batch_size": 20},
-        "budget": {
-            "train_sampling_strategy": "token_budget", "tokens_per_batch": 72, "gradient_accumulation_steps": 9,
-        },
-    }  # fmt: skip
-    weights, steps = {}, {}
-    for name, settings in runs.items():
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps(shared | settings | {"output_dir": str(tmp_path / name)}))
-        train(str(path))
-        weights[name] = load_file(tmp_path / name / "model.safetensors")
-        state = json.loads((tmp_path / name / "checkpoint-1" / "trainer_state.json").read_text())
-        steps[name] = state["global_step"]
-    assert steps == {"one": 1, "budget": 1}
-    for name, weight in weights["one"].items():
-        torch.testing.assert_close(weights["budget"][name], weight, atol=1e-5, rtol=0)
+    """One step over all clips in several batches of tokens, of different numbers of clips: that of one batch."""
+    one = {"train_sampling_strategy": "random", "tokens_per_batch": None, "per_device_train_batch_size": 20}
+    train(write_recipe(table, tmp_path, "one", num_train_epochs=1, **one))
+    train(write_recipe(table, tmp_path, "budget", num_train_epochs=1, gradient_accumulation_steps=9))
+    for name in ("one", "budget"):
+        assert (tmp_path / name / "checkpoint-1").is_dir()  # a single step
+    assert_close(weights_of(tmp_path / "budget"), weights_of(tmp_path / "one"))
+
+
+def test_a_run_that_is_resumed_in_an_epoch_gives_the_same_weights(table, tmp_path):
+    settings = {"gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 9}
+    train(write_recipe(table, tmp_path, "whole", **settings))
+    state = json.loads((tmp_path / "whole" / "checkpoint-2" / "trainer_state.json").read_text())
+    assert 0 < state["epoch"] < 1
+    resumed = write_recipe(table, tmp_path, "resumed", **settings, resume_from_checkpoint="true")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "resumed" / "checkpoint-2")
+    train(resumed)
+    for name, weight in weights_of(tmp_path / "whole").items():
+        assert torch.equal(weights_of(tmp_path / "resumed")[name], weight), name
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_weights_of_one(table, tmp_path):
+    one = write_recipe(table, tmp_path, "one", gradient_accumulation_steps=8, use_cpu=True)
+    two = write_recipe(table, tmp_path, "two", gradient_accumulation_steps=4, use_cpu=True)
+    launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no"]
+    for words in (["--num_processes", "1"], one), (["--multi_gpu", "--num_processes", "2"], two):
+        finished = run_program(*launch, *words[0], "train_hf.py", words[1])
+        assert finished.returncode == 0, finished.stderr
+    assert_close(weights_of(tmp_path / "two"), weights_of(tmp_path / "one"))
