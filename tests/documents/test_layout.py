@@ -48,6 +48,10 @@ ALLOWED["training.expect"] = WING | {"training.embeddings", "conversion"}
 ALLOWED |= {f"training.{room}": WING | {"training.embeddings"} for room in ("map", "nearest")}
 # Above the wings too: it compares runs of several of them by the metrics of classification.
 ALLOWED["training.compare"] = FLOOR | {"training.classification", "model_cards"}
+# Above the wings: programs that read what embed_hf.py wrote.
+ALLOWED |= {f"training.{name}": WING | {"training.embeddings"} for name in ("suggest", "suspects")}
+# It calls a hundred rounds of suggestions, of which each would start a process.
+ALLOWED["benchmarks"] |= {"training.data", "training.embeddings"}
 PROGRAMS = ("train_hf", "predict_hf", "embed_hf", "serve_hf", "app", "benchmarks", "examples")
 MOST_FLOORS = 7
 

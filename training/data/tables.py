@@ -101,6 +101,26 @@ def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datase
     return load_table_as_it_stands(path, audio_column)[0]
 
 
+def load_known_labels(path: Path, columns: Columns) -> tuple[list[str], list]:
+    """
+    Loads the names of clips, as the table has them, and their labels; `None` where a clip has no label yet.
+
+    Raises:
+        InputError: an unknown extension, an unreadable table, missing columns, or rows without a name.
+    """
+    table = _read_table(path, columns, may_be_empty=True)
+    audio_column = _choose_audio(table, columns.audio)
+    label_column = choose_column(path, table, "label", columns.label, LABEL_COLUMNS)
+    labels = read_labels(str(path), table[label_column], table.features.get(label_column), columns, table.row_of)
+    names = []
+    for index, value in enumerate(table[audio_column]):
+        name = as_stored(value)["path"] if isinstance(value, (dict, bytes)) else value
+        if is_empty(name):
+            raise InputError(f"{path}: {table.row_of(index)} has no name in {audio_column}; fill it in or remove it")
+        names.append(str(name))
+    return names, [label or None for label in labels]
+
+
 def load_table_as_it_stands(path: Path, audio_column: str | None = None) -> tuple[datasets.Dataset, pyarrow.Table]:
     """Loads a table as `load_unlabelled_table` does, and also its columns as they stand there, without stored audio."""
     table = _read_table(path, Columns(audio_column))
@@ -124,7 +144,7 @@ def _as_it_stands(values: list) -> pyarrow.Array | None:
         return pyarrow.array([None if value is None else storable(str(value)) for value in values], pyarrow.string())
 
 
-def _read_table(path: Path, columns: Columns) -> Table:
+def _read_table(path: Path, columns: Columns, may_be_empty: bool = False) -> Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file; correct the path of the manifest")
     reader = TABLE_READERS.get(path.suffix.lower())
@@ -134,7 +154,7 @@ def _read_table(path: Path, columns: Columns) -> Table:
         table = reader(path, columns)
     except (ValueError, OSError, KeyError, TypeError, RecursionError, pyarrow.ArrowException) as error:
         raise InputError(f"{path}: not readable as a table ({one_line(error)}); check its format") from None
-    if not len(table):
+    if not len(table) and not may_be_empty:
         raise InputError(f"{path}: the table has no rows; add clips or leave it out")
     return table
 

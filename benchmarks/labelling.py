@@ -1,0 +1,203 @@
+"""
+Measures how many labels `training.suggest` saves, and how well `training.suspects` finds wrong labels.
+
+Embeds the recordings of `data/` with an encoder of random weights, or with `--model`. Ten seeds, each with its own
+division into clips to label (three quarters) and test clips; prompts and groups of takes are never divided, so that no
+test clip has a take of the same instrument or the same prompt among the others.
+
+Labels: both sides train the same logistic regression on the same embeddings of the labelled clips alone. Random
+labelling is the mean of several orders per seed; a strategy labels in rounds, and begins without labels. The table has
+the labels that a strategy needs for the mean accuracy which random labelling reaches with 25, 50 and 75 % of the clips,
+as a share of those of random labelling; the strategy's own mean curve is linear between rounds.
+
+Wrong labels: a tenth of all labels is replaced by another class, drawn at random. AUC of the quality, wrong labels
+against right ones.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas
+import torch
+from report import versions
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTModel
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # `training` is not installed
+
+from training.data.labels import LabelSet  # noqa: E402
+from training.embeddings.known_labels import KnownLabels  # noqa: E402
+from training.embeddings.label_errors import find_label_errors  # noqa: E402
+from training.embeddings.linear import probabilities, scaled  # noqa: E402
+from training.embeddings.stored import read_embeddings  # noqa: E402
+from training.embeddings.suggesting import STRATEGIES, suggest  # noqa: E402
+
+# Name -> column of the labels, column of what is not divided, clips per round.
+DATA_SETS = {"voice_prompts": ("language", "prompt", 10), "instruments": ("category", "group", 5)}
+SHARES = (0.25, 0.5, 0.75)  # of the clips to label: labels of random labelling
+GOAL, AUC_GOAL, NUM_PLANTED = 0.6, 0.9, 0.1
+# Layer 0 is a random projection of log-mel frames: blocks without training add nothing. Without a norm the vectors keep
+# the level of the sound.
+ENCODER = {
+    "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 768, "max_length": 512,
+    "patch_size": [128, 1], "frequency_stride": 128, "time_stride": 1, "readout": "frames", "fusion_norm": "none",
+    "fusion_layers": [0], "pooling": ["mean", "max", "min", "std"], "pooling_combination": "concat",
+}  # fmt: skip
+
+
+def save_encoder(folder: Path):
+    """Saves an encoder with random weights."""
+    torch.manual_seed(0)
+    DualSSASTModel(DualSSASTConfig(**ENCODER)).save_pretrained(folder)
+    DualSSASTFeatureExtractor(max_length=ENCODER["max_length"]).save_pretrained(folder)
+
+
+def embed(data_set: str, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns vectors (clips, size), class numbers (clips,) and groups (clips,) of all splits of a data set."""
+    path = args.output / f"{data_set}.parquet"
+    if not path.exists():
+        tables = [ROOT / "data" / data_set / f"{split}.csv" for split in ("train", "validation", "test")]
+        command = [sys.executable, ROOT / "embed_hf.py", args.model, *tables, "--output", path, "--dtype", "float32"]
+        subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr)
+    stored = read_embeddings(path)
+    label, group, _ = DATA_SETS[data_set]
+    return stored.vectors, pandas.factorize(stored.columns[label], sort=True)[0], stored.columns[group].to_numpy()
+
+
+class Division:
+    """Holds the clips of a seed: those to label, and those to test with."""
+
+    def __init__(self, vectors: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int):
+        folds = StratifiedGroupKFold(4, shuffle=True, random_state=seed).split(vectors, classes, groups)
+        self.open, self.test = next(folds)
+        self.classes, self.test_classes, self.seed = classes[self.open], classes[self.test], seed
+        self.names = tuple(map(str, range(classes.max() + 1)))
+        # All clips are embedded, so all are scaled together, as by the program; no label has a part in it.
+        features = scaled(vectors)
+        self.features, self.test_features = features[self.open], features[self.test]
+
+    def accuracy(self, labelled: np.ndarray) -> float:
+        """Returns the accuracy on the test clips, with the labels of some clips."""
+        found = probabilities(
+            self.features[labelled], self.classes[labelled], self.test_features, len(self.names)
+        ).argmax(axis=1)
+        return float((found == self.test_classes).mean())
+
+    def order(self, strategy: str, round_size: int) -> np.ndarray:
+        """Returns all clips in the order in which a strategy has them labelled."""
+        labelled = np.empty(0, dtype=np.int64)
+        while len(labelled) < len(self.open):
+            clips = np.sort(labelled)
+            numbers, targets = np.unique(self.classes[clips], return_inverse=True)
+            labels = LabelSet(tuple(self.names[number] for number in numbers), "single_label_classification")
+            found = suggest(self.features, KnownLabels(clips, targets, labels), round_size, strategy, self.seed)
+            labelled = np.concatenate([labelled, found.clips])
+        return labelled
+
+    def random_order(self, number: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, number)).permutation(len(self.open))
+
+
+def curves(divisions: list[Division], round_size: int, num_orders: int) -> dict[str, np.ndarray]:
+    """Returns the mean accuracy after 1, 2 ... rounds, by strategy, and the deviation of its mean over seeds."""
+    size = min(len(one.open) for one in divisions)
+    counts = [*range(round_size, size, round_size), size]
+    found = {"labels": np.array(counts)}
+    for name in ("random", *STRATEGIES):
+        rows = []
+        for one in divisions:
+            orders = map(one.random_order, range(num_orders)) if name == "random" else [one.order(name, round_size)]
+            rows.append(np.mean([[one.accuracy(order[:count]) for count in counts] for order in orders], axis=0))
+        found[name] = np.mean(rows, axis=0)
+        print(f"{name} done", file=sys.stderr)
+    return found
+
+
+def labels_needed(counts: np.ndarray, accuracies: np.ndarray, wanted: float) -> float:
+    """Returns the smallest number of labels at which a curve, linear between its points, reaches an accuracy."""
+    place = int((accuracies >= wanted).argmax())
+    if accuracies[place] < wanted:
+        return np.inf
+    if place == 0:
+        return float(counts[0])
+    low, high = accuracies[place - 1 : place + 1]
+    return float(counts[place - 1] + (wanted - low) / (high - low) * (counts[place] - counts[place - 1]))
+
+
+def ratios(found: dict[str, np.ndarray], strategy: str) -> list[float]:
+    counts, shares = found["labels"], []
+    for share in SHARES:
+        number = share * counts[-1]
+        shares.append(labels_needed(counts, found[strategy], np.interp(number, counts, found["random"])) / number)
+    return shares
+
+
+def planted_auc(vectors: np.ndarray, classes: np.ndarray, seed: int, **settings) -> tuple[float, float, float]:
+    """Plants wrong labels; returns the AUC of their quality, and precision and recall of the suspected ones."""
+    rng, num_classes = np.random.default_rng(seed), classes.max() + 1
+    wrong = np.zeros(len(classes), dtype=bool)
+    wrong[rng.permutation(len(classes))[: round(NUM_PLANTED * len(classes))]] = True
+    labels = np.where(wrong, (classes + rng.integers(1, num_classes, len(classes))) % num_classes, classes)
+    names = LabelSet(tuple(map(str, range(num_classes))), "single_label_classification")
+    judged = find_label_errors(vectors, KnownLabels(np.arange(len(classes)), labels, names), seed=seed, **settings)
+    quality = np.nan_to_num(judged.quality, nan=1.0)
+    hits = (judged.suspected & wrong).sum()
+    return roc_auc_score(wrong, -quality), hits / max(judged.suspected.sum(), 1), hits / wrong.sum()
+
+
+def as_markdown(columns: list[str], rows: list[list]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "labelling")
+    parser.add_argument("--model", type=Path, help="encoder; unset: one with random weights")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--orders", type=int, default=5, help="random orders per seed")
+    parser.add_argument("--data", nargs="+", choices=tuple(DATA_SETS), default=list(DATA_SETS))
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    if args.model is None:
+        args.model = args.output / "encoder"
+        save_encoder(args.model)
+    report, rows, suspects = {"versions": versions(), "data_sets": {}}, [], []
+    for data_set in args.data:
+        vectors, classes, groups = embed(data_set, args)
+        planted = [planted_auc(vectors, classes, seed) for seed in range(args.seeds)]
+        auc, precision, recall = np.mean(planted, axis=0)
+        lowest = min(one[0] for one in planted)
+        suspects.append([data_set, *(f"{value:.3f}" for value in (auc, lowest)), f"{precision:.2f}", f"{recall:.2f}"])
+        print(as_markdown(["data set", "AUC", "lowest seed", "precision", "recall"], suspects), flush=True)
+        divisions = [Division(vectors, classes, groups, seed) for seed in range(args.seeds)]
+        found = curves(divisions, DATA_SETS[data_set][2], args.orders)
+        for strategy in STRATEGIES:
+            needed = ratios(found, strategy)
+            met = "yes" if max(needed) <= GOAL else "no"
+            rows.append([data_set, strategy, *(f"{value:.0%}" for value in (*needed, np.mean(needed))), met])
+        report["data_sets"][data_set] = {
+            "planted": [list(map(float, one)) for one in planted],
+            "curves": {name: values.tolist() for name, values in found.items()},
+            "ratios": {strategy: ratios(found, strategy) for strategy in STRATEGIES},
+        }
+    print(versions())
+    print(f"\nplanted wrong labels, mean of {args.seeds} seeds (goal: AUC of {AUC_GOAL})\n")
+    print(as_markdown(["data set", "AUC", "lowest seed", "precision", "recall"], suspects))
+    print("\nlabels for the accuracy that random labelling reaches with a share of all clips, relative to that share\n")
+    shares = [f"at {share:.0%}" for share in SHARES]
+    print(as_markdown(["data set", "strategy", *shares, "mean", f"at most {GOAL:.0%} at each"], rows))
+    path = args.output / "labelling.json"
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"\nfigures: {path}")
+
+
+if __name__ == "__main__":
+    main()
