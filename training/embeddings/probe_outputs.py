@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from model_cards.card import probe_card
 
 from ..base import reproduction
-from ..base.bootstrap import LEVEL, NUM_RESAMPLES, draw_weights, interval_of, resamples_for
+from ..base.bootstrap import LEVEL, MIN_RESAMPLES, NUM_RESAMPLES, draw_weights, interval_of
 from ..base.clip_facts import describe_clips, has_groups
 from ..base.outputs import STAGING_NAME, publish, write_results
 from ..base.predictions import labelled_table
@@ -98,6 +98,11 @@ def summarise(
     return rows
 
 
+def num_resamples(label_set: LabelSet) -> int:
+    """Returns how many resamples an interval is made of: fewer where scikit-learn computes the metric of each."""
+    return NUM_RESAMPLES if label_set.is_single else MIN_RESAMPLES
+
+
 def interval(
     scores: Sequence[np.ndarray], targets: np.ndarray, label_set: LabelSet, groups: Sequence[str] | None
 ) -> list[float] | None:
@@ -116,10 +121,10 @@ def interval(
         return None
     if label_set.is_single:
         is_right = np.mean([own.argmax(axis=1) == targets for own in scores], axis=0)  # (clips,)
-        blocks = draw_weights(units, NUM_RESAMPLES, seed=0)
+        blocks = draw_weights(units, num_resamples(label_set), seed=0)
         return interval_of(np.concatenate([is_right @ weights / weights.sum(axis=0) for weights in blocks]))
     metric = metric_of(label_set.problem_type)[1]
-    blocks = draw_weights(units, resamples_for(sum(map(np.size, scores))), seed=0)
+    blocks = draw_weights(units, num_resamples(label_set), seed=0)
     found = []
     for weights in (column for block in blocks for column in block.T):
         drawn = np.repeat(np.arange(len(targets)), weights.astype(int))
@@ -215,7 +220,7 @@ def write_model(staging: Path, folder: Path, best: dict, found: list[float] | No
         "confidence_intervals": found
         and {
             "level": LEVEL,
-            "resamples": NUM_RESAMPLES,
+            "resamples": num_resamples(test.labels),
             "resampled": results["interval"]["resampled"],
             "intervals": {metric: found},
         },
