@@ -21,13 +21,14 @@ from conversion.export_ssast import make_checkpoint
 from hub.finite import non_finite_weights
 from hub.push import PushError, weight_files
 from training import explain, tasks
+from training.base import ridge
 from training.base.inference import load_classifier, load_encoder
 from training.base.predictions import score_table
 from training.base.trainer import AudioTrainer, EarlyStopping
 from training.classification import calibration, confidence_intervals, metrics
 from training.classification.trainer import ClassificationTrainer
 from training.data.labels import LabelSet
-from training.embeddings import probe, ridge, sweep
+from training.embeddings import probe, sweep
 from training.errors import InputError
 from training.export import __main__ as exporting
 

@@ -28,6 +28,7 @@ from ..base.finite import check_scores
 from ..base.loading import choose_windows, load_feature_extractor
 from ..base.outputs import STAGING_NAME, describe_recipe, publish, write_results
 from ..base.predictions import labelled_table
+from ..base.ridge import metric_of
 from ..console import print_table
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
@@ -40,7 +41,6 @@ from ..inference.shards import Shards
 from . import evar
 from .arguments import ProbeArguments
 from .representations import fill_shards, fused, load_for_recipe
-from .ridge import metric_of
 
 SPLITS = ("train", "validation", "test")
 
