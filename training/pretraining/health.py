@@ -31,7 +31,7 @@ RANDOM = "random"  # in place of an encoder's name: random weights
 KEY = re.compile(rf"health_(?P<encoder>\w+?)_(?P<place>layer\d+|{FUSED})_(?P<measure>{'|'.join(MEASURES)})")
 COLUMNS = ("step", "epoch", "encoder", "place", *MEASURES)
 # Below these shares of what random weights give an alarm is raised; docs/tutorials/pretraining.md has the reasons.
-SHARES = {"effective_rank": 0.5, "clip_std": 0.1}
+SHARES = {"effective_rank": 0.5, "clip_std": 0.2}
 IN_A_ROW = 2  # measurements below the threshold: a single one may be a step that went wrong
 PARTS = ("patch_embedding", "tokens_and_positions", "lower_blocks", "middle_blocks", "upper_blocks", "decoder", "heads")
 
@@ -108,7 +108,12 @@ def table_of(log: list[dict]) -> pandas.DataFrame:
                 place = (entry["step"], match["encoder"], match["place"])
                 first = {"step": entry["step"], "epoch": entry.get("epoch"), "encoder": place[1], "place": place[2]}
                 rows.setdefault(place, first)[match["measure"]] = value
-    return pandas.DataFrame(list(rows.values()), columns=COLUMNS)
+
+    def order(row: dict) -> tuple:  # that of the log is another one after a resumption
+        is_fused = row["place"] == FUSED
+        return row["step"], row["encoder"] != RANDOM, row["encoder"], is_fused, is_fused or int(row["place"][5:])
+
+    return pandas.DataFrame(sorted(rows.values(), key=order), columns=COLUMNS)
 
 
 class Alarm(NamedTuple):

@@ -15,6 +15,7 @@ import pandas
 import torch
 from transformers.utils import logging
 
+from ..base.figures import COLOURS
 from ..base.loading import choose_windows
 from ..base.ridge import best_of, held_out_predictions, make_targets, metric_of
 from ..data.arguments import FrozenDataArguments, UnlabelledDataArguments
@@ -30,6 +31,7 @@ from .health import with_fusion
 TABLE = "probe.csv"
 COLUMNS = ("step", "epoch", "features", "metric", "value", "ridge")
 ENCODER, RANDOM, LOG_MEL = "encoder", "random_weights", "log_mel_statistics"
+BASELINES = {RANDOM: COLOURS[1], LOG_MEL: COLOURS[2]}  # name -> colour of its line
 KEY = re.compile(rf"probe_(?P<metric>accuracy|mean_average_precision)_(?P<features>{ENCODER}|{RANDOM}|{LOG_MEL})")
 RIDGE = tuple(10.0**power for power in range(1, -6, -1))  # penalties per feature; of equal scores the first one wins
 NUM_FOLDS = 5
@@ -192,8 +194,8 @@ def table_of(log: list[dict]) -> pandas.DataFrame:
     """Returns the scores in Trainer's log: a row per step, and one per baseline; see `COLUMNS`."""
     rows = []
     for entry in log:
-        for match in filter(None, map(KEY.fullmatch, entry)):
-            features = match["features"]
-            score = match["metric"], entry[match[0]], entry[f"probe_ridge_{features}"]
+        found = {match["features"]: match for match in filter(None, map(KEY.fullmatch, entry))}
+        for features in sorted(found, key=(*BASELINES, ENCODER).index):
+            score = found[features]["metric"], entry[found[features][0]], entry[f"probe_ridge_{features}"]
             rows.append((entry["step"], entry.get("epoch"), features, *score))
     return pandas.DataFrame(rows, columns=COLUMNS)

@@ -11,8 +11,8 @@ REPEATS = 6  # products per size, after one that warms up
 MOST_SECONDS = 0.5  # per size
 MOST_MEASUREMENTS = 5  # of the peak; a run that is still faster has no utilisation
 FAILED = (
-    "not known: the run did {rate:.3g} operations per second and process, more than the {peak:.3g} of the fastest matrix "
-    "product that was measured; measure on a machine without other programs"
+    "not known: the run did {rate:.3g} operations per second and process, more than the {peak:.3g} of the fastest "
+    "matrix product that was measured; measure on a machine without other programs"
 )
 
 

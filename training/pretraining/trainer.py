@@ -56,6 +56,9 @@ class PretrainingCallback(StreamCallback):
         hours = [entry["audio_hours"] for entry in state.log_history if "audio_hours" in entry]
         self.trainer.meter.begin(self.stream.start, hours[-1] if hours else 0.0)
 
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.meter.measure_again()
+
 
 class PretrainingTrainer(AudioTrainer):
     """

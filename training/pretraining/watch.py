@@ -12,7 +12,6 @@ from ..data.clip_stream import ClipList
 from ..files import write_csv
 from . import health, probe
 from .batches import batches_of
-from .health import FUSED
 
 logger = logging.get_logger(__name__)
 
@@ -96,10 +95,9 @@ class Watch(TrainerCallback):
     def _baselines(self, state) -> dict[str, float]:
         """Measures random weights and the statistics of the log-mels, where the log does not have them."""
         logs = {}
-        wants_health = (
-            self.clips is not None and not (health.table_of(state.log_history)["encoder"] == health.RANDOM).any()
-        )
-        wants_probe = self.has_probe and not (probe.table_of(state.log_history)["features"] == probe.RANDOM).any()
+        features, scores = health.table_of(state.log_history), probe.table_of(state.log_history)
+        wants_health = self.clips is not None and health.RANDOM not in set(features["encoder"])
+        wants_probe = self.has_probe and probe.RANDOM not in set(scores["features"])
         if wants_health or wants_probe:
             encoder = self.trainer.model.base_model
             if not self.starts_random or state.global_step > 0:
@@ -118,29 +116,34 @@ class Watch(TrainerCallback):
         should_log = control.should_log
         self.trainer.log(logs)
         control.should_log = should_log  # Trainer resets it, but the line of the losses is still to come
-        found, scores = health.table_of(state.log_history), probe.table_of(state.log_history)
-        parts = []
-        for name in self.trainer.encoders():
-            key = f"health_{name}_{FUSED}_effective_rank"
-            if key in logs:
-                baseline = found[(found["encoder"] == health.RANDOM) & (found["place"] == FUSED)][
-                    "effective_rank"
-                ].iloc[0]
-                of_whom = "" if name == "encoder" else f" ({name})"
-                parts.append(
-                    f"effective rank of the fused features{of_whom} {logs[key]:.1f} (random weights {baseline:.1f})"
-                )
-        for row in scores[scores["features"] == probe.ENCODER].to_dict("records"):
-            if row["step"] == state.global_step:
-                baselines = scores.drop_duplicates("features").set_index("features")["value"]
-                parts.append(
-                    f"probe {row['metric'].replace('_', ' ')} {row['value']:.3f} (random weights "
-                    f"{baselines[probe.RANDOM]:.3f}, log-mel statistics {baselines[probe.LOG_MEL]:.3f})"
-                )
-        tqdm.write(f"step {state.global_step}: {', '.join(parts)}" if parts else "")
-        for table, name in ((found, health.TABLE), (scores, probe.TABLE)):
+        features, scores = health.table_of(state.log_history), probe.table_of(state.log_history)
+        parts = [*self._ranks(features, state.global_step), *self._scores(scores, state.global_step)]
+        if parts:
+            tqdm.write(f"step {state.global_step}: {'; '.join(parts)}")
+        for table, name in ((features, health.TABLE), (scores, probe.TABLE)):
             if len(table):
                 write_csv(table, Path(args.output_dir) / name)
+
+    def _ranks(self, features, step: int) -> list[str]:
+        """Returns the effective ranks of a step in words, from `health.table_of`."""
+        fused = features[features["place"] == health.FUSED]
+        baseline = fused[fused["encoder"] == health.RANDOM]["effective_rank"].max()
+        return [
+            f"effective rank of the fused features ({row['encoder']}) {row['effective_rank']:.1f}, random weights "
+            f"{baseline:.1f}"
+            for row in fused[fused["step"] == step].to_dict("records")
+            if row["encoder"] != health.RANDOM
+        ]
+
+    def _scores(self, scores, step: int) -> list[str]:
+        """Returns the score of a step in words, from `probe.table_of`."""
+        baselines = scores.drop_duplicates("features").set_index("features")["value"]
+        return [
+            f"probe {row['metric'].replace('_', ' ')} {row['value']:.3f}, random weights "
+            f"{baselines[probe.RANDOM]:.3f}, log-mel statistics {baselines[probe.LOG_MEL]:.3f}"
+            for row in scores[scores["step"] == step].to_dict("records")
+            if row["features"] == probe.ENCODER
+        ]
 
 
 def random_encoder(encoder, seed: int):
