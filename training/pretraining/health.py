@@ -226,7 +226,7 @@ def plot(log: list[dict], path: Path, figure_format: str = "png"):
             axes.axhline(level, color="grey", linestyle="--", linewidth=1, label="fused, random weights")
             axes.axhline(SHARES[name] * level, color=COLOURS[3], linestyle=":", label="alarm (fused)")
         axes.set(title=f"{name.replace('_', ' ')}, {encoder}", xlabel="step")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     last = grid.flat[len(panels)]
     for part in PARTS:
         points = [(entry["step"], entry[f"grad_norm_{part}"]) for entry in log if f"grad_norm_{part}" in entry]
@@ -236,8 +236,8 @@ def plot(log: list[dict], path: Path, figure_format: str = "png"):
     for axes in grid.flat[: len(panels) + 1]:
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="x-small")
+    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize="small")
+    figure.legend(*last.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     for axes in grid.flat[len(panels) + 1 :]:
         axes.remove()
     save_figure(figure, path, figure_format)

@@ -122,8 +122,8 @@ def open_probe(data_arguments: UnlabelledDataArguments, extractor, encoder, argu
     """
     Loads `probe_dataset` and computes the features of its clips, which stay in memory.
 
-    Trains on its training split and tests on its test split, or on the validation split without one; a data set with a
-    single split is divided into folds.
+    Trains on its training split and tests on its validation split, for people make decisions by a curve that they watch;
+    without one on its test split. A data set with a single split is divided into folds.
 
     Raises:
         InputError: a data set that cannot be loaded or is too small, or an unreadable clip.
@@ -135,7 +135,7 @@ def open_probe(data_arguments: UnlabelledDataArguments, extractor, encoder, argu
     )
     try:
         splits = load_splits(frozen)
-        test = next((split for split in ("test", "validation") if split in splits), None)
+        test = next((split for split in ("validation", "test") if split in splits), None)
         splits = {split: splits[split] for split in ("train", test) if split is not None}
         splits = _sample(splits, data_arguments.probe_clips, arguments.seed)
         if frozen.check_files:

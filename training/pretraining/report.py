@@ -208,7 +208,8 @@ def summary(results: dict, folder: Path) -> str:
         )
     if results.get("health", {}).get("alarms"):
         first = health.Alarm(**results["health"]["raised"][0])
-        lines.append(f"{results['health']['alarms']} alarms about the features; the first: {first}")
+        count = results["health"]["alarms"]
+        lines.append(f"{count} alarm{'s' if count > 1 else ''} about the features; the first: {first}")
     for split, metrics in results["metrics"].items():
         lines.append(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     unreadable = results["unreadable"]

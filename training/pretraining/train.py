@@ -58,6 +58,9 @@ def run(
     Raises:
         InputError: bad input, before the training starts wherever possible.
     """
+    has_probe, labelled = data_arguments.probe_dataset is not None, None
+    if arguments.probe_steps is not None and not has_probe:
+        raise InputError("probe_steps: has no effect without probe_dataset; name one, or leave it out")
     checkpoint = check_output_folder(arguments)
     check_hub(arguments)
     set_seed(arguments.seed)
@@ -97,7 +100,6 @@ def run(
     watched = watched_clips(clips, validation, arguments)
     if watched is not None:
         watched = ClipList(watched, examples.make, extractor.sampling_rate, arguments.seed, log)
-    has_probe, labelled = data_arguments.probe_dataset is not None, None
     if has_probe and arguments.should_save:
         labelled = open_probe(data_arguments, extractor, model.base_model, arguments)
     trainer = make_trainer(method, model, examples, stream, held_out, arguments, epoch_steps)
