@@ -122,8 +122,8 @@ def open_probe(data_arguments: UnlabelledDataArguments, extractor, encoder, argu
     """
     Loads `probe_dataset` and computes the features of its clips, which stay in memory.
 
-    Trains on its training split and tests on its validation split, for people make decisions by a curve that they watch;
-    without one on its test split. A data set with a single split is divided into folds.
+    Trains on its training split and tests on its validation split, because people decide by a curve that they watch; on
+    its test split without one. A data set with a single split is divided into folds.
 
     Raises:
         InputError: a data set that cannot be loaded or is too small, or an unreadable clip.
