@@ -22,13 +22,14 @@ from hub.finite import non_finite_weights
 from hub.push import PushError, weight_files
 from modeling_dual_ssast import DualSSASTConfig
 from training import explain, tasks
+from training.base import ridge
 from training.base.inference import load_classifier, load_encoder
 from training.base.predictions import score_table
 from training.base.trainer import AudioTrainer, EarlyStopping
 from training.classification import calibration, confidence_intervals, metrics
 from training.classification.trainer import ClassificationTrainer
 from training.data.labels import LabelSet
-from training.embeddings import ridge, sweep
+from training.embeddings import sweep
 from training.embeddings.head_training import head_rows
 from training.embeddings.heads import EMBEDDING, METHODS, Head, config_of
 from training.embeddings.stored_features import Stored

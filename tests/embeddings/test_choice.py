@@ -6,7 +6,8 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, RepeatedKFold
 from sklearn.preprocessing import StandardScaler
 
-from training.embeddings import choice, ridge
+from training.base import ridge
+from training.embeddings import choice
 from training.embeddings.choice import BEST, SIMPLEST
 from training.embeddings.sweep import Candidate
 

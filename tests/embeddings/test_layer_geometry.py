@@ -10,8 +10,9 @@ from scipy import stats
 from tiny_models import save_tiny_classifier
 
 from training import tasks
+from training.base.geometry import effective_rank, iso_score
 from training.embeddings import sweep
-from training.embeddings.unlabelled import MEASURES, agreement, effective_rank, geometry, iso_score
+from training.embeddings.unlabelled import MEASURES, agreement, geometry
 from training.errors import InputError
 
 

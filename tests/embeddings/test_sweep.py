@@ -16,11 +16,12 @@ from transformers import AutoModelForAudioClassification
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining, DualSSASTModel
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training import tasks
+from training.base import ridge
 from training.classification import train
 from training.data.dataset import ClipDataset
 from training.data.labels import find_labels
 from training.data.splits import make_folds
-from training.embeddings import ridge, sweep
+from training.embeddings import sweep
 from training.embeddings.arguments import SweepArguments
 from training.embeddings.representations import (
     block_features,

@@ -15,6 +15,7 @@ import yaml
 from audio_files import ROOT, error_line, run_program, write_class_folders, write_tone
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from tiny_pretrainings import HEADS, OWN, SIZES, TASKS, train
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, AutoModelForPreTraining
 
@@ -32,66 +33,8 @@ from training.errors import InputError
 from training.pretraining import asit, mspm, trainer
 from training.pretraining import train as pretraining
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-HEADS = {
-    "class_dim": 12,
-    "data_dim": 8,
-    "head_hidden_size": 16,
-    "head_bottleneck_size": 8,
-    "reconstruction_hidden_size": 16,
-    "reconstruction_bottleneck_size": 8,
-}
-COMMON = {
-    "max_length": 48,
-    "mean": -6.0,
-    "std": 4.0,
-    "per_device_train_batch_size": 4,
-    "max_steps": 6,
-    "eval_steps": 3,
-    "save_steps": 3,
-    "logging_steps": 1,
-    "validation_clips": 4,
-    "picture_clips": 2,
-    "disable_tqdm": True,
-    "seed": 1,
-}
-OWN = {
-    "mspm": {"config_overrides": SIZES, "learning_rate": 1e-2, "warmup_steps": 3},
-    "asit": {"config_overrides": SIZES | HEADS, "learning_rate": 0.5, "warmup_epochs": 1},
-}
-TASKS = {"mspm": mspm, "asit": asit}
 METHODS = {"mspm": mspm.MspmTrainer, "asit": asit.AsitTrainer}
 THROUGHPUT = ("clips_per_second", "audio_hours_per_second", "audio_hours", "model_flops_utilisation")
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """40 clips of 0.2 to 0.8 s: shorter and longer than the input of the model."""
-    folder = tmp_path_factory.mktemp("clips")
-    rng = np.random.default_rng(0)
-    for index in range(40):
-        samples = rng.normal(0, 0.1, rng.integers(3200, 12800))
-        soundfile.write(folder / f"{index:02}.wav", samples, 16000)
-    return folder
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    """Writes a tiny recipe and returns its path and the output folder."""
-
-    def write(task, name="run", **values):
-        output = tmp_path / name
-        path = tmp_path / f"{name}.json"
-        values = {key: str(value) if hasattr(value, "parts") else value for key, value in values.items()}
-        path.write_text(json.dumps({"task": task, **COMMON, **OWN[task], "output_dir": str(output), **values}))
-        return str(path), output
-
-    return write
-
-
-def train(path: str, *words: str):
-    task, *parts = tasks.parse([path, *words])
-    TASKS[task].run(*parts)
 
 
 def losses(output) -> dict[int, float]:

@@ -25,13 +25,15 @@ TRUST = "DUAL_SSAST_TRUST_CHECKPOINT"  # environment variable
 STAGING_NAME = "unfinished-outputs"
 FIGURES = (
     "learning_curves", "reconstruction", "layer_weights", "confusion_matrix", "predicted_numbers", "calibration",
-    "confusion_in_time", "threshold_curves",
+    "confusion_in_time", "threshold_curves", "health",
 )  # fmt: skip
 # Outputs that some runs lack: those of an earlier run in the same folder have to be removed.
 OPTIONAL_OUTPUTS = (
     "predictions.csv",
     "events.csv",
     "confusion_matrix.csv",
+    "health.csv",
+    "probe.csv",
     "report.html",
     "adapter",  # LoRA's
     open_set.FILE,

@@ -240,6 +240,13 @@ class UnlabelledDataArguments(TrainingFeatureArguments, ScreeningArguments):
         "Clips for the evaluations: of validation_sources (0: all), else of the local train_sources (0: none).",
         at_least=0,
     )
+    probe_dataset: str | None = described(
+        None, "Labelled clips to score the frozen encoder on: a name or folder like dataset_name, or a manifest."
+    )
+    probe_label_column: str | None = described(None, "Column of the labels of probe_dataset; unset: guessed.")
+    probe_clips: int = described(
+        500, "Most clips of probe_dataset, drawn at random; their log-mels stay in memory.", at_least=20
+    )
     statistics_clips: int = described(1000, "Clips on which compute_statistics computes.", at_least=1)
 
     def __post_init__(self):

@@ -14,8 +14,8 @@ from scipy import stats
 
 from ..base.bootstrap import LEVEL
 from ..base.paired_tests import ALPHA, NOT_TOLD_APART, corrected_error, corrected_t_p, holm
+from ..base.ridge import FoldScores, best_of, mean_of
 from .arguments import CHOICES
-from .ridge import FoldScores, best_of, mean_of
 
 BEST, SIMPLEST = CHOICES
 WORSE = "worse"

@@ -14,12 +14,12 @@ from transformers.utils import logging
 
 from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 
+from ..base.ridge import metric_of
 from ..data.dataset import mean_over_windows
 from ..data.labels import LabelSet
 from ..errors import InputError
 from .arguments import ProbeArguments
 from .heads import Head
-from .ridge import metric_of
 from .stored_features import Stored
 
 logger = logging.get_logger(__name__)

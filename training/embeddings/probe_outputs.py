@@ -16,12 +16,12 @@ from ..base.bootstrap import LEVEL, MIN_RESAMPLES, NUM_RESAMPLES, draw_weights, 
 from ..base.clip_facts import describe_clips, has_groups
 from ..base.outputs import STAGING_NAME, publish, write_results
 from ..base.predictions import labelled_table
+from ..base.ridge import metric_of
 from ..console import print_table
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
 from ..files import write_csv
 from .heads import Head, assemble
-from .ridge import metric_of
 
 MODEL = "model"  # folder of the best head
 RULE = (

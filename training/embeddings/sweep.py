@@ -25,6 +25,7 @@ from modeling_dual_ssast.configuration_dual_ssast import READOUTS
 from ..base import outputs, reproduction
 from ..base.arguments import EncoderArguments
 from ..base.loading import choose_windows, load_feature_extractor
+from ..base.ridge import best_of, make_targets, mean_of, metric_of, other_folds, score_folds
 from ..console import print_table
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
@@ -37,7 +38,6 @@ from ..inference.shards import Shards
 from .arguments import SweepArguments
 from .choice import BEST, CHOICES, WORSE, choose, compare_with, half_interval, nested_scores, share_of_tests, verdicts
 from .representations import COMPOSED, block_features, blocks, fill_shards, load_for_recipe, subsets
-from .ridge import best_of, make_targets, mean_of, metric_of, other_folds, score_folds
 from .sweep_plots import plot_heat_maps, plot_layers
 from .unlabelled import MEASURES, UnlabelledClips, agreement, geometry, plot_geometry
 

@@ -38,6 +38,29 @@ class PretrainingArguments(TrainingArguments):
         4, "Validation clips whose reconstruction is drawn at every evaluation.", at_least=0, group="report"
     )
 
+    health_clips: int = described(
+        64,
+        "Clips on which the features of every layer are measured: of validation, else of the training; 0: none.",
+        at_least=0,
+        group="report",
+    )
+    health_steps: int | None = described(
+        None,
+        "Steps between measurements of the features; unset: eval_steps, or an epoch without evaluations.",
+        at_least=1,
+        group="report",
+    )
+    stop_on_collapse: bool = described(
+        False, "Stop, with a checkpoint, when the features collapse, instead of a warning alone."
+    )
+    probe_steps: int | None = described(
+        None,
+        "Steps between scores on probe_dataset; unset: eval_steps, or an epoch without evaluations.",
+        at_least=1,
+        group="report",
+    )
+    html_report: bool = described(True, "Write report.html, a page about the run.", group="report")
+
     open_steps: list[str] = field(
         default_factory=list, init=False, repr=False
     )  # the numbers that are not set in the recipe
@@ -54,6 +77,8 @@ class PretrainingArguments(TrainingArguments):
             setattr(self, name, 1)
         if self.eval_strategy == "no" and self.lr_scheduler_type == "reduce_lr_on_plateau":
             raise InputError(NO_PLATEAU)
+        if self.stop_on_collapse and not self.health_clips:
+            raise InputError("stop_on_collapse: needs measurements, but health_clips is 0; set it, such as 64")
         super().__post_init__()
 
 

@@ -187,6 +187,10 @@ class AsitTrainer(PretrainingTrainer):
         reconstruction = 2 * patches * (size * hidden + hidden**2 + hidden * bottleneck + bottleneck * values)
         return 2 * (3 * embedding + 4 * network + 3 * reconstruction)
 
+    def encoders(self) -> dict[str, torch.nn.Module]:
+        """Returns student and teacher."""
+        return {"student": self.model.student, "teacher": self.model.base_model}
+
     def make_panels(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Returns the first crops, the student's input, and its reconstruction: (clips, frames, mel) each."""
         output = self.model(**batch, return_dict=True)

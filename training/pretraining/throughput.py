@@ -1,8 +1,19 @@
 """Measures how fast a pretraining runs: clips and hours of audio per second, and the utilisation of the hardware."""
 
 import time
+from collections.abc import Callable
 
 import torch
+
+# Sides of the square matrices whose products are measured: which one is the fastest depends on the device.
+CPU_SIZES, GPU_SIZES = (512, 1024, 1536), (2048, 4096, 8192)
+REPEATS = 6  # products per size, after one that warms up
+MOST_SECONDS = 0.5  # per size
+MOST_MEASUREMENTS = 5  # of the peak; a run that is still faster has no utilisation
+FAILED = (
+    "not known: the run did {rate:.3g} operations per second and process, more than the {peak:.3g} of the fastest "
+    "matrix product that was measured; measure on a machine without other programs"
+)
 
 
 def encoder_flops(config, num_tokens: int, num_layers: int) -> float:
@@ -17,20 +28,40 @@ def num_patches(config, num_frames: int) -> int:
     return config.grid_shape[0] * config.num_columns(num_frames)
 
 
-def measure_peak_flops(device: torch.device, dtype: torch.dtype, repeats: int = 8) -> float:
-    """Measures the operations per second of a large matrix product on this device: 100 % utilisation."""
-    size = 1024 if device.type == "cpu" else 8192
-    factors = torch.randn(2, size, size, device=device).to(dtype)
+def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """
+    Measures the operations per second of matrix products on this device: 100 % utilisation. The fastest of several
+    sizes and repeats counts, because other programs on the machine only ever make a product slower.
 
-    def seconds() -> float:
+    Args:
+        dtype: number format of the products, see `product_dtype`
+    """
+    return max(_fastest(size, device, dtype) for size in (CPU_SIZES if device.type == "cpu" else GPU_SIZES))
+
+
+def _fastest(size: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Returns the operations per second of the fastest of some products of (size, size) matrices."""
+    factors = torch.randn(2, size, size, device=device).to(dtype)
+    best = spent = 0.0
+    for repeat in range(1 + REPEATS):  # the first one warms up
         _wait_for(device)
         started = time.perf_counter()
         factors[0] @ factors[1]
         _wait_for(device)
-        return time.perf_counter() - started
+        seconds = max(time.perf_counter() - started, 1e-9)
+        spent += seconds
+        if repeat > 0:
+            best = max(best, 2 * size**3 / seconds)
+            if spent > MOST_SECONDS:
+                break
+    return best
 
-    seconds()
-    return 2 * size**3 / min(seconds() for _ in range(repeats))
+
+def product_dtype(autocast, device: torch.device) -> torch.dtype:
+    """Returns the number format of the matrix products of float32 weights in the context `autocast()`."""
+    factor = torch.zeros(8, 8, device=device)
+    with autocast():
+        return (factor @ factor).dtype
 
 
 def _wait_for(device: torch.device):
@@ -45,20 +76,36 @@ class Meter:
     Args:
         names: the model's outputs to average
         flops_per_clip: number of frames -> operations of a training step per clip
-        peak_flops: operations per second of one process's device
+        measure_peak: () -> operations per second of one process's device; called at the start, at the end, and when the
+            run is faster: the largest result counts
         frame_s: seconds from frame to frame
         crops: crops of each clip that go through the model
     """
 
-    def __init__(self, names, flops_per_clip, peak_flops: float, frame_s: float, crops: int, num_processes: int):
+    def __init__(
+        self,
+        names,
+        flops_per_clip,
+        measure_peak: Callable[[], float],
+        frame_s: float,
+        crops: int,
+        num_processes: int,
+    ):
         self.names = names
         self.flops_per_clip = flops_per_clip
-        self.peak_flops = peak_flops
+        self.measure_peak = measure_peak
+        self.peak_flops, self.measurements = 0.0, 0
         self.frame_s = frame_s
         self.crops = crops
         self.num_processes = num_processes
         self.begin(0, 0.0)
         self.history = []  # per log line: seconds; clips, seconds of audio and operations of all processes
+        self.measure_again()
+
+    def measure_again(self):
+        """Measures the peak once more and keeps the larger one: another program may have slowed the first down."""
+        self.peak_flops = max(self.peak_flops, self.measure_peak())
+        self.measurements += 1
 
     def begin(self, clips: int, audio_hours: float):
         """Sets the totals of all processes at the first step, or at the step of the resumption."""
@@ -103,18 +150,30 @@ class Meter:
         self.audio_hours += audio_s / 3600
         self.history.append((seconds, self.clips * self.num_processes, audio_s, self.flops * self.num_processes))
         self.total_clips += self.clips * self.num_processes
-        figures |= self._rates(*self.history[-1]) | {"audio_hours": self.audio_hours, "clips": self.total_clips}
+        if self._rate(self.history[-1]) > self.peak_flops and self.measurements < MOST_MEASUREMENTS:
+            self.measure_again()
+        figures |= self._rates([self.history[-1]]) | {"audio_hours": self.audio_hours, "clips": self.total_clips}
         self.restart()
         return figures
 
-    def totals(self) -> dict[str, float]:
-        """Returns the hours of audio of the whole run, and the rates since its start or resumption."""
-        sums = [sum(column) for column in zip(*self.history)] or [1.0, 0, 0, 0]
-        return {"audio_hours": self.audio_hours} | self._rates(*sums)
+    def totals(self) -> dict[str, float | str]:
+        """
+        Returns the hours of audio of the whole run, and the rates since its start or resumption; without utilisation
+        `mfu_note`, the reason.
+        """
+        totals = {"audio_hours": self.audio_hours, "peak_flops": self.peak_flops} | self._rates(self.history)
+        if "model_flops_utilisation" not in totals:
+            totals["mfu_note"] = FAILED.format(rate=max(map(self._rate, self.history)), peak=self.peak_flops)
+        return totals
 
-    def _rates(self, seconds: float, clips: int, audio_s: float, flops: float) -> dict[str, float]:
-        return {
-            "clips_per_second": clips / seconds,
-            "audio_hours_per_second": audio_s / 3600 / seconds,
-            "model_flops_utilisation": flops / seconds / (self.peak_flops * self.num_processes),
-        }
+    def _rate(self, line: tuple) -> float:
+        """Returns the operations per second of one process in a log line."""
+        return line[3] / line[0] / self.num_processes
+
+    def _rates(self, lines: list[tuple]) -> dict[str, float]:
+        """Returns the rates over log lines; no utilisation if one of them was faster than the measured peak."""
+        seconds, clips, audio_s, flops = [sum(column) for column in zip(*lines)] or [1.0, 0, 0, 0]
+        rates = {"clips_per_second": clips / seconds, "audio_hours_per_second": audio_s / 3600 / seconds}
+        if all(self._rate(line) <= self.peak_flops for line in lines):
+            rates["model_flops_utilisation"] = flops / seconds / (self.peak_flops * self.num_processes)
+        return rates

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 from transformers import AutoModelForPreTraining, set_seed
+from transformers.utils import logging
 
 from ..base import outputs
 from ..base.arguments import EncoderArguments
@@ -36,9 +37,12 @@ from ..errors import InputError
 from ..files import check_same, fingerprint, write_json
 from . import report as pretraining_report
 from .arguments import NO_PLATEAU, PretrainingArguments
+from .probe import open_probe
 from .trainer import Examples, PretrainingTrainer
+from .watch import Watch
 
 DATA = "training_data.json"  # the clips and the seed of a run: a resumption must have the same
+logger = logging.get_logger(__name__)
 LARGEST_HELD_OUT_SHARE = 0.1  # of the local clips: few clips are mostly needed for training
 
 
@@ -54,6 +58,9 @@ def run(
     Raises:
         InputError: bad input, before the training starts wherever possible.
     """
+    has_probe, labelled = data_arguments.probe_dataset is not None, None
+    if arguments.probe_steps is not None and not has_probe:
+        raise InputError("probe_steps: has no effect without probe_dataset; name one, or leave it out")
     checkpoint = check_output_folder(arguments)
     check_hub(arguments)
     set_seed(arguments.seed)
@@ -90,7 +97,16 @@ def run(
     held_out = None
     if validation is not None:
         held_out = ClipList(validation, examples.make, extractor.sampling_rate, arguments.seed, log)
+    watched = watched_clips(clips, validation, arguments)
+    if watched is not None:
+        watched = ClipList(watched, examples.make, extractor.sampling_rate, arguments.seed, log)
+    if has_probe and arguments.should_save:
+        labelled = open_probe(data_arguments, extractor, model.base_model, arguments)
     trainer = make_trainer(method, model, examples, stream, held_out, arguments, epoch_steps)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        refuse_sharded(has_probe, arguments)
+        watched = None
+    trainer.add_callback(Watch(trainer, watched, has_probe, labelled, starts_random=stored_config is None))
     if checkpoint is None:
         trainer.remove_checkpoints()
     started = time.perf_counter()
@@ -172,6 +188,29 @@ def some_clips(clips: list[LocalClips | StreamedClips], count: int, seed: int) -
             first = itertools.islice(source.shuffled(np.random.default_rng(seed)), share)
             chosen.append(LocalClips(source.name, datasets.Dataset.from_list([{"audio": audio} for audio in first])))
     return join(chosen)
+
+
+def watched_clips(clips, validation: LocalClips | None, arguments: PretrainingArguments) -> LocalClips | None:
+    """
+    Returns the clips whose features are measured: of the validation, else of the training; `None` if there are none.
+    A single clip differs from no other.
+    """
+    if not arguments.health_clips:
+        return None
+    found = some_clips(clips if validation is None else [validation], arguments.health_clips, arguments.seed)
+    if len(found) >= 2:
+        return found
+    logger.warning("health_clips: the features are not measured, for there is a single clip; hold out more clips")
+    return None
+
+
+def refuse_sharded(has_probe: bool, arguments: PretrainingArguments):
+    """Refuses, or leaves out with a warning, what needs whole weights in the main process."""
+    for name, is_set in (("probe_dataset", has_probe), ("stop_on_collapse", arguments.stop_on_collapse)):
+        if is_set:
+            raise InputError(f"{name}: needs whole weights in every process; leave it out, or FSDP and DeepSpeed")
+    if arguments.health_clips:
+        logger.warning("health_clips: the features are not measured, for FSDP and DeepSpeed divide the weights")
 
 
 def readable(clips: LocalClips, sampling_rate: int):

@@ -2,6 +2,8 @@
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,8 +14,9 @@ from modeling_dual_ssast import DualSSASTFeatureExtractor
 
 from ..base.trainer import AudioTrainer
 from ..data.clip_stream import StreamCallback
+from . import health, probe, throughput
 from . import report as pretraining_report
-from . import throughput
+from .batches import padded
 
 PICTURES = "reconstructions"  # folder with a figure per evaluation
 
@@ -34,24 +37,8 @@ class Examples:
         raise NotImplementedError
 
     def pad(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """
-        Pads spectrograms (frames, mel) to the longest one.
-
-        Returns:
-            `input_values` (batch, frames, mel) and, if anything is padded, `attention_mask` (batch, frames): the
-            fastest attention kernels take no mask.
-        """
-        batch = dict(
-            self.feature_extractor.pad(
-                [{"input_values": clip} for clip in features],
-                padding="longest",
-                return_attention_mask=True,
-                return_tensors="pt",
-            )
-        )
-        if batch["attention_mask"].all():
-            del batch["attention_mask"]
-        return batch
+        """Pads spectrograms (frames, mel), see `padded`."""
+        return padded(self.feature_extractor, features)
 
 
 class PretrainingCallback(StreamCallback):
@@ -68,6 +55,9 @@ class PretrainingCallback(StreamCallback):
             state.best_model_checkpoint = str(best)
         hours = [entry["audio_hours"] for entry in state.log_history if "audio_hours" in entry]
         self.trainer.meter.begin(self.stream.start, hours[-1] if hours else 0.0)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.meter.measure_again()
 
 
 class PretrainingTrainer(AudioTrainer):
@@ -102,14 +92,14 @@ class PretrainingTrainer(AudioTrainer):
         super().__init__(*args, **kwargs)
         self.epoch_steps = epoch_steps
         self.compute_metrics = self._mean_components
+        self._part_norms = {}  # norms of the gradients of the next log line, on the device
         self._evaluated = ()  # components that the model returned in the last pass
-        config, dtype = self.model.config, torch.float32
-        if (self.args.bf16 or self.args.fp16) and self.args.device.type != "cpu":
-            dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        config, device = self.model.config, self.args.device
+        dtype = throughput.product_dtype(self.accelerator.autocast, device)
         self.meter = throughput.Meter(
             self.components,
             lambda num_frames: self.flops_per_clip(config, num_frames),
-            throughput.measure_peak_flops(self.args.device, dtype),
+            lambda: throughput.measure_peak_flops(device, dtype),
             self.processing_class.hop_s,
             self.crops,
             self.args.world_size,
@@ -125,7 +115,34 @@ class PretrainingTrainer(AudioTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None):
         if "loss" in logs and self.meter.steps:
             logs = logs | self.meter.read(lambda vector: self.accelerator.reduce(vector, "mean"))
+            logs |= {name: float(norm) for name, norm in self._part_norms.items()}
+            self._part_norms = {}
         super().log(logs, start_time)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Also keeps the norms of the parts of the model before the steps that end in a log line."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        step, state = self.state.global_step + 1, self.state
+        every = {state.logging_steps, state.eval_steps, state.save_steps} - {None, 0}
+        if step == 1 or step >= state.max_steps or any(step % steps == 0 for steps in every):
+            parameters = self.model.named_parameters()
+            self._part_norms = health.gradient_norms(parameters, self.model.config.num_hidden_layers)
+        return norm
+
+    def encoders(self) -> dict[str, torch.nn.Module]:
+        """Returns the encoders whose features are measured by their names; `base_model` is the result of the run."""
+        return {"encoder": self.model.base_model}
+
+    @contextmanager
+    def inspecting(self) -> Iterator[None]:
+        """Sets the model to evaluation mode, and leaves the time out of the rates."""
+        started, was_training = time.perf_counter(), self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+            self.meter.paused_s += time.perf_counter() - started
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Returns the loss, the components (clips, components), and zeros (clips,): Trainer requires labels."""
@@ -149,9 +166,11 @@ class PretrainingTrainer(AudioTrainer):
         return metrics
 
     def remove_checkpoints(self):
-        """Also removes the reconstruction images of an earlier run."""
+        """Also removes the reconstruction images and the tables of an earlier run."""
         if self.args.should_save:
             shutil.rmtree(Path(self.args.output_dir) / PICTURES, ignore_errors=True)
+            for name in (health.TABLE, probe.TABLE):
+                (Path(self.args.output_dir) / name).unlink(missing_ok=True)
         super().remove_checkpoints()
 
     @property
