@@ -1,5 +1,6 @@
 """Runs train_hf.py for the benchmarks that train."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -21,6 +22,25 @@ def train(folder: Path, threads: int, recipe: Path, *words):
         code = subprocess.run(
             [str(word) for word in command], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
         ).returncode
+    if code:
+        raise SystemExit(f"train_hf.py stopped with {code}; {log} says why")
+
+
+def train_here(folder: Path, recipe: Path, *words):
+    """
+    Does what `train` does in this process: the imports cost as much as a short run. Each run sets its own seed, so that
+    it gives the same numbers.
+    """
+    if (folder / "results.json").exists():
+        return
+    sys.path.insert(0, str(ROOT))
+    import train_hf
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    words = [recipe, *words, "--output_dir", folder, "--overwrite", "true"]
+    log = folder.with_name(f"{folder.name}.log")
+    with open(log, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        code = train_hf.main([str(word) for word in words])
     if code:
         raise SystemExit(f"train_hf.py stopped with {code}; {log} says why")
 
