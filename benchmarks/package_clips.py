@@ -21,6 +21,7 @@ from training.data.audio import read_audio
 
 RATE = 16_000  # Hz
 MAX_S = 2.0  # what follows in a longer clip is cut off: the ends of cymbals
+LABEL_COLUMN = "label"
 SPLITS = ("train", "validation", "test")
 
 
