@@ -54,21 +54,6 @@ def classifier_card(
     recipe = results["recipe"]
     split, metrics = list(results["metrics"].items())[-1] if results["metrics"] else ("", {})
     dataset = hub_name(recipe["DataArguments"]["dataset_name"])
-    evaluations = [
-        EvalResult(
-            task_type="audio-classification",
-            task_name="audio classification",
-            dataset_type=dataset or dataset_name,
-            dataset_name=dataset_name,
-            dataset_config=recipe["DataArguments"]["dataset_config_name"] if dataset else None,
-            dataset_split=split,
-            metric_type=key,
-            metric_name=key.replace("_", " "),
-            metric_value=round(value, 4),
-        )
-        for key, value in metrics.items()
-        if key != "loss" and value is not None and math.isfinite(value)
-    ]
     data = metadata(
         name,
         config,
@@ -77,7 +62,7 @@ def classifier_card(
         datasets=[dataset] if dataset else [],
         license=recipe["TrainingArguments"].get("license"),
         language=recipe["TrainingArguments"].get("language"),
-        evaluations=evaluations,
+        evaluations=evaluations_of(recipe, dataset_name, split, metrics),
     )
     results = markdown(results)
     return render(
@@ -97,6 +82,64 @@ def classifier_card(
         citations=citations(config),
         is_regression=results["problem_type"] == "regression",
     )
+
+
+def probe_card(name: str, config, extractor, results: Mapping, *, dataset_name: str, num_parameters: int) -> ModelCard:
+    """
+    Writes the card of a head on a frozen encoder, which a probe has chosen.
+
+    Args:
+        name: name of its folder
+        results: content of its `results.json`; `head` describes the head
+        dataset_name: display name of the data set
+    """
+    recipe, (split, metrics) = results["recipe"], list(results["metrics"].items())[-1]
+    dataset = hub_name(recipe["DataArguments"]["dataset_name"])
+    data = metadata(
+        name,
+        config,
+        pipeline_tag="audio-classification",
+        base_model=hub_name(recipe["ModelArguments"]["model_name_or_path"]),
+        datasets=[dataset] if dataset else [],
+        evaluations=evaluations_of(recipe, dataset_name, split, metrics),
+    )
+    results = markdown(results)
+    return render(
+        "probe.md",
+        data,
+        name=name,
+        config=config,
+        extractor=extractor,
+        results=results,
+        head=results["head"],
+        dataset_name=markdown(dataset_name),
+        num_parameters=num_parameters,
+        split=split,
+        metrics=metrics,
+        limits=limits.of_probe(config, extractor, results, split),
+        citations=citations(config),
+        is_regression=results["problem_type"] == "regression",
+    )
+
+
+def evaluations_of(recipe: Mapping, dataset_name: str, split: str, metrics: Mapping) -> list[EvalResult]:
+    """Returns the finite metrics of a split as the Hub has them."""
+    dataset = hub_name(recipe["DataArguments"]["dataset_name"])
+    return [
+        EvalResult(
+            task_type="audio-classification",
+            task_name="audio classification",
+            dataset_type=dataset or dataset_name,
+            dataset_name=dataset_name,
+            dataset_config=recipe["DataArguments"]["dataset_config_name"] if dataset else None,
+            dataset_split=split,
+            metric_type=key,
+            metric_name=key.replace("_", " "),
+            metric_value=round(value, 4),
+        )
+        for key, value in metrics.items()
+        if key != "loss" and value is not None and math.isfinite(value)
+    ]
 
 
 def detection_card(name: str, config, extractor, results: Mapping, *, num_parameters: int) -> ModelCard:

@@ -22,6 +22,14 @@ def of_classifier(config, extractor, results: Mapping, split: str) -> list[str]:
     return [*found, *_languages(results["recipe"]["TrainingArguments"].get("language"))]
 
 
+def of_probe(config, extractor, results: Mapping, split: str) -> list[str]:
+    """Returns sentences on the training data, the tested clips and the limits of the figures."""
+    return [
+        *_input(config, extractor), *_clip_lengths(results), *_balance(results), *_groups(results, split),
+        *_uncertainty(results, split), *_weak_classes(results, split), *_languages(None),
+    ]  # fmt: skip
+
+
 def of_detector(config, extractor, results: Mapping, split: str) -> list[str]:
     """Returns sentences on the input, the training events and the limits of the figures."""
     counts = results["recordings"]["train"]["events"]
@@ -147,7 +155,7 @@ def _balance(results: Mapping) -> list[str]:
     rarest, commonest = min(counts, key=counts.get), max(counts, key=counts.get)
     if counts[rarest] == counts[commonest]:
         return [f"Every class has {counts[rarest]} training clips."]
-    balanced = results["recipe"]["TuningArguments"]
+    balanced = results["recipe"].get("TuningArguments", {})
     is_balanced = "balanced" in (balanced.get("class_weights"), balanced.get("sampler"))
     remark = (
         "rare classes had more weight in the training"

@@ -360,9 +360,10 @@ class DualSSASTFusion(nn.Module):
 
     def forward(self, states: list[torch.Tensor], patch_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """Fuses normalised states (batch, tokens, hidden), one per fused layer -> (batch, config.fused_size)."""
-        return self.fusion([self._read_out(place, state, patch_mask) for place, state in enumerate(states)])
+        return self.fusion([self.read_out(place, state, patch_mask) for place, state in enumerate(states)])
 
-    def _read_out(self, place: int, state: torch.Tensor, patch_mask: Optional[torch.Tensor]) -> torch.Tensor:
+    def read_out(self, place: int, state: torch.Tensor, patch_mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """Reads out and pools the fused layer at a place: normalised (batch, tokens, hidden) -> (batch, size)."""
         config = self.config
         prefix, tokens = state[:, : config.num_prefix_tokens], state[:, config.num_prefix_tokens :]
         if config.readout == "prefix":

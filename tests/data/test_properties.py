@@ -33,6 +33,7 @@ from tiny_runs import TINY, train
 
 from modeling_dual_ssast import DualSSASTConfig
 from training.base import outputs
+from training.base.clip_facts import describe_clips
 from training.classification import html_report, report
 from training.data.columns import Columns
 from training.data.labels import LabelSet, class_name
@@ -403,7 +404,9 @@ def write_all(finished, names, files, folder: Path):
         datasets[split].examples, datasets[split].labels = examples, labels
     model = types.SimpleNamespace(config=config, parameters=run.model.parameters)
     renamed = dataclasses.replace(run, model=model, datasets=datasets, labels=labels)
-    results = {**results, "labels": list(names)} | report.describe_clips(renamed)
+    results = {**results, "labels": list(names)} | describe_clips(
+        renamed.datasets, renamed.labels, renamed.data["group_column"]
+    )
     scores = report.write_split(renamed, results, folder)
     report.write_card(renamed, results, folder / "README.md")
     html_report.write_report(folder, renamed, results, scores)

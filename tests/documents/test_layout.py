@@ -33,7 +33,7 @@ ALLOWED |= {
     "training.classification": WING | {"model_cards"},
     "training.pretraining": WING | {"model_cards"},
     "training.detection": WING | {"model_cards"},
-    "training.embeddings": WING,
+    "training.embeddings": WING | {"model_cards"},
     "training.export": WING,
     "training.explain": WING,
     "training.review": WING,

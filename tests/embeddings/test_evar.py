@@ -231,9 +231,8 @@ def test_clips_have_one_length_and_the_front_end_the_data_sets_statistics(long_a
     assert model.config.padding_value == train.feature_extractor.padding_value
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["clips"] == {"train": 20, "validation": 8, "test": 8}
-    assert results["summary"][0] | {"test": None, "standard_deviation": None} == {
-        "method": "linear", "test": None, "standard_deviation": None, "runs": 3
-    }  # fmt: skip
+    (summary,) = results["summary"]
+    assert {"method": "linear", "runs": 3, "weights": None, "seconds": None}.items() <= summary.items()
     table = pandas.read_csv(tmp_path / "out" / "probe.csv")
     assert table["seed"].tolist() == [42, 43, 44]
 

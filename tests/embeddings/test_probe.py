@@ -7,12 +7,16 @@ import pandas
 import pytest
 import torch
 from audio_files import write_class_folders
-from tiny_models import save_tiny_classifier
+from tiny_models import TINY, save_tiny_classifier
 
+from modeling_dual_ssast import DualSSASTConfig
 from training import tasks
 from training.data.labels import find_labels
-from training.embeddings import probe
+from training.embeddings import head_training, probe
 from training.embeddings.arguments import ProbeArguments
+from training.embeddings.head_training import head_rows
+from training.embeddings.heads import EMBEDDING, METHODS, Head, config_of
+from training.embeddings.stored_features import Stored
 from training.errors import InputError
 
 PROBE = {
@@ -88,26 +92,37 @@ def blobs(kind: str):
     return features, labels, find_labels(texts, "regression" if kind == "regression" else None)
 
 
+def linear(features, label_set):
+    """A linear head on vectors of five numbers, and the clips of all splits."""
+    method, encoder = METHODS["linear"], DualSSASTConfig(**TINY, readout="prefix", fusion_layers=[2])
+    encoder.hidden_size, encoder.num_attention_heads = 5, 1
+    head = Head(method, config_of(method, encoder, label_set))
+    return head, {split: Stored.of_clips(EMBEDDING, values) for split, values in features.items()}
+
+
 @pytest.mark.parametrize("kind", ["single", "multi", "regression"])
 def test_a_linear_layer_learns_what_is_linear(kind):
     features, labels, label_set = blobs(kind)
     settings = ProbeArguments(output_dir="x", learning_rates=[1e-6, 0.1], num_epochs=100, num_seeds=2, batch_size=16)
-    rows = probe.linear_rows(features, labels, label_set, settings)
+    head, data = linear(features, label_set)
+    rows = head_rows(head, data, labels, label_set, settings)
     assert [row["seed"] for row in rows] == [0, 1]
     if kind != "multi":  # a random direction can rank two far classes right
         assert [row["setting"] for row in rows] == ["learning rate 0.1"] * 2
     assert min(row["test"] for row in rows) > 0.95
-    for row, again in zip(rows, probe.linear_rows(features, labels, label_set, settings)):
+    for row, again in zip(rows, head_rows(head, data, labels, label_set, settings)):
         np.testing.assert_array_equal(row.pop("scores"), again.pop("scores"))
+        torch.testing.assert_close(row.pop("weights"), again.pop("weights"), rtol=0, atol=0)
         assert row == again
 
 
 def test_the_best_epoch_counts_and_patience_ends_the_training(monkeypatch):
     features, labels, label_set = blobs("single")
     scores = iter([0.5, 0.1, 0.9, 0.2, 0.3, 0.3, 0.3])  # validation, with a test score after each better one
-    monkeypatch.setattr(probe, "score_function", lambda label_set: lambda outputs, labels: next(scores))
+    monkeypatch.setattr(head_training, "score_function", lambda label_set: lambda outputs, labels: next(scores))
     settings = ProbeArguments(output_dir="x", patience=2, num_epochs=50)
-    row = probe.fit_linear(features, labels, label_set, 0.1, 0, settings)
+    head, data = linear(features, label_set)
+    row = head_training.fit(head, data, labels, label_set, (0.1, 0.0), 0, settings)
     assert (row["validation"], row["test"], row["epoch"]) == (0.9, 0.2, 2) and list(scores) == [0.3]
 
 
@@ -125,7 +140,7 @@ def test_few_labels_are_drawn_anew_per_seed_and_only_from_the_training_clips():
     ("values", "pattern"),
     [
         ({"model_name_or_path": None}, "model_name_or_path: is not set"),
-        ({"methods": ["guess"]}, "methods: must be linear, neighbours or few_shot, got 'guess'"),
+        ({"methods": ["guess"]}, "methods: must be linear, mlp, attentive, .* or few_shot, got 'guess'"),
         ({"learning_rates": [-1.0]}, "learning_rates: must be above 0, got -1.0"),
         ({"patience": 0}, "patience: must be 1 or more, got 0"),
         ({"test_fraction": 0.0}, "test_split: a probe needs one"),
@@ -142,14 +157,14 @@ def test_bad_recipes_stop_with_one_line(recipe, values, pattern):
 
 def test_a_stopped_probe_goes_on(recipe, monkeypatch):
     path, _ = recipe(methods=["neighbours"])
-    original = probe.fill_shards
+    original = probe.fill
 
-    def fill_shards(shards, model, dataset, *rest, **options):
+    def fill(network, dataset, *rest):
         if len(dataset) == 8:  # the test clips
             raise KeyboardInterrupt
-        original(shards, model, dataset, *rest, **options)
+        original(network, dataset, *rest)
 
-    monkeypatch.setattr(probe, "fill_shards", fill_shards)
+    monkeypatch.setattr(probe, "fill", fill)
     with pytest.raises(KeyboardInterrupt):
         run(path)
     monkeypatch.undo()

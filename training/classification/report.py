@@ -1,9 +1,7 @@
 """Writes the output folder of a finished run: model, results, predictions, figures and the model card."""
 
-import contextlib
 import dataclasses
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +10,15 @@ from sklearn.metrics import precision_recall_fscore_support
 from model_cards.card import classifier_card, with_interval
 
 from ..base.arguments import ModelArguments
+from ..base.clip_facts import describe_clips, has_groups
 from ..base.open_set import SCORES, OpenSet
 from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, publish, write_results
 from ..base.plots import MOST_NAMED, loss_note, plot_confusion, plot_learning_curves
 from ..base.predictions import labelled_table
 from ..base.reproduction import versions
-from ..data.audio import audio_seconds
 from ..data.augmentation import AugmentationArguments
-from ..data.columns import audio_of
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
-from ..errors import InputError
 from ..files import write_csv
 from .arguments import TuningArguments
 from .calibration import describe_calibration, probabilities
@@ -32,7 +28,6 @@ from .html_report import write_report
 from .plots import confusion_table, plot_calibration, plot_layer_weights, plot_numbers
 from .trainer import ClassificationTrainer
 
-MEASURED_CLIPS = 1000  # clips whose lengths the card summarises
 # Parts of a recipe whose changed settings the model card shows. Private names, such as paths, mean nothing to others.
 SHOWN = (ModelArguments, TuningArguments, AugmentationArguments)
 NOT_SHOWN = ("model_name_or_path", "from_sweep", "config_overrides", "background_folder", "attn_implementation")
@@ -70,7 +65,7 @@ def write_outputs(
         | trainer.num_parameters,
         "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
         **(circumstances or {"versions": versions()}),
-        **describe_clips(run),
+        **describe_clips(run.datasets, run.labels, run.data["group_column"]),
         "recipe": run.recipe,
         "log": trainer.state.log_history,
     }
@@ -244,49 +239,3 @@ def chosen_settings(recipe: dict) -> dict:
             if field.name not in NOT_SHOWN and value not in (None, default):
                 chosen[field.name] = value
     return chosen
-
-
-def describe_clips(run: FinishedRun) -> dict:
-    """
-    Returns the entries of `results.json` about the clips: `clip_seconds` and `clips_per_class` by split (or
-    `label_range` of the training labels), and `groups` of the reported split. Streams are left out.
-    """
-    datasets, labels = run.datasets, run.labels
-    splits = {split: dataset for split, dataset in datasets.items() if isinstance(dataset, ClipDataset)}
-    found = {"clip_seconds": {split: clip_seconds(dataset) for split, dataset in splits.items()}}
-    if not labels.is_regression:
-        found["clips_per_class"] = {split: clips_per_class(dataset, labels) for split, dataset in splits.items()}
-    elif "train" in splits:
-        values = [float(value) for value in splits["train"].examples["label"]]
-        found["label_range"] = [min(values), max(values)]
-    tested = "test" if "test" in datasets else "validation"
-    sides = [set(splits[name].examples["group"]) for name in ("train", tested) if has_groups(splits.get(name))]
-    if len(sides) == 2:
-        found["groups"] = {
-            "column": run.data["group_column"] or "group",
-            "count": len(sides[1]),
-            "shared": len(sides[0] & sides[1]),
-        }
-    return found
-
-
-def has_groups(dataset: ClipDataset | None) -> bool:
-    return dataset is not None and "group" in dataset.examples.column_names
-
-
-def clip_seconds(dataset: ClipDataset) -> dict[str, float]:
-    """Returns the shortest, median and longest length in seconds, by the headers of at most `MEASURED_CLIPS` clips."""
-    seconds = []
-    for index in np.unique(np.linspace(0, len(dataset) - 1, MEASURED_CLIPS).astype(int)):
-        with contextlib.suppress(InputError):  # an unreadable header must not stop a finished training
-            seconds.append(audio_seconds(audio_of(dataset.examples[int(index)])))
-    if not seconds:
-        return {}
-    return {"shortest": min(seconds), "median": float(np.median(seconds)), "longest": max(seconds)}
-
-
-def clips_per_class(dataset: ClipDataset, labels: LabelSet) -> dict[str, int]:
-    counts = Counter()
-    for label in dataset.examples["label"]:
-        counts.update(label if isinstance(label, (list, tuple)) else [str(label)])
-    return {name: counts[name] for name in labels.names}

@@ -6,6 +6,8 @@ from typing import ClassVar
 from ..errors import InputError
 from ..recipe import Arguments, default_of, described, options
 
+HEADS = ("linear", "mlp", "attentive", "multilayer_attentive", "prototypes", "gated")  # of `heads.METHODS`
+UNTRAINED = ("neighbours", "few_shot")
 CHOICES = ("best", "one_standard_error")  # rules of `choice.choose`
 
 
@@ -75,28 +77,34 @@ EVAR = {
 
 @dataclass
 class ProbeArguments(FrozenEncoderArguments):
-    """Sets up the evaluation of a frozen encoder: linear layer as in EVAR (Niizumi et al.), neighbours, few labels."""
+    """Sets up the evaluation of a frozen encoder: trained heads, neighbours, few labels."""
 
     protocol: str = described(
         "tuned",
-        "Rules of the linear layer: tuned, with the best of several learning rates; or evar, EVAR's to the letter.",
+        "Rules: tuned, heads with the best of several learning rates; or evar, EVAR's linear layer to the letter.",
         choices=("tuned", "evar"),
     )
     clip_s: float | None = described(
         None, "Seconds to which evar cuts clips or pads them with zeros; unset: clips as they are.", above=0
     )
     methods: list[str] = described(
-        ["linear", "neighbours", "few_shot"], "Evaluations.", choices=("linear", "neighbours", "few_shot")
+        ["linear", "neighbours", "few_shot"],
+        "Heads to train, and evaluations without training, all from one encoding of the clips.",
+        choices=(*HEADS, *UNTRAINED),
     )
     learning_rates: list[float] = described(
-        [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "Learning rates of the linear layer, to choose from.", above=0
+        [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "Learning rates of every head, to choose from.", above=0
     )
-    num_seeds: int = described(3, "Linear layers, each with its own seed; and draws of few labels.", at_least=1)
-    num_epochs: int = described(200, "Most epochs of a linear layer.", at_least=1)
-    patience: int = described(
-        20, "Epochs without a better validation score after which a linear layer stops.", at_least=1
+    weight_decays: list[float] = described(
+        [0.0], "Weight decays of every head (AdamW), to choose from with each learning rate.", at_least=0
     )
-    batch_size: int = described(256, "Clips per step of a linear layer.", at_least=1)
+    num_seeds: int = described(3, "Heads of each method, each with its own seed; and draws of few labels.", at_least=1)
+    num_epochs: int = described(200, "Most epochs of a head.", at_least=1)
+    patience: int = described(20, "Epochs without a better validation score after which a head stops.", at_least=1)
+    batch_size: int = described(256, "Clips per step of a head.", at_least=1)
+    max_feature_gb: float = described(
+        8.0, "Most gigabytes of stored tokens, on the disk and in memory, which some heads read.", above=0
+    )
     neighbours: list[int] = described([1, 5, 10, 20], "Numbers of neighbours to choose from.", at_least=1)
     few_shot: list[int] = described([1, 5, 10], "Labelled clips per class.", at_least=1)
     seed: int = described(0, "First random seed.", at_least=0)
@@ -107,6 +115,8 @@ class ProbeArguments(FrozenEncoderArguments):
             if self.clip_s is not None:
                 raise InputError("clip_s: has an effect with protocol evar alone; leave it out")
             return
+        if self.weight_decays != [0.0]:
+            raise InputError("weight_decays: the protocol evar has a weight decay of its own; leave it out")
         defaults = {option.name: default_of(option) for option in options(ProbeArguments)}
         for name, value in EVAR.items():
             if getattr(self, name) not in (value, defaults[name]):

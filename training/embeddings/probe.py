@@ -7,40 +7,36 @@ regression on a few labels per class. `protocol: evar` follows EVAR to the lette
 """
 
 import dataclasses
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas
-import torch
-from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
-from tqdm.auto import tqdm
 from transformers import set_seed
 from transformers.utils import logging
 
-from modeling_dual_ssast.classifier_dual_ssast import classification_loss
-
-from ..base import reproduction
 from ..base.arguments import ModelArguments
 from ..base.finite import check_scores
 from ..base.loading import choose_windows, load_feature_extractor
-from ..base.outputs import STAGING_NAME, describe_recipe, publish, write_results
-from ..base.predictions import labelled_table
-from ..console import print_table
+from ..base.outputs import describe_recipe
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
-from ..files import check_writable, fingerprint, write_csv
-from ..inference.shards import Shards
+from ..files import check_writable, fingerprint
+from ..inference.shards import Shards, weights_fingerprint
 from . import evar
-from .arguments import ProbeArguments
+from .arguments import UNTRAINED, ProbeArguments
+from .head_training import head_rows
+from .heads import EMBEDDING, METHODS, Head, config_of
+from .probe_outputs import Trained, write_outputs
 from .representations import fill_shards, fused, load_for_recipe
-from .ridge import metric_of
+from .stored_features import FeatureNetwork, Stored, check_size, clip_means, fill
 
 SPLITS = ("train", "validation", "test")
 
@@ -79,25 +75,102 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     datasets = {split: ClipDataset(splits[split], extractor, label_set, windows=windows) for split in SPLITS}
     for dataset in datasets.values():
         dataset.check_labels()
-    embeddings = {
-        split: embed(model, dataset, folder / "embeddings" / split, model_arguments, arguments)
-        for split, dataset in datasets.items()
-    }
+    methods = chosen_methods(arguments, label_set)
+    heads = [
+        Head(METHODS[name], config_of(METHODS[name], model.config, label_set)) for name in methods if name in METHODS
+    ]
+    more = [EMBEDDING] if set(methods) - METHODS.keys() else []
+    network = FeatureNetwork(model, datasets["train"], heads, more)
+    check_size(model, network, datasets, heads, arguments.max_feature_gb)
+    started = time.perf_counter()
+    shards = store(network, model, datasets, folder / "embeddings", model_arguments, arguments)
+    seconds = {"encoding": time.perf_counter() - started}
     labels = {
         split: np.asarray([dataset.label(index) for index in range(len(dataset))])
         for split, dataset in datasets.items()
     }
-    scaler = StandardScaler().fit(embeddings["train"])
-    features = {split: scaler.transform(values).astype(np.float32) for split, values in embeddings.items()}
-    rows = []
-    if "linear" in arguments.methods:
-        rows += linear_rows(features, labels, label_set, arguments)
-    if label_set.is_single and "neighbours" in arguments.methods:
-        rows.append(neighbour_row(features, labels, len(label_set.names), arguments))
-    if label_set.is_single and "few_shot" in arguments.methods:
-        rows += few_shot_rows(features, labels, len(label_set.names), arguments)
-    counts = {split: len(values) for split, values in features.items()}
-    write_outputs(folder, rows, datasets["test"], counts, features["train"].shape[1], recipe)
+    features = Features(shards, network.names)
+    if features.embeddings:
+        for split, dataset in datasets.items():
+            check_scores(features.embeddings[split], "the embeddings", dataset.names())
+    rows, others = [], {"neighbours": neighbour_row, "few_shot": few_shot_rows}
+    trained = {head.method.name: head for head in heads}
+    for name in methods:
+        started = time.perf_counter()
+        if name in trained:
+            device = "cpu" if trained[name].method.standardises else next(model.parameters()).device
+            rows += head_rows(trained[name], features.of(trained[name]), labels, label_set, arguments, device)
+        else:
+            found = others[name](features.standardised, labels, len(label_set.names), arguments)
+            rows += found if isinstance(found, list) else [found]
+        seconds[name] = time.perf_counter() - started
+    counts = {split: len(dataset) for split, dataset in datasets.items()}
+    finished = Trained(model, trained, features.scaler, datasets, seconds)
+    write_outputs(folder, rows, datasets["test"], counts, model.config.fused_size, recipe, finished)
+
+
+class Features:
+    """Holds what heads read, split by split: the arrays of one method at a time, and the embeddings of the clips."""
+
+    def __init__(self, shards: dict[str, Shards], names: Sequence[str]):
+        self.shards = shards
+        self.embeddings, self.standardised, self.scaler = {}, {}, None
+        if EMBEDDING in names:
+            self.embeddings = {split: clip_means(own, EMBEDDING) for split, own in shards.items()}
+            self.scaler = StandardScaler().fit(self.embeddings["train"])
+            self.standardised = {split: self._scaled(values) for split, values in self.embeddings.items()}
+
+    def _scaled(self, values: np.ndarray) -> np.ndarray:
+        return self.scaler.transform(values).astype(np.float32)
+
+    def of(self, head: Head) -> dict[str, Stored]:
+        """Returns split -> the arrays that a head reads."""
+        if head.method.name == "linear":  # the mean of its logits is the logit of the mean
+            return {split: Stored.of_clips(EMBEDDING, values) for split, values in self.standardised.items()}
+        data = {split: Stored.load(own, head.names) for split, own in self.shards.items()}
+        if head.method.standardises:
+            for stored in data.values():
+                stored.vectors = {name: self._scaled(values) for name, values in stored.vectors.items()}
+        return data
+
+
+def chosen_methods(arguments: ProbeArguments, label_set: LabelSet) -> list[str]:
+    """Returns the methods of the recipe that these labels allow, and says which ones they do not."""
+    left = [] if label_set.is_single else [name for name in UNTRAINED if name in arguments.methods]
+    if left:
+        logger.warning(f"{' and '.join(left)}: left out, because only one label per clip has neighbours or shots")
+    methods = [name for name in (*METHODS, *UNTRAINED) if name in arguments.methods and name not in left]
+    if not methods:
+        raise InputError(f"methods: {', '.join(left)} need one label per clip; add linear")
+    return methods
+
+
+def store(
+    network: FeatureNetwork, model, datasets: dict[str, ClipDataset], folder: Path, model_arguments, arguments
+) -> dict[str, Shards]:
+    """Encodes every split once: split -> what is stored"""
+    found, weights = {}, weights_fingerprint(model)
+    for split, dataset in datasets.items():
+        shards = Shards(
+            folder / split,
+            len(dataset),
+            arguments.shard_clips,
+            describe(model_arguments, dataset) | {"weights": weights, "arrays": network.names},
+        )
+        shards.prepare(arguments.overwrite)
+        fill(network, dataset, shards, arguments.per_device_eval_batch_size, arguments.dataloader_num_workers)
+        found[split] = shards
+    return found
+
+
+def describe(model_arguments: ModelArguments, dataset: ClipDataset) -> dict:
+    """Returns what determines the stored arrays of a split."""
+    return {
+        "model": str(model_arguments.model_name_or_path),
+        "settings": model_arguments.overrides(),
+        "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
+        "clips": fingerprint(dataset.names()),
+    }
 
 
 @dataclasses.dataclass
@@ -192,105 +265,13 @@ def run_evar(
 
 def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArguments) -> np.ndarray:
     """Computes the fused vectors of a split: (clips, fused_size)"""
-    shards = Shards(
-        folder,
-        len(dataset),
-        arguments.shard_clips,
-        {
-            "model": str(model_arguments.model_name_or_path),
-            "settings": model_arguments.overrides(),
-            "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
-            "clips": fingerprint(dataset.names()),
-        },
-    )
+    shards = Shards(folder, len(dataset), arguments.shard_clips, describe(model_arguments, dataset))
     shards.prepare(arguments.overwrite)
     batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
     fill_shards(shards, model, dataset, batch_size, workers, represent=fused)
     embeddings = shards.means()["embedding"]
     check_scores(embeddings, "the embeddings", dataset.names())
     return embeddings
-
-
-def linear_rows(features: dict, labels: dict, label_set: LabelSet, arguments: ProbeArguments) -> list[dict]:
-    """
-    Returns a row per seed, with the learning rate of the best validation score. `scores` of every row of this module
-    are those of the test clips, (clips, labels): probabilities or numbers.
-
-    Raises:
-        InputError: the layer diverges with every learning rate.
-    """
-    rows = []
-    for seed in range(arguments.seed, arguments.seed + arguments.num_seeds):
-        tried = [
-            fit_linear(features, labels, label_set, rate, seed, arguments)
-            for rate in tqdm(arguments.learning_rates, desc=f"linear, seed {seed}", leave=False)
-        ]
-        diverged = [rate for rate, row in zip(arguments.learning_rates, tried) if row is None]
-        if len(diverged) == len(tried):
-            raise InputError(f"learning_rates: the linear layer diverges with each of {diverged}; set lower ones")
-        if diverged:
-            logger.warning(f"the linear layer of seed {seed} diverges with the learning rates {diverged}")
-        rows.append(max(filter(None, tried), key=lambda row: row["validation"]))
-    return rows
-
-
-def fit_linear(
-    features: dict, labels: dict, label_set: LabelSet, learning_rate: float, seed: int, arguments: ProbeArguments
-) -> dict | None:
-    """
-    Trains one linear layer; returns its validation and test scores at the best epoch, or `None` if it diverges: if an
-    output is not finite.
-    """
-    score = score_function(label_set)
-    inputs = {split: torch.from_numpy(values) for split, values in features.items()}
-    targets = {split: torch.from_numpy(values) for split, values in labels.items()}
-    generator = torch.Generator().manual_seed(seed)
-    layer = torch.nn.Linear(inputs["train"].shape[1], len(label_set.names))
-    with torch.no_grad():
-        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * 0.01)
-        layer.bias.zero_()
-    optimizer = torch.optim.Adam(layer.parameters(), lr=learning_rate)
-    best = {"validation": -np.inf}
-    for epoch in range(arguments.num_epochs):
-        order = torch.randperm(len(inputs["train"]), generator=generator)
-        for batch in order.split(arguments.batch_size):
-            loss = classification_loss(layer(inputs["train"][batch]), targets["train"][batch], label_set.problem_type)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        with torch.no_grad():
-            outputs = {split: layer(inputs[split]).numpy() for split in ("validation", "test")}
-            if not all(np.isfinite(values).all() for values in outputs.values()):
-                return None  # the highest of NaN scores would be class 0
-            validation = score(outputs["validation"], labels["validation"])
-            if validation > best["validation"]:
-                best = {
-                    "method": "linear", "setting": f"learning rate {learning_rate:g}", "seed": seed, "epoch": epoch + 1,
-                    "validation": validation, "test": score(outputs["test"], labels["test"]),
-                    "scores": scores_of(outputs["test"], label_set),
-                }  # fmt: skip
-        if epoch + 1 - best["epoch"] >= arguments.patience:
-            break
-    return best
-
-
-def scores_of(outputs: np.ndarray, label_set: LabelSet) -> np.ndarray:
-    """Returns the probabilities, or numbers, of a linear layer's outputs: both (clips, labels)"""
-    if label_set.is_regression:
-        return outputs
-    return softmax(outputs, axis=1) if label_set.is_single else expit(outputs)
-
-
-def score_function(label_set: LabelSet):
-    """Returns a function: outputs (clips, labels) and labels -> metric of this kind of problem, higher is better."""
-    metric = metric_of(label_set.problem_type)[1]
-    eye = np.eye(len(label_set.names))
-
-    def score(outputs: np.ndarray, labels: np.ndarray) -> float:
-        targets = eye[labels] if label_set.is_single else labels.reshape(outputs.shape)
-        return metric(targets, outputs)
-
-    return score
 
 
 def neighbour_row(features: dict, labels: dict, num_labels: int, arguments: ProbeArguments) -> dict:
@@ -332,49 +313,3 @@ def probabilities_of(model, features: np.ndarray, num_labels: int) -> np.ndarray
     found = np.zeros((len(features), num_labels))
     found[:, model.classes_] = model.predict_proba(features)
     return found
-
-
-def summarise(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Returns mean and deviation over seeds per method; each linear layer has the learning rate of its seed."""
-    summary = table.groupby(names_of(table), sort=False)["test"].agg(["mean", "std", "count"])
-    return summary.rename(columns={"mean": "test", "std": "standard_deviation", "count": "runs"})
-
-
-def names_of(table: pandas.DataFrame) -> pandas.Series:
-    """Returns the name of each run's method; few labels count as a method per number of them."""
-    return table["method"].where(table["method"] != "few_shot", "few_shot, " + table["setting"])
-
-
-def write_outputs(
-    folder: Path, rows: list[dict], dataset: ClipDataset, counts: dict[str, int], size: int, recipe: dict
-):
-    """
-    Writes `probe.csv` with every run, `predictions.csv` of the test clips and `results.json` with the summary, and
-    prints the summary.
-    """
-    staging, label_set = folder / STAGING_NAME, dataset.labels
-    staging.mkdir(parents=True, exist_ok=True)
-    scores = [row.pop("scores") for row in rows]
-    table = pandas.DataFrame(rows)
-    write_csv(table, staging / "probe.csv")
-    predictions = [
-        labelled_table(dataset, label_set, own).assign(method=name, seed=row["seed"])
-        for own, name, row in zip(scores, names_of(table), rows)
-    ]
-    write_csv(pandas.concat(predictions), staging / "predictions.csv")
-    summary, metric = summarise(table), metric_of(label_set.problem_type)[0]
-    results = {
-        "metric": metric,
-        "summary": summary.reset_index(names="method").to_dict("records"),
-        "labels": list(label_set.names),
-        "clips": counts,
-        "embedding_size": size,
-        "versions": reproduction.versions(),
-        "recipe": recipe,
-    }
-    write_results(results, staging)
-    publish(staging, folder)
-    print(f"{metric} on {counts['test']} test clips, embeddings of {size} numbers:")
-    rows = summary.round(4).astype(object).where(summary.notna(), None).reset_index().to_numpy().tolist()
-    print_table(rows, ["method", *summary.columns])
-    print(f"everything is in {folder}")

@@ -105,13 +105,16 @@ class Represented(Network):
         super().__init__(model, dataset.feature_extractor)
         self.windows = dataset.windows
         self.represent = represent
-        self.stored_dtype = dtype
+        self.dtype = dtype
 
     def layout(self, num_samples: int) -> tuple[list[int], int]:
         if self.windows is None:
             return [0], num_samples
         window, hop = self.windows
         return window_starts(num_samples, window, hop), window
+
+    def dtype_of(self, name: str) -> str:
+        return self.dtype
 
     def run(self, features):
         return self.represent(self.model, dict(features)), None

@@ -7,7 +7,7 @@ import collections
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -39,7 +39,7 @@ class Network:
     """
 
     keeps_windows = False
-    stored_dtype = "float32"  # of rows per clip
+    per_window: Container[str] = ()  # arrays with one row per window, where others have several
 
     def __init__(self, model: torch.nn.Module, extractor):
         self.model = model
@@ -50,8 +50,15 @@ class Network:
         raise NotImplementedError
 
     def run(self, features: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[int] | None]:
-        """Returns arrays (batch, ...), and for arrays (batch, rows, ...) the number of rows of each window."""
+        """
+        Returns arrays (batch, ...), and for arrays (batch, rows, ...) the number of rows of each window. Arrays of
+        `per_window` come first.
+        """
         raise NotImplementedError
+
+    def dtype_of(self, name: str) -> str:
+        """Returns the number format in which an array is stored."""
+        return "float32"
 
     def places(self, stretch: Stretch, counts: list[int]) -> dict[str, np.ndarray]:
         """Returns further arrays of a stretch with `counts` rows per window, such as the times of its rows."""
@@ -204,11 +211,11 @@ class Engine:
             segment.error = OVERFLOW
             return segment, {}
         counts = [len(next(iter(window.values()))) for window in windows]
+        if not self.network.keeps_windows:
+            arrays = {name: array.mean(axis=0, keepdims=True) for name, array in arrays.items()}
+        arrays = {name: array.astype(self.network.dtype_of(name), copy=False) for name, array in arrays.items()}
         if self.network.keeps_windows:
             arrays |= self.network.places(stretch, counts)
-        else:
-            dtype = self.network.stored_dtype
-            arrays = {name: array.mean(axis=0, keepdims=True).astype(dtype) for name, array in arrays.items()}
         segment.windows, segment.rows = len(windows), len(next(iter(arrays.values())))
         return segment, arrays
 
@@ -233,7 +240,8 @@ def run_windows(network: Network, waveforms: list[np.ndarray], batch_size: int) 
         for name, tensor in tensors.items():
             values = tensor.float().cpu().numpy()
             for place, index in enumerate(batch):
-                own = values[place : place + 1] if counts is None else values[place, : counts[place]]
+                is_row = counts is None or name in network.per_window
+                own = values[place : place + 1] if is_row else values[place, : counts[place]]
                 found[index] = {**found[index], name: own}
     return found
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from ..files import UNFINISHED, check_same, complete_file, write_json
 
 DESCRIPTION = "shards.json"
 FORMAT = 2  # of the files: a run that another version began does not go on
+# Arrays that begin with TOKENS have several rows per row of the others: as many as the array NUM_TOKENS says.
+TOKENS, NUM_TOKENS = "tokens.", "num_tokens"
 NAME = re.compile(r"shard-(\d+)(?:-(\d+)-of-(\d+))?\.safetensors")
 
 
@@ -56,10 +58,29 @@ class Part:
 
     def split(self) -> Iterator[tuple[Segment, dict[str, np.ndarray]]]:
         """Yields each segment with its rows."""
-        start = 0
+        row = token = 0
         for segment in self.segments:
-            yield segment, {name: array[start : start + segment.rows] for name, array in self.arrays.items()}
-            start += segment.rows
+            rows = slice(row, row + segment.rows)
+            tokens = slice(token, token + self._num_tokens(rows))
+            yield (
+                segment,
+                {name: array[tokens if name.startswith(TOKENS) else rows] for name, array in self.arrays.items()},
+            )
+            row, token = rows.stop, tokens.stop
+
+    def wrong_shapes(self) -> dict[str, tuple]:
+        """Returns name -> shape of the arrays that have another number of rows than the segments together."""
+        rows = sum(segment.rows for segment in self.segments)
+        tokens = self._num_tokens(slice(None))
+        return {
+            name: array.shape
+            for name, array in self.arrays.items()
+            if len(array) != (tokens if name.startswith(TOKENS) else rows)
+        }
+
+    def _num_tokens(self, rows: slice) -> int:
+        counts = self.arrays.get(NUM_TOKENS)
+        return 0 if counts is None else int(counts[rows].sum())
 
 
 class Shards:
@@ -149,10 +170,8 @@ class Shards:
         """Writes part `number` of `count` of a shard, whole or not at all."""
         if self.folder is None:
             return
-        rows = sum(segment.rows for segment in part.segments)
-        wrong = {name: array.shape for name, array in part.arrays.items() if len(array) != rows}
-        if wrong:
-            raise ValueError(f"expected arrays of {rows} rows, got {wrong}")
+        if wrong := part.wrong_shapes():
+            raise ValueError(f"expected arrays of {sum(s.rows for s in part.segments)} rows, got {wrong}")
         arrays = {name: np.ascontiguousarray(array) for name, array in part.arrays.items()}
         segments = json.dumps([vars(segment) for segment in part.segments])
         try:
@@ -169,10 +188,15 @@ class Shards:
         path = self._path(shard, number, count)
         return Part(_segments(path), load_file(path))
 
-    def parts(self) -> Iterator[Part]:
-        """Yields all parts in order."""
+    def parts(self, names: Container[str] | None = None) -> Iterator[Part]:
+        """Yields all parts in order, with the arrays of these names; `None`: with all."""
         for path in self._paths():
-            yield Part(_segments(path), load_file(path))
+            if names is None:
+                yield Part(_segments(path), load_file(path))
+                continue
+            with safe_open(path, framework="np") as file:
+                found = [name for name in file.keys() if name in names]  # noqa: SIM118  no dict
+                yield Part(_segments(path), {name: file.get_tensor(name) for name in found})
 
     def segments(self) -> Iterator[Segment]:
         """Yields all segments in order, without their arrays."""

@@ -1,0 +1,248 @@
+"""Writes the output folder of a probe: every run, predictions, the summary, and the best head as a finished model."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas
+from transformers import PreTrainedModel
+
+from model_cards.card import probe_card
+
+from ..base import reproduction
+from ..base.bootstrap import LEVEL, NUM_RESAMPLES, draw_weights, interval_of, resamples_for
+from ..base.clip_facts import describe_clips, has_groups
+from ..base.outputs import STAGING_NAME, publish, write_results
+from ..base.predictions import labelled_table
+from ..console import print_table
+from ..data.dataset import ClipDataset
+from ..data.labels import LabelSet
+from ..files import write_csv
+from .heads import Head, assemble
+from .ridge import metric_of
+
+MODEL = "model"  # folder of the best head
+RULE = (
+    "Of the methods, the one with the highest mean validation score over its seeds; of equal ones, the one with fewer "
+    "trained weights. Of its seeds, the one with the highest validation score."
+)
+COLUMNS = ("method", "setting", "seed", "epoch", "validation", "test")
+TITLES = {
+    "linear": "a linear layer", "mlp": "a layer between two linear ones", "gated": "gates on all layers",
+    "attentive": "attention over the tokens", "multilayer_attentive": "attention over the tokens of all layers",
+    "prototypes": "prototypes of the classes",
+}  # fmt: skip
+
+
+@dataclass
+class Trained:
+    """
+    Holds what the best head's model is made of.
+
+    Args:
+        encoder: frozen
+        heads: method -> its head
+        scaler: of the embeddings, for heads that standardise
+        datasets: split -> clips
+        seconds: of the encoding, and of each method
+    """
+
+    encoder: PreTrainedModel
+    heads: dict[str, Head]
+    scaler: object
+    datasets: Mapping[str, ClipDataset]
+    seconds: dict[str, float]
+
+
+def best_row(rows: Sequence[dict], heads: Mapping[str, Head]) -> dict | None:
+    """Returns the row of the best trained head by `RULE`; `None` without one."""
+    by_method = {name: [row for row in rows if row["method"] == name] for name in heads}
+    if not by_method:
+        return None
+
+    def merit(name: str) -> tuple[float, int]:
+        mean = np.mean([row["validation"] for row in by_method[name]])
+        return round(float(mean), 12), -heads[name].num_weights
+
+    return max(by_method[max(by_method, key=merit)], key=lambda row: row["validation"])
+
+
+def names_of(table: pandas.DataFrame) -> pandas.Series:
+    """Returns the name of each run's method; few labels count as a method per number of them."""
+    return table["method"].where(table["method"] != "few_shot", "few_shot, " + table["setting"])
+
+
+def summarise(
+    table: pandas.DataFrame, intervals: Mapping[str, Sequence[float] | None], trained: Trained | None
+) -> list[dict]:
+    """
+    Returns a row per method: mean validation and test scores over the seeds, the interval and the deviation of the test
+    score, the number of runs; of trained heads, their number of weights, the seconds of the whole search, and the
+    settings that the seeds chose.
+    """
+    rows = []
+    for name, runs in table.groupby(names_of(table), sort=False):
+        lower, upper = intervals.get(name) or (None, None)
+        head = trained.heads.get(name) if trained else None
+        row = {
+            "method": name, "validation": float(runs["validation"].mean()), "test": float(runs["test"].mean()),
+            "lower": lower, "upper": upper,
+            "standard_deviation": float(runs["test"].std()) if len(runs) > 1 else None, "runs": len(runs),
+            "weights": head.num_weights if head else None,
+            "seconds": round(trained.seconds[name]) if head else None,
+            "chosen": "; ".join(dict.fromkeys(runs["setting"])),
+        }  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def interval(
+    scores: Sequence[np.ndarray], targets: np.ndarray, label_set: LabelSet, groups: Sequence[str] | None
+) -> list[float] | None:
+    """
+    Returns the confidence interval of the mean score of some runs, by resamples of the clips, or of whole groups.
+
+    Args:
+        scores: per run (clips, labels)
+        targets: classes (clips,), or (clips, labels)
+
+    Returns:
+        both ends; `None` with fewer than two clips or groups
+    """
+    units = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if len(np.unique(units)) < 2:
+        return None
+    if label_set.is_single:
+        is_right = np.mean([own.argmax(axis=1) == targets for own in scores], axis=0)  # (clips,)
+        blocks = draw_weights(units, NUM_RESAMPLES, seed=0)
+        return interval_of(np.concatenate([is_right @ weights / weights.sum(axis=0) for weights in blocks]))
+    metric = metric_of(label_set.problem_type)[1]
+    blocks = draw_weights(units, resamples_for(sum(map(np.size, scores))), seed=0)
+    found = []
+    for weights in (column for block in blocks for column in block.T):
+        drawn = np.repeat(np.arange(len(targets)), weights.astype(int))
+        chosen = targets.reshape(len(targets), -1)[drawn]
+        if label_set.is_regression or (chosen > 0).any():  # else no label has positive clips
+            found.append(np.mean([metric(chosen, own[drawn]) for own in scores]))
+    return interval_of(np.asarray(found)) if found else None
+
+
+def write_outputs(
+    folder: Path,
+    rows: list[dict],
+    dataset: ClipDataset,
+    counts: dict[str, int],
+    size: int,
+    recipe: dict,
+    trained: Trained | None = None,
+):
+    """
+    Writes `probe.csv` with every run, `predictions.csv` of the test clips, the model of the best head and
+    `results.json` with the summary, and prints the summary.
+
+    Args:
+        rows: each run, with its `scores` (clips, labels)
+        dataset: the test clips
+        counts: split -> clips
+        size: of an embedding
+    """
+    staging, label_set = folder / STAGING_NAME, dataset.labels
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    best = best_row(rows, trained.heads) if trained else None
+    scores = [row["scores"] for row in rows]
+    table = pandas.DataFrame([{key: row[key] for key in row if key in COLUMNS} for row in rows])
+    write_csv(table, staging / "probe.csv")
+    names = names_of(table)
+    predictions = [
+        labelled_table(dataset, label_set, own).assign(method=name, seed=row["seed"])
+        for own, name, row in zip(scores, names, rows)
+    ]
+    write_csv(pandas.concat(predictions), staging / "predictions.csv")
+    targets = np.asarray([label_set.encode(*pair) for pair in zip(dataset.examples["label"], dataset.names())])
+    groups = dataset.examples["group"][:] if has_groups(dataset) else None
+    clips = targets, label_set, groups
+    intervals = {
+        name: interval([own for own, other in zip(scores, names) if other == name], *clips)
+        for name in dict.fromkeys(names)
+    }
+    summary, metric = summarise(table, intervals, trained), metric_of(label_set.problem_type)[0]
+    results = {
+        "metric": metric,
+        "summary": summary,
+        "interval": {"level": LEVEL, "resampled": "clips" if groups is None else "groups"},
+        "labels": list(label_set.names),
+        "clips": counts,
+        "embedding_size": size,
+        **({"seconds": trained.seconds} if trained else {}),
+        "versions": reproduction.versions(),
+        "recipe": recipe,
+    }
+    if best is not None:
+        results["model"] = {key: best[key] for key in ("method", "setting", "seed", "epoch", "validation", "test")}
+        results["model"] |= {"folder": MODEL, "rule": RULE}
+        write_model(staging / MODEL, folder, best, interval([best["scores"]], *clips), trained, results)
+    elif (folder / MODEL).exists():
+        shutil.rmtree(folder / MODEL)  # of an earlier run
+    write_results(results, staging)
+    publish(staging, folder)
+    if trained:
+        print(f"encoded {sum(counts.values())} clips in {trained.seconds['encoding']:.1f} s")
+    print(f"{metric} on {counts['test']} test clips, embeddings of {size} numbers:")
+    columns = [name for name in summary[0] if any(row[name] is not None for row in summary)]
+    print_table([[row[name] for name in columns] for row in summary], columns)
+    if best is not None:
+        print(f"{folder / MODEL}: the {best['method']} head of seed {best['seed']}. {RULE}")
+    print(f"everything is in {folder}")
+
+
+def write_model(staging: Path, folder: Path, best: dict, found: list[float] | None, trained: Trained, results: Mapping):
+    """Writes the encoder with the best head as a folder that `from_pretrained` takes: a classifier of clips."""
+    head, test = trained.heads[best["method"]], trained.datasets["test"]
+    weights = best["weights"]
+    if head.method.standardises:
+        weights = head.without_standardisation(weights, trained.scaler)
+    model = assemble(trained.encoder, head, weights)
+    model.save_pretrained(staging)
+    test.feature_extractor.save_pretrained(staging)
+    recipe, metric = results["recipe"], results["metric"]
+    settings = recipe["ProbeArguments"]
+    data = recipe["DataArguments"]
+    own = {
+        "metrics": {split: {metric: best[split]} for split in ("validation", "test")},
+        "confidence_intervals": found
+        and {
+            "level": LEVEL,
+            "resamples": NUM_RESAMPLES,
+            "resampled": results["interval"]["resampled"],
+            "intervals": {metric: found},
+        },
+        "clips": results["clips"],
+        "labels": results["labels"],
+        "problem_type": test.labels.problem_type,
+        **describe_clips(trained.datasets, test.labels, data["group_column"]),
+        "head": {
+            **results["model"],
+            "title": TITLES[best["method"]],
+            "weights": head.num_weights,
+            "seeds": list(range(settings["seed"], settings["seed"] + settings["num_seeds"])),
+            "batch_size": settings["batch_size"],
+            "budget": f"learning rates {_listed(settings['learning_rates'])}; weight decays "
+            f"{_listed(settings['weight_decays'])}; at most {settings['num_epochs']} epochs",
+        },
+        "versions": results["versions"],
+        "recipe": recipe,
+    }
+    write_results(own, staging)
+    name = data["dataset_name"] or Path(data["train_file"]).parent
+    card = probe_card(
+        folder.resolve().name, model.config, test.feature_extractor, own,
+        dataset_name=Path(name).resolve().name, num_parameters=sum(p.numel() for p in model.parameters()),
+    )  # fmt: skip
+    (staging / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
