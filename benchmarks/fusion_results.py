@@ -2,9 +2,9 @@
 Measures every fusion, pooling and head on every data set, frozen and fine-tuned, and writes the tables of
 docs/fusion_results.md.
 
-Trains a tiny encoder on each data set of the repository. Then sweeps, probes and fine-tunes encoders of other clips:
-five seeds, compared with the mean over the last layer on the same test clips. Finished runs are kept in the output
-folder, so that a stopped script goes on; to begin anew, remove the folder.
+Trains a tiny encoder on each data set of the repository. Then sweeps, probes and fine-tunes encoders of other clips
+with several seeds, and compares with the mean over the last layer on the same test clips (training.compare). Finished
+runs are kept in the output folder, so that a stopped script goes on; to begin anew, remove the folder.
 
 `--packages FOLDER` adds data sets made of packages of Debian, see package_clips.py. `--encoder FOLDER` takes a
 checkpoint of your own instead of the tiny encoders.
@@ -12,35 +12,47 @@ checkpoint of your own instead of the tiny encoders.
 
 import argparse
 import json
-import os
+import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # the trainings run in this process
-
 import fusion_page
-import numpy as np
 import yaml
+from fusion_page import FINE_TUNED, FROZEN
 from fusion_runs import (
-    BASELINE, ENCODER, OWN, PROBE_OPTIONS, RANDOM, RECIPE, Clips, configurations, depth, fine_tune, probe, probes,
-    save_random, sweep, train_encoder,
-)  # fmt: skip
+    ENCODER,
+    OWN,
+    PROBE_OPTIONS,
+    RANDOM,
+    RECIPE,
+    Clips,
+    configurations,
+    depth,
+    fine_tune,
+    probe,
+    probes,
+    save_random,
+    sweep,
+    train_encoder,
+    words_of,
+)
 from package_clips import LABEL_COLUMN, PACKAGES, make_clips
 from report import versions
-from training_runs import results_of
+from training_runs import ROOT, results_of
 
-from training import compare
-
-FINE_TUNED, FROZEN = "fine-tuned", "frozen"
 DOMAINS = {"klettres-data": "voice_prompts", "hydrogen-drumkits": "instruments"}  # whose encoder is nearest
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Names a table: clips, the encoder and what it was trained on, and whether its weights are trained further."""
+    """
+    Describes a table.
+
+    origin: what the encoder was trained on
+    half: whether its weights are trained further
+    """
 
     clips: Clips
     encoder: Path
@@ -53,7 +65,7 @@ class Cell:
 
 
 def cells(data_sets: list[Clips], args: argparse.Namespace) -> Iterator[Cell]:
-    """Yields all tables: the fine-tuned ones of the repository's own data sets, then the frozen ones of all."""
+    """Yields all tables: the fine-tuned ones of the repository's own data sets, and the frozen ones of all."""
     for half in args.halves:
         for clips in data_sets:
             if args.encoder:
@@ -66,84 +78,70 @@ def cells(data_sets: list[Clips], args: argparse.Namespace) -> Iterator[Cell]:
                     yield Cell(clips, encoder, origin, half)
 
 
-# ---- runs ----
+def run_cell(cell: Cell, args: argparse.Namespace) -> dict[str, str]:
+    """
+    Runs what a table lacks: seed by seed, so that the first seeds are complete when the script is stopped.
 
-
-def run_cell(cell: Cell, args: argparse.Namespace):
-    """Runs what a table lacks; the seeds are the outer loop of the fine-tunings, so that each is complete."""
-    swept, num_layers = args.output / "sweeps" / cell.place, depth(cell.encoder)
+    Returns:
+        name of each run in the comparison -> title of its configuration, the baseline first
+    """
+    swept, num_layers, folder = args.output / "sweeps" / cell.place, depth(cell.encoder), folder_of(cell, args)
     sweep(cell.clips, cell.encoder, swept)
     if cell.half == FROZEN:
-        for name, (words, methods) in probes(num_layers).items():
-            folder = args.output / FROZEN / cell.place / name
-            probe(cell.clips, cell.encoder, words or ["--from_sweep", swept], methods, args.seeds, folder)
-        return
+        found = probes(num_layers)
+        for name, (configuration, methods) in found.items():
+            fusion = words_of(configuration, swept)
+            probe(cell.clips, cell.encoder, fusion, methods, args.seeds, folder / name)
+        return {f"{name}, {method}": title for name, (_, own) in found.items() for method, title in own.items()}
+    found = configurations(num_layers)
     for seed in range(args.seeds):
-        for place, words in enumerate(configurations(num_layers).values()):
-            folder = args.output / FINE_TUNED / cell.place / f"{place:02d}-seed{seed}"
-            fine_tune(cell.clips, cell.encoder, words or ["--from_sweep", swept], seed, folder)
+        for name, configuration in found.items():
+            fusion = words_of(configuration, swept)
+            fine_tune(cell.clips, cell.encoder, fusion, seed, folder / name / f"seed-{seed}")
+    return {name: configuration.title for name, configuration in found.items()}
 
 
-def predictions(cell: Cell, args: argparse.Namespace) -> list[compare.Run]:
-    """Returns the predictions of every configuration with all its seeds, the baseline first."""
-    num_layers = depth(cell.encoder)
-    if cell.half == FROZEN:
-        found = []
-        for name, (_, methods) in probes(num_layers).items():
-            runs = compare.read_runs(args.output / FROZEN / cell.place / name, name)
-            named = {run.name: run for run in runs}
-            found += [replace(named[f"{name}, {method}"], name=shown) for method, shown in methods.items()]
-        order = [shown for _, methods in probes(num_layers).values() for shown in methods.values()]
-        return compare.align(sorted(found, key=lambda run: (run.name != BASELINE, order.index(run.name))))
-    runs, names = [], list(configurations(num_layers))
-    for place in range(len(names)):
-        for seed in range(args.seeds):
-            folder = args.output / FINE_TUNED / cell.place / f"{place:02d}-seed{seed}"
-            runs += compare.read_runs(folder, folder.name)
-    runs, merged = compare.align(runs), []
-    for place, name in enumerate(names):
-        own = runs[place * args.seeds : (place + 1) * args.seeds]
-        decisions = {str(seed): next(iter(run.decisions.values())) for seed, run in enumerate(own)}
-        merged.append(replace(own[0], name=name, decisions=decisions))
-    return merged
+def folder_of(cell: Cell, args: argparse.Namespace) -> Path:
+    return args.output / cell.half / cell.place
 
 
-# ---- figures ----
-
-
-def figures_of(cell: Cell, args: argparse.Namespace) -> dict:
+def figures_of(cell: Cell, titles: dict[str, str], args: argparse.Namespace) -> dict:
     """Returns a table: scores with the deviation of the seeds, and paired differences to the baseline."""
-    runs = predictions(cell, args)
-    found = compare.compare(runs, "accuracy", compare.choose_pairs(runs, BASELINE))
+    folders = dict.fromkeys(folder_of(cell, args) / name.partition(",")[0] for name in titles)
+    baseline, output = next(iter(titles)), args.output / "compared" / f"{cell.half}-{cell.place}"
+    command = [sys.executable, "-m", "training.compare", *folders, "--baseline", baseline, "--output_dir", output]
+    subprocess.run([str(word) for word in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    found = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
+    scores = {row["run"]: row for row in found["scores"]}
     differences = {row["first"]: row for row in found["differences"]}
     rows = []
-    for score, run in zip(found["scores"], runs):
-        own = [float((decisions == run.targets).mean()) for decisions in run.decisions.values()]
-        row = {"configuration": run.name, "accuracy": score["accuracy"], "by_seed": own}
-        row["deviation_of_seeds"] = float(np.std(own, ddof=1)) if len(own) > 1 else None
-        if run.name in differences:
-            paired = differences[run.name]
-            row |= {key: paired[key] for key in ("difference", "lower", "upper", "p", "p_holm")}
-            row["verdict"] = paired["better"] if paired["better"] == compare.NOT_TOLD_APART else (
-                "better" if paired["difference"] > 0 else "worse"
-            )  # fmt: skip
+    for name, title in titles.items():
+        row = {"configuration": title, "accuracy": scores[name]["accuracy"], "seeds": scores[name]["seeds"]}
+        row["deviation_of_seeds"] = scores[name].get("deviation_of_seeds")
+        if name != baseline:
+            row |= {key: differences[name][key] for key in ("difference", "lower", "upper", "p_holm")}
+            is_apart = differences[name]["p_holm"] < found["alpha"]
+            row["verdict"] = fusion_page.verdict(row["difference"], is_apart)
         rows.append(row)
-    return {
-        "data_set": cell.clips.name, "half": cell.half, "encoder": cell.origin, "test_clips": found["clips"],
-        "classes": len(runs[0].labels.names), "seeds": args.seeds, "permutations": found["permutations"], "rows": rows,
-    }  # fmt: skip
+    facts = {"data_set": cell.clips.name, "half": cell.half, "encoder": cell.origin}
+    return facts | {"test_clips": found["clips"], "permutations": found["permutations"], "rows": rows}
 
 
 def sweep_figures(cell: Cell, args: argparse.Namespace) -> dict:
     """Returns what a sweep has chosen, and how far its measures without labels agree with its scores."""
     results = results_of(args.output / "sweeps" / cell.place)
     best = results["best"]
-    chosen = {key: best["model"].get(key) for key in ("fusion_layers", "readout", "pooling", "pooling_combination")}
+    names = ("fusion_layers", "readout", "pooling", "pooling_combination")
     return {
-        "data_set": cell.clips.name, "encoder": cell.origin, "clips": results["clips"], "chosen": chosen,
-        "candidates": results["candidates"], "accuracy": best["accuracy"],
-        "nested": best.get("nested", {}).get("accuracy"), "unlabelled": results["unlabelled"],
-    }  # fmt: skip
+        "data_set": cell.clips.name,
+        "encoder": cell.origin,
+        "clips": results["clips"],
+        "candidates": results["candidates"],
+        "chosen": {name: best["model"][name] for name in names if name in best["model"]},
+        "accuracy": best["accuracy"],
+        "nested": best.get("nested", {}).get("accuracy"),
+        "unlabelled": results["unlabelled"],
+    }
 
 
 def prepare(args: argparse.Namespace) -> tuple[list[Clips], list[str]]:
@@ -172,32 +170,30 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, default=fusion_page.FIGURES, help="where the figures are written")
     parser.add_argument("--page", type=Path, default=fusion_page.PAGE, help="page whose tables are replaced")
+    parser.add_argument("--picture", type=Path, default=fusion_page.PICTURE, help="where the figure is written")
     args = parser.parse_args()
     args.output = args.output.resolve()
     args.encoder = args.encoder and args.encoder.resolve()
-    os.chdir(ROOT)
     data_sets, missing = prepare(args)
     tables, sweeps = [], {}
     for cell in cells(data_sets, args):
-        run_cell(cell, args)
-        tables.append(figures_of(cell, args))
+        tables.append(figures_of(cell, run_cell(cell, args), args))
         sweeps[cell.place] = sweep_figures(cell, args)
         print(f"{cell.clips.name}, {cell.half}, encoder {cell.origin}: done", flush=True)
-    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     report = {
         "versions": versions(),
-        "encoder": str(args.encoder) if args.encoder else ENCODER,
+        "encoder": args.encoder.name if args.encoder else ENCODER,
         "epochs": {clips.name: clips.epochs for clips in data_sets if clips.epochs},
-        "learning_rate": recipe["learning_rate"],
+        "learning_rate": yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["learning_rate"],
         "probe": PROBE_OPTIONS,
-        "data_sets": {clips.name: asdict(clips)["label_column"] for clips in data_sets},
         "unmeasured": missing,
         "tables": tables,
         "sweeps": list(sweeps.values()),
     }
     args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     fusion_page.write(report, args.page)
-    print(f"figures: {args.json}; tables: {args.page}")
+    fusion_page.plot(report, args.picture)
+    print(f"figures: {args.json}; tables: {args.page}; picture: {args.picture}")
 
 
 if __name__ == "__main__":

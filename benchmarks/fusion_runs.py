@@ -1,6 +1,7 @@
 """Runs what benchmarks/fusion_results.py reports: small encoders, sweeps, fine-tunings and probes of every data set."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,9 @@ ENCODER = {  # a tiny one: five seeds of everything are to fit into an hour on o
     "num_attention_heads": 3, "intermediate_size": 384,
 }  # fmt: skip
 MAX_LENGTH = 512  # frames of 10 ms: the longest clip is 5 s
-BASELINE = "last layer, mean"
-BEST = "best of the sweep"
-RANDOM = "random weights"
+BASELINE, BEST = "last-mean", "sweep"
+RANDOM = "random"
+WEIGHTS = "model.safetensors"
 # The budget of every head of a probe.
 PROBE_OPTIONS = {"learning_rates": [1e-3, 3e-3, 1e-2], "num_epochs": 100, "patience": 10, "batch_size": 64}
 
@@ -39,10 +40,10 @@ class Clips:
     own_epochs: int = 0
     fold_column: str | None = None
 
-    def words(self) -> list:
-        """Returns the words of the command line that name the clips."""
+    def words(self, *splits: str) -> list:
+        """Returns the words of the command line that name the clips of some splits, or of all."""
         words = ["--label_column", self.label_column]
-        for split in ("train", "validation", "test"):
+        for split in splits or ("train", "validation", "test"):
             words += [f"--{split}_file", self.folder / f"{split}.csv"]
         return words
 
@@ -50,66 +51,64 @@ class Clips:
 OWN = {
     clips.name: clips
     for clips in (
-        Clips("voice_prompts", ROOT / "data" / "voice_prompts", "language", epochs=3, own_epochs=12),
-        Clips("instruments", ROOT / "data" / "instruments", "category", epochs=8, own_epochs=30, fold_column="fold"),
+        Clips("voice_prompts", ROOT / "data" / "voice_prompts", "language", epochs=2, own_epochs=12),
+        Clips("instruments", ROOT / "data" / "instruments", "category", epochs=6, own_epochs=30, fold_column="fold"),
     )
 }
 
 
-def configurations(num_layers: int) -> dict[str, list]:
-    """Returns name -> words of the command line, the baseline first; `BEST` takes its words from the sweep."""
-    dual = dual_layers(num_layers)
-    published = ["--pooling", "mean", "max", "--fusion_norm", "shared_twice"]
-    every = ["--fusion_layers", *range(num_layers + 1), "--fusion", "gated"]
+@dataclass(frozen=True)
+class Configuration:
+    """Describes a fusion with poolings and head; `words` of the command line choose it, `None`: the sweep's best."""
+
+    title: str
+    words: list | None
+
+
+def configurations(num_layers: int) -> dict[str, Configuration]:
+    """Returns name -> configuration, the baseline first."""
+    dual = ["--fusion_layers", *dual_layers(num_layers), "--pooling"]
+    every = ["--fusion_layers", *range(num_layers + 1), "--fusion", "gated", "--pooling"]
+    norm, side_by_side = ["--fusion_norm", "shared_twice"], ["--pooling_combination", "concat"]
+    prototypes = [*dual, "mean", "--classifier", "prototypes"]  # they do not pool
     return {
-        BASELINE: ["--fusion_layers", -1, "--pooling", "mean"],
-        "dual, published: mean + max, normed twice": [*dual, *published],
-        "dual, mean + max, normed once": [*dual, "--pooling", "mean", "max"],
-        "dual, mean": [*dual, "--pooling", "mean"],
-        "dual, max": [*dual, "--pooling", "max"],
-        "dual, min": [*dual, "--pooling", "min"],
-        "dual, mean and std side by side": [*dual, "--pooling", "mean", "std", "--pooling_combination", "concat"],
-        "dual, attention": [*dual, "--pooling", "attention"],
-        "all layers, gated, mean": [*every, "--pooling", "mean"],
-        "all layers, gated, attention": [*every, "--pooling", "attention"],
-        "dual, prototypes": [*dual, "--classifier", "prototypes"],
-        BEST: [],
+        BASELINE: Configuration("last layer, mean", ["--fusion_layers", -1, "--pooling", "mean"]),
+        "published": Configuration("dual, mean + max, normed twice (published)", [*dual, "mean", "max", *norm]),
+        "dual-mean-max": Configuration("dual, mean + max, normed once", [*dual, "mean", "max"]),
+        "dual-mean": Configuration("dual, mean", [*dual, "mean"]),
+        "dual-max": Configuration("dual, max", [*dual, "max"]),
+        "dual-min": Configuration("dual, min", [*dual, "min"]),
+        "dual-mean-std": Configuration("dual, mean and std side by side", [*dual, "mean", "std", *side_by_side]),
+        "dual-attention": Configuration("dual, attention", [*dual, "attention"]),
+        "gated-mean": Configuration("all layers, gated, mean", [*every, "mean"]),
+        "gated-attention": Configuration("all layers, gated, attention", [*every, "attention"]),
+        "prototypes": Configuration("dual, prototypes", prototypes),
+        BEST: Configuration("best of the sweep", None),
     }
 
 
-def probes(num_layers: int) -> dict[str, tuple[list, dict[str, str]]]:
+def probes(num_layers: int) -> dict[str, tuple[Configuration, dict[str, str]]]:
     """
-    Returns name of a probe -> its words, and its methods with the configurations that they are; each encodes the clips
-    once. A probe's attention over all layers weighs them by a softmax, the fine-tuned one by gates.
+    Returns name of a probe -> its configuration, and method -> title of what it trains; each encodes the clips once,
+    and the baseline is the first. A probe's attention over all layers weighs them by a softmax, without gates.
     """
-    dual, shown = dual_layers(num_layers), configurations(num_layers)
-    last = {
-        "linear": BASELINE,
-        "attentive": "last layer, attention",
-        "gated": "all layers, gated, mean",
-        "multilayer_attentive": "all layers, weighted, attention",
+    found = {
+        name: (configuration, {"linear": configuration.title})
+        for name, configuration in configurations(num_layers).items()
+        if name not in ("dual-attention", "gated-mean", "gated-attention", "prototypes")  # methods of other probes
     }
-    once = {
-        "linear": "dual, mean + max, normed once",
-        "attentive": "dual, attention",
-        "prototypes": "dual, prototypes",
-    }
-    linear = {
-        "published": "dual, published: mean + max, normed twice",
-        "mean": "dual, mean",
-        "max": "dual, max",
-        "min": "dual, min",
-        "mean-std": "dual, mean and std side by side",
-        "sweep": BEST,
-    }
-    words = {name: (shown[configuration], {"linear": configuration}) for name, configuration in linear.items()}
-    once_words = [*dual, "--pooling", "mean", "max"]
-    return {"last": (shown[BASELINE], last), "once": (once_words, once), **words}
+    found[BASELINE][1].update(
+        attentive="last layer, attention",
+        gated="all layers, gated, mean",
+        multilayer_attentive="all layers, weighted, attention",
+    )
+    found["dual-mean-max"][1].update(attentive="dual, attention", prototypes="dual, prototypes")
+    return found
 
 
-def dual_layers(num_layers: int) -> list:
-    """Returns the words that choose the published layers, in proportion to the depth."""
-    return ["--fusion_layers", *DualSSASTConfig(num_hidden_layers=num_layers).fused_layers]
+def dual_layers(num_layers: int) -> list[int]:
+    """Returns the published layers, in proportion to the depth."""
+    return DualSSASTConfig(num_hidden_layers=num_layers).fused_layers
 
 
 def depth(encoder: Path) -> int:
@@ -118,26 +117,44 @@ def depth(encoder: Path) -> int:
 
 
 def train_encoder(clips: Clips, folder: Path):
-    """Trains an encoder on a data set from random weights, with the mean over its last layer."""
+    """
+    Trains an encoder on a data set from random weights, with the mean over its last layer, and saves it without its
+    classifier: every fine-tuning begins with a new one.
+    """
+    if (folder / WEIGHTS).exists():
+        return
     words = [*clips.words(), "--config_overrides", json.dumps(ENCODER), "--max_length", MAX_LENGTH]
     words += ["--compute_statistics", "true", "--fusion_layers", -1, "--pooling", "mean"]
-    train_here(folder, RECIPE, *words, "--num_train_epochs", clips.own_epochs)
+    trained = folder.with_name(f"{folder.name}-classifier")
+    words += ["--num_train_epochs", clips.own_epochs, "--per_device_train_batch_size", 16]
+    train_here(trained, RECIPE, *words)
+    save_encoder(DualSSASTModel.from_pretrained(trained), trained, folder)
+
+
+def save_encoder(encoder: DualSSASTModel, origin: Path, folder: Path):
+    """Saves an encoder with the features of another saved model; its weights come last."""
+    DualSSASTFeatureExtractor.from_pretrained(origin).save_pretrained(folder)
+    encoder.save_pretrained(folder)
 
 
 def save_random(trained: Path, folder: Path):
     """Saves an encoder with the configuration and features of a trained one and random weights of seed 0."""
-    if (folder / "config.json").exists():
+    if (folder / WEIGHTS).exists():
         return
     torch.manual_seed(0)
-    DualSSASTModel(DualSSASTConfig.from_pretrained(trained)).save_pretrained(folder)
-    DualSSASTFeatureExtractor.from_pretrained(trained).save_pretrained(folder)
+    save_encoder(DualSSASTModel(DualSSASTConfig.from_pretrained(trained)), trained, folder)
 
 
 def sweep(clips: Clips, encoder: Path, folder: Path):
     """Sweeps the encoder on the training and validation clips."""
-    words = [*clips.words(), "--model_name_or_path", encoder, "--dataloader_num_workers", 0]
+    words = [*clips.words("train", "validation"), "--test_fraction", 0]
     words += ["--fold_column", clips.fold_column] if clips.fold_column else []
+    words += ["--model_name_or_path", encoder, "--dataloader_num_workers", 0]
     train_here(folder, ROOT / "recipes" / "sweep.yaml", *words)
+
+
+def words_of(configuration: Configuration, sweep_folder: Path) -> list:
+    return ["--from_sweep", sweep_folder] if configuration.words is None else configuration.words
 
 
 def fine_tune(clips: Clips, encoder: Path, fusion: list, seed: int, folder: Path):
@@ -146,7 +163,7 @@ def fine_tune(clips: Clips, encoder: Path, fusion: list, seed: int, folder: Path
     train_here(folder, RECIPE, *words, "--num_train_epochs", clips.epochs)
 
 
-def probe(clips: Clips, encoder: Path, fusion: list, methods: dict[str, str], num_seeds: int, folder: Path):
+def probe(clips: Clips, encoder: Path, fusion: list, methods: Iterable[str], num_seeds: int, folder: Path):
     """Trains heads on the frozen encoder, each with every seed and the same budget."""
     words = [*clips.words(), "--model_name_or_path", encoder, *fusion, "--methods", *methods, "--num_seeds", num_seeds]
     for name, value in PROBE_OPTIONS.items():

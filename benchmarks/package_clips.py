@@ -16,8 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import soundfile
-
-from training.data.audio import read_audio
+import soxr
 
 RATE = 16_000  # Hz
 MAX_S = 2.0  # what follows in a longer clip is cut off: the ends of cymbals
@@ -142,7 +141,8 @@ def make_clips(packages: Path, name: str, folder: Path) -> bool:
         rows = []
         (folder / "audio").mkdir(parents=True, exist_ok=True)
         for path, row in PACKAGES[name](root):
-            clip = read_audio(str(path), RATE)[: int(MAX_S * RATE)]
+            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+            clip = soxr.resample(samples.mean(axis=1), rate, RATE)[: int(MAX_S * RATE)]
             if not clip.any():
                 print(f"{path}: is silent, and left out")
                 continue

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -33,16 +34,24 @@ def train_here(folder: Path, recipe: Path, *words):
     """
     if (folder / "results.json").exists():
         return
-    sys.path.insert(0, str(ROOT))
-    import train_hf
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     words = [recipe, *words, "--output_dir", folder, "--overwrite", "true"]
     log = folder.with_name(f"{folder.name}.log")
-    with open(log, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        code = train_hf.main([str(word) for word in words])
-    if code:
-        raise SystemExit(f"train_hf.py stopped with {code}; {log} says why")
+    argv, path = sys.argv, sys.path
+    try:
+        sys.argv = ["train_hf.py", *map(str, words)]
+        sys.path = [str(ROOT), *path]
+        with (
+            open(log, "w", encoding="utf-8") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            runpy.run_path(str(ROOT / "train_hf.py"), run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise SystemExit(f"train_hf.py stopped with {end.code}; {log} says why") from None
+    finally:
+        sys.argv, sys.path = argv, path
 
 
 def results_of(folder: Path) -> dict:
