@@ -150,7 +150,7 @@ def text_of(report: dict) -> str:
         f"*Measured with {report['versions']}.*\n",
     ]  # fmt: skip
     if missing:
-        parts.append(f"Unmeasured, because the packages were not given: {', '.join(missing)}.\n")
+        parts.append(f"Unmeasured in this run of the script: {'; '.join(missing)}.\n")
     return "\n".join(parts)
 
 

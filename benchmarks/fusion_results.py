@@ -11,11 +11,14 @@ checkpoint of your own instead of the tiny encoders.
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import fusion_page
@@ -65,48 +68,82 @@ class Cell:
 
 
 def cells(data_sets: list[Clips], args: argparse.Namespace) -> Iterator[Cell]:
-    """Yields all tables: the fine-tuned ones of the repository's own data sets, and the frozen ones of all."""
-    for half in args.halves:
-        for clips in data_sets:
-            if args.encoder:
-                origins = {args.encoder.name: args.encoder}
-            else:
-                origin = DOMAINS.get(clips.name) or next(name for name in OWN if name != clips.name)
-                origins = {name: args.output / "encoders" / name for name in (origin, RANDOM)}
-            for origin, encoder in origins.items():
-                if half == FROZEN or (clips.epochs and origin != RANDOM):
-                    yield Cell(clips, encoder, origin, half)
-
-
-def run_cell(cell: Cell, args: argparse.Namespace) -> dict[str, str]:
     """
-    Runs what a table lacks: seed by seed, so that the first seeds are complete when the script is stopped.
-
-    Returns:
-        name of each run in the comparison -> title of its configuration, the baseline first
+    Yields all tables: the frozen ones of all data sets, the fine-tuned ones of the repository's own, and the frozen
+    ones of random weights.
     """
-    swept, num_layers, folder = args.output / "sweeps" / cell.place, depth(cell.encoder), folder_of(cell, args)
-    sweep(cell.clips, cell.encoder, swept)
+    found = []
+    for clips in data_sets:
+        if args.encoder:
+            origins = {args.encoder.name: args.encoder}
+        else:
+            origin = DOMAINS.get(clips.name) or next(name for name in OWN if name != clips.name)
+            origins = {name: args.output / "encoders" / name for name in (origin, RANDOM)}
+        found += [(clips, encoder, origin) for origin, encoder in origins.items()]
+    for half, at_random in ((FROZEN, False), (FINE_TUNED, False), (FROZEN, True)):
+        for clips, encoder, origin in found:
+            if half in args.halves and (origin == RANDOM) == at_random and (half == FROZEN or clips.epochs):
+                yield Cell(clips, encoder, origin, half)
+
+
+def jobs(all_cells: list[Cell], args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
+    """
+    Yields name and call of every run: probes table by table, and fine-tunings seed by seed, so that a script that is
+    stopped has whole tables with fewer seeds.
+    """
+    for half, own in itertools.groupby(all_cells, key=lambda cell: cell.half):
+        own = list(own)
+        for seed in range(args.seeds if half == FINE_TUNED else 1):
+            for cell in own:
+                if seed == 0:
+                    swept = args.output / "sweeps" / cell.place
+                    yield f"{cell.place}, sweep", partial(sweep, cell.clips, cell.encoder, swept)
+                yield from (jobs_of(cell, seed, args) if half == FINE_TUNED else probes_of(cell, args))
+
+
+def jobs_of(cell: Cell, seed: int, args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
+    """Yields the fine-tunings of a table with one seed."""
+    for name, configuration in configurations(depth(cell.encoder)).items():
+        fusion = words_of(configuration, args.output / "sweeps" / cell.place)
+        folder = folder_of(cell, args) / name / f"seed-{seed}"
+        yield f"{cell.place}, {name}, seed {seed}", partial(fine_tune, cell.clips, cell.encoder, fusion, seed, folder)
+
+
+def probes_of(cell: Cell, args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
+    """Yields the probes of a table, each with all seeds."""
+    for name, (configuration, methods) in probes(depth(cell.encoder)).items():
+        fusion = words_of(configuration, args.output / "sweeps" / cell.place)
+        folder = folder_of(cell, args) / name
+        yield (
+            f"{cell.place}, probe {name}",
+            partial(probe, cell.clips, cell.encoder, fusion, methods, args.seeds, folder),
+        )
+
+
+def titles_of(cell: Cell) -> dict[str, str]:
+    """Returns name of each run in the comparison -> title of its configuration, the baseline first."""
     if cell.half == FROZEN:
-        found = probes(num_layers)
-        for name, (configuration, methods) in found.items():
-            fusion = words_of(configuration, swept)
-            probe(cell.clips, cell.encoder, fusion, methods, args.seeds, folder / name)
+        found = probes(depth(cell.encoder))
         return {f"{name}, {method}": title for name, (_, own) in found.items() for method, title in own.items()}
-    found = configurations(num_layers)
-    for seed in range(args.seeds):
-        for name, configuration in found.items():
-            fusion = words_of(configuration, swept)
-            fine_tune(cell.clips, cell.encoder, fusion, seed, folder / name / f"seed-{seed}")
-    return {name: configuration.title for name, configuration in found.items()}
+    return {name: configuration.title for name, configuration in configurations(depth(cell.encoder)).items()}
 
 
 def folder_of(cell: Cell, args: argparse.Namespace) -> Path:
     return args.output / cell.half / cell.place
 
 
+def is_finished(cell: Cell, args: argparse.Namespace) -> bool:
+    """Returns whether every configuration has a finished run, if not with all seeds."""
+    seed = "seed-0" if cell.half == FINE_TUNED else ""
+    names = {name.partition(",")[0] for name in titles_of(cell)}
+    return all((folder_of(cell, args) / name / seed / "results.json").exists() for name in names)
+
+
 def figures_of(cell: Cell, titles: dict[str, str], args: argparse.Namespace) -> dict:
-    """Returns a table: scores with the deviation of the seeds, and paired differences to the baseline."""
+    """
+    Returns a table: scores with the deviation of the seeds, and paired differences to the baseline. Where the last
+    seeds are not finished for all configurations, training.compare leaves them out.
+    """
     folders = dict.fromkeys(folder_of(cell, args) / name.partition(",")[0] for name in titles)
     baseline, output = next(iter(titles)), args.output / "compared" / f"{cell.half}-{cell.place}"
     command = [sys.executable, "-m", "training.compare", *folders, "--baseline", baseline, "--output_dir", output]
@@ -168,6 +205,7 @@ def main():
     parser.add_argument("--data_sets", nargs="+", default=[*OWN, *PACKAGES], choices=[*OWN, *PACKAGES])
     parser.add_argument("--halves", nargs="+", default=[FINE_TUNED, FROZEN], choices=[FINE_TUNED, FROZEN])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--finished", action="store_true", help="run nothing: write the figures of finished runs")
     parser.add_argument("--json", type=Path, default=fusion_page.FIGURES, help="where the figures are written")
     parser.add_argument("--page", type=Path, default=fusion_page.PAGE, help="page whose tables are replaced")
     parser.add_argument("--picture", type=Path, default=fusion_page.PICTURE, help="where the figure is written")
@@ -175,11 +213,16 @@ def main():
     args.output = args.output.resolve()
     args.encoder = args.encoder and args.encoder.resolve()
     data_sets, missing = prepare(args)
-    tables, sweeps = [], {}
-    for cell in cells(data_sets, args):
-        tables.append(figures_of(cell, run_cell(cell, args), args))
-        sweeps[cell.place] = sweep_figures(cell, args)
-        print(f"{cell.clips.name}, {cell.half}, encoder {cell.origin}: done", flush=True)
+    planned = list(cells(data_sets, args))
+    for name, job in [] if args.finished else jobs(planned, args):
+        started = time.perf_counter()
+        job()
+        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+    measured = [cell for cell in planned if is_finished(cell, args)]
+    missing += [fusion_page.title_of(vars(cell) | {"data_set": cell.clips.name, "encoder": cell.origin})
+                for cell in planned if cell not in measured]  # fmt: skip
+    tables = [figures_of(cell, titles_of(cell), args) for cell in measured]
+    swept = {cell.place: cell for cell in planned if (args.output / "sweeps" / cell.place / "results.json").exists()}
     report = {
         "versions": versions(),
         "encoder": args.encoder.name if args.encoder else ENCODER,
@@ -188,7 +231,7 @@ def main():
         "probe": PROBE_OPTIONS,
         "unmeasured": missing,
         "tables": tables,
-        "sweeps": list(sweeps.values()),
+        "sweeps": [sweep_figures(cell, args) for cell in swept.values()],
     }
     args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     fusion_page.write(report, args.page)

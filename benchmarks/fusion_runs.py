@@ -149,7 +149,7 @@ def sweep(clips: Clips, encoder: Path, folder: Path):
     """Sweeps the encoder on the training and validation clips."""
     words = [*clips.words("train", "validation"), "--test_fraction", 0]
     words += ["--fold_column", clips.fold_column] if clips.fold_column else []
-    words += ["--model_name_or_path", encoder, "--dataloader_num_workers", 0]
+    words += ["--model_name_or_path", encoder, "--max_clips", 350, "--dataloader_num_workers", 0]
     train_here(folder, ROOT / "recipes" / "sweep.yaml", *words)
 
 

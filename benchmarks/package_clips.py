@@ -115,7 +115,7 @@ def drums(package: Path) -> Iterator[tuple[Path, Row]]:
             yield path, Row(name, kind, author, split, str(path.relative_to(package)), licence)
 
 
-PACKAGES = {"klettres-data": letters, "hydrogen-drumkits": drums}
+PACKAGES = {"hydrogen-drumkits": drums, "klettres-data": letters}
 
 
 def make_clips(packages: Path, name: str, folder: Path) -> bool:
