@@ -12,9 +12,13 @@ PICTURE = ROOT / "docs" / "images" / "fusion_results.png"
 FINE_TUNED, FROZEN = "fine-tuned", "frozen"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 BETTER, WORSE, NOT_TOLD_APART = "better", "worse", "not told apart"
+MEASURES = {"effective_rank": "effective rank", "iso_score": "IsoScore"}
 COLOURS = {BETTER: "#009E73", WORSE: "#D55E00", NOT_TOLD_APART: "white"}
 ENCODERS = {"random": "random weights", "voice_prompts": "trained on the voice prompts",
             "instruments": "trained on the instruments"}  # fmt: skip
+
+NAMES = {"voice_prompts": "voice prompts", "klettres-data": "letters (klettres-data)",
+         "hydrogen-drumkits": "drums (hydrogen-drumkits)"}  # fmt: skip
 
 
 def verdict(difference: float, is_apart: bool) -> str:
@@ -25,8 +29,15 @@ def verdict(difference: float, is_apart: bool) -> str:
 
 
 def title_of(table: dict) -> str:
-    encoder = ENCODERS.get(table["encoder"], table["encoder"])
-    return f"{table['data_set']}, {table['half']}, encoder {encoder}"
+    return f"{name_of(table)}, {table['half']}, encoder {encoder_of(table)}"
+
+
+def name_of(table: dict) -> str:
+    return NAMES.get(table["data_set"], table["data_set"])
+
+
+def encoder_of(table: dict) -> str:
+    return ENCODERS.get(table["encoder"], table["encoder"])
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -88,46 +99,51 @@ def sweeps_text(sweeps: list[dict]) -> str:
             words += f"; {', '.join(map(str, chosen['pooling']))}"
             words += f" ({chosen['pooling_combination']})" if len(chosen["pooling"]) > 1 else ""
         nested = "" if found["nested"] is None else f"{found['nested']:.3f}"
-        encoder = ENCODERS.get(found["encoder"], found["encoder"])
-        rows.append([found["data_set"], encoder, str(found["clips"]), words, f"{found['accuracy']:.3f}", nested])
+        score = f"{found['accuracy']:.3f}"
+        rows.append([name_of(found), encoder_of(found), str(found["clips"]), words, score, nested])
     return markdown_table(["data", "encoder", "clips", "best of the sweep", "its score", "nested score"], rows)
 
 
 def agreement_text(sweeps: list[dict]) -> str:
     """
     Returns how far the measures without labels agree with the labelled scores: Spearman's correlation over the layers,
-    and the score that the layer with the highest measure loses against the best layer.
+    and the score that the layer with the highest measure loses against the best layer. A row per sweep, and in a block
+    that opens a row per readout and pooling.
     """
+    header = ["data", "encoder", *(f"{name}: {what}" for name in MEASURES.values() for what in ("correlation", "loss"))]
+    means = [[name_of(found), encoder_of(found), *mean_cells(found["unlabelled"])] for found in sweeps]
+    everything = [row for found in sweeps for row in found["unlabelled"]]
+    means.append(["**all**", f"{len(everything)} rows below", *mean_cells(everything)])
     rows = []
     for found in sweeps:
         for row in found["unlabelled"]:
             way = " ".join(filter(None, (row["readout"], row["pooling"])))
-            cells = [found["data_set"], ENCODERS.get(found["encoder"], found["encoder"]), way, str(row["best_layer"])]
-            for measure in ("effective_rank", "iso_score"):
+            cells = [name_of(found), encoder_of(found), way, str(row["best_layer"])]
+            for measure in MEASURES:
                 correlation, loss = row[f"{measure}_correlation"], row[f"{measure}_loss"]
                 cells.append("" if correlation is None else f"{correlation:+.2f}")
-                cells.append("" if loss is None else f"{row[f'{measure}_layer']}: {-loss:+.3f}".replace("-0.000", "0"))
+                cells.append("" if loss is None else f"{row[f'{measure}_layer']}: {loss:.3f}")
             rows.append(cells)
-    header = ["data", "encoder", "readout, pooling", "best layer", "effective rank: correlation", "its layer: loss",
-              "IsoScore: correlation", "its layer: loss"]  # fmt: skip
-    return markdown_table(header, rows) + "\n" + agreement_means(sweeps)
+    full = ["data", "encoder", "readout, pooling", "best layer"]
+    for name in MEASURES.values():
+        full += [f"{name}: correlation", "its layer: loss"]
+    block = "".join(f"    {line}\n" for line in markdown_table(full, rows).splitlines())
+    return f'{markdown_table(header, means)}\n??? note "Every readout and pooling"\n\n{block}'
 
 
-def agreement_means(sweeps: list[dict]) -> str:
-    """Returns a sentence per measure with the mean correlation and loss over all rows."""
-    lines = []
-    for measure, name in (("effective_rank", "effective rank"), ("iso_score", "IsoScore")):
-        rows = [row for found in sweeps for row in found["unlabelled"] if row[f"{measure}_correlation"] is not None]
-        if rows:
-            correlations = [row[f"{measure}_correlation"] for row in rows]
-            mean = sum(correlations) / len(rows)
-            loss = sum(row[f"{measure}_loss"] for row in rows) / len(rows)
-            positive = sum(value > 0 for value in correlations)
-            lines.append(
-                f"Over these {len(rows)} rows the mean correlation of {name} is {mean:+.2f}, and it is positive in "
-                f"{positive}. The layer with the highest {name} loses {loss:.3f} on average."
-            )
-    return "\n\n".join(lines) + "\n"
+def mean_cells(rows: list[dict]) -> list[str]:
+    """Returns mean correlation and in how many of the rows it is positive, and mean loss, of each measure."""
+    cells = []
+    for measure in MEASURES:
+        correlations = [row[f"{measure}_correlation"] for row in rows if row[f"{measure}_correlation"] is not None]
+        losses = [row[f"{measure}_loss"] for row in rows if row[f"{measure}_loss"] is not None]
+        if not (correlations and losses):
+            cells += ["", ""]
+            continue
+        positive = f"{sum(value > 0 for value in correlations)} of {len(correlations)} positive"
+        cells.append(f"{sum(correlations) / len(correlations):+.2f} ({positive})")
+        cells.append(f"{sum(losses) / len(losses):.3f}")
+    return cells
 
 
 def text_of(report: dict) -> str:
@@ -145,7 +161,8 @@ def text_of(report: dict) -> str:
         sweeps_text(sweeps),
         "## Layers without labels\n",
         "How far the two measures of [a sweep without labels](guides/layers.md#without-labels) agree with its scores\n"
-        "with labels, over the layers of each readout and pooling:\n",
+        "with labels: Spearman's correlation over the layers, and the accuracy that the layer with the highest\n"
+        "measure loses against the best layer; means over the readouts and poolings:\n",
         agreement_text(sweeps),
         f"*Measured with {report['versions']}.*\n",
     ]  # fmt: skip

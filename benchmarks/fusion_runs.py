@@ -20,7 +20,7 @@ BASELINE, BEST = "last-mean", "sweep"
 RANDOM = "random"
 WEIGHTS = "model.safetensors"
 # The budget of every head of a probe.
-PROBE_OPTIONS = {"learning_rates": [1e-3, 3e-3, 1e-2], "num_epochs": 100, "patience": 10, "batch_size": 64}
+PROBE_OPTIONS = {"learning_rates": [3e-3, 1e-2], "num_epochs": 100, "patience": 30, "batch_size": 32}
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def test_tables_mark_what_is_told_apart(scripts, tmp_path):
     # Counts of better, worse and not told apart, and the mean difference, of both halves.
     assert "| max | 0, 1, 0 | -0.300 | 1, 0, 0 | +0.250 |" in text
     assert "| min |  |  | 0, 0, 1 | -0.100 |" in text
-    assert "| a | random weights | patches mean | 4 | +0.50 | 2: -0.020 |  |  |" in text
+    assert "| a | random weights | +0.50 (1 of 1 positive) | 0.020 |  |  |" in text
+    assert "    | a | random weights | patches mean | 4 | +0.50 | 2: 0.020 |  |  |" in text
     assert "klettres-data" in text
     target = tmp_path / "page.md"
     target.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
