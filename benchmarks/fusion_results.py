@@ -229,6 +229,7 @@ def main():
         "epochs": {clips.name: clips.epochs for clips in data_sets if clips.epochs},
         "learning_rate": yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["learning_rate"],
         "probe": PROBE_OPTIONS,
+        "seeds": args.seeds,
         "unmeasured": missing,
         "tables": tables,
         "sweeps": [sweep_figures(cell, args) for cell in swept.values()],

@@ -115,8 +115,12 @@ def read_runs(folder: Path, shown: str) -> list[Run]:
         InputError: no finished run, one of another task, no predictions, or seeds that have tested different clips.
     """
     seeds = sorted((part for part in folder.glob(SEEDS) if part.is_dir()), key=lambda part: _number(part.name))
-    if seeds and not (folder / "results.json").exists():
-        return [_join([_read_seed(part) for part in seeds], shown)]
+    finished = [part for part in seeds if (part / "results.json").exists()]
+    if finished and not (folder / "results.json").exists():
+        if len(finished) < len(seeds):
+            left = len(seeds) - len(finished)
+            logger.warning(f"{folder}: {left} of its {len(seeds)} seeds are left out, which are not finished")
+        return [_join([_read_seed(part) for part in finished], shown)]
     path, file = folder / "predictions.csv", folder / "results.json"
     try:
         results = json.loads(file.read_text(encoding="utf-8"))

@@ -352,5 +352,13 @@ def test_seeds_of_other_clips_and_several_runs_are_refused(tmp_path, capsys):
     rows = [row | {"seed": seed, "fold": 1} for seed in range(2) for row in rows_of(*guesses(20, 0.7, seed))]
     write_run(tmp_path / "nested" / "seed-0", rows, task="cross_validation")
     assert "holds several runs" in run(tmp_path / "nested", status=1, capsys=capsys)
-    (tmp_path / "apart" / "seed-1" / "results.json").unlink()
-    assert "seed-1: holds no results.json" in run(tmp_path / "apart", status=1, capsys=capsys)
+
+
+def test_unfinished_seeds_are_left_out_and_named(tmp_path, capsys, caplog):
+    write_run(tmp_path / "apart" / "seed-0", rows_of(*guesses(20, 0.7, 0)))
+    (write_run(tmp_path / "apart" / "seed-1", rows_of(*guesses(20, 0.7, 1))) / "results.json").unlink()
+    (found,) = compare.read_runs(tmp_path / "apart", "apart")
+    assert list(found.decisions) == ["seed-0"]
+    assert "1 of its 2 seeds are left out, which are not finished" in caplog.text
+    (tmp_path / "apart" / "seed-0" / "results.json").unlink()
+    assert "apart: holds no results.json" in run(tmp_path / "apart", status=1, capsys=capsys)

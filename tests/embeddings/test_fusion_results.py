@@ -55,6 +55,7 @@ def a_report() -> dict:
              "nested": 0.7, "unlabelled": [unlabelled]}  # fmt: skip
     return {
         "versions": "torch 0",
+        "seeds": 2,
         "tables": [
             {"data_set": "a", "half": "frozen", "rows": frozen, **base},
             {"data_set": "a", "half": "fine-tuned", "rows": tuned, **base},
@@ -75,7 +76,8 @@ def test_tables_mark_what_is_told_apart(scripts, tmp_path):
     assert "| min |  |  | 0, 0, 1 | -0.100 |" in text
     assert "| a | random weights | +0.50 (1 of 1 positive) | 0.020 |  |  |" in text
     assert "    | a | random weights | patches mean | 4 | +0.50 | 2: 0.020 |  |  |" in text
-    assert "klettres-data" in text
+    assert "klettres-data" in text and "20 test clips, 2 seeds." in text
+    assert "**only 2 of 5 planned seeds are finished**" in page.text_of(report | {"seeds": 5})
     target = tmp_path / "page.md"
     target.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
     page.write(report, target)
