@@ -50,7 +50,8 @@ def clips(data_set: str, *splits: str) -> list:
 
 def sweep(data_set: str, args: argparse.Namespace) -> dict:
     """Runs the sweep and returns its `results.json`. The folds of the instruments keep groups of takes together."""
-    words = ["--model_name_or_path", args.output / "pretrained", *clips(data_set, "train", "validation", "test")]
+    words = ["--model_name_or_path", args.output / "pretrained", *clips(data_set, "train", "validation")]
+    words += ["--test_fraction", 0]  # the test clips, which have no folds, are not named
     words += ["--fold_column", "fold"] if data_set == "instruments" else []
     folder = args.output / f"sweep-{data_set}"
     train(folder, args.threads, ROOT / "recipes" / "sweep.yaml", *words, "--dataloader_num_workers", 0)

@@ -2,7 +2,8 @@
 Compares finished runs on the clips that all of them have tested: `python -m training.compare RUN RUN ...`.
 
 A run is the output folder of a classification, evaluation, cross-validation or probe. Each method of a probe counts as
-a run of its own. Intervals are those of a paired bootstrap, p-values those of permutation tests, corrected for the
+a run of its own. A folder that holds runs of the same clips in `seed-0`, `seed-1` and so on counts as one run with
+several seeds. Intervals are those of a paired bootstrap, p-values those of permutation tests, corrected for the
 number of pairs (Holm). Clips of one group are drawn and exchanged together.
 
 A program above the wings: it needs the metrics of `classification`, and reads what `embeddings` writes.
@@ -39,6 +40,7 @@ from .recipe import Arguments, described, name_positionals, parse_words, show_he
 USAGE = "python -m training.compare RUN RUN ... [--key value ...]"
 KEPT = "nothing was written; give the same command again"
 FIGURE = "comparison.png"
+SEEDS = "seed-*"
 PREFIX = "probability_"
 
 logger = logging.get_logger(__name__)
@@ -103,14 +105,22 @@ class Run:
 
 def read_runs(folder: Path, shown: str) -> list[Run]:
     """
-    Reads the predictions of a finished run; of a probe, those of each method.
+    Reads the predictions of a finished run; of a probe, those of each method. Runs in `seed-*` of the folder are joined
+    to one with several seeds.
 
     Args:
         shown: name of the run
 
     Raises:
-        InputError: no finished run, one of another task, or no predictions.
+        InputError: no finished run, one of another task, no predictions, or seeds that have tested different clips.
     """
+    seeds = sorted((part for part in folder.glob(SEEDS) if part.is_dir()), key=lambda part: _number(part.name))
+    finished = [part for part in seeds if (part / "results.json").exists()]
+    if finished and not (folder / "results.json").exists():
+        if len(finished) < len(seeds):
+            left = len(seeds) - len(finished)
+            logger.warning(f"{folder}: {left} of its {len(seeds)} seeds are left out, which are not finished")
+        return [_join([_read_seed(part) for part in finished], shown)]
     path, file = folder / "predictions.csv", folder / "results.json"
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
@@ -138,6 +148,36 @@ def read_runs(folder: Path, shown: str) -> list[Run]:
         return [_read_run(f"{shown}, {name}" if name else shown, part, labels) for name, part in parts]
     except (ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path}: is no table of predictions ({short(str(error))}); repeat the run") from None
+
+
+def _number(name: str) -> tuple[int, str]:
+    digits = name.removeprefix("seed-")
+    return (int(digits), name) if digits.isdecimal() else (sys.maxsize, name)
+
+
+def _read_seed(folder: Path) -> Run:
+    """Reads one of several seeds; its only seed gets the name of the folder."""
+    runs = read_runs(folder, folder.name)
+    if len(runs) > 1 or len(runs[0].decisions) > 1:
+        raise InputError(f"{folder}: holds several runs, where one of a single seed is expected; name it by itself")
+    run = runs[0]
+    decisions, scores = (dict(zip([folder.name], part.values())) for part in (run.decisions, run.scores))
+    return replace(run, decisions=decisions, scores=scores)
+
+
+def _join(seeds: list[Run], shown: str) -> Run:
+    """Returns one run with the seeds of several, which have tested the same clips."""
+    for run in seeds[1:]:
+        if set(run.clips) != set(seeds[0].clips):
+            raise InputError(
+                f"{shown}: {seeds[0].name} and {run.name} have tested different clips; repeat one with the other's data"
+            )
+    seeds = align(seeds)
+    decisions, scores = {}, {}
+    for run in seeds:
+        decisions |= run.decisions
+        scores |= run.scores
+    return replace(seeds[0], name=shown, decisions=decisions, scores=scores)
 
 
 def _labels_of(table: pandas.DataFrame, problem: str) -> LabelSet:

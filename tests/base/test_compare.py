@@ -317,3 +317,48 @@ def test_real_runs_are_compared(tmp_path, capsys, monkeypatch):
     summary = {row["method"]: row["test"] for row in probed["summary"]}
     assert found["scores"][2]["accuracy"] == pytest.approx(summary["neighbours"])
     assert found["clips"] == 8 and found["resampled"] == "groups" and "accuracy on 8 clips" in printed
+
+
+# ---- runs of several seeds ----
+
+
+def test_runs_in_folders_of_seeds_are_one_run(tmp_path, capsys):
+    """They give the numbers of one table with all seeds, in the order of their numbers and not of their names."""
+    seeds, joined = (2, 10), []
+    for seed in seeds:
+        predictions, labels = guesses(40, 0.7, seed)
+        rows = rows_of(predictions, labels)
+        write_run(tmp_path / "apart" / f"seed-{seed}", rows[::-1] if seed == 2 else rows)
+        joined += [row | {"seed": seed, "fold": 1} for row in rows]
+    write_run(tmp_path / "together", joined, task="cross_validation")
+    others = [row | {"seed": seed, "fold": 1} for seed in seeds for row in rows_of(*guesses(40, 0.4, seed + 1))]
+    write_run(tmp_path / "other", others, task="cross_validation")
+    (tmp_path / "apart" / "seed-2.log").write_text("what the training printed")
+    (run_of_seeds,) = compare.read_runs(tmp_path / "apart", "apart")
+    assert list(run_of_seeds.decisions) == ["seed-2", "seed-10"]
+    run(*(tmp_path / name for name in ("apart", "together", "other")), "--output_dir", tmp_path / "out", capsys=capsys)
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    first, second = ({key: value for key, value in row.items() if key != "run"} for row in found["scores"][:2])
+    assert first == second and first["seeds"] == 2 and first["deviation_of_seeds"] > 0
+    rows = {(row["first"], row["second"]): row["p"] for row in found["differences"]}
+    assert rows[("apart", "other")] == rows[("together", "other")]
+
+
+def test_seeds_of_other_clips_and_several_runs_are_refused(tmp_path, capsys):
+    write_run(tmp_path / "apart" / "seed-0", rows_of(*guesses(20, 0.7, 0)))
+    write_run(tmp_path / "apart" / "seed-1", rows_of(*guesses(21, 0.7, 1)))
+    line = run(tmp_path / "apart", tmp_path / "apart", status=1, capsys=capsys)
+    assert "seed-0 and seed-1 have tested different clips" in line
+    rows = [row | {"seed": seed, "fold": 1} for seed in range(2) for row in rows_of(*guesses(20, 0.7, seed))]
+    write_run(tmp_path / "nested" / "seed-0", rows, task="cross_validation")
+    assert "holds several runs" in run(tmp_path / "nested", status=1, capsys=capsys)
+
+
+def test_unfinished_seeds_are_left_out_and_named(tmp_path, capsys, caplog):
+    write_run(tmp_path / "apart" / "seed-0", rows_of(*guesses(20, 0.7, 0)))
+    (write_run(tmp_path / "apart" / "seed-1", rows_of(*guesses(20, 0.7, 1))) / "results.json").unlink()
+    (found,) = compare.read_runs(tmp_path / "apart", "apart")
+    assert list(found.decisions) == ["seed-0"]
+    assert "1 of its 2 seeds are left out, which are not finished" in caplog.text
+    (tmp_path / "apart" / "seed-0" / "results.json").unlink()
+    assert "apart: holds no results.json" in run(tmp_path / "apart", status=1, capsys=capsys)

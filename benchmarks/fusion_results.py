@@ -1,0 +1,244 @@
+"""
+Measures every fusion, pooling and head on every data set, frozen and fine-tuned, and writes the tables of
+docs/fusion_results.md.
+
+Trains a tiny encoder on each data set of the repository. Then sweeps, probes and fine-tunes encoders of other clips
+with several seeds, and compares with the mean over the last layer on the same test clips (training.compare). Finished
+runs are kept in the output folder, so that a stopped script goes on; to begin anew, remove the folder.
+
+`--packages FOLDER` adds data sets made of packages of Debian, see package_clips.py. `--encoder FOLDER` takes a
+checkpoint of your own instead of the tiny encoders.
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import fusion_page
+import yaml
+from fusion_page import FINE_TUNED, FROZEN
+from fusion_runs import (
+    ENCODER,
+    OWN,
+    PROBE_OPTIONS,
+    RANDOM,
+    RECIPE,
+    Clips,
+    configurations,
+    depth,
+    fine_tune,
+    probe,
+    probes,
+    save_random,
+    sweep,
+    train_encoder,
+    words_of,
+)
+from package_clips import LABEL_COLUMN, PACKAGES, make_clips
+from report import versions
+from training_runs import ROOT, results_of
+
+DOMAINS = {"klettres-data": "voice_prompts", "hydrogen-drumkits": "instruments"}  # whose encoder is nearest
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    Describes a table.
+
+    origin: what the encoder was trained on
+    half: whether its weights are trained further
+    """
+
+    clips: Clips
+    encoder: Path
+    origin: str
+    half: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.clips.name}-{self.origin}"
+
+
+def cells(data_sets: list[Clips], args: argparse.Namespace) -> Iterator[Cell]:
+    """
+    Yields all tables: the frozen ones of all data sets, the fine-tuned ones of the repository's own, and the frozen
+    ones of random weights.
+    """
+    found = []
+    for clips in data_sets:
+        if args.encoder:
+            origins = {args.encoder.name: args.encoder}
+        else:
+            origin = DOMAINS.get(clips.name) or next(name for name in OWN if name != clips.name)
+            origins = {name: args.output / "encoders" / name for name in (origin, RANDOM)}
+        found += [(clips, encoder, origin) for origin, encoder in origins.items()]
+    for half, at_random in ((FROZEN, False), (FINE_TUNED, False), (FROZEN, True)):
+        for clips, encoder, origin in found:
+            if half in args.halves and (origin == RANDOM) == at_random and (half == FROZEN or clips.epochs):
+                yield Cell(clips, encoder, origin, half)
+
+
+def jobs(all_cells: list[Cell], args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
+    """
+    Yields name and call of every run: probes table by table, and fine-tunings seed by seed, so that a script that is
+    stopped has whole tables with fewer seeds.
+    """
+    for half, own in itertools.groupby(all_cells, key=lambda cell: cell.half):
+        own = list(own)
+        for seed in range(args.seeds if half == FINE_TUNED else 1):
+            for cell in own:
+                if seed == 0:
+                    swept = args.output / "sweeps" / cell.place
+                    yield f"{cell.place}, sweep", partial(sweep, cell.clips, cell.encoder, swept)
+                yield from (jobs_of(cell, seed, args) if half == FINE_TUNED else probes_of(cell, args))
+
+
+def jobs_of(cell: Cell, seed: int, args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
+    """Yields the fine-tunings of a table with one seed."""
+    for name, configuration in configurations(depth(cell.encoder)).items():
+        fusion = words_of(configuration, args.output / "sweeps" / cell.place)
+        folder = folder_of(cell, args) / name / f"seed-{seed}"
+        yield f"{cell.place}, {name}, seed {seed}", partial(fine_tune, cell.clips, cell.encoder, fusion, seed, folder)
+
+
+def probes_of(cell: Cell, args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
+    """Yields the probes of a table, each with all seeds."""
+    for name, (configuration, methods) in probes(depth(cell.encoder)).items():
+        fusion = words_of(configuration, args.output / "sweeps" / cell.place)
+        folder = folder_of(cell, args) / name
+        yield (
+            f"{cell.place}, probe {name}",
+            partial(probe, cell.clips, cell.encoder, fusion, methods, args.seeds, folder),
+        )
+
+
+def titles_of(cell: Cell) -> dict[str, str]:
+    """Returns name of each run in the comparison -> title of its configuration, the baseline first."""
+    if cell.half == FROZEN:
+        found = probes(depth(cell.encoder))
+        return {f"{name}, {method}": title for name, (_, own) in found.items() for method, title in own.items()}
+    return {name: configuration.title for name, configuration in configurations(depth(cell.encoder)).items()}
+
+
+def folder_of(cell: Cell, args: argparse.Namespace) -> Path:
+    return args.output / cell.half / cell.place
+
+
+def is_finished(cell: Cell, args: argparse.Namespace) -> bool:
+    """Returns whether every configuration has a finished run, if not with all seeds."""
+    seed = "seed-0" if cell.half == FINE_TUNED else ""
+    names = {name.partition(",")[0] for name in titles_of(cell)}
+    return all((folder_of(cell, args) / name / seed / "results.json").exists() for name in names)
+
+
+def figures_of(cell: Cell, titles: dict[str, str], args: argparse.Namespace) -> dict:
+    """
+    Returns a table: scores with the deviation of the seeds, and paired differences to the baseline. Where the last
+    seeds are not finished for all configurations, training.compare leaves them out.
+    """
+    folders = dict.fromkeys(folder_of(cell, args) / name.partition(",")[0] for name in titles)
+    baseline, output = next(iter(titles)), args.output / "compared" / f"{cell.half}-{cell.place}"
+    command = [sys.executable, "-m", "training.compare", *folders, "--baseline", baseline, "--output_dir", output]
+    subprocess.run([str(word) for word in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    found = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
+    scores = {row["run"]: row for row in found["scores"]}
+    differences = {row["first"]: row for row in found["differences"]}
+    rows = []
+    for name, title in titles.items():
+        row = {"configuration": title, "accuracy": scores[name]["accuracy"], "seeds": scores[name]["seeds"]}
+        row["deviation_of_seeds"] = scores[name].get("deviation_of_seeds")
+        if name != baseline:
+            row |= {key: differences[name][key] for key in ("difference", "lower", "upper", "p_holm")}
+            is_apart = differences[name]["p_holm"] < found["alpha"]
+            row["verdict"] = fusion_page.verdict(row["difference"], is_apart)
+        rows.append(row)
+    facts = {"data_set": cell.clips.name, "half": cell.half, "encoder": cell.origin}
+    return facts | {"test_clips": found["clips"], "permutations": found["permutations"], "rows": rows}
+
+
+def sweep_figures(cell: Cell, args: argparse.Namespace) -> dict:
+    """Returns what a sweep has chosen, and how far its measures without labels agree with its scores."""
+    results = results_of(args.output / "sweeps" / cell.place)
+    best = results["best"]
+    names = ("fusion_layers", "readout", "pooling", "pooling_combination")
+    return {
+        "data_set": cell.clips.name,
+        "encoder": cell.origin,
+        "clips": results["clips"],
+        "candidates": results["candidates"],
+        "chosen": {name: best["model"][name] for name in names if name in best["model"]},
+        "accuracy": best["accuracy"],
+        "nested": best.get("nested", {}).get("accuracy"),
+        "unlabelled": results["unlabelled"],
+    }
+
+
+def prepare(args: argparse.Namespace) -> tuple[list[Clips], list[str]]:
+    """Makes clips and encoders; returns the data sets, and the packages that are not there."""
+    data_sets, missing = [clips for clips in OWN.values() if clips.name in args.data_sets], []
+    for name in PACKAGES:
+        folder = args.output / "packages" / name
+        if args.packages is None or not make_clips(args.packages, name, folder):
+            missing.append(name)
+        elif name in args.data_sets:
+            data_sets.append(Clips(name, folder, LABEL_COLUMN))
+    if not args.encoder:
+        for clips in OWN.values():
+            train_encoder(clips, args.output / "encoders" / clips.name)
+        save_random(args.output / "encoders" / next(iter(OWN)), args.output / "encoders" / RANDOM)
+    return data_sets, missing
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "fusion_results", help="folder of all runs")
+    parser.add_argument("--packages", type=Path, help="folder with .deb files, or with packages taken apart")
+    parser.add_argument("--encoder", type=Path, help="saved encoder to measure instead of the tiny ones")
+    parser.add_argument("--data_sets", nargs="+", default=[*OWN, *PACKAGES], choices=[*OWN, *PACKAGES])
+    parser.add_argument("--halves", nargs="+", default=[FINE_TUNED, FROZEN], choices=[FINE_TUNED, FROZEN])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--finished", action="store_true", help="run nothing: write the figures of finished runs")
+    parser.add_argument("--json", type=Path, default=fusion_page.FIGURES, help="where the figures are written")
+    parser.add_argument("--page", type=Path, default=fusion_page.PAGE, help="page whose tables are replaced")
+    parser.add_argument("--picture", type=Path, default=fusion_page.PICTURE, help="where the figure is written")
+    args = parser.parse_args()
+    args.output = args.output.resolve()
+    args.encoder = args.encoder and args.encoder.resolve()
+    data_sets, missing = prepare(args)
+    planned = list(cells(data_sets, args))
+    for name, job in [] if args.finished else jobs(planned, args):
+        started = time.perf_counter()
+        job()
+        print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+    measured = [cell for cell in planned if is_finished(cell, args)]
+    missing += [fusion_page.title_of(vars(cell) | {"data_set": cell.clips.name, "encoder": cell.origin})
+                for cell in planned if cell not in measured]  # fmt: skip
+    tables = [figures_of(cell, titles_of(cell), args) for cell in measured]
+    swept = {cell.place: cell for cell in planned if (args.output / "sweeps" / cell.place / "results.json").exists()}
+    report = {
+        "versions": versions(),
+        "encoder": args.encoder.name if args.encoder else ENCODER,
+        "epochs": {clips.name: clips.epochs for clips in data_sets if clips.epochs},
+        "learning_rate": yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["learning_rate"],
+        "probe": PROBE_OPTIONS,
+        "seeds": args.seeds,
+        "unmeasured": missing,
+        "tables": tables,
+        "sweeps": [sweep_figures(cell, args) for cell in swept.values()],
+    }
+    args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    fusion_page.write(report, args.page)
+    fusion_page.plot(report, args.picture)
+    print(f"figures: {args.json}; tables: {args.page}; picture: {args.picture}")
+
+
+if __name__ == "__main__":
+    main()
