@@ -121,6 +121,8 @@ class Bench:
         self.clips = args.clips or (2 if args.quick else 64)
         self.formats = {name: FORMATS[name] for name in args.formats}
         self.peaks, self.counts = {}, {}
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # compiled kernels run on the current one
         # Products of float32 are in float32 by default, but convolutions are not.
         torch.backends.cudnn.allow_tf32 = False
 
