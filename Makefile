@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions test-transformers test-validators test-metrics test-browser fuzz lint docs bench clean
+.PHONY: quickstart pretrain-demo test test-portable test-slow test-versions test-transformers test-validators test-metrics test-browser fuzz lint docs bench bench-gpu clean
 
 # Trains and evaluates on the embedded recordings, then classifies a file with the result in a fresh process.
 quickstart: .venv/ready
@@ -65,6 +65,10 @@ docs: .venv/ready
 # Measures the figures of the README and of docs/results.md, each beside its anchor; makes one page in runs/bench.
 bench: .venv/ready
 	$(BIN)/python benchmarks/run.py
+
+# Measures models, features and trainings on an NVIDIA GPU, and runs the tests that need one; a page in runs/bench-gpu.
+bench-gpu: .venv/ready
+	$(BIN)/python benchmarks/run.py --only gpu --output runs/bench-gpu
 
 .venv/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv

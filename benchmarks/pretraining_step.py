@@ -2,13 +2,12 @@
 Times a step of masked spectrogram patch modelling, both objectives: the published two passes, and a shared mask in one.
 
 Takes forward, backward and optimiser on 8 clips of 1024 x 128, 400 of 512 patches masked, float32; also other ways to
-save time, and the memory that the autograd graph keeps for the backward pass. On a GPU, also times SSAST-Base compiled
-in bfloat16, in batches that grow until the memory is full. Weights and clips are random.
+save time, and the memory that the autograd graph keeps for the backward pass. Weights and clips are random. GPUs:
+gpu.py.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -49,15 +48,22 @@ FORMS = {
 
 def make_model(form: Form, sizes: dict, num_masked: int, device: str = "cpu") -> DualSSASTForPreTraining:
     config = DualSSASTConfig(**sizes, **form.config, mask_ratio=num_masked / NUM_PATCHES)
-    config._attn_implementation = form.attention
-    return DualSSASTForPreTraining(config).to(device).train()
+    model = DualSSASTForPreTraining(config)
+    model.set_attn_implementation(form.attention)
+    return model.to(device).train()
 
 
-def make_step(form: Form, model: DualSSASTForPreTraining, num_clips: int, num_frames: int) -> Callable:
+def make_step(
+    form: Form,
+    model: DualSSASTForPreTraining,
+    num_clips: int,
+    num_frames: int,
+    attention_mask: torch.Tensor | None = None,
+) -> Callable:
     """Returns a function that takes a whole step; clips and masks are drawn beforehand, as by a data loader."""
     device = model.device
     clips = torch.randn(num_clips, num_frames, NUM_MELS, device=device)
-    masks = model.sample_mask(clips)
+    masks = model.sample_mask(clips, attention_mask)
     # SSAST's hyper-parameters.
     optimiser = torch.optim.Adam(
         model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=5e-7, fused=form.fused_adam
@@ -67,7 +73,7 @@ def make_step(form: Form, model: DualSSASTForPreTraining, num_clips: int, num_fr
 
     def step():
         with torch.autocast(device.type, torch.bfloat16, enabled=form.autocast):
-            loss = forward(clips, bool_masked_pos=masks).loss
+            loss = forward(clips, attention_mask, bool_masked_pos=masks).loss
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -82,22 +88,6 @@ def count_flops(form: Form, sizes: dict, num_masked: int, num_frames: int) -> fl
     with FlopCounterMode(display=False) as counter:
         model(clips, bool_masked_pos=model.sample_mask(clips)).loss.backward()
     return float(counter.get_total_flops())
-
-
-def measure_gpu_peak() -> float:
-    """Measures the operations per second of a large matrix product in bfloat16."""
-    size = 8192
-    factors = torch.randn(2, size, size, device="cuda", dtype=torch.bfloat16)
-    return 2 * size**3 / min(time_on_stream(lambda: factors[0] @ factors[1]) for _ in range(10))
-
-
-def time_on_stream(call: Callable) -> float:
-    """Returns the seconds until the GPU has finished the call."""
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def saved_bytes_per_clip(form: Form, sizes: dict, num_masked: int, num_clips: int, num_frames: int) -> float:
@@ -168,38 +158,6 @@ def compare_memory(args: argparse.Namespace):
     print_table(["MiB kept for the backward pass, per clip", *batches], rows)
 
 
-def fill_gpu(args: argparse.Namespace):
-    """Times SSAST-Base, compiled, in bfloat16; doubles the batch until the memory is full."""
-    form = Form(autocast=True, compiled=True)
-    flops, peak = count_flops(form, {}, args.masked, args.frames), measure_gpu_peak()
-    rows, num_clips = [], 16
-    while (row := time_on_gpu(form, num_clips, args)) is not None:
-        seconds, gigabytes = row
-        median = statistics.median(seconds)
-        utilisation = num_clips * flops / median / peak
-        rate = f"{num_clips / median:.0f}"
-        rows.append([str(num_clips), spread(seconds), rate, f"{gigabytes:.1f}", f"{utilisation:.0%}"])
-        num_clips *= 2
-    print(f"\n{torch.cuda.get_device_name()}: SSAST-Base, bfloat16, compiled; {num_clips} clips do not fit\n")
-    print_table(["clips per step", "ms: median (range)", "clips per s", "GiB at most", "utilisation"], rows)
-    print(f"\nutilisation: of {peak / 1e12:.0f} TFLOP/s, measured on a bfloat16 matrix product of 8192 x 8192 x 8192")
-
-
-def time_on_gpu(form: Form, num_clips: int, args: argparse.Namespace) -> tuple[list[float], float] | None:
-    """Returns the seconds of each step and the peak memory in GiB; `None` if the memory is too small."""
-    torch.compiler.reset()  # each batch size is a program, and the number of kept programs is limited
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    try:
-        step = make_step(form, make_model(form, {}, args.masked, "cuda"), num_clips, args.frames)
-        for _ in range(3):  # for the compiler and the allocator
-            step()
-        seconds = [time_on_stream(step) for _ in range(args.repeats * args.calls)]
-    except torch.OutOfMemoryError:
-        return None
-    return seconds, torch.cuda.max_memory_allocated() / 2**30
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--clips", type=int, default=8, help="clips per step")
@@ -219,8 +177,6 @@ def main():
     )
     compare_forms(args)
     compare_memory(args)
-    if torch.cuda.is_available():
-        fill_gpu(args)
 
 
 if __name__ == "__main__":

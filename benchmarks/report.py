@@ -55,5 +55,7 @@ def print_table(header: list[str], rows: list[list[str]]):
 
 
 def spread(seconds: list[float]) -> str:
-    """Formats median and range in milliseconds."""
-    return f"{1e3 * statistics.median(seconds):.0f} ({1e3 * min(seconds):.0f}-{1e3 * max(seconds):.0f})"
+    """Formats median and range in milliseconds, short ones with a decimal."""
+    median = statistics.median(seconds)
+    digits = 0 if median >= 0.02 else 1
+    return f"{1e3 * median:.{digits}f} ({1e3 * min(seconds):.{digits}f}-{1e3 * max(seconds):.{digits}f})"

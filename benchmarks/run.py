@@ -2,6 +2,8 @@
 Runs the benchmarks whose figures the README and docs/results.md show, one after the other, and makes one page of them:
 `make bench`. Every figure stands beside its anchor, which the same script measured in the same minutes.
 
+`make bench-gpu` is `--only gpu`, on a machine with an NVIDIA GPU.
+
 Prints the page while it is made. Writes `bench.md`, `bench.json` (all tables) and `growth.png` into the output folder.
 """
 
@@ -28,6 +30,7 @@ SCRIPTS = {
     "sweep": "A sweep over layers and poolings",
     "growth": "Growth of time and memory",
 }
+APART = {"gpu": "On a GPU"}  # only where --only names it: `make bench-gpu`
 
 
 def processor() -> str:
@@ -74,19 +77,22 @@ def _last_line(file) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bench", help="folder to write to")
-    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=[*SCRIPTS], help="some of the benchmarks")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*SCRIPTS, *APART], default=[*SCRIPTS], help="some of the benchmarks"
+    )
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     machine = f"{processor()}; {versions()}"
     page, outcomes = [f"# Benchmarks\n\n{machine}\n"], []
     print(machine)
     for script in arguments.only:
-        print(f"\n## {SCRIPTS[script]}: benchmarks/{script}.py\n", flush=True)
+        title = (SCRIPTS | APART)[script]
+        print(f"\n## {title}: benchmarks/{script}.py\n", flush=True)
         outcome = run(script, arguments.output)
         outcomes.append(outcome)
         remark = f"\n*Stopped: {outcome['error']}*\n" if outcome["status"] else ""
         text = outcome["text"].strip()
-        page.append(f"## {SCRIPTS[script]}\n\n`benchmarks/{script}.py`\n\n```\n{text}\n```\n{remark}")
+        page.append(f"## {title}\n\n`benchmarks/{script}.py`\n\n```\n{text}\n```\n{remark}")
         # After every benchmark, so that a stopped run keeps what it has measured.
         (arguments.output / "bench.md").write_text("\n".join(page), encoding="utf-8")
         figures = json.dumps({"machine": machine, "benchmarks": outcomes}, indent=2)

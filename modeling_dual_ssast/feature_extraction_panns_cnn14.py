@@ -11,7 +11,7 @@ from typing import Optional
 
 import torch
 
-from .feature_extraction_dual_ssast import CHUNK_FRAMES, SpectrogramFeatureExtractor, _check_positive, cached
+from .feature_extraction_dual_ssast import SpectrogramFeatureExtractor, _check_positive, cached, chunk_frames
 
 POWER_FLOOR = 1e-10  # under the logarithm: -100 dB
 # Slaney's mel scale: linear up to 1000 Hz, then logarithmic.
@@ -58,7 +58,7 @@ def panns_power(waveform: torch.Tensor, window_size: int, hop_size: int) -> list
     half = window_size // 2
     mirrored = torch.nn.functional.pad(padded.unsqueeze(0), (half, half), mode="reflect").squeeze(0)
     window = torch.hann_window(window_size, periodic=True, dtype=torch.float32, device=waveform.device)
-    chunks = mirrored.unfold(0, window_size, hop_size).split(CHUNK_FRAMES)  # (frames, window_size)
+    chunks = mirrored.unfold(0, window_size, hop_size).split(chunk_frames(waveform.device))  # (frames, window_size)
     spectra = [torch.fft.rfft(frames * window) for frames in chunks]
     return [spectrum.real.square() + spectrum.imag.square() for spectrum in spectra]
 

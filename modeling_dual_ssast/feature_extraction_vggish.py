@@ -11,7 +11,7 @@ from typing import Optional
 
 import torch
 
-from .feature_extraction_dual_ssast import CHUNK_FRAMES, SpectrogramFeatureExtractor, cached, hz_to_mel
+from .feature_extraction_dual_ssast import SpectrogramFeatureExtractor, cached, chunk_frames, hz_to_mel
 
 SAMPLING_RATE = 16000  # Hz
 WINDOW, HOP, NUM_FFT = 400, 160, 512  # samples
@@ -50,7 +50,7 @@ def vggish_log_mel(waveform: torch.Tensor, num_mel_bins: int = 64) -> torch.Tens
     window = torch.hann_window(WINDOW, periodic=True, dtype=dtype, device=waveform.device)
     padded = torch.nn.functional.pad(waveform.to(dtype), (0, max(WINDOW - waveform.shape[0], 0)))
     features = []
-    for frames in padded.unfold(0, WINDOW, HOP).split(CHUNK_FRAMES):  # (frames, WINDOW)
+    for frames in padded.unfold(0, WINDOW, HOP).split(chunk_frames(waveform.device)):  # (frames, WINDOW)
         magnitude = torch.fft.rfft(frames * window, n=NUM_FFT).abs()  # (frames, NUM_FFT / 2 + 1)
         features.append((magnitude @ filters + LOG_OFFSET).log().float())
     return torch.cat(features)

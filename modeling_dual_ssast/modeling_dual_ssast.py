@@ -729,6 +729,9 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
             The last output (batch, tokens, hidden), the states that are kept by their numbers, and the attention
                 weights of each block or `None`. Packed states are zeros at the padding.
         """
+        # A mask, even of ones, keeps SDPA from its flash kernel. The test waits for the device.
+        if token_mask is not None and not in_graph() and token_mask.all():
+            token_mask = None
         implementation = "eager" if output_attentions else self.config._attn_implementation
         packing = None if output_attentions or not len(layers) else self.packing(token_mask)
         if packing is None:

@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hub_server import HubServer
 from hypothesis import settings
 
@@ -22,6 +23,11 @@ HEADLESS = (
 )  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
 
 
 @pytest.fixture(autouse=True, scope="session")

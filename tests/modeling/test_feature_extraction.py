@@ -8,8 +8,18 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, DataCollatorWithPadding
 
-from modeling_dual_ssast import DualSSASTFeatureExtractor
-from modeling_dual_ssast.feature_extraction_dual_ssast import frame_sizes, kaldi_mel_bands, kaldi_mel_filters
+from modeling_dual_ssast import DualSSASTFeatureExtractor, feature_extraction_dual_ssast
+from modeling_dual_ssast.feature_extraction_dual_ssast import (
+    CHUNK_FRAMES,
+    DEVICE_CHUNK_FRAMES,
+    chunk_frames,
+    frame_sizes,
+    kaldi_log_mel,
+    kaldi_mel_bands,
+    kaldi_mel_filters,
+)
+from modeling_dual_ssast.feature_extraction_panns_cnn14 import panns_log_mel
+from modeling_dual_ssast.feature_extraction_vggish import vggish_log_mel
 
 RATE = 16000
 
@@ -160,15 +170,43 @@ def test_the_mask_is_optional(extractor):
     assert set(without(CLIP, sampling_rate=RATE, return_attention_mask=True)) == {"input_values", "attention_mask"}
 
 
-@pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif("not torch.cuda.is_available()"))]
-)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_features_stay_on_the_device(extractor, device):
     clips = [torch.from_numpy(noise(4000)).to(device), torch.from_numpy(noise(2000)).to(device)]
     output = extractor(clips, sampling_rate=RATE, return_tensors="pt")
     assert {value.device.type for value in output.values()} == {device}
     expected = extractor([clip.cpu() for clip in clips], sampling_rate=RATE, return_tensors="pt")["input_values"]
     torch.testing.assert_close(output["input_values"].cpu(), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "log_mel",
+    [
+        lambda clip: kaldi_log_mel([clip], RATE)[0],
+        vggish_log_mel,
+        lambda clip: panns_log_mel(clip, RATE, 64, 512, 160, 50.0, 8000.0),
+    ],
+    ids=["kaldi", "vggish", "panns"],
+)
+def test_the_number_of_frames_at_a_time_does_not_change_the_features(monkeypatch, log_mel):
+    """On other devices than a CPU it is larger."""
+    assert chunk_frames(torch.device("cpu")) == CHUNK_FRAMES
+    assert chunk_frames(torch.device("meta")) == DEVICE_CHUNK_FRAMES
+    clip = torch.from_numpy(noise(2 * RATE))
+    expected = log_mel(clip)
+    for size in (7, DEVICE_CHUNK_FRAMES):
+        monkeypatch.setattr(feature_extraction_dual_ssast, "CHUNK_FRAMES", size)
+        # In float32, rounding of products of other sizes: as from device to device.
+        torch.testing.assert_close(log_mel(clip), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_a_clip_longer_than_one_chunk_has_the_features_of_a_cpu():
+    clip = torch.from_numpy(noise((DEVICE_CHUNK_FRAMES + 500) * RATE // 100))
+    (found,), (expected,) = kaldi_log_mel([clip.to("cuda")], RATE), kaldi_log_mel([clip], RATE)
+    assert len(expected) > DEVICE_CHUNK_FRAMES
+    # Rounding errors of a spectrum are relative to its loudest bin, and some of four million bins are very quiet.
+    torch.testing.assert_close(found.cpu().exp(), expected.exp(), atol=1e-4 * float(expected.exp().max()), rtol=0)
 
 
 def test_autocast_does_not_touch_the_features(extractor):

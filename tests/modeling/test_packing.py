@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_models import MELS, batch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_dual_ssast import (
@@ -337,7 +338,72 @@ def test_the_kernel_is_for_half_precision_on_a_gpu():
     assert not has_kernel(torch.zeros(1, 2, 5, 8, dtype=torch.bfloat16), 0.0)
 
 
-@pytest.mark.skipif("not torch.cuda.is_available()")
+@pytest.mark.parametrize("num_decoder_layers", [0, 2])
+@pytest.mark.parametrize("length, is_masked", [(128, False), (100, True)])
+def test_a_mask_of_ones_does_not_reach_the_attention(monkeypatch, length, is_masked, num_decoder_layers):
+    """Any mask would keep SDPA from its flash kernel; padding that is not packed needs one."""
+    found, attend = [], ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def record(module, query, key, value, attention_mask, **settings):
+        found.append(attention_mask)
+        return attend(module, query, key, value, attention_mask, **settings)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", record)
+    model = tiny(DualSSASTForPreTraining, pack_tokens=False, num_decoder_layers=num_decoder_layers, mask_ratio=0.5)
+    input_values, mask = batch(128, length)
+    masked = torch.zeros(2, model.config.num_patches, dtype=torch.bool)
+    masked[:, ::2] = True
+    assert model(input_values, mask, bool_masked_pos=masked).loss.isfinite()
+    assert len(found) == 3 + num_decoder_layers
+    assert all((mask is not None) == is_masked for mask in found)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_graph_keeps_the_mask_of_ones():
+    """A traced model takes other masks later."""
+    model = tiny(pack_tokens=False).requires_grad_(False)
+    input_values, mask = batch(128, 128)
+    traced = torch.jit.trace(lambda values, mask: model(values, mask).logits, (input_values, mask), check_trace=False)
+    mask[1, 40:] = 0
+    torch.testing.assert_close(traced(input_values, mask), model(input_values, mask).logits)
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_the_flash_kernel_takes_a_mask_of_ones():
+    model = tiny(hidden_size=64, pack_tokens=False).to("cuda", torch.bfloat16)
+    input_values, mask = (part.to("cuda") for part in batch(128, 128))
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        assert model(input_values, mask).logits.isfinite().all()
+        mask[1, 40:] = 0
+        with pytest.raises(RuntimeError):  # no kernel: a mask reaches it
+            model(input_values, mask)
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_float32_gives_the_logits_of_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model = tiny(hidden_size=64, pack_tokens=False)
+    input_values, mask = batch(*random_lengths(14))
+    expected = model(input_values, mask).logits
+    found = model.to("cuda")(input_values.to("cuda"), mask.to("cuda")).logits.cpu()
+    assert_same(found, expected, 10 * FLOAT32)  # exp and erf of GPUs are a few units in the last place apart
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_flash_attention_equals_clips_one_by_one():
+    pytest.importorskip("flash_attn")
+    model = tiny(hidden_size=64).to("cuda", torch.bfloat16)
+    lengths = random_lengths(15)
+    input_values, mask = (part.to("cuda") for part in batch(*lengths))
+    expected = [model(input_values[index : index + 1, :length]).logits for index, length in enumerate(lengths)]
+    model.set_attn_implementation("flash_attention_2")
+    logits = model(input_values, mask).logits
+    for index, alone in enumerate(expected):  # rounded as below
+        atol = 0.1 * float(alone.abs().max())
+        torch.testing.assert_close(logits[index : index + 1], alone, atol=atol, rtol=0)
+
+
+@pytest.mark.cuda
 def test_on_a_gpu_the_kernel_equals_clips_one_by_one():
     model = tiny(hidden_size=64).to("cuda", torch.bfloat16)
     lengths = random_lengths(13)
