@@ -2,11 +2,12 @@
 Measures what a training spends on its data: `python benchmarks/data_path.py`. The first table has the milliseconds per
 clip of every stage from the file to the step of the optimiser, one after the other in one process. The second one has
 the clips per second that reach a training loop from workers of the data loader: this project's `ClipDataset` and
-`Collator`, and Transformers' `ASTFeatureExtractor` with `datasets`.
+`Collator`, without and with `decoded_cache`, and Transformers' `ASTFeatureExtractor` with `datasets`.
 
 The column of `datasets` holds paths. Its own `Audio` feature decodes by torchcodec; here a transform decodes with
-soundfile and resamples with soxr, like this project does. Neither side augments in the second table. The model has
-random weights: the time does not depend on them.
+soundfile and resamples with soxr, like this project does. Neither side augments in the second table. Each worker has
+one thread: several ones of numpy's matrix products, which `ASTFeatureExtractor` uses, would slow down each other. The
+model has random weights: the time does not depend on them.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import soundfile
 import soxr
 import torch
 from report import print_table, versions
+from threadpoolctl import threadpool_limits
 from transformers import ASTFeatureExtractor, DefaultDataCollator
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
@@ -41,6 +43,7 @@ from training.data.augmentation import (  # noqa: E402
     random_gain,
 )
 from training.data.dataset import ClipDataset, Collator  # noqa: E402
+from training.data.decoded_cache import DecodedCache  # noqa: E402
 from training.data.labels import LabelSet  # noqa: E402
 
 RATE, STEREO_RATE, BATCH, GOAL = 16000, 44100, 8, 3
@@ -181,7 +184,7 @@ def clips_per_second(sides: dict[str, tuple], num_workers: int, repeats: int) ->
         for name, (dataset, collate) in sides.items():
             loader = torch.utils.data.DataLoader(
                 dataset, batch_size=BATCH, collate_fn=collate, num_workers=num_workers,
-                persistent_workers=num_workers > 0,
+                persistent_workers=num_workers > 0, worker_init_fn=lambda number: threadpool_limits(1),
             )  # fmt: skip
             sum(1 for _ in loader)  # starts the workers, and reads the files into the cache of the system
             started = time.perf_counter()
@@ -202,13 +205,17 @@ def print_stages(data: dict[str, list[str]], num_steps: int, device: torch.devic
     print_table(["data", *STAGES, "sum"], rows)
 
 
-def print_rates(data: dict[str, list[str]], num_workers: int, repeats: int):
+def print_rates(data: dict[str, list[str]], folder: Path, num_workers: int, repeats: int):
+    cache = DecodedCache(folder, RATE, reports=False)
     rows, extractor = [], DualSSASTFeatureExtractor(max_length=GRID["max_length"])
     theirs = "ASTFeatureExtractor with datasets"
     for name, paths in data.items():
+        examples, collate = as_examples(paths), Collator(extractor)
+        stored = cache.open("train", examples)
         sides = {
             theirs: (ast_examples(paths), DefaultDataCollator()),
-            "ClipDataset and Collator": (ClipDataset(as_examples(paths), extractor, LABELS), Collator(extractor)),
+            "ClipDataset and Collator": (ClipDataset(examples, extractor, LABELS), collate),
+            "the same with decoded_cache": (ClipDataset(examples, extractor, LABELS, decoded=stored), collate),
         }
         rates = clips_per_second(sides, num_workers, repeats)
         anchor = statistics.median(rates[theirs])
@@ -229,6 +236,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="of torch in this process")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    threadpool_limits(args.threads)
     torch.manual_seed(0)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
@@ -237,7 +245,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         data = write_clips(Path(folder), args.clips, args.seconds)
         print_stages(data, args.steps, device)
-        print_rates(data, args.workers, args.repeats)
+        print_rates(data, Path(folder) / "decoded", args.workers, args.repeats)
 
 
 if __name__ == "__main__":
