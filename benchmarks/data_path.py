@@ -51,7 +51,7 @@ TINY = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "
 GRID = {"max_length": 1024, "frequency_stride": 10, "time_stride": 10}
 LABELS = LabelSet(("even", "odd"), "single_label_classification")
 AUGMENTATION = AugmentationArguments(frequency_mask_bins=24, time_mask_frames=96, noise=True, gain_db=6.0)
-STAGES = ("decoding", "resampling", "features", "augmentation", "collation", "transfer", "step")
+DATA, STEP = ("decoding", "resampling", "features", "augmentation", "collation", "transfer"), "step"
 WRITTEN = {"wav": {}, "flac": {}, "mp3": {"format": "MP3"}}  # ending -> options of soundfile
 
 
@@ -146,9 +146,9 @@ def measure_stages(
         step(batches[0])  # allocates the optimiser's states
         timed = batches[:num_steps]
         for batch in timed:
-            timer.timed("step", lambda batch=batch: step(batch))
-        steps[shape] = timer.seconds["step"] / sum(len(batch["labels"]) for batch in timed)
-    return found | {"step": steps[shape]}
+            timer.timed(STEP, lambda batch=batch: step(batch))
+        steps[shape] = timer.seconds[STEP] / sum(len(batch["labels"]) for batch in timed)
+    return found | {STEP: steps[shape]}
 
 
 def make_step(device: torch.device) -> Callable[[dict], None]:
@@ -198,11 +198,11 @@ def print_stages(data: dict[str, list[str]], num_steps: int, device: torch.devic
     rows, steps = [], {}
     for name, paths in data.items():
         seconds = measure_stages(paths, num_steps, device, steps)
-        total = sum(seconds.values())
-        cells = [f"{1e3 * seconds[stage]:.2f} ({seconds[stage] / total:.0%})" for stage in STAGES]
-        rows.append([name, *cells, f"{1e3 * total:.1f}"])
-    print(f"milliseconds per clip (share); transfer to {device}, step: forward, backward and optimiser\n")
-    print_table(["data", *STAGES, "sum"], rows)
+        total = sum(seconds[stage] for stage in DATA)
+        cells = [f"{1e3 * seconds[stage]:.2f} ({seconds[stage] / total:.0%})" for stage in DATA]
+        rows.append([name, *cells, f"{1e3 * total:.1f}", f"{1e3 * seconds[STEP]:.1f}"])
+    print(f"milliseconds per clip (share of their sum); transfer to {device}; step: forward, backward and optimiser\n")
+    print_table(["data", *DATA, "sum", STEP], rows)
 
 
 def print_rates(data: dict[str, list[str]], folder: Path, num_workers: int, repeats: int):
