@@ -126,8 +126,8 @@ def test_a_second_run_decodes_nothing_and_folds_share(clips, cache, no_decoding,
     fold = again.open("test", clips.select(rows))
     assert [fold[place].tobytes() for place in range(3)] == [expected[row].tobytes() for row in rows]
     assert stored_files(cache) == files
-    size = sum(4 * len(expected[row]) for row in rows) / 1e9
-    assert capsys.readouterr().out == f"decoded test clips: 3 in {cache.folder}, {size:.3g} GB, 0 new\n"
+    size = sum(4 * len(expected[row]) for row in rows) / 1e6
+    assert capsys.readouterr().out == f"decoded test clips: 3 in {cache.folder}, {size:.3g} MB, 0 new\n"
 
 
 def test_what_is_missing_is_added(clips, cache):
@@ -206,7 +206,7 @@ def test_an_unreadable_clip_stops_and_stores_nothing(tmp_path, cache):
 def test_a_disk_without_enough_space(clips, cache, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(InputError, match="train clips take .* GB, and 1e-06 GB are free; free some space, .* leave it"):
+    with pytest.raises(InputError, match="train clips take .* MB, and 0.001 MB are free; free some space, .* leave it"):
         cache.open("train", clips)
     assert stored_files(cache) == []
 

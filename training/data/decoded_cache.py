@@ -33,7 +33,7 @@ from .screening import MOST_WORKERS, num_cores
 FORMAT = 1  # of the files
 SAMPLES, INDEX, LOCK = ".f32", ".npz", ".lock"
 ITEM = np.dtype("<f4")
-GB = 1e9
+MB, GB = 1e6, 1e9
 CLIPS_AT_ONCE = 4  # per thread: decoded clips that wait for their turn to be written
 REMEDY = "free some space, name another folder as decoded_cache, or leave it out"
 
@@ -171,10 +171,10 @@ class DecodedCache:
             wanted = ITEM.itemsize * sum(pool.imap_unordered(lambda row: self._num_samples(clips[int(row)]), missing))
             if wanted > free:
                 raise InputError(
-                    f"{self.folder}: the decoded {split} clips take {_gb(wanted)}, and {_gb(free)} are free; {REMEDY}"
+                    f"{self.folder}: the decoded {split} clips take {_size(wanted)}, and {_size(free)} are free; {REMEDY}"
                 )
             if self.reports:
-                print(f"decoding {len(missing)} {split} clips to {self.folder}, {_gb(wanted)}", flush=True)
+                print(f"decoding {len(missing)} {split} clips to {self.folder}, {_size(wanted)}", flush=True)
             stem = f"{split}-{hashlib.sha256(b''.join(keys[missing])).hexdigest()[:12]}"
             path, ends = self.folder / f"{stem}{SAMPLES}", []
             with self._blames_disk(split), complete_file(path) as unfinished, open(unfinished, "wb") as file:
@@ -229,7 +229,7 @@ class DecodedCache:
         others = int((found[:, 0] < 0).sum())
         remark = f"; {others} with an address are decoded at each use" if others else ""
         print(
-            f"decoded {split} clips: {len(found) - others} in {self.folder}, {_gb(size)}, {num_new} new{remark}",
+            f"decoded {split} clips: {len(found) - others} in {self.folder}, {_size(size)}, {num_new} new{remark}",
             flush=True,
         )
 
@@ -262,5 +262,6 @@ def _pyav_version() -> str | None:
     return None
 
 
-def _gb(num_bytes: float) -> str:
-    return f"{num_bytes / GB:.3g} GB"
+def _size(num_bytes: float) -> str:
+    """Returns a number of bytes in words."""
+    return f"{num_bytes / GB:.3g} GB" if num_bytes >= GB else f"{num_bytes / MB:.3g} MB"
