@@ -171,7 +171,8 @@ class DecodedCache:
             wanted = ITEM.itemsize * sum(pool.imap_unordered(lambda row: self._num_samples(clips[int(row)]), missing))
             if wanted > free:
                 raise InputError(
-                    f"{self.folder}: the decoded {split} clips take {_size(wanted)}, and {_size(free)} are free; {REMEDY}"
+                    f"{self.folder}: the decoded {split} clips take {_size(wanted)}, and {_size(free)} are free; "
+                    f"{REMEDY}"
                 )
             if self.reports:
                 print(f"decoding {len(missing)} {split} clips to {self.folder}, {_size(wanted)}", flush=True)
