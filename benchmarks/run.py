@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = {
     "features": "Log-mel features beside Transformers' AST",
     "variable_length": "Clips of any length beside Transformers' AST",
+    "data_path": "The data of a training beside Transformers' AST with datasets",
     "startup": "Start of the programs beside Transformers' AST",
     "inference": "Inference from the files to the table",
     "pretraining_step": "Steps of pretraining",

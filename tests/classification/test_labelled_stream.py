@@ -169,6 +169,7 @@ def test_a_streamed_run_leaves_what_others_leave(recipe):
     [
         ({"epoch_steps": None}, "epoch_steps: is not set, and a stream has no known end"),
         ({"mixup_rate": 0.5}, "mixup_rate: streamed clips cannot be mixed"),
+        ({"decoded_cache": "cache"}, "decoded_cache: streamed clips are not stored"),
         ({"sampler": "balanced"}, "sampler: .*stream"),
         ({"train_file": "clips.csv", "dataset_name": None}, "streaming: tables name files that are here already"),
         ({"task": "cross_validation"}, "streaming: folds"),

@@ -456,6 +456,7 @@ def test_several_processes_equal_one_with_the_larger_batch(clips, recipe, tmp_pa
     words = ["train_hf.py", path, "--output_dir"]
     first = run_program(*launch, "--num_processes", "1", *words, one)
     words = [*words, two, "--use_cpu", "true", "--per_device_train_batch_size", 4 // processes]
+    words += ["--decoded_cache", tmp_path / "cache"]  # one process decodes, the others wait
     second = run_program(*launch, "--multi_gpu", "--num_processes", processes, *words)
     assert first.returncode == second.returncode == 0, second.stderr[-3000:]
     losses = [

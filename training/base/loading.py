@@ -225,7 +225,7 @@ def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExt
         raise InputError(f"compute_statistics: {type(extractor).__name__} does not normalise; leave it out")
     count, total, squares = 0, 0.0, 0.0
     for waveform in tqdm(waveforms, total=num_clips, desc="computing statistics", leave=False):
-        log_mel = extractor.log_mel([torch.from_numpy(waveform)])[0].double()
+        log_mel = extractor.log_mel([torch.tensor(waveform)])[0].double()
         count += log_mel.numel()
         total += float(log_mel.sum())
         squares += float(log_mel.square().sum())

@@ -86,7 +86,7 @@ def spectrogram_uri(waveform: np.ndarray, extractor, most_columns: int | None = 
         waveform: (samples,), at the rate of the feature extractor
         most_columns: columns above which neighbouring frames are averaged
     """
-    log_mel = extractor.log_mel([torch.from_numpy(waveform)])[0].T.numpy()  # (mel, frames)
+    log_mel = extractor.log_mel([torch.tensor(waveform)])[0].T.numpy()  # (mel, frames)
     if most_columns is not None and log_mel.shape[1] > most_columns:
         edges = np.linspace(0, log_mel.shape[1], most_columns, endpoint=False).astype(int)
         log_mel = np.add.reduceat(log_mel, edges, axis=1) / np.diff(edges, append=log_mel.shape[1])

@@ -35,6 +35,7 @@ DESCRIPTION = "cross_validation.json"
 NOT_COMPARED = (
     "output_dir", "run_name", "overwrite", "resume_from_checkpoint", "disable_tqdm", "local_rank", "report_to",
     "dataloader_num_workers", "dataloader_prefetch_factor", "logging_dir", "html_report", "report_clips",
+    "decoded_cache",
     "license", "language", "figure_format",
 )  # fmt: skip
 

@@ -27,6 +27,7 @@ from ..base.tuning import check_same_tuning, prepare
 from ..data.arguments import DataArguments
 from ..data.augmentation import AugmentationArguments
 from ..data.dataset import ClipDataset, Collator
+from ..data.decoded_cache import DecodedCache
 from ..data.labels import LabelSet, class_name, find_labels, read_label_file
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, sample_splits, warn_of_repeats
@@ -86,6 +87,10 @@ def run(
     model = load_model(model_arguments, stored_config, labels)
     if stored_config is None:
         tell_random_weights(model)
+    if data_arguments.decoded_cache is not None:
+        cache = DecodedCache(data_arguments.decoded_cache, extractor.sampling_rate, reports=arguments.should_log)
+        for split, dataset in datasets.items():
+            dataset.decoded = cache.open(split, dataset.examples)
     if data_arguments.compute_statistics:
         extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)
         for dataset in datasets.values():

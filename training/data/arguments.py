@@ -219,6 +219,9 @@ class DataArguments(TrainingFeatureArguments, FrozenDataArguments):
     max_eval_clips: int | None = described(
         None, "Clips in the random sample of each other split; unset: all.", at_least=1
     )
+    decoded_cache: str | None = described(
+        None, "Folder for the decoded clips, which later epochs and runs read instead of decoding anew; unset: none."
+    )
     streaming: bool = described(False, "Stream the training split of a Hub data set instead of downloading it.")
     unknown_classes: list[str] | None = described(
         None, "Classes to leave out of the training, and to test the rejection of unknown sounds with."

@@ -26,6 +26,7 @@ from .augmentation import (
     random_gain,
 )
 from .columns import audio_of, clip_names
+from .decoded_cache import DecodedClips
 from .labels import LabelSet
 from .listing import find_audio_files
 
@@ -41,6 +42,7 @@ class ClipDataset(torch.utils.data.Dataset):
         augmentation: for the training split; `None`: every clip unchanged
         seed: seed of the augmentation
         windows: window and hop of long clips in samples, see `window_and_hop`; `None`: each clip is one window
+        decoded: the same clips, stored in decoded form; `None`: they are decoded at each use
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ClipDataset(torch.utils.data.Dataset):
         augmentation: AugmentationArguments | None = None,
         seed: int = 0,
         windows: tuple[int, int] | None = None,
+        decoded: DecodedClips | None = None,
     ):
         self.examples = examples
         self.feature_extractor = feature_extractor
@@ -58,6 +61,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.windows = windows
+        self.decoded = decoded
         self.backgrounds = find_backgrounds(augmentation)
         # Shared memory: the workers of the data loader read the epoch that the training loop sets.
         self.epoch = torch.zeros(1, dtype=torch.long).share_memory_()
@@ -116,9 +120,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def _features(self, waveform: np.ndarray) -> torch.Tensor:
         """Computes the features: (samples,) -> (frames, mel)"""
-        batch = self.feature_extractor(
-            [torch.from_numpy(waveform)], self.feature_extractor.sampling_rate, padding=False
-        )
+        batch = self.feature_extractor([torch.tensor(waveform)], self.feature_extractor.sampling_rate, padding=False)
         return batch["input_values"][0]
 
     @property
@@ -134,7 +136,10 @@ class ClipDataset(torch.utils.data.Dataset):
         return map(self.waveform, range(len(self)))
 
     def waveform(self, index: int) -> np.ndarray:
-        """Reads a whole clip at the feature extractor's rate: (samples,)"""
+        """Reads a whole clip at the feature extractor's rate: (samples,), which may be read-only"""
+        stored = None if self.decoded is None else self.decoded[index]
+        if stored is not None:
+            return stored
         return read_audio(audio_of(self.examples[index]), self.feature_extractor.sampling_rate)
 
     def _parts(self, index: int) -> list[np.ndarray]:

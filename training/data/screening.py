@@ -62,7 +62,7 @@ def for_each_clip(
         split -> results of `look`, in the order of the clips
     """
     found = {}
-    with ThreadPool(num_workers or min(_num_cores(), MOST_WORKERS)) as pool:
+    with ThreadPool(num_workers or min(num_cores(), MOST_WORKERS)) as pool:
         for split, data in splits.items():
             looks = pool.imap(lambda index, data=data: look(audio_of(data[index])), range(len(data)), chunksize=4)
             bar = tqdm(looks, desc=f"decoding {split} clips", total=len(data), leave=False, disable=len(data) < 1000)
@@ -175,7 +175,7 @@ def _is_main_process() -> bool:
     return not _is_distributed() or torch.distributed.get_rank() == 0
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -1,0 +1,252 @@
+"""
+Measures what a training spends on its data: `python benchmarks/data_path.py`. The first table has the milliseconds per
+clip of every stage from the file to the step of the optimiser, one after the other in one process. The second one has
+the clips per second that reach a training loop from workers of the data loader: this project's `ClipDataset` and
+`Collator`, without and with `decoded_cache`, and Transformers' `ASTFeatureExtractor` with `datasets`.
+
+The column of `datasets` holds paths. Its own `Audio` feature decodes by torchcodec; here a transform decodes with
+soundfile and resamples with soxr, like this project does. Neither side augments in the second table. Each worker has
+one thread: several ones of numpy's matrix products, which `ASTFeatureExtractor` uses, would slow down each other. The
+model has random weights: the time does not depend on them.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import soundfile
+import soxr
+import torch
+from report import print_table, versions
+from threadpoolctl import threadpool_limits
+from transformers import ASTFeatureExtractor, DefaultDataCollator
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # `training` is not installed
+
+from training.data.audio import decode_audio, mix_down  # noqa: E402
+from training.data.augmentation import (  # noqa: E402
+    AugmentationArguments,
+    augment_features,
+    clip_generator,
+    random_crop,
+    random_gain,
+)
+from training.data.dataset import ClipDataset, Collator  # noqa: E402
+from training.data.decoded_cache import DecodedCache  # noqa: E402
+from training.data.labels import LabelSet  # noqa: E402
+
+RATE, STEREO_RATE, BATCH, GOAL = 16000, 44100, 8, 3
+TINY = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+GRID = {"max_length": 1024, "frequency_stride": 10, "time_stride": 10}
+LABELS = LabelSet(("even", "odd"), "single_label_classification")
+AUGMENTATION = AugmentationArguments(frequency_mask_bins=24, time_mask_frames=96, noise=True, gain_db=6.0)
+DATA, STEP = ("decoding", "resampling", "features", "augmentation", "collation", "transfer"), "step"
+WRITTEN = {"wav": {}, "flac": {}, "mp3": {"format": "MP3"}}  # ending -> options of soundfile
+
+
+def write_clips(folder: Path, num_clips: int, seconds: float) -> dict[str, list[str]]:
+    """Returns embedded recordings as they are, and clips that repeat them in 44.1 kHz stereo: data -> paths."""
+    embedded = sorted((ROOT / "data" / "voice_prompts").rglob("*.flac"))[:num_clips]
+    found = {"prompts, 8 kHz flac": [str(path) for path in embedded]}
+    loop = np.concatenate([_resampled(path, STEREO_RATE) for path in embedded])
+    for ending, options in WRITTEN.items():
+        paths = found[f"{seconds:g} s, 44.1 kHz stereo {ending}"] = []
+        for index in range(num_clips):
+            samples = np.resize(np.roll(loop, -index * STEREO_RATE), round(seconds * STEREO_RATE))
+            paths.append(str(folder / f"{index:03}.{ending}"))
+            soundfile.write(paths[-1], np.stack([samples, samples], axis=1), STEREO_RATE, **options)
+    return found
+
+
+def _resampled(path: str | Path, rate: int) -> np.ndarray:
+    """Decodes without this project, averages the channels and resamples: (samples,)"""
+    samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    samples = samples.mean(axis=1)
+    return samples if own_rate == rate else soxr.resample(samples, own_rate, rate)
+
+
+def as_examples(paths: list[str]) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"audio": paths, "label": [LABELS.names[i % 2] for i in range(len(paths))]})
+
+
+class StageTimer:
+    """Adds up the seconds of each stage of this project's data path, which it goes through step by step."""
+
+    def __init__(self, extractor: DualSSASTFeatureExtractor, device: torch.device):
+        self.extractor, self.device = extractor, device
+        self.seconds = defaultdict(float)
+
+    def timed(self, stage: str, work: Callable):
+        started = time.perf_counter()
+        found = work()
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+        self.seconds[stage] += time.perf_counter() - started
+        return found
+
+    def example(self, path: str, rng: np.random.Generator) -> torch.Tensor:
+        """Makes the training example of `ClipDataset`, stage by stage: (frames, mel)"""
+        extractor = self.extractor
+        samples, rate = self.timed("decoding", lambda: decode_audio(path))
+        waveform = self.timed("resampling", lambda: _at_rate(mix_down(path, samples), rate))
+        waveform = self.timed("augmentation", lambda: random_crop(waveform, extractor.max_samples, rng))
+        waveform = self.timed("augmentation", lambda: random_gain(waveform, AUGMENTATION.gain_db, rng))
+        clip = [torch.from_numpy(waveform)]
+        features = self.timed("features", lambda: extractor(clip, RATE, padding=False)["input_values"][0])
+        return self.timed(
+            "augmentation", lambda: augment_features(features, AUGMENTATION, extractor.padding_value, rng)
+        )
+
+
+def _at_rate(samples: np.ndarray, rate: int) -> np.ndarray:
+    return samples if rate == RATE else soxr.resample(samples, rate, RATE)
+
+
+def measure_stages(
+    paths: list[str], num_steps: int, device: torch.device, steps: dict[torch.Size, float]
+) -> dict[str, float]:
+    """
+    Returns the seconds per clip of each stage.
+
+    Args:
+        num_steps: batches with which the optimiser's step is timed
+        steps: shape of the first batch -> seconds of a step per clip, which depend on nothing else; is added to
+    """
+    extractor = DualSSASTFeatureExtractor(max_length=GRID["max_length"])
+    dataset = ClipDataset(as_examples(paths), extractor, LABELS, AUGMENTATION)
+    collate, timer = Collator(extractor), StageTimer(extractor, device)
+    if not torch.equal(timer.example(paths[0], clip_generator(0, 0, 0)), dataset[0]["input_values"]):
+        raise AssertionError("the stages are not those of ClipDataset")  # they would time something else
+    timer.seconds.clear()
+    features = [timer.example(path, clip_generator(0, 0, index)) for index, path in enumerate(paths)]
+    examples = [{"input_values": one, "labels": index % 2} for index, one in enumerate(features)]
+    batches = [
+        timer.timed("collation", lambda first=first: collate(examples[first : first + BATCH]))
+        for first in range(0, len(examples), BATCH)
+    ]
+    batches = [
+        timer.timed("transfer", lambda batch=batch: {name: value.to(device) for name, value in batch.items()})
+        for batch in batches
+    ]
+    found = {stage: seconds / len(paths) for stage, seconds in timer.seconds.items()}
+    shape = batches[0]["input_values"].shape
+    if shape not in steps:
+        step = make_step(device)
+        step(batches[0])  # allocates the optimiser's states
+        timed = batches[:num_steps]
+        for batch in timed:
+            timer.timed(STEP, lambda batch=batch: step(batch))
+        steps[shape] = timer.seconds[STEP] / sum(len(batch["labels"]) for batch in timed)
+    return found | {STEP: steps[shape]}
+
+
+def make_step(device: torch.device) -> Callable[[dict], None]:
+    """Returns a step of the tiny model: forward, backward and optimiser."""
+    model = DualSSASTForAudioClassification(DualSSASTConfig(**TINY, **GRID, num_labels=2)).to(device).train()
+    optimiser = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def step(batch: dict):
+        model(**batch).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def ast_examples(paths: list[str]) -> datasets.Dataset:
+    """Returns the clips with the transform of the usual fine-tuning of Transformers' AST."""
+    extractor = ASTFeatureExtractor()
+    numbers = {name: number for number, name in enumerate(LABELS.names)}
+
+    def transform(rows: dict) -> dict:
+        clips = [_resampled(path, RATE) for path in rows["audio"]]
+        features = extractor(clips, sampling_rate=RATE, return_tensors="pt")["input_values"]
+        return {"input_values": list(features), "labels": [numbers[label] for label in rows["label"]]}
+
+    return as_examples(paths).with_transform(transform)
+
+
+def clips_per_second(sides: dict[str, tuple], num_workers: int, repeats: int) -> dict[str, list[float]]:
+    """Returns the clips per second of each pass, from running workers: side -> passes. The sides alternate."""
+    found = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, (dataset, collate) in sides.items():
+            loader = torch.utils.data.DataLoader(
+                dataset, batch_size=BATCH, collate_fn=collate, num_workers=num_workers,
+                persistent_workers=num_workers > 0, worker_init_fn=lambda number: threadpool_limits(1),
+            )  # fmt: skip
+            sum(1 for _ in loader)  # starts the workers, and reads the files into the cache of the system
+            started = time.perf_counter()
+            sum(1 for _ in loader)
+            found[name].append(len(dataset) / (time.perf_counter() - started))
+            del loader
+    return found
+
+
+def print_stages(data: dict[str, list[str]], num_steps: int, device: torch.device):
+    rows, steps = [], {}
+    for name, paths in data.items():
+        seconds = measure_stages(paths, num_steps, device, steps)
+        total = sum(seconds[stage] for stage in DATA)
+        cells = [f"{1e3 * seconds[stage]:.2f} ({seconds[stage] / total:.0%})" for stage in DATA]
+        rows.append([name, *cells, f"{1e3 * total:.1f}", f"{1e3 * seconds[STEP]:.1f}"])
+    print(f"milliseconds per clip (share of their sum); transfer to {device}; step: forward, backward and optimiser\n")
+    print_table(["data", *DATA, "sum", STEP], rows)
+
+
+def print_rates(data: dict[str, list[str]], folder: Path, num_workers: int, repeats: int):
+    cache = DecodedCache(folder, RATE, reports=False)
+    rows, extractor = [], DualSSASTFeatureExtractor(max_length=GRID["max_length"])
+    theirs = "ASTFeatureExtractor with datasets"
+    for name, paths in data.items():
+        examples, collate = as_examples(paths), Collator(extractor)
+        stored = cache.open("train", examples)
+        sides = {
+            theirs: (ast_examples(paths), DefaultDataCollator()),
+            "ClipDataset and Collator": (ClipDataset(examples, extractor, LABELS), collate),
+            "the same with decoded_cache": (ClipDataset(examples, extractor, LABELS, decoded=stored), collate),
+        }
+        rates = clips_per_second(sides, num_workers, repeats)
+        anchor = statistics.median(rates[theirs])
+        for side, values in rates.items():
+            median, spread = statistics.median(values), f"{min(values):.0f}-{max(values):.0f}"
+            rows.append([name, side, f"{median:.0f} ({spread})", f"{median / anchor:.1f}"])
+    print(f"\nclips per second from {num_workers} workers, batches of {BATCH}; goal: {GOAL} times as many\n")
+    print_table(["data", "side", "clips per s: median (range)", "ratio"], rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=16, help="of each kind")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the clips of 44.1 kHz")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of the optimiser")
+    parser.add_argument("--repeats", type=int, default=3, help="passes of each side")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of the data loader; 0: the process itself")
+    parser.add_argument("--threads", type=int, default=1, help="of torch in this process")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    threadpool_limits(args.threads)
+    torch.manual_seed(0)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+    print(versions())
+    print(f"{args.clips} clips of each kind; {TINY['hidden_size']} wide, {TINY['num_hidden_layers']} layers\n")
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_clips(Path(folder), args.clips, args.seconds)
+        print_stages(data, args.steps, device)
+        print_rates(data, Path(folder) / "decoded", args.workers, args.repeats)
+
+
+if __name__ == "__main__":
+    main()
