@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import datasets
@@ -21,20 +20,17 @@ import filelock
 import numpy as np
 import soundfile
 import soxr
-from tqdm.auto import tqdm
 
 from ..errors import InputError, one_line
 from ..files import UNFINISHED, complete_file
-from . import audio
-from .audio import AudioSource, audio_name, read_audio
+from .audio import AudioSource, audio_name, num_samples, read_audio
 from .columns import audio_of
-from .screening import MOST_WORKERS, num_cores
+from .screening import each_clip
 
 FORMAT = 1  # of the files
 SAMPLES, INDEX, LOCK = ".f32", ".npz", ".lock"
 ITEM = np.dtype("<f4")
 MB, GB = 1e6, 1e9
-CLIPS_AT_ONCE = 4  # per thread: decoded clips that wait for their turn to be written
 REMEDY = "free some space, name another folder as decoded_cache, or leave it out"
 
 
@@ -100,8 +96,6 @@ class DecodedCache:
         Raises:
             InputError: an unreadable clip, a folder that cannot be written to, a full disk, or damaged files.
         """
-        if "label" in clips.column_names:
-            clips = clips.remove_columns("label")
         keys = np.array([self.key(audio_of(clip)) for clip in clips], dtype="S32")
         found, paths = self._find(keys)
         missing = _missing(keys, found)
@@ -166,36 +160,29 @@ class DecodedCache:
             for path in self.folder.glob(f".*{UNFINISHED}.*"):  # of a process that was killed
                 path.unlink(missing_ok=True)
             free = shutil.disk_usage(self.folder).free
-        num_threads = min(num_cores(), MOST_WORKERS)
-        with ThreadPool(num_threads) as pool:
-            wanted = ITEM.itemsize * sum(pool.imap_unordered(lambda row: self._num_samples(clips[int(row)]), missing))
-            if wanted > free:
-                raise InputError(
-                    f"{self.folder}: the decoded {split} clips take {_size(wanted)}, and {_size(free)} are free; "
-                    f"{REMEDY}"
-                )
-            if self.reports:
-                print(f"decoding {len(missing)} {split} clips to {self.folder}, {_size(wanted)}", flush=True)
-            stem = f"{split}-{hashlib.sha256(b''.join(keys[missing])).hexdigest()[:12]}"
-            path, ends = self.folder / f"{stem}{SAMPLES}", []
-            with self._blames_disk(split), complete_file(path) as unfinished, open(unfinished, "wb") as file:
-                bar = tqdm(total=len(missing), desc=f"decoding {split} clips", leave=False, disable=len(missing) < 1000)
-                step = CLIPS_AT_ONCE * num_threads
-                for first in range(0, len(missing), step):
-                    rows = missing[first : first + step]
-                    for samples in pool.map(lambda row: self._decode(clips[int(row)]), rows, chunksize=1):
-                        file.write(samples.astype(ITEM, copy=False).data)
-                        ends.append(len(samples))
-                    bar.update(len(rows))
-                bar.close()
+        clips, rate = clips.select(missing), self.sampling_rate
+        lengths = each_clip(clips, lambda source: num_samples(source, rate), f"measuring {split} clips")
+        wanted = ITEM.itemsize * sum(lengths)
+        if wanted > free:
+            raise InputError(
+                f"{self.folder}: the decoded {split} clips take {_size(wanted)}, and {_size(free)} are free; {REMEDY}"
+            )
+        if self.reports:
+            print(f"decoding {len(missing)} {split} clips to {self.folder}, {_size(wanted)}", flush=True)
+        stem = f"{split}-{hashlib.sha256(b''.join(keys[missing])).hexdigest()[:12]}"
+        path, ends = self.folder / f"{stem}{SAMPLES}", []
+        decoded = each_clip(clips, lambda source: read_audio(source, rate), f"decoding {split} clips")
+        with (
+            self._blames_disk(split),
+            complete_file(path) as unfinished,
+            open(unfinished, "wb") as file,
+            contextlib.closing(decoded),  # ends its threads when a write fails
+        ):
+            for samples in decoded:
+                file.write(samples.astype(ITEM, copy=False).data)
+                ends.append(len(samples))
         with self._blames_disk(split), complete_file(path.with_suffix(INDEX)) as unfinished:
             np.savez(unfinished, keys=keys[missing], ends=np.cumsum(ends, dtype=np.int64))
-
-    def _num_samples(self, clip: dict) -> int:
-        return audio.num_samples(audio_of(clip), self.sampling_rate)
-
-    def _decode(self, clip: dict) -> np.ndarray:
-        return read_audio(audio_of(clip), self.sampling_rate)
 
     @contextlib.contextmanager
     def _alone(self, split: str) -> Iterator[None]:

@@ -1,7 +1,9 @@
 """Screens clips before a run: unreadable ones stop it or are skipped (`on_bad_audio`)."""
 
+import itertools
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from .unreadable import UNREADABLE_CLIPS, UnreadableLog, reason_of
 logger = logging.get_logger(__name__)
 
 MOST_WORKERS = 16  # more threads hardly speed up one disk
+CLIPS_AHEAD = 4  # per thread: clips that are looked at before their turn
 
 
 class Decoded(NamedTuple):
@@ -52,22 +55,41 @@ def try_to_decode(source: AudioSource) -> tuple[Decoded | None, str]:
         return None, reason if isinstance(source, str) else reason.removeprefix(f"{source.get('path')}: ")
 
 
+def each_clip(
+    data: datasets.Dataset, look: Callable[[AudioSource], object], doing: str, num_workers: int | None = None
+) -> Iterator:
+    """
+    Calls `look` on every clip in threads (decoding releases Python's lock), and yields its results in the order of the
+    clips. Only `CLIPS_AHEAD` results per thread wait to be taken: they may be decoded clips.
+
+    Args:
+        doing: text of the progress bar
+    """
+    num_workers = num_workers or min(_num_cores(), MOST_WORKERS)
+    with (
+        ThreadPool(num_workers) as pool,
+        tqdm(desc=doing, total=len(data), leave=False, disable=len(data) < 1000) as bar,
+    ):
+        calls = (pool.apply_async(lambda index: look(audio_of(data[index])), [index]) for index in range(len(data)))
+        begun = deque(itertools.islice(calls, CLIPS_AHEAD * num_workers))
+        while begun:
+            yield begun.popleft().get()
+            bar.update()
+            begun.extend(itertools.islice(calls, 1))
+
+
 def for_each_clip(
     splits: dict[str, datasets.Dataset], look: Callable[[AudioSource], object], num_workers: int | None = None
 ) -> dict[str, list]:
     """
-    Calls `look` on every clip in threads (decoding releases Python's lock); each thread holds one clip's audio.
+    Calls `look` on every clip of all splits by `each_clip`.
 
     Returns:
         split -> results of `look`, in the order of the clips
     """
-    found = {}
-    with ThreadPool(num_workers or min(num_cores(), MOST_WORKERS)) as pool:
-        for split, data in splits.items():
-            looks = pool.imap(lambda index, data=data: look(audio_of(data[index])), range(len(data)), chunksize=4)
-            bar = tqdm(looks, desc=f"decoding {split} clips", total=len(data), leave=False, disable=len(data) < 1000)
-            found[split] = list(bar)
-    return found
+    return {
+        split: list(each_clip(data, look, f"decoding {split} clips", num_workers)) for split, data in splits.items()
+    }
 
 
 def names_of(splits: dict[str, datasets.Dataset]) -> dict[str, list[str]]:
@@ -175,7 +197,7 @@ def _is_main_process() -> bool:
     return not _is_distributed() or torch.distributed.get_rank() == 0
 
 
-def num_cores() -> int:
+def _num_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
