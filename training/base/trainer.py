@@ -214,16 +214,21 @@ class AudioTrainer(Trainer):
         if not isinstance(self.train_dataset, ClipStream):
             with blamed(*WRONG_OPTIONS):
                 return super().get_train_dataloader()
-        workers = self.args.dataloader_num_workers
-        return torch.utils.data.DataLoader(
-            self.train_dataset,
-            batch_size=self.args.train_batch_size,
-            collate_fn=self.data_collator,
-            num_workers=workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
-            generator=torch.Generator(),  # else a resumed run would draw one more random number
-        )
+        # Without an own generator, a resumed run would draw one more random number.
+        return self.own_loader(batch_size=self.args.train_batch_size, generator=torch.Generator())
+
+    def own_loader(self, **settings) -> torch.utils.data.DataLoader:
+        """Returns a loader of the training clips by the recipe's options, for batches that Trainer's cannot make."""
+        args, workers = self.args, self.args.dataloader_num_workers
+        with blamed(*WRONG_OPTIONS):
+            return torch.utils.data.DataLoader(
+                self.train_dataset,
+                collate_fn=self.data_collator,
+                num_workers=workers,
+                prefetch_factor=args.dataloader_prefetch_factor if workers else None,
+                pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+                **settings,
+            )
 
     def _run_epoch(self, *args, **kwargs):
         """Does nothing when a finished or early-stopped run is resumed."""

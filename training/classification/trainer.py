@@ -75,17 +75,8 @@ class ClassificationTrainer(FineTuningTrainer):
         """Returns the loader, also of batches that are not a number of clips."""
         if not isinstance(self.sampler, TokenBatches):
             return super().get_train_dataloader()
-        args = self.args
-        loader = torch.utils.data.DataLoader(
-            self.train_dataset,
-            batch_sampler=self.sampler,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            persistent_workers=args.dataloader_persistent_workers,
-            pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
-        )
-        return self.accelerator.prepare(loader)
+        persists = self.args.dataloader_persistent_workers
+        return self.accelerator.prepare(self.own_loader(batch_sampler=self.sampler, persistent_workers=persists))
 
     def get_batch_samples(self, *args, **kwargs):
         """Also counts the clips of a step of the optimiser, over all processes."""
