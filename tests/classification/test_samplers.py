@@ -8,9 +8,8 @@ import torch
 from audio_files import ROOT
 from sklearn.utils.class_weight import compute_class_weight
 
-from modeling_dual_ssast import DualSSASTFeatureExtractor
-from training.base.arguments import TrainingArguments
-from training.classification.arguments import TuningArguments
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
+from training.classification.arguments import ClassificationTrainingArguments, TuningArguments
 from training.classification.samplers import ClipSampler, class_weights, clip_weights, make_sampler, positive_weights
 from training.data.columns import Columns
 from training.data.dataset import ClipDataset, Collator
@@ -51,10 +50,10 @@ def test_padding_of_the_voice_prompts_is_below_a_tenth(batch_size):
     data = load_table(ROOT / "data" / "voice_prompts" / "train.csv", Columns(label="language"))
     extractor = DualSSASTFeatureExtractor(max_length=512)
     dataset = ClipDataset(data, extractor, find_labels(data["label"], None))
-    arguments = TrainingArguments(
+    arguments = ClassificationTrainingArguments(
         output_dir="unused", per_device_train_batch_size=batch_size, train_sampling_strategy="group_by_length"
     )
-    grouped = make_sampler(TuningArguments(), dataset.labels, dataset, arguments)
+    grouped = make_sampler(TuningArguments(), dataset.labels, dataset, arguments, DualSSASTConfig())
     shares = []
     for order in (grouped, np.random.default_rng(0).permutation(len(dataset)).tolist()):
         loader = torch.utils.data.DataLoader(dataset, batch_size, sampler=order, collate_fn=Collator(extractor))
@@ -109,6 +108,6 @@ def test_class_weights_are_scikit_learns():
     ],
 )
 def test_samplers_that_cannot_be_are_told(problem_type, strategy, pattern):
-    arguments = types.SimpleNamespace(train_sampling_strategy=strategy)
+    arguments, labels = types.SimpleNamespace(train_sampling_strategy=strategy), LabelSet(("a", "b"), problem_type)
     with pytest.raises(InputError, match=pattern):
-        make_sampler(TuningArguments(sampler="balanced"), LabelSet(("a", "b"), problem_type), None, arguments)
+        make_sampler(TuningArguments(sampler="balanced"), labels, None, arguments, DualSSASTConfig())

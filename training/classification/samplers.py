@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_class_weight
+from transformers import PretrainedConfig
 
-from ..base.arguments import TrainingArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
 from ..errors import InputError
-from .arguments import TuningArguments
+from .arguments import ClassificationTrainingArguments, TuningArguments
 from .token_batches import STRATEGY, TokenBatches, make_token_batches
 
 BLUR = 0.05
@@ -74,13 +74,18 @@ class ClipSampler(torch.utils.data.Sampler):
 
 
 def make_sampler(
-    tuning: TuningArguments, labels: LabelSet, dataset: ClipDataset, arguments: TrainingArguments, config=None
+    tuning: TuningArguments,
+    labels: LabelSet,
+    dataset: ClipDataset,
+    arguments: ClassificationTrainingArguments,
+    config: PretrainedConfig,
 ) -> ClipSampler | TokenBatches | None:
     """
     Returns the sampler of the recipe; `None` for Transformers' own. `config` is that of the model.
 
     Raises:
-        InputError: balanced classes for a regression, or together with another strategy of Transformers.
+        InputError: balanced classes for a regression or together with another strategy, `tokens_per_batch` without
+            its strategy, or what `make_token_batches` raises.
     """
     balances, strategy = tuning.sampler == "balanced", arguments.train_sampling_strategy
     if balances and labels.is_regression:
@@ -90,7 +95,7 @@ def make_sampler(
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     if strategy == STRATEGY:
         return make_token_batches(dataset, config, arguments, seed)
-    if getattr(arguments, "tokens_per_batch", None) is not None:
+    if arguments.tokens_per_batch is not None:
         raise InputError(f"tokens_per_batch: has no effect unless train_sampling_strategy is {STRATEGY}; set it")
     if not balances and strategy != "group_by_length":
         return None

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from transformers import PretrainedConfig
 
-from ..base.arguments import TrainingArguments
+from ..base.inference import PATCH_MODEL_TYPES
+from ..base.label_frames import num_spectrogram_frames
 from ..data.dataset import ClipDataset
 from ..errors import InputError
+from .arguments import ClassificationTrainingArguments
 
 STRATEGY = "token_budget"  # of train_sampling_strategy
 
@@ -58,10 +61,13 @@ class TokenBatches(torch.utils.data.Sampler):
         order = np.random.default_rng((self.seed, int(self.epoch))).permutation(len(self.tokens))
         ends = self.tokens[order].cumsum()
         parts = (ends - self.tokens[order]) * self.num_batches // ends[-1]  # in integers: no rounding moves a cut
-        return iter([order[parts == part].tolist() for part in range(self.num_batches)])
+        cuts = np.searchsorted(parts, np.arange(1, self.num_batches))  # the parts of the order rise
+        return (batch.tolist() for batch in np.split(order, cuts))
 
 
-def make_token_batches(dataset: ClipDataset, config, arguments: TrainingArguments, seed: int) -> TokenBatches:
+def make_token_batches(
+    dataset: ClipDataset, config: PretrainedConfig, arguments: ClassificationTrainingArguments, seed: int
+) -> TokenBatches:
     """
     Returns the batches of `tokens_per_batch`, with lengths from the headers of the files.
 
@@ -70,19 +76,16 @@ def make_token_batches(dataset: ClipDataset, config, arguments: TrainingArgument
     """
     if arguments.tokens_per_batch is None:
         raise InputError(f"tokens_per_batch: train_sampling_strategy {STRATEGY} needs it; set it, such as 2000")
-    if not hasattr(config, "pack_tokens"):
+    if config.model_type not in PATCH_MODEL_TYPES:
         raise InputError(f"train_sampling_strategy: a {config.model_type} model has no tokens; set random")
     multiple = arguments.world_size * arguments.gradient_accumulation_steps
     tokens = clip_tokens(dataset, config)
     return TokenBatches(tokens, arguments.tokens_per_batch, seed, dataset.epoch, multiple)
 
 
-def clip_tokens(dataset: ClipDataset, config) -> list[int]:
+def clip_tokens(dataset: ClipDataset, config: PretrainedConfig) -> list[int]:
     """Returns the tokens of each clip, prefix and patches, without reading audio."""
-    extractor = dataset.feature_extractor
-    window = extractor.num_samples(1)
-    hop = extractor.num_samples(2) - window
-    frames = [1 + max(samples - window, 0) // hop for samples in dataset.num_samples()]
+    frames = [num_spectrogram_frames(dataset.feature_extractor, samples) for samples in dataset.num_samples()]
     if config.attention_over_padding:
         frames = [config.max_length] * len(frames)
     rows = config.grid_shape[0]
