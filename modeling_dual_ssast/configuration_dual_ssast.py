@@ -716,7 +716,7 @@ class DualSSASTConfig(StrictConfig):
         self._check_finite("padding_value")
         self._check_each(["num_decoder_layers"], "an integer from 0", lambda value: _is_int(value) and value >= 0)
         self._check_flags("qkv_bias", "attention_over_padding", "shared_mask")
-        self._check_each(["pack_tokens"], "None, true or false", lambda value: value in (None, True, False))
+        self._check_each(["pack_tokens"], "None, true or false", lambda x: x is None or isinstance(x, bool))
 
     def _check_grid(self):
         if not _is_int(self.patch_size) and not (isinstance(self.patch_size, list) and len(self.patch_size) == 2):

@@ -546,6 +546,7 @@ def test_graphs_keep_the_padding():
         assert_same(program(*example), model(*example).logits, FLOAT32)
 
 
-def test_a_value_that_is_no_choice_is_refused():
-    with pytest.raises(ValueError, match="pack_tokens must be None, true or false, got 'auto'"):
-        DualSSASTConfig(pack_tokens="auto")
+@pytest.mark.parametrize("value", ["auto", 0, 1.0])
+def test_a_value_that_is_no_choice_is_refused(value):
+    with pytest.raises(ValueError, match=f"pack_tokens must be None, true or false, got {value!r}"):
+        DualSSASTConfig(pack_tokens=value)
