@@ -261,7 +261,7 @@ class DualSSASTAttention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: Optional[torch.Tensor], implementation: str
+        self, hidden_states: torch.Tensor, attention_mask: Optional[Union[torch.Tensor, Packing]], implementation: str
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
         """Attends over the tokens of each clip; arguments and results are those of [`DualSSASTLayer`]."""
         heads = (*hidden_states.shape[:2], -1, self.head_dim)
@@ -333,11 +333,18 @@ class DualSSASTLayer(GradientCheckpointingLayer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: Optional[torch.Tensor], implementation: str
+        self, hidden_states: torch.Tensor, attention_mask: Optional[Union[torch.Tensor, Packing]], implementation: str
     ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
         """
-        Runs the block: (batch, tokens, hidden), a result of `attention_mask_for` -> states and, if eager,
-        attention weights. Or a packed row (1, tokens, hidden), its `Packing` -> states and `None`.
+        Runs the block.
+
+        Args:
+            hidden_states: (batch, tokens, hidden); a packed row is (1, tokens, hidden).
+            attention_mask: A result of `attention_mask_for`, or the `Packing` of a packed row.
+            implementation: Name of the attention implementation, such as `"sdpa"`.
+
+        Returns:
+            The states, of the same shape, and the attention weights: `None` unless eager and not packed.
         """
         packing = attention_mask if isinstance(attention_mask, Packing) else None
         attended, weights = self.attention(self.layernorm_before(hidden_states), attention_mask, implementation)
@@ -733,7 +740,7 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         if token_mask is not None and not in_graph() and token_mask.all():
             token_mask = None
         implementation = "eager" if output_attentions else self.config._attn_implementation
-        packing = None if output_attentions or not len(layers) else self.packing(token_mask)
+        packing = None if output_attentions else self.packing(token_mask)
         if packing is None:
             mask, row = attention_mask_for(implementation, token_mask, state.dtype), state
         else:

@@ -97,9 +97,9 @@ def packed_attention(
         query: (1, heads, tokens, head size).
         key: Like `query`.
         value: Like `query`.
-        packing: Of the row.
-        implementation: Name of `attend`.
-        dropout: Of the attention weights.
+        packing: Where the clips lie in the row.
+        implementation: Name of `attend`, such as `"sdpa"`.
+        dropout: Probability that an attention weight is dropped.
 
     Returns:
         (1, tokens, heads, head size).
