@@ -23,8 +23,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 import soundfile
-import soxr
 import torch
+from clips import STEREO_RATE, at_rate, read_at, stereo_clips
+from pretraining_step import TINY
 from report import print_table, versions
 from threadpoolctl import threadpool_limits
 from transformers import ASTFeatureExtractor, DefaultDataCollator
@@ -46,8 +47,7 @@ from training.data.dataset import ClipDataset, Collator  # noqa: E402
 from training.data.decoded_cache import DecodedCache  # noqa: E402
 from training.data.labels import LabelSet  # noqa: E402
 
-RATE, STEREO_RATE, BATCH, GOAL = 16000, 44100, 8, 3
-TINY = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+RATE, BATCH, GOAL = 16000, 8, 3
 GRID = {"max_length": 1024, "frequency_stride": 10, "time_stride": 10}
 LABELS = LabelSet(("even", "odd"), "single_label_classification")
 AUGMENTATION = AugmentationArguments(frequency_mask_bins=24, time_mask_frames=96, noise=True, gain_db=6.0)
@@ -59,21 +59,14 @@ def write_clips(folder: Path, num_clips: int, seconds: float) -> dict[str, list[
     """Returns embedded recordings as they are, and clips that repeat them in 44.1 kHz stereo: data -> paths."""
     embedded = sorted((ROOT / "data" / "voice_prompts").rglob("*.flac"))[:num_clips]
     found = {"prompts, 8 kHz flac": [str(path) for path in embedded]}
-    loop = np.concatenate([_resampled(path, STEREO_RATE) for path in embedded])
-    for ending, options in WRITTEN.items():
-        paths = found[f"{seconds:g} s, 44.1 kHz stereo {ending}"] = []
-        for index in range(num_clips):
-            samples = np.resize(np.roll(loop, -index * STEREO_RATE), round(seconds * STEREO_RATE))
-            paths.append(str(folder / f"{index:03}.{ending}"))
-            soundfile.write(paths[-1], np.stack([samples, samples], axis=1), STEREO_RATE, **options)
+    for ending in WRITTEN:
+        found[f"{seconds:g} s, 44.1 kHz stereo {ending}"] = [
+            str(folder / f"{index:03}.{ending}") for index in range(num_clips)
+        ]
+    for index, samples in enumerate(stereo_clips(embedded, num_clips, seconds)):
+        for ending, options in WRITTEN.items():
+            soundfile.write(folder / f"{index:03}.{ending}", samples, STEREO_RATE, **options)
     return found
-
-
-def _resampled(path: str | Path, rate: int) -> np.ndarray:
-    """Decodes without this project, averages the channels and resamples: (samples,)"""
-    samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    samples = samples.mean(axis=1)
-    return samples if own_rate == rate else soxr.resample(samples, own_rate, rate)
 
 
 def as_examples(paths: list[str]) -> datasets.Dataset:
@@ -99,7 +92,7 @@ class StageTimer:
         """Makes the training example of `ClipDataset`, stage by stage: (frames, mel)"""
         extractor = self.extractor
         samples, rate = self.timed("decoding", lambda: decode_audio(path))
-        waveform = self.timed("resampling", lambda: _at_rate(mix_down(path, samples), rate))
+        waveform = self.timed("resampling", lambda: at_rate(mix_down(path, samples), rate, RATE))
         waveform = self.timed("augmentation", lambda: random_crop(waveform, extractor.max_samples, rng))
         waveform = self.timed("augmentation", lambda: random_gain(waveform, AUGMENTATION.gain_db, rng))
         clip = [torch.from_numpy(waveform)]
@@ -107,10 +100,6 @@ class StageTimer:
         return self.timed(
             "augmentation", lambda: augment_features(features, AUGMENTATION, extractor.padding_value, rng)
         )
-
-
-def _at_rate(samples: np.ndarray, rate: int) -> np.ndarray:
-    return samples if rate == RATE else soxr.resample(samples, rate, RATE)
 
 
 def measure_stages(
@@ -170,7 +159,7 @@ def ast_examples(paths: list[str]) -> datasets.Dataset:
     numbers = {name: number for number, name in enumerate(LABELS.names)}
 
     def transform(rows: dict) -> dict:
-        clips = [_resampled(path, RATE) for path in rows["audio"]]
+        clips = [read_at(path, RATE) for path in rows["audio"]]
         features = extractor(clips, sampling_rate=RATE, return_tensors="pt")["input_values"]
         return {"input_values": list(features), "labels": [numbers[label] for label in rows["label"]]}
 

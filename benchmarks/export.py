@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import soundfile
-import soxr
 import torch
+from clips import read_at
 from report import print_table, versions
 from training_runs import ROOT, train
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
@@ -32,15 +31,10 @@ PROMPTS = ROOT / "data" / "voice_prompts"
 LENGTHS_S = (2, 5, 10)
 
 
-def read(path: Path, rate: int) -> np.ndarray:
-    samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return soxr.resample(samples.mean(axis=1), own_rate, rate)
-
-
 def test_clips(rate: int) -> list[tuple[np.ndarray, str]]:
     """Reads the test clips, ((samples,), language) each."""
     with open(PROMPTS / "test.csv", encoding="utf-8", newline="") as file:
-        return [(read(PROMPTS / row["file_name"], rate), row["language"]) for row in csv.DictReader(file)]
+        return [(read_at(PROMPTS / row["file_name"], rate), row["language"]) for row in csv.DictReader(file)]
 
 
 def export(model: Path, output: Path, kind: str, threads: int):

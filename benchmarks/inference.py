@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 import torch
+from clips import STEREO_RATE, at_rate, read_at, read_mono, stereo_clips
+from pretraining_step import TINY
 from report import print_table, versions
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, pipeline
 from transformers.utils import logging
@@ -27,7 +28,7 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, Dual
 ROOT = Path(__file__).parent.parent
 SIZES = {
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768},
+    "tiny": TINY,
 }
 GRID = {"max_length": 1024, "frequency_stride": 10, "time_stride": 10}
 DTYPES = ("float32", "bfloat16")
@@ -48,16 +49,9 @@ def write_clips(folder: Path, num_clips: int) -> dict[str, list[Path]]:
     """Returns the embedded recordings, and clips of 10 s of them in 44.1 kHz stereo."""
     embedded = sorted((ROOT / "data").rglob("*.flac"))
     (folder / "stereo").mkdir()
-    loop = np.concatenate([soxr.resample(*_read(file), 44100) for file in embedded[:50]])
-    for index in range(num_clips):
-        samples = np.resize(np.roll(loop, -index * 44100), 441000)
-        soundfile.write(folder / "stereo" / f"{index:03}.wav", np.stack([samples, samples], axis=1), 44100)
+    for index, samples in enumerate(stereo_clips(embedded[:50], num_clips, seconds=10)):
+        soundfile.write(folder / "stereo" / f"{index:03}.wav", samples, STEREO_RATE)
     return {"embedded recordings": embedded, "44.1 kHz stereo": sorted((folder / "stereo").iterdir())}
-
-
-def _read(file: Path) -> tuple[np.ndarray, int]:
-    samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    return samples.mean(axis=1), rate
 
 
 def timed(work) -> tuple[float, object]:
@@ -71,8 +65,8 @@ def stages(model: Path, files: list[Path], dtype: str) -> dict[str, float]:
     """Returns the seconds of each stage by itself, in one thread after the other; the network in batches by length."""
     extractor = DualSSASTFeatureExtractor.from_pretrained(model)
     network = DualSSASTForAudioClassification.from_pretrained(model).eval().to(getattr(torch, dtype))
-    decoding, decoded = timed(lambda: [_read(file) for file in files])
-    resampling, clips = timed(lambda: [s if rate == RATE else soxr.resample(s, rate, RATE) for s, rate in decoded])
+    decoding, decoded = timed(lambda: [read_mono(file) for file in files])
+    resampling, clips = timed(lambda: [at_rate(samples, rate, RATE) for samples, rate in decoded])
     clips = sorted((clip[: extractor.max_samples] for clip in clips), key=len)
     batches = [clips[first : first + BATCH] for first in range(0, len(clips), BATCH)]
     options = {"padding": "longest", "return_attention_mask": True, "return_tensors": "pt"}
@@ -100,8 +94,7 @@ def ast_loop(size: dict, files: list[Path]) -> float:
     classifier = pipeline("audio-classification", model=model, feature_extractor=ASTFeatureExtractor())
 
     def classify(file: Path):
-        samples, rate = _read(file)
-        return classifier({"raw": soxr.resample(samples, rate, RATE), "sampling_rate": RATE})
+        return classifier({"raw": read_at(file, RATE), "sampling_rate": RATE})
 
     classify(files[0])
     return timed(lambda: list(map(classify, files)))[0]

@@ -16,7 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import soundfile
-import soxr
+from clips import read_at
 
 RATE = 16_000  # Hz
 MAX_S = 2.0  # what follows in a longer clip is cut off: the ends of cymbals
@@ -141,8 +141,7 @@ def make_clips(packages: Path, name: str, folder: Path) -> bool:
         rows = []
         (folder / "audio").mkdir(parents=True, exist_ok=True)
         for path, row in PACKAGES[name](root):
-            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-            clip = soxr.resample(samples.mean(axis=1), rate, RATE)[: int(MAX_S * RATE)]
+            clip = read_at(path, RATE)[: int(MAX_S * RATE)]
             if not clip.any():
                 print(f"{path}: is silent, and left out")
                 continue

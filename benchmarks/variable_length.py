@@ -13,13 +13,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
+from clips import read_at
 from report import print_table, versions
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
-from modeling_dual_ssast.embedding_dual_ssast import resample
 
 SAMPLING_RATE = 16000
 PROMPTS = Path(__file__).parents[1] / "data" / "voice_prompts"
@@ -61,10 +60,7 @@ def prompt_batches(seed: int) -> list[dict[str, torch.Tensor]]:
     extractor = DualSSASTFeatureExtractor(max_length=QUICKSTART["max_length"])
     with open(PROMPTS / "train.csv", encoding="utf-8", newline="") as file:
         names = [row["file_name"] for row in csv.DictReader(file)]
-    clips = []
-    for name in names:
-        samples, rate = soundfile.read(PROMPTS / name, dtype="float32")
-        clips.append(resample(torch.from_numpy(samples), rate, SAMPLING_RATE))
+    clips = [read_at(PROMPTS / name, SAMPLING_RATE) for name in names]
     order = np.random.default_rng(seed).permutation(len(clips))
     parts = [order[first : first + QUICKSTART_BATCH] for first in range(0, len(order), QUICKSTART_BATCH)]
     return [
