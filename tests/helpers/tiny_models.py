@@ -1,8 +1,9 @@
-"""Saves tiny models with random weights as folders, and makes inputs for tiny models."""
+"""Makes tiny models with random weights and inputs for them, and saves them as folders."""
 
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from modeling_dual_ssast import (
     DualSSASTConfig,
@@ -18,6 +19,38 @@ from modeling_dual_ssast import (
 
 MELS = 32
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_length": 64}
+# Large weights: with the usual 0.02 the logits of a fresh model hardly depend on its input.
+THREE_BLOCKS = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "num_mel_bins": MELS,
+    "max_length": 128,
+    "initializer_range": 0.3,
+    "num_labels": 3,
+}
+
+
+def make_three_blocks(model_class=DualSSASTForAudioClassification, config_class=DualSSASTConfig, seed=0, **options):
+    """Makes a model of `THREE_BLOCKS`; its biases, norms and queries are not ones and zeros, which hide mistakes."""
+    torch.manual_seed(seed)
+    model = model_class(config_class(**{**THREE_BLOCKS, **options})).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith(("bias", "pooling_query")) or "layernorm" in name or "layer_weights" in name:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+class Logits(nn.Module):
+    """Returns the logits of a model alone: graphs have tensors as outputs."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_values, attention_mask):
+        return self.model(input_values, attention_mask).logits
 
 
 def batch(*lengths: int, seed: int = 0, mels: int = MELS) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,10 +67,10 @@ def save_tiny_classifier(folder: Path, labels: tuple[str, ...] = ("high", "low",
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
     model = DualSSASTForAudioClassification(DualSSASTConfig(**{**TINY, **names, **settings}))
     if model.config.classifier == "linear":
-        torch.nn.init.normal_(model.classifier.dense.weight, std=0.5)
+        nn.init.normal_(model.classifier.dense.weight, std=0.5)
     for name, parameter in model.named_parameters():
         if name.endswith("pooling_query"):  # zeros are a mean
-            torch.nn.init.normal_(parameter)
+            nn.init.normal_(parameter)
     model.save_pretrained(folder)
     DualSSASTFeatureExtractor(max_length=model.config.max_length).save_pretrained(folder)
     return folder

@@ -11,6 +11,7 @@ import pytest
 import torch
 from golden import FIXTURES, arrays, assert_close, assert_gradients_close
 from golden_asit import COLUMNS, ROWS, converted, time_major
+from tiny_pretrainings import HEADS, SIZES
 
 from conversion import asit as conversion
 from conversion.options import Options
@@ -23,20 +24,7 @@ from modeling_dual_ssast import (
 )
 from training.pretraining import asit
 
-TINY = dict(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    num_mel_bins=32,
-    max_length=96,
-    class_dim=12,
-    data_dim=8,
-    head_hidden_size=16,
-    head_bottleneck_size=8,
-    reconstruction_hidden_size=16,
-    reconstruction_bottleneck_size=8,
-)
+TINY = SIZES | HEADS | {"num_mel_bins": 32, "max_length": 96}
 EPOCH = 3  # at which the golden losses and step were made
 D = 128
 

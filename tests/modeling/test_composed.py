@@ -46,15 +46,7 @@ CASES = [
     ("cnn14", {"readout": "panns"}),
 ]
 both = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads wait for each other longer than such models compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def randomise(model, seed=0):

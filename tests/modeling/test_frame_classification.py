@@ -5,6 +5,7 @@ import io
 import onnxruntime
 import pytest
 import torch
+from tiny_models import Logits
 from torch import nn
 from transformers import AutoModelForAudioFrameClassification
 
@@ -189,17 +190,6 @@ def test_transformers_return_attentions_and_convolutional_networks_refuse_to():
         else:
             with pytest.raises(TypeError, match="unexpected keyword 'output_attentions'"):
                 model(inputs, mask, output_attentions=True)
-
-
-class Logits(nn.Module):
-    """Returns the logits alone."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_values, attention_mask):
-        return self.model(input_values, attention_mask).logits
 
 
 @torch.no_grad()

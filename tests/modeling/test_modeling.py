@@ -6,7 +6,8 @@ import logging
 import numpy as np
 import pytest
 import torch
-from tiny_models import MELS, batch
+from tiny_models import MELS, THREE_BLOCKS, batch
+from tiny_models import make_three_blocks as tiny
 from torch import nn
 from transformers import AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining
 
@@ -21,17 +22,6 @@ from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 from modeling_dual_ssast.modeling_dual_ssast import attention_mask_for
 
 RATE = 16000
-# Large weights: with the usual 0.02 the logits of a fresh model hardly depend on its input.
-TINY = dict(
-    hidden_size=16,
-    num_hidden_layers=3,
-    num_attention_heads=2,
-    intermediate_size=24,
-    num_mel_bins=MELS,
-    max_length=128,
-    initializer_range=0.3,
-    num_labels=3,
-)
 PATCH_16 = dict(patch_size=16, frequency_stride=16, time_stride=16)
 PATCH_10 = dict(patch_size=16, frequency_stride=10, time_stride=10)
 FRAME_2 = dict(patch_size=[MELS, 2], frequency_stride=MELS, time_stride=2)
@@ -42,24 +32,7 @@ NORMS, READOUTS, FUSIONS = (
     ("patches", "prefix", "frames"),
     ("concat", "sum", "weighted"),
 )
-
-
-def tiny(model_class=DualSSASTForAudioClassification, seed=0, **options):
-    torch.manual_seed(seed)
-    model = model_class(DualSSASTConfig(**{**TINY, **options})).eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "layernorm" in name or "layer_weights" in name:  # ones and zeros hide mistakes
-            parameter.data += 0.3 * torch.randn_like(parameter)
-    return model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads wait for each other longer than such models compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -536,7 +509,7 @@ def test_positions_are_resized_by_the_rule_of_ssast(change, start):
     old, old_shape = model.dual_ssast.embeddings.position_embeddings.detach().clone(), model.config.grid_shape
     model.resize_position_embeddings(**change)
     new, new_shape = model.dual_ssast.embeddings.position_embeddings, model.config.grid_shape
-    assert new_shape == DualSSASTConfig(**{**TINY, **start, **change}).grid_shape
+    assert new_shape == DualSSASTConfig(**{**THREE_BLOCKS, **start, **change}).grid_shape
     assert torch.equal(new[:, :1], old[:, :1])
     expected = resized_by_loop(old[0, 1:].unflatten(0, old_shape), old_shape, new_shape)
     # Along both axes, coordinates of up to 8 patches round by 1e-6, and neighbours differ by up to 1.5.
@@ -582,7 +555,7 @@ def test_from_pretrained_resizes(tmp_path, change, loader):
 
 def test_from_pretrained_resizes_for_a_given_config_and_leaves_it_alone(tmp_path):
     tiny().save_pretrained(tmp_path)
-    config = DualSSASTConfig(**{**TINY, "max_length": 64})
+    config = DualSSASTConfig(**{**THREE_BLOCKS, "max_length": 64})
     model = DualSSASTForAudioClassification.from_pretrained(tmp_path, config=config)
     assert model.config.max_length == config.max_length == 64
     assert model.dual_ssast.embeddings.position_embeddings.shape[1] == 2 + 8
@@ -766,7 +739,9 @@ def test_a_pretrained_encoder_passes_to_the_classifier_and_back(tmp_path):
 def test_initialisation_follows_the_seed_and_leaves_nothing_out():
     def fresh(seed):
         torch.manual_seed(seed)
-        config = DualSSASTConfig(**{**TINY, "initializer_range": 0.02}, fusion="weighted", fusion_norm="separate")
+        config = DualSSASTConfig(
+            **{**THREE_BLOCKS, "initializer_range": 0.02}, fusion="weighted", fusion_norm="separate"
+        )
         return DualSSASTForAudioClassification(config)
 
     assert_same_weights(fresh(0), fresh(0))
@@ -793,7 +768,7 @@ def test_loading_in_half_precision(tmp_path, dtype):
 
 def test_models_can_be_made_on_the_meta_device():
     with torch.device("meta"):
-        model = DualSSASTForAudioClassification(DualSSASTConfig(**TINY, fusion="weighted"))
+        model = DualSSASTForAudioClassification(DualSSASTConfig(**THREE_BLOCKS, fusion="weighted"))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert not list(model.buffers())
 

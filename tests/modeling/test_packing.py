@@ -5,7 +5,8 @@ import itertools
 
 import pytest
 import torch
-from tiny_models import MELS, batch
+from tiny_models import MELS, Logits, batch, make_three_blocks
+from tiny_pretrainings import HEADS
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -14,7 +15,6 @@ from modeling_dual_ssast import (
     ASiTConfig,
     ASiTForPreTraining,
     DualSSASTConfig,
-    DualSSASTForAudioClassification,
     DualSSASTForAudioFrameClassification,
     DualSSASTForPreTraining,
     DualSSASTModel,
@@ -22,18 +22,6 @@ from modeling_dual_ssast import (
 )
 from modeling_dual_ssast.packing_dual_ssast import Packing, has_kernel
 
-# Large weights: with the usual 0.02 the logits of a fresh model hardly depend on its input.
-TINY = dict(
-    hidden_size=16,
-    num_hidden_layers=3,
-    num_attention_heads=2,
-    intermediate_size=24,
-    num_mel_bins=MELS,
-    max_length=128,
-    initializer_range=0.3,
-    num_labels=3,
-    fusion_layers=[1, 3],
-)
 FRAME = {"patch_size": [MELS, 2], "frequency_stride": MELS, "time_stride": 2}
 GEOMETRIES = ({}, {"frequency_stride": 10, "time_stride": 10}, FRAME)
 READOUTS = ("patches", "prefix", "frames")
@@ -43,33 +31,11 @@ NORMS = ("shared", "shared_twice", "separate", "none")
 # A sum of n terms rounds by up to n * eps / 2, the sums here have up to a thousand terms (three blocks, the tokens of
 # four clips), and random signs leave about the root of it: 1e-5 = 170 * eps / 2 in float32, 1e-13 in float64.
 FLOAT32, FLOAT64 = 1e-5, 1e-13
-ASIT = dict(
-    class_dim=12,
-    data_dim=8,
-    head_hidden_size=16,
-    head_bottleneck_size=8,
-    reconstruction_hidden_size=16,
-    reconstruction_bottleneck_size=8,
-)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads wait for each other longer than such models compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def tiny(model_class=DualSSASTForAudioClassification, config_class=DualSSASTConfig, seed=0, **options):
-    torch.manual_seed(seed)
-    model = model_class(config_class(**{**TINY, "pack_tokens": True, **options})).eval()
-    for name, parameter in model.named_parameters():
-        # Ones and zeros hide mistakes.
-        if name.endswith(("bias", "pooling_query")) or "layernorm" in name or "layer_weights" in name:
-            parameter.data += 0.3 * torch.randn_like(parameter)
-    return model
+def tiny(*classes, **options):
+    return make_three_blocks(*classes, **{"fusion_layers": [1, 3], "pack_tokens": True, **options})
 
 
 def random_lengths(seed: int, clips: int = 4) -> list[int]:
@@ -220,7 +186,7 @@ def test_packed_pretraining_equals_its_clips_one_by_one(form, objective):
 
 
 def test_packed_asit_equals_its_clips_one_by_one():
-    options = ASIT | {"frequency_stride": 16, "time_stride": 16, "drop_path_rate": 0.0}
+    options = HEADS | {"frequency_stride": 16, "time_stride": 16, "drop_path_rate": 0.0}
     model = tiny(ASiTForPreTraining, ASiTConfig, **options)
     shapes = count_tokens(model)
     lengths = random_lengths(9)
@@ -526,14 +492,6 @@ def test_attention_weights_are_those_of_the_padded_batch():
 @pytest.mark.filterwarnings("ignore")
 def test_graphs_keep_the_padding():
     """A graph of a packed batch would hold the lengths of its example."""
-
-    class Logits(nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_values, attention_mask):
-            return self.model(input_values, attention_mask).logits
 
     model = tiny()
     shapes = count_tokens(model)
