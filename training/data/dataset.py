@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from modeling_dual_ssast.embedding_dual_ssast import window_starts
 
 from ..errors import InputError
-from .audio import audio_name, audio_seconds, read_audio
+from .audio import audio_name, audio_seconds, num_samples, read_audio
 from .augmentation import (
     AugmentationArguments,
     add_background,
@@ -88,7 +88,7 @@ class ClipDataset(torch.utils.data.Dataset):
     def num_samples(self) -> list[int]:
         """Returns the length of each clip in samples as the model receives it, from the headers of the files."""
         rate, limit = self.feature_extractor.sampling_rate, self.feature_extractor.max_samples
-        counts = [round(audio_seconds(audio_of(example)) * rate) for example in self.examples]
+        counts = [num_samples(audio_of(example), rate) for example in self.examples]
         return counts if limit is None else [min(count, limit) for count in counts]
 
     def check_labels(self):

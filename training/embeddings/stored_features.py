@@ -13,7 +13,7 @@ from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.fusion_dual_ssast import frame_mask
 
 from ..base.label_frames import num_spectrogram_frames
-from ..data.audio import audio_seconds
+from ..data.audio import num_samples
 from ..data.columns import audio_of
 from ..data.dataset import ClipDataset
 from ..errors import InputError
@@ -115,7 +115,7 @@ def token_bytes(model, network: FeatureNetwork, datasets: Mapping[str, ClipDatas
     num_frames = 0
     for dataset in datasets.values():
         for example in dataset.examples:
-            length = max(round(audio_seconds(audio_of(example)) * extractor.sampling_rate), 1)
+            length = num_samples(audio_of(example), extractor.sampling_rate)
             starts, window = network.layout(length)
             sizes = [min(window, length - start) for start in starts]
             num_frames += sum(num_frames_of(model, extractor, size) for size in sizes)
