@@ -293,6 +293,15 @@ def test_threads_keep_the_order_of_the_clips(manifest):
     assert found == {"train": list(data["audio"]), "test": list(data["audio"])[:3]}
 
 
+def test_threads_run_ahead_of_what_is_taken_by_a_bound(manifest):
+    """The results may be decoded clips, which must not fill the memory."""
+    data, begun = load_table(manifest[0], Columns()), []
+    data = data.select([index % len(data) for index in range(100)])
+    for taken, _ in enumerate(screening.each_clip(data, begun.append, "counting", 2), start=1):
+        assert taken <= len(begun) < taken + 2 * screening.CLIPS_AHEAD
+    assert len(begun) == 100
+
+
 def test_clips_that_are_stored_as_bytes_are_told_apart_by_their_places(tmp_path):
     """Names within one split may return in another, where the clip is in order."""
     good, bad = write_tone(tmp_path / "a.wav").read_bytes(), b"RIFFrubbish"
