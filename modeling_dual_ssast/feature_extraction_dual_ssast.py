@@ -24,8 +24,8 @@ logger = logging.get_logger(__name__)
 LOG_FLOOR = torch.finfo(torch.float32).eps  # 1.1920929e-07, Kaldi's floor under the logarithm
 PREEMPHASIS = 0.97
 LOWEST_MEL_HZ = 20.0
-# Frames transformed at a time. On a CPU they fit its cache. Elsewhere they keep the device busy, and take 0.3 GB for
-# windows of 25 ms at 16 kHz, whatever the length of the audio.
+# Frames transformed at a time, by the extractors of all families. On a CPU they fit its cache. Elsewhere they keep the
+# device busy, and take 0.3 GB for windows of 25 ms at 16 kHz, whatever the length of the audio.
 CHUNK_FRAMES, DEVICE_CHUNK_FRAMES = 512, 32768
 BAND_FILTERS = 16  # mel filters that are multiplied at a time: fewer make small products, more make zeros
 

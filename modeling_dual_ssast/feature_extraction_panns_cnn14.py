@@ -7,6 +7,7 @@ padding, masks, saving and loading.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Optional
 
 import torch
@@ -52,15 +53,15 @@ def slaney_mel_filters(
     return (triangles * 2.0 / (right - left)).to(device, torch.float32)
 
 
-def panns_power(waveform: torch.Tensor, window_size: int, hop_size: int) -> list[torch.Tensor]:
-    """Computes the power spectrogram in chunks (frames, window_size / 2 + 1); the clip is mirrored at its ends."""
+def panns_power(waveform: torch.Tensor, window_size: int, hop_size: int) -> Iterator[torch.Tensor]:
+    """Yields the power spectrogram in chunks (frames, window_size / 2 + 1); the clip is mirrored at its ends."""
     padded = torch.nn.functional.pad(waveform, (0, max(window_size - waveform.shape[0], 0)))
     half = window_size // 2
     mirrored = torch.nn.functional.pad(padded.unsqueeze(0), (half, half), mode="reflect").squeeze(0)
     window = torch.hann_window(window_size, periodic=True, dtype=torch.float32, device=waveform.device)
-    chunks = mirrored.unfold(0, window_size, hop_size).split(chunk_frames(waveform.device))  # (frames, window_size)
-    spectra = [torch.fft.rfft(frames * window) for frames in chunks]
-    return [spectrum.real.square() + spectrum.imag.square() for spectrum in spectra]
+    for frames in mirrored.unfold(0, window_size, hop_size).split(chunk_frames(waveform.device)):
+        spectrum = torch.fft.rfft(frames * window)  # (frames, window_size / 2 + 1)
+        yield spectrum.real.square() + spectrum.imag.square()
 
 
 def panns_log_mel(

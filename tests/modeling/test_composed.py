@@ -556,5 +556,5 @@ def test_power_spectrogram_is_centred_and_mirrored():
     clip = torch.from_numpy(noise(40000))
     window = torch.hann_window(512)
     expected = torch.stft(clip, 512, 160, window=window, center=True, pad_mode="reflect", return_complex=True)
-    power = torch.cat(panns_power(clip, 512, 160))
+    power = torch.cat(list(panns_power(clip, 512, 160)))
     torch.testing.assert_close(power, expected.abs().square().T, atol=1e-4, rtol=1e-4)
