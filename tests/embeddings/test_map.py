@@ -185,6 +185,12 @@ def test_tables_of_labels_join_by_file(collection, tmp_path, capsys):
     pandas.DataFrame({"file": names_of(collection)[:3]}).to_csv(collection / "bare.csv", index=False)
     assert draw(*words, "--labels", collection / "bare.csv", collection / "train.csv") == 0
     assert capsys.readouterr().out.splitlines()[0] == "x: 5"  # the first table has the first three clips
+    # Stored audio has its name beside it, wherever the table is.
+    (tmp_path / "hub").mkdir()
+    audio = [{"bytes": b"x", "path": name} for name in names_of(collection)[:2]]
+    pandas.DataFrame({"audio": audio, "label": ["a", "b"]}).to_parquet(tmp_path / "hub" / "train.parquet")
+    assert draw(*words, "--labels", tmp_path / "hub" / "train.parquet") == 0
+    assert capsys.readouterr().out.splitlines()[:3] == ["a: 1", "b: 1", "no label: 10"]
     # Names that are relative to other folders are the same recordings.
     names = [str(collection / f"clips/{index} <i> #?%41.wav") for index in range(1, 12)]
     write(tmp_path / "whole.npz", names, 11)
