@@ -65,8 +65,12 @@ def program(argv: list[str]):
     print(
         f"{len(found.clips)} of {num_open} clips without a label, chosen by {found.reason}; {len(known.clips)} have one"
     )
+    is_sample = found.num_compared < num_open
+    if is_sample:
+        print(f"they were chosen from {found.num_compared} clips, a random sample")
     if len(found.clips) < arguments.count:
-        print(f"no more than these are left, of {arguments.count} that were asked for")
+        where = "are in it" if is_sample else "are left"
+        print(f"no more than these {where}, of {arguments.count} that were asked for")
     shown = {name: list(own[:PRINTED]) for name, own in columns if name != "label"}
     shown["doubt"] = [None if np.isnan(one) else float(one) for one in shown["doubt"]]
     print_table(zip(*shown.values()), list(shown))

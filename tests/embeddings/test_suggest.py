@@ -150,6 +150,14 @@ def test_a_loop_of_suggesting_and_labelling(tmp_path, capsys):
     assert (rest["predicted"] == [f"class {classes[names.index(name)]}" for name in rest["file_name"]]).mean() > 0.95
 
 
+def test_a_sample_is_mentioned(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("training.embeddings.suggesting.MOST_CLIPS", 30)
+    write(tmp_path, *clusters())
+    assert len(run(tmp_path, "--count", 40)) == 30
+    said = capsys.readouterr().out
+    assert "chosen from 30 clips, a random sample" in said and "no more than these are in it, of 40 that" in said
+
+
 def test_rows_without_a_label_are_not_labelled(tmp_path):
     write(tmp_path, *clusters())
     (tmp_path / "known.csv").write_text("file_name,label\n00.wav,\n01.wav,a\n20.wav,b\n")
