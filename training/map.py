@@ -13,16 +13,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas
-from transformers.utils import logging
 
 from .base.figures import FORMATS, plain
 from .console import run_program
 from .data.columns import AUDIO_COLUMNS, LABEL_COLUMNS
 from .data.tables import load_named_rows
 from .embeddings.map_page import AUTO, NO_SOUND, SOUNDS, find_sounds, write_map_page
-from .embeddings.maps import FEWEST, TITLES, UMAP, Groups, as_text, draw_map, group, one_group, project
+from .embeddings.maps import FEWEST, TITLES, UMAP, Groups, draw_map, group, one_group, project
 from .embeddings.neighbours import check_lengths
-from .embeddings.stored import NAMES, ClipPlaces, EmbeddingArguments, Embeddings, clip_file, read_embeddings
+from .embeddings.stored import (
+    NAMES,
+    ClipPlaces,
+    EmbeddingArguments,
+    Embeddings,
+    as_text,
+    clip_file,
+    read_embeddings,
+)
 from .errors import InputError, nearest, printable
 from .files import arrow_array, check_writable, storable
 from .inference.tables import open_table, with_own_columns
@@ -71,7 +78,6 @@ class MapArguments(EmbeddingArguments):
 def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
         show_help((MapArguments,), USAGE)
-    logging.set_verbosity_error()
     return run_program(draw, argv, KEPT)
 
 
@@ -171,19 +177,14 @@ def write_places(
     """Writes the table of the map: file, its columns, what it is coloured as, x and y."""
     import pyarrow
 
-    own = pyarrow.table({storable(str(name)): arrow_array([_cell(cell) for cell in table[name]]) for name in table})
+    own = {storable(str(name)): arrow_array([as_text(cell) or None for cell in table[name]]) for name in table}
     results = [
         ("coloured_as", [groups.names[place] for place in groups.members]), ("x", places[:, 0]), ("y", places[:, 1])
     ]  # fmt: skip
     about = {"embeddings": str(arguments.embeddings), "made_by": found.about, "method": arguments.method}
     about |= {"seed": arguments.seed, "coloured_by": groups.column}
     with open_table(path, about) as write:
-        write(with_own_columns(NAMES, found.names, list(range(len(found.names))), own, results))
-
-
-def _cell(cell) -> str | None:
-    text = as_text(cell)
-    return text or None
+        write(with_own_columns(NAMES, found.names, list(range(len(found.names))), pyarrow.table(own), results))
 
 
 if __name__ == "__main__":

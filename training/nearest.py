@@ -23,7 +23,7 @@ from .embeddings.neighbours import (
     exact_neighbours,
     open_index,
 )
-from .embeddings.stored import NAMES, EmbeddingArguments, Embeddings, read_embeddings, suggestion
+from .embeddings.stored import NAMES, EmbeddingArguments, Embeddings, as_text, read_embeddings, suggestion
 from .errors import InputError, blamed, printable
 from .files import arrow_array, check_writable
 from .inference.precision import HardwareArguments, choose_hardware, place
@@ -32,7 +32,7 @@ from .inference.tables import Columns, check_table, open_table, with_own_columns
 from .recipe import described, name_positionals, parse_words, show_help
 
 USAGE = "python -m training.nearest EMBEDDINGS CLIP ... [--key value ...]"
-KEPT = "nothing was written; give the same command again"
+KEPT = "an index that was built is kept; give the same command again"
 PRINTED_COLUMNS = 4  # of the table's own
 
 
@@ -140,8 +140,6 @@ def encode(arguments: NearestArguments, found: Embeddings, clips: list[str]) -> 
         raise InputError(f"{clips[0]}: is not in {arguments.embeddings}, which {what}; embed it with the other clips")
     settings = dict(about["settings"])
     window_s, dtype = settings.pop("window_s", None), settings.pop("dtype", "float32")
-    if "temporal_pooling" in settings:  # the name of `pooling` in the configuration of some families
-        settings["pooling"] = settings.pop("temporal_pooling")
     embedder = load(name, "clip", window_s, **settings)
     if weights_fingerprint(embedder.model) != about["weights"]:
         raise InputError(
@@ -189,13 +187,9 @@ def print_found(table: Columns, clips: list[str], counts: list[int]):
     for clip, count in zip(clips, counts):
         print(printable(f"nearest to {clip}:"))
         rows = range(start, start + count)
-        cells = ([ranks[row], cosines[row], files[row], *(_text(values[row]) for _, values in own)] for row in rows)
+        cells = ([ranks[row], cosines[row], files[row], *(as_text(values[row]) for _, values in own)] for row in rows)
         print_table(cells, ["rank", "cosine", NAMES, *(name for name, _ in own)])
         start += count
-
-
-def _text(cell):
-    return None if cell is None or cell != cell else str(cell)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,15 @@ class Embeddings(NamedTuple):
     about: dict
 
 
+def as_text(value) -> str:
+    """Returns a cell of the columns as a text; empty for none."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return ", ".join(map(str, value))
+    return str(value).strip()
+
+
 def read_embeddings(path: Path, column: str | None = None, may_repeat: bool = False) -> Embeddings:
     """
     Reads a Parquet or npz file with a vector per clip.
