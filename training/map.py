@@ -181,8 +181,7 @@ def write_places(
     results = [
         ("coloured_as", [groups.names[place] for place in groups.members]), ("x", places[:, 0]), ("y", places[:, 1])
     ]  # fmt: skip
-    about = {"embeddings": str(arguments.embeddings), "made_by": found.about, "method": arguments.method}
-    about |= {"seed": arguments.seed, "coloured_by": groups.column}
+    about = arguments.about(found, "labels", "method", "seed") | {"coloured_by": groups.column}
     with open_table(path, about) as write:
         write(with_own_columns(NAMES, found.names, list(range(len(found.names))), pyarrow.table(own), results))
 

@@ -94,8 +94,7 @@ def find(argv: list[str]):
     table = columns_of(found, arguments.clips, near)
     print_found(table, arguments.clips, list(map(len, near)))
     if arguments.output is not None:
-        about = {"embeddings": str(arguments.embeddings), "made_by": found.about, "search": how}
-        with open_table(arguments.output, about) as write:
+        with open_table(arguments.output, arguments.about(found) | {"search": how}) as write:
             write(table)
 
 

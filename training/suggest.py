@@ -60,7 +60,7 @@ def program(argv: list[str]):
         )
     found = suggest(scaled(stored.vectors), known, arguments.count, arguments.strategy, arguments.seed)
     columns = columns_of(stored.names, known, found)
-    with open_table(arguments.output, arguments.about("strategy", "count")) as write:
+    with open_table(arguments.output, arguments.about(stored, "labels", "seed", "strategy", "count")) as write:
         write(columns)
     print(
         f"{len(found.clips)} of {num_open} clips without a label, chosen by {found.reason}; {len(known.clips)} have one"

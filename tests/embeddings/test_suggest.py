@@ -1,5 +1,7 @@
 """Tests training.suggest: what it chooses and never chooses, the loop of suggesting and labelling, refusals."""
 
+import json
+
 import numpy as np
 import pandas
 import pytest
@@ -142,6 +144,8 @@ def test_a_loop_of_suggesting_and_labelling(tmp_path, capsys):
         found["label"] = [f"class {classes[names.index(name)]}" for name in found["file_name"]]
         tables.append(tmp_path / f"labelled_{number}.csv")
         found.to_csv(tables[-1], index=False)
+    about = json.loads((tmp_path / "next.csv.about.json").read_text())
+    assert about["labels"] == list(map(str, tables[:2])) and (about["strategy"], about["count"]) == ("margin", 4)
     labelled = pandas.concat(map(pandas.read_csv, tables))
     assert labelled["file_name"].is_unique and len(labelled) == 12 and labelled["label"].nunique() == 4
     rest = run(tmp_path, "--labels", *tables, "--count", 100, "--overwrite", "true")

@@ -49,11 +49,6 @@ class LabelArguments(EmbeddingArguments):
         columns = Columns(self.audio_column, self.label_column, self.label_separator)
         return read_known_labels(self.labels or [], names, self.embeddings, columns, self.none_label)
 
-    def about(self, *others: str) -> dict:
-        """Returns what a table is made from: these options and `others`."""
-        found = {"embeddings": str(self.embeddings), "labels": list(map(str, self.labels or ()))}
-        return found | {name: getattr(self, name) for name in ("column", "seed", *others)}
-
 
 class KnownLabels(NamedTuple):
     """

@@ -26,18 +26,6 @@ REMEDY = "name an output of embed_hf.py --level clip"
 MOST_COMPARED = 20_000  # names that a misspelt one is compared with: that takes a second
 
 
-@dataclass
-class EmbeddingArguments(Arguments):
-    """Holds the options of programs that read stored embeddings."""
-
-    embeddings: Path | None = described(
-        None, "Output of embed_hf.py with a vector per clip, .parquet or .npz; the first word."
-    )
-    column: str | None = described(
-        None, "Column of vectors, such as layer_7 of embed_hf.py --level layers; unset: the only one."
-    )
-
-
 class Embeddings(NamedTuple):
     """
     Holds the vectors of clips.
@@ -53,6 +41,30 @@ class Embeddings(NamedTuple):
     vectors: np.ndarray
     columns: pandas.DataFrame
     about: dict
+
+
+@dataclass
+class EmbeddingArguments(Arguments):
+    """Holds the options of programs that read stored embeddings."""
+
+    embeddings: Path | None = described(
+        None, "Output of embed_hf.py with a vector per clip, .parquet or .npz; the first word."
+    )
+    column: str | None = described(
+        None, "Column of vectors, such as layer_7 of embed_hf.py --level layers; unset: the only one."
+    )
+
+    def about(self, found: Embeddings, *others: str) -> dict:
+        """Returns what a table is made from, for `open_table`: these options, `others`, and what made the vectors."""
+        options = {name: getattr(self, name) for name in ("embeddings", "column", *others)}
+        return {name: _storable(value) for name, value in options.items()} | {"made_by": found.about}
+
+
+def _storable(value):
+    """Returns an option as JSON takes it."""
+    if isinstance(value, list):
+        return list(map(_storable, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def as_text(value) -> str:
