@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
 from .console import print_table, run_program
 from .embeddings.known_labels import KnownLabels, LabelArguments
@@ -79,12 +82,11 @@ def program(argv: list[str]):
 
 def columns_of(names: list[str], known: KnownLabels, found: Suggestions) -> list[tuple]:
     """Returns the columns of the table; `label` is empty, to be filled in."""
-    size, labels = len(found.clips), known.labels.names
+    size, labels = len(found.clips), known.labels
     predicted = [None] * size
-    if known.has_two and known.labels.is_multi:
-        predicted = [";".join(name for name, p in zip(labels, row) if p >= 0.5) for row in found.probabilities]
-    elif known.has_two:
-        predicted = [labels[place] for place in found.probabilities.argmax(axis=1)]
+    if known.has_two:
+        predicted = labels_of_probabilities(torch.from_numpy(found.probabilities), labels.names, labels.problem_type)
+        predicted = list(map(known.cell, predicted)) if labels.is_multi else predicted
     return [
         ("file_name", [names[place] for place in found.clips]),
         ("label", [None] * size),

@@ -97,7 +97,7 @@ def _of_several(known: KnownLabels, judged: Judged, place: int) -> dict:
     worst = np.nanargmin(qualities) if is_known.any() else None
 
     def joined(mask) -> str:
-        return ";".join(name for name, is_one in zip(names, mask) if is_one)
+        return known.cell(name for name, is_one in zip(names, mask) if is_one)
 
     return {
         "label": joined(has),

@@ -178,6 +178,11 @@ def test_several_labels_per_clip(tmp_path):
     found = run(tmp_path, *words).fillna("")
     own = {name: labels for name, labels in zip(found["file_name"], found["predicted"])}
     assert [own[f"{name}.wav"] for name in ("05", "20", "35", "50")] == ["a", "a;b", "", "b"]
+    # Another separator: what is written can be read again.
+    (tmp_path / "known.csv").write_text((tmp_path / "known.csv").read_text().replace(";", "|"))
+    words = ["--overwrite", "true", *("|" if word == ";" else word for word in words)]
+    again = run(tmp_path, *words).fillna("")
+    assert again["predicted"].tolist() == [text.replace(";", "|") for text in found["predicted"]]
 
 
 def test_names_may_be_paths_from_the_table(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Joins stored embeddings with a table of labels, of which many may be missing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -58,11 +58,17 @@ class KnownLabels(NamedTuple):
         clips: (labelled clips,), their places among the embedded clips, in increasing order
         targets: (labelled clips,) class numbers; of clips with several labels (labelled clips, labels), 0 or 1
         labels: their names; empty if nothing is labelled
+        separator: between several labels in a cell of the tables
     """
 
     clips: np.ndarray
     targets: np.ndarray
     labels: LabelSet
+    separator: str = ";"
+
+    def cell(self, names: Iterable[str]) -> str:
+        """Returns several labels as a cell that is read back as they are."""
+        return self.separator.join(names)
 
     @property
     def has_two(self) -> bool:
@@ -116,4 +122,5 @@ def read_known_labels(
     own = [found[place] for place in clips]
     labels = labels_so_far(own, None if none_label is None else "multi_label_classification")
     targets = np.array([labels.encode(label, names[place]) for place, label in zip(clips, own)], dtype=np.int64)
-    return KnownLabels(clips, targets.reshape(len(clips), *[-1] * labels.is_multi), labels)
+    targets = targets.reshape(len(clips), *[-1] * labels.is_multi)
+    return KnownLabels(clips, targets, labels, columns.separator or ";")
