@@ -5,6 +5,7 @@ import html
 import json
 import re
 import sys
+from urllib.parse import unquote
 
 import numpy as np
 import pandas
@@ -153,8 +154,6 @@ def test_sounds_are_linked_where_there_is_no_room(collection, tmp_path, monkeypa
     assert draw(collection / "all.npz", out, "--method", "tsne") == 0
     data, text = data_of(out), (out / "map.html").read_text(encoding="utf-8")
     assert data["sounds"][0] == "" and "media-src data: 'self' file:;" in text
-    from urllib.parse import unquote
-
     for index in range(1, 12):
         assert "#" not in data["sounds"][index] and "?" not in data["sounds"][index]
         assert (out / unquote(data["sounds"][index])).samefile(collection / f"clips/{index} <i> #?%41.wav")
