@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import torch
-from report import versions
+from report import print_table, versions
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -106,7 +106,7 @@ class Division:
 
 
 def curves(divisions: list[Division], round_size: int, num_orders: int) -> dict[str, np.ndarray]:
-    """Returns the mean accuracy after 1, 2 ... rounds, by strategy, and the deviation of its mean over seeds."""
+    """Returns the numbers of labels after 1, 2 ... rounds, and by strategy the mean accuracy with so many."""
     size = min(len(one.open) for one in divisions)
     counts = [*range(round_size, size, round_size), size]
     found = {"labels": np.array(counts)}
@@ -132,6 +132,7 @@ def labels_needed(counts: np.ndarray, accuracies: np.ndarray, wanted: float) -> 
 
 
 def ratios(found: dict[str, np.ndarray], strategy: str) -> list[float]:
+    """Returns the labels that a strategy needs at each of `SHARES`, as a share of those of random labelling."""
     counts, shares = found["labels"], []
     for share in SHARES:
         number = share * counts[-1]
@@ -139,22 +140,17 @@ def ratios(found: dict[str, np.ndarray], strategy: str) -> list[float]:
     return shares
 
 
-def planted_auc(vectors: np.ndarray, classes: np.ndarray, seed: int, **settings) -> tuple[float, float, float]:
+def planted_auc(vectors: np.ndarray, classes: np.ndarray, seed: int) -> tuple[float, float, float]:
     """Plants wrong labels; returns the AUC of their quality, and precision and recall of the suspected ones."""
     rng, num_classes = np.random.default_rng(seed), classes.max() + 1
     wrong = np.zeros(len(classes), dtype=bool)
     wrong[rng.permutation(len(classes))[: round(NUM_PLANTED * len(classes))]] = True
     labels = np.where(wrong, (classes + rng.integers(1, num_classes, len(classes))) % num_classes, classes)
     names = LabelSet(tuple(map(str, range(num_classes))), "single_label_classification")
-    judged = find_label_errors(vectors, KnownLabels(np.arange(len(classes)), labels, names), seed=seed, **settings)
+    judged = find_label_errors(vectors, KnownLabels(np.arange(len(classes)), labels, names), seed=seed)
     quality = np.nan_to_num(judged.quality, nan=1.0)
     hits = (judged.suspected & wrong).sum()
     return roc_auc_score(wrong, -quality), hits / max(judged.suspected.sum(), 1), hits / wrong.sum()
-
-
-def as_markdown(columns: list[str], rows: list[list]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def main():
@@ -176,24 +172,23 @@ def main():
         auc, precision, recall = np.mean(planted, axis=0)
         lowest = min(one[0] for one in planted)
         suspects.append([data_set, *(f"{value:.3f}" for value in (auc, lowest)), f"{precision:.2f}", f"{recall:.2f}"])
-        print(as_markdown(["data set", "AUC", "lowest seed", "precision", "recall"], suspects), flush=True)
         divisions = [Division(vectors, classes, groups, seed) for seed in range(args.seeds)]
         found = curves(divisions, DATA_SETS[data_set][2], args.orders)
-        for strategy in STRATEGIES:
-            needed = ratios(found, strategy)
+        needed_by = {strategy: ratios(found, strategy) for strategy in STRATEGIES}
+        for strategy, needed in needed_by.items():
             met = "yes" if max(needed) <= GOAL else "no"
             rows.append([data_set, strategy, *(f"{value:.0%}" for value in (*needed, np.mean(needed))), met])
         report["data_sets"][data_set] = {
             "planted": [list(map(float, one)) for one in planted],
             "curves": {name: values.tolist() for name, values in found.items()},
-            "ratios": {strategy: ratios(found, strategy) for strategy in STRATEGIES},
+            "ratios": needed_by,
         }
     print(versions())
     print(f"\nplanted wrong labels, mean of {args.seeds} seeds (goal: AUC of {AUC_GOAL})\n")
-    print(as_markdown(["data set", "AUC", "lowest seed", "precision", "recall"], suspects))
+    print_table(["data set", "AUC", "lowest seed", "precision", "recall"], suspects)
     print("\nlabels for the accuracy that random labelling reaches with a share of all clips, relative to that share\n")
     shares = [f"at {share:.0%}" for share in SHARES]
-    print(as_markdown(["data set", "strategy", *shares, "mean", f"at most {GOAL:.0%} at each"], rows))
+    print_table(["data set", "strategy", *shares, "mean", f"at most {GOAL:.0%} at each"], rows)
     path = args.output / "labelling.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"\nfigures: {path}")

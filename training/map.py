@@ -7,25 +7,33 @@ the places, and a page on which the clip under the pointer plays.
 
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas
-from transformers.utils import logging
 
 from .base.figures import FORMATS, plain
 from .console import run_program
 from .data.columns import AUDIO_COLUMNS, LABEL_COLUMNS
-from .data.tables import load_table_as_it_stands
+from .data.tables import load_named_rows
 from .embeddings.map_page import AUTO, NO_SOUND, SOUNDS, find_sounds, write_map_page
-from .embeddings.maps import FEWEST, TITLES, UMAP, Groups, as_text, draw_map, group, one_group, project
+from .embeddings.maps import FEWEST, TITLES, UMAP, Groups, draw_map, group, one_group, project
 from .embeddings.neighbours import check_lengths
-from .embeddings.stored import NAMES, Embeddings, clip_file, read_embeddings
+from .embeddings.stored import (
+    NAMES,
+    ClipPlaces,
+    EmbeddingArguments,
+    Embeddings,
+    as_text,
+    clip_file,
+    read_embeddings,
+)
 from .errors import InputError, nearest, printable
 from .files import arrow_array, check_writable, storable
 from .inference.tables import open_table, with_own_columns
-from .recipe import Arguments, described, name_positionals, parse_words, show_help
+from .recipe import described, name_positionals, parse_words, show_help
 
 USAGE = "python -m training.map EMBEDDINGS FOLDER [--key value ...]"
 KEPT = "give the same command again"
@@ -34,10 +42,9 @@ GUESSED = (*LABEL_COLUMNS, "prediction", SPLIT)  # what clips are coloured by, i
 
 
 @dataclass
-class MapArguments(Arguments):
+class MapArguments(EmbeddingArguments):
     """Defines the options of training.map."""
 
-    embeddings: Path | None = described(None, "Output of embed_hf.py with a vector per clip; the first word.")
     output: Path | None = described(None, "Folder of map.png, map.pdf, map.csv and map.html; the second word.")
     method: str = described(UMAP, "Method that lays the clips out.", choices=tuple(TITLES))
     colour: str | None = described(
@@ -45,7 +52,7 @@ class MapArguments(Arguments):
         "Column that clips are coloured by, of the embeddings or of `labels`; or folder, the folder of a clip. Unset: "
         "the label, the prediction or the split, if there is one.",
     )
-    labels: list[str] | None = described(
+    labels: list[Path] | None = described(
         None,
         "Tables with further columns of the clips, such as those of predict_hf.py; joined by file. Of several tables, "
         "the name is the split.",
@@ -54,7 +61,6 @@ class MapArguments(Arguments):
         None, "Folder that relative file names begin in, if neither the current one nor that of the embeddings."
     )
     most_clips: int = described(20_000, "Clips of the map; of more, a random sample.", at_least=FEWEST, at_most=200_000)
-    column: str | None = described(None, "Column of vectors, such as layer_7 of embed_hf.py --level layers.")
     sounds: str = described(
         AUTO,
         "Recordings of the page: embedded, or linked to where they lie; auto: embedded if all fit into 16 MB.",
@@ -72,7 +78,6 @@ class MapArguments(Arguments):
 def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
         show_help((MapArguments,), USAGE)
-    logging.set_verbosity_error()
     return run_program(draw, argv, KEPT)
 
 
@@ -113,10 +118,10 @@ def draw(argv: list[str]):
     print(f"everything is in {folder}: map.html, map.png, map.{arguments.figure_format}, map.csv")
 
 
-def with_labels(found: Embeddings, files: list[str | None], tables: list[str]) -> pandas.DataFrame:
+def with_labels(found: Embeddings, files: list[str | None], tables: list[Path]) -> pandas.DataFrame:
     """
-    Returns the columns of the embeddings and of the tables, a row per clip. A clip is found in a table by its name as
-    it stands there, or by the path of its recording.
+    Returns the columns of the embeddings and of the tables, a row per clip; of several tables with a clip, those of the
+    first.
 
     Raises:
         InputError: a table cannot be read, lists a recording twice, or none has a clip of these.
@@ -124,34 +129,27 @@ def with_labels(found: Embeddings, files: list[str | None], tables: list[str]) -
     own = found.columns.reset_index(drop=True)
     if not tables:
         return own
-    by_name, rows = {}, []
-    for path in map(Path, tables):
-        data, stored = load_table_as_it_stands(path)
+    places, rows = ClipPlaces(found.names, files), {}
+    for path in tables:
+        clips, stored = load_named_rows(path)
+        file, count = Counter(clip.path for clip in clips).most_common(1)[0]
+        if count > 1:
+            raise InputError(f"{path}: lists {printable(file)} twice; leave one row of each recording")
         stored = stored.drop_columns([name for name in stored.column_names if name in AUDIO_COLUMNS])
         split = {SPLIT: path.stem} if len(tables) > 1 and SPLIT not in stored.column_names else {}
-        seen = {}
-        for number, audio in enumerate(data["audio"]):
-            file = audio if isinstance(audio, str) else audio.get("path") or ""
-            if not file:  # it is stored in the table, without a name
-                continue
-            if seen.setdefault(file, number) != number:
-                raise InputError(f"{path}: lists {printable(file)} twice; leave one row of each recording")
-            # As the table has it, and from where the program runs.
-            for key in (os.path.relpath(file, path.parent), os.path.abspath(file)):
-                by_name.setdefault(key, len(rows) + number)
-        rows += [row | split for row in stored.to_pylist()] or [split] * len(data)  # no other column: no row
-    paths = (os.path.abspath(file) if file else None for file in files)
-    matched = [by_name.get(name, by_name.get(path)) for name, path in zip(found.names, paths)]
-    missing = matched.count(None)
-    if missing == len(matched):
+        for clip, row in zip(clips, stored.to_pylist() or [{}] * len(clips)):  # no other column: no row
+            for place in places.find(clip):
+                rows.setdefault(place, row | split)
+    missing = len(found.names) - len(rows)
+    if not rows:
         raise InputError(
             f"{tables[0]}: has no row of these clips, such as {printable(found.names[0])}; name the table of this "
             "collection, or the --folder of its recordings"
         )
     if missing:
-        print(f"{missing} of {len(matched)} clips are in no table of --labels", file=sys.stderr)
+        print(f"{missing} of {len(found.names)} clips are in no table of --labels", file=sys.stderr)
     # Not numbers: a missing one would make floats of classes such as 0 and 1.
-    joined = pandas.DataFrame([{} if row is None else rows[row] for row in matched], dtype=object)
+    joined = pandas.DataFrame([rows.get(place, {}) for place in range(len(found.names))], dtype=object)
     return pandas.concat([own[[name for name in own if name not in joined]], joined], axis=1)
 
 
@@ -179,19 +177,13 @@ def write_places(
     """Writes the table of the map: file, its columns, what it is coloured as, x and y."""
     import pyarrow
 
-    own = pyarrow.table({storable(str(name)): arrow_array([_cell(cell) for cell in table[name]]) for name in table})
+    own = {storable(str(name)): arrow_array([as_text(cell) or None for cell in table[name]]) for name in table}
     results = [
         ("coloured_as", [groups.names[place] for place in groups.members]), ("x", places[:, 0]), ("y", places[:, 1])
     ]  # fmt: skip
-    about = {"embeddings": str(arguments.embeddings), "made_by": found.about, "method": arguments.method}
-    about |= {"seed": arguments.seed, "coloured_by": groups.column}
+    about = arguments.about(found, "labels", "method", "seed") | {"coloured_by": groups.column}
     with open_table(path, about) as write:
-        write(with_own_columns(NAMES, found.names, list(range(len(found.names))), own, results))
-
-
-def _cell(cell) -> str | None:
-    text = as_text(cell)
-    return text or None
+        write(with_own_columns(NAMES, found.names, list(range(len(found.names))), pyarrow.table(own), results))
 
 
 if __name__ == "__main__":

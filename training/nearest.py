@@ -23,8 +23,8 @@ from .embeddings.neighbours import (
     exact_neighbours,
     open_index,
 )
-from .embeddings.stored import NAMES, Embeddings, read_embeddings
-from .errors import InputError, blamed, nearest, printable
+from .embeddings.stored import NAMES, EmbeddingArguments, Embeddings, as_text, read_embeddings, suggestion
+from .errors import InputError, blamed, printable
 from .files import arrow_array, check_writable
 from .inference.precision import HardwareArguments, choose_hardware, place
 from .inference.shards import weights_fingerprint
@@ -32,16 +32,14 @@ from .inference.tables import Columns, check_table, open_table, with_own_columns
 from .recipe import described, name_positionals, parse_words, show_help
 
 USAGE = "python -m training.nearest EMBEDDINGS CLIP ... [--key value ...]"
-KEPT = "nothing was written; give the same command again"
-MOST_COMPARED = 20_000  # names that a misspelt one is compared with: that takes a second
+KEPT = "an index that was built is kept; give the same command again"
 PRINTED_COLUMNS = 4  # of the table's own
 
 
 @dataclass
-class NearestArguments(HardwareArguments):
+class NearestArguments(EmbeddingArguments, HardwareArguments):
     """Defines the options of training.nearest."""
 
-    embeddings: Path | None = described(None, "Output of embed_hf.py with a vector per clip; the first word.")
     clips: list[str] | None = described(
         None, "Clips to find others for: file names of the table, or recordings; the words after it."
     )
@@ -51,7 +49,6 @@ class NearestArguments(HardwareArguments):
     )
     overwrite: bool = described(False, "Build the index anew if it is one of other vectors.")
     output: Path | None = described(None, "Table of what is found too: .csv, .jsonl or .parquet.")
-    column: str | None = described(None, "Column of vectors, such as layer_7 of embed_hf.py --level layers.")
     model: str | None = described(
         None, "Model that encodes recordings which are not in the table; unset: the one that made it."
     )
@@ -97,8 +94,7 @@ def find(argv: list[str]):
     table = columns_of(found, arguments.clips, near)
     print_found(table, arguments.clips, list(map(len, near)))
     if arguments.output is not None:
-        about = {"embeddings": str(arguments.embeddings), "made_by": found.about, "search": how}
-        with open_table(arguments.output, about) as write:
+        with open_table(arguments.output, arguments.about(found) | {"search": how}) as write:
             write(table)
 
 
@@ -134,7 +130,7 @@ def encode(arguments: NearestArguments, found: Embeddings, clips: list[str]) -> 
     for clip in clips:
         if not Path(clip).is_file():
             raise InputError(
-                f"{clip}: neither a file nor a {NAMES} of {arguments.embeddings}; {_suggestion(clip, found.names)}"
+                f"{clip}: neither a file nor a {NAMES} of {arguments.embeddings}; {suggestion(clip, found.names)}"
             )
     about = found.about
     name = arguments.model or about.get("model")
@@ -143,8 +139,6 @@ def encode(arguments: NearestArguments, found: Embeddings, clips: list[str]) -> 
         raise InputError(f"{clips[0]}: is not in {arguments.embeddings}, which {what}; embed it with the other clips")
     settings = dict(about["settings"])
     window_s, dtype = settings.pop("window_s", None), settings.pop("dtype", "float32")
-    if "temporal_pooling" in settings:  # the name of `pooling` in the configuration of some families
-        settings["pooling"] = settings.pop("temporal_pooling")
     embedder = load(name, "clip", window_s, **settings)
     if weights_fingerprint(embedder.model) != about["weights"]:
         raise InputError(
@@ -164,13 +158,6 @@ def encode(arguments: NearestArguments, found: Embeddings, clips: list[str]) -> 
         if not np.isfinite(vectors[-1]).all() or not vectors[-1].any():
             raise InputError(f"{clip}: has no finite vector other than zero; name another recording")
     return np.stack(vectors)
-
-
-def _suggestion(clip: str, names: list[str]) -> str:
-    ends = [name for name in names if Path(name).name == Path(clip).name]
-    if ends:
-        return f"did you mean {printable(ends[0])}?"
-    return printable(nearest(clip, names[:MOST_COMPARED], f"such as {names[0]}"))
 
 
 def columns_of(found: Embeddings, clips: list[str], near: list[list[tuple[int, float]]]) -> Columns:
@@ -199,13 +186,9 @@ def print_found(table: Columns, clips: list[str], counts: list[int]):
     for clip, count in zip(clips, counts):
         print(printable(f"nearest to {clip}:"))
         rows = range(start, start + count)
-        cells = ([ranks[row], cosines[row], files[row], *(_text(values[row]) for _, values in own)] for row in rows)
+        cells = ([ranks[row], cosines[row], files[row], *(as_text(values[row]) for _, values in own)] for row in rows)
         print_table(cells, ["rank", "cosine", NAMES, *(name for name, _ in own)])
         start += count
-
-
-def _text(cell):
-    return None if cell is None or cell != cell else str(cell)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
 from .console import print_table, run_program
 from .embeddings.known_labels import KnownLabels, LabelArguments
@@ -60,13 +63,17 @@ def program(argv: list[str]):
         )
     found = suggest(scaled(stored.vectors), known, arguments.count, arguments.strategy, arguments.seed)
     columns = columns_of(stored.names, known, found)
-    with open_table(arguments.output, arguments.about("strategy", "count")) as write:
+    with open_table(arguments.output, arguments.about(stored, "labels", "seed", "strategy", "count")) as write:
         write(columns)
     print(
         f"{len(found.clips)} of {num_open} clips without a label, chosen by {found.reason}; {len(known.clips)} have one"
     )
+    is_sample = found.num_compared < num_open
+    if is_sample:
+        print(f"they were chosen from {found.num_compared} clips, a random sample")
     if len(found.clips) < arguments.count:
-        print(f"no more than these are left, of {arguments.count} that were asked for")
+        where = "are in it" if is_sample else "are left"
+        print(f"no more than these {where}, of {arguments.count} that were asked for")
     shown = {name: list(own[:PRINTED]) for name, own in columns if name != "label"}
     shown["doubt"] = [None if np.isnan(one) else float(one) for one in shown["doubt"]]
     print_table(zip(*shown.values()), list(shown))
@@ -75,12 +82,11 @@ def program(argv: list[str]):
 
 def columns_of(names: list[str], known: KnownLabels, found: Suggestions) -> list[tuple]:
     """Returns the columns of the table; `label` is empty, to be filled in."""
-    size, labels = len(found.clips), known.labels.names
+    size, labels = len(found.clips), known.labels
     predicted = [None] * size
-    if known.has_two and known.labels.is_multi:
-        predicted = [";".join(name for name, p in zip(labels, row) if p >= 0.5) for row in found.probabilities]
-    elif known.has_two:
-        predicted = [labels[place] for place in found.probabilities.argmax(axis=1)]
+    if known.has_two:
+        predicted = labels_of_probabilities(torch.from_numpy(found.probabilities), labels.names, labels.problem_type)
+        predicted = list(map(known.cell, predicted)) if labels.is_multi else predicted
     return [
         ("file_name", [names[place] for place in found.clips]),
         ("label", [None] * size),

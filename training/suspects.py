@@ -58,7 +58,8 @@ def find(argv: list[str]):
     rows = rows_of(stored.names, known, judged)
     columns = [(name, [row[name] for row in rows]) for name in rows[0]]
     columns = [(name, np.array(own, dtype=np.float32) if name == "quality" else own) for name, own in columns]
-    with open_table(arguments.output, arguments.about("num_folds", "num_repeats")) as write:
+    about = arguments.about(stored, "labels", "seed", "num_folds", "num_repeats")
+    with open_table(arguments.output, about) as write:
         write(columns)
     print_summary(arguments, known, rows)
 
@@ -96,7 +97,7 @@ def _of_several(known: KnownLabels, judged: Judged, place: int) -> dict:
     worst = np.nanargmin(qualities) if is_known.any() else None
 
     def joined(mask) -> str:
-        return ";".join(name for name, is_one in zip(names, mask) if is_one)
+        return known.cell(name for name, is_one in zip(names, mask) if is_one)
 
     return {
         "label": joined(has),

@@ -5,6 +5,7 @@ import html
 import json
 import re
 import sys
+from urllib.parse import unquote
 
 import numpy as np
 import pandas
@@ -153,8 +154,6 @@ def test_sounds_are_linked_where_there_is_no_room(collection, tmp_path, monkeypa
     assert draw(collection / "all.npz", out, "--method", "tsne") == 0
     data, text = data_of(out), (out / "map.html").read_text(encoding="utf-8")
     assert data["sounds"][0] == "" and "media-src data: 'self' file:;" in text
-    from urllib.parse import unquote
-
     for index in range(1, 12):
         assert "#" not in data["sounds"][index] and "?" not in data["sounds"][index]
         assert (out / unquote(data["sounds"][index])).samefile(collection / f"clips/{index} <i> #?%41.wav")
@@ -185,6 +184,12 @@ def test_tables_of_labels_join_by_file(collection, tmp_path, capsys):
     pandas.DataFrame({"file": names_of(collection)[:3]}).to_csv(collection / "bare.csv", index=False)
     assert draw(*words, "--labels", collection / "bare.csv", collection / "train.csv") == 0
     assert capsys.readouterr().out.splitlines()[0] == "x: 5"  # the first table has the first three clips
+    # Stored audio has its name beside it, wherever the table is.
+    (tmp_path / "hub").mkdir()
+    audio = [{"bytes": b"x", "path": name} for name in names_of(collection)[:2]]
+    pandas.DataFrame({"audio": audio, "label": ["a", "b"]}).to_parquet(tmp_path / "hub" / "train.parquet")
+    assert draw(*words, "--labels", tmp_path / "hub" / "train.parquet") == 0
+    assert capsys.readouterr().out.splitlines()[:3] == ["a: 1", "b: 1", "no label: 10"]
     # Names that are relative to other folders are the same recordings.
     names = [str(collection / f"clips/{index} <i> #?%41.wav") for index in range(1, 12)]
     write(tmp_path / "whole.npz", names, 11)

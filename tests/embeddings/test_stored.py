@@ -11,7 +11,8 @@ from audio_files import write_tone
 from tiny_models import save_tiny_classifier
 
 import embed_hf
-from training.embeddings.stored import clip_file, read_embeddings
+from training.data.tables import NamedClip
+from training.embeddings.stored import ClipPlaces, clip_file, read_embeddings
 from training.errors import InputError
 
 NAMES = ["a.wav", "ü.wav", "c.wav"]
@@ -173,6 +174,19 @@ def test_recordings_are_found_where_the_table_says(tmp_path, monkeypatch):
     assert clip_file("there.wav", folders) == str(tmp_path / "there" / "there.wav")
     assert clip_file(str(tmp_path / "here" / "here.wav"), folders) == str(tmp_path / "here" / "here.wav")
     assert clip_file("nowhere.wav", folders) is None
+
+
+def test_clips_are_found_by_name_and_else_by_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["a.wav", "sub/b.wav", "a.wav", "c.wav"]
+    places, whole = ClipPlaces(names), str(tmp_path / "sub" / "b.wav")
+    assert places.find(NamedClip("a.wav", "elsewhere/a.wav")) == [0, 2]
+    assert places.find(NamedClip("b.wav", "sub/b.wav")) == places.find(NamedClip(whole, whole)) == [1]
+    assert places.find(NamedClip("b.wav", "elsewhere/b.wav")) == []
+    # Known files take the place of the names as paths.
+    places = ClipPlaces(names, [None, None, None, "elsewhere/c.wav"])
+    assert places.find(NamedClip("./c.wav", "elsewhere/c.wav")) == [3]
+    assert places.find(NamedClip("./c.wav", "c.wav")) == [] and places.find(NamedClip("./a.wav", "a.wav")) == [0, 2]
 
 
 def test_what_made_the_vectors_is_known(made):

@@ -1,5 +1,7 @@
 """Tests training.suggest: what it chooses and never chooses, the loop of suggesting and labelling, refusals."""
 
+import json
+
 import numpy as np
 import pandas
 import pytest
@@ -142,12 +144,22 @@ def test_a_loop_of_suggesting_and_labelling(tmp_path, capsys):
         found["label"] = [f"class {classes[names.index(name)]}" for name in found["file_name"]]
         tables.append(tmp_path / f"labelled_{number}.csv")
         found.to_csv(tables[-1], index=False)
+    about = json.loads((tmp_path / "next.csv.about.json").read_text())
+    assert about["labels"] == list(map(str, tables[:2])) and (about["strategy"], about["count"]) == ("margin", 4)
     labelled = pandas.concat(map(pandas.read_csv, tables))
     assert labelled["file_name"].is_unique and len(labelled) == 12 and labelled["label"].nunique() == 4
     rest = run(tmp_path, "--labels", *tables, "--count", 100, "--overwrite", "true")
     assert len(rest) == 48 and set(rest["file_name"]) | set(labelled["file_name"]) == set(names)
     assert "no more than these are left, of 100" in capsys.readouterr().out
     assert (rest["predicted"] == [f"class {classes[names.index(name)]}" for name in rest["file_name"]]).mean() > 0.95
+
+
+def test_a_sample_is_mentioned(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("training.embeddings.suggesting.MOST_CLIPS", 30)
+    write(tmp_path, *clusters())
+    assert len(run(tmp_path, "--count", 40)) == 30
+    said = capsys.readouterr().out
+    assert "chosen from 30 clips, a random sample" in said and "no more than these are in it, of 40 that" in said
 
 
 def test_rows_without_a_label_are_not_labelled(tmp_path):
@@ -166,6 +178,11 @@ def test_several_labels_per_clip(tmp_path):
     found = run(tmp_path, *words).fillna("")
     own = {name: labels for name, labels in zip(found["file_name"], found["predicted"])}
     assert [own[f"{name}.wav"] for name in ("05", "20", "35", "50")] == ["a", "a;b", "", "b"]
+    # Another separator: what is written can be read again.
+    (tmp_path / "known.csv").write_text((tmp_path / "known.csv").read_text().replace(";", "|"))
+    words = ["--overwrite", "true", *("|" if word == ";" else word for word in words)]
+    again = run(tmp_path, *words).fillna("")
+    assert again["predicted"].tolist() == [text.replace(";", "|") for text in found["predicted"]]
 
 
 def test_names_may_be_paths_from_the_table(tmp_path, monkeypatch):

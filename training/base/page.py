@@ -86,6 +86,7 @@ def spectrogram_uri(waveform: np.ndarray, extractor, most_columns: int | None = 
         waveform: (samples,), at the rate of the feature extractor
         most_columns: columns above which neighbouring frames are averaged
     """
+    # A copy: torch warns of arrays that cannot be written to, such as those of the decoded cache.
     log_mel = extractor.log_mel([torch.tensor(waveform)])[0].T.numpy()  # (mel, frames)
     if most_columns is not None and log_mel.shape[1] > most_columns:
         edges = np.linspace(0, log_mel.shape[1], most_columns, endpoint=False).astype(int)

@@ -90,6 +90,19 @@ def find_labels(labels: list, problem_type: str | None, known_names: tuple[str, 
     Raises:
         InputError: fewer than two classes.
     """
+    found = labels_so_far(labels, problem_type, known_names)
+    if len(found.names) < 2 and not found.is_regression:
+        raise InputError(
+            f"all {len(labels)} training clips have the label {found.names[0]!r}; a classifier needs at least two "
+            "classes"
+            if found.names
+            else "the training clips have no labels; fill in the label column"
+        )
+    return found
+
+
+def labels_so_far(labels: list, problem_type: str | None, known_names: tuple[str, ...] | None = None) -> LabelSet:
+    """Returns the label set as `find_labels` does, also with one class or none."""
     if problem_type not in (None, *PROBLEM_TYPES):
         raise InputError(f"problem_type: {problem_type!r} is unknown; known are {', '.join(PROBLEM_TYPES)}")
     if problem_type == "regression":
@@ -99,12 +112,6 @@ def find_labels(labels: list, problem_type: str | None, known_names: tuple[str, 
         is_multi = any(len(names) != 1 for names in sets)
         problem_type = "multi_label_classification" if is_multi else "single_label_classification"
     names = known_names or tuple(sorted({name for names in sets for name in names}, key=sort_key))
-    if len(names) < 2:
-        raise InputError(
-            f"all {len(labels)} training clips have the label {names[0]!r}; a classifier needs at least two classes"
-            if names
-            else "the training clips have no labels; fill in the label column"
-        )
     return LabelSet(names, problem_type)
 
 

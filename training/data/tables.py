@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import pyarrow
@@ -67,6 +68,19 @@ class Table:
         return row_of(index) if self.lines is None else f"{row_of(index)} (line {self.lines[index]})"
 
 
+class NamedClip(NamedTuple):
+    """
+    Holds what a table calls a clip.
+
+    Args:
+        name: as it stands in the table
+        path: of the recording, by the folder of the table; it may be missing
+    """
+
+    name: str
+    path: str
+
+
 def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     """
     Loads a table with one row per clip; its paths are relative to the table.
@@ -101,37 +115,69 @@ def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datase
     return load_table_as_it_stands(path, audio_column)[0]
 
 
-def load_known_labels(path: Path, columns: Columns) -> tuple[list[str], list]:
+def load_table_as_it_stands(path: Path, audio_column: str | None = None) -> tuple[datasets.Dataset, pyarrow.Table]:
+    """Loads a table as `load_unlabelled_table` does, and also its columns as they stand there, without stored audio."""
+    table, audio_column = _read_table_of_clips(path, audio_column)
+    audio = _read_audio(table, audio_column)
+    if None in audio:
+        raise InputError(f"{path}: {table.row_of(audio.index(None))} has no {audio_column}; fill it in or remove it")
+    return datasets.Dataset.from_dict({"audio": audio}), _own_columns(table)
+
+
+def load_named_rows(path: Path) -> tuple[list[NamedClip], pyarrow.Table]:
     """
-    Loads the names of clips, as the table has them, and their labels; `None` where a clip has no label yet.
+    Loads what a table calls its clips, and its columns as they stand there, without stored audio.
+
+    Raises:
+        InputError: an unknown extension, an unreadable or empty table, no audio column, or rows without a name.
+    """
+    table, audio_column = _read_table_of_clips(path, None)
+    return _named_clips(table, audio_column), _own_columns(table)
+
+
+def load_known_labels(path: Path, columns: Columns) -> tuple[list[NamedClip], list]:
+    """
+    Loads what a table calls its clips, and their labels; `None` where a clip has no label yet.
 
     Raises:
         InputError: an unknown extension, an unreadable table, missing columns, or rows without a name.
     """
     table = _read_table(path, columns, may_be_empty=True)
-    audio_column = _choose_audio(table, columns.audio)
+    clips = _named_clips(table, _choose_audio(table, columns.audio))
     label_column = choose_column(path, table, "label", columns.label, LABEL_COLUMNS)
     labels = read_labels(str(path), table[label_column], table.features.get(label_column), columns, table.row_of)
-    names = []
-    for index, value in enumerate(table[audio_column]):
-        name = as_stored(value)["path"] if isinstance(value, (dict, bytes)) else value
-        if is_empty(name):
-            raise InputError(f"{path}: {table.row_of(index)} has no name in {audio_column}; fill it in or remove it")
-        names.append(str(name))
-    return names, [label or None for label in labels]
+    return clips, [label or None for label in labels]
 
 
-def load_table_as_it_stands(path: Path, audio_column: str | None = None) -> tuple[datasets.Dataset, pyarrow.Table]:
-    """Loads a table as `load_unlabelled_table` does, and also its columns as they stand there, without stored audio."""
+def _read_table_of_clips(path: Path, audio_column: str | None) -> tuple[Table, str]:
+    """Returns a table whose rows are whole recordings, and its audio column."""
     table = _read_table(path, Columns(audio_column))
     if {RAVEN_BEGIN, RAVEN_END} <= set(table):
         raise InputError(f"{path}: lists parts of recordings; name the recordings, or their folder")
-    audio_column = _choose_audio(table, audio_column)
-    audio = _read_audio(table, audio_column)
-    if None in audio:
-        raise InputError(f"{path}: {table.row_of(audio.index(None))} has no {audio_column}; fill it in or remove it")
+    return table, _choose_audio(table, audio_column)
+
+
+def _own_columns(table: Table) -> pyarrow.Table:
+    """Returns the columns of a table as they stand there, without stored audio."""
     own = {name: column for name in dict.fromkeys(table) if (column := _as_it_stands(table[name])) is not None}
-    return datasets.Dataset.from_dict({"audio": audio}), pyarrow.table(own)
+    return pyarrow.table(own)
+
+
+def _named_clips(table: Table, column: str) -> list[NamedClip]:
+    """Returns what a table calls its clips. Stored audio without a name has that of its row."""
+    clips = []
+    for index, value in enumerate(table[column]):
+        if isinstance(value, (dict, bytes)):
+            value = (value.get("path") if isinstance(value, dict) else None) or _name_of_row(table, index)
+        if is_empty(value):
+            raise InputError(f"{table.path}: {table.row_of(index)} has no name in {column}; fill it in or remove it")
+        clips.append(NamedClip(str(value), _resolve(str(value), table.path.parent)))
+    return clips
+
+
+def _name_of_row(table: Table, index: int) -> str:
+    """Returns the name of a clip that is stored in a table without one."""
+    return f"{table.row_of(index)} of {table.path.name}"
 
 
 def _as_it_stands(values: list) -> pyarrow.Array | None:
@@ -292,7 +338,7 @@ def _read_audio(table: Table, column: str) -> list:
         clip = as_stored(value if isinstance(value, (dict, bytes)) or is_empty(value) else str(value))
         if clip["bytes"] is None and clip["path"]:
             clip["path"] = _resolve(clip["path"], folder)
-        clips.append(named_clip(clip, f"{table.row_of(index)} of {table.path.name}"))
+        clips.append(named_clip(clip, _name_of_row(table, index)))
     return clips
 
 

@@ -1,7 +1,6 @@
 """Joins stored embeddings with a table of labels, of which many may be missing."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,25 +9,24 @@ import numpy as np
 from transformers.utils import logging
 
 from ..data.columns import Columns
-from ..data.labels import LabelSet, sort_key, without_label
+from ..data.labels import LabelSet, labels_so_far, without_label
 from ..data.tables import load_known_labels
-from ..errors import InputError, nearest, printable, short
+from ..errors import InputError, printable, short
 from ..inference.tables import check_table
-from ..recipe import Arguments, described
+from ..recipe import described
+from .stored import ClipPlaces, EmbeddingArguments, suggestion
 
 logger = logging.get_logger(__name__)
 
 
 @dataclass
-class LabelArguments(Arguments):
+class LabelArguments(EmbeddingArguments):
     """Holds the options of programs that read stored embeddings and labels."""
 
-    embeddings: Path | None = described(None, "Output of embed_hf.py: .parquet or .npz; the first word.")
     labels: list[Path] | None = described(
         None, "Tables of the labels known so far; rows without a label are read as not labelled."
     )
     output: Path | None = described(None, "Table to write: .csv, .jsonl or .parquet.")
-    column: str | None = described(None, "Column of the vectors; unset: the only one.")
     audio_column: str | None = described(None, "Column of the clips in the tables; unset: guessed.")
     label_column: str | None = described(None, "Column of the labels in the tables; unset: guessed.")
     label_separator: str | None = described(None, "Text between several labels in one cell; unset: one label.")
@@ -51,11 +49,6 @@ class LabelArguments(Arguments):
         columns = Columns(self.audio_column, self.label_column, self.label_separator)
         return read_known_labels(self.labels or [], names, self.embeddings, columns, self.none_label)
 
-    def about(self, *others: str) -> dict:
-        """Returns what a table is made from: these options and `others`."""
-        found = {"embeddings": str(self.embeddings), "labels": list(map(str, self.labels or ()))}
-        return found | {name: getattr(self, name) for name in ("column", "seed", *others)}
-
 
 class KnownLabels(NamedTuple):
     """
@@ -65,11 +58,17 @@ class KnownLabels(NamedTuple):
         clips: (labelled clips,), their places among the embedded clips, in increasing order
         targets: (labelled clips,) class numbers; of clips with several labels (labelled clips, labels), 0 or 1
         labels: their names; empty if nothing is labelled
+        separator: between several labels in a cell of the tables
     """
 
     clips: np.ndarray
     targets: np.ndarray
     labels: LabelSet
+    separator: str = ";"
+
+    def cell(self, names: Iterable[str]) -> str:
+        """Returns several labels as a cell that is read back as they are."""
+        return self.separator.join(names)
 
     @property
     def has_two(self) -> bool:
@@ -102,32 +101,26 @@ def read_known_labels(
     Raises:
         InputError: an unreadable table, labels of which none belongs to an embedded clip, or a clip with two rows.
     """
-    places = {os.path.abspath(name): place for place, name in enumerate(names)} | {
-        name: place for place, name in enumerate(names)
-    }
-    found, unknown = {}, []
+    places, found, unknown = ClipPlaces(names), {}, []
     for table in map(Path, tables):
-        for name, label in zip(*load_known_labels(table, columns)):
+        for clip, label in zip(*load_known_labels(table, columns)):
             if label is None:
                 continue
-            place = places.get(name, places.get(os.path.abspath(table.parent / name)))
-            if place is None:
-                unknown.append((table, name))
-            elif place in found:
-                raise InputError(f"{table}: labels {printable(name)} a second time; leave one label of each clip")
-            else:
-                found[place] = label if none_label is None else without_label(label, none_label)
+            matched = places.find(clip)
+            if not matched:
+                unknown.append((table, clip.name))
+            if any(place in found for place in matched):
+                raise InputError(f"{table}: labels {printable(clip.name)} a second time; leave one label of each clip")
+            found |= dict.fromkeys(matched, label if none_label is None else without_label(label, none_label))
     if unknown:
         (table, name), one = unknown[0], short(printable(unknown[0][1]))
         if not found:
-            hint = nearest(name, names[:10_000], f"such as {printable(names[0])}")
+            hint = suggestion(name, names)
             raise InputError(f"{table}: {one} is no clip of {source}; write the names that stand there, {hint}")
         logger.warning(f"{table}: {len(unknown)} labelled clips are not in {source}, such as {one}; they have no part")
     clips = np.array(sorted(found), dtype=np.int64)
     own = [found[place] for place in clips]
-    is_multi = none_label is not None or any(isinstance(label, list) and len(label) != 1 for label in own)
-    known = {name for label in own for name in (label if isinstance(label, list) else [label])}
-    kind = "multi_label_classification" if is_multi else "single_label_classification"
-    labels = LabelSet(tuple(sorted(known, key=sort_key)), kind)
-    targets = [labels.encode(label, names[place]) for place, label in zip(clips, own)]
-    return KnownLabels(clips, np.array(targets, dtype=np.int64).reshape(len(clips), *[-1] * is_multi), labels)
+    labels = labels_so_far(own, None if none_label is None else "multi_label_classification")
+    targets = np.array([labels.encode(label, names[place]) for place, label in zip(clips, own)], dtype=np.int64)
+    targets = targets.reshape(len(clips), *[-1] * labels.is_multi)
+    return KnownLabels(clips, targets, labels, columns.separator or ";")

@@ -15,12 +15,13 @@ NUM_FOLDS, NUM_REPEATS = 10, 3
 
 class Judged(NamedTuple):
     """
-    Holds what the other clips say about labels; NaN, `False` and -1 where a label cannot be judged.
+    Holds what the other clips say about labels; NaN, `False` and -1 where a label cannot be judged. Arrays of (clips,),
+    or of (clips, labels) where clips may have several labels.
 
     Args:
-        quality: (clips,), the probability of the label, from a classifier that was fitted without the clip
-        suspected: (clips,)
-        proposed: (clips,), the class that the others propose, which may be the label
+        quality: the probability of the label, from classifiers that were fitted without the clip
+        suspected: whether the label is probably wrong
+        proposed: the class that the others propose, which may be the label
     """
 
     quality: np.ndarray
@@ -94,13 +95,10 @@ def find_label_errors(
     vectors: np.ndarray, known: KnownLabels, num_folds: int = NUM_FOLDS, num_repeats: int = NUM_REPEATS, seed: int = 0
 ) -> Judged:
     """
-    Judges the labels of clips; of clips with several labels each label by itself, present or absent.
+    Judges the labels of clips; of clips with several labels each label by itself, present (1) or absent (0).
 
     Args:
         vectors: (clips, size), the embeddings of the labelled clips
-
-    Returns:
-        arrays of (clips,), or (clips, labels)
     """
     features = scaled(vectors)
     if not known.labels.is_multi:

@@ -2,6 +2,7 @@
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 MEAN_SQUARE = 100.0  # of the norms: with it, one penalty suits embeddings of every size
 PENALTY = 10.0  # the inverse of scikit-learn's C
@@ -14,8 +15,7 @@ def scaled(vectors: np.ndarray) -> np.ndarray:
 
     Vectors of more numbers than there are clips are turned onto their principal axes, which changes no distance.
     """
-    deviation = vectors.std(axis=0, dtype=np.float64)
-    features = (vectors - vectors.mean(axis=0, dtype=np.float64)) / np.where(deviation > 0, deviation, 1)
+    features = StandardScaler().fit_transform(np.asarray(vectors, dtype=np.float64))
     if features.shape[1] > len(features):
         left, sizes, _ = np.linalg.svd(features, full_matrices=False)
         features = left * sizes

@@ -13,9 +13,9 @@ from transformers.utils import logging
 from ..base.page import audio_uri, public_names, write_page
 from ..data.audio import audio_format, audio_seconds, read_stretch
 from ..errors import InputError, one_line, printable, short
-from .maps import Groups, as_text
+from .maps import Groups
 from .neighbours import neighbours_of_each
-from .stored import Embeddings
+from .stored import Embeddings, as_text
 
 logger = logging.get_logger(__name__)
 
@@ -40,8 +40,9 @@ class Sounds:
     Args:
         kind: `EMBEDDED`, `LINKED` or `NO_SOUND`
         addresses: of each clip, empty without a sound
-        num_missing: clips without a recording
+        num_missing: clips without a recording that can be read
         num_left_out: clips whose sound had no room
+        num_cut: clips of which only the first `SOUND_S` seconds are embedded
     """
 
     kind: str

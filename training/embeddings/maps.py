@@ -11,6 +11,7 @@ import numpy as np
 from ..base.figures import COLOURS, MAP, new_figure, plain, save_figure
 from ..errors import InputError, one_line, printable
 from .neighbours import unit
+from .stored import as_text
 
 UMAP, TSNE = "umap", "tsne"
 TITLES = {UMAP: "UMAP", TSNE: "t-SNE"}
@@ -117,15 +118,6 @@ def group(column: str, values) -> Groups:
         places |= dict.fromkeys(others, len(names))
         names.append(printable(others[0]) if len(others) == 1 else f"other: {len(others)} classes")
     return _with_missing(column, texts, places, names, [*colours, *[OTHER] * bool(others)], markers)
-
-
-def as_text(value) -> str:
-    """Returns a cell as a text; empty for none."""
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return ", ".join(map(str, value))
-    return str(value).strip()
 
 
 def _as_numbers(texts) -> dict[str, float] | None:

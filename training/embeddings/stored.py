@@ -1,24 +1,29 @@
-"""Reads what `embed_hf.py` wrote, for the programs that search, draw and judge collections."""
+"""Reads what `embed_hf.py` wrote, for the programs that search, draw and judge collections, and finds its clips."""
 
 import json
 import os
 import re
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas
 
+from ..data.tables import NamedClip
 from ..errors import InputError, nearest, one_line, printable
 from ..inference.tables import ABOUT
+from ..recipe import Arguments, described
 from .embed import EXTENSIONS
 
 NAMES, TIMES = "file_name", "time_ms"  # columns of every output of embed_hf.py; of `--level frames`
 VECTORS = {"clip": re.compile("embedding"), "layers": re.compile(r"layer_\d+")}  # their columns, by --level
 BLOCK = 16384  # rows that are looked at together: 50 MB of 768 numbers
 REMEDY = "name an output of embed_hf.py --level clip"
+MOST_COMPARED = 20_000  # names that a misspelt one is compared with: that takes a second
 
 
 class Embeddings(NamedTuple):
@@ -36,6 +41,39 @@ class Embeddings(NamedTuple):
     vectors: np.ndarray
     columns: pandas.DataFrame
     about: dict
+
+
+@dataclass
+class EmbeddingArguments(Arguments):
+    """Holds the options of programs that read stored embeddings."""
+
+    embeddings: Path | None = described(
+        None, "Output of embed_hf.py with a vector per clip, .parquet or .npz; the first word."
+    )
+    column: str | None = described(
+        None, "Column of vectors, such as layer_7 of embed_hf.py --level layers; unset: the only one."
+    )
+
+    def about(self, found: Embeddings, *others: str) -> dict:
+        """Returns what a table is made from, for `open_table`: these options, `others`, and what made the vectors."""
+        options = {name: getattr(self, name) for name in ("embeddings", "column", *others)}
+        return {name: _storable(value) for name, value in options.items()} | {"made_by": found.about}
+
+
+def _storable(value):
+    """Returns an option as JSON takes it."""
+    if isinstance(value, list):
+        return list(map(_storable, value))
+    return str(value) if isinstance(value, Path) else value
+
+
+def as_text(value) -> str:
+    """Returns a cell of the columns as a text; empty for none."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return ", ".join(map(str, value))
+    return str(value).strip()
 
 
 def read_embeddings(path: Path, column: str | None = None, may_repeat: bool = False) -> Embeddings:
@@ -212,3 +250,31 @@ def clip_file(name: str, folders: tuple[Path, ...]) -> str | None:
     return next(
         (path for path in (name, *(os.path.join(each, name) for each in folders)) if os.path.isfile(path)), None
     )
+
+
+class ClipPlaces:
+    """
+    Finds embedded clips by what other tables call them.
+
+    Args:
+        names: (clips,), of the embeddings; they may repeat
+        files: (clips,), paths of the recordings, or `None` where they are unknown: the names are taken as paths
+    """
+
+    def __init__(self, names: Sequence[str], files: Sequence[str | None] | None = None):
+        self._by_name, self._by_path = defaultdict(list), defaultdict(list)
+        for place, (name, file) in enumerate(zip(names, files or [None] * len(names))):
+            self._by_name[name].append(place)
+            self._by_path[os.path.abspath(file or name)].append(place)
+
+    def find(self, clip: NamedClip) -> list[int]:
+        """Returns the places of clips with this name; without one, of those with this path."""
+        return self._by_name.get(clip.name) or self._by_path.get(os.path.abspath(clip.path), [])
+
+
+def suggestion(name: str, names: Sequence[str]) -> str:
+    """Returns the end of an error message about an unknown clip: one of `names` that it may stand for."""
+    same_file = next((other for other in names if os.path.basename(other) == os.path.basename(name)), None)
+    if same_file is not None:
+        return f"did you mean {printable(same_file)}?"
+    return printable(nearest(name, names[:MOST_COMPARED], f"such as {names[0]}"))

@@ -26,12 +26,14 @@ class Suggestions(NamedTuple):
         reason: why they were chosen
         doubt: (suggestions,), from 0 to 1; NaN without a classifier: fewer than two classes are known
         probabilities: (suggestions, labels)
+        num_compared: clips that they were chosen from
     """
 
     clips: np.ndarray
     reason: str
     doubt: np.ndarray
     probabilities: np.ndarray
+    num_compared: int
 
 
 def suggest(
@@ -58,18 +60,18 @@ def suggest(
     if known.has_two:
         found = label_probabilities(labelled, known, own)
         doubt = doubt_of(found, known.labels.is_multi)
-    nearest = distances(own, labelled).min(axis=1, initial=np.inf)
     count = min(count, len(free))
-    if strategy == "coreset":
-        chosen, reason = farthest(distances(own, own), nearest, count), COVERAGE
-    elif strategy == "margin" and known.has_two:
+    if strategy == "margin" and known.has_two:
         chosen, reason = np.argsort(-doubt, kind="stable")[:count], DOUBT
+        return Suggestions(free[chosen], reason, doubt[chosen], found[chosen], len(free))
+    between, nearest = distances(own, own), distances(own, labelled).min(axis=1, initial=np.inf)
+    if strategy == "coreset":
+        chosen, reason = farthest(between, nearest, count), COVERAGE
     else:
-        between = distances(own, own)
         width = kernel_width(between, labelled if known.has_two else labelled[:0])
         weights = doubt if known.has_two else np.ones(len(free))
         chosen, reason = herd(between, nearest, weights, width, count), BOTH if known.has_two else COVERAGE
-    return Suggestions(free[chosen], reason, doubt[chosen], found[chosen])
+    return Suggestions(free[chosen], reason, doubt[chosen], found[chosen], len(free))
 
 
 def label_probabilities(features: np.ndarray, known: KnownLabels, wanted: np.ndarray) -> np.ndarray:
