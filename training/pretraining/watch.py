@@ -40,7 +40,7 @@ class Watch(TrainerCallback):
         steps = state.eval_steps if args.eval_strategy == "steps" else self.trainer.epoch_steps
         self.health_steps, self.probe_steps = args.health_steps or steps, args.probe_steps or steps
         if state.is_world_process_zero:
-            with self.trainer.inspecting():
+            with self.trainer.meter.paused(), self.trainer.in_evaluation_mode():
                 self.features = [] if self.clips is None else self._make_features()  # they stay in memory
                 logs = self._baselines(state)
                 if state.global_step == 0:
@@ -58,7 +58,7 @@ class Watch(TrainerCallback):
         is_collapsed = torch.zeros(1, device=args.device)
         if state.is_world_process_zero:
             before, _ = health.alarms(state.log_history)
-            with self.trainer.inspecting():
+            with self.trainer.meter.paused(), self.trainer.in_evaluation_mode():
                 self._log(self._measure(of_health, of_probe), args, state, control)
             raised, current = health.alarms(state.log_history)
             for alarm in raised[len(before) :]:
