@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..base.figures import COLOURS
 from ..base.loading import choose_windows
-from ..base.ridge import best_of, held_out_predictions, make_targets, metric_of
+from ..base.ridge import best_of, make_targets, mean_of, metric_of, score_fits
 from ..data.arguments import FrozenDataArguments, UnlabelledDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import find_labels
@@ -101,21 +101,15 @@ class Probe:
             the mean of the metric over the folds, and the geometric mean of the chosen penalties
         """
         values, penalties = [], []
-        for (training, test), parts in zip(self.folds, self.inner):
-            own, scores = self.targets[training], np.zeros((2, len(RIDGE)))
-            found = held_out_predictions(
-                lambda _: features, [["features"]], self.targets, (training, test), RIDGE, inner=parts
-            )
-            for _, place, prediction, held in found:
-                inner = np.mean([self._measure(own[part], held[part]) for part in parts])
-                scores[:, place] = inner, self._measure(self.targets[test], prediction)
-            chosen = int(best_of(scores[0].round(12)))
-            values.append(scores[1, chosen])
+        for fold, parts in zip(self.folds, self.inner):
+            scores, inner = np.zeros(len(RIDGE)), np.zeros((len(RIDGE), len(parts)))
+            fits = score_fits(lambda _: features, [["features"]], self.targets, fold, RIDGE, self._metric, inner=parts)
+            for _, place, score, by_part in fits:
+                scores[place], inner[place] = score, by_part
+            chosen = int(best_of(mean_of(inner)))
+            values.append(scores[chosen])
             penalties.append(RIDGE[chosen])
         return float(np.mean(values)), float(np.exp(np.log(penalties).mean()))
-
-    def _measure(self, targets: np.ndarray, predictions: np.ndarray) -> float:
-        return self._metric(targets, predictions) if np.isfinite(predictions).all() else np.nan
 
 
 def open_probe(data_arguments: UnlabelledDataArguments, extractor, encoder, arguments) -> Probe:
