@@ -7,7 +7,6 @@ log-mels. They get the same clips, the same regression and the same choice of it
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -23,7 +22,7 @@ from ..data.dataset import ClipDataset
 from ..data.labels import find_labels
 from ..data.screening import check_files
 from ..data.splits import load_splits, make_folds
-from ..data.tables import TABLE_READERS
+from ..data.tables import names_table
 from ..errors import InputError
 from .batches import batches_of
 from .health import with_fusion
@@ -123,7 +122,7 @@ def open_probe(data_arguments: UnlabelledDataArguments, extractor, encoder, argu
         InputError: a data set that cannot be loaded or is too small, or an unreadable clip.
     """
     name = data_arguments.probe_dataset
-    key = "train_file" if Path(name).suffix.lower() in TABLE_READERS or Path(name).is_file() else "dataset_name"
+    key = "train_file" if names_table(name) else "dataset_name"
     frozen = FrozenDataArguments(
         **{key: name}, label_column=data_arguments.probe_label_column, check_files=data_arguments.check_files
     )
