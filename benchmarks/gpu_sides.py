@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from pretraining_step import NUM_MELS, TINY, Form, count_flops, make_model, make_step
+from model_sizes import BASE, SMALL, TINY
+from pretraining_step import NUM_MELS, Form, count_flops, make_model, make_step
 from report import spread, time_in_blocks
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,7 +19,6 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification
 
 MASKED = 400  # of 512 patches
 MINIATURE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
 FORMATS = {
     "float32": Form(),
     "bfloat16": Form(autocast=True),
@@ -116,7 +116,7 @@ class Bench:
         self.args = args
         self.device = torch.device(args.device)
         self.has_bfloat16 = self.device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-        self.sizes = {"miniature": MINIATURE} if args.quick else {"tiny": TINY, "small": SMALL, "base": {}}
+        self.sizes = {"miniature": MINIATURE} if args.quick else {"tiny": TINY, "small": SMALL, "base": BASE}
         self.frames = 256 if args.quick else 1024
         self.clips = args.clips or (2 if args.quick else 64)
         self.formats = {name: FORMATS[name] for name in args.formats}

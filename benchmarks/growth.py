@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from matplotlib.figure import Figure
+from model_sizes import TINY
 from report import print_table, versions
 from transformers.utils import logging
 
@@ -25,7 +26,6 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, Dual
 
 ROOT = Path(__file__).parent.parent
 RATE = 16000
-TINY = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
 NETWORK = """
 import sys, time
 import torch
