@@ -179,8 +179,11 @@ class Bench:
         """Counts the operations in matrix products per clip of `self.frames` frames."""
         key = work, str(sizes)
         if key not in self.counts:
-            count = count_flops if work == STEP else count_forward_flops
-            self.counts[key] = count(Form(), sizes, MASKED, self.frames)
+            self.counts[key] = (
+                count_flops(Form(), sizes, MASKED, self.frames)
+                if work == STEP
+                else count_forward_flops(sizes, self.frames)
+            )
         return self.counts[key]
 
     def verdict(self, figure: float, goal: float) -> str:
@@ -225,10 +228,10 @@ def make_forward(
     return classify
 
 
-def count_forward_flops(form: Form, sizes: dict, num_masked: int, num_frames: int) -> float:
+def count_forward_flops(sizes: dict, num_frames: int) -> float:
     """Counts the operations in matrix products of a clip's classification, like `count_flops` of a step."""
     # Eager: fused kernels are not counted.
-    classify = make_forward(Form(form.config, attention="eager"), sizes, 1, num_frames, torch.device("cpu"))
+    classify = make_forward(Form(attention="eager"), sizes, 1, num_frames, torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
         classify()
     return float(counter.get_total_flops())

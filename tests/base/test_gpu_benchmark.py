@@ -108,7 +108,7 @@ def test_operations_are_those_of_the_matrix_products(modules):
     block = 2 * tokens * (4 * width**2 + 2 * width * 64) + 4 * tokens**2 * width
     # The fusion concatenates the vectors of two layers.
     expected = 2 * block + 2 * patches * 256 * width + 2 * (2 * width) * classes
-    found = sides.count_forward_flops(sides.Form(), {**sides.MINIATURE, "fusion_layers": [1, 2]}, 400, 64)
+    found = sides.count_forward_flops({**sides.MINIATURE, "fusion_layers": [1, 2]}, 64)
     assert found == expected
 
 
