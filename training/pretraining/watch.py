@@ -53,14 +53,14 @@ class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         """Measures what is due; a collapse gives a warning, and stops the run with `stop_on_collapse`."""
         is_last = state.global_step >= state.max_steps
-        of_health = self.clips is not None and (is_last or state.global_step % self.health_steps == 0)
-        of_probe = self.has_probe and (is_last or state.global_step % self.probe_steps == 0)
-        if not (of_health or of_probe):
+        features_due = self.clips is not None and (is_last or state.global_step % self.health_steps == 0)
+        probe_due = self.has_probe and (is_last or state.global_step % self.probe_steps == 0)
+        if not (features_due or probe_due):
             return
         is_collapsed = torch.zeros(1, device=args.device)
         if state.is_world_process_zero:
             with self.trainer.meter.paused(), self.trainer.in_evaluation_mode():
-                logs = self._measure(*self._encoders(of_health, of_probe))
+                logs = self._measure(*self._encoders(features_due, probe_due))
                 self._log(logs, args, state, control)
             raised, current = health.alarms(state.log_history)
             if raised and raised[-1].step == state.global_step:
@@ -76,10 +76,10 @@ class Watch(TrainerCallback):
         features = [self.clips[index]["input_values"] for index in range(len(self.clips))]
         return [clip[0] if clip.ndim == 3 else clip for clip in features]  # the first of ASiT's crops
 
-    def _encoders(self, of_health: bool, of_probe: bool) -> tuple[dict, dict]:
+    def _encoders(self, features_due: bool, probe_due: bool) -> tuple[dict, dict]:
         """Returns what is trained, for `_measure`: the encoders of the features, and the one of the probe."""
         own = {probe.ENCODER: self.trainer.model.base_model}
-        return self.trainer.encoders() if of_health else {}, own if of_probe else {}
+        return self.trainer.encoders() if features_due else {}, own if probe_due else {}
 
     def _measure(self, of_health: dict, of_probe: dict) -> dict[str, float]:
         """
