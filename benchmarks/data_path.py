@@ -25,7 +25,7 @@ import numpy as np
 import soundfile
 import torch
 from clips import STEREO_RATE, at_rate, read_at, stereo_clips
-from pretraining_step import TINY
+from model_sizes import AST_GRID, TINY
 from report import print_table, versions
 from threadpoolctl import threadpool_limits
 from transformers import ASTFeatureExtractor, DefaultDataCollator
@@ -48,7 +48,6 @@ from training.data.decoded_cache import DecodedCache  # noqa: E402
 from training.data.labels import LabelSet  # noqa: E402
 
 RATE, BATCH, GOAL = 16000, 8, 3
-GRID = {"max_length": 1024, "frequency_stride": 10, "time_stride": 10}
 LABELS = LabelSet(("even", "odd"), "single_label_classification")
 AUGMENTATION = AugmentationArguments(frequency_mask_bins=24, time_mask_frames=96, noise=True, gain_db=6.0)
 DATA, STEP = ("decoding", "resampling", "features", "augmentation", "collation", "transfer"), "step"
@@ -112,7 +111,7 @@ def measure_stages(
         num_steps: batches with which the optimiser's step is timed
         steps: shape of the first batch -> seconds of a step per clip, which depend on nothing else; is added to
     """
-    extractor = DualSSASTFeatureExtractor(max_length=GRID["max_length"])
+    extractor = DualSSASTFeatureExtractor(max_length=AST_GRID["max_length"])
     dataset = ClipDataset(as_examples(paths), extractor, LABELS, AUGMENTATION)
     collate, timer = Collator(extractor), StageTimer(extractor, device)
     if not torch.equal(timer.example(paths[0], clip_generator(0, 0, 0)), dataset[0]["input_values"]):
@@ -142,7 +141,7 @@ def measure_stages(
 
 def make_step(device: torch.device) -> Callable[[dict], None]:
     """Returns a step of the tiny model: forward, backward and optimiser."""
-    model = DualSSASTForAudioClassification(DualSSASTConfig(**TINY, **GRID, num_labels=2)).to(device).train()
+    model = DualSSASTForAudioClassification(DualSSASTConfig(**TINY, **AST_GRID, num_labels=2)).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), fused=True)
 
     def step(batch: dict):
@@ -196,7 +195,7 @@ def print_stages(data: dict[str, list[str]], num_steps: int, device: torch.devic
 
 def print_rates(data: dict[str, list[str]], folder: Path, num_workers: int, repeats: int):
     cache = DecodedCache(folder, RATE, reports=False)
-    rows, extractor = [], DualSSASTFeatureExtractor(max_length=GRID["max_length"])
+    rows, extractor = [], DualSSASTFeatureExtractor(max_length=AST_GRID["max_length"])
     theirs = "ASTFeatureExtractor with datasets"
     for name, paths in data.items():
         examples, collate = as_examples(paths), Collator(extractor)

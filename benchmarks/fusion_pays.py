@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from fusion_runs import OWN, SWEEP_RECIPE, sweep_words
 from report import print_table, versions
 from training_runs import ROOT, results_of, test_accuracy, train
 
-DATA_SETS = {"voice_prompts": "language", "instruments": "category"}  # name -> column of its labels
 BEST = "best of the sweep"
 FUSIONS = {
     "last layer, mean": ["--fusion_layers", "-1", "--pooling", "mean"],
@@ -40,21 +40,10 @@ class Run:
         return f"{self.data_set}-{list(FUSIONS).index(self.fusion)}-seed{self.seed}"
 
 
-def clips(data_set: str, *splits: str) -> list:
-    """Returns the command-line words that name the clips of a data set."""
-    words = ["--label_column", DATA_SETS[data_set]]
-    for split in splits:
-        words += [f"--{split}_file", ROOT / "data" / data_set / f"{split}.csv"]
-    return words
-
-
 def sweep(data_set: str, args: argparse.Namespace) -> dict:
-    """Runs the sweep and returns its `results.json`. The folds of the instruments keep groups of takes together."""
-    words = ["--model_name_or_path", args.output / "pretrained", *clips(data_set, "train", "validation")]
-    words += ["--test_fraction", 0]  # the test clips, which have no folds, are not named
-    words += ["--fold_column", "fold"] if data_set == "instruments" else []
+    """Runs the sweep and returns its `results.json`."""
     folder = args.output / f"sweep-{data_set}"
-    train(folder, args.threads, ROOT / "recipes" / "sweep.yaml", *words, "--dataloader_num_workers", 0)
+    train(folder, args.threads, SWEEP_RECIPE, *sweep_words(OWN[data_set], args.output / "pretrained"))
     return results_of(folder)
 
 
@@ -62,7 +51,7 @@ def finetune(run: Run, args: argparse.Namespace) -> float:
     """Fine-tunes and returns the accuracy on the test clips."""
     fusion = FUSIONS[run.fusion] or ["--from_sweep", args.output / f"sweep-{run.data_set}"]
     words = ["--model_name_or_path", args.output / "pretrained", *fusion, "--seed", run.seed]
-    words += clips(run.data_set, "train", "validation", "test")
+    words += OWN[run.data_set].words()
     folder = args.output / "finetuned" / run.name
     train(folder, 1, args.finetuning, *words)
     return test_accuracy(folder)
@@ -79,8 +68,8 @@ def main():
     args.output, args.finetuning = args.output.resolve(), args.finetuning.resolve()
 
     train(args.output / "pretrained", args.threads, args.pretraining.resolve())
-    sweeps = {data_set: sweep(data_set, args) for data_set in DATA_SETS}
-    runs = [Run(data_set, fusion, seed) for data_set in DATA_SETS for fusion in FUSIONS for seed in range(args.seeds)]
+    sweeps = {data_set: sweep(data_set, args) for data_set in OWN}
+    runs = [Run(data_set, fusion, seed) for data_set in OWN for fusion in FUSIONS for seed in range(args.seeds)]
     # One process with one thread per core: short steps gain little from more threads.
     with ThreadPoolExecutor(max(1, args.threads)) as pool:
         accuracies = dict(zip(runs, pool.map(lambda run: finetune(run, args), runs)))

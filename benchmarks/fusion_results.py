@@ -53,8 +53,8 @@ class Cell:
     """
     Describes a table.
 
-    origin: what the encoder was trained on
-    half: whether its weights are trained further
+    origin: what the encoder was trained on, or `RANDOM`
+    half: `FROZEN`, or `FINE_TUNED`: its weights are trained further
     """
 
     clips: Clips
@@ -65,6 +65,11 @@ class Cell:
     @property
     def place(self) -> str:
         return f"{self.clips.name}-{self.origin}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Returns what names the table in the figures."""
+        return {"data_set": self.clips.name, "half": self.half, "encoder": self.origin}
 
 
 def cells(data_sets: list[Clips], args: argparse.Namespace) -> Iterator[Cell]:
@@ -98,10 +103,10 @@ def jobs(all_cells: list[Cell], args: argparse.Namespace) -> Iterator[tuple[str,
                 if seed == 0:
                     swept = args.output / "sweeps" / cell.place
                     yield f"{cell.place}, sweep", partial(sweep, cell.clips, cell.encoder, swept)
-                yield from (jobs_of(cell, seed, args) if half == FINE_TUNED else probes_of(cell, args))
+                yield from (fine_tunings_of(cell, seed, args) if half == FINE_TUNED else probes_of(cell, args))
 
 
-def jobs_of(cell: Cell, seed: int, args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
+def fine_tunings_of(cell: Cell, seed: int, args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
     """Yields the fine-tunings of a table with one seed."""
     for name, configuration in configurations(depth(cell.encoder)).items():
         fusion = words_of(configuration, args.output / "sweeps" / cell.place)
@@ -160,8 +165,7 @@ def figures_of(cell: Cell, titles: dict[str, str], args: argparse.Namespace) -> 
             is_apart = differences[name]["p_holm"] < found["alpha"]
             row["verdict"] = fusion_page.verdict(row["difference"], is_apart)
         rows.append(row)
-    facts = {"data_set": cell.clips.name, "half": cell.half, "encoder": cell.origin}
-    return facts | {"test_clips": found["clips"], "permutations": found["permutations"], "rows": rows}
+    return cell.facts | {"test_clips": found["clips"], "permutations": found["permutations"], "rows": rows}
 
 
 def sweep_figures(cell: Cell, args: argparse.Namespace) -> dict:
@@ -219,8 +223,7 @@ def main():
         job()
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     measured = [cell for cell in planned if is_finished(cell, args)]
-    missing += [fusion_page.title_of(vars(cell) | {"data_set": cell.clips.name, "encoder": cell.origin})
-                for cell in planned if cell not in measured]  # fmt: skip
+    missing += [fusion_page.title_of(cell.facts) for cell in planned if cell not in measured]
     tables = [figures_of(cell, titles_of(cell), args) for cell in measured]
     swept = {cell.place: cell for cell in planned if (args.output / "sweeps" / cell.place / "results.json").exists()}
     report = {

@@ -10,7 +10,7 @@ from training_runs import ROOT, train_here
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTModel
 
-RECIPE = ROOT / "recipes" / "fusion_results.yaml"
+RECIPE, SWEEP_RECIPE = ROOT / "recipes" / "fusion_results.yaml", ROOT / "recipes" / "sweep.yaml"
 ENCODER = {  # a tiny one: five seeds of everything are to fit into an hour on one core
     "patch_size": [64, 8], "frequency_stride": 64, "time_stride": 8, "hidden_size": 96, "num_hidden_layers": 6,
     "num_attention_heads": 3, "intermediate_size": 384,
@@ -147,10 +147,15 @@ def save_random(trained: Path, folder: Path):
 
 def sweep(clips: Clips, encoder: Path, folder: Path):
     """Sweeps the encoder on the training and validation clips."""
-    words = [*clips.words("train", "validation"), "--test_fraction", 0]
+    train_here(folder, SWEEP_RECIPE, *sweep_words(clips, encoder), "--max_clips", 350)
+
+
+def sweep_words(clips: Clips, encoder: Path) -> list:
+    """Returns the words of a sweep of the training and validation clips; folds keep what belongs together."""
+    # The test clips, which have no folds, are not named.
+    words = ["--model_name_or_path", encoder, *clips.words("train", "validation"), "--test_fraction", 0]
     words += ["--fold_column", clips.fold_column] if clips.fold_column else []
-    words += ["--model_name_or_path", encoder, "--max_clips", 350, "--dataloader_num_workers", 0]
-    train_here(folder, ROOT / "recipes" / "sweep.yaml", *words)
+    return [*words, "--dataloader_num_workers", 0]
 
 
 def words_of(configuration: Configuration, sweep_folder: Path) -> list:

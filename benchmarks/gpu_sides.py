@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from pretraining_step import NUM_MELS, TINY, Form, count_flops, make_model, make_step
+from model_sizes import BASE, SMALL, TINY
+from pretraining_step import NUM_MELS, Form, count_flops, make_model, make_step
 from report import spread, time_in_blocks
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,7 +19,6 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification
 
 MASKED = 400  # of 512 patches
 MINIATURE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
 FORMATS = {
     "float32": Form(),
     "bfloat16": Form(autocast=True),
@@ -116,7 +116,7 @@ class Bench:
         self.args = args
         self.device = torch.device(args.device)
         self.has_bfloat16 = self.device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-        self.sizes = {"miniature": MINIATURE} if args.quick else {"tiny": TINY, "small": SMALL, "base": {}}
+        self.sizes = {"miniature": MINIATURE} if args.quick else {"tiny": TINY, "small": SMALL, "base": BASE}
         self.frames = 256 if args.quick else 1024
         self.clips = args.clips or (2 if args.quick else 64)
         self.formats = {name: FORMATS[name] for name in args.formats}
@@ -179,8 +179,11 @@ class Bench:
         """Counts the operations in matrix products per clip of `self.frames` frames."""
         key = work, str(sizes)
         if key not in self.counts:
-            count = count_flops if work == STEP else count_forward_flops
-            self.counts[key] = count(Form(), sizes, MASKED, self.frames)
+            self.counts[key] = (
+                count_flops(Form(), sizes, MASKED, self.frames)
+                if work == STEP
+                else count_forward_flops(sizes, self.frames)
+            )
         return self.counts[key]
 
     def verdict(self, figure: float, goal: float) -> str:
@@ -225,10 +228,10 @@ def make_forward(
     return classify
 
 
-def count_forward_flops(form: Form, sizes: dict, num_masked: int, num_frames: int) -> float:
+def count_forward_flops(sizes: dict, num_frames: int) -> float:
     """Counts the operations in matrix products of a clip's classification, like `count_flops` of a step."""
     # Eager: fused kernels are not counted.
-    classify = make_forward(Form(form.config, attention="eager"), sizes, 1, num_frames, torch.device("cpu"))
+    classify = make_forward(Form(attention="eager"), sizes, 1, num_frames, torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
         classify()
     return float(counter.get_total_flops())

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from matplotlib.figure import Figure
-from pretraining_step import TINY
+from model_sizes import TINY
 from report import print_table, versions
 from transformers.utils import logging
 

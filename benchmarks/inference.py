@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import torch
 from clips import STEREO_RATE, at_rate, read_at, read_mono, stereo_clips
-from pretraining_step import TINY
+from model_sizes import AST_GRID, BASE, TINY
 from report import print_table, versions
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, pipeline
 from transformers.utils import logging
@@ -26,11 +26,7 @@ from transformers.utils import logging
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
 
 ROOT = Path(__file__).parent.parent
-SIZES = {
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "tiny": TINY,
-}
-GRID = {"max_length": 1024, "frequency_stride": 10, "time_stride": 10}
+SIZES = {"base": BASE, "tiny": TINY}
 DTYPES = ("float32", "bfloat16")
 RATE, BATCH = 16000, 8
 # The second of two runs: the first one, on one file, imports what is imported late.
@@ -90,7 +86,7 @@ def predict(model: Path, files: list[Path], dtype: str, threads: int, output: Pa
 
 def ast_loop(size: dict, files: list[Path]) -> float:
     """Returns the seconds of Transformers' pipeline, file by file."""
-    model = ASTForAudioClassification(ASTConfig(**size, **GRID))
+    model = ASTForAudioClassification(ASTConfig(**size, **AST_GRID))
     classifier = pipeline("audio-classification", model=model, feature_extractor=ASTFeatureExtractor())
 
     def classify(file: Path):
@@ -128,7 +124,7 @@ def main():
                 torch.set_num_threads(threads)
                 torch.manual_seed(0)
                 model = folder / size
-                config = DualSSASTConfig(**SIZES[size], **GRID, num_labels=10)
+                config = DualSSASTConfig(**SIZES[size], **AST_GRID, num_labels=10)
                 DualSSASTForAudioClassification(config).save_pretrained(model)
                 DualSSASTFeatureExtractor(max_length=1024).save_pretrained(model)
                 loop = ast_loop(SIZES[size], files)

@@ -9,12 +9,12 @@ import statistics
 import time
 
 import torch
+from model_sizes import BASE
 from report import print_table, time_in_blocks, versions
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioFrameClassification
 
 FRAMES, MELS = 998, 128  # of the spectrogram of 10 s
-BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 PATCHES = {"patch_size": [16, 16], "frequency_stride": 16}
 SIDES = {f"patches, time_stride {stride}": {**PATCHES, "time_stride": stride} for stride in (16, 8, 4)}
 SIDES["frames, time_stride 2"] = {"patch_size": [128, 2], "frequency_stride": 128, "time_stride": 2}

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import soundfile
 import torch
+from model_sizes import TINY
 from report import print_table, versions
 from transformers.utils import logging
 
@@ -39,10 +40,7 @@ GOAL = 50
 def save_encoder(folder: Path):
     torch.manual_seed(0)
     extractor = DualSSASTFeatureExtractor(max_length=384)
-    config = DualSSASTConfig(
-        hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, max_length=384
-    )
-    DualSSASTForPreTraining(config).save_pretrained(folder)
+    DualSSASTForPreTraining(DualSSASTConfig(**TINY, max_length=384)).save_pretrained(folder)
     extractor.save_pretrained(folder)
 
 

@@ -6,6 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -13,18 +14,13 @@ ROOT = Path(__file__).parent.parent
 
 def train(folder: Path, threads: int, recipe: Path, *words):
     """Runs train_hf.py in its own process unless the folder has a finished run; its output goes to FOLDER.log."""
-    if (folder / "results.json").exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "train_hf.py", recipe, *words, "--output_dir", folder, "--overwrite", "true"]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    log = folder.with_name(f"{folder.name}.log")
-    with open(log, "w", encoding="utf-8") as file:
-        code = subprocess.run(
-            [str(word) for word in command], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
-        ).returncode
-    if code:
-        raise SystemExit(f"train_hf.py stopped with {code}; {log} says why")
+
+    def run(words: list[str], file) -> int:
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        command = [sys.executable, "train_hf.py", *words]
+        return subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+
+    _train(folder, recipe, words, run)
 
 
 def train_here(folder: Path, recipe: Path, *words):
@@ -32,26 +28,33 @@ def train_here(folder: Path, recipe: Path, *words):
     Does what `train` does in this process: the imports cost as much as a short run. Each run sets its own seed, so that
     it gives the same numbers.
     """
+    _train(folder, recipe, words, _run_here)
+
+
+def _train(folder: Path, recipe: Path, words: tuple, run: Callable):
+    """Calls `run` with the words after train_hf.py and the file of its output; it returns the exit status."""
     if (folder / "results.json").exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    words = [recipe, *words, "--output_dir", folder, "--overwrite", "true"]
     log = folder.with_name(f"{folder.name}.log")
+    with open(log, "w", encoding="utf-8") as file:
+        code = run([str(word) for word in (recipe, *words, "--output_dir", folder, "--overwrite", "true")], file)
+    if code:
+        raise SystemExit(f"train_hf.py stopped with {code}; {log} says why")
+
+
+def _run_here(words: list[str], file) -> int | str | None:
     argv, path = sys.argv, sys.path
     try:
-        sys.argv = ["train_hf.py", *map(str, words)]
+        sys.argv = ["train_hf.py", *words]
         sys.path = [str(ROOT), *path]
-        with (
-            open(log, "w", encoding="utf-8") as file,
-            contextlib.redirect_stdout(file),
-            contextlib.redirect_stderr(file),
-        ):
+        with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             runpy.run_path(str(ROOT / "train_hf.py"), run_name="__main__")
     except SystemExit as end:
-        if end.code:
-            raise SystemExit(f"train_hf.py stopped with {end.code}; {log} says why") from None
+        return end.code
     finally:
         sys.argv, sys.path = argv, path
+    return None
 
 
 def results_of(folder: Path) -> dict:

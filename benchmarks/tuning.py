@@ -12,10 +12,10 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fusion_runs import OWN
 from report import print_table, versions
 from training_runs import ROOT, results_of, test_accuracy, train
 
-CLIPS = ROOT / "data" / "voice_prompts"
 # Low-rank updates allow larger steps than full weights; the head has the same rate in all.
 WAYS = {
     "linear probe": ["--freeze_encoder", "true"],
@@ -32,9 +32,7 @@ WAYS = {
 
 def finetune(way: str, seed: int, args: argparse.Namespace) -> Path:
     """Fine-tunes and returns the folder; the last epoch counts, so that validation clips choose nothing."""
-    words = ["--model_name_or_path", args.model, "--label_column", "language", "--seed", seed]
-    for split in ("train", "validation", "test"):
-        words += [f"--{split}_file", CLIPS / f"{split}.csv"]
+    words = ["--model_name_or_path", args.model, *OWN["voice_prompts"].words(), "--seed", seed]
     words += ["--num_train_epochs", args.epochs, "--train_sampling_strategy", "group_by_length"]
     words += ["--eval_strategy", "no", "--save_strategy", "no", "--html_report", "false"]
     folder = args.output / f"{list(WAYS).index(way)}-seed{seed}"

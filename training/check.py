@@ -35,7 +35,7 @@ from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
 from .data.screening import classes_of, for_each_clip, names_of, try_to_decode
 from .data.splits import load_splits
-from .data.tables import TABLE_READERS
+from .data.tables import names_table
 from .errors import InputError
 from .files import check_writable, write_json
 from .recipe import Arguments, described, options, parse_words, read_recipe, show_help
@@ -142,8 +142,7 @@ def parse(argv: list[str]) -> CheckArguments | AnnotationCheckArguments:
     if {"-h", "--help"} & set(argv):
         show_help((cls,), ANNOTATED_USAGE if is_annotated else USAGE, "" if is_annotated else DATA)
     if argv and not argv[0].startswith("-"):
-        is_table = Path(argv[0]).is_file() or Path(argv[0]).suffix.lower() in TABLE_READERS
-        argv = ["--train_file" if is_table else "--dataset_name", *argv]
+        argv = ["--train_file" if names_table(argv[0]) else "--dataset_name", *argv]
     if not argv and not recipe:
         raise InputError(f"usage: {USAGE}")
     known = {option.name for option in options(cls)}

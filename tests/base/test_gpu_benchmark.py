@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from audio_files import ROOT, run_program
+from benchmark_scripts import imported
 
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 QUICK = ("--device", "cpu", "--quick", "--repeats", 1, "--calls", 1)
@@ -17,15 +18,9 @@ MISSING = "needs pip install flash-attn"
 
 @pytest.fixture(scope="module")
 def modules():
-    """The benchmark and its sides, imported as by `python benchmarks/gpu.py`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPT.parent))
-        import gpu
-        import gpu_sides
-
-        yield gpu, gpu_sides
-    for name in ("gpu", "gpu_sides", "pretraining_step", "report"):
-        sys.modules.pop(name, None)
+    """The benchmark and its sides."""
+    with imported("gpu", "gpu_sides") as scripts:
+        yield scripts.gpu, scripts.gpu_sides
 
 
 def measure(monkeypatch, folder, *words) -> tuple[str, list[dict]]:
@@ -108,7 +103,7 @@ def test_operations_are_those_of_the_matrix_products(modules):
     block = 2 * tokens * (4 * width**2 + 2 * width * 64) + 4 * tokens**2 * width
     # The fusion concatenates the vectors of two layers.
     expected = 2 * block + 2 * patches * 256 * width + 2 * (2 * width) * classes
-    found = sides.count_forward_flops(sides.Form(), {**sides.MINIATURE, "fusion_layers": [1, 2]}, 400, 64)
+    found = sides.count_forward_flops({**sides.MINIATURE, "fusion_layers": [1, 2]}, 64)
     assert found == expected
 
 

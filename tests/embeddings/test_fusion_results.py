@@ -1,25 +1,23 @@
 """Tests benchmarks/fusion_results.py: its clips of packages, a small run of all it does, and the page."""
 
-import argparse
 import csv
-import importlib
 import json
 import sys
 from collections import Counter
 
 import pytest
 import soundfile
-from audio_files import ROOT, write_tone
+from audio_files import write_tone
+from benchmark_scripts import imported
 
 MODULES = ("training_runs", "package_clips", "fusion_page", "fusion_runs", "fusion_results")
 
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The modules of the benchmark, found as `python benchmarks/fusion_results.py` finds them."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield argparse.Namespace(**{name: importlib.import_module(name) for name in MODULES})
-    sys.path.remove(str(ROOT / "benchmarks"))
+    """The modules of the benchmark."""
+    with imported(*MODULES) as scripts:
+        yield scripts
 
 
 # ---- the page ----

@@ -9,7 +9,14 @@ import pytest
 import torch
 from tiny_pretrainings import HEADS, SIZES, TASKS, train
 
-from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTConfig, DualSSASTForPreTraining, DualSSASTModel
+from modeling_dual_ssast import (
+    ASiTConfig,
+    ASiTForPreTraining,
+    DualSSASTConfig,
+    DualSSASTFeatureExtractor,
+    DualSSASTForPreTraining,
+    DualSSASTModel,
+)
 from training.base.geometry import effective_rank
 from training.pretraining import health
 from training.pretraining.batches import batches_of
@@ -25,22 +32,12 @@ def features():
     return [torch.randn(20 + 4 * (index % 8), 128, generator=generator) for index in range(12)]
 
 
-class Extractor:
-    """Pads at the end with zeros."""
-
-    def pad(self, clips, **settings):
-        clips = [clip["input_values"] for clip in clips]
-        longest = max(map(len, clips))
-        mask = torch.stack([torch.arange(longest) < len(clip) for clip in clips]).long()
-        clips = [torch.nn.functional.pad(clip, (0, 0, 0, longest - len(clip))) for clip in clips]
-        return {"input_values": torch.stack(clips), "attention_mask": mask}
-
-
 def test_measurements_are_those_of_the_features_clip_by_clip(features):
     """With padding and in batches the same as the formulas on each clip alone."""
     torch.manual_seed(0)
     encoder = DualSSASTForPreTraining(CONFIG).eval().dual_ssast
-    found = health.measure(encoder, batches_of(Extractor(), features, 5, torch.device("cpu")))
+    batches = batches_of(DualSSASTFeatureExtractor(max_length=48), features, 5, torch.device("cpu"))
+    found = health.measure(encoder, batches)
     assert list(found) == ["layer0", "layer1", "layer2", "fused"] and "token_std" not in found["fused"]
     whole = DualSSASTModel(CONFIG).eval()
     whole.load_state_dict(encoder.state_dict())
@@ -61,9 +58,7 @@ def test_measurements_are_those_of_the_features_clip_by_clip(features):
 
 
 def test_spread_is_one_in_all_directions_and_zero_in_one():
-    assert (
-        health.spread(torch.eye(4).repeat(2, 1)[:, :].mul(torch.tensor([1.0] * 4 + [-1.0] * 4)[:, None]).mean(0)) == 1
-    )
+    assert health.spread(torch.cat((torch.eye(4), -torch.eye(4))).mean(dim=0)) == 1
     assert health.spread(torch.tensor([0.6, 0.8])) == pytest.approx(0, abs=1e-3)  # the root of float32's rounding
 
 
@@ -161,7 +156,7 @@ def test_a_healthy_run_raises_no_alarm(clips, recipe, task, capsys):
 
 @pytest.mark.parametrize("stops", [False, True])
 def test_a_planted_collapse_raises_the_alarm_once(clips, recipe, monkeypatch, capsys, caplog, stops):
-    make_constant(monkeypatch, from_step=3)  # after random weights, step 0 and step 1
+    make_constant(monkeypatch, from_step=2)  # step 0, whose random weights are the baseline too, and step 1 are healthy
     values = {"health_steps": 1, "save_steps": 100, "stop_on_collapse": stops, "load_best_model_at_end": False}
     path, output = recipe("mspm", train_sources=[str(clips)], max_steps=5, **values)
     train(path)

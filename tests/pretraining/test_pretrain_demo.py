@@ -1,26 +1,20 @@
 """Tests benchmarks/pretraining_pays.py: its choice of labelled clips, and its summary of finished runs."""
 
 import csv
-import importlib.util
 import json
-import sys
 from collections import Counter
 
 import pytest
 from audio_files import ROOT, run_program
+from benchmark_scripts import imported
 
 SCRIPT = ROOT / "benchmarks" / "pretraining_pays.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("pretraining_pays", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(SCRIPT.parent))
+    with imported("pretraining_pays") as scripts:
+        yield scripts.pretraining_pays
 
 
 def test_few_labels_are_among_the_more_and_none_is_of_the_test(script):

@@ -5,7 +5,7 @@ import functools
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jinja2
@@ -71,6 +71,16 @@ def public_names(paths: Sequence[str]) -> list[str]:
     except ValueError:  # no such folder
         return [os.path.basename(path) for path in paths]
     return [public_clip_name(path, folder or ".") for path in paths]
+
+
+def public_model_name(name: str | None) -> str | None:
+    """Returns the name of a model without paths of this machine: a folder's own name, or the name on the Hub."""
+    return Path(name).name if name and Path(name).exists() else name
+
+
+def picture_uris(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns the data URIs of the pictures of a folder that exist, by their names."""
+    return {name: data_uri((folder / name).read_bytes()) for name in names if (folder / name).exists()}
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:

@@ -141,6 +141,32 @@ def held_out_predictions(
                 yield start + offset, index, *pair
 
 
+def score_fits(
+    features: Callable[[tuple], np.ndarray],
+    configurations: Sequence[list[tuple]],
+    targets: np.ndarray,
+    fold: tuple[np.ndarray, np.ndarray],
+    ridge: Sequence[float],
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    device: torch.device | str = "cpu",
+    inner: Sequence[np.ndarray] = (),
+) -> Iterator[tuple[int, int, float, list[float]]]:
+    """
+    Yields the indices of configuration and penalty, the score on the held-out clips of a fold, and the score on each
+    part of the training clips by fits without it; NaN where predictions are not finite. Arguments as for `score_folds`
+    and `held_out_predictions`.
+    """
+
+    def measure(truth, prediction) -> float:
+        # The metrics would take NaN for class 0, or raise.
+        return metric(truth, prediction) if np.isfinite(prediction).all() else np.nan
+
+    own, truth = targets[fold[0]], targets[fold[1]]
+    found = held_out_predictions(features, configurations, targets, fold, ridge, device, inner)
+    for index, penalty, prediction, held in found:
+        yield index, penalty, measure(truth, prediction), [measure(own[part], held[part]) for part in inner]
+
+
 def mean_of(scores: np.ndarray) -> np.ndarray:
     """Returns the mean over the folds, the last axis; rounded, so that the order of the folds makes no difference."""
     return scores.mean(axis=-1).round(12)
@@ -182,11 +208,6 @@ def score_folds(
         metric: (targets, predictions) -> number, higher is better
         nested: also score within the training clips of each fold, whose parts are the other folds; 3 folds at least
     """
-
-    def measure(truth, prediction) -> float:
-        # The metrics would take NaN for class 0, or raise.
-        return metric(truth, prediction) if np.isfinite(prediction).all() else np.nan
-
     scores = np.zeros((len(configurations), len(ridge), len(folds)))
     progress = tqdm(total=len(configurations) * len(folds) * len(ridge), desc="scoring", unit="fit", leave=False)
     inner = []
@@ -194,11 +215,9 @@ def score_folds(
         others = other_folds(folds, number) if nested else []
         parts = [np.flatnonzero(np.isin(fold[0], other)) for other in others]
         inner.append(np.zeros((len(configurations), len(ridge), len(parts))))
-        truth, own = targets[fold[1]], targets[fold[0]]
-        found = held_out_predictions(features, configurations, targets, fold, ridge, device, parts)
-        for index, penalty, prediction, held in found:
-            scores[index, penalty, number] = measure(truth, prediction)
-            inner[-1][index, penalty] = [measure(own[part], held[part]) for part in parts]
+        fits = score_fits(features, configurations, targets, fold, ridge, metric, device, parts)
+        for index, penalty, score, by_part in fits:
+            scores[index, penalty, number], inner[-1][index, penalty] = score, by_part
             progress.update()
     progress.close()
     sizes = [sum(features(name).shape[1] for name in blocks) for blocks in configurations]

@@ -10,7 +10,15 @@ from transformers.utils import logging
 
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 
-from ..base.page import audio_uri, data_uri, number, public_clip_name, spectrogram_uri, write_page
+from ..base.page import (
+    audio_uri,
+    number,
+    picture_uris,
+    public_clip_name,
+    public_model_name,
+    spectrogram_uri,
+    write_page,
+)
 from ..data.labels import LabelSet
 from ..errors import one_line
 from .finished_run import FinishedRun
@@ -44,7 +52,7 @@ def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarr
         folder / "report.html",
         TEMPLATE,
         name=run.folder.resolve().name,
-        model_name=Path(model_name).name if model_name and Path(model_name).exists() else model_name,
+        model_name=public_model_name(model_name),
         dataset_name=run.data_name,
         split=split,
         splits=[name for name in SPLITS if name in run.datasets],
@@ -53,7 +61,7 @@ def write_report(folder: Path, run: FinishedRun, results: dict, scores: np.ndarr
         config=run.config,
         extractor=run.extractor,
         num_parameters=run.num_parameters,
-        pictures={name: data_uri((folder / name).read_bytes()) for name in PICTURES if (folder / name).exists()},
+        pictures=picture_uris(folder, PICTURES),
         captions=PICTURES,
         unit="clips",
         classes=_class_table(run, results, targets, scores),

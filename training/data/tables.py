@@ -365,6 +365,11 @@ def _with_times(table: Table, audio_column: str, columns: Columns) -> tuple[Tabl
     return table, replace(columns, start=START, end=END)
 
 
+def names_table(path: str | Path) -> bool:
+    """Returns whether a path names a table, and no folder or data set: a file, or the ending of one that is missing."""
+    return Path(path).is_file() or Path(path).suffix.lower() in TABLE_READERS
+
+
 def _one_view(table: Table) -> Table:
     """Leaves out the rows of other views than Raven's main one."""
     kept = main_view(table.path, table["View"]) if "View" in table.names else range(len(table))

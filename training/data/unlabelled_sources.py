@@ -23,7 +23,7 @@ from .clips import LocalClips, StreamedClips, join
 from .columns import choose_audio_column
 from .listing import list_audio_files, warn
 from .sources import load_packed, load_stored
-from .tables import TABLE_READERS, load_table_as_it_stands
+from .tables import load_table_as_it_stands, names_table
 from .unreadable import UnreadableLog, reason_of
 
 
@@ -90,7 +90,7 @@ def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalCl
         InputError: a source that cannot be loaded, without clips or audio column, or a setting without effect on it.
     """
     path = Path(source.path)
-    if path.is_file() or path.suffix.lower() in TABLE_READERS:
+    if names_table(path):
         _refuse(source, "a manifest", ("config", "revision", "split", "streaming"))
         data, own = load_table_as_it_stands(path, source.audio_column)
         return LocalClips(source.path, data, own=own)

@@ -14,7 +14,7 @@ from modeling_dual_ssast import DualSSASTFeatureExtractor
 
 from ..base.figures import khz_ticks, mel_centres
 from ..base.outputs import dispensable
-from ..base.page import audio_uri, data_uri, public_names, spectrogram_uri, write_page
+from ..base.page import audio_uri, picture_uris, public_names, spectrogram_uri, write_page
 from ..base.plots import plot_confusion
 from ..data.audio import audio_format, num_samples, read_stretch
 from ..data.events import Event
@@ -143,7 +143,7 @@ def write_report(folder: Path, name: str, results: dict, findings: Findings | No
         num_recordings=counts,
         headlines={name: metrics[name] for name in HEADLINES if name in metrics},
         compared=[name for name in next(iter(results["metrics"].values()), {}) if name in metrics],
-        pictures={name: data_uri((folder / name).read_bytes()) for name in PICTURES if (folder / name).exists()},
+        pictures=picture_uris(folder, PICTURES),
         captions=PICTURES,
         most_curves=MOST_CURVES,
         unit="crops",

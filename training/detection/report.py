@@ -8,6 +8,7 @@ from ..base.bootstrap import NUM_RESAMPLES
 from ..base.detection_scores import detection_metrics
 from ..base.event_detection import event_settings, median_filtered
 from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, publish, without_nan, write_results
+from ..base.page import public_model_name
 from ..base.plots import loss_note, plot_learning_curves
 from ..base.reproduction import versions
 from ..data.events import write_events
@@ -165,7 +166,7 @@ def write_page(trainer: DetectionTrainer, results: dict, findings: Findings | No
         extractor=trainer.processing_class,
         arguments=trainer.args,
         num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
-        model_name=Path(model_name).name if model_name and Path(model_name).exists() else model_name,
+        model_name=public_model_name(model_name),
         dataset_name=(place if place.is_dir() else place.parent).resolve().name,
         how_chosen="validation" if was_chosen and trainer.model.config.event_detection else None,
     )

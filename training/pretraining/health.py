@@ -197,17 +197,12 @@ def gradient_norms(named_parameters, num_layers: int) -> dict[str, torch.Tensor]
 # ---- table and figure ----
 
 
-def panels_of(encoders: list[str]) -> list[tuple[str, str]]:
-    """Returns measure and encoder of each panel of the figure; the encoders stand side by side."""
-    return list(itertools.product(MEASURES, encoders))
-
-
 def plot(log: list[dict], path: Path, figure_format: str = "png"):
     """Draws each measure over the steps, a line per layer, and the norms of the gradients. Needs measurements."""
     table = table_of(log)
     random, table = table[table["encoder"] == RANDOM].set_index("place"), table[table["encoder"] != RANDOM]
     encoders = list(dict.fromkeys(table["encoder"]))
-    panels = panels_of(encoders)
+    panels = list(itertools.product(MEASURES, encoders))  # two encoders stand side by side
     rows = len(panels) // 2 + 1
     figure, grid = new_figure(rows, 2, (11.0, 3.0 * rows), squeeze=False)
     places = [place for place in dict.fromkeys(table["place"]) if place != FUSED]

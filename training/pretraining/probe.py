@@ -7,7 +7,6 @@ log-mels. They get the same clips, the same regression and the same choice of it
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -17,13 +16,13 @@ from transformers.utils import logging
 
 from ..base.figures import COLOURS
 from ..base.loading import choose_windows
-from ..base.ridge import best_of, held_out_predictions, make_targets, metric_of
+from ..base.ridge import best_of, make_targets, mean_of, metric_of, score_fits
 from ..data.arguments import FrozenDataArguments, UnlabelledDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import find_labels
 from ..data.screening import check_files
 from ..data.splits import load_splits, make_folds
-from ..data.tables import TABLE_READERS
+from ..data.tables import names_table
 from ..errors import InputError
 from .batches import batches_of
 from .health import with_fusion
@@ -101,21 +100,15 @@ class Probe:
             the mean of the metric over the folds, and the geometric mean of the chosen penalties
         """
         values, penalties = [], []
-        for (training, test), parts in zip(self.folds, self.inner):
-            own, scores = self.targets[training], np.zeros((2, len(RIDGE)))
-            found = held_out_predictions(
-                lambda _: features, [["features"]], self.targets, (training, test), RIDGE, inner=parts
-            )
-            for _, place, prediction, held in found:
-                inner = np.mean([self._measure(own[part], held[part]) for part in parts])
-                scores[:, place] = inner, self._measure(self.targets[test], prediction)
-            chosen = int(best_of(scores[0].round(12)))
-            values.append(scores[1, chosen])
+        for fold, parts in zip(self.folds, self.inner):
+            scores, inner = np.zeros(len(RIDGE)), np.zeros((len(RIDGE), len(parts)))
+            fits = score_fits(lambda _: features, [["features"]], self.targets, fold, RIDGE, self._metric, inner=parts)
+            for _, place, score, by_part in fits:
+                scores[place], inner[place] = score, by_part
+            chosen = int(best_of(mean_of(inner)))
+            values.append(scores[chosen])
             penalties.append(RIDGE[chosen])
         return float(np.mean(values)), float(np.exp(np.log(penalties).mean()))
-
-    def _measure(self, targets: np.ndarray, predictions: np.ndarray) -> float:
-        return self._metric(targets, predictions) if np.isfinite(predictions).all() else np.nan
 
 
 def open_probe(data_arguments: UnlabelledDataArguments, extractor, encoder, arguments) -> Probe:
@@ -129,7 +122,7 @@ def open_probe(data_arguments: UnlabelledDataArguments, extractor, encoder, argu
         InputError: a data set that cannot be loaded or is too small, or an unreadable clip.
     """
     name = data_arguments.probe_dataset
-    key = "train_file" if Path(name).suffix.lower() in TABLE_READERS or Path(name).is_file() else "dataset_name"
+    key = "train_file" if names_table(name) else "dataset_name"
     frozen = FrozenDataArguments(
         **{key: name}, label_column=data_arguments.probe_label_column, check_files=data_arguments.check_files
     )

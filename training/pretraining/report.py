@@ -9,7 +9,7 @@ from model_cards.card import pretraining_card
 
 from ..base import outputs, reproduction
 from ..base.figures import draw_spectrogram, new_figure, save_figure
-from ..base.page import data_uri, write_page
+from ..base.page import picture_uris, public_model_name, write_page
 from ..data.unreadable import UnreadableLog
 from ..files import write_csv
 from . import health, probe
@@ -206,8 +206,7 @@ def summary(results: dict, folder: Path) -> str:
             f"frozen probe at step {found['step']}: {found['metric'].replace('_', ' ')} {found[probe.ENCODER]:.3f} "
             f"(random weights {found[probe.RANDOM]:.3f}, log-mel statistics {found[probe.LOG_MEL]:.3f})"
         )
-    if results.get("health", {}).get("alarms"):
-        first = health.Alarm(**results["health"]["raised"][0])
+    if first := first_alarm(results):
         count = results["health"]["alarms"]
         lines.append(f"{count} alarm{'s' if count > 1 else ''} about the features; the first: {first}")
     for split, metrics in results["metrics"].items():
@@ -220,6 +219,12 @@ def summary(results: dict, folder: Path) -> str:
     return "\n".join(lines)
 
 
+def first_alarm(results: dict) -> str | None:
+    """Returns the line of the first alarm about the features; `None` if there was none, or nothing was measured."""
+    raised = results.get("health", {}).get("raised")
+    return str(health.Alarm(**raised[0])) if raised else None
+
+
 def write_card(trainer, results: dict, path: Path):
     """Writes the model card from the template and the run's results."""
     card = pretraining_card(
@@ -228,7 +233,7 @@ def write_card(trainer, results: dict, path: Path):
         trainer.processing_class,
         results,
         title=trainer.title,
-        num_parameters=sum(parameter.numel() for parameter in trainer.model.base_model.parameters()),
+        num_parameters=trainer.model.base_model.num_parameters(),
         has_picture=(path.parent / "reconstruction.png").exists(),
     )
     path.write_text(str(card), encoding="utf-8")
@@ -236,23 +241,20 @@ def write_card(trainer, results: dict, path: Path):
 
 def write_report(trainer, results: dict, folder: Path):
     """Writes `report.html` into the folder that holds the figures already."""
-    pictures = {name: data_uri((folder / name).read_bytes()) for name in PICTURES if (folder / name).exists()}
-    first = next(iter(results.get("health", {}).get("raised", [])), None)
-    model_name = results["recipe"]["EncoderArguments"]["model_name_or_path"]
     write_page(
         folder / "report.html",
         TEMPLATE,
         name=Path(trainer.args.output_dir).resolve().name,
         title=trainer.title,
         results=outputs.without_nan(results),
-        alarm=None if first is None else str(health.Alarm(**first)),
-        pictures=pictures,
+        alarm=first_alarm(results),
+        pictures=picture_uris(folder, PICTURES),
         captions=PICTURES,
         config=trainer.model.config,
         extractor=trainer.processing_class,
         arguments=trainer.args,
-        num_parameters=sum(parameter.numel() for parameter in trainer.model.base_model.parameters()),
-        model_name=Path(model_name).name if model_name and Path(model_name).exists() else model_name,
+        num_parameters=trainer.model.base_model.num_parameters(),
+        model_name=public_model_name(results["recipe"]["EncoderArguments"]["model_name_or_path"]),
         dataset_name=", ".join(source["name"] for source in results["sources"]),
         unit="clips",
     )

@@ -1,7 +1,8 @@
 """Measures how fast a pretraining runs: clips and hours of audio per second, and the utilisation of the hardware."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -118,6 +119,15 @@ class Meter:
         self.clips = self.frames = self.flops = 0
         self.paused_s = 0.0
         self.started = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of the block out of the rates."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.paused_s += time.perf_counter() - started
 
     def add(self, outputs, input_values: torch.Tensor, attention_mask: torch.Tensor | None):
         """

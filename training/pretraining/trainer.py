@@ -1,7 +1,6 @@
 """Trains the pretraining methods: each is a subclass of `PretrainingTrainer` and one of `Examples`."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,15 +133,14 @@ class PretrainingTrainer(AudioTrainer):
         return {"encoder": self.model.base_model}
 
     @contextmanager
-    def inspecting(self) -> Iterator[None]:
-        """Sets the model to evaluation mode, and leaves the time out of the rates."""
-        started, was_training = time.perf_counter(), self.model.training
+    def in_evaluation_mode(self) -> Iterator[None]:
+        """Sets the model to evaluation mode for a block."""
+        was_training = self.model.training
         self.model.eval()
         try:
             yield
         finally:
             self.model.train(was_training)
-            self.meter.paused_s += time.perf_counter() - started
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Returns the loss, the components (clips, components), and zeros (clips,): Trainer requires labels."""
@@ -158,11 +156,10 @@ class PretrainingTrainer(AudioTrainer):
         return {name: float(value) for name, value in zip(self._evaluated, prediction.predictions.mean(axis=0))}
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        started = time.perf_counter()
-        metrics = super().evaluate(*args, **kwargs)
-        if self.args.picture_clips and self.is_world_process_zero():
-            pretraining_report.draw_reconstructions(self, self.picture_path(self.state.global_step))
-        self.meter.paused_s += time.perf_counter() - started
+        with self.meter.paused():
+            metrics = super().evaluate(*args, **kwargs)
+            if self.args.picture_clips and self.is_world_process_zero():
+                pretraining_report.draw_reconstructions(self, self.picture_path(self.state.global_step))
         return metrics
 
     def remove_checkpoints(self):
@@ -198,17 +195,13 @@ class PretrainingTrainer(AudioTrainer):
         examples = [self.eval_dataset[index] for index in range(count)]
         lengths = [example["input_values"].shape[-2] for example in examples]
         batch = {name: value.to(self.args.device) for name, value in self.data_collator(examples).items()}
-        was_training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
+        with self.in_evaluation_mode(), torch.no_grad():
             panels = self.make_panels(batch)
-        self.model.train(was_training)
         return {
             title: [clip[:length] for clip, length in zip(clips.float().cpu(), lengths)]
             for title, clips in panels.items()
         }
 
     def _save_checkpoint(self, model, trial):
-        started = time.perf_counter()
-        super()._save_checkpoint(model, trial)
-        self.meter.paused_s += time.perf_counter() - started
+        with self.meter.paused():
+            super()._save_checkpoint(model, trial)

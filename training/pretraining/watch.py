@@ -1,6 +1,7 @@
 """Measures a pretraining while it runs: the spread of its features, with an alarm, and the score of a frozen probe."""
 
 import copy
+import functools
 from pathlib import Path
 
 import torch
@@ -40,29 +41,30 @@ class Watch(TrainerCallback):
         steps = state.eval_steps if args.eval_strategy == "steps" else self.trainer.epoch_steps
         self.health_steps, self.probe_steps = args.health_steps or steps, args.probe_steps or steps
         if state.is_world_process_zero:
-            with self.trainer.inspecting():
+            with self.trainer.meter.paused(), self.trainer.in_evaluation_mode():
                 self.features = [] if self.clips is None else self._make_features()  # they stay in memory
-                logs = self._baselines(state)
+                of_health, of_probe = self._baselines(state)
                 if state.global_step == 0:
-                    logs |= self._measure(self.clips is not None, self.has_probe)
-                self._log(logs, args, state, control)
+                    encoders, probed = self._encoders(self.clips is not None, self.has_probe)
+                    of_health, of_probe = of_health | encoders, of_probe | probed
+                self._log(self._measure(of_health, of_probe), args, state, control)
         self.trainer.accelerator.wait_for_everyone()
 
     def on_step_end(self, args, state, control, **kwargs):
         """Measures what is due; a collapse gives a warning, and stops the run with `stop_on_collapse`."""
         is_last = state.global_step >= state.max_steps
-        of_health = self.clips is not None and (is_last or state.global_step % self.health_steps == 0)
-        of_probe = self.has_probe and (is_last or state.global_step % self.probe_steps == 0)
-        if not (of_health or of_probe):
+        features_due = self.clips is not None and (is_last or state.global_step % self.health_steps == 0)
+        probe_due = self.has_probe and (is_last or state.global_step % self.probe_steps == 0)
+        if not (features_due or probe_due):
             return
         is_collapsed = torch.zeros(1, device=args.device)
         if state.is_world_process_zero:
-            before, _ = health.alarms(state.log_history)
-            with self.trainer.inspecting():
-                self._log(self._measure(of_health, of_probe), args, state, control)
+            with self.trainer.meter.paused(), self.trainer.in_evaluation_mode():
+                logs = self._measure(*self._encoders(features_due, probe_due))
+                self._log(logs, args, state, control)
             raised, current = health.alarms(state.log_history)
-            for alarm in raised[len(before) :]:
-                logger.warning(str(alarm))
+            if raised and raised[-1].step == state.global_step:
+                logger.warning(str(raised[-1]))
             is_collapsed += current is not None
         if args.world_size > 1:
             is_collapsed = self.trainer.accelerator.reduce(is_collapsed, "sum")
@@ -74,40 +76,48 @@ class Watch(TrainerCallback):
         features = [self.clips[index]["input_values"] for index in range(len(self.clips))]
         return [clip[0] if clip.ndim == 3 else clip for clip in features]  # the first of ASiT's crops
 
-    def _measure(self, of_health: bool, of_probe: bool) -> dict[str, float]:
+    def _encoders(self, features_due: bool, probe_due: bool) -> tuple[dict, dict]:
+        """Returns what is trained, for `_measure`: the encoders of the features, and the one of the probe."""
+        own = {probe.ENCODER: self.trainer.model.base_model}
+        return self.trainer.encoders() if features_due else {}, own if probe_due else {}
+
+    def _measure(self, of_health: dict, of_probe: dict) -> dict[str, float]:
+        """
+        Returns the numbers of the log: the features of some encoders and the scores of some, both by their names in the
+        log. An encoder with several names is measured once: the random weights with which a run begins.
+        """
+        spread, score = functools.cache(self._spread), functools.cache(self._score)
         logs = {}
-        for name, encoder in self.trainer.encoders().items() if of_health else ():
-            logs |= self._health(name, encoder)
-        if of_probe:
-            logs |= self._score(probe.ENCODER, self.trainer.model.base_model)
+        for name, encoder in of_health.items():
+            logs |= health.entries(name, spread(encoder))
+        for name, encoder in of_probe.items():
+            logs |= probe.entries(self.labelled.metric, name, score(encoder))
         return logs
 
-    def _health(self, name: str, encoder) -> dict[str, float]:
+    def _spread(self, encoder) -> dict[str, dict[str, float]]:
         args = self.trainer.args
         batches = batches_of(self.trainer.processing_class, self.features, args.per_device_eval_batch_size, args.device)
         with self.trainer.accelerator.autocast():
-            return health.entries(name, health.measure(encoder, batches))
+            return health.measure(encoder, batches)
 
-    def _score(self, name: str, encoder) -> dict[str, float]:
-        score = self.labelled.score_encoder(encoder, self.trainer.accelerator.autocast)
-        return probe.entries(self.labelled.metric, name, score)
+    def _score(self, encoder) -> tuple[float, float]:
+        """Scores an encoder, or with `None` the statistics of the log-mels."""
+        if encoder is None:
+            return self.labelled.score_log_mel()
+        return self.labelled.score_encoder(encoder, self.trainer.accelerator.autocast)
 
-    def _baselines(self, state) -> dict[str, float]:
-        """Measures random weights and the statistics of the log-mels, where the log does not have them."""
-        logs = {}
+    def _baselines(self, state) -> tuple[dict, dict]:
+        """Returns random weights, and for the probe the log-mels, for `_measure`, where the log does not have them."""
         features, scores = health.table_of(state.log_history), probe.table_of(state.log_history)
         wants_health = self.clips is not None and health.RANDOM not in set(features["encoder"])
         wants_probe = self.has_probe and probe.RANDOM not in set(scores["features"])
-        if wants_health or wants_probe:
-            encoder = self.trainer.model.base_model
-            if not self.starts_random or state.global_step > 0:
-                encoder = random_encoder(encoder, self.trainer.args.seed)
-            if wants_health:
-                logs |= self._health(health.RANDOM, encoder)
-            if wants_probe:
-                logs |= self._score(probe.RANDOM, encoder)
-                logs |= probe.entries(self.labelled.metric, probe.LOG_MEL, self.labelled.score_log_mel())
-        return logs
+        if not (wants_health or wants_probe):
+            return {}, {}
+        encoder = self.trainer.model.base_model
+        if not self.starts_random or state.global_step > 0:
+            encoder = random_encoder(encoder, self.trainer.args.seed)
+        scored = {probe.RANDOM: encoder, probe.LOG_MEL: None}
+        return {health.RANDOM: encoder} if wants_health else {}, scored if wants_probe else {}
 
     def _log(self, logs: dict[str, float], args, state, control):
         """Logs measurements, prints the main ones, and writes the tables."""
