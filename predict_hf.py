@@ -168,6 +168,7 @@ class Job:
         arguments: those of a run of this model alone
         name: for the printed lines; empty: the only model
         weights: their fingerprint
+        events: the `EventTable`, if one is asked for
     """
 
     arguments: PredictArguments
@@ -277,11 +278,10 @@ def finish_all(
     jobs: list[Job], shards: Shards, facts: list[dict], remarks: dict, clips: ClipSequence, processes: Processes
 ) -> list[tuple[str, str]]:
     """Writes the tables of all models, and removes the shards."""
-    if len(jobs) == 1:
-        return finish(jobs[0], shards, clips, processes)
     failures = []
     for number, job in enumerate(jobs):
-        failures += finish(job, ModelShards(shards, number, facts[number], remarks), clips, processes)
+        own = shards if len(jobs) == 1 else ModelShards(shards, number, facts[number], remarks)
+        failures += finish(job, own, clips, processes)
     shards.remove()
     return list(dict.fromkeys(failures))
 
@@ -341,7 +341,7 @@ def print_scores(job: Job, clip: ClipScores):
 
 
 def finish(job: Job, shards: Shards, clips: ClipSequence, processes: Processes) -> list[tuple[str, str]]:
-    """Writes the tables from the shards, lists what could not be classified beside them, and removes the shards."""
+    """Writes the tables of a model from its shards, and lists what could not be classified beside them."""
     network, events, arguments = job.network, job.events, job.arguments
 
     def parts() -> Iterable[Part]:
@@ -368,7 +368,6 @@ def finish(job: Job, shards: Shards, clips: ClipSequence, processes: Processes) 
         if events:
             print(events.write(), file=sys.stderr)
         write_unreadable(arguments.place, list(errors.values()))
-    shards.remove()
     return list(errors.values())
 
 

@@ -51,36 +51,8 @@ def classifier_card(
         dataset_name: display name of the data set
         settings: the recipe's settings of model, tuning and augmentation
     """
-    recipe = results["recipe"]
-    split, metrics = list(results["metrics"].items())[-1] if results["metrics"] else ("", {})
-    dataset = hub_name(recipe["DataArguments"]["dataset_name"])
-    data = metadata(
-        name,
-        config,
-        pipeline_tag="audio-classification",
-        base_model=hub_name(recipe["ModelArguments"]["model_name_or_path"]),
-        datasets=[dataset] if dataset else [],
-        license=recipe["TrainingArguments"].get("license"),
-        language=recipe["TrainingArguments"].get("language"),
-        evaluations=evaluations_of(recipe, dataset_name, split, metrics),
-    )
-    results = markdown(results)
-    return render(
-        "classifier.md",
-        data,
-        name=name,
-        config=config,
-        extractor=extractor,
-        results=results,
-        dataset_name=markdown(dataset_name),
-        num_parameters=num_parameters,
-        settings=settings,
-        split=split,
-        metrics={key: value for key, value in metrics.items() if value is not None},
-        training=recipe["TrainingArguments"],
-        limits=limits.of_classifier(config, extractor, results, split),
-        citations=citations(config),
-        is_regression=results["problem_type"] == "regression",
+    return _clip_card(
+        "classifier.md", name, config, extractor, results, dataset_name, num_parameters, settings=settings
     )
 
 
@@ -93,39 +65,18 @@ def probe_card(name: str, config, extractor, results: Mapping, *, dataset_name: 
         results: content of its `results.json`; `head` describes the head
         dataset_name: display name of the data set
     """
-    recipe, (split, metrics) = results["recipe"], list(results["metrics"].items())[-1]
-    dataset = hub_name(recipe["DataArguments"]["dataset_name"])
-    data = metadata(
-        name,
-        config,
-        pipeline_tag="audio-classification",
-        base_model=hub_name(recipe["ModelArguments"]["model_name_or_path"]),
-        datasets=[dataset] if dataset else [],
-        evaluations=evaluations_of(recipe, dataset_name, split, metrics),
-    )
-    results = markdown(results)
-    return render(
-        "probe.md",
-        data,
-        name=name,
-        config=config,
-        extractor=extractor,
-        results=results,
-        head=results["head"],
-        dataset_name=markdown(dataset_name),
-        num_parameters=num_parameters,
-        split=split,
-        metrics=metrics,
-        limits=limits.of_probe(config, extractor, results, split),
-        citations=citations(config),
-        is_regression=results["problem_type"] == "regression",
-    )
+    return _clip_card("probe.md", name, config, extractor, results, dataset_name, num_parameters)
 
 
-def evaluations_of(recipe: Mapping, dataset_name: str, split: str, metrics: Mapping) -> list[EvalResult]:
-    """Returns the finite metrics of a split as the Hub has them."""
+def _clip_card(
+    template: str, name: str, config, extractor, results: Mapping, dataset_name: str, num_parameters: int, **facts
+) -> ModelCard:
+    """Writes the card of a classifier of clips, with the finite metrics of its last split."""
+    recipe = results["recipe"]
+    training = recipe.get("TrainingArguments", {})  # a probe has none
+    split, metrics = list(results["metrics"].items())[-1] if results["metrics"] else ("", {})
     dataset = hub_name(recipe["DataArguments"]["dataset_name"])
-    return [
+    evaluations = [
         EvalResult(
             task_type="audio-classification",
             task_name="audio classification",
@@ -140,6 +91,34 @@ def evaluations_of(recipe: Mapping, dataset_name: str, split: str, metrics: Mapp
         for key, value in metrics.items()
         if key != "loss" and value is not None and math.isfinite(value)
     ]
+    data = metadata(
+        name,
+        config,
+        pipeline_tag="audio-classification",
+        base_model=hub_name(recipe["ModelArguments"]["model_name_or_path"]),
+        datasets=[dataset] if dataset else [],
+        license=training.get("license"),
+        language=training.get("language"),
+        evaluations=evaluations,
+    )
+    results = markdown(results)
+    return render(
+        template,
+        data,
+        name=name,
+        config=config,
+        extractor=extractor,
+        results=results,
+        dataset_name=markdown(dataset_name),
+        num_parameters=num_parameters,
+        split=split,
+        metrics={key: value for key, value in metrics.items() if value is not None},
+        training=training,
+        limits=limits.of_classifier(config, extractor, results, split),
+        citations=citations(config),
+        is_regression=results["problem_type"] == "regression",
+        **facts,
+    )
 
 
 def detection_card(name: str, config, extractor, results: Mapping, *, num_parameters: int) -> ModelCard:

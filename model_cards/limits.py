@@ -19,15 +19,7 @@ def of_classifier(config, extractor, results: Mapping, split: str) -> list[str]:
             "they are too optimistic."
         )
     found += [*_groups(results, split), *_uncertainty(results, split), *_weak_classes(results, split)]
-    return [*found, *_languages(results["recipe"]["TrainingArguments"].get("language"))]
-
-
-def of_probe(config, extractor, results: Mapping, split: str) -> list[str]:
-    """Returns sentences on the training data, the tested clips and the limits of the figures."""
-    return [
-        *_input(config, extractor), *_clip_lengths(results), *_balance(results), *_groups(results, split),
-        *_uncertainty(results, split), *_weak_classes(results, split), *_languages(None),
-    ]  # fmt: skip
+    return [*found, *_languages(results["recipe"].get("TrainingArguments", {}).get("language"))]
 
 
 def of_detector(config, extractor, results: Mapping, split: str) -> list[str]:

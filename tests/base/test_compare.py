@@ -11,9 +11,12 @@ from sklearn.metrics import average_precision_score, f1_score
 from tiny_models import save_tiny_classifier
 from tiny_runs import TINY, train
 
-from training import compare, tasks
+from training import tasks
 from training.base.paired_tests import NOT_TOLD_APART
 from training.base.predictions import as_text, score_table
+from training.compare import __main__ as program
+from training.compare import comparison
+from training.compare import runs as reading
 from training.data.labels import LabelSet
 from training.embeddings import probe
 
@@ -45,7 +48,7 @@ def guesses(num_clips: int, skill: float, seed: int, classes=CLASSES) -> tuple[l
 
 
 def run(*words, status: int = 0, capsys=None) -> str:
-    assert compare.main([str(word) for word in words]) == status
+    assert program.main([str(word) for word in words]) == status
     printed = capsys.readouterr()
     return printed.err if status else printed.out
 
@@ -65,8 +68,8 @@ def test_the_comparison_is_scipys(tmp_path, seeds):
             own.append(np.array(predictions) == np.array(labels))
         folders.append(write_run(tmp_path / name, rows, task="cross_validation"))
         right.append(np.mean(own, axis=0))
-    runs = [compare.read_runs(folder, folder.name)[0] for folder in folders]
-    found = compare.compare(compare.align(runs), "accuracy", [(0, 1)])
+    runs = [reading.read_runs(folder, folder.name)[0] for folder in folders]
+    found = comparison.compare(reading.align(runs), "accuracy", [(0, 1)])
     assert [row["accuracy"] for row in found["scores"]] == pytest.approx([own.mean() for own in right])
     assert [row["seeds"] for row in found["scores"]] == [seeds] * 2
     (row,) = found["differences"]
@@ -88,10 +91,10 @@ def test_the_ranks_of_two_models_are_exchanged_and_not_their_scores():
     scores = 0.5 * targets + rng.random((40, 3))
     labels, clips = LabelSet(CLASSES, MULTI), [(str(clip), 0) for clip in range(40)]
     runs = [
-        compare.Run(name, labels, clips, targets, {"": targets}, {"": own}, None)
+        reading.Run(name, labels, clips, targets, {"": targets}, {"": own}, None)
         for name, own in (("plain", scores), ("sure", scores**9 / 1e3), ("other", rng.random((40, 3))))
     ]
-    found = compare.compare(runs, "mean_average_precision", [(0, 1), (0, 2)])
+    found = comparison.compare(runs, "mean_average_precision", [(0, 1), (0, 2)])
     expected = average_precision_score(targets, scores, average="macro")
     assert found["scores"][0]["mean_average_precision"] == pytest.approx(expected)
     same, other = found["differences"]
@@ -104,10 +107,10 @@ def test_smaller_errors_are_better():
     rng = np.random.default_rng(0)
     clips = [(str(clip), 0) for clip in range(30)]
     runs = [
-        compare.Run(name, LabelSet(("value",), NUMBERS), clips, targets, {"": targets + rng.normal(0, s, 30)}, {}, None)
+        reading.Run(name, LabelSet(("value",), NUMBERS), clips, targets, {"": targets + rng.normal(0, s, 30)}, {}, None)
         for name, s in (("rough", 5), ("exact", 0.5))
     ]
-    (row,) = compare.compare(runs, "mean_squared_error", [(0, 1)])["differences"]
+    (row,) = comparison.compare(runs, "mean_squared_error", [(0, 1)])["differences"]
     assert row["difference"] > 0 and row["better"] == "exact"
 
 
@@ -117,24 +120,24 @@ def test_clips_of_a_group_are_exchanged_together():
     clips = [(str(clip), 0) for clip in range(80)]
     labels = LabelSet(CLASSES, SINGLE)
     good, bad = np.zeros(80, dtype=int), np.ones(80, dtype=int)
-    runs = [compare.Run(name, labels, clips, targets, {"": own}, {}, groups) for name, own in (("x", good), ("y", bad))]
-    (row,) = compare.compare(runs, "accuracy", [(0, 1)])["differences"]
+    runs = [reading.Run(name, labels, clips, targets, {"": own}, {}, groups) for name, own in (("x", good), ("y", bad))]
+    (row,) = comparison.compare(runs, "accuracy", [(0, 1)])["differences"]
     assert row["p"] == pytest.approx(2 / 16) and row["better"] == NOT_TOLD_APART
     runs[0].groups = runs[1].groups = None
-    assert compare.compare(runs, "accuracy", [(0, 1)])["differences"][0]["better"] == "x"
+    assert comparison.compare(runs, "accuracy", [(0, 1)])["differences"][0]["better"] == "x"
 
 
 @pytest.mark.slow
 def test_equal_models_are_told_apart_as_often_as_the_level_says(monkeypatch):
     """1,000 pairs of the same skill: in 5 % at most, up to three standard deviations of that count."""
-    monkeypatch.setattr(compare, "NUM_PERMUTATIONS", 199)
-    monkeypatch.setattr(compare, "NUM_RESAMPLES", 1)
+    monkeypatch.setattr(comparison, "NUM_PERMUTATIONS", 199)
+    monkeypatch.setattr(comparison, "NUM_RESAMPLES", 1)
     rng, labels, clips = np.random.default_rng(0), LabelSet(("a", "b"), SINGLE), [(str(clip), 0) for clip in range(40)]
     apart = 0
     for seed in range(1000):
         targets, *pair = rng.integers(2, size=40), *(rng.random((2, 40)) < 0.3)
-        runs = [compare.Run(str(wrong), labels, clips, targets, {"": targets ^ wrong}, {}, None) for wrong in pair]
-        (row,) = compare.compare(runs, "accuracy", [(0, 1)], seed)["differences"]
+        runs = [reading.Run(str(wrong), labels, clips, targets, {"": targets ^ wrong}, {}, None) for wrong in pair]
+        (row,) = comparison.compare(runs, "accuracy", [(0, 1)], seed)["differences"]
         apart += row["better"] != NOT_TOLD_APART
     assert 10 < apart <= 1000 * 0.05 + 3 * (1000 * 0.05 * 0.95) ** 0.5
 
@@ -143,12 +146,12 @@ def test_many_pairs_are_corrected(tmp_path):
     names = [f"run {index}" for index in range(6)]
     for index, name in enumerate(names):
         write_run(tmp_path / name, rows_of(*guesses(60, 0.9 if index == 0 else 0.55, index)))
-    runs = [compare.read_runs(tmp_path / name, name)[0] for name in names]
-    found = compare.compare(runs, "accuracy", compare.choose_pairs(runs, None))
+    runs = [reading.read_runs(tmp_path / name, name)[0] for name in names]
+    found = comparison.compare(runs, "accuracy", program.choose_pairs(runs, None))
     p, corrected = (np.array([row[key] for row in found["differences"]]) for key in ("p", "p_holm"))
     assert len(p) == 15 and (corrected >= p).all() and corrected[p.argmin()] == pytest.approx(15 * p.min())
     assert {row["better"] for row in found["differences"]} == {"run 0", NOT_TOLD_APART}
-    assert len(compare.choose_pairs(runs, "run 3")) == 5
+    assert len(program.choose_pairs(runs, "run 3")) == 5
 
 
 def test_several_labels_per_clip_are_read_as_they_are_written(tmp_path):
@@ -159,11 +162,11 @@ def test_several_labels_per_clip_are_read_as_they_are_written(tmp_path):
     table = score_table([f"{clip}.wav" for clip in range(20)], labels, scores, [0.2, 0.5, 0.9])
     table.insert(1, "label", list(map(as_text, given)))
     write_run(tmp_path / "one", table.to_dict("records"), "mean_average_precision")
-    (read,) = compare.read_runs(tmp_path / "one", "one")
+    (read,) = reading.read_runs(tmp_path / "one", "one")
     np.testing.assert_array_equal(read.targets, [[name in names for name in CLASSES] for names in given])
     np.testing.assert_array_equal(read.decisions[""], scores > [0.2, 0.5, 0.9])
     np.testing.assert_allclose(read.scores[""], scores, rtol=1e-6)
-    (row, _) = compare.compare([read, read], "micro_f1", [(0, 1)])["scores"]
+    (row, _) = comparison.compare([read, read], "micro_f1", [(0, 1)])["scores"]
     assert row["micro_f1"] == pytest.approx(f1_score(read.targets, scores > [0.2, 0.5, 0.9], average="micro"))
 
 
@@ -179,7 +182,7 @@ def test_clips_are_found_by_the_ends_of_their_paths(tmp_path, capsys, prefix, sh
     write_run(tmp_path / "two", [*moved, rows[0] | {"file": "mnt/x/other/0.wav", "prediction": "007"}])
     out = run(tmp_path / "one", tmp_path / "two", capsys=capsys)
     assert f"accuracy on {shared} clips that all 2 runs have tested" in out and NOT_TOLD_APART in out
-    first, second = compare.align([compare.read_runs(tmp_path / name, name)[0] for name in ("one", "two")])
+    first, second = reading.align([reading.read_runs(tmp_path / name, name)[0] for name in ("one", "two")])
     np.testing.assert_array_equal(first.decisions[""], second.decisions[""])
 
 
@@ -187,8 +190,8 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
     write_run(tmp_path / "one", rows_of(*guesses(20, 0.7, 0)))
     rows = [row | {"seed": seed} for seed in (0, 1) for row in rows_of(*guesses(25, 0.7, seed))]
     write_run(tmp_path / "two", rows, task="cross_validation")
-    runs = [compare.read_runs(tmp_path / name, name)[0] for name in ("one", "two")]
-    assert [len(part.decisions) for part in compare.align(runs)] == [1, 1]
+    runs = [reading.read_runs(tmp_path / name, name)[0] for name in ("one", "two")]
+    assert [len(part.decisions) for part in reading.align(runs)] == [1, 1]
     assert "two: 5 of its 25 clips are left out, which another run has not tested" in caplog.text
     assert "two: 1 of its 2 seeds are left out" in caplog.text
 
@@ -201,8 +204,8 @@ def test_clips_of_one_name_count_if_all_runs_have_as_many(tmp_path):
         row["file"] = "y.wav"
     write_run(tmp_path / "one", rows)
     write_run(tmp_path / "two", [*rows[5:], *rows[:4]])
-    runs = [compare.read_runs(tmp_path / name, name)[0] for name in ("one", "two")]
-    first, second = compare.align(runs)
+    runs = [reading.read_runs(tmp_path / name, name)[0] for name in ("one", "two")]
+    first, second = reading.align(runs)
     assert len(first.clips) == 10 and first.clips[:3] == [("x.wav", 0), ("x.wav", 1), ("x.wav", 2)]
     np.testing.assert_array_equal(first.targets, second.targets)
 
@@ -211,7 +214,7 @@ def test_the_order_of_the_classes_does_not_matter(tmp_path):
     predictions, labels = guesses(20, 0.7, 0)
     write_run(tmp_path / "one", rows_of(predictions, labels))
     write_run(tmp_path / "two", rows_of(predictions, labels, classes=("b,c", "007", "a")))
-    one, two = compare.align([compare.read_runs(tmp_path / name, name)[0] for name in ("one", "two")])
+    one, two = reading.align([reading.read_runs(tmp_path / name, name)[0] for name in ("one", "two")])
     np.testing.assert_array_equal(one.decisions[""], two.decisions[""])
     np.testing.assert_array_equal(one.targets, two.targets)
 
@@ -334,7 +337,7 @@ def test_runs_in_folders_of_seeds_are_one_run(tmp_path, capsys):
     others = [row | {"seed": seed, "fold": 1} for seed in seeds for row in rows_of(*guesses(40, 0.4, seed + 1))]
     write_run(tmp_path / "other", others, task="cross_validation")
     (tmp_path / "apart" / "seed-2.log").write_text("what the training printed")
-    (run_of_seeds,) = compare.read_runs(tmp_path / "apart", "apart")
+    (run_of_seeds,) = reading.read_runs(tmp_path / "apart", "apart")
     assert list(run_of_seeds.decisions) == ["seed-2", "seed-10"]
     run(*(tmp_path / name for name in ("apart", "together", "other")), "--output_dir", tmp_path / "out", capsys=capsys)
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -357,7 +360,7 @@ def test_seeds_of_other_clips_and_several_runs_are_refused(tmp_path, capsys):
 def test_unfinished_seeds_are_left_out_and_named(tmp_path, capsys, caplog):
     write_run(tmp_path / "apart" / "seed-0", rows_of(*guesses(20, 0.7, 0)))
     (write_run(tmp_path / "apart" / "seed-1", rows_of(*guesses(20, 0.7, 1))) / "results.json").unlink()
-    (found,) = compare.read_runs(tmp_path / "apart", "apart")
+    (found,) = reading.read_runs(tmp_path / "apart", "apart")
     assert list(found.decisions) == ["seed-0"]
     assert "1 of its 2 seeds are left out, which are not finished" in caplog.text
     (tmp_path / "apart" / "seed-0" / "results.json").unlink()

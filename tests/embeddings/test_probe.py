@@ -12,7 +12,7 @@ from tiny_models import TINY, save_tiny_classifier
 from modeling_dual_ssast import DualSSASTConfig
 from training import tasks
 from training.data.labels import find_labels
-from training.embeddings import head_training, probe
+from training.embeddings import head_training, probe, representations
 from training.embeddings.arguments import ProbeArguments
 from training.embeddings.head_training import head_rows
 from training.embeddings.heads import EMBEDDING, METHODS, Head, config_of
@@ -157,14 +157,14 @@ def test_bad_recipes_stop_with_one_line(recipe, values, pattern):
 
 def test_a_stopped_probe_goes_on(recipe, monkeypatch):
     path, _ = recipe(methods=["neighbours"])
-    original = probe.fill
+    original = representations.fill_shards
 
-    def fill(network, dataset, *rest):
+    def fill_shards(network, dataset, *rest):
         if len(dataset) == 8:  # the test clips
             raise KeyboardInterrupt
         original(network, dataset, *rest)
 
-    monkeypatch.setattr(probe, "fill", fill)
+    monkeypatch.setattr(representations, "fill_shards", fill_shards)
     with pytest.raises(KeyboardInterrupt):
         run(path)
     monkeypatch.undo()

@@ -24,6 +24,7 @@ from training.data.splits import make_folds
 from training.embeddings import sweep
 from training.embeddings.arguments import SweepArguments
 from training.embeddings.representations import (
+    Represented,
     block_features,
     blocks,
     compose,
@@ -92,7 +93,7 @@ def test_candidates_are_all_of_them_once():
     assert len(sweep.candidates(list(range(13)), ["patches"])) > 900 and len(subsets()) == 7
 
 
-@pytest.mark.parametrize("fusion_norm", ["shared", "none"])
+@pytest.mark.parametrize("fusion_norm", ["shared", "shared_twice", "separate", "none"])
 def test_composed_features_are_those_of_the_model(encoder, fusion_norm):
     """Every readout, pooling and combination: what the sweep composes is the `pooler_output` of that configuration."""
     model = DualSSASTModel.from_pretrained(encoder, fusion_norm=fusion_norm).eval()
@@ -312,7 +313,7 @@ def test_long_clips_go_through_the_model_in_batches(encoder, tmp_path):
     )
     shards = Shards(tmp_path / "shards", 3, 10, {})
     shards.prepare(False)
-    fill_shards(shards, model, dataset, batch_size=2, represent=fused)
+    fill_shards(Represented(model, dataset, fused), dataset, shards, batch_size=2)
     assert max(sizes) <= 2 and sum(sizes) > 10
     expected = model.embed([dataset.waveform(index) for index in range(3)], 16000, extractor)
     np.testing.assert_allclose(shards.means()["embedding"], expected, atol=1e-5)

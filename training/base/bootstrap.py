@@ -3,7 +3,7 @@ Draws resamples for confidence intervals: the percentile bootstrap (Efron, 1979)
 groups of them. How often one is drawn is its weight, and weighted metrics are computed for many resamples at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -24,6 +24,20 @@ def interval_of(values: np.ndarray) -> list[float]:
     """Returns the ends of the interval of `LEVEL`: percentiles of the values of all resamples, (resamples,)."""
     tail = 100 * (1 - LEVEL) / 2
     return np.percentile(values, [tail, 100 - tail]).tolist()
+
+
+def units_to_draw(num_clips: int, groups: Sequence[str] | None) -> np.ndarray | None:
+    """
+    Returns what `draw_weights` draws: the clips themselves, or whole groups of them.
+
+    Args:
+        groups: (clips,), the group of each clip; `None`: each clip is its own group
+
+    Returns:
+        (clips,), the number of each clip's unit, from 0; `None` with fewer than two units
+    """
+    units = np.arange(num_clips) if groups is None else np.unique(groups, return_inverse=True)[1]
+    return None if len(np.unique(units)) < 2 else units
 
 
 def draw_weights(units: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -5,7 +5,7 @@ Computes confidence intervals of the metrics, by resamples of the clips of a spl
 
 import numpy as np
 
-from ..base.bootstrap import LEVEL, NUM_RESAMPLES, draw_weights, interval_of, resamples_for
+from ..base.bootstrap import LEVEL, NUM_RESAMPLES, draw_weights, interval_of, resamples_for, units_to_draw
 from .metrics import d_prime, weighted_metrics
 
 
@@ -30,8 +30,8 @@ def confidence_intervals(
         `intervals`: metric -> [lower, upper] end; `level`, the number of `resamples`, and what was `resampled`. `None`
         where fewer than two clips or groups can be drawn.
     """
-    units = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if len(np.unique(units)) < 2:
+    units = units_to_draw(len(targets), groups)
+    if units is None:
         return None
     num_resamples = NUM_RESAMPLES
     if problem_type == "multi_label_classification":

@@ -70,7 +70,7 @@ def fit_open_set(trainer, clips: dict[str, ClipDataset], unknown, outcomes: dict
     chosen = rng.choice(len(training), min(MOST_CLIPS, len(training)), replace=False)
     training = with_examples(training, training.examples.select(np.sort(chosen)))
     _, embeddings = trainer.predict_by_embeddings(training, lambda values: values)
-    targets = np.asarray([training.labels.encode(*pair) for pair in zip(training.examples["label"], training.names())])
+    targets = np.asarray(list(training.encoded_labels()))
     found = fit_statistics(embeddings.astype(np.float64), targets, len(training.labels.names))
     tested = {split: clips[split] for split in outcomes}
     if unknown is not None:

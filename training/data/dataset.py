@@ -78,11 +78,21 @@ class ClipDataset(torch.utils.data.Dataset):
         example = self.examples[index]
         return self.labels.encode(example["label"], audio_name(audio_of(example)))
 
+    def encoded_labels(self) -> Iterator:
+        """
+        Yields the label of each clip like `label`, without reading audio.
+
+        Raises:
+            InputError: a label outside the label set.
+        """
+        for label, name in zip(self.examples["label"], self.names()):  # by column: a row would read its audio
+            yield self.labels.encode(label, name)
+
     def label_matrix(self) -> np.ndarray:
         """Returns the labels of each clip without reading audio: (clips, labels), boolean (1 GiB for AudioSet)."""
         matrix = np.zeros((len(self), len(self.labels.names)), dtype=bool)
-        for row, *pair in zip(matrix, self.examples["label"], self.names()):
-            row[:] = self._soft(self.labels.encode(*pair)) > 0
+        for row, label in zip(matrix, self.encoded_labels()):
+            row[:] = self._soft(label) > 0
         return matrix
 
     def num_samples(self) -> list[int]:
@@ -93,8 +103,8 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def check_labels(self):
         """Raises `InputError` for the first label outside the label set; reads no audio."""
-        for label, name in zip(self.examples["label"], self.names()):  # by column: a row would read its audio
-            self.labels.encode(label, name)
+        for _ in self.encoded_labels():
+            pass
 
     def __getitem__(self, index: int) -> dict:
         label = self.label(index)

@@ -1,6 +1,6 @@
 """
-Trains the heads of a probe on stored features: the same grid of learning rates and weight decays for each, the same
-most epochs, patience, batch size and seeds, chosen on the validation clips by the same metric.
+Trains the heads of a probe on stored features, each with the same grid of learning rates and weight decays, seeds,
+batch size, patience and limit of epochs; the same metric on the validation clips chooses.
 """
 
 import itertools
@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from scipy.special import expit, softmax
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from modeling_dual_ssast.classifier_dual_ssast import classification_loss
+from modeling_dual_ssast.classifier_dual_ssast import classification_loss, probabilities_of_logits
 
 from ..base.ridge import metric_of
 from ..data.dataset import mean_over_windows
@@ -94,7 +93,7 @@ def fit(
             best = {
                 "method": head.method.name, "setting": setting_of(rates, arguments), "seed": seed, "epoch": epoch + 1,
                 "validation": validation, "test": score(found["test"], labels["test"]),
-                "scores": scores_of(found["test"], label_set), "weights": head.weights(), "rates": rates,
+                "scores": scores_of(found["test"], label_set), "weights": head.weights(),
             }  # fmt: skip
         if epoch + 1 - best["epoch"] >= arguments.patience:
             break
@@ -142,9 +141,7 @@ def outputs_of(head: Head, stored: Stored, device) -> np.ndarray:
 
 def scores_of(outputs: np.ndarray, label_set: LabelSet) -> np.ndarray:
     """Returns the probabilities, or numbers, of the logits of a head: both (clips, labels)"""
-    if label_set.is_regression:
-        return outputs
-    return softmax(outputs, axis=1) if label_set.is_single else expit(outputs)
+    return probabilities_of_logits(torch.from_numpy(outputs), label_set.problem_type).numpy()
 
 
 def score_function(label_set: LabelSet) -> Callable[[np.ndarray, np.ndarray], float]:

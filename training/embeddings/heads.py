@@ -29,12 +29,14 @@ class Method:
     Describes a trained head.
 
     Args:
+        title: in words, for the model card
         reads: `EMBEDDING`, the fused vector of a clip; `POOLED`, a vector per layer; or `TOKENS`, the tokens of layers
         all_layers: reads all layers of the encoder, not those of the recipe
         standardises: its inputs have mean 0 and deviation 1 over the training clips; other heads begin with a LayerNorm
     """
 
     name: str
+    title: str
     reads: str
     all_layers: bool = False
     standardises: bool = False
@@ -43,12 +45,12 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method("linear", EMBEDDING, standardises=True),
-        Method("mlp", EMBEDDING, standardises=True),
-        Method("gated", POOLED, all_layers=True),
-        Method("attentive", TOKENS),
-        Method("multilayer_attentive", TOKENS, all_layers=True),
-        Method("prototypes", TOKENS),
+        Method("linear", "a linear layer", EMBEDDING, standardises=True),
+        Method("mlp", "a layer between two linear ones", EMBEDDING, standardises=True),
+        Method("gated", "gates on all layers", POOLED, all_layers=True),
+        Method("attentive", "attention over the tokens", TOKENS),
+        Method("multilayer_attentive", "attention over the tokens of all layers", TOKENS, all_layers=True),
+        Method("prototypes", "prototypes of the classes", TOKENS),
     )
 }
 
@@ -250,9 +252,7 @@ def assemble(encoder: PreTrainedModel, head: Head, weights: Mapping[str, torch.T
     if trained and getattr(head.config, "fusion_norm", None) == "separate":
         norms = dict(zip(encoder.config.fused_layers, encoder.fusion.layernorms))
         for layer, norm in zip(head.config.fused_layers, own.fusion.layernorms):
-            if (
-                layer in norms
-            ):  # the norm of another layer has no effect but its scaling, see `stored_features.normalised`
+            if layer in norms:  # another layer's is a new one, see `normalised`
                 norm.load_state_dict(norms[layer].state_dict())
     _, unexpected = model.load_state_dict(dict(weights), strict=False)
     if unexpected:

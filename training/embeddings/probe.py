@@ -29,15 +29,15 @@ from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
-from ..files import check_writable, fingerprint
-from ..inference.shards import Shards, weights_fingerprint
+from ..files import check_writable
+from ..inference.shards import Shards
 from . import evar
 from .arguments import UNTRAINED, ProbeArguments
 from .head_training import head_rows
 from .heads import EMBEDDING, METHODS, Head, config_of
 from .probe_outputs import Trained, write_outputs
-from .representations import fill_shards, fused, load_for_recipe
-from .stored_features import FeatureNetwork, Stored, check_size, clip_means, fill
+from .representations import Represented, encode_clips, fused, load_for_recipe
+from .stored_features import FeatureNetwork, Stored, check_size, clip_means
 
 SPLITS = ("train", "validation", "test")
 
@@ -77,36 +77,38 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     for dataset in datasets.values():
         dataset.check_labels()
     methods = chosen_methods(arguments, label_set)
-    heads = [
-        Head(METHODS[name], config_of(METHODS[name], model.config, label_set)) for name in methods if name in METHODS
-    ]
-    more = [EMBEDDING] if set(methods) - METHODS.keys() else []
-    network = FeatureNetwork(model, datasets["train"], heads, more)
-    check_size(model, network, datasets, heads, arguments.max_feature_gb)
+    heads = {
+        name: Head(METHODS[name], config_of(METHODS[name], model.config, label_set))
+        for name in methods
+        if name in METHODS
+    }
+    more = [] if heads.keys() == set(methods) else [EMBEDDING]
+    network = FeatureNetwork(model, datasets["train"], heads.values(), more)
+    check_size(network, datasets, heads.values(), arguments.max_feature_gb)
     started = time.perf_counter()
-    shards = store(network, model, datasets, folder / "embeddings", model_arguments, arguments)
-    seconds = {"encoding": time.perf_counter() - started}
-    labels = {
-        split: np.asarray([dataset.label(index) for index in range(len(dataset))])
+    shards = {
+        split: encode_clips(
+            network, dataset, folder / "embeddings" / split, model_arguments, arguments, arrays=network.names
+        )
         for split, dataset in datasets.items()
     }
+    seconds = {"encoding": time.perf_counter() - started}
+    labels = {split: np.asarray(list(dataset.encoded_labels())) for split, dataset in datasets.items()}
     features = Features(shards, network.names)
     if features.embeddings:
         for split, dataset in datasets.items():
             check_scores(features.embeddings[split], "the embeddings", dataset.names())
-    rows, others = [], {"neighbours": neighbour_row, "few_shot": few_shot_rows}
-    trained = {head.method.name: head for head in heads}
+    rows, others = [], {"neighbours": neighbour_rows, "few_shot": few_shot_rows}
     for name in methods:
         started = time.perf_counter()
-        if name in trained:
-            device = "cpu" if trained[name].method.standardises else next(model.parameters()).device
-            rows += head_rows(trained[name], features.of(trained[name]), labels, label_set, arguments, device)
+        if head := heads.get(name):
+            device = "cpu" if head.method.standardises else model.device
+            rows += head_rows(head, features.of(head), labels, label_set, arguments, device)
         else:
-            found = others[name](features.standardised, labels, len(label_set.names), arguments)
-            rows += found if isinstance(found, list) else [found]
+            rows += others[name](features.standardised, labels, len(label_set.names), arguments)
         seconds[name] = time.perf_counter() - started
     counts = {split: len(dataset) for split, dataset in datasets.items()}
-    finished = Trained(model, trained, features.scaler, datasets, seconds)
+    finished = Trained(model, heads, features.scaler, datasets, seconds)
     write_outputs(folder, rows, datasets["test"], counts, model.config.fused_size, recipe, finished)
 
 
@@ -146,41 +148,13 @@ def chosen_methods(arguments: ProbeArguments, label_set: LabelSet) -> list[str]:
     return methods
 
 
-def store(
-    network: FeatureNetwork, model, datasets: dict[str, ClipDataset], folder: Path, model_arguments, arguments
-) -> dict[str, Shards]:
-    """Encodes every split once: split -> what is stored"""
-    found, weights = {}, weights_fingerprint(model)
-    for split, dataset in datasets.items():
-        shards = Shards(
-            folder / split,
-            len(dataset),
-            arguments.shard_clips,
-            describe(model_arguments, dataset) | {"weights": weights, "arrays": network.names},
-        )
-        shards.prepare(arguments.overwrite)
-        fill(network, dataset, shards, arguments.per_device_eval_batch_size, arguments.dataloader_num_workers)
-        found[split] = shards
-    return found
-
-
-def describe(model_arguments: ModelArguments, dataset: ClipDataset) -> dict:
-    """Returns what determines the stored arrays of a split."""
-    return {
-        "model": str(model_arguments.model_name_or_path),
-        "settings": model_arguments.overrides(),
-        "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
-        "clips": fingerprint(dataset.names()),
-    }
-
-
 @dataclasses.dataclass
 class EvarOutcomes:
     """
     Holds the linear layers of EVAR's protocol.
 
     by_seed: seed -> an outcome per fold
-    tested: per fold the test clips' indices among `num_tested`, and their targets (clips, labels)
+    tested: per fold the test clips' indices in `dataset`, and their targets (clips, labels)
     dataset: the clips that are tested
     counts: split -> clips; with folds `train` and `test` hold all clips
     size: of an embedding
@@ -245,7 +219,7 @@ def run_evar(
     eye, data = np.eye(len(label_set.names), dtype=np.float32), {}
     all_clips = {split: clips_of(part, split) for split, part in splits.items()}
     for split, clips in all_clips.items():
-        labels = np.asarray([clips.label(index) for index in range(len(clips))])
+        labels = np.asarray(list(clips.encoded_labels()))
         embeddings = embed(model, clips, folder / "embeddings" / split, model_arguments, arguments)
         data[split] = embeddings, eye[labels] if label_set.is_single else labels.astype(np.float32)
     if has_folds:
@@ -266,17 +240,14 @@ def run_evar(
 
 def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArguments) -> np.ndarray:
     """Computes the fused vectors of a split: (clips, fused_size)"""
-    shards = Shards(folder, len(dataset), arguments.shard_clips, describe(model_arguments, dataset))
-    shards.prepare(arguments.overwrite)
-    batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
-    fill_shards(shards, model, dataset, batch_size, workers, represent=fused)
-    embeddings = shards.means()["embedding"]
+    network = Represented(model, dataset, fused)
+    embeddings = encode_clips(network, dataset, folder, model_arguments, arguments).means()["embedding"]
     check_scores(embeddings, "the embeddings", dataset.names())
     return embeddings
 
 
-def neighbour_row(features: dict, labels: dict, num_labels: int, arguments: ProbeArguments) -> dict:
-    """Scores nearest neighbours by cosine; the validation split chooses their number."""
+def neighbour_rows(features: dict, labels: dict, num_labels: int, arguments: ProbeArguments) -> list[dict]:
+    """Scores nearest neighbours by cosine, in one row; the validation split chooses their number."""
     rows = []
     for count in sorted(set(arguments.neighbours)):
         if count > len(features["train"]):
@@ -287,7 +258,7 @@ def neighbour_row(features: dict, labels: dict, num_labels: int, arguments: Prob
         rows.append({"method": "neighbours", "setting": f"{count} neighbours", "seed": arguments.seed, **scores})
     if not rows:
         raise InputError(f"neighbours: {arguments.neighbours} are more than the {len(features['train'])} clips")
-    return max(rows, key=lambda row: row["validation"])
+    return [max(rows, key=lambda row: row["validation"])]
 
 
 def few_shot_rows(features: dict, labels: dict, num_labels: int, arguments: ProbeArguments) -> list[dict]:

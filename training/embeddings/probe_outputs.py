@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from model_cards.card import probe_card
 
 from ..base import reproduction
-from ..base.bootstrap import LEVEL, MIN_RESAMPLES, NUM_RESAMPLES, draw_weights, interval_of
+from ..base.bootstrap import LEVEL, MIN_RESAMPLES, NUM_RESAMPLES, draw_weights, interval_of, units_to_draw
 from ..base.clip_facts import describe_clips, has_groups
 from ..base.outputs import STAGING_NAME, publish, write_results
 from ..base.predictions import labelled_table
@@ -29,11 +29,6 @@ RULE = (
     "trained weights. Of its seeds, the one with the highest validation score."
 )
 COLUMNS = ("method", "setting", "seed", "epoch", "validation", "test")
-TITLES = {
-    "linear": "a linear layer", "mlp": "a layer between two linear ones", "gated": "gates on all layers",
-    "attentive": "attention over the tokens", "multilayer_attentive": "attention over the tokens of all layers",
-    "prototypes": "prototypes of the classes",
-}  # fmt: skip
 
 
 @dataclass
@@ -116,16 +111,14 @@ def interval(
     Returns:
         both ends; `None` with fewer than two clips or groups
     """
-    units = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if len(np.unique(units)) < 2:
+    units = units_to_draw(len(targets), groups)
+    if units is None:
         return None
+    blocks = draw_weights(units, num_resamples(label_set), seed=0)
     if label_set.is_single:
         is_right = np.mean([own.argmax(axis=1) == targets for own in scores], axis=0)  # (clips,)
-        blocks = draw_weights(units, num_resamples(label_set), seed=0)
         return interval_of(np.concatenate([is_right @ weights / weights.sum(axis=0) for weights in blocks]))
-    metric = metric_of(label_set.problem_type)[1]
-    blocks = draw_weights(units, num_resamples(label_set), seed=0)
-    found = []
+    metric, found = metric_of(label_set.problem_type)[1], []
     for weights in (column for block in blocks for column in block.T):
         drawn = np.repeat(np.arange(len(targets)), weights.astype(int))
         chosen = targets.reshape(len(targets), -1)[drawn]
@@ -166,7 +159,7 @@ def write_outputs(
         for own, name, row in zip(scores, names, rows)
     ]
     write_csv(pandas.concat(predictions), staging / "predictions.csv")
-    targets = np.asarray([label_set.encode(*pair) for pair in zip(dataset.examples["label"], dataset.names())])
+    targets = np.asarray(list(dataset.encoded_labels()))
     groups = dataset.examples["group"][:] if has_groups(dataset) else None
     clips = targets, label_set, groups
     intervals = {
@@ -186,8 +179,7 @@ def write_outputs(
         "recipe": recipe,
     }
     if best is not None:
-        results["model"] = {key: best[key] for key in ("method", "setting", "seed", "epoch", "validation", "test")}
-        results["model"] |= {"folder": MODEL, "rule": RULE}
+        results["model"] = {key: best[key] for key in COLUMNS} | {"folder": MODEL, "rule": RULE}
         write_model(staging / MODEL, folder, best, interval([best["scores"]], *clips), trained, results)
     elif (folder / MODEL).exists():
         shutil.rmtree(folder / MODEL)  # of an earlier run
@@ -230,7 +222,7 @@ def write_model(staging: Path, folder: Path, best: dict, found: list[float] | No
         **describe_clips(trained.datasets, test.labels, data["group_column"]),
         "head": {
             **results["model"],
-            "title": TITLES[best["method"]],
+            "title": head.method.title,
             "weights": head.num_weights,
             "seeds": list(range(settings["seed"], settings["seed"] + settings["num_seeds"])),
             "batch_size": settings["batch_size"],

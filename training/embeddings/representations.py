@@ -6,6 +6,7 @@ From these arrays a sweep composes the fused vectors of all configurations; see 
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,9 +27,11 @@ from ..base.inference import explained, load_encoder
 from ..base.loading import config_changes, load_config
 from ..data.dataset import ClipDataset
 from ..errors import InputError
+from ..files import fingerprint
 from ..inference.engine import Engine, Network
 from ..inference.inputs import ClipSequence, Examples
-from ..inference.shards import Shards
+from ..inference.shards import Shards, weights_fingerprint
+from .arguments import FrozenEncoderArguments
 
 POOLINGS = {"mean": masked_mean, "max": masked_max, "min": masked_min}  # that a sweep compares; the model has others
 COMPOSED = "composed"  # the only readout of the convolutional networks that a sweep can compose
@@ -45,8 +48,8 @@ def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Te
     Reads out and pools every layer of an encoder, by every readout and pooling.
 
     Args:
-        model: a convolutional network that fuses all its layers (`fusion_layers`), or a `DualSSASTModel`; its states
-            are normalised as for fusion: by the encoder's final LayerNorm, once, twice or not at all (`fusion_norm`)
+        model: a convolutional network that fuses all its layers (`fusion_layers`), or a `DualSSASTModel`, whose states
+            are `normalised`
         batch: inputs of the model
 
     Returns:
@@ -62,8 +65,7 @@ def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Te
     )
     found = {}
     for layer, state in enumerate(outputs.hidden_states):
-        for _ in range({"none": 0, "shared_twice": 2}.get(config.fusion_norm, 1)):
-            state = model.layernorm(state)
+        state = normalised(model, layer, state)
         found[name_of("prefix", layer)] = state[:, :num_prefix].mean(dim=1)
         patches = state[:, num_prefix:]
         frames = time_frames(to_feature_map(patches, rows))  # (clips, columns, hidden * rows)
@@ -74,6 +76,23 @@ def representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Te
             found[name_of("patches", layer, name)] = pool(patches, mask)
             found[name_of("frames", layer, name)] = pool(frames, mask[:, : frames.shape[1]])
     return found
+
+
+def normalised(model, layer: int, state: torch.Tensor) -> torch.Tensor:
+    """
+    Normalises the state of any layer as a model that fuses it would (`fusion_norm`): (batch, tokens, hidden) -> the
+    same shape. A layer that the model does not fuse has no norm of its own yet: its `separate` norm is a new one.
+    """
+    config = model.config
+    if config.fusion_norm == "none":
+        return state
+    if config.fusion_norm == "separate":
+        if layer in config.fused_layers:
+            return model.fusion.layernorms[config.fused_layers.index(layer)](state)
+        return torch.nn.functional.layer_norm(state, state.shape[-1:], eps=config.layer_norm_eps)
+    for _ in range(2 if config.fusion_norm == "shared_twice" else 1):
+        state = model.layernorm(state)
+    return state
 
 
 def composed_representations(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -98,20 +117,34 @@ def fused(model, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"embedding": model(**batch, return_dict=True).pooler_output}
 
 
-class Represented(Network):
-    """Gives the arrays of `represent`, (model, batch) -> arrays of the batch's windows, for the clips of a data set."""
+class DatasetNetwork(Network):
+    """Runs a model over the windows of a data set's clips; a subclass names the arrays."""
 
-    def __init__(self, model, dataset, represent: Callable, dtype: str):
+    def __init__(self, model, dataset):
         super().__init__(model, dataset.feature_extractor)
         self.windows = dataset.windows
-        self.represent = represent
-        self.dtype = dtype
 
     def layout(self, num_samples: int) -> tuple[list[int], int]:
         if self.windows is None:
             return [0], num_samples
         window, hop = self.windows
         return window_starts(num_samples, window, hop), window
+
+
+class Represented(DatasetNetwork):
+    """
+    Gives arrays of every clip, the means over its windows.
+
+    Args:
+        dataset: labelled clips, or a source of clips with the same `feature_extractor` and `windows`
+        represent: (model, batch) -> arrays of the batch's windows: `representations` or `fused`
+        dtype: type of the stored arrays, `float32` or `float16`
+    """
+
+    def __init__(self, model, dataset, represent: Callable = representations, dtype: str = "float32"):
+        super().__init__(model, dataset)
+        self.represent = represent
+        self.dtype = dtype
 
     def dtype_of(self, name: str) -> str:
         return self.dtype
@@ -120,30 +153,49 @@ class Represented(Network):
         return self.represent(self.model, dict(features)), None
 
 
-def fill_shards(
-    shards: Shards,
-    model,
+def encode_clips(
+    network: Network,
     dataset,
-    batch_size: int,
-    num_workers: int = 0,
-    dtype: str = "float32",
-    represent=representations,
-):
+    folder: Path,
+    model_arguments: EncoderArguments,
+    arguments: FrozenEncoderArguments,
+    **facts,
+) -> Shards:
     """
-    Encodes the clips of the missing shards. The arrays of a long clip are the means over its windows.
+    Returns the arrays of all clips, stored in a folder; encodes those that a stopped run has not.
 
     Args:
         dataset: labelled clips, or a source of clips with the same `feature_extractor` and `windows`
+        facts: what else determines the arrays
+
+    Raises:
+        InputError: a clip cannot be read, or the folder holds arrays of another model, data set or setting.
+    """
+    description = {
+        "model": str(model_arguments.model_name_or_path),
+        "weights": weights_fingerprint(network.model),
+        "settings": model_arguments.overrides(),
+        "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
+        "clips": fingerprint(dataset.names()),
+    }
+    shards = Shards(folder, len(dataset), arguments.shard_clips, description | facts)
+    shards.prepare(arguments.overwrite)
+    fill_shards(network, dataset, shards, arguments.per_device_eval_batch_size, arguments.dataloader_num_workers)
+    return shards
+
+
+def fill_shards(network: Network, dataset, shards: Shards, batch_size: int, num_workers: int = 0):
+    """
+    Encodes the clips of the missing shards; arguments as for `encode_clips`.
+
+    Args:
         batch_size: clips or windows per encoder pass
         num_workers: threads that decode
-        dtype: type of the stored arrays, `float32` or `float16`
-        represent: (model, batch) -> arrays of the batch's clips: `representations` or `fused`
     """
-    network = Represented(model, dataset, represent, dtype)
     source = Examples(dataset) if isinstance(dataset, ClipDataset) else dataset
-    engine = Engine(network, ClipSequence([source]), shards, batch_size, num_workers, verb="encoding")
-    engine.stops_at_errors = True
-    engine.fill()
+    Engine(
+        network, ClipSequence([source]), shards, batch_size, num_workers, verb="encoding", stops_at_errors=True
+    ).fill()
 
 
 def subsets(names: tuple[str, ...] = tuple(POOLINGS)) -> list[tuple[str, ...]]:

@@ -3,7 +3,7 @@ Encodes the clips of a probe once, and stores what its heads read: fused vectors
 float16. A row per window: a clip's logits are the mean over its windows, like those of the finished model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,32 +17,16 @@ from ..data.audio import num_samples
 from ..data.columns import audio_of
 from ..data.dataset import ClipDataset
 from ..errors import InputError
-from ..inference.engine import Engine
-from ..inference.inputs import ClipSequence, Examples
 from ..inference.shards import NUM_TOKENS, TOKENS, Shards, mean
 from .heads import COMPOSED_TOKENS, EMBEDDING, POOLED, Head
-from .representations import Represented
+from .representations import DatasetNetwork, normalised
 
 GB = 1e9
 TOKEN_DTYPE = "float16"
 MOST_NUMBERS = 2**25  # of tokens in float32 at once: 128 MiB
 
 
-def normalised(model, layer: int, state: torch.Tensor) -> torch.Tensor:
-    """Normalises the state of any layer as a model that fuses it would: (batch, tokens, hidden) -> the same shape."""
-    config = model.config
-    if config.fusion_norm == "none":
-        return state
-    if config.fusion_norm == "separate":
-        if layer in config.fused_layers:
-            return model.fusion.layernorms[config.fused_layers.index(layer)](state)
-        return torch.nn.functional.layer_norm(state, state.shape[-1:], eps=config.layer_norm_eps)  # a new norm
-    for _ in range(2 if config.fusion_norm == "shared_twice" else 1):
-        state = model.layernorm(state)
-    return state
-
-
-class FeatureNetwork(Represented):
+class FeatureNetwork(DatasetNetwork):
     """
     Gives the arrays that heads read, of every window.
 
@@ -55,11 +39,12 @@ class FeatureNetwork(Represented):
 
     keeps_windows = True
 
-    def __init__(self, model, dataset: ClipDataset, heads: Sequence[Head], more: Sequence[str] = ()):
-        super().__init__(model, dataset, represent=None, dtype="float32")
+    def __init__(self, model, dataset: ClipDataset, heads: Collection[Head], more: Sequence[str] = ()):
+        super().__init__(model, dataset)
         self.names = sorted({*more, *(name for head in heads for name in head.names)})
         self.tokens = [name for name in self.names if name.startswith(TOKENS)]
         self.per_window = [NUM_TOKENS, *(name for name in self.names if name not in self.tokens)]
+        self.layers = {int(name.rpartition(".")[2]) for name in self.names if name not in (EMBEDDING, COMPOSED_TOKENS)}
         pooling = (head for head in heads if head.method.reads == POOLED)
         self.pooled = {name: (place, head) for head in pooling for place, name in enumerate(head.names)}
 
@@ -68,14 +53,9 @@ class FeatureNetwork(Represented):
 
     def run(self, features):
         model, config, mask = self.model, self.model.config, features.get("attention_mask")
-        reads_states = any(name not in (EMBEDDING, COMPOSED_TOKENS) for name in self.names)
-        outputs = model(**features, output_hidden_states=reads_states, return_dict=True)
+        outputs = model(**features, output_hidden_states=bool(self.layers), return_dict=True)
         found = {EMBEDDING: outputs.pooler_output} if EMBEDDING in self.names else {}
-        states = {}  # layer -> (batch, tokens, hidden)
-        for name in self.names if reads_states else ():
-            layer = int(name.rpartition(".")[2]) if name != EMBEDDING else None
-            if layer is not None and layer not in states:
-                states[layer] = normalised(model, layer, outputs.hidden_states[layer])
+        states = {layer: normalised(model, layer, outputs.hidden_states[layer]) for layer in self.layers}
         for name, (place, head) in self.pooled.items():
             state = states[int(name.removeprefix(POOLED))]
             patch_mask = model.embeddings.patch_mask(mask, state.shape[1] - config.num_prefix_tokens)
@@ -109,16 +89,16 @@ def num_frames_of(model, extractor, num_samples: int) -> int:
     return max(int(model.num_label_frames(torch.tensor([frames]))), 1)
 
 
-def token_bytes(model, network: FeatureNetwork, datasets: Mapping[str, ClipDataset]) -> dict[str, float]:
+def token_bytes(network: FeatureNetwork, datasets: Mapping[str, ClipDataset]) -> dict[str, float]:
     """Returns about how many bytes each array of tokens takes, from the headers of the clips."""
-    config, extractor = model.config, network.extractor
+    config, extractor = network.model.config, network.extractor
     num_frames = 0
     for dataset in datasets.values():
         for example in dataset.examples:
             length = num_samples(audio_of(example), extractor.sampling_rate)
             starts, window = network.layout(length)
             sizes = [min(window, length - start) for start in starts]
-            num_frames += sum(num_frames_of(model, extractor, size) for size in sizes)
+            num_frames += sum(num_frames_of(network.model, extractor, size) for size in sizes)
     if isinstance(config, ComposedConfig):
         size = config.fused_size
     elif config.readout == "prefix":
@@ -128,13 +108,11 @@ def token_bytes(model, network: FeatureNetwork, datasets: Mapping[str, ClipDatas
     return dict.fromkeys(network.tokens, float(num_frames * size * np.dtype(TOKEN_DTYPE).itemsize))
 
 
-def check_size(
-    model, network: FeatureNetwork, datasets: Mapping[str, ClipDataset], heads: Sequence[Head], most_gb: float
-):
+def check_size(network: FeatureNetwork, datasets: Mapping[str, ClipDataset], heads: Collection[Head], most_gb: float):
     """Raises `InputError` if the tokens that heads read take more than some gigabytes; before anything is encoded."""
     if not network.tokens:
         return
-    sizes = token_bytes(model, network, datasets)
+    sizes = token_bytes(network, datasets)
     total = sum(sizes.values()) / GB
     if total > most_gb:
         own = {head.method.name: sum(sizes.get(name, 0) for name in head.names) / GB for head in heads}
@@ -143,18 +121,6 @@ def check_size(
             f"max_feature_gb: the tokens take about {total:.2g} GB ({listed}), more than {most_gb:g}; raise it, leave "
             "out methods, or name fewer fusion_layers"
         )
-
-
-def fill(network: FeatureNetwork, dataset: ClipDataset, shards: Shards, batch_size: int, num_workers: int = 0):
-    """
-    Encodes the clips of the missing shards.
-
-    Raises:
-        InputError: a clip cannot be read.
-    """
-    clips = ClipSequence([Examples(dataset)])
-    engine = Engine(network, clips, shards, batch_size, num_workers, verb="encoding", stops_at_errors=True)
-    engine.fill()
 
 
 @dataclass

@@ -33,11 +33,18 @@ from ..data.labels import find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, load_splits, make_folds
 from ..errors import InputError
-from ..files import check_writable, fingerprint, write_csv, write_json
-from ..inference.shards import Shards
+from ..files import check_writable, write_csv, write_json
 from .arguments import SweepArguments
 from .choice import BEST, CHOICES, WORSE, choose, compare_with, half_interval, nested_scores, share_of_tests, verdicts
-from .representations import COMPOSED, block_features, blocks, fill_shards, load_for_recipe, subsets
+from .representations import (
+    COMPOSED,
+    Represented,
+    block_features,
+    blocks,
+    encode_clips,
+    load_for_recipe,
+    subsets,
+)
 from .sweep_plots import plot_heat_maps, plot_layers
 from .unlabelled import MEASURES, UnlabelledClips, agreement, geometry, plot_geometry
 
@@ -190,22 +197,8 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
 
 def encode(folder: Path, model_arguments: EncoderArguments, model, dataset, arguments: SweepArguments) -> dict:
     """Encodes the clips that a stopped sweep has not encoded; returns the arrays of `representations`."""
-    shards = Shards(
-        folder / "representations",
-        len(dataset),
-        arguments.shard_clips,
-        {
-            "model": str(model_arguments.model_name_or_path),
-            "settings": model_arguments.overrides(),
-            "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
-            "dtype": arguments.storage_dtype,
-            "clips": fingerprint(dataset.names()),
-        },
-    )
-    shards.prepare(arguments.overwrite)
-    batch_size, workers = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
-    fill_shards(shards, model, dataset, batch_size, workers, arguments.storage_dtype)
-    return shards.means()
+    network, dtype = Represented(model, dataset, dtype=arguments.storage_dtype), arguments.storage_dtype
+    return encode_clips(network, dataset, folder / "representations", model_arguments, arguments, dtype=dtype).means()
 
 
 def choose_readouts(config, wanted: list[str] | None) -> list[str]:

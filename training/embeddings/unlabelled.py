@@ -22,7 +22,7 @@ MEASURES = ("effective_rank", "iso_score")
 
 class UnlabelledClips:
     """
-    Holds a random sample of clips, for `fill_shards`.
+    Holds a random sample of clips, for `encode_clips`.
 
     Args:
         data: names the clips by `dataset_name` or `train_file`, in any form that `embed_hf.py` takes

@@ -48,11 +48,11 @@ def encoder_key(network: Classifier) -> str:
     is_composed = isinstance(model.config, ComposedConfig)
     left = AFTER_ENCODER if is_composed else AFTER_ENCODER | FUSION
     config = {name: value for name, value in model.config.to_dict().items() if name not in left}
-    encoder = model.base_model if is_composed else [getattr(model.base_model, name) for name in ENCODER_PARTS]
+    parts = [model.base_model] if is_composed else [getattr(model.base_model, name) for name in ENCODER_PARTS]
     facts = {
         "kind": type(model).__name__,
         "config": config,
-        "weights": [weights_fingerprint(part) for part in ([encoder] if is_composed else encoder)],
+        "weights": [weights_fingerprint(part) for part in parts],
         "features": extractor.to_dict(),
         "windows": (network.window, network.hop, network.of_frames),
     }
@@ -156,9 +156,6 @@ class ModelShards(Shards):
     def segments(self):
         for part in self.parts():
             yield from part.segments
-
-    def remove(self):
-        """Leaves the folder to the other models."""
 
 
 def names_of_models(models: Sequence[str]) -> list[str]:
