@@ -6,7 +6,6 @@ of a run as recipe, it repeats the run.
 import sys
 from pathlib import Path
 
-import torch
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
@@ -32,8 +31,6 @@ def train(argv: list[str]):
         tasks.TASKS[task].run(*parts)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(kept(parts)) from None
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # a remaining thread can abort the process at its end
 
 
 def kept(parts: list) -> str:

@@ -41,6 +41,7 @@ def run_program(
     with lasting_streams() as output:
         try:
             status = program(argv) or 0
+            leave_processes()
         except errors as error:
             if os.environ.get("TRANSFORMERS_VERBOSITY") == "debug":
                 traceback.print_exc()
@@ -57,6 +58,13 @@ def run_program(
             print(f"\ninterrupted{f'; {kept}' if kept else ''}", file=sys.stderr)
             return INTERRUPTED
         return status or output.status()
+
+
+def leave_processes():
+    """Leaves the process group of a launch, if there is one: its threads can abort a process that ends without."""
+    distributed = sys.modules.get("torch.distributed")  # not imported: nobody has joined one
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def fail(error: Exception | str) -> int:

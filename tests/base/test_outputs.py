@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from audio_files import ROOT, error_line, run_program, write_class_folders, write_tone
 from tiny_models import save_tiny_classifier
 
@@ -271,3 +272,10 @@ def test_every_program_outlasts_its_reader(tmp_path):
             assert output.exists(), command
     line = error_line(run_program("-m", "training.check", clips, "--output", tmp_path / "no" / "x.json"))
     assert "no does not exist" in line
+
+
+def test_a_program_leaves_its_process_group(tmp_path):
+    """The threads of a group that remains can abort the process at its end."""
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    assert run_here(lambda argv: None, []) == 0
+    assert not torch.distributed.is_initialized()

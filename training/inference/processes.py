@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from ..console import leave_processes
 from ..errors import InputError, one_line
 
 LONGEST_WAIT = datetime.timedelta(days=7)  # for other processes, because their clips may be longer
@@ -57,6 +58,7 @@ class Processes:
 
             messages = gather_object(messages)
         if any(messages):
+            leave_processes()  # all of them: none waits for another any more
             raise InputError(next(filter(None, messages)))
         return result
 
