@@ -19,6 +19,7 @@ from tiny_runs import TINY, train
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 import predict_hf
+import train_hf
 from training.errors import InputError
 
 
@@ -315,19 +316,25 @@ def _bad_data(folder, kind: str):
     return str(victim)
 
 
-@pytest.mark.parametrize(
-    ("kind", "pattern"),
-    [("corrupt", "not readable as audio"), ("empty", "the file is empty"), ("nan", "holds 1 NaN or infinite samples")],
-)
-def test_a_bad_file_stops_a_fresh_process_with_one_line(tmp_path, recipe, kind, pattern):
+# All clips train, so that the damaged one is met whichever way the splits would fall.
+ALL_TRAIN = {"validation_fraction": 0, "test_fraction": 0, "dataloader_num_workers": 1}
+
+
+@pytest.mark.parametrize(("kind", "pattern"), [("corrupt", "not readable as audio"), ("empty", "the file is empty")])
+def test_a_bad_file_stops_the_program_with_one_line(tmp_path, recipe, kind, pattern, capsys):
     victim = _bad_data(tmp_path / "clips", kind)
-    # All clips train, so that the damaged one is met whichever way the splits would fall. The header of the one with
-    # NaN is in order: it is met in a worker.
-    path, output = recipe(
-        dataset_name=tmp_path / "clips", validation_fraction=0, test_fraction=0, dataloader_num_workers=1
-    )
-    line = error_line(run_program("train_hf.py", path))
+    path, output = recipe(dataset_name=tmp_path / "clips", **ALL_TRAIN)
+    assert train_hf.main([path]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: {victim}: {pattern}")
+    assert not (output / "results.json").exists()
+
+
+def test_a_bad_clip_in_a_worker_stops_a_fresh_process_with_one_line(tmp_path, recipe):
+    victim = _bad_data(tmp_path / "clips", "nan")  # its header is in order
+    path, output = recipe(dataset_name=tmp_path / "clips", **ALL_TRAIN)
+    line = error_line(run_program("train_hf.py", path))
+    assert line.startswith(f"error: {victim}: holds 1 NaN or infinite samples")
     assert not (output / "results.json").exists()
 
 

@@ -49,7 +49,10 @@ def data_of(folder) -> dict:
     return json.loads(DATA.search((folder / "map.html").read_text(encoding="utf-8"))[1])
 
 
-@pytest.mark.parametrize("method", ["umap", "tsne"])
+METHODS = [pytest.param("umap", marks=pytest.mark.slow), "tsne"]  # umap-learn is compiled at its first call
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_the_same_seed_gives_the_same_map_and_groups_lie_apart(method):
     vectors, members = clusters(90)
     places = project(vectors, method, seed=1)
@@ -59,7 +62,7 @@ def test_the_same_seed_gives_the_same_map_and_groups_lie_apart(method):
     assert (members[distances.argmin(axis=1)] == members).all()
 
 
-@pytest.mark.parametrize("method", ["umap", "tsne"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("count", [5, 17])
 def test_few_clips_have_a_map(method, count):
     places = project(clusters(count)[0], method, seed=0)

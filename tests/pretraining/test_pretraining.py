@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from audio_files import ROOT, error_line, run_program, write_class_folders, write_tone
+from audio_files import ROOT, run_program, write_class_folders, write_tone
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tiny_pretrainings import HEADS, OWN, SIZES, TASKS, train
@@ -353,14 +353,14 @@ def test_what_has_no_effect_or_cannot_be_stops_with_one_line(clips, recipe, task
         train(path)
 
 
-@pytest.mark.parametrize("values", [{"num_hidden_layers": 3}, {"hidden_size": 32}])
-def test_a_start_from_an_encoder_that_does_not_fit_is_refused(clips, recipe, values):
+def test_a_start_from_an_encoder_that_does_not_fit_is_refused(clips, recipe):
     """A method's heads may be new; a partly random encoder would go unnoticed."""
     path, output = recipe("mspm", train_sources=[str(clips)], max_steps=1)
     train(path)
     path, _ = recipe("asit", "other", train_sources=[str(clips)], max_steps=1, model_name_or_path=output)
-    with pytest.raises(InputError, match="has no weights that fit"):
-        train(path, "--config_overrides", json.dumps(HEADS | values))
+    for values in ({"num_hidden_layers": 3}, {"hidden_size": 32}):
+        with pytest.raises(InputError, match="has no weights that fit"):
+            train(path, "--config_overrides", json.dumps(HEADS | values))
     train(path, "--config_overrides", json.dumps(HEADS))
 
 
@@ -541,9 +541,10 @@ def test_two_processes_equal_one_with_the_doubled_batch(clips, recipe, tmp_path,
     check_same_run(one, two, atol=1e-4)
 
 
-def test_a_wrong_source_stops_a_fresh_process_with_one_line(recipe):
+def test_a_wrong_source_is_refused(recipe):
     path, _ = recipe("mspm", train_sources=["nowhere/clips.csv"])
-    assert error_line(run_program("train_hf.py", path)).startswith("error: nowhere/clips.csv: no such file")
+    with pytest.raises(InputError, match="^nowhere/clips.csv: no such file"):
+        train(path)
 
 
 @pytest.mark.parametrize(
