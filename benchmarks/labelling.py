@@ -1,9 +1,9 @@
 """
 Measures how many labels `training.suggest` saves, and how well `training.suspects` finds wrong labels.
 
-Embeds the recordings of `data/` with an encoder of random weights and with log-mel statistics, or with each of
-`--models`. Ten seeds, each with its own division into clips to label (three quarters) and test clips; prompts and groups of takes are never divided, so that no
-test clip has a take of the same instrument or the same prompt among the others.
+Embeds the recordings of `data/` with an encoder of random weights and with log-mel statistics, or with `--models`. Ten
+seeds, each with its own division into clips to label (three quarters) and test clips; prompts and groups of takes are
+never divided, so that no test clip has a take of the same instrument or the same prompt among the others.
 
 Labels: both sides train the same logistic regression on the same embeddings of the labelled clips alone. Random
 labelling is the mean of several orders per seed; a strategy labels in rounds, and begins without labels. The table has
@@ -64,7 +64,7 @@ def save_encoder(folder: Path):
 
 def embed(model: str, data_set: str, output: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns vectors (clips, size), class numbers (clips,) and groups (clips,) of all splits of a data set."""
-    path = output / f"{Path(model).name}_{data_set}.parquet"
+    path = output / f"{model.replace('/', '_')}_{data_set}.parquet"
     if not path.exists():
         if model == RANDOM:
             model = output / "encoder"
@@ -176,9 +176,7 @@ def main():
         planted = [planted_auc(vectors, classes, seed) for seed in range(args.seeds)]
         auc, precision, recall = np.mean(planted, axis=0)
         lowest = min(one[0] for one in planted)
-        suspects.append(
-            [model, data_set, *(f"{value:.3f}" for value in (auc, lowest)), f"{precision:.2f}", f"{recall:.2f}"]
-        )
+        suspects.append([model, data_set, f"{auc:.3f}", f"{lowest:.3f}", f"{precision:.2f}", f"{recall:.2f}"])
         divisions = [Division(vectors, classes, groups, seed) for seed in range(args.seeds)]
         found = curves(divisions, DATA_SETS[data_set][2], args.orders)
         needed_by = {strategy: ratios(found, strategy) for strategy in STRATEGIES}
