@@ -1,4 +1,8 @@
-"""Embeds audio: `python embed_hf.py MODEL FILES-FOLDERS-MANIFESTS-OR-DATA-SETS --output embeddings.parquet`."""
+"""
+Embeds audio: `python embed_hf.py MODEL FILES-FOLDERS-MANIFESTS-OR-DATA-SETS --output embeddings.parquet`.
+
+MODEL is a folder or a Hub name, or the word log-mel: statistics of the log-mels, which need no model.
+"""
 
 import sys
 from dataclasses import dataclass
@@ -6,6 +10,7 @@ from pathlib import Path
 
 from training.console import run_program
 from training.embeddings.embed import EXTENSIONS, LEVELS, ClipEmbedder, load, write
+from training.embeddings.log_mel import LOG_MEL, check_hardware
 from training.errors import InputError, printable
 from training.files import check_writable
 from training.inference.engine import Engine
@@ -25,7 +30,11 @@ PRINTED_FAILURES = 20
 class EmbedArguments(HardwareArguments):
     """Defines the options of embed_hf.py."""
 
-    model: str | None = described(None, "Folder or Hub name of a model of this project; the first word.")
+    model: str | None = described(
+        None,
+        "Folder or Hub name of a model of this project; or log-mel: mean, deviation and change of each mel bin over "
+        "time, which need no model. The first word.",
+    )
     inputs: list[str] | None = described(None, HELP)
     output: Path | None = described(None, "OUT.parquet or OUT.npz.")
     level: str = described(
@@ -53,6 +62,8 @@ class EmbedArguments(HardwareArguments):
             raise InputError(f"usage: {USAGE}")
         if not self.output:
             raise InputError("output: is not set; name OUT.parquet or OUT.npz")
+        if self.model == LOG_MEL:
+            check_hardware(self)
 
 
 def main(argv: list[str]) -> int:
@@ -109,7 +120,7 @@ def run(arguments: EmbedArguments, processes: Processes):
     )
     processes.together(lambda: shards.prepare(arguments.overwrite) if processes.is_main else None)
     if processes.is_main:
-        print(f"weights: {hardware}", file=sys.stderr)
+        print(f"{LOG_MEL if arguments.model == LOG_MEL else 'weights'}: {hardware}", file=sys.stderr)
     engine = Engine(embedder, clips, shards, arguments.batch_size, arguments.num_workers, processes)
     processes.together(engine.fill)
     if processes.num_shares > 1:

@@ -1,9 +1,9 @@
 """
 Measures how many labels `training.suggest` saves, and how well `training.suspects` finds wrong labels.
 
-Embeds the recordings of `data/` with an encoder of random weights, or with `--model`. Ten seeds, each with its own
-division into clips to label (three quarters) and test clips; prompts and groups of takes are never divided, so that no
-test clip has a take of the same instrument or the same prompt among the others.
+Embeds the recordings of `data/` with an encoder of random weights and with log-mel statistics, or with `--models`. Ten
+seeds, each with its own division into clips to label (three quarters) and test clips; prompts and groups of takes are
+never divided, so that no test clip has a take of the same instrument or the same prompt among the others.
 
 Labels: both sides train the same logistic regression on the same embeddings of the labelled clips alone. Random
 labelling is the mean of several orders per seed; a strategy labels in rounds, and begins without labels. The table has
@@ -15,6 +15,7 @@ against right ones.
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from training.data.labels import LabelSet  # noqa: E402
 from training.embeddings.known_labels import KnownLabels  # noqa: E402
 from training.embeddings.label_errors import find_label_errors  # noqa: E402
 from training.embeddings.linear import probabilities, scaled  # noqa: E402
+from training.embeddings.log_mel import LOG_MEL  # noqa: E402
 from training.embeddings.stored import read_embeddings  # noqa: E402
 from training.embeddings.suggesting import STRATEGIES, suggest  # noqa: E402
 
@@ -43,6 +45,7 @@ from training.embeddings.suggesting import STRATEGIES, suggest  # noqa: E402
 DATA_SETS = {"voice_prompts": ("language", "prompt", 10), "instruments": ("category", "group", 5)}
 SHARES = (0.25, 0.5, 0.75)  # of the clips to label: labels of random labelling
 GOAL, AUC_GOAL, NUM_PLANTED = 0.6, 0.9, 0.1
+RANDOM = "random"  # in place of a model: `ENCODER`
 # Layer 0 is a random projection of log-mel frames: blocks without training add nothing. Without a norm the vectors keep
 # the level of the sound.
 ENCODER = {
@@ -59,12 +62,15 @@ def save_encoder(folder: Path):
     DualSSASTFeatureExtractor(max_length=ENCODER["max_length"]).save_pretrained(folder)
 
 
-def embed(data_set: str, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def embed(model: str, data_set: str, output: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns vectors (clips, size), class numbers (clips,) and groups (clips,) of all splits of a data set."""
-    path = args.output / f"{data_set}.parquet"
+    path = output / f"{model.replace('/', '_')}_{data_set}.parquet"
     if not path.exists():
+        if model == RANDOM:
+            model = output / "encoder"
+            save_encoder(model)
         tables = [ROOT / "data" / data_set / f"{split}.csv" for split in ("train", "validation", "test")]
-        command = [sys.executable, ROOT / "embed_hf.py", args.model, *tables, "--output", path, "--dtype", "float32"]
+        command = [sys.executable, ROOT / "embed_hf.py", model, *tables, "--output", path, "--dtype", "float32"]
         subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr)
     stored = read_embeddings(path)
     label, group, _ = DATA_SETS[data_set]
@@ -156,39 +162,38 @@ def planted_auc(vectors: np.ndarray, classes: np.ndarray, seed: int) -> tuple[fl
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "labelling")
-    parser.add_argument("--model", type=Path, help="encoder; unset: one with random weights")
+    parser.add_argument(
+        "--models", nargs="+", default=[RANDOM, LOG_MEL], help=f"encoders; {RANDOM}: one with random weights; {LOG_MEL}"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--orders", type=int, default=5, help="random orders per seed")
     parser.add_argument("--data", nargs="+", choices=tuple(DATA_SETS), default=list(DATA_SETS))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    if args.model is None:
-        args.model = args.output / "encoder"
-        save_encoder(args.model)
-    report, rows, suspects = {"versions": versions(), "data_sets": {}}, [], []
-    for data_set in args.data:
-        vectors, classes, groups = embed(data_set, args)
+    report, rows, suspects = {"versions": versions(), "models": {model: {} for model in args.models}}, [], []
+    for model, data_set in itertools.product(args.models, args.data):
+        vectors, classes, groups = embed(model, data_set, args.output)
         planted = [planted_auc(vectors, classes, seed) for seed in range(args.seeds)]
         auc, precision, recall = np.mean(planted, axis=0)
         lowest = min(one[0] for one in planted)
-        suspects.append([data_set, *(f"{value:.3f}" for value in (auc, lowest)), f"{precision:.2f}", f"{recall:.2f}"])
+        suspects.append([model, data_set, f"{auc:.3f}", f"{lowest:.3f}", f"{precision:.2f}", f"{recall:.2f}"])
         divisions = [Division(vectors, classes, groups, seed) for seed in range(args.seeds)]
         found = curves(divisions, DATA_SETS[data_set][2], args.orders)
         needed_by = {strategy: ratios(found, strategy) for strategy in STRATEGIES}
         for strategy, needed in needed_by.items():
             met = "yes" if max(needed) <= GOAL else "no"
-            rows.append([data_set, strategy, *(f"{value:.0%}" for value in (*needed, np.mean(needed))), met])
-        report["data_sets"][data_set] = {
+            rows.append([model, data_set, strategy, *(f"{value:.0%}" for value in (*needed, np.mean(needed))), met])
+        report["models"][model][data_set] = {
             "planted": [list(map(float, one)) for one in planted],
             "curves": {name: values.tolist() for name, values in found.items()},
             "ratios": needed_by,
         }
     print(versions())
     print(f"\nplanted wrong labels, mean of {args.seeds} seeds (goal: AUC of {AUC_GOAL})\n")
-    print_table(["data set", "AUC", "lowest seed", "precision", "recall"], suspects)
+    print_table(["model", "data set", "AUC", "lowest seed", "precision", "recall"], suspects)
     print("\nlabels for the accuracy that random labelling reaches with a share of all clips, relative to that share\n")
     shares = [f"at {share:.0%}" for share in SHARES]
-    print_table(["data set", "strategy", *shares, "mean", f"at most {GOAL:.0%} at each"], rows)
+    print_table(["model", "data set", "strategy", *shares, "mean", f"at most {GOAL:.0%} at each"], rows)
     path = args.output / "labelling.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"\nfigures: {path}")

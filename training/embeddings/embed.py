@@ -17,6 +17,7 @@ from ..inference.overlaps import Overlaps
 from ..inference.plan import Stretch
 from ..inference.shards import Part, Segment, mean
 from ..inference.tables import Columns, open_table, with_own_columns
+from .log_mel import LOG_MEL, load_log_mel
 
 LEVELS = ("clip", "frames", "layers")
 EXTENSIONS = (".parquet", ".npz")
@@ -115,14 +116,18 @@ def load(name: str, level: str, window_s: float | None, **settings) -> ClipEmbed
     Loads an encoder with the options of embed_hf.py.
 
     Args:
-        name: folder or Hub name
+        name: folder or Hub name; or `LOG_MEL`, statistics without weights
         settings: `readout`, `fusion_layers`, `pooling` and `pooling_combination`; `None`: the model's own
 
     Raises:
         InputError: the model cannot be loaded, lacks weights, or does not have such a setting.
     """
+    remedy = "correct the options or name another model"
+    if name == LOG_MEL:
+        with explained(name, "cannot embed", remedy):
+            return ClipEmbedder(*load_log_mel(level, settings), {}, level, window_s)
     check_checkpoint(name)
-    with explained(name, "cannot embed", "correct the options or name another model"):
+    with explained(name, "cannot embed", remedy):
         check_folder(name)
         overrides = find_overrides(name, AutoConfig.from_pretrained(name), level, settings)
         model = load_encoder(name, **overrides)

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..base.figures import COLOURS
 from ..base.loading import choose_windows
+from ..base.log_mel_statistics import mean_and_deviation
 from ..base.ridge import best_of, make_targets, mean_of, metric_of, score_fits
 from ..data.arguments import FrozenDataArguments, UnlabelledDataArguments
 from ..data.dataset import ClipDataset
@@ -81,9 +82,7 @@ class Probe:
 
     def score_log_mel(self) -> tuple[float, float]:
         """Returns `score` of the mean and standard deviation of each mel bin over the frames of a window."""
-        statistics = [
-            torch.cat((window.mean(dim=0), window.std(dim=0, correction=0))) for clip in self.windows for window in clip
-        ]
+        statistics = [mean_and_deviation(window) for clip in self.windows for window in clip]
         return self.score(self._clip_means(torch.stack(statistics)))
 
     def _clip_means(self, vectors: torch.Tensor) -> np.ndarray:
