@@ -206,6 +206,7 @@ def plot(report: dict, path: Path):
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_title(title_of(table).replace(", ", "\n", 1).replace("encoder ", ""), fontsize="small")
         axes.set_yticks(range(len(names)), names, fontsize="x-small")
+        axes.locator_params(axis="x", nbins=5)
         axes.tick_params(axis="x", labelsize="x-small")
         axes.grid(axis="x", alpha=0.3)
         axes.set_ylim(len(names) - 0.4, -0.6)
