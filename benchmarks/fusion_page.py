@@ -18,7 +18,8 @@ ENCODERS = {"random": "random weights", "voice_prompts": "trained on the voice p
             "instruments": "trained on the instruments"}  # fmt: skip
 
 NAMES = {"voice_prompts": "voice prompts", "klettres-data": "letters (klettres-data)",
-         "hydrogen-drumkits": "drums (hydrogen-drumkits)"}  # fmt: skip
+         "hydrogen-drumkits": "drums (hydrogen-drumkits)",
+         "fluid-soundfont-gm": "instrument families (fluid-soundfont-gm)"}  # fmt: skip
 
 
 def verdict(difference: float, is_apart: bool) -> str:
@@ -40,6 +41,10 @@ def encoder_of(table: dict) -> str:
     return ENCODERS.get(table["encoder"], table["encoder"])
 
 
+def metric_of(table: dict) -> str:
+    return table["metric"].replace("_", " ")
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -53,7 +58,7 @@ def table_text(table: dict, planned: int) -> str:
     rows = []
     for row in table["rows"]:
         deviation = "" if row["deviation_of_seeds"] is None else f"{row['deviation_of_seeds']:.3f}"
-        cells = [row["configuration"], f"{row['accuracy']:.3f}", deviation]
+        cells = [row["configuration"], f"{row['score']:.3f}", deviation]
         if "difference" in row:
             mark = "**" if row["verdict"] != NOT_TOLD_APART else ""
             interval = f"{row['difference']:+.3f} ({row['lower']:+.3f} to {row['upper']:+.3f})"
@@ -63,7 +68,9 @@ def table_text(table: dict, planned: int) -> str:
         rows.append(cells)
     count = min(row["seeds"] for row in table["rows"])
     seeds = f"{count} seeds" if count == planned else f"**only {count} of {planned} planned seeds are finished**"
-    header = ["configuration", "accuracy", "deviation of seeds", "difference (95 % interval)", "p", "verdict"]
+    if table["resampled"] != "clips":
+        seeds += f", compared by {table['resampled']}"
+    header = ["configuration", metric_of(table), "deviation of seeds", "difference (95 % interval)", "p", "verdict"]
     text = f"### {title_of(table)[0].upper()}{title_of(table)[1:]}\n\n{table['test_clips']} test clips, {seeds}.\n\n"
     return text + markdown_table(header, rows)
 
@@ -99,7 +106,7 @@ def sweeps_text(sweeps: list[dict]) -> str:
             words += f"; {', '.join(map(str, chosen['pooling']))}"
             words += f" ({chosen['pooling_combination']})" if len(chosen["pooling"]) > 1 else ""
         nested = "" if found["nested"] is None else f"{found['nested']:.3f}"
-        score = f"{found['accuracy']:.3f}"
+        score = f"{found['score']:.3f}"
         rows.append([name_of(found), encoder_of(found), str(found["clips"]), words, score, nested])
     return markdown_table(["data", "encoder", "clips", "best of the sweep", "its score", "nested score"], rows)
 
@@ -161,7 +168,7 @@ def text_of(report: dict) -> str:
         sweeps_text(sweeps),
         "## Layers without labels\n",
         "How far the two measures of [a sweep without labels](guides/layers.md#without-labels) agree with its scores\n"
-        "with labels: Spearman's correlation over the layers, and the accuracy that the layer with the highest\n"
+        "with labels: Spearman's correlation over the layers, and the score that the layer with the highest\n"
         "measure loses against the best layer; means over the readouts and poolings:\n",
         agreement_text(sweeps),
         f"*Measured with {report['versions']}.*\n",
@@ -199,12 +206,13 @@ def plot(report: dict, path: Path):
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_title(title_of(table).replace(", ", "\n", 1).replace("encoder ", ""), fontsize="small")
         axes.set_yticks(range(len(names)), names, fontsize="x-small")
+        axes.locator_params(axis="x", nbins=5)
         axes.tick_params(axis="x", labelsize="x-small")
         axes.grid(axis="x", alpha=0.3)
         axes.set_ylim(len(names) - 0.4, -0.6)
     for axes in list(panels.flat)[len(tables) :]:
         axes.remove()
-    figure.suptitle("difference of accuracy to the mean over the last layer; hollow: not told apart", fontsize="medium")
+    figure.suptitle("difference to the mean over the last layer; hollow: not told apart", fontsize="medium")
     figure.savefig(path, dpi=120)
 
 

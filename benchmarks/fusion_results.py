@@ -43,9 +43,15 @@ from fusion_runs import (
 )
 from package_clips import LABEL_COLUMN, PACKAGES, make_clips
 from report import versions
+from soundscape_tags import WORDS, make_tags
 from training_runs import ROOT, results_of
 
-DOMAINS = {"klettres-data": "voice_prompts", "hydrogen-drumkits": "instruments"}  # whose encoder is nearest
+SOUNDSCAPES = "soundscapes"
+# Whose encoder is nearest. The soundscapes are mixed of the instruments and the prompts; of the prompts their test
+# recordings have test clips only.
+DOMAINS = {SOUNDSCAPES: "voice_prompts", "klettres-data": "voice_prompts", "hydrogen-drumkits": "instruments",
+           "fluid-soundfont-gm": "instruments"}  # fmt: skip
+GROUPS = {"fluid-soundfont-gm": "group"}  # package -> column of what folds and comparisons do not divide
 
 
 @dataclass(frozen=True)
@@ -154,18 +160,19 @@ def figures_of(cell: Cell, titles: dict[str, str], args: argparse.Namespace) -> 
     command = [sys.executable, "-m", "training.compare", *folders, "--baseline", baseline, "--output_dir", output]
     subprocess.run([str(word) for word in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     found = json.loads((output / "comparison.json").read_text(encoding="utf-8"))
-    scores = {row["run"]: row for row in found["scores"]}
+    metric, scores = found["metric"], {row["run"]: row for row in found["scores"]}
     differences = {row["first"]: row for row in found["differences"]}
     rows = []
     for name, title in titles.items():
-        row = {"configuration": title, "accuracy": scores[name]["accuracy"], "seeds": scores[name]["seeds"]}
+        row = {"configuration": title, "score": scores[name][metric], "seeds": scores[name]["seeds"]}
         row["deviation_of_seeds"] = scores[name].get("deviation_of_seeds")
         if name != baseline:
             row |= {key: differences[name][key] for key in ("difference", "lower", "upper", "p_holm")}
             is_apart = differences[name]["p_holm"] < found["alpha"]
             row["verdict"] = fusion_page.verdict(row["difference"], is_apart)
         rows.append(row)
-    return cell.facts | {"test_clips": found["clips"], "permutations": found["permutations"], "rows": rows}
+    facts = {"test_clips": found["clips"], "metric": metric, "resampled": found["resampled"]}
+    return cell.facts | facts | {"permutations": found["permutations"], "rows": rows}
 
 
 def sweep_figures(cell: Cell, args: argparse.Namespace) -> dict:
@@ -173,14 +180,15 @@ def sweep_figures(cell: Cell, args: argparse.Namespace) -> dict:
     results = results_of(args.output / "sweeps" / cell.place)
     best = results["best"]
     names = ("fusion_layers", "readout", "pooling", "pooling_combination")
+    metric = next(name for name in ("accuracy", "mean_average_precision") if name in best)
     return {
         "data_set": cell.clips.name,
         "encoder": cell.origin,
         "clips": results["clips"],
         "candidates": results["candidates"],
         "chosen": {name: best["model"][name] for name in names if name in best["model"]},
-        "accuracy": best["accuracy"],
-        "nested": best.get("nested", {}).get("accuracy"),
+        "score": best[metric],
+        "nested": best.get("nested", {}).get(metric),
         "unlabelled": results["unlabelled"],
     }
 
@@ -188,12 +196,16 @@ def sweep_figures(cell: Cell, args: argparse.Namespace) -> dict:
 def prepare(args: argparse.Namespace) -> tuple[list[Clips], list[str]]:
     """Makes clips and encoders; returns the data sets, and the packages that are not there."""
     data_sets, missing = [clips for clips in OWN.values() if clips.name in args.data_sets], []
+    if SOUNDSCAPES in args.data_sets:
+        folder = args.output / SOUNDSCAPES
+        make_tags(folder)
+        data_sets.append(Clips(SOUNDSCAPES, folder, "labels", epochs=6, group_column="group", options=WORDS))
     for name in PACKAGES:
         folder = args.output / "packages" / name
         if args.packages is None or not make_clips(args.packages, name, folder):
             missing.append(name)
         elif name in args.data_sets:
-            data_sets.append(Clips(name, folder, LABEL_COLUMN))
+            data_sets.append(Clips(name, folder, LABEL_COLUMN, group_column=GROUPS.get(name)))
     if not args.encoder:
         for clips in OWN.values():
             train_encoder(clips, args.output / "encoders" / clips.name)
@@ -206,7 +218,8 @@ def main():
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "fusion_results", help="folder of all runs")
     parser.add_argument("--packages", type=Path, help="folder with .deb files, or with packages taken apart")
     parser.add_argument("--encoder", type=Path, help="saved encoder to measure instead of the tiny ones")
-    parser.add_argument("--data_sets", nargs="+", default=[*OWN, *PACKAGES], choices=[*OWN, *PACKAGES])
+    known = [*OWN, SOUNDSCAPES, *PACKAGES]
+    parser.add_argument("--data_sets", nargs="+", default=known, choices=known)
     parser.add_argument("--halves", nargs="+", default=[FINE_TUNED, FROZEN], choices=[FINE_TUNED, FROZEN])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--finished", action="store_true", help="run nothing: write the figures of finished runs")

@@ -30,7 +30,9 @@ class Clips:
 
     folder: has `train.csv`, `validation.csv` and `test.csv`
     epochs: of a fine-tuning
-    own_epochs: of the encoder that is trained on it from random weights
+    own_epochs: of the encoder that is trained on it from random weights; 0: none is
+    group_column: what the folds of a sweep do not divide, and what a comparison draws
+    options: words of the command line that its tables need
     """
 
     name: str
@@ -39,10 +41,13 @@ class Clips:
     epochs: int = 0
     own_epochs: int = 0
     fold_column: str | None = None
+    group_column: str | None = None
+    options: tuple[str, ...] = ()
 
     def words(self, *splits: str) -> list:
         """Returns the words of the command line that name the clips of some splits, or of all."""
-        words = ["--label_column", self.label_column]
+        words = ["--label_column", self.label_column, *self.options]
+        words += ["--group_column", self.group_column] if self.group_column else []
         for split in splits or ("train", "validation", "test"):
             words += [f"--{split}_file", self.folder / f"{split}.csv"]
         return words

@@ -1,8 +1,10 @@
 """
 Makes labelled clips from packages of Debian, for benchmarks/fusion_results.py: `klettres-data` (spoken letters and
-syllables in many languages) and `hydrogen-drumkits` (drum kits). Nothing of them is part of this repository.
+syllables in many languages), `hydrogen-drumkits` (drum kits) and `fluid-soundfont-gm` (notes of General MIDI). Nothing
+of them is part of this repository.
 
-The packages come by `apt-get download klettres-data hydrogen-drumkits` into a folder; `dpkg-deb -x` takes them apart.
+The packages come by `apt-get download klettres-data hydrogen-drumkits fluid-soundfont-gm` into a folder; `dpkg-deb -x`
+takes them apart.
 """
 
 import csv
@@ -15,8 +17,10 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import soundfile
-from clips import read_at
+from clips import at_rate, read_at
+from soundfont import Sample, read_soundfont
 
 RATE = 16_000  # Hz
 MAX_S = 2.0  # what follows in a longer clip is cut off: the ends of cymbals
@@ -26,7 +30,11 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Row:
-    """Describes a clip of a table. `group` lies in one split: the letter or syllable, or the author of the kits."""
+    """
+    Describes a clip of a table.
+
+    group: lies in one split: the letter or syllable, the author of the kits, or the programs that share samples
+    """
 
     file_name: str
     label: str
@@ -115,7 +123,70 @@ def drums(package: Path) -> Iterator[tuple[Path, Row]]:
             yield path, Row(name, kind, author, split, str(path.relative_to(package)), licence)
 
 
-PACKAGES = {"hydrogen-drumkits": drums, "klettres-data": letters}
+# ---- instrument families by program ----
+
+FLUID_LICENCE = "MIT (Frank Wen and others)"
+FAMILIES = (  # of General MIDI, eight programs each
+    "piano", "chromatic percussion", "organ", "guitar", "bass", "strings", "ensemble", "brass",
+    "reed", "pipe", "synth lead", "synth pad", "synth effects", "ethnic", "percussive", "sound effects",
+)  # fmt: skip
+SHORTEST_S = 0.2  # shorter samples are single waves, which a player repeats
+FEWEST_GROUPS, FEWEST_NOTES, MOST_NOTES = 3, 20, 60  # per family
+
+
+def notes(package: Path) -> Iterator[tuple[tuple[np.ndarray, int], Row]]:
+    """
+    Yields samples of fluid-soundfont-gm as they are stored, without loops, envelopes and filters; the class is the
+    family of the program that plays them.
+
+    Programs of a family that share a sample are one group, and a group lies in one split: a test asks for a family by
+    programs that no training clip is of. Left out are right channels, samples of no program or of several families, and
+    families with fewer than `FEWEST_GROUPS` groups or `FEWEST_NOTES` samples. A family has at most `MOST_NOTES`, its
+    groups as many each, by the hash of their names.
+    """
+    path = package / "usr" / "share" / "sounds" / "sf2" / "FluidR3_GM.sf2"
+    samples, programs = read_soundfont(path)
+    for number, family in enumerate(FAMILIES):
+        groups = groups_of(samples, set(range(8 * number, 8 * number + 8)))
+        if len(groups) < FEWEST_GROUPS:
+            continue
+        named = {programs[group[0]]: own for group, own in groups.items()}
+        named = {
+            name: sorted(own, key=lambda sample: hash_of(sample.name))[: MOST_NOTES // len(named)]
+            for name, own in named.items()
+        }
+        if sum(map(len, named.values())) < FEWEST_NOTES:
+            continue
+        tested, validated = max(1, round(0.3 * len(named))), max(1, len(named) // 4)
+        for place, name in enumerate(sorted(named, key=hash_of)):
+            split = SPLITS[2] if place < tested else SPLITS[1] if place < tested + validated else SPLITS[0]
+            for index, sample in enumerate(named[name]):
+                file = re.sub(r"[^\w.]+", "-", f"{number:02}_{name}_{index:02}.flac")
+                source = f"{path.relative_to(package)}: {sample.name}"
+                found = sample.samples / np.float32(2**15), sample.rate
+                yield found, Row(file, family, name, split, source, FLUID_LICENCE)
+
+
+def groups_of(samples: list[Sample], family: set[int]) -> dict[tuple[int, ...], list[Sample]]:
+    """Returns programs of a family that share samples -> the samples that no other family has, each once."""
+    users, first = {}, {}
+    for sample in samples:  # the same samples under two names are one
+        content = sample.samples.tobytes()
+        users[content] = users.get(content, frozenset()) | sample.programs
+        if not sample.is_right and len(sample.samples) >= SHORTEST_S * sample.rate:
+            first.setdefault(content, sample)
+    kept = {content: sample for content, sample in first.items() if users[content] and users[content] <= family}
+    groups = []
+    for content in kept:
+        joined = [group for group in groups if group & users[content]]
+        groups = [group for group in groups if group not in joined] + [users[content].union(*joined)]
+    found = {tuple(sorted(group)): [] for group in sorted(groups, key=min)}
+    for content, sample in kept.items():
+        found[next(group for group in found if users[content] <= set(group))].append(sample)
+    return found
+
+
+PACKAGES = {"hydrogen-drumkits": drums, "klettres-data": letters, "fluid-soundfont-gm": notes}
 
 
 def make_clips(packages: Path, name: str, folder: Path) -> bool:
@@ -140,10 +211,11 @@ def make_clips(packages: Path, name: str, folder: Path) -> bool:
             subprocess.run(["dpkg-deb", "-x", archives[-1], root], check=True)
         rows = []
         (folder / "audio").mkdir(parents=True, exist_ok=True)
-        for path, row in PACKAGES[name](root):
-            clip = read_at(path, RATE)[: int(MAX_S * RATE)]
+        for found, row in PACKAGES[name](root):
+            clip = read_at(found, RATE) if isinstance(found, Path) else at_rate(*found, RATE)
+            clip = clip[: int(MAX_S * RATE)]
             if not clip.any():
-                print(f"{path}: is silent, and left out")
+                print(f"{row.source}: is silent, and left out")
                 continue
             soundfile.write(folder / "audio" / row.file_name, clip, RATE)
             rows.append(row)

@@ -14,6 +14,7 @@ from tiny_runs import TINY, train
 from training import tasks
 from training.base.paired_tests import NOT_TOLD_APART
 from training.base.predictions import as_text, score_table
+from training.classification.metrics import DIRECTIONS
 from training.compare import __main__ as program
 from training.compare import comparison
 from training.compare import runs as reading
@@ -162,6 +163,9 @@ def test_several_labels_per_clip_are_read_as_they_are_written(tmp_path):
     table = score_table([f"{clip}.wav" for clip in range(20)], labels, scores, [0.2, 0.5, 0.9])
     table.insert(1, "label", list(map(as_text, given)))
     write_run(tmp_path / "one", table.to_dict("records"), "mean_average_precision")
+    results = json.loads((tmp_path / "one" / "results.json").read_text())
+    results["metrics"] = {"test": dict.fromkeys(DIRECTIONS[MULTI], 0.5)}  # as a classification: also a macro_f1
+    (tmp_path / "one" / "results.json").write_text(json.dumps(results))
     (read,) = reading.read_runs(tmp_path / "one", "one")
     np.testing.assert_array_equal(read.targets, [[name in names for name in CLASSES] for names in given])
     np.testing.assert_array_equal(read.decisions[""], scores > [0.2, 0.5, 0.9])

@@ -2,15 +2,19 @@
 
 import csv
 import json
+import struct
 import sys
 from collections import Counter
+from functools import partial
 
+import numpy as np
 import pytest
 import soundfile
 from audio_files import write_tone
 from benchmark_scripts import imported
 
-MODULES = ("training_runs", "package_clips", "fusion_page", "fusion_runs", "fusion_results")
+MODULES = ("training_runs", "soundfont", "soundscape_tags", "package_clips", "fusion_page", "fusion_runs",
+           "fusion_results")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def test_the_page_has_the_committed_figures(scripts):
 
 
 def row(name: str, accuracy: float, difference: float | None = None, p_holm: float = 1.0, verdict: str = "") -> dict:
-    found = {"configuration": name, "accuracy": accuracy, "seeds": 2, "deviation_of_seeds": 0.01}
+    found = {"configuration": name, "score": accuracy, "seeds": 2, "deviation_of_seeds": 0.01}
     if difference is None:
         return found
     ends = {"lower": difference - 0.1, "upper": difference + 0.1}
@@ -40,7 +44,7 @@ def row(name: str, accuracy: float, difference: float | None = None, p_holm: flo
 
 def a_report() -> dict:
     """Two tables, and a sweep with a measure that is undefined."""
-    base = {"encoder": "random", "test_clips": 20, "permutations": 9999}
+    base = {"encoder": "random", "test_clips": 20, "permutations": 9999, "metric": "accuracy", "resampled": "clips"}
     frozen = [row("last", 0.5), row("max", 0.75, 0.25, 0.001, "better"), row("min", 0.4, -0.1, 1.0, "not told apart")]
     tuned = [row("last", 0.6), row("max", 0.3, -0.3, 0.002, "worse")]
     unlabelled = {
@@ -49,7 +53,7 @@ def a_report() -> dict:
         "iso_score_correlation": None, "iso_score_layer": None, "iso_score_loss": None,
     }  # fmt: skip
     chosen = {"fusion_layers": [2, 3], "readout": "patches", "pooling": ["mean", "max"], "pooling_combination": "sum"}
-    sweep = {"data_set": "a", "encoder": "random", "clips": 40, "candidates": 9, "chosen": chosen, "accuracy": 0.8,
+    sweep = {"data_set": "a", "encoder": "random", "clips": 40, "candidates": 9, "chosen": chosen, "score": 0.8,
              "nested": 0.7, "unlabelled": [unlabelled]}  # fmt: skip
     return {
         "versions": "torch 0",
@@ -76,6 +80,9 @@ def test_tables_mark_what_is_told_apart(scripts, tmp_path):
     assert "    | a | random weights | patches mean | 4 | +0.50 | 2: 0.020 |  |  |" in text
     assert "klettres-data" in text and "20 test clips, 2 seeds." in text
     assert "**only 2 of 5 planned seeds are finished**" in page.text_of(report | {"seeds": 5})
+    tags = report["tables"][0] | {"metric": "mean_average_precision", "resampled": "groups"}
+    tagged = page.text_of(report | {"tables": [tags]})
+    assert "| configuration | mean average precision |" in tagged and "2 seeds, compared by groups." in tagged
     target = tmp_path / "page.md"
     target.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
     page.write(report, target)
@@ -145,6 +152,163 @@ def test_drums_are_named_by_the_kits_and_divided_by_their_authors(scripts, tmp_p
     assert max(found.frames for found in facts) == clips.MAX_S * clips.RATE
 
 
+# ---- notes of a SoundFont ----
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+
+
+def write_soundfont(path, samples: list[tuple], instruments: list[list[int]], programs: list[tuple]):
+    """
+    Writes a SoundFont 2 file.
+
+    Args:
+        samples: name, int16 samples, rate in Hz, kind (1 mono, 2 right, 4 left)
+        instruments: places of the samples that each has, in zones of their own
+        programs: name, program, bank, places of its instruments
+    """
+    wave, headers = b"", b""
+    for name, values, rate, kind in samples:
+        begin = len(wave) // 2
+        wave += np.asarray(values, dtype="<i2").tobytes()
+        ends = begin, len(wave) // 2, begin, len(wave) // 2
+        headers += struct.pack("<20s5IBbHH", name.encode(), *ends, rate, 60, 0, 0, kind)
+        wave += bytes(2 * 46)  # as the format wants it
+    headers += struct.pack("<20s5IBbHH", b"EOS", *[0] * 9)
+
+    def zones(owners: list[list[int]], kind: int) -> tuple[list[int], bytes, bytes]:
+        """Returns the first zone of each owner, bags and generators; each zone begins with another generator."""
+        firsts, bags, generators = [], [], b""
+        for targets in owners:
+            firsts.append(len(bags))
+            for target in targets:
+                bags.append(len(generators) // 4)
+                generators += struct.pack("<HhHH", 48, -5, kind, target)
+        bags.append(len(generators) // 4)
+        packed = b"".join(struct.pack("<HH", first, 0) for first in bags)
+        return [*firsts, len(bags) - 1], packed, generators + bytes(4)
+
+    firsts, ibag, igen = zones(instruments, 53)
+    inst = b"".join(struct.pack("<20sH", b"any", first) for first in firsts)
+    firsts, pbag, pgen = zones([targets for _, _, _, targets in programs], 41)
+    names = [*[(name, program, bank) for name, program, bank, _ in programs], ("EOP", 0, 0)]
+    phdr = b"".join(
+        struct.pack("<20s3H3I", name.encode(), program, bank, first, 0, 0, 0)
+        for (name, program, bank), first in zip(names, firsts)
+    )
+    tables = {b"phdr": phdr, b"pbag": pbag, b"pmod": bytes(10), b"pgen": pgen, b"inst": inst, b"ibag": ibag,
+              b"imod": bytes(10), b"igen": igen, b"shdr": headers}  # fmt: skip
+    info = chunk(b"LIST", b"INFO" + chunk(b"INAM", b"odd"))
+    sdta = chunk(b"LIST", b"sdta" + chunk(b"smpl", wave))
+    pdta = chunk(b"LIST", b"pdta" + b"".join(chunk(name, content) for name, content in tables.items()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(chunk(b"RIFF", b"sfbk" + info + sdta + pdta))
+
+
+def test_a_soundfont_says_which_programs_play_a_sample(scripts, tmp_path):
+    path = tmp_path / "a.sf2"
+    samples = [("left", [1, -2, 3], 8000, 4), ("right", [4, 5], 8000, 2), ("mono", [-32768, 32767], 44100, 1)]
+    programs = [("Piano", 0, 0, [0, 1]), ("Other", 5, 0, [1]), ("Drums", 0, 128, [2])]
+    write_soundfont(path, samples, [[0, 1], [2], [0]], programs)
+    found, names = scripts.soundfont.read_soundfont(path)
+    assert names == {0: "Piano", 5: "Other"}  # a bank of drums is no program of General MIDI
+    assert [(one.name, one.samples.tolist(), one.rate, one.is_right, set(one.programs)) for one in found] == [
+        ("left", [1, -2, 3], 8000, False, {0}),
+        ("right", [4, 5], 8000, True, {0}),
+        ("mono", [-32768, 32767], 44100, False, {0, 5}),
+    ]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match="cut off"):
+        scripts.soundfont.read_soundfont(path)
+    path.write_bytes(b"RIFF" + whole[4:8] + b"WAVE" + whole[12:])
+    with pytest.raises(ValueError, match=r"a\.sf2: is no SoundFont 2 file"):
+        scripts.soundfont.read_soundfont(path)
+
+
+def test_notes_of_programs_that_share_samples_lie_in_one_split(scripts, tmp_path, monkeypatch):
+    clips, rng = scripts.package_clips, np.random.default_rng(0)
+    monkeypatch.setattr(clips, "FEWEST_NOTES", 9)
+    monkeypatch.setattr(clips, "MOST_NOTES", 24)
+
+    def noise(seconds: float) -> np.ndarray:
+        return rng.integers(-9000, 9000, round(seconds * 8000))
+
+    samples, instruments, programs = [], [], []
+
+    def add(program: int, *own: tuple):
+        """Gives a program an instrument of new samples."""
+        instruments.append(list(range(len(samples), len(samples) + len(own))))
+        samples.extend(own)
+        programs.append((f"program {program}", program, 0, [len(instruments) - 1]))
+
+    for program in (*range(8), *range(24, 32), 16, 17):  # pianos, guitars, and two organs: too few
+        add(program, *((f"{program} {index}", noise(0.3), 8000, 1) for index in range(5)))
+    add(40, *((f"40 {index}", noise(0.3), 8000, 1) for index in range(5)))  # strings: one group is too few
+    programs[1] = ("program 1", 1, 0, [1, 0])  # shares the samples of program 0
+    samples[0] = ("long", noise(3.0), 8000, 4)
+    samples[10] = ("right", noise(0.3), 8000, 2)
+    samples[15] = ("short", noise(0.1), 8000, 1)
+    samples[20] = ("copy", samples[25][1], 8000, 1)  # programs 4 and 5 have the same under two names
+    programs[8] = ("program 24", 24, 0, [8, 16])  # an organ's samples: of two families
+    write_soundfont(tmp_path / "fluid-soundfont-gm/usr/share/sounds/sf2/FluidR3_GM.sf2", samples, instruments, programs)
+    folder = tmp_path / "out"
+    assert clips.make_clips(tmp_path, "fluid-soundfont-gm", folder)
+    tables = {split: read_rows(folder / f"{split}.csv") for split in clips.SPLITS}
+    groups = {split: {found["group"] for found in rows} for split, rows in tables.items()}
+    assert all(groups.values()) and sum(map(len, groups.values())) == len(set.union(*groups.values()))
+    for rows in tables.values():
+        assert {found["label"] for found in rows} == {"piano", "guitar"}
+    rows = [found for part in tables.values() for found in part]
+    own = Counter(found["group"] for found in rows if found["label"] == "piano")
+    # 24 clips over six groups are at most four each; programs 0 and 1 are one group, and 4 and 5.
+    assert own == {f"program {program}": 4 for program in (0, 2, 3, 4, 6, 7)}
+    own = Counter(found["group"] for found in rows if found["label"] == "guitar")
+    assert own == {f"program {program}": 3 for program in range(24, 32)}
+    sources = {found["source"].partition(": ")[2] for found in rows}
+    assert not sources & {"right", "short", *(f"16 {index}" for index in range(5))}
+    assert {found["licence"] for found in rows} == {clips.FLUID_LICENCE}
+    facts = [soundfile.info(folder / found["file_name"]) for found in rows]
+    assert {found.samplerate for found in facts} == {clips.RATE}
+    assert max(found.frames for found in facts) <= clips.MAX_S * clips.RATE
+
+
+# ---- tags of soundscapes ----
+
+
+def test_soundscapes_are_cut_into_clips_with_the_labels_of_their_events(scripts, tmp_path):
+    source = tmp_path / "soundscapes"
+    for split in ("train", "validation", "test"):
+        write_tone(source / split / f"{split}_01.flac", seconds=9.0)
+        write_tone(source / split / f"{split}_02.flac", seconds=4.0)  # has no events
+        lines = ["onset\toffset\tevent_label", "0.5\t2.2\tvoice", "1.81\t2.19\tsnare", "3.0\t3.4\tvoice"]
+        lines += ["5.8\t6.19\tbass drum", "8.0\t9.0\tvoice"]
+        (source / split / f"{split}_01.txt").write_text("\n".join(lines) + "\n")
+    scripts.soundscape_tags.make_tags(tmp_path / "out", source)
+    rows = read_rows(tmp_path / "out" / "test.csv")
+    assert {found["file_name"] for found in rows} == {str(path) for path in (source / "test").glob("*.flac")}
+    found = [(line["group"], float(line["start"]), float(line["end"]), line["labels"]) for line in rows]
+    # Exactly 0.2 s count, 0.19 s do not; the last second of nine is no clip.
+    assert found == [
+        ("test_01", 0.0, 2.0, "voice"),
+        ("test_01", 2.0, 4.0, "voice"),
+        ("test_01", 4.0, 6.0, "bass drum"),
+        ("test_01", 6.0, 8.0, ""),
+        ("test_02", 0.0, 2.0, ""),
+        ("test_02", 2.0, 4.0, ""),
+    ]
+
+
+def test_the_soundscapes_of_the_repository_have_every_class_in_every_split(scripts, tmp_path):
+    scripts.soundscape_tags.make_tags(tmp_path)
+    for split, count in (("train", 75), ("validation", 120), ("test", 150)):
+        rows = read_rows(tmp_path / f"{split}.csv")
+        labels = {name for line in rows for name in line["labels"].split(";") if name}
+        assert len(rows) == count and labels == {"bass drum", "cymbal", "hi-hat", "snare", "voice"}
+        assert any(";" in line["labels"] for line in rows) and not all(line["labels"] for line in rows)
+
+
 # ---- runs ----
 
 
@@ -175,6 +339,16 @@ def tiny_clips(scripts, folder, name: str):
     return scripts.fusion_runs.Clips(name, folder, "label", epochs=1, own_epochs=1)
 
 
+def tiny_soundscapes(folder):
+    """Three recordings of three clips in each split: a sound, another, and both."""
+    for split in ("train", "validation", "test"):
+        for number in range(3):
+            write_tone(folder / split / f"{split}_{number}.flac", seconds=6.0, seed=number)
+            lines = ["onset\toffset\tevent_label", "0.5\t1.5\tvoice", "2.5\t3.5\tsnare"]
+            lines += ["4.2\t5.0\tvoice", "4.8\t5.6\tsnare"]
+            (folder / split / f"{split}_{number}.txt").write_text("\n".join(lines) + "\n")
+
+
 def times_of_runs(folder) -> dict:
     """When each run was finished; the models of probes have a file of their own."""
     files = [path for path in folder.rglob("results.json") if path.parent.name != "model"]
@@ -192,6 +366,9 @@ def test_two_configurations_from_clips_to_page(scripts, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "OWN", own)
         monkeypatch.setattr(module, "ENCODER", patched)
 
+    tiny_soundscapes(tmp_path / "soundscapes")
+    monkeypatch.setattr(script, "make_tags", partial(script.make_tags, source=tmp_path / "soundscapes"))
+
     def some(everything, *names: str):
         return lambda num_layers: {name: everything(num_layers)[name] for name in names}
 
@@ -204,21 +381,25 @@ def test_two_configurations_from_clips_to_page(scripts, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     script.main()
     report = json.loads((tmp_path / "figures.json").read_text())
-    assert len(report["tables"]) == 6  # two data sets: frozen with two encoders each, and fine-tuned
+    assert len(report["tables"]) == 9  # three data sets: frozen with two encoders each, and fine-tuned
     for table in report["tables"]:
         names = [found["configuration"] for found in table["rows"]]
-        assert names[0] == "last layer, mean" and table["test_clips"] == 6
+        assert names[0] == "last layer, mean"
+        is_tagged = table["data_set"] == "soundscapes"
+        assert table["metric"] == ("mean_average_precision" if is_tagged else "accuracy")
+        assert table["resampled"] == ("groups" if is_tagged else "clips")
+        assert table["test_clips"] == (9 if is_tagged else 6)
         if table["half"] == "fine-tuned":
             assert names == ["last layer, mean", "best of the sweep"]
         else:
             assert names[1:] == ["last layer, attention", "all layers, gated, mean",
                                  "all layers, weighted, attention", "dual, max"]  # fmt: skip
-    assert {found["data_set"] for found in report["sweeps"]} == set(own)
-    assert report["unmeasured"] == ["hydrogen-drumkits", "klettres-data"]
+    assert {found["data_set"] for found in report["sweeps"]} == {*own, "soundscapes"}
+    assert report["unmeasured"] == ["hydrogen-drumkits", "klettres-data", "fluid-soundfont-gm"]
     text = page.read_text()
     assert scripts.fusion_page.text_of(report) in text and (tmp_path / "picture.png").exists()
     written = times_of_runs(tmp_path / "out")
-    assert len(written) == 2 + 4 + 8 + 4  # encoders, sweeps, probes, fine-tunings
+    assert len(written) == 2 + 6 + 12 + 6  # encoders, sweeps, probes, fine-tunings
     script.main()
     assert times_of_runs(tmp_path / "out") == written
     assert page.read_text() == text
