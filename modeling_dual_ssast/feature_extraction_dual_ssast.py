@@ -255,6 +255,16 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         """Returns the number of samples that `num_frames` frames span."""
         raise NotImplementedError
 
+    @property
+    def shortest_samples(self) -> int:
+        """Samples that shorter clips are zero-padded to."""
+        return self.num_samples(1)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Returns the number of frames of a clip of `num_samples` samples, before truncation."""
+        first, second = self.num_samples(1), self.num_samples(2)
+        return 1 + (max(num_samples, self.shortest_samples) - first) // (second - first)
+
     def spectrograms(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
         """Computes log-mels: per clip float32 (samples,) -> float32 (frames, num_mel_bins)."""
         raise NotImplementedError
@@ -329,10 +339,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         if max_length is not None:
             _check_positive("max_length", max_length, int)
         clips = self.as_clips(raw_speech)
-        features = self.log_mel(clips if device is None else [clip.to(device) for clip in clips])
-        if truncation and max_length is not None:
-            features = self._truncate(features, max_length)
-        features = [self._normalize(feature) for feature in features]
+        clips = clips if device is None else [clip.to(device) for clip in clips]
+        features = self.normalized_log_mel(clips, max_length if truncation else None)
         if return_tensors is None and not _holds_tensors(raw_speech):
             features = [feature.cpu().numpy() for feature in features]
         return_mask = self.return_attention_mask if return_attention_mask is None else return_attention_mask
@@ -376,6 +384,22 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         """
         with torch.no_grad(), torch.autocast(waveforms[0].device.type, enabled=False):
             return self.spectrograms(waveforms)
+
+    def normalized_log_mel(self, waveforms: list[torch.Tensor], max_length: Optional[int]) -> list[torch.Tensor]:
+        """
+        Computes the features of clips that `as_clips` has checked: a call's `input_values` before its padding.
+
+        Args:
+            waveforms: float32 tensors (samples,) on one device. The host does not wait for the device.
+            max_length: Frames at which clips are cut, with one warning. `None`: they are not.
+
+        Returns:
+            Per clip a float32 tensor (frames, num_mel_bins).
+        """
+        features = self.log_mel(waveforms)
+        if max_length is not None:
+            features = self._truncate(features, max_length)
+        return [self._normalize(feature) for feature in features]
 
     def pad(
         self,
@@ -602,6 +626,11 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
         """Returns the number of samples that `num_frames` frames span, rounded as `frame_sizes` rounds."""
         window, shift, _ = frame_sizes(self.sampling_rate, self.frame_length_ms, self.frame_shift_ms)
         return (num_frames - 1) * shift + window
+
+    @property
+    def shortest_samples(self) -> int:
+        """Samples that shorter clips are zero-padded to: a window, or `min_samples`."""
+        return max(self.num_samples(1), self.min_samples or 0)
 
     @property
     def hop_s(self) -> float:

@@ -161,6 +161,11 @@ class PannsCnn14FeatureExtractor(SpectrogramFeatureExtractor):
         """Returns the number of samples from the middle of the first to the middle of the last frame."""
         return (num_frames - 1) * self.hop_size
 
+    @property
+    def shortest_samples(self) -> int:
+        """Samples that shorter clips are zero-padded to: a window."""
+        return self.window_size
+
     def spectrograms(self, waveforms: list[torch.Tensor]) -> list[torch.Tensor]:
         """Computes log-mels by `panns_log_mel`: per clip float32 (samples,) -> float32 (frames, num_mel_bins)."""
         settings = (self.sampling_rate, self.num_mel_bins, self.window_size, self.hop_size, self.fmin, self.fmax)

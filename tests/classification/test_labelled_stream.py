@@ -28,6 +28,7 @@ from training.data.audio import datasets_without_torchcodec
 from training.data.augmentation import AugmentationArguments
 from training.data.columns import Columns
 from training.data.dataset import ClipDataset
+from training.data.feature_plans import PlannedBatch
 from training.data.labels import LabelSet
 from training.errors import InputError
 
@@ -162,6 +163,22 @@ def test_a_streamed_run_leaves_what_others_leave(recipe):
     assert [entry["epoch"] for entry in results["log"] if "eval_accuracy" in entry] == pytest.approx([1, 2])
     assert results["normalisation"]["std"] != pytest.approx(4.0)
     assert len(pandas.read_csv(output / "predictions.csv")) == 6
+
+
+def test_streamed_clips_may_have_their_features_made_on_the_device(recipe, tmp_path, monkeypatch):
+    made, make = [], PlannedBatch.make
+    monkeypatch.setattr(PlannedBatch, "make", lambda self, *args: made.append(len(self.plans)) or make(self, *args))
+    losses = []
+    for value in (False, True):
+        assert not made
+        settings = {"logging_strategy": "steps", "logging_steps": 1, "noise": True, "frequency_mask_bins": 16}
+        path, _ = recipe(features_on_device=value, output_dir=str(tmp_path / str(value)), **settings)
+        assert train_hf.main([path]) == 0
+        log = json.loads((tmp_path / str(value) / "results.json").read_text())["log"]
+        losses.append([entry[name] for entry in log for name in ("loss", "eval_loss") if name in entry])
+    assert len(losses[0]) == 12 + 2 and sum(made) > 48
+    # Log-mels of a batch differ in rounding alone; a loss is around 1.
+    np.testing.assert_allclose(*losses, atol=1e-4)
 
 
 @pytest.mark.parametrize(

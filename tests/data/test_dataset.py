@@ -13,14 +13,13 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, Dual
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training.data.augmentation import (
     AugmentationArguments,
+    FeatureChanges,
     add_background,
-    augment_features,
     clip_generator,
     mix_features,
     mix_waveforms,
     random_crop,
     random_gain,
-    random_resized_crop,
 )
 from training.data.dataset import ClipDataset, Collator, EpochCallback, mean_over_windows
 from training.data.labels import LabelSet
@@ -30,6 +29,10 @@ LABELS = LabelSet(("high", "low"), "single_label_classification")
 ALL = AugmentationArguments(
     frequency_mask_bins=24, time_mask_frames=10, mixup_rate=0.5, noise=True, time_shift_frames=5
 )
+
+
+def augment_features(features, settings, masked_value, rng):
+    return FeatureChanges.draw(*features.shape, settings, rng).apply(features, masked_value)
 
 
 @pytest.fixture
@@ -232,7 +235,7 @@ def test_a_random_resized_crop_stretches_a_part():
     """A ramp stays a ramp, less steep the smaller the part is; what is longer than the clip holds padding."""
     ramp = torch.arange(100.0).unsqueeze(1).expand(100, 16)
     settings = AugmentationArguments(random_resized_crop=True, crop_time_scale=[0.5, 0.5])
-    crops = [random_resized_crop(ramp, settings, -1.0, clip_generator(0, 0, index))[0] for index in range(60)]
+    crops = [augment_features(ramp, settings, -1.0, clip_generator(0, 0, index)) for index in range(60)]
     ends = torch.stack([crop[[0, -1], 0] for crop in crops])  # exact where the corners meet
     inside = ends[(ends > -0.5).all(dim=1)]
     assert {crop.shape for crop in crops} == {ramp.shape} and 15 < len(inside) < 45
@@ -241,13 +244,13 @@ def test_a_random_resized_crop_stretches_a_part():
     settings = AugmentationArguments(random_resized_crop=True, crop_frequency_scale=[0.5, 0.5], crop_time_scale=[1, 1])
     lowest = set()
     for index in range(200):
-        crop, _ = random_resized_crop(bins, settings, -1.0, clip_generator(0, 0, index))
+        crop = augment_features(bins, settings, -1.0, clip_generator(0, 0, index))
         first, last = crop[10, [0, -1]].tolist()  # never padding: the middle of the clip
         assert last - first == pytest.approx(19, abs=1e-3)
         lowest.add(round(first))
     assert lowest == set(range(21))
     settings = AugmentationArguments(random_resized_crop=True, crop_frequency_scale=[1, 1], crop_time_scale=[1.5, 1.5])
-    crop, _ = random_resized_crop(ramp, settings, -1.0, clip_generator(0, 0, 0))
+    crop = augment_features(ramp, settings, -1.0, clip_generator(0, 0, 0))
     padding = torch.full((12, 16), -1.0)
     torch.testing.assert_close(crop[:12], padding)
     torch.testing.assert_close(crop[-12:], padding)

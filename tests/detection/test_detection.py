@@ -18,6 +18,7 @@ import predict_hf
 from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTFeatureExtractor
 from training import tasks
 from training.data.events import read_events
+from training.data.feature_plans import PlannedBatch
 from training.detection import train as detection
 from training.detection.crops import UNKNOWN
 from training.detection.trainer import FrameLoss, weak_loss
@@ -66,6 +67,30 @@ def test_a_tone_detector_is_learnt_saved_and_applied(train, tones, tmp_path, cap
     for name, events in wanted.items():
         times = [[(event.label, event.onset_s, event.offset_s) for event in own] for own in (found[name], events)]
         assert times[0] == times[1]
+
+
+def test_features_made_on_the_device_give_the_same_training(train, tones, monkeypatch):
+    made, make, together = [], PlannedBatch.make, DualSSASTFeatureExtractor.normalized_log_mel
+    monkeypatch.setattr(PlannedBatch, "make", lambda self, *args: made.append(len(self.plans)) or make(self, *args))
+    monkeypatch.setattr(  # products of other sizes may be rounded otherwise, and all else is the same arithmetic
+        DualSSASTFeatureExtractor,
+        "normalized_log_mel",
+        lambda self, clips, most: [together(self, [clip], most)[0] for clip in clips],
+    )
+    weak = tones.with_name("weak.csv")
+    weak.write_text("file,label\nr0.wav,high|low\nr1.wav,\n")
+    settings = {
+        "weak_annotations": str(weak), "label_separator": "|", "mixup_rate": 0.5, "mixup_domain": "spectrogram",
+        "time_mask_frames": 30, "time_shift_frames": 9, "noise": True, "random_resized_crop": True, "gain_db": 3.0,
+        "crops_per_epoch": 16,
+    }  # fmt: skip
+    outputs = []
+    for value in (False, True):
+        assert not made
+        folder = train(str(value), features_on_device=value, **settings)
+        names = ("model.safetensors", "events.csv")
+        outputs.append([(folder / name).read_bytes() for name in names])
+    assert sum(made) > 16 and outputs[0] == outputs[1]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from modeling_dual_ssast import (
 )
 from training.base.detection_scores import frame_mean_average_precision
 from training.base.label_frames import FrameGrid, frame_grid, frame_targets
-from training.data.augmentation import AugmentationArguments, TimeChanges, augment_in_time, clip_generator
+from training.data.augmentation import AugmentationArguments, FeatureChanges, TimeChanges, clip_generator
 from training.data.events import Event
 from training.data.labels import LabelSet
 from training.detection.crops import CropDataset, CropDrawer, FrameCounter, WindowDataset
@@ -137,7 +137,8 @@ def test_augmented_crops_have_the_targets_of_a_plain_loop(events, options, seed,
         if begin < crop.stop and (end > start or begin >= start)
     ]
     features = torch.ones(64, 128)
-    augmented, changes = augment_in_time(features, dataset.augmentation, 0.0, np.random.default_rng(seed))
+    drawn = FeatureChanges.draw(64, 128, dataset.augmentation, np.random.default_rng(seed))
+    augmented, changes = drawn.apply(features, 0.0), drawn.in_time
     found = dataset.targets(intervals, labels, 10480, len(augmented), changes)
     count = dataset.count(10480)
     wanted = plain_targets(plainly_moved(inside, changes, 64, 160), edges_of(dataset.grid, count), 3)
@@ -167,7 +168,8 @@ def test_intervals_move_with_the_picture(events, options, seed):
         picture[begin : begin + length] = 1
     intervals = np.array([(begin, min(begin + length, num_frames)) for begin, length in events], dtype=float)
     settings = AugmentationArguments(**options, crop_frequency_scale=[1.0, 1.0])
-    moved, changes = augment_in_time(picture, settings, 0.0, np.random.default_rng(seed))
+    drawn = FeatureChanges.draw(num_frames, 16, settings, np.random.default_rng(seed))
+    moved, changes = drawn.apply(picture, 0.0), drawn.in_time
     pieces, origins = changes.move(intervals, num_frames)
     assert set(origins.tolist()) <= set(range(len(events)))
     middles = np.arange(num_frames) + 0.5

@@ -298,6 +298,11 @@ class FineTuningArguments(TrainingArguments):
     fusion_learning_rate: float = described(
         1e-2, "Learning rate of the layers' weights where fusion is weighted or gated.", at_least=0
     )
+    features_on_device: bool = described(
+        False,
+        "Make log-mels, masks and noise in batches on the device that trains; the workers read and augment waveforms.",
+        group="data",
+    )
 
 
 @dataclass

@@ -59,13 +59,6 @@ class FrameGrid(NamedTuple):
         return (np.asarray(samples, dtype=np.float64) - self.offset) / self.step
 
 
-def num_spectrogram_frames(extractor, num_samples: int) -> int:
-    """Returns the number of spectrogram frames of a clip; one shorter than a window is padded to a frame."""
-    window = extractor.num_samples(1)
-    hop = extractor.num_samples(2) - window
-    return 1 + max(num_samples - window, 0) // hop
-
-
 def frame_grid(model, extractor, window_s: float | None = None, hop_s: float | None = None) -> FrameGrid:
     """
     Returns the grid of a frame classifier, in windows of whole frames that begin at frames.

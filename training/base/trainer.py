@@ -15,6 +15,7 @@ from transformers.trainer_utils import HubStrategy, get_last_checkpoint, has_len
 from hub.finite import non_finite_weights
 
 from ..data.clip_stream import ClipStream
+from ..data.feature_plans import PlannedBatch
 from ..errors import InputError, blamed, one_line, short
 from .finite import NotFinite, check_weights_finite
 from .progress import Progress
@@ -96,6 +97,14 @@ class AudioTrainer(Trainer):
             ) from error
         self.check_weights()
         return result
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        """Also makes planned features on the training device, just before they reach the model."""
+        if PlannedBatch.KEY in inputs:
+            planned = inputs[PlannedBatch.KEY].to(self.args.device)  # Accelerate has moved it, but for streams
+            others = {name: value for name, value in inputs.items() if name != PlannedBatch.KEY}
+            inputs = others | planned.make(self.processing_class)
+        return super()._prepare_inputs(inputs)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """Also collects the loss for the check of the step. A library's error in the first step is about an option."""

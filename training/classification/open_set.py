@@ -99,7 +99,8 @@ class Unlearnt(LabelSet):
 
 def with_examples(dataset: ClipDataset, examples) -> ClipDataset:
     """Returns other clips, read as those of a data set without augmentation are."""
-    return ClipDataset(examples, dataset.feature_extractor, dataset.labels, windows=dataset.windows)
+    extractor, windows = dataset.feature_extractor, dataset.windows
+    return ClipDataset(examples, extractor, dataset.labels, windows=windows, on_device=dataset.on_device)
 
 
 def fit_statistics(embeddings: np.ndarray, targets: np.ndarray, num_classes: int) -> OpenSet:

@@ -8,7 +8,6 @@ import torch
 from transformers import PretrainedConfig
 
 from ..base.inference import PATCH_MODEL_TYPES
-from ..base.label_frames import num_spectrogram_frames
 from ..data.dataset import ClipDataset
 from ..errors import InputError
 from .arguments import ClassificationTrainingArguments
@@ -85,7 +84,7 @@ def make_token_batches(
 
 def clip_tokens(dataset: ClipDataset, config: PretrainedConfig) -> list[int]:
     """Returns the tokens of each clip, prefix and patches, without reading audio."""
-    frames = [num_spectrogram_frames(dataset.feature_extractor, samples) for samples in dataset.num_samples()]
+    frames = [dataset.feature_extractor.num_frames(samples) for samples in dataset.num_samples()]
     if config.attention_over_padding:
         frames = [config.max_length] * len(frames)
     rows = config.grid_shape[0]

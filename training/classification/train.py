@@ -77,7 +77,14 @@ def run(
     else:
         splits, unknown, labels = open_splits(splits, label_names, data_arguments, stored_config, arguments)
     datasets = {
-        split: ClipDataset(data, extractor, labels, augmentation if split == "train" else None, arguments.seed)
+        split: ClipDataset(
+            data,
+            extractor,
+            labels,
+            augmentation if split == "train" else None,
+            arguments.seed,
+            on_device=arguments.features_on_device,
+        )
         for split, data in splits.items()
     }
     if data_arguments.streaming:

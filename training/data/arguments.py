@@ -197,6 +197,8 @@ class FrozenDataArguments(FeatureArguments, ClipArguments, SplitArguments):
         "compute_statistics": "a frozen encoder keeps the statistics that it was trained with; leave it out, or give "
         "mean and std",
         "streaming": "folds and the features of a frozen encoder need all clips at once; leave it out",
+        "features_on_device": "has an effect on the tasks classification, cross_validation and detection alone; leave "
+        "it out",
     }
 
     validation_fraction: float = described(

@@ -154,66 +154,111 @@ class TimeChanges(NamedTuple):
         return np.concatenate(pieces), np.concatenate([kept, rolled])
 
 
-def random_resized_crop(
-    features: torch.Tensor, settings: AugmentationArguments, padding_value: float, rng: np.random.Generator
-) -> tuple[torch.Tensor, tuple[int, int]]:
+class ResizedPart(NamedTuple):
     """
-    Resizes a random part of the spectrogram to its whole shape (BYOL-A; Niizumi et al., IJCNN 2021): (frames, mel) ->
-    (frames, mel), and `TimeChanges.part`. The part may reach into padding on either side in time, but not in frequency.
-    """
-    frames, bins = features.shape
-    margin = int(frames * (RRC_CANVAS - 1)) // 2
-    canvas = torch.nn.functional.pad(features, (0, 0, margin, margin), value=padding_value)
-    length, height = (
-        int(np.clip(size * rng.uniform(*scale), 1, limit))
-        for size, scale, limit in (
-            (frames, settings.crop_time_scale, len(canvas)),
-            (bins, settings.crop_frequency_scale, bins),
-        )
-    )
-    start, lowest = rng.integers(len(canvas) - length + 1), rng.integers(bins - height + 1)
-    part = canvas[start : start + length, lowest : lowest + height]
-    resized = torch.nn.functional.interpolate(part[None, None], (frames, bins), mode="bicubic", align_corners=True)
-    return resized[0, 0], (int(start) - margin, length)
-
-
-def augment_features(
-    features: torch.Tensor, settings: AugmentationArguments, masked_value: float, rng: np.random.Generator
-) -> torch.Tensor:
-    """Returns the first result of `augment_in_time`."""
-    return augment_in_time(features, settings, masked_value, rng)[0]
-
-
-def augment_in_time(
-    features: torch.Tensor, settings: AugmentationArguments, masked_value: float, rng: np.random.Generator
-) -> tuple[torch.Tensor, TimeChanges]:
-    """
-    Applies a random resized crop, SpecAugment, noise, then a time shift: (frames, mel) -> (frames, mel), normalised;
-    and says what has happened to the time.
+    Says which part of a spectrogram is resized to all of it (BYOL-A; Niizumi et al., IJCNN 2021). It may reach into
+    padding on either side in time, but not in frequency.
 
     Args:
-        masked_value: value of masked bands; in SSAST zero before normalisation, which is the padding value after it
+        start: first frame; may be negative
+        frames: number of frames
+        lowest: first mel bin
+        bins: number of mel bins
     """
-    frames, bins = features.shape
-    features, changes = features.clone(), TimeChanges()
-    if settings.random_resized_crop:
-        features, part = random_resized_crop(features, settings, masked_value, rng)
-        changes = changes._replace(part=part)
-    if settings.frequency_mask_bins:
-        start, width = _mask(bins, settings.frequency_mask_bins, rng)
-        features[:, start : start + width] = masked_value
-    if settings.time_mask_frames:
-        start, width = _mask(frames, settings.time_mask_frames, rng)
-        features[start : start + width] = masked_value
-        changes = changes._replace(masked=(start, width))
-    if settings.noise:  # uniform noise, up to a tenth of the normalised unit, of a random strength
-        noise = rng.random((frames, bins), dtype=np.float32) * np.float32(rng.random() / 10)
-        features += torch.from_numpy(noise)
-    if settings.time_shift_frames:
-        shift = rng.integers(-settings.time_shift_frames, settings.time_shift_frames + 1)
-        features = torch.roll(features, int(shift), dims=0)
-        changes = changes._replace(shift=int(shift))
-    return features, changes
+
+    start: int
+    frames: int
+    lowest: int
+    bins: int
+
+    @classmethod
+    def draw(cls, frames: int, bins: int, settings: AugmentationArguments, rng: np.random.Generator) -> "ResizedPart":
+        """Draws a part of a spectrogram (frames, bins)."""
+        margin = _margin(frames)
+        length, height = (
+            int(np.clip(size * rng.uniform(*scale), 1, limit))
+            for size, scale, limit in (
+                (frames, settings.crop_time_scale, frames + 2 * margin),
+                (bins, settings.crop_frequency_scale, bins),
+            )
+        )
+        start, lowest = rng.integers(frames + 2 * margin - length + 1), rng.integers(bins - height + 1)
+        return cls(int(start) - margin, length, int(lowest), height)
+
+    def resized(self, features: torch.Tensor, padding_value: float) -> torch.Tensor:
+        """Returns the part, resized: (frames, mel) -> (frames, mel)"""
+        margin = _margin(len(features))
+        canvas = torch.nn.functional.pad(features, (0, 0, margin, margin), value=padding_value)
+        start = self.start + margin
+        part = canvas[start : start + self.frames, self.lowest : self.lowest + self.bins]
+        size = tuple(features.shape)
+        return torch.nn.functional.interpolate(part[None, None], size, mode="bicubic", align_corners=True)[0, 0]
+
+
+def _margin(frames: int) -> int:
+    """Returns the frames of padding on either side into which a part may reach."""
+    return int(frames * (RRC_CANVAS - 1)) // 2
+
+
+class FeatureChanges(NamedTuple):
+    """
+    Holds the random choices of the augmentation of a spectrogram. They need its shape alone, so that they can be drawn
+    before it is computed, on another device.
+
+    Args:
+        part: random resized crop; `None`: none
+        frequency_mask: first mel bin and number of bins that are masked
+        time_mask: first frame and number of frames that are masked
+        noise: what is added, (frames, mel); `None`: nothing
+        shift: frames by which all is rolled
+    """
+
+    part: ResizedPart | None = None
+    frequency_mask: tuple[int, int] = (0, 0)
+    time_mask: tuple[int, int] = (0, 0)
+    noise: torch.Tensor | None = None
+    shift: int = 0
+
+    @classmethod
+    def draw(
+        cls, frames: int, bins: int, settings: AugmentationArguments, rng: np.random.Generator
+    ) -> "FeatureChanges":
+        """Draws the changes of a spectrogram (frames, bins)."""
+        found = cls()
+        if settings.random_resized_crop:
+            found = found._replace(part=ResizedPart.draw(frames, bins, settings, rng))
+        if settings.frequency_mask_bins:
+            found = found._replace(frequency_mask=_mask(bins, settings.frequency_mask_bins, rng))
+        if settings.time_mask_frames:
+            found = found._replace(time_mask=_mask(frames, settings.time_mask_frames, rng))
+        if settings.noise:  # uniform noise, up to a tenth of the normalised unit, of a random strength
+            noise = rng.random((frames, bins), dtype=np.float32) * np.float32(rng.random() / 10)
+            found = found._replace(noise=torch.from_numpy(noise))
+        if settings.time_shift_frames:
+            shift = rng.integers(-settings.time_shift_frames, settings.time_shift_frames + 1)
+            found = found._replace(shift=int(shift))
+        return found
+
+    def apply(self, features: torch.Tensor, masked_value: float) -> torch.Tensor:
+        """
+        Applies a random resized crop, SpecAugment, noise, then a time shift, on any device: normalised (frames, mel) ->
+        (frames, mel)
+
+        Args:
+            masked_value: value of masked bands; in SSAST zero before normalisation, which is the padding value after it
+        """
+        features = features.clone() if self.part is None else self.part.resized(features, masked_value)
+        for axis, (start, width) in enumerate((self.time_mask, self.frequency_mask)):
+            features.narrow(axis, start, width).fill_(masked_value)
+        if self.noise is not None:
+            features += self.noise
+        return torch.roll(features, self.shift, dims=0) if self.shift else features
+
+    @property
+    def in_time(self) -> TimeChanges:
+        """Returns what happens to the time."""
+        part = None if self.part is None else (self.part.start, self.part.frames)
+        return TimeChanges(part, self.time_mask, self.shift)
 
 
 def _mask(size: int, widest: int, rng: np.random.Generator) -> tuple[int, int]:

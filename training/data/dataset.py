@@ -17,16 +17,16 @@ from ..errors import InputError
 from .audio import audio_name, audio_seconds, num_samples, read_audio
 from .augmentation import (
     AugmentationArguments,
+    FeatureChanges,
     add_background,
-    augment_features,
     clip_generator,
-    mix_features,
     mix_waveforms,
     random_crop,
     random_gain,
 )
 from .columns import audio_of, clip_names
 from .decoded_cache import DecodedClips
+from .feature_plans import FeaturePlan, join_features, make_features
 from .labels import LabelSet
 from .listing import find_audio_files
 
@@ -43,6 +43,7 @@ class ClipDataset(torch.utils.data.Dataset):
         seed: seed of the augmentation
         windows: window and hop of long clips in samples, see `window_and_hop`; `None`: each clip is one window
         decoded: the same clips, stored in decoded form; `None`: they are decoded at each use
+        on_device: whether examples hold plans of their features, which a `PlannedBatch` makes on any device
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ClipDataset(torch.utils.data.Dataset):
         seed: int = 0,
         windows: tuple[int, int] | None = None,
         decoded: DecodedClips | None = None,
+        on_device: bool = False,
     ):
         self.examples = examples
         self.feature_extractor = feature_extractor
@@ -62,6 +64,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.windows = windows
         self.decoded = decoded
+        self.on_device = on_device
         self.backgrounds = find_backgrounds(augmentation)
         # Shared memory: the workers of the data loader read the epoch that the training loop sets.
         self.epoch = torch.zeros(1, dtype=torch.long).share_memory_()
@@ -109,7 +112,8 @@ class ClipDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         label = self.label(index)
         if self.augmentation is None:
-            return {"input_values": [self._features(part) for part in self._parts(index)], "labels": label}
+            parts = (FeaturePlan.of(part, self.feature_extractor) for part in self._parts(index))
+            return {"input_values": [self.made(plan) for plan in parts], "labels": label}
         rng = clip_generator(self.seed, int(self.epoch), index)
         return self.training_example(self.waveform(index), label, rng)
 
@@ -122,16 +126,15 @@ class ClipDataset(torch.utils.data.Dataset):
         if self.backgrounds:
             waveform = self._with_background(waveform, rng)
         if augmentation.mixup_rate:
-            features, label = self._mixed_features(waveform, self._soft(label), rng)
+            plan, label = self._mixed(waveform, self._soft(label), rng)
         else:
-            features = self._features(waveform)
-        features = augment_features(features, augmentation, extractor.padding_value, rng)
-        return {"input_values": features, "labels": label}
+            plan = FeaturePlan.of(waveform, extractor)
+        plan.changes = FeatureChanges.draw(*plan.shape(extractor), augmentation, rng)
+        return {"input_values": self.made(plan), "labels": label}
 
-    def _features(self, waveform: np.ndarray) -> torch.Tensor:
-        """Computes the features: (samples,) -> (frames, mel)"""
-        batch = self.feature_extractor([torch.tensor(waveform)], self.feature_extractor.sampling_rate, padding=False)
-        return batch["input_values"][0]
+    def made(self, plan: FeaturePlan) -> torch.Tensor | FeaturePlan:
+        """Returns the features of a plan (frames, mel), or with `on_device` the plan itself."""
+        return plan if self.on_device else make_features([plan], self.feature_extractor)[0]
 
     @property
     def num_clips(self) -> int:
@@ -174,20 +177,21 @@ class ClipDataset(torch.utils.data.Dataset):
         background = read_audio(part, self.feature_extractor.sampling_rate)
         return add_background(waveform, background, rng.uniform(*settings.background_snr_db))
 
-    def _mixed_features(self, waveform: np.ndarray, label, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray]:
-        """Returns features (frames, mel) and label (labels,) of the clip, or of a mixture with another clip (mixup)."""
+    def _mixed(self, waveform: np.ndarray, label, rng: np.random.Generator) -> tuple[FeaturePlan, np.ndarray]:
+        """Returns plan and label (labels,) of the clip, or of a mixture with another clip (mixup)."""
         settings = self.augmentation
         if rng.random() >= settings.mixup_rate:
-            return self._features(waveform), label
+            return FeaturePlan.of(waveform, self.feature_extractor), label
         partner = int(rng.integers(len(self)))
         weight = np.float32(rng.beta(settings.mixup_alpha, settings.mixup_alpha))
-        other = self._random_clip(partner, rng)
-        if settings.mixup_domain == "waveform":
-            features = self._features(mix_waveforms(waveform, other, weight))
-        else:
-            padding_value = self.feature_extractor.padding_value
-            features = mix_features(self._features(waveform), self._features(other), float(weight), padding_value)
-        return features, weight * label + (1 - weight) * self._soft(self.label(partner))
+        plan = self._mixture(waveform, self._random_clip(partner, rng), weight)
+        return plan, weight * label + (1 - weight) * self._soft(self.label(partner))
+
+    def _mixture(self, waveform: np.ndarray, other: np.ndarray, weight: np.float32) -> FeaturePlan:
+        """Returns the plan of a mixture of two waveforms (samples,), or of their features."""
+        if self.augmentation.mixup_domain == "waveform":
+            return FeaturePlan.of(mix_waveforms(waveform, other, weight), self.feature_extractor)
+        return FeaturePlan.of(waveform, self.feature_extractor, other, float(weight))
 
     def _soft(self, label):
         """Turns a class index into a one-hot vector (labels,): with mixup all labels of an epoch have one type."""
@@ -212,7 +216,8 @@ def find_backgrounds(settings: AugmentationArguments | None) -> list[str]:
 class Collator:
     """
     Joins examples into a batch, padded to its longest: `input_values` (windows of all clips, frames, mel) and `labels`.
-    Unless all clips have one window, `num_windows` (clips,) counts the windows of each clip.
+    Unless all clips have one window, `num_windows` (clips,) counts the windows of each clip. Plans of features become a
+    `PlannedBatch`.
     """
 
     def __init__(self, feature_extractor):
@@ -221,12 +226,7 @@ class Collator:
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
         clips = [example["input_values"] for example in examples]
         clips = [clip if isinstance(clip, list) else [clip] for clip in clips]
-        batch = self.feature_extractor.pad(
-            [{"input_values": window} for clip in clips for window in clip],
-            padding="longest",
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
+        batch = join_features([window for clip in clips for window in clip], self.feature_extractor)
         labels = torch.as_tensor(np.asarray([example["labels"] for example in examples]))
         counts = torch.tensor([len(clip) for clip in clips])
         # Trainer counts the clips of a batch by its first entry.

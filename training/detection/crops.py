@@ -11,15 +11,14 @@ from ..base.label_frames import FrameGrid, frame_targets
 from ..data.audio import read_audio, read_stretch
 from ..data.augmentation import (
     AugmentationArguments,
+    FeatureChanges,
     TimeChanges,
-    augment_in_time,
     clip_generator,
-    mix_features,
-    mix_waveforms,
     random_crop,
     random_gain,
 )
 from ..data.dataset import ClipDataset
+from ..data.feature_plans import FeaturePlan, join_features, make_features
 from ..data.labels import LabelSet
 from .recordings import UNSURE, Annotated, Stretch, WeakClips
 
@@ -178,6 +177,7 @@ class CropDataset(ClipDataset):
         drawer: chooses the crops
         weak: clips whose labels have no times; `None`: none
         num_weak: how many of them an epoch has
+        on_device: see `ClipDataset`
     """
 
     def __init__(
@@ -192,8 +192,9 @@ class CropDataset(ClipDataset):
         seed: int = 0,
         weak: WeakClips | None = None,
         num_weak: int = 0,
+        on_device: bool = False,
     ):
-        super().__init__(recordings, feature_extractor, labels, augmentation, seed)
+        super().__init__(recordings, feature_extractor, labels, augmentation, seed, on_device=on_device)
         self.grid, self.count, self.drawer = grid, count, drawer
         self.weak, self.num_weak = weak, 0 if weak is None else num_weak
 
@@ -247,23 +248,18 @@ class CropDataset(ClipDataset):
             partner = count + rng.integers(self.num_weak) if is_weak else rng.integers(count)  # of the same kind
             other = self.part(int(partner), rng)
             weight = np.float32(rng.beta(settings.mixup_alpha, settings.mixup_alpha))
-            features = self._mixture(waveform, other.waveform, weight)
+            plan = self._mixture(waveform, other.waveform, weight)
             shares = [(weight, part), (1 - weight, other.cut(num_samples))]
         else:
-            features = self._features(waveform)
-        features, changes = augment_in_time(features, settings, extractor.padding_value, rng)
+            plan = FeaturePlan.of(waveform, extractor)
+        num_frames, num_bins = plan.shape(extractor)
+        plan.changes = FeatureChanges.draw(num_frames, num_bins, settings, rng)
         targets = sum(
-            share * self.targets(one.intervals, one.labels, num_samples, len(features), changes)
+            share * self.targets(one.intervals, one.labels, num_samples, num_frames, plan.changes.in_time)
             for share, one in shares
         )
         weak = {"clip_labels": sum(share * one.clip_labels for share, one in shares)} if self.num_weak else {}
-        return {"input_values": features, "labels": targets, **weak}
-
-    def _mixture(self, waveform: np.ndarray, other: np.ndarray, weight: float) -> torch.Tensor:
-        if self.augmentation.mixup_domain == "waveform":
-            return self._features(mix_waveforms(waveform, other, weight))
-        padding_value = self.feature_extractor.padding_value
-        return mix_features(self._features(waveform), self._features(other), float(weight), padding_value)
+        return {"input_values": self.made(plan), "labels": targets, **weak}
 
     def targets(
         self, intervals: np.ndarray, labels: np.ndarray, num_samples: int, num_frames: int, changes: TimeChanges
@@ -299,6 +295,7 @@ class WindowDataset(torch.utils.data.Dataset):
         recordings: all of them, in order
         count: gives the number of label frames
         stretches: the same with times in seconds, for the metrics
+        on_device: see `ClipDataset`
     """
 
     def __init__(
@@ -309,9 +306,10 @@ class WindowDataset(torch.utils.data.Dataset):
         grid: FrameGrid,
         count: FrameCounter,
         stretches: Sequence[Stretch] = (),
+        on_device: bool = False,
     ):
         self.recordings, self.feature_extractor, self.labels = recordings, feature_extractor, labels
-        self.stretches = stretches
+        self.stretches, self.on_device = stretches, on_device
         self.grid, self.count = grid, count
         self.windows, self.targets = [], []  # of each window: index of its recording, first frame
         for index, one in enumerate(recordings):
@@ -329,7 +327,8 @@ class WindowDataset(torch.utils.data.Dataset):
         start = first * grid.step
         waveform = read_stretch(one.source, rate, start, min(start + grid.length, one.num_samples))
         waveform = waveform if len(waveform) else np.zeros(1, dtype=np.float32)
-        features = self.feature_extractor([torch.from_numpy(waveform)], rate, padding=False)["input_values"][0]
+        plan = FeaturePlan.of(waveform, self.feature_extractor)
+        features = plan if self.on_device else make_features([plan], self.feature_extractor)[0]
         return {"input_values": features, "labels": self.targets[recording][first : first + grid.frames]}
 
     def edges_s(self, recording: int) -> np.ndarray:
@@ -368,19 +367,14 @@ class WindowDataset(torch.utils.data.Dataset):
 class FrameCollator:
     """
     Joins examples into a batch, padded to its longest: `input_values`, `attention_mask` and `labels`, and `clip_labels`
-    if there are weak clips.
+    if there are weak clips. Plans of features become a `PlannedBatch`.
     """
 
     def __init__(self, feature_extractor):
         self.feature_extractor = feature_extractor
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
-        batch = self.feature_extractor.pad(
-            [{"input_values": example["input_values"]} for example in examples],
-            padding="longest",
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
+        batch = join_features([example["input_values"] for example in examples], self.feature_extractor)
         targets = [example["labels"] for example in examples]
         longest = max(map(len, targets))
         labels = np.full((len(targets), longest, targets[0].shape[1]), np.nan, dtype=np.float32)

@@ -130,11 +130,14 @@ def make_datasets(
             arguments.seed,
             weak,
             num_weak,
+            arguments.features_on_device,
         )
     }
     counter = FrameCounter(model, extractor, grid)
     for split in recordings.keys() - {"train"}:
-        datasets[split] = WindowDataset(recordings[split], extractor, labels, grid, counter, splits[split])
+        datasets[split] = WindowDataset(
+            recordings[split], extractor, labels, grid, counter, splits[split], arguments.features_on_device
+        )
     return datasets
 
 

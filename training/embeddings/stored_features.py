@@ -12,7 +12,6 @@ import torch
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 from modeling_dual_ssast.fusion_dual_ssast import frame_mask
 
-from ..base.label_frames import num_spectrogram_frames
 from ..data.audio import num_samples
 from ..data.columns import audio_of
 from ..data.dataset import ClipDataset
@@ -83,7 +82,7 @@ def num_frames_of(model, extractor, num_samples: int) -> int:
     config = model.config
     if getattr(config, "readout", None) == "prefix":
         return 1
-    frames = num_spectrogram_frames(extractor, num_samples)
+    frames = extractor.num_frames(num_samples)
     longest = min(filter(None, (model.max_frames, extractor.max_length)), default=frames)
     frames = longest if is_whole(config) else min(frames, longest)
     return max(int(model.num_label_frames(torch.tensor([frames]))), 1)

@@ -19,9 +19,11 @@ class PretrainingArguments(TrainingArguments):
     """Sets up a pretraining, counted in steps: streams have no epochs, so an epoch is `epoch_steps` long."""
 
     # The published methods prescribe their optimisers.
-    refused: ClassVar[dict[str, str]] = TrainingArguments.refused | dict.fromkeys(
-        ("optim", "optim_args", "auto_find_batch_size"), NO_EFFECT
-    )
+    refused: ClassVar[dict[str, str]] = {
+        **TrainingArguments.refused,
+        **dict.fromkeys(("optim", "optim_args", "auto_find_batch_size"), NO_EFFECT),
+        "features_on_device": "a pretraining makes its features in the workers; leave it out",
+    }
 
     epoch_steps: int | None = described(
         None, "Steps that count as an epoch; unset: as many as the local clips fill.", at_least=1
