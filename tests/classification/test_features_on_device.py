@@ -115,13 +115,14 @@ def test_other_tasks_refuse_it_in_one_line(recipe, tmp_path, capsys, task, clips
 @pytest.mark.slow
 def test_several_processes_make_their_own_features(recipe, tmp_path):
     path = recipe(**{**AUGMENTED, "max_steps": 6, "save_strategy": "no", "eval_strategy": "no", "use_cpu": True})
-    one, two = tmp_path / "one", tmp_path / "two"
-    launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no"]
-    first = run_program(*launch, "--num_processes", "1", "train_hf.py", path, "--output_dir", one)
-    words = ["--output_dir", two, "--per_device_train_batch_size", "2", *ON_DEVICE]
-    second = run_program(*launch, "--multi_gpu", "--num_processes", "2", "train_hf.py", path, *words)
-    assert first.returncode == second.returncode == 0, (first.stderr + second.stderr)[-3000:]
-    losses = [[entry[0] for entry in outputs(folder)[0] if entry[0] is not None] for folder in (one, two)]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "train_hf.py", path]
+    losses = []
+    for name, words in (("plain", []), ("device", ON_DEVICE)):
+        words = ["--output_dir", tmp_path / name, "--per_device_train_batch_size", "2", *words]
+        run = run_program(*launch, *words)
+        assert run.returncode == 0, run.stderr[-3000:]
+        losses.append([entry[0] for entry in outputs(tmp_path / name)[0] if entry[0] is not None])
     assert len(losses[0]) == 6
+    # Log-mels of a batch differ in rounding alone; a loss is around 1.
     np.testing.assert_allclose(*losses, atol=1e-4)
