@@ -216,7 +216,7 @@ def page(chromium, address):
     assert urls and not [url for url in urls if url.startswith("http") and not url.startswith(address)]
 
 
-def wait(found, seconds: float = 60.0):
+def wait(found, seconds: float = 300.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := found():
