@@ -60,7 +60,9 @@ def made_on_device(monkeypatch):
 def outputs(folder) -> tuple:
     """Returns the losses, the weights and the predictions of a run."""
     results = json.loads((folder / "results.json").read_text())
-    losses = [[entry.get(name) for name in ("loss", "grad_norm", "eval_loss")] for entry in results["log"]]
+    losses = [
+        [entry.get(name) for name in ("loss", "grad_norm", "eval_loss", "total_flos")] for entry in results["log"]
+    ]
     return losses, (folder / "model.safetensors").read_bytes(), (folder / "predictions.csv").read_bytes()
 
 
@@ -81,7 +83,7 @@ def test_a_training_is_that_with_features_of_the_workers(recipe, tmp_path, made_
     train(path, "--output_dir", str(tmp_path / "device"), *ON_DEVICE)
     assert sum(made_on_device) > 2 * 10 and max(made_on_device) > 4  # 4 clips make the windows of an evaluation
     expected, found = outputs(tmp_path / "plain"), outputs(tmp_path / "device")
-    assert found == expected and any(entry[0] for entry in expected[0])
+    assert found == expected and any(entry[0] for entry in expected[0]) and any(entry[3] for entry in expected[0])
     results = json.loads((tmp_path / "device" / "results.json").read_text())
     assert results["recipe"]["TrainingArguments"]["features_on_device"] is True
 

@@ -101,9 +101,8 @@ class AudioTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict) -> dict:
         """Also makes planned features on the training device, just before they reach the model."""
         if PlannedBatch.KEY in inputs:
-            planned = inputs[PlannedBatch.KEY].to(self.args.device)  # Accelerate has moved it, but for streams
-            others = {name: value for name, value in inputs.items() if name != PlannedBatch.KEY}
-            inputs = others | planned.make(self.processing_class)
+            planned = inputs.pop(PlannedBatch.KEY).to(self.args.device)  # Accelerate has moved it, but for streams
+            inputs |= planned.make(self.processing_class)  # in place: Trainer counts operations by these afterwards
         return super()._prepare_inputs(inputs)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
