@@ -26,7 +26,7 @@ from .augmentation import (
 )
 from .columns import audio_of, clip_names
 from .decoded_cache import DecodedClips
-from .feature_plans import FeaturePlan, join_features, make_features
+from .feature_plans import FeaturePlan, join_features, made_or_planned
 from .labels import LabelSet
 from .listing import find_audio_files
 
@@ -134,7 +134,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def made(self, plan: FeaturePlan) -> torch.Tensor | FeaturePlan:
         """Returns the features of a plan (frames, mel), or with `on_device` the plan itself."""
-        return plan if self.on_device else make_features([plan], self.feature_extractor)[0]
+        return made_or_planned(plan, self.feature_extractor, self.on_device)
 
     @property
     def num_clips(self) -> int:

@@ -70,6 +70,11 @@ def make_features(plans: Sequence[FeaturePlan], extractor) -> list[torch.Tensor]
     return made
 
 
+def made_or_planned(plan: FeaturePlan, extractor, on_device: bool) -> torch.Tensor | FeaturePlan:
+    """Returns the features of a plan (frames, mel), or with `on_device` the plan, for a `PlannedBatch`."""
+    return plan if on_device else make_features([plan], extractor)[0]
+
+
 def pad_features(features: Sequence[torch.Tensor], extractor) -> dict[str, torch.Tensor]:
     """Pads features (frames, mel) to the longest: `input_values` and `attention_mask` of a batch"""
     rows = [{"input_values": own} for own in features]

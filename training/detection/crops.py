@@ -18,7 +18,7 @@ from ..data.augmentation import (
     random_gain,
 )
 from ..data.dataset import ClipDataset
-from ..data.feature_plans import FeaturePlan, join_features, make_features
+from ..data.feature_plans import FeaturePlan, join_features, made_or_planned
 from ..data.labels import LabelSet
 from .recordings import UNSURE, Annotated, Stretch, WeakClips
 
@@ -328,7 +328,7 @@ class WindowDataset(torch.utils.data.Dataset):
         waveform = read_stretch(one.source, rate, start, min(start + grid.length, one.num_samples))
         waveform = waveform if len(waveform) else np.zeros(1, dtype=np.float32)
         plan = FeaturePlan.of(waveform, self.feature_extractor)
-        features = plan if self.on_device else make_features([plan], self.feature_extractor)[0]
+        features = made_or_planned(plan, self.feature_extractor, self.on_device)
         return {"input_values": features, "labels": self.targets[recording][first : first + grid.frames]}
 
     def edges_s(self, recording: int) -> np.ndarray:
