@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training.console import run_program
 from training.embeddings.embed import EXTENSIONS, LEVELS, ClipEmbedder, load, write
-from training.embeddings.log_mel import LOG_MEL, check_hardware
+from training.embeddings.log_mel import LOG_MEL, require_float32
 from training.errors import InputError, printable
 from training.files import check_writable
 from training.inference.engine import Engine
@@ -63,7 +63,7 @@ class EmbedArguments(HardwareArguments):
         if not self.output:
             raise InputError("output: is not set; name OUT.parquet or OUT.npz")
         if self.model == LOG_MEL:
-            check_hardware(self)
+            require_float32(self)
 
 
 def main(argv: list[str]) -> int:

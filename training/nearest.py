@@ -15,7 +15,7 @@ from transformers.utils import logging
 from .console import print_table, run_program
 from .data.audio import read_audio
 from .embeddings.embed import load
-from .embeddings.log_mel import LOG_MEL, check_hardware
+from .embeddings.log_mel import LOG_MEL, require_float32
 from .embeddings.neighbours import (
     build_index,
     check_lengths,
@@ -148,7 +148,7 @@ def encode(arguments: NearestArguments, found: Embeddings, clips: list[str]) -> 
         )
     arguments.dtype = dtype if arguments.dtype == "auto" else arguments.dtype
     if name == LOG_MEL:
-        check_hardware(arguments)
+        require_float32(arguments)
     hardware = choose_hardware(arguments)
     place(embedder.model, hardware)
     rate = embedder.extractor.sampling_rate

@@ -66,9 +66,9 @@ def load_log_mel(level: str, settings: dict) -> tuple[LogMelStatistics, DualSSAS
     return LogMelStatistics(extractor.num_mel_bins), extractor
 
 
-def check_hardware(arguments: HardwareArguments):
+def require_float32(arguments: HardwareArguments):
     """
-    Sets the number format to float32, the one of the features.
+    Sets the number format of the options to float32, the one of the features.
 
     Raises:
         InputError: another one, or compilation, which need a network.
