@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
-from audio_files import new_imports, run_program, write_tone
+from audio_files import new_imports, run_program, write_tone, write_tones
 from tiny_models import TINY, save_tiny_classifier
 from transformers import ASTConfig, AutoModel, ViTConfig
 
@@ -28,10 +28,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clips")
-    for index, seconds in enumerate(SECONDS):
-        write_tone(folder / f"{index}.wav", seconds=seconds, hz=150 * (index + 1), seed=index)
-    return folder
+    return write_tones(tmp_path_factory.mktemp("clips"), SECONDS)
 
 
 def embed(model_folder, inputs, output, *words) -> int:

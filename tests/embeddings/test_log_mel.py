@@ -7,7 +7,7 @@ import pandas
 import pytest
 import soundfile
 import torch
-from audio_files import write_class_folders, write_tone
+from audio_files import write_class_folders, write_tones
 
 import embed_hf
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -22,10 +22,7 @@ SECONDS = (0.5, 0.1, 1.5, 0.3, 12.0)  # 12 s are beyond a window of 10.255 s
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clips")
-    for index, seconds in enumerate(SECONDS):
-        write_tone(folder / f"{index}.wav", seconds=seconds, hz=150 * (index + 1), seed=index)
-    return folder
+    return write_tones(tmp_path_factory.mktemp("clips"), SECONDS)
 
 
 def embed(*words) -> int:

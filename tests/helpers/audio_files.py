@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,13 @@ def write_tone(path: Path, subtype: str | None = None, **kwargs) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, tone(**kwargs), kwargs.get("rate", 16000), subtype=subtype)
     return path
+
+
+def write_tones(folder: Path, lengths_s: Iterable[float]) -> Path:
+    """Writes 0.wav, 1.wav and so on, tones of these lengths in seconds, each at its own pitch."""
+    for index, seconds in enumerate(lengths_s):
+        write_tone(folder / f"{index}.wav", seconds=seconds, hz=150 * (index + 1), seed=index)
+    return folder
 
 
 def write_class_folders(
