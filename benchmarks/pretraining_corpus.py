@@ -161,6 +161,22 @@ def recordings_in(folder: Path) -> list[Path]:
     return sorted((path for path in files if path.is_file() and not path.is_symlink()), key=os.fsencode)
 
 
+def keys_held_out(places: Iterable[Path]) -> dict[str, tuple[str, str]]:
+    """
+    Returns the key of each clip in some folders -> why a recording of the same samples is left out.
+
+    Raises:
+        SystemExit: a folder has no clips.
+    """
+    known = {}
+    for place in places:
+        clips = recordings_in(place)
+        if not clips:
+            raise SystemExit(f"{place}: has no clips to hold out; name a folder that has, or none after --held_out")
+        known |= {key_of(*read(path)): (HELD_OUT, f"is {place.name}/{path.relative_to(place)}") for path in clips}
+    return known
+
+
 def read(path: Path) -> tuple[np.ndarray, int]:
     return read_mono(path, **ENDINGS[path.suffix.lower()])
 
@@ -221,19 +237,14 @@ def make_corpus(
         held_out: folders with clips; recordings of the same samples are left out
 
     Raises:
-        SystemExit: a package is refused or missing, or the folder exists.
+        SystemExit: a package is refused or missing, the folder exists, or one of `held_out` has no clips.
     """
     names = check_names(list(names), packages)
     if folder.exists():
         raise SystemExit(f"{folder}: exists; remove it or name another folder")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    # Key of the decoded samples -> why a recording with the same ones is left out.
-    known = {
-        key_of(*read(path)): (HELD_OUT, f"is {place.name}/{path.relative_to(place)}")
-        for place in held_out
-        for path in recordings_in(place)
-    }
+    known = keys_held_out(held_out)
     rows, left_out, archives = [], [], {}
     with ThreadPoolExecutor(threads) as pool:
         for name in names:
@@ -329,6 +340,8 @@ def main():
     args = parser.parse_args()
     if not 0 < args.shortest <= args.seconds:
         raise SystemExit(f"--shortest {args.shortest}: must be above 0 and at most --seconds, {args.seconds}")
+    if args.threads < 1:
+        raise SystemExit(f"--threads {args.threads}: must be at least 1")
     cutting = Cutting(args.seconds, args.shortest)
     output = args.output.resolve()
     report = make_corpus(args.packages, output, args.names, args.held_out, cutting, args.threads)

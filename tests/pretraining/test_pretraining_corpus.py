@@ -202,6 +202,12 @@ def test_the_program(script, packages, tmp_path, monkeypatch, capsys):
     rows = read_rows(tmp_path / "corpus" / "train.csv")
     assert f"corpus: {len(rows)} cuts" in printed and "left out, duplicate: 1" in printed
     assert any(row["source"].endswith("held.wav") for row in rows)  # nothing is held out
-    monkeypatch.setattr(sys, "argv", [*map(str, words), "--shortest", "3"])
-    with pytest.raises(SystemExit, match=r"--shortest 3\.0: must be above 0 and at most --seconds, 2\.0"):
-        script.main()
+    refused = {
+        ("--shortest", "3"): r"--shortest 3\.0: must be above 0 and at most --seconds, 2\.0",
+        ("--threads", "0"): "--threads 0: must be at least 1",
+        ("--output", str(tmp_path / "b"), "--held_out", str(tmp_path / "none")): "none: has no clips to hold out",
+    }
+    for more, message in refused.items():
+        monkeypatch.setattr(sys, "argv", [*map(str, words), *more])
+        with pytest.raises(SystemExit, match=message):
+            script.main()
