@@ -10,9 +10,14 @@ import soxr
 STEREO_RATE = 44100  # Hz
 
 
-def read_mono(path: str | Path) -> tuple[np.ndarray, int]:
-    """Decodes a file and averages its channels: float32 (samples,), and its rate in Hz."""
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+def read_mono(path: str | Path, **stored) -> tuple[np.ndarray, int]:
+    """
+    Decodes a file and averages its channels: float32 (samples,), and its rate in Hz.
+
+    Args:
+        stored: what a file without a header does not say, as `soundfile.read` takes it
+    """
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True, **stored)
     return samples.mean(axis=1), rate
 
 

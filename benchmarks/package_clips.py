@@ -1,17 +1,16 @@
 """
-Makes labelled clips from packages of Debian, for benchmarks/fusion_results.py: `klettres-data` (spoken letters and
-syllables in many languages), `hydrogen-drumkits` (drum kits) and `fluid-soundfont-gm` (notes of General MIDI). Nothing
-of them is part of this repository.
+Makes labelled clips from packages of Debian: `klettres-data` (spoken letters and syllables in many languages),
+`hydrogen-drumkits` (drum kits) and `fluid-soundfont-gm` (notes of General MIDI) for benchmarks/fusion_results.py, and
+`gcin-voice` (syllables of Mandarin by two speakers) for checks of pretrained models. Nothing of them is part of this
+repository.
 
-The packages come by `apt-get download klettres-data hydrogen-drumkits fluid-soundfont-gm` into a folder; `dpkg-deb -x`
-takes them apart.
+The packages come by `apt-get download klettres-data hydrogen-drumkits fluid-soundfont-gm gcin-voice` into a folder.
 """
 
+import argparse
 import csv
 import hashlib
 import re
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 import soundfile
 from clips import at_rate, read_at
+from debian_packages import taken_apart
 from soundfont import Sample, read_soundfont
 
 RATE = 16_000  # Hz
@@ -67,14 +67,19 @@ def letters(package: Path) -> Iterator[tuple[Path, Row]]:
             continue
         for path in sorted(sorted(paths, key=lambda path: hash_of(str(path.relative_to(root))))[:MOST]):
             group = path.stem.lower()
-            place = hash_of(group) % 10
-            split = SPLITS[2] if place < 3 else SPLITS[1] if place < 5 else SPLITS[0]
             name = f"{language}_{path.parent.name}_{path.stem}.flac"
-            yield path, Row(name, language, group, split, str(path.relative_to(package)), LETTERS_LICENCE)
+            source = str(path.relative_to(package))
+            yield path, Row(name, language, group, split_of(group), source, LETTERS_LICENCE)
 
 
 def hash_of(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
+
+
+def split_of(group: str) -> str:
+    """Returns `test` for three of ten groups, `validation` for two, `train` for five."""
+    place = hash_of(group) % 10
+    return SPLITS[2] if place < 3 else SPLITS[1] if place < 5 else SPLITS[0]
 
 
 # ---- drums by kit ----
@@ -186,7 +191,88 @@ def groups_of(samples: list[Sample], family: set[int]) -> dict[tuple[int, ...], 
     return found
 
 
+# ---- syllables of Mandarin ----
+
+# The package's own writing, Bopomofo: a letter for the initial consonant, and one or two for the rest.
+INITIALS = {
+    "ㄅ": "b", "ㄆ": "p", "ㄇ": "m", "ㄈ": "f", "ㄉ": "d", "ㄊ": "t", "ㄋ": "n", "ㄌ": "l", "ㄍ": "g", "ㄎ": "k",
+    "ㄏ": "h", "ㄐ": "j", "ㄑ": "q", "ㄒ": "x", "ㄓ": "zh", "ㄔ": "ch", "ㄕ": "sh", "ㄖ": "r", "ㄗ": "z",
+    "ㄘ": "c", "ㄙ": "s",
+}  # fmt: skip
+FINALS = {
+    "ㄚ": "a", "ㄛ": "o", "ㄜ": "e", "ㄝ": "eh", "ㄞ": "ai", "ㄟ": "ei", "ㄠ": "ao", "ㄡ": "ou", "ㄢ": "an", "ㄣ": "en",
+    "ㄤ": "ang", "ㄥ": "eng", "ㄦ": "er", "ㄧ": "i", "ㄨ": "u", "ㄩ": "v",
+}  # fmt: skip
+WITHOUT_FINAL = "ㄓㄔㄕㄖㄗㄘㄙ"  # initials that are syllables alone; the others alone are names of letters
+TONES = ("1", "2", "3", "4")
+NEUTRAL = "1"  # at the end of a folder's name; the first tone is not written
+VOICES = {  # name of its files -> licence by the package's file `copyright`
+    "3": "GPL-3 or LGPL-3 (Edward Der-Hua Liu)",
+    "5": "CC-BY-3.0 (ChionMeilin, voice of Chu Lo)",
+}
+
+
+@dataclass(frozen=True)
+class Syllable:
+    """Describes a recorded syllable: `letters` in Latin writing, one each for initial and final, and tone and voice."""
+
+    path: Path
+    initial: str
+    letters: tuple[str, ...]
+    tone: str
+    voice: str
+
+    @property
+    def group(self) -> str:
+        return "-".join(self.letters)
+
+    def row(self, label: str, split: str, package: Path) -> Row:
+        name = f"{self.group}_{self.tone}_{self.voice}.flac"
+        return Row(name, label, self.group, split, str(self.path.relative_to(package)), VOICES[self.voice])
+
+
+def syllables(package: Path) -> Iterator[Syllable]:
+    """Yields the syllables of gcin-voice with one of the four tones, without names of letters."""
+    for folder in sorted((package / "usr" / "share" / "gcin-voice" / "ogg").iterdir()):
+        letters = folder.name.rstrip("".join(TONES))
+        written = folder.name[len(letters) :]
+        if written == NEUTRAL or (letters in INITIALS and letters not in WITHOUT_FINAL):
+            continue
+        latin = tuple((INITIALS | FINALS)[letter] for letter in letters)
+        for path in sorted(folder.glob("*.ogg")):
+            yield Syllable(path, INITIALS.get(letters[0], ""), latin, written or TONES[0], path.stem)
+
+
+def initials(package: Path) -> Iterator[tuple[Path, Row]]:
+    """
+    Yields syllables of gcin-voice; the class is the consonant that they begin with.
+
+    A syllable lies in one split with all its tones and both voices: a test asks for a consonant before sounds that no
+    training clip has after it. The voices are the same in all splits.
+    """
+    for one in syllables(package):
+        if one.initial:
+            yield one.path, one.row(one.initial, split_of(one.group), package)
+
+
+def tones(package: Path) -> Iterator[tuple[Path, Row]]:
+    """
+    Yields syllables of gcin-voice; the class is the tone.
+
+    The test clips are of the second voice, and those of training and validation of the first: a test asks for a tone by
+    another speaker, in another syllable.
+    """
+    first, second = VOICES
+    for one in syllables(package):
+        split = split_of(one.group)
+        if one.voice == (second if split == SPLITS[2] else first):
+            yield one.path, one.row(f"tone {one.tone}", split, package)
+
+
 PACKAGES = {"hydrogen-drumkits": drums, "klettres-data": letters, "fluid-soundfont-gm": notes}
+# Name -> package and its clips. benchmarks/fusion_results.py measures those above alone.
+CHECKS = {name: (name, found) for name, found in PACKAGES.items()}
+CHECKS |= {"mandarin-initials": ("gcin-voice", initials), "mandarin-tones": ("gcin-voice", tones)}
 
 
 def make_clips(packages: Path, name: str, folder: Path) -> bool:
@@ -195,23 +281,20 @@ def make_clips(packages: Path, name: str, folder: Path) -> bool:
 
     Args:
         packages: holds the .deb files, or folders of their names into which they were taken apart
+        name: of `CHECKS`
 
     Returns:
         Whether `packages` has this package.
     """
     if all((folder / f"{split}.csv").exists() for split in SPLITS):
         return True
-    archives = sorted(packages.glob(f"{name}_*.deb"))
-    if not archives and not (packages / name).is_dir():
-        return False
-    with tempfile.TemporaryDirectory() as taken_apart:
-        root = packages / name
-        if not root.is_dir():
-            root = Path(taken_apart)
-            subprocess.run(["dpkg-deb", "-x", archives[-1], root], check=True)
+    package, clips_of = CHECKS[name]
+    with taken_apart(packages, package) as root:
+        if root is None:
+            return False
         rows = []
         (folder / "audio").mkdir(parents=True, exist_ok=True)
-        for found, row in PACKAGES[name](root):
+        for found, row in clips_of(root):
             clip = read_at(found, RATE) if isinstance(found, Path) else at_rate(*found, RATE)
             clip = clip[: int(MAX_S * RATE)]
             if not clip.any():
@@ -226,3 +309,19 @@ def make_clips(packages: Path, name: str, folder: Path) -> bool:
             writer.writerow([field.name for field in fields(Row)])
             writer.writerows((f"audio/{row.file_name}", *astuple(row)[1:]) for row in part)
     return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packages", type=Path, required=True, help="folder with .deb files, or packages taken apart")
+    parser.add_argument("--output", type=Path, required=True, help="gets a folder for each set of clips")
+    parser.add_argument("--names", nargs="+", default=list(CHECKS), choices=list(CHECKS), help="sets of clips to make")
+    args = parser.parse_args()
+    made = {name: make_clips(args.packages, name, args.output / name) for name in args.names}
+    missing = sorted({CHECKS[name][0] for name in made if not made[name]})
+    if missing:
+        raise SystemExit(f"{args.packages}: lacks packages; there, run: apt-get download {' '.join(missing)}")
+
+
+if __name__ == "__main__":
+    main()

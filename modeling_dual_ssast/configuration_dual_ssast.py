@@ -464,6 +464,9 @@ class DualSSASTConfig(StrictConfig):
             Blocks of the pretraining decoder. With 0 the encoder reads mask tokens, like SSAST. Otherwise it reads the
             visible patches only, and the decoder predicts the masked ones (MAE-AST, Baade et al., Interspeech 2022,
             with 2).
+        clip_contrast_weight (`float`, *optional*, defaults to 0.0):
+            Weight of a third objective of pretraining: two crops of a clip are found among the crops of the batch
+            (COLA, Saeed et al., ICASSP 2021). 0, as in SSAST: none, and one crop per clip.
         **kwargs:
             Arguments of [`StrictConfig`] and of Transformers' `PretrainedConfig`, such as `id2label`.
 
@@ -524,6 +527,7 @@ class DualSSASTConfig(StrictConfig):
         pretraining_objective="joint",
         shared_mask=True,
         num_decoder_layers=0,
+        clip_contrast_weight=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -564,6 +568,7 @@ class DualSSASTConfig(StrictConfig):
         self.pretraining_objective = pretraining_objective
         self.shared_mask = shared_mask
         self.num_decoder_layers = num_decoder_layers
+        self.clip_contrast_weight = clip_contrast_weight
         self.check()
 
     @classmethod
@@ -658,6 +663,11 @@ class DualSSASTConfig(StrictConfig):
         """Returns the number of frames that `num_columns` patch columns span, including padding at the right edge."""
         return (num_columns - 1) * self.time_stride + self.patch_shape[1]
 
+    @property
+    def num_pretraining_masks(self) -> int:
+        """Number of masks of a clip: one, one per objective without `shared_mask`, or one per crop."""
+        return 2 if self.clip_contrast_weight or not (self.shared_mask or self.pretraining_objective != "joint") else 1
+
     # ---- the fused representation ----
 
     @property
@@ -716,6 +726,11 @@ class DualSSASTConfig(StrictConfig):
         self._check_finite("padding_value")
         self._check_each(["num_decoder_layers"], "an integer from 0", lambda value: _is_int(value) and value >= 0)
         self._check_flags("qkv_bias", "attention_over_padding", "shared_mask")
+        self._check_numbers(["clip_contrast_weight"], "a number from 0", lambda value: value >= 0)
+        if self.clip_contrast_weight and not self.shared_mask:
+            raise ValueError(
+                f"clip_contrast_weight={self.clip_contrast_weight} needs one mask per crop: set shared_mask=True"
+            )
         self._check_each(["pack_tokens"], "None, true or false", lambda x: x is None or isinstance(x, bool))
 
     def _check_grid(self):

@@ -901,8 +901,11 @@ class DualSSASTForPreTrainingOutput(ModelOutput):
         discriminative_loss: Scalar; `None` if the objective is off.
         discriminative_accuracy: Scalar; `None` if the objective is off.
         generative_loss: Scalar; `None` if the objective is off.
+        clip_contrast_loss: Scalar; `None` if the objective is off.
+        clip_contrast_accuracy: Scalar, share of crops whose nearest other crop is of the same clip; `None` if the
+            objective is off.
         reconstruction: (batch, patches, mel bins * frames of a patch), row by row of the patch; `None` if the
-            generative objective is off.
+            generative objective is off. Two crops of a clip are two rows, one after the other, here and below.
         num_masked: (batch,), number of masked patches.
         hidden_states: If asked for, those of the encoder's last pass, which reads the visible patches only if there is
             a decoder.
@@ -913,6 +916,8 @@ class DualSSASTForPreTrainingOutput(ModelOutput):
     discriminative_loss: Optional[torch.Tensor] = None
     discriminative_accuracy: Optional[torch.Tensor] = None
     generative_loss: Optional[torch.Tensor] = None
+    clip_contrast_loss: Optional[torch.Tensor] = None
+    clip_contrast_accuracy: Optional[torch.Tensor] = None
     reconstruction: Optional[torch.Tensor] = None
     num_masked: torch.Tensor = None
     hidden_states: Optional[tuple[torch.Tensor, ...]] = None
@@ -941,6 +946,10 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
     The heads read every patch and the losses skip visible patches, so that shapes, memory and compiled code do not
     depend on the masks.
 
+    With `config.clip_contrast_weight`, a third objective finds the two crops of a clip among all crops of the batch by
+    the mean of their visible patches (COLA, Saeed et al., ICASSP 2021), with the cosines and the MLP of SimCLR (Chen et
+    al., ICML 2020).
+
     Args:
         config: Configuration; the strides must equal the patch size.
 
@@ -949,6 +958,8 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
     """
 
     GENERATIVE_WEIGHT = 10.0
+    CONTRAST_SIZE = 128  # of the vectors that are compared
+    CONTRAST_TEMPERATURE = 0.1
 
     def __init__(self, config: DualSSASTConfig):
         super().__init__(config)
@@ -962,6 +973,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         self.decoder = DualSSASTDecoder(config) if config.num_decoder_layers else None
         self.discriminative_head = self._head(config)
         self.generative_head = self._head(config)
+        self.contrast_head = self._contrast_head(config) if config.clip_contrast_weight else None
         self.post_init()
         self._freeze_unreached()
 
@@ -969,6 +981,11 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
     def _head(config: DualSSASTConfig) -> nn.Sequential:
         hidden = nn.Linear(config.hidden_size, config.hidden_size)
         return nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.hidden_size, math.prod(config.patch_shape)))
+
+    @classmethod
+    def _contrast_head(cls, config: DualSSASTConfig) -> nn.Sequential:
+        hidden = nn.Linear(config.hidden_size, config.hidden_size)
+        return nn.Sequential(hidden, nn.GELU(), nn.Linear(config.hidden_size, cls.CONTRAST_SIZE))
 
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
@@ -995,11 +1012,12 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         Computes the pretraining losses of a batch.
 
         Args:
-            input_values: (batch, frames, mel), normalised, at most `config.max_length` frames.
-            attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side.
-            bool_masked_pos: Boolean (batch, patches), true for masked patches, which must hold audio; or (batch, 2,
-                patches) without `config.shared_mask`: a mask per objective, the discriminative first. By default
-                `sample_mask` draws it.
+            input_values: (batch, frames, mel), normalised, at most `config.max_length` frames. With
+                `config.clip_contrast_weight` (batch, 2, frames, mel), two crops of each clip.
+            attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side; the same for both crops.
+            bool_masked_pos: Boolean (batch, patches), true for masked patches, which must hold audio. Without
+                `config.shared_mask` (batch, 2, patches), a mask per objective, the discriminative first; with
+                `config.clip_contrast_weight` a mask per crop. By default `sample_mask` draws it.
             output_attentions: Whether to return the encoder's attention weights.
             output_hidden_states: Whether to return the encoder's hidden states.
             return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
@@ -1010,36 +1028,46 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
 
         Raises:
             ValueError: Shapes that do not fit, more frames than `config.max_length`, or two masks with
-                `config.shared_mask`.
+                `config.shared_mask` for one crop.
             TypeError: A keyword is unknown.
         """
         self.check_keywords(kwargs)
         objective = self.config.pretraining_objective
         if bool_masked_pos is None:
             bool_masked_pos = self.sample_mask(input_values, attention_mask)
+        if self.contrast_head is not None:
+            input_values, attention_mask, bool_masked_pos = join_crops(input_values, attention_mask, bool_masked_pos)
         if self.config.shared_mask and bool_masked_pos.ndim == 3:
             raise ValueError("bool_masked_pos has a mask for each objective, but config.shared_mask is true")
         first, second = bool_masked_pos.unbind(1) if bool_masked_pos.ndim == 3 else (bool_masked_pos, bool_masked_pos)
         inspected = (output_attentions, output_hidden_states)
         patches = self.patchify(input_values, attention_mask).float()  # (batch, patches, values of a patch)
         loss, states = 0.0, None
-        discriminative_loss = accuracy = generative_loss = reconstruction = None
+        discriminative_loss = accuracy = generative_loss = reconstruction = contrast_loss = contrast_accuracy = None
         if objective != "generative":
-            states, encoded = self._encode(input_values, attention_mask, first, *inspected)
+            states, encoded, visible = self._encode(input_values, attention_mask, first, *inspected)
             discriminative_loss, accuracy = contrast(patches, self.discriminative_head(states), first)
             loss = loss + discriminative_loss
         if objective != "discriminative":
             if states is None or not self.config.shared_mask:
-                states, encoded = self._encode(input_values, attention_mask, second, *inspected)
+                states, encoded, visible = self._encode(input_values, attention_mask, second, *inspected)
             reconstruction = self.generative_head(states)
             squares = (reconstruction.float() - patches).square().mean(dim=-1)  # (batch, patches)
             generative_loss = clipwise_mean(squares, second)
             loss = loss + (self.GENERATIVE_WEIGHT if objective == "joint" else 1.0) * generative_loss
+        if self.contrast_head is not None:
+            patch_states = encoded.last_hidden_state[:, self.config.num_prefix_tokens :]
+            contrast_loss, contrast_accuracy = contrast_clips(
+                self.contrast_head(mean_of(patch_states, visible)), self.CONTRAST_TEMPERATURE, self.training
+            )
+            loss = loss + self.config.clip_contrast_weight * contrast_loss
         output = DualSSASTForPreTrainingOutput(
             loss=loss,
             discriminative_loss=discriminative_loss,
             discriminative_accuracy=accuracy,
             generative_loss=generative_loss,
+            clip_contrast_loss=contrast_loss,
+            clip_contrast_accuracy=contrast_accuracy,
             reconstruction=reconstruction,
             num_masked=first.sum(dim=1),
             hidden_states=encoded.hidden_states,
@@ -1055,8 +1083,11 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
 
     def _encode(
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor, *inspected
-    ) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
-        """Encodes a batch without the content of masked patches: -> (batch, patches, hidden), the encoder's output."""
+    ) -> tuple[torch.Tensor, BaseModelOutputWithPooling, torch.Tensor]:
+        """
+        Encodes a batch without the content of masked patches: -> (batch, patches, hidden), the encoder's output, and
+        which of its patches are visible, boolean (batch, its patches).
+        """
         if self.decoder is not None:
             return self._encode_visible(input_values, attention_mask, masked, *inspected)
         output_attentions, output_hidden_states = inspected
@@ -1069,11 +1100,13 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        return outputs.last_hidden_state[:, self.config.num_prefix_tokens :], outputs
+        patch_mask = self.dual_ssast.embeddings.patch_mask(attention_mask, masked.shape[1])
+        visible = ~masked if patch_mask is None else ~masked & patch_mask
+        return outputs.last_hidden_state[:, self.config.num_prefix_tokens :], outputs, visible
 
     def _encode_visible(
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor, *inspected
-    ) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
+    ) -> tuple[torch.Tensor, BaseModelOutputWithPooling, torch.Tensor]:
         """Encodes the visible patches, then decodes all patches with mask tokens: results like `_encode`."""
         encoder, num_prefix = self.dual_ssast, self.config.num_prefix_tokens
         tokens, patch_mask = encoder.embeddings(input_values, attention_mask)
@@ -1096,7 +1129,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         prefix_positions, patch_positions = encoder.embeddings.positions(columns)
         state = torch.cat((prefix + prefix_positions, mask_tokens.scatter(1, index, visible) + patch_positions), dim=1)
         state, *_ = encoder.run_layers(self.decoder.layers, state, encoder.token_mask(patch_mask))
-        return self.decoder.layernorm(state)[:, num_prefix:], outputs
+        return self.decoder.layernorm(state)[:, num_prefix:], outputs, is_visible
 
     def sample_mask(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
         """
@@ -1108,17 +1141,18 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
             attention_mask: (batch, frames), 1 for audio and 0 for padding.
 
         Returns:
-            Boolean (batch, patches), or (batch, 2, patches) for two objectives without `config.shared_mask`.
+            Boolean (batch, patches), or (batch, 2, patches) for two objectives without `config.shared_mask` and for two
+                crops.
         """
         config = self.config
-        batch, num_frames = input_values.shape[:2]
+        batch, num_frames = input_values.shape[0], input_values.shape[-2]
         rows, columns = config.grid_shape[0], config.num_columns(num_frames)
         valid_columns = torch.full((batch,), columns, device=input_values.device)
         if attention_mask is not None:
             valid_columns = config.num_columns(attention_mask.bool().sum(dim=1))
         if config.attention_over_padding:
             columns = config.grid_shape[1]
-        copies = 2 if config.pretraining_objective == "joint" and not config.shared_mask else 1
+        copies = config.num_pretraining_masks
         valid_columns = valid_columns.repeat_interleave(copies)
         mask = sample_masked_patches(rows, columns, valid_columns, config.mask_ratio, clustered=rows > 1)
         return mask if copies == 1 else mask.unflatten(0, (batch, copies))
@@ -1171,6 +1205,74 @@ def contrast(
     best = scores.detach().masked_fill(~masked.unsqueeze(2), lowest).argmax(dim=1)  # (batch, predictions)
     right = best == torch.arange(best.shape[1], device=best.device)
     return clipwise_mean(-own, masked), clipwise_mean(right.float(), masked)
+
+
+def join_crops(
+    input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], bool_masked_pos: torch.Tensor
+) -> tuple[torch.Tensor, Optional[torch.Tensor], torch.Tensor]:
+    """
+    Joins the two crops of every clip to the batch, one after the other.
+
+    Args:
+        input_values: (batch, 2, frames, mel).
+        attention_mask: (batch, frames), or `None`.
+        bool_masked_pos: (batch, 2, patches).
+
+    Returns:
+        The same with 2 * batch rows: (rows, frames, mel), (rows, frames) or `None`, and (rows, patches).
+
+    Raises:
+        ValueError: Other shapes.
+    """
+    if input_values.ndim != 4 or input_values.shape[1] != 2:
+        raise ValueError(
+            f"expected input_values (batch, 2 crops, frames, mel), because config.clip_contrast_weight is above 0, got "
+            f"{tuple(input_values.shape)}: stack two crops of each clip"
+        )
+    if bool_masked_pos.ndim != 3 or bool_masked_pos.shape[1] != 2:
+        raise ValueError(
+            f"expected bool_masked_pos (batch, 2 crops, patches), because config.clip_contrast_weight is above 0, got "
+            f"{tuple(bool_masked_pos.shape)}"
+        )
+    attention_mask = None if attention_mask is None else attention_mask.repeat_interleave(2, dim=0)
+    return input_values.flatten(0, 1), attention_mask, bool_masked_pos.flatten(0, 1)
+
+
+def contrast_clips(vectors: torch.Tensor, temperature: float, gather: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Computes InfoNCE between the two crops of each clip, among the crops of all clips (NT-Xent of SimCLR, Chen et al.,
+    ICML 2020).
+
+    Args:
+        vectors: (2 * clips, size), the crops of a clip one after the other.
+        temperature: Divides the cosine similarities.
+        gather: Whether the crops of all processes are compared, each of which has as many.
+
+    Returns:
+        The loss, and the share of crops whose nearest other crop is of the same clip; scalars.
+    """
+    own = nn.functional.normalize(vectors.float(), dim=1)
+    parts, processes = [own], 1
+    if gather and torch.distributed.is_available() and torch.distributed.is_initialized():
+        processes, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        parts = [torch.empty_like(own) for _ in range(processes)]
+        torch.distributed.all_gather(parts, own.detach())
+        parts[rank] = own
+    crops = torch.cat(parts)  # (crops of all processes, size)
+    with torch.autocast(crops.device.type, enabled=False):  # half precision would tie neighbouring clips
+        scores = crops @ crops.T / temperature
+    scores.fill_diagonal_(torch.finfo(scores.dtype).min)
+    partner = torch.arange(len(crops), device=crops.device) ^ 1  # 0 and 1 are of one clip, 2 and 3 of the next
+    loss = nn.functional.cross_entropy(scores, partner)
+    # Each process has the gradient of its own crops alone, and the mean over the processes would divide it.
+    loss = loss + (processes - 1) * (loss - loss.detach())
+    return loss, (scores.argmax(dim=1) == partner).float().mean()
+
+
+def mean_of(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Averages states (batch, tokens, hidden) where a boolean mask (batch, tokens) is true, in float32; else zeros."""
+    weights = mask.unsqueeze(-1).float()
+    return (states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 def clipwise_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -274,6 +274,68 @@ def test_notes_of_programs_that_share_samples_lie_in_one_split(scripts, tmp_path
     assert max(found.frames for found in facts) <= clips.MAX_S * clips.RATE
 
 
+# ---- syllables of Mandarin ----
+
+
+def write_syllables(scripts, root):
+    """Writes all pairs of six consonants and finals in four tones by both voices, and what is left out."""
+    consonants, finals = "ㄅㄆㄉㄊㄐㄓ", ["ㄚ", "ㄠ", "ㄧㄢ", "ㄨㄢ", "ㄤ", "ㄥ"]
+    folder = root / "gcin-voice/usr/share/gcin-voice/ogg"
+    names = [consonant + final + tone for consonant in consonants for final in finals for tone in ("", "2", "3", "4")]
+    others = ["ㄢ", "ㄢ4", "ㄓ", "ㄓ4", "ㄅ", "ㄉ1", "ㄅㄚ1"]  # two begin with no consonant, three are left out
+    for name in names + others:
+        for voice in scripts.package_clips.VOICES:
+            write_tone(folder / name / f"{voice}.ogg", seconds=0.1)
+    return len(names)
+
+
+def test_a_syllable_lies_in_one_split(scripts, tmp_path):
+    clips = scripts.package_clips
+    count = write_syllables(scripts, tmp_path)
+    folder = tmp_path / "out"
+    assert clips.make_clips(tmp_path, "mandarin-initials", folder)
+    tables = {split: read_rows(folder / f"{split}.csv") for split in clips.SPLITS}
+    groups = {split: {found["group"] for found in rows} for split, rows in tables.items()}
+    assert all(groups.values()) and sum(map(len, groups.values())) == len(set.union(*groups.values()))
+    rows = [found for part in tables.values() for found in part]
+    assert len(rows) == 2 * (count + 2)  # ㄓ and ㄓ4
+    assert Counter(found["label"] for found in rows) == {
+        "b": 48, "p": 48, "d": 48, "t": 48, "j": 48, "zh": 52,
+    }  # fmt: skip
+    assert "p-i-an" in {found["group"] for found in rows}
+    assert {found["source"].rsplit("/", 1)[1]: found["licence"] for found in rows} == {
+        f"{voice}.ogg": licence for voice, licence in clips.VOICES.items()
+    }
+    assert len({found["file_name"] for found in rows}) == len(rows)
+    assert all(found["file_name"].isascii() and (folder / found["file_name"]).exists() for found in rows)
+
+
+def test_tones_are_tested_by_another_speaker(scripts, tmp_path):
+    clips = scripts.package_clips
+    write_syllables(scripts, tmp_path)
+    folder = tmp_path / "out"
+    assert clips.make_clips(tmp_path, "mandarin-tones", folder)
+    tables = {split: read_rows(folder / f"{split}.csv") for split in clips.SPLITS}
+    voices = {split: {found["source"].rsplit("/", 1)[1] for found in rows} for split, rows in tables.items()}
+    assert voices == {"train": {"3.ogg"}, "validation": {"3.ogg"}, "test": {"5.ogg"}}
+    groups = {split: {found["group"] for found in rows} for split, rows in tables.items()}
+    assert sum(map(len, groups.values())) == len(set.union(*groups.values()))
+    for rows in tables.values():
+        assert {found["label"] for found in rows} == {"tone 1", "tone 2", "tone 3", "tone 4"}
+    for found in tables["train"]:
+        name = found["source"].split("/")[-2]
+        assert found["label"] == f"tone {name[-1] if name[-1] in '234' else 1}"
+
+
+def test_the_program_names_packages_that_are_missing(scripts, tmp_path, monkeypatch):
+    write_syllables(scripts, tmp_path)
+    words = ["package_clips.py", "--packages", str(tmp_path), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match="run: apt-get download fluid-soundfont-gm hydrogen-drumkits klettres-data$"):
+        scripts.package_clips.main()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mandarin-initials", "mandarin-tones"}
+
+
 # ---- tags of soundscapes ----
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForPreTraining
+from modeling_dual_ssast.modeling_dual_ssast import contrast_clips
 
 TINY = dict(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_mel_bins=32, max_length=128
@@ -112,6 +113,64 @@ def test_the_encoder_reads_only_what_is_visible():
     assert mask.shape[1] == 16 and seen == [2 + 4, 2 + 16]
 
 
+def test_contrast_is_the_cross_entropy_of_cosines():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(6, 5, generator=generator, requires_grad=True)
+    found, accuracy = contrast_clips(vectors, 0.5, gather=True)
+    losses, right = [], []
+    for crop in range(6):
+        partner = crop + 1 if crop % 2 == 0 else crop - 1
+        cosines = torch.stack([torch.cosine_similarity(vectors[crop], other, dim=0) for other in vectors]) / 0.5
+        others = [place for place in range(6) if place != crop]
+        losses.append(cosines[others].logsumexp(0) - cosines[partner])
+        right.append(max(others, key=lambda place: cosines[place]) == partner)
+    torch.testing.assert_close(found, torch.stack(losses).mean())
+    assert accuracy.item() == pytest.approx(sum(right) / 6)
+    (by_hand,) = torch.autograd.grad(torch.stack(losses).mean(), vectors)
+    torch.testing.assert_close(torch.autograd.grad(found, vectors)[0], by_hand)
+    same, accuracy = contrast_clips(torch.eye(4).repeat_interleave(2, 0), 1e-3, gather=True)
+    assert same < 1e-6 and accuracy == 1
+
+
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_two_crops_add_a_contrast(form):
+    """The other losses are those of all crops; the contrast reads visible patches alone, and no padding."""
+    contrasting, plain = tiny(**form, clip_contrast_weight=0.5), tiny(**form)
+    assert plain.contrast_head is None
+    plain.load_state_dict({name: value for name, value in contrasting.state_dict().items() if "contrast" not in name})
+    values = torch.randn(3, 2, 128, 32, generator=torch.Generator().manual_seed(1))
+    masks = contrasting.sample_mask(values)
+    assert masks.shape[:2] == (3, 2) and not torch.equal(masks[:, 0], masks[:, 1])
+    lengths = torch.tensor([128, 128, 64])
+    attention_mask = (torch.arange(128) < lengths.unsqueeze(1)).long()
+    masks[2] = False  # padding is never masked
+    output = contrasting(values, attention_mask, masks)
+    rows = values.flatten(0, 1), attention_mask.repeat_interleave(2, 0), masks.flatten(0, 1)
+    without = plain(*rows)
+    torch.testing.assert_close(output.discriminative_loss, without.discriminative_loss)
+    torch.testing.assert_close(output.generative_loss, without.generative_loss)
+    torch.testing.assert_close(output.loss, without.loss + 0.5 * output.clip_contrast_loss)
+    other = values.clone()
+    other[2, :, 64:] = 9.0
+    torch.testing.assert_close(contrasting(other, attention_mask, masks).clip_contrast_loss, output.clip_contrast_loss)
+    contrasting.train()(values, attention_mask, masks).loss.backward()
+    assert all(parameter.grad is not None for parameter in contrasting.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shape", "masks", "pattern"),
+    [
+        ((2, 128, 32), None, r"expected input_values \(batch, 2 crops, frames, mel\).* got \(2, 128, 32\)"),
+        ((2, 3, 128, 32), None, r"expected input_values \(batch, 2 crops, frames, mel\)"),
+        ((2, 2, 128, 32), (2, 16), r"expected bool_masked_pos \(batch, 2 crops, patches\).* got \(2, 16\)"),
+    ],
+)
+def test_a_contrast_needs_two_crops(shape, masks, pattern):
+    model = tiny(clip_contrast_weight=1.0)
+    with pytest.raises(ValueError, match=pattern):
+        model(torch.zeros(shape), bool_masked_pos=None if masks is None else torch.zeros(masks, dtype=torch.bool))
+
+
 def test_a_checkpoint_gains_and_loses_the_decoder(tmp_path):
     tiny().save_pretrained(tmp_path / "without")
     model, report = DualSSASTForPreTraining.from_pretrained(
@@ -174,6 +233,8 @@ def test_no_part_of_the_step_waits_for_numbers():
         ({"pretraining_objective": "both"}, "pretraining_objective must be one of joint, discriminative, generative"),
         ({"num_decoder_layers": -1}, "num_decoder_layers must be an integer from 0, got -1"),
         ({"shared_mask": "no"}, "shared_mask must be true or false, got 'no'"),
+        ({"clip_contrast_weight": -1}, "clip_contrast_weight must be a number from 0, got -1"),
+        ({"clip_contrast_weight": 1.0, "shared_mask": False}, "clip_contrast_weight=1.0 needs one mask per crop"),
         ({"drop_path_rate": 1.0}, "drop_path_rate must be a number from 0 to below 1, got 1.0"),
     ],
 )

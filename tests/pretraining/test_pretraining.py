@@ -61,15 +61,17 @@ def test_a_run_leaves_a_whole_folder(clips, recipe, task, capsys):
     assert not names & {"unfinished-outputs", "unfinished-checkpoint", "training_args.bin", "unreadable_clips.jsonl"}
     assert sorted(os.listdir(output / "reconstructions")) == ["step-0000003.png", "step-0000006.png"]
     results = json.loads((output / "results.json").read_text())
-    components = [*METHODS[task].components, *THROUGHPUT, "loss"]
+    parts = [name for name in METHODS[task].components if "contrast" not in name]  # off by default
+    components = [*parts, *THROUGHPUT, "loss"]
     steps = [entry for entry in results["log"] if "loss" in entry]
     assert [entry["step"] for entry in steps] == list(range(1, 7))
     assert all(np.isfinite(entry[name]) for entry in steps for name in components)
     assert results["log"][-1]["epoch"] == pytest.approx(6 / 9)  # 36 clips in batches of 4
     validation = results["metrics"]["validation"]
-    assert set(validation) == {"loss", *METHODS[task].components}
+    assert set(validation) == {"loss", *parts}
     assert results["training"]["audio_hours"] == pytest.approx(steps[-1]["audio_hours"])
-    assert 0 < results["training"]["audio_hours"] < 24 * 0.48 * METHODS[task].crops / 3600
+    num_crops = METHODS[task].crops_of(METHODS[task].config_class())
+    assert 0 < results["training"]["audio_hours"] < 24 * 0.48 * num_crops / 3600
     assert results["sources"][0]["name"] == clips.name and results["sources"][0]["training_clips"] == 36
     card = str(ModelCard.load(output / "README.md"))
     assert str(ROOT) not in card and str(clips) not in card and clips.name in card
@@ -216,6 +218,30 @@ def test_masks_belong_to_their_place_in_the_training(clips):
     assert two.make(waveforms[0], np.random.default_rng(0))["bool_masked_pos"].shape == (2, 8, 2)
 
 
+def test_a_contrast_reads_two_crops_of_each_clip(clips, recipe):
+    """Each has its own place, mask and, in a batch, the padding of the clip; the log has the losses of both crops."""
+    config = DualSSASTConfig(**SIZES, max_length=48, mask_ratio=0.5, clip_contrast_weight=2.0)
+    examples_of = mspm.MspmExamples(DualSSASTFeatureExtractor(max_length=48), config)
+    waveforms = [np.random.default_rng(i).normal(0, 0.1, n).astype(np.float32) for i, n in enumerate((3200, 12800))]
+    examples = [examples_of.make(waveform, np.random.default_rng(1)) for waveform in waveforms]
+    batch = examples_of.collate(examples)
+    assert batch["input_values"].shape == (2, 2, 48, 128) and batch["attention_mask"].sum(dim=1).tolist() == [18, 48]
+    first, second = batch["input_values"].unbind(1)
+    assert torch.equal(first[0], second[0]) and not torch.equal(first[1], second[1])  # the first clip is one crop
+    masks = batch["bool_masked_pos"]
+    assert masks.sum(dim=2).tolist() == [[8, 8], [12, 12]] and not torch.equal(masks[1, 0], masks[1, 1])
+    path, output = recipe("mspm", train_sources=[str(clips)], config_overrides=SIZES | {"clip_contrast_weight": 2.0})
+    train(path)
+    results = json.loads((output / "results.json").read_text())
+    steps = [entry for entry in results["log"] if "loss" in entry]
+    for entry in steps:
+        parts = entry["discriminative_loss"] + 10 * entry["generative_loss"] + 2 * entry["clip_contrast_loss"]
+        assert entry["loss"] == pytest.approx(parts, rel=1e-4)  # the log rounds
+    assert 0 <= results["metrics"]["validation"]["clip_contrast_accuracy"] <= 1
+    assert (output / "reconstructions" / "step-0000006.png").exists() and (output / "health.csv").exists()
+    assert len(DualSSASTForPreTraining.from_pretrained(output).contrast_head) == 3
+
+
 def test_asit_corrupts_its_own_audio_only():
     config = ASiTConfig(**SIZES | HEADS, max_length=48)
     extractor = DualSSASTFeatureExtractor(max_length=48)
@@ -233,14 +259,22 @@ def test_asit_corrupts_its_own_audio_only():
 
 
 @pytest.mark.parametrize(
-    "shape", [{}, {"shared_mask": False}, {"num_decoder_layers": 1}, {"pretraining_objective": "generative"}]
+    "shape",
+    [
+        {},
+        {"shared_mask": False},
+        {"num_decoder_layers": 1},
+        {"pretraining_objective": "generative"},
+        {"clip_contrast_weight": 1.0},
+    ],
 )
 def test_mspm_flops_are_those_of_the_step(shape):
     settings = dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=2, intermediate_size=128, max_length=256)
     config = DualSSASTConfig(**settings, **shape)
     model = AutoModelForPreTraining.from_config(config, attn_implementation="eager")
     with FlopCounterMode(display=False) as counter:
-        model(torch.randn(2, 256, 128)).loss.backward()
+        crops = (2,) if config.clip_contrast_weight else ()
+        model(torch.randn(2, *crops, 256, 128)).loss.backward()
     assert isinstance(model, DualSSASTForPreTraining)
     assert 2 * mspm.MspmTrainer.flops_per_clip(config, 256) == pytest.approx(counter.get_total_flops(), rel=0.03)
 
@@ -523,12 +557,18 @@ def test_a_killed_run_resumes(clips, recipe, tmp_path, task, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-def test_two_processes_equal_one_with_the_doubled_batch(clips, recipe, tmp_path, task):
-    """ASiT without replacement, which takes its blocks from the clips of a process's own batch."""
-    overrides = OWN[task]["config_overrides"]
-    if task == "asit":
-        overrides = {**overrides, "replacement_fraction": 0.0, "drop_path_rate": 0.0}
+@pytest.mark.parametrize(
+    ("task", "overrides"),
+    [
+        ("mspm", {}),
+        ("mspm", {"clip_contrast_weight": 1.0}),
+        # Without replacement, which takes its blocks from the clips of a process's own batch.
+        ("asit", {"replacement_fraction": 0.0, "drop_path_rate": 0.0}),
+    ],
+    ids=["mspm", "contrast", "asit"],
+)
+def test_two_processes_equal_one_with_the_doubled_batch(clips, recipe, tmp_path, task, overrides):
+    overrides = OWN[task]["config_overrides"] | overrides
     path, _ = recipe(task, train_sources=[str(clips)], max_steps=12, save_strategy="no", config_overrides=overrides)
     launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no"]

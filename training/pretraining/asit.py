@@ -163,7 +163,11 @@ class AsitTrainer(PretrainingTrainer):
     model_class = ASiTForPreTraining
     examples_class = AsitExamples
     components = ("class_loss", "data_loss", "reconstruction_loss")
-    crops = 2
+
+    @staticmethod
+    def crops_of(config: ASiTConfig) -> int:
+        """Returns the number of crops per clip."""
+        return 2
 
     @staticmethod
     def metrics_of(config: ASiTConfig) -> tuple[str, ...]:

@@ -25,20 +25,23 @@ def run(model: EncoderArguments, data: UnlabelledDataArguments, arguments: MspmT
 
 class MspmExamples(Examples):
     """
-    Makes examples of a random crop and its mask.
+    Makes examples of a random crop and its mask, or of two crops with `clip_contrast_weight`.
 
     The mask is drawn here and not by the model, so that it depends on the clip's place in the training alone: it is the
     same with any number of processes, and after a resumption.
     """
 
     def make(self, waveform: np.ndarray, rng: np.random.Generator) -> dict:
-        """Makes an example: `input_values` (frames, mel) and `bool_masked_pos` (masks, rows, columns)."""
+        """
+        Makes an example: `input_values` (frames, mel), or (2, frames, mel) with two crops, and `bool_masked_pos`
+        (masks, rows, columns).
+        """
         extractor, config = self.feature_extractor, self.config
-        waveform = random_crop(waveform, extractor.max_samples, rng)
-        features = extractor([torch.from_numpy(waveform)], extractor.sampling_rate, padding=False)["input_values"][0]
-        rows, columns = config.grid_shape[0], config.num_columns(len(features))
-        # The published form draws a mask for each objective.
-        num_masks = 2 if config.pretraining_objective == "joint" and not config.shared_mask else 1
+        num_crops = MspmTrainer.crops_of(config)
+        crops = [torch.from_numpy(random_crop(waveform, extractor.max_samples, rng)) for _ in range(num_crops)]
+        features = torch.stack(list(extractor(crops, extractor.sampling_rate, padding=False)["input_values"]))
+        rows, columns = config.grid_shape[0], config.num_columns(features.shape[1])
+        num_masks = config.num_pretraining_masks
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         masks = sample_masked_patches(
             rows,
@@ -48,17 +51,22 @@ class MspmExamples(Examples):
             clustered=rows > 1,
             generator=generator,
         )
-        return {"input_values": features, "bool_masked_pos": masks.unflatten(1, (rows, columns))}
+        return {
+            "input_values": features if num_crops > 1 else features[0],
+            "bool_masked_pos": masks.unflatten(1, (rows, columns)),
+        }
 
     def collate(self, examples: list[dict]) -> dict[str, torch.Tensor]:
         """
         Joins examples; padding is never masked.
 
         Returns:
-            those of `pad`, and `bool_masked_pos` (batch, patches), or (batch, 2, patches) with a mask per objective
+            those of `pad`, with two crops `input_values` (batch, 2, frames, mel); and `bool_masked_pos` (batch,
+            patches), or (batch, 2, patches) with a mask per objective or crop
         """
-        batch = self.pad([example["input_values"] for example in examples])
-        columns = self.config.num_columns(batch["input_values"].shape[1])
+        pad = self.pad_crops if MspmTrainer.crops_of(self.config) > 1 else self.pad
+        batch = pad([example["input_values"] for example in examples])
+        columns = self.config.num_columns(batch["input_values"].shape[-2])
         if self.config.attention_over_padding:
             columns = self.config.grid_shape[1]
         masks = [example["bool_masked_pos"] for example in examples]
@@ -88,14 +96,23 @@ class MspmTrainer(PretrainingTrainer):
     config_class = DualSSASTConfig
     model_class = DualSSASTForPreTraining
     examples_class = MspmExamples
-    components = ("discriminative_loss", "discriminative_accuracy", "generative_loss", "num_masked")
+    components = (
+        *("discriminative_loss", "discriminative_accuracy", "generative_loss"),
+        *("clip_contrast_loss", "clip_contrast_accuracy", "num_masked"),
+    )
+
+    @staticmethod
+    def crops_of(config: DualSSASTConfig) -> int:
+        """Returns the number of crops per clip."""
+        return 2 if config.clip_contrast_weight else 1
 
     @staticmethod
     def metrics_of(config: DualSSASTConfig) -> tuple[str, ...]:
         """Returns the metrics to watch, first the accuracy as in SSAST's plateau schedule, or the error without one."""
         discriminative, generative = ("discriminative_accuracy", "discriminative_loss"), ("generative_loss",)
         objectives = {"discriminative": discriminative, "generative": generative, "joint": discriminative + generative}
-        return objectives[config.pretraining_objective]
+        contrast = ("clip_contrast_accuracy", "clip_contrast_loss") if config.clip_contrast_weight else ()
+        return objectives[config.pretraining_objective] + contrast
 
     @staticmethod
     def flops_per_clip(config: DualSSASTConfig, num_frames: int) -> float:
@@ -117,18 +134,22 @@ class MspmTrainer(PretrainingTrainer):
         total = passes * (2 * embedding + 3 * blocks) + heads * 3 * 2 * patches * (size**2 + size * values)
         if config.pretraining_objective != "generative":
             total += 2 * 2 * patches**2 * values  # every patch is compared with every other
-        return total
+        return total * MspmTrainer.crops_of(config)
 
     def make_panels(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Returns the clips, their visible patches, and the reconstruction of the others: (clips, frames, mel) each."""
         model = self.model
         output = model(**batch, return_dict=True)
-        patches = model.patchify(batch["input_values"], batch.get("attention_mask"))  # (clips, patches, values)
-        masked = batch["bool_masked_pos"]
+        values, attention_mask, masked = batch["input_values"], batch.get("attention_mask"), batch["bool_masked_pos"]
+        reconstruction = output.reconstruction
+        if model.config.clip_contrast_weight:  # the first crops
+            values, masked = values[:, 0], masked[:, 0]
+            reconstruction = None if reconstruction is None else reconstruction[::2]
+        patches = model.patchify(values, attention_mask)  # (clips, patches, values)
         masked = (masked[:, 1] if masked.ndim == 3 else masked).unsqueeze(-1)
         pictures = {"clip": patches, "masked": torch.where(masked, float("nan"), patches)}
-        if output.reconstruction is not None:
-            pictures["reconstructed"] = torch.where(masked, output.reconstruction.to(patches.dtype), patches)
+        if reconstruction is not None:
+            pictures["reconstructed"] = torch.where(masked, reconstruction.to(patches.dtype), patches)
         rows = model.config.grid_shape[0]
         mels, frames = model.config.patch_shape
         shape = (rows * mels, patches.shape[1] // rows * frames)

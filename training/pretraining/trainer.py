@@ -39,6 +39,11 @@ class Examples:
         """Pads spectrograms (frames, mel), see `padded`."""
         return padded(self.feature_extractor, features)
 
+    def pad_crops(self, clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Pads clips (crops, frames, mel) like `pad`: `input_values` is (batch, crops, frames, mel)."""
+        crops = [self.pad(list(own)) for own in zip(*clips)]  # those of a clip have one length, and so one mask
+        return {**crops[0], "input_values": torch.stack([crop["input_values"] for crop in crops], dim=1)}
+
 
 class PretrainingCallback(StreamCallback):
     """Also restores the throughput totals of a resumed run, and its best checkpoint."""
@@ -71,7 +76,11 @@ class PretrainingTrainer(AudioTrainer):
     model_class: ClassVar[type]
     examples_class: ClassVar[type[Examples]]
     components: ClassVar[tuple[str, ...]]  # logged outputs of the model, beside the loss
-    crops: ClassVar[int] = 1  # number of crops per clip
+
+    @staticmethod
+    def crops_of(config) -> int:
+        """Returns the number of crops per clip."""
+        return 1
 
     @staticmethod
     def metrics_of(config) -> tuple[str, ...]:
@@ -100,7 +109,7 @@ class PretrainingTrainer(AudioTrainer):
             lambda num_frames: self.flops_per_clip(config, num_frames),
             lambda: throughput.measure_peak_flops(device, dtype),
             self.processing_class.hop_s,
-            self.crops,
+            self.crops_of(config),
             self.args.world_size,
         )
         self.add_callback(PretrainingCallback(self))

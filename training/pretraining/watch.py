@@ -74,7 +74,7 @@ class Watch(TrainerCallback):
     def _make_features(self) -> list[torch.Tensor]:
         """Makes the inputs of the measurements, (frames, mel) each: clips without masks or corruption."""
         features = [self.clips[index]["input_values"] for index in range(len(self.clips))]
-        return [clip[0] if clip.ndim == 3 else clip for clip in features]  # the first of ASiT's crops
+        return [clip[0] if clip.ndim == 3 else clip for clip in features]  # the first of two crops
 
     def _encoders(self, features_due: bool, probe_due: bool) -> tuple[dict, dict]:
         """Returns what is trained, for `_measure`: the encoders of the features, and the one of the probe."""
