@@ -1,0 +1,124 @@
+"""Tests benchmarks/pretraining_budgets.py: its scores beside scikit-learn, and its report of finished runs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from audio_files import ROOT, run_program, write_tone
+from benchmark_scripts import imported
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTModel
+
+SCRIPT = ROOT / "benchmarks" / "pretraining_budgets.py"
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_length": 64}
+GROUPS = 8
+
+
+@pytest.fixture(scope="module")
+def script():
+    with imported("pretraining_budgets") as scripts:
+        yield scripts.pretraining_budgets
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory, script):
+    """Tones of two heights in eight groups, in the three tables that package_clips.py writes."""
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "audio").mkdir()
+    rows = {split: [] for split in script.SPLITS}
+    for index in range(4 * GROUPS):
+        label, group = "high" if index % 2 else "low", index // 4
+        name = f"audio/{index:02}.wav"
+        write_tone(folder / name, seconds=0.3, hz=(900 if index % 2 else 300) + 40 * group, seed=index)
+        rows[script.SPLITS[group % 3]].append([name, label, f"group {group}"])
+    for split, own in rows.items():
+        with open(folder / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([["file_name", "label", "group"], *own])
+    return folder
+
+
+def save_encoder(folder):
+    DualSSASTModel(DualSSASTConfig(**SIZES)).save_pretrained(folder)
+    DualSSASTFeatureExtractor(max_length=64).save_pretrained(folder)
+    return folder
+
+
+def test_statistics_score_as_by_scikit_learn(script, clips, tmp_path, monkeypatch):
+    """One kind and one penalty leave nothing to choose: the nested scores are those of plain folds of whole groups."""
+    table = script.join_splits(clips)
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 4 * GROUPS
+    monkeypatch.setattr(script, "KINDS", ((0, 1),))
+    monkeypatch.setattr(script, "RIDGE", (0.1,))
+    divisions = []
+    monkeypatch.setattr(
+        script, "make_folds", lambda *words, made=script.make_folds: divisions.append(made(*words)) or divisions[-1]
+    )
+    found, share = script.score_log_mel(save_encoder(tmp_path / "encoder"), table)
+    (folds,) = divisions
+    features = np.stack([script.statistics(str(clips / row["file_name"])) for row in rows])[:, :256]
+    is_high = np.array([row["label"] == "high" for row in rows])
+    groups = np.array([row["group"] for row in rows])
+    expected = []
+    for training, test in folds:
+        assert not set(groups[training]) & set(groups[test])
+        scaler = StandardScaler().fit(features[training])
+        model = Ridge(alpha=0.1 * 256).fit(scaler.transform(features[training]), np.where(is_high[training], 1, -1))
+        expected.append(((model.predict(scaler.transform(features[test])) > 0) == is_high[test]).mean())
+    assert found.tolist() == pytest.approx(expected)
+    assert share == pytest.approx(np.mean([len(test) / len(training) for training, test in folds]))
+
+
+def write_run(folder, **results):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def test_finished_runs_are_not_repeated(script, clips, tmp_path):
+    """Two encoders of one shape and their random weights, by finished pretrainings and sweeps."""
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "mandarin-tones").symlink_to(clips)
+    scores = {"joint-5-seed0": 0.5, "contrast-5-seed0": 0.75, "random-patches": 0.25}
+    for name, score in scores.items():
+        if not name.startswith("random"):
+            training = {"seconds": 90, "audio_hours": 0.5}
+            write_run(save_encoder(tmp_path / "encoders" / name), training=training)
+        model = {"fusion_layers": [0, 2], "readout": "frames", "pooling": ["mean", "max"]}
+        folds = [score + step for step in (-0.02, 0.01, -0.01, 0.02)]
+        best = {"model": model, "accuracy": 1.0, "nested": {"accuracy": score, "folds": folds}}
+        write_run(tmp_path / "sweeps" / f"{name}-mandarin-tones", best=best)
+    words = ["--packages", tmp_path, "--output", tmp_path, "--sets", "mandarin-tones", "--steps", 5]
+    process = run_program(SCRIPT, *words, "--variants", "joint", "contrast")
+    assert process.returncode == 0, process.stderr[-2000:]
+    report = json.loads((tmp_path / "pretraining_budgets.json").read_text())
+    assert [run["minutes"] for run in report["runs"].values()] == [1.5, 1.5]
+    rows = {row["features"]: row for row in report["scores"]["mandarin-tones"]}
+    assert list(rows) == [
+        "log-mel statistics", "random weights, patches", "both objectives (SSAST), 5 steps, seed 0",
+        "generative and contrast, 5 steps, seed 0",
+    ]  # fmt: skip
+    last = rows["generative and contrast, 5 steps, seed 0"]
+    assert last["nested"] == pytest.approx(0.75) and last["chosen"] == "layers 0, 2; frames; mean, max"
+    assert last["beyond"]["random weights"]["difference"] == pytest.approx(0.5)
+    statistics = rows["log-mel statistics"]
+    assert statistics["beyond"] == {} and statistics["nested"] == pytest.approx(np.mean(statistics["folds"]))
+    assert "+0.500" in process.stdout and (tmp_path / "pretraining_budgets.png").stat().st_size > 10_000
+    assert not list(tmp_path.rglob("*.log"))  # nothing was run
+
+
+def test_a_missing_package_is_named(tmp_path):
+    process = run_program(SCRIPT, "--packages", tmp_path, "--output", tmp_path / "out", "--sets", "mandarin-tones")
+    assert process.returncode == 1
+    assert process.stderr.strip() == f"{tmp_path}: lacks gcin-voice; there, run: apt-get download gcin-voice"
+
+
+def test_every_variant_fits_the_recipe(script):
+    """Each configuration is one that the model accepts, for two seconds."""
+    recipe = script.yaml.safe_load(script.RECIPE.read_text())
+    for name, variant in script.VARIANTS.items():
+        config = DualSSASTConfig(**recipe["config_overrides"] | variant.config, max_length=recipe["max_length"])
+        assert config.grid_shape == ((1, 52) if name.startswith("frames") else (8, 13)), name
