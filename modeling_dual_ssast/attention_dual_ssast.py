@@ -7,7 +7,7 @@ matrices are about four times as fast: `benchmarks/bfloat16.py` measures both.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Optional
 
 import torch
@@ -18,18 +18,36 @@ from .fusion_dual_ssast import in_graph
 
 # Scores of a block, 2 MiB in bfloat16: a few such matrices stay in the cache between one operation and the next.
 BLOCK_SCORES = 2**20
+# Scores of a call, without and with gradients, from which blocks are faster: few scores cost less than a dozen calls.
+LEAST_SCORES = {False: 2**16, True: 2**13}
+
+
+def with_blocks(attend: Callable) -> Callable:
+    """
+    Wraps torch's attention: returns a function of Transformers' attention interface that runs `block_attention` where
+    `has_blocks`, and `attend` everywhere else.
+    """
+
+    def attention(module, query, key, value, attention_mask, dropout=0.0, **settings):
+        chosen = block_attention if has_blocks(query, dropout) else attend
+        return chosen(module, query, key, value, attention_mask, dropout=dropout, **settings)
+
+    return attention
 
 
 def has_blocks(query: torch.Tensor, dropout: float) -> bool:
     """
-    Returns whether `block_attention` takes queries (batch, heads, tokens, head size): bfloat16 on a CPU with
-    AVX512-BF16 and without AMX, outside of graphs, and no dropout. torch's kernel uses AMX where it is.
+    Returns whether `block_attention` is the faster one for queries (batch, heads, tokens, head size).
+
+    This is so in bfloat16 on a CPU with AVX512-BF16 and without AMX, which torch's kernel uses, from `LEAST_SCORES` on.
+    Graphs have no blocks, because they would end there, and neither has dropout.
     """
     return (
-        query.device.type == "cpu"
+        not in_graph()
+        and query.device.type == "cpu"
         and query.dtype == torch.bfloat16
         and dropout == 0
-        and not in_graph()
+        and query.shape[:3].numel() * query.shape[2] >= LEAST_SCORES[torch.is_grad_enabled() and query.requires_grad]
         and cpu_has("avx512_bf16")
         and not cpu_has("amx_tile")
     )

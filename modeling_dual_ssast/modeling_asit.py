@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from .attention_dual_ssast import has_blocks  # noqa: F401  Transformers 4.48 copies only direct imports, so
+from .attention_dual_ssast import with_blocks  # noqa: F401  Transformers 4.48 copies only direct imports, so
 from .classifier_dual_ssast import init
 from .configuration_asit import ASiTConfig
 from .configuration_dual_ssast import DualSSASTConfig  # noqa: F401  this file names what modeling_dual_ssast imports

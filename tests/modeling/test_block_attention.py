@@ -6,7 +6,7 @@ from tiny_models import batch, make_three_blocks
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from modeling_dual_ssast import DualSSASTForPreTraining, attention_dual_ssast, modeling_dual_ssast
+from modeling_dual_ssast import DualSSASTForPreTraining, attention_dual_ssast
 from modeling_dual_ssast.attention_dual_ssast import block_attention, blocks, has_blocks
 
 # A rounded bfloat16 is up to 2^-8 of the number away from it: 8 bits, of which the first is not stored.
@@ -135,8 +135,9 @@ def test_errors_are_at_most_twice_those_of_torch(scale):
 
 @pytest.fixture
 def fast(monkeypatch):
-    """A CPU with AVX512-BF16 and without AMX; changes to the dictionary make another one."""
+    """A CPU with AVX512-BF16 and without AMX, on which few scores are enough; the dictionary can make another one."""
     features = {"avx512_bf16": True, "amx_tile": False}
+    monkeypatch.setattr(attention_dual_ssast, "LEAST_SCORES", {False: 0, True: 0})
     monkeypatch.setattr(attention_dual_ssast, "cpu_has", features.__getitem__)
     return features
 
@@ -150,7 +151,7 @@ def calls(monkeypatch) -> list[tuple]:
         shapes.append((*query.shape,))
         return block_attention(module, query, *states, **settings)
 
-    monkeypatch.setattr(modeling_dual_ssast, "block_attention", counted)
+    monkeypatch.setattr(attention_dual_ssast, "block_attention", counted)
     return shapes
 
 
@@ -166,7 +167,19 @@ def test_blocks_are_for_bfloat16_without_amx(fast):
     assert not has_blocks(query, 0.0)
 
 
+def test_few_scores_stay_with_torch(fast, monkeypatch):
+    """2 clips, 2 heads, 3 x 3 tokens: 36 scores."""
+    query = torch.zeros(2, 2, 3, 8, dtype=torch.bfloat16)
+    for least, expected in (({False: 36, True: 37}, True), ({False: 37, True: 36}, False)):
+        monkeypatch.setattr(attention_dual_ssast, "LEAST_SCORES", least)
+        assert has_blocks(query, 0.0) == expected
+        assert has_blocks(query.clone().requires_grad_(), 0.0) != expected
+        with torch.no_grad():
+            assert has_blocks(query.clone().requires_grad_(), 0.0) == expected
+
+
 def test_a_version_of_torch_that_reports_no_features_has_no_blocks(monkeypatch):
+    monkeypatch.setattr(attention_dual_ssast, "LEAST_SCORES", {False: 0, True: 0})
     for feature in ("avx512_bf16", "amx_tile"):
         monkeypatch.delattr(torch.cpu, f"_is_{feature}_supported", raising=False)
     assert not has_blocks(torch.zeros(1, 2, 3, 8, dtype=torch.bfloat16), 0.0)
@@ -215,7 +228,7 @@ def test_in_float64_a_model_differs_by_rounding_alone(monkeypatch, calls, pack, 
     input_values, mask = batch(128, 40, 70)
     expected = logits_and_gradients(model, input_values.double(), mask)
     assert not calls
-    monkeypatch.setattr(modeling_dual_ssast, "has_blocks", lambda query, dropout: True)
+    monkeypatch.setattr(attention_dual_ssast, "has_blocks", lambda query, dropout: True)
     found = logits_and_gradients(model, input_values.double(), mask)
     assert len(calls) == 3 * (3 if pack else 1) * (2 if checkpointing else 1)
     assert {shape[0] for shape in calls} == {1 if pack else 3}
