@@ -9,6 +9,7 @@ matrix product of 1024 x 1024 x 1024 in the same number format. Training losses:
 import argparse
 import functools
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -132,6 +133,11 @@ def limit_calls() -> dict[str, Callable]:
     return {name: functools.partial(lambda a, b: [a @ b for _ in range(20)], *pair) for name, pair in pairs}
 
 
+def clock_of(args: argparse.Namespace) -> Callable:
+    """Returns the clock: with one thread the processor's time, to which other programs add little."""
+    return time.process_time if args.threads == 1 else time.perf_counter
+
+
 def compare_models(size: str, sizes: dict, args: argparse.Namespace):
     """Prints the table of a size: per row the ratio to float32, and the share of the limit of its number format."""
     clips = torch.randn(args.clips, args.frames, NUM_MELS)
@@ -140,7 +146,7 @@ def compare_models(size: str, sizes: dict, args: argparse.Namespace):
     sides = {f"forward, {name}": make_forward(sizes, name, clips) for name in names if args.compile or name != names[5]}
     sides |= {f"step, {name}": make_step(sizes, name, clips) for name in names[:3]}
     sides = warm_up(sides)
-    seconds = time_in_blocks(limit_calls() | sides, args.repeats, args.calls)
+    seconds = time_in_blocks(limit_calls() | sides, args.repeats, args.calls, clock_of(args))
     limits = {name: 20 * 2 * 1024**3 / statistics.median(seconds.pop(name)) for name in LIMITS}
     rows, shares, ratios = [], {}, {}
     for name, values in seconds.items():
@@ -200,7 +206,7 @@ def compare_attention(size: str, sizes: dict, args: argparse.Namespace):
     for tokens in args.tokens:
         clips = max(args.clips * 258 // tokens, 1)
         calls = attention_calls(heads, tokens, clips, sizes["hidden_size"] // heads)
-        seconds = time_in_blocks(calls, args.attention_repeats, 1)
+        seconds = time_in_blocks(calls, args.attention_repeats, 1, clock_of(args))
         for work in ("forward", "both"):
             kernel, blocks = seconds[f"{work}, kernel"], seconds[f"{work}, blocks"]
             ratios = sorted(a / b for a, b in zip(kernel, blocks))
@@ -280,7 +286,10 @@ def main():
     features = {"AVX512-BF16": cpu_has("avx512_bf16"), "AMX": cpu_has("amx_tile")}
     print(versions())
     print(", ".join(f"{name}: {'yes' if found else 'no'}" for name, found in features.items()))
-    print(f"{args.clips} clips of {args.frames} frames; {args.repeats} alternating blocks of {args.calls} calls\n")
+    print(
+        f"{args.clips} clips of {args.frames} frames; {args.repeats} alternating blocks of {args.calls} calls; "
+        f"{'processor time' if args.threads == 1 else 'time'}\n"
+    )
     for size in args.sizes:
         sizes = (SIZES | {"miniature": MINIATURE})[size]
         if "models" in args.only:

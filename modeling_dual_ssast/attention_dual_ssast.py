@@ -91,10 +91,11 @@ def block_attention(
 
 
 class BlockAttention(torch.autograd.Function):
-    """Computes `block_attention` and its gradients."""
+    """Computes `block_attention` and its gradients; every argument and result has its shape there."""
 
     @staticmethod
     def forward(ctx, query, key, value, mask, scaling):
+        """Returns the result, and saves what the backward pass needs to compute the weights again."""
         query, key, value = (states.contiguous() for states in (query, key, value))
         batch, heads, tokens, size = query.shape
         attended = query.new_empty(batch, tokens, heads, size)
@@ -116,6 +117,7 @@ class BlockAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
+        """Returns the gradients of query, key and value for that of the result; mask and scaling have none."""
         query, key, value, mask, attended, maxima, sums = ctx.saved_tensors
         # The gradient of a score is its weight * (gradient . value - mean), where the mean over the keys is
         # gradient . attended. Two columns, with ones beside the value, subtract the mean before the product is rounded.
