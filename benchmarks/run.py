@@ -28,6 +28,7 @@ SCRIPTS = {
     "startup": "Start of the programs beside Transformers' AST",
     "inference": "Inference from the files to the table",
     "pretraining_step": "Steps of pretraining",
+    "bfloat16": "bfloat16 on a CPU",
     "sweep": "A sweep over layers and poolings",
     "growth": "Growth of time and memory",
 }

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from .attention_dual_ssast import with_blocks  # noqa: F401  Transformers 4.48 copies only direct imports, so
 from .classifier_dual_ssast import init
 from .configuration_asit import ASiTConfig
-from .configuration_dual_ssast import DualSSASTConfig  # noqa: F401  Transformers 4.48 copies only direct imports, so
+from .configuration_dual_ssast import DualSSASTConfig  # noqa: F401  this file names what modeling_dual_ssast imports
 from .corruption_asit import corrupt, corruption_rng, replace_from_batch
-from .embedding_dual_ssast import EmbeddingMixin  # noqa: F401  this file names what modeling_dual_ssast imports
+from .embedding_dual_ssast import EmbeddingMixin  # noqa: F401
 from .fusion_dual_ssast import align_frames, check_spectrograms, frame_mask, to_feature_map
 from .masking_dual_ssast import sample_masked_patches  # noqa: F401
 from .modeling_dual_ssast import (

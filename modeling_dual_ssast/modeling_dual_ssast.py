@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 
+from .attention_dual_ssast import with_blocks
 from .classifier_dual_ssast import ClassifierMixin, FrameClassifierMixin, init, init_learned, make_classifier
 from .configuration_dual_ssast import DualSSASTConfig
 from .embedding_dual_ssast import ModelMixin, PatchEmbeddingMixin
@@ -269,6 +270,8 @@ class DualSSASTAttention(nn.Module):
         key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         attend = eager_attention if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
+        if implementation == "sdpa":
+            attend = with_blocks(attend)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         states = (query, key, value)
         if isinstance(attention_mask, Packing):

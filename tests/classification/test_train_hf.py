@@ -48,6 +48,7 @@ def test_a_run_leaves_a_whole_folder(clips, recipe):
     names = {entry.name for entry in output.iterdir() if entry.is_file()}
     assert names == {
         "README.md",
+        "attention_dual_ssast.py",
         "classifier_dual_ssast.py",
         "config.json",
         "config_sentence_transformers.json",

@@ -126,9 +126,11 @@ def test_shipped_modules_know_only_the_siblings_they_may():
     allowed = {
         f"{name}_dual_ssast": set() for name in ("configuration", "feature_extraction", "fusion", "masking", "packing")
     }
+    allowed["attention_dual_ssast"] = {"fusion_dual_ssast"}
     allowed["classifier_dual_ssast"] = {"configuration_dual_ssast", "embedding_dual_ssast", "fusion_dual_ssast"}
     allowed["embedding_dual_ssast"] = {"fusion_dual_ssast"}
     allowed["modeling_dual_ssast"] = {
+        "attention_dual_ssast",
         "classifier_dual_ssast",
         "configuration_dual_ssast",
         "embedding_dual_ssast",

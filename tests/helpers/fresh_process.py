@@ -9,6 +9,7 @@ from hub_server import TOKEN, HubServer
 
 RATE = 16000
 SHIPPED = {
+    "attention_dual_ssast.py",
     "classifier_dual_ssast.py",
     "configuration_dual_ssast.py",
     "embedding_dual_ssast.py",

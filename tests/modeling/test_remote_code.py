@@ -30,7 +30,8 @@ from modeling_dual_ssast import (
 SOURCE = Path(modeling_dual_ssast.__file__).parent
 SHIPPED_WITH_ASIT = SHIPPED | {"configuration_asit.py", "corruption_asit.py", "modeling_asit.py"}
 # A convolutional network's folder holds neither the transformer nor its masks.
-SHIPPED_WITH_CNNS = SHIPPED - {"masking_dual_ssast.py", "modeling_dual_ssast.py", "packing_dual_ssast.py"} | {
+TRANSFORMER = {f"{part}_dual_ssast.py" for part in ("attention", "masking", "modeling", "packing")}
+SHIPPED_WITH_CNNS = SHIPPED - TRANSFORMER | {
     "configuration_composed.py",
     "modeling_composed.py",
 }
