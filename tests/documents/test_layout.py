@@ -50,8 +50,8 @@ ALLOWED |= {f"training.{room}": WING | {"training.embeddings"} for room in ("map
 ALLOWED["training.compare"] = FLOOR | {"training.classification", "model_cards"}
 # Above the wings: programs that read what embed_hf.py wrote.
 ALLOWED |= {f"training.{name}": WING | {"training.embeddings"} for name in ("suggest", "suspects")}
-# It calls a hundred rounds of suggestions, of which each would start a process.
-ALLOWED["benchmarks"] |= {"training.data", "training.embeddings"}
+# They call a hundred rounds of suggestions, of which each would start a process, and score in the folds of a sweep.
+ALLOWED["benchmarks"] |= {"training.base", "training.data", "training.embeddings", "training.tasks"}
 PROGRAMS = ("train_hf", "predict_hf", "embed_hf", "serve_hf", "app", "benchmarks", "examples")
 MOST_FLOORS = 7
 
