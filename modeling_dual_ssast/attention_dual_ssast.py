@@ -40,13 +40,15 @@ def has_blocks(query: torch.Tensor, dropout: float) -> bool:
     Returns whether `block_attention` is the faster one for queries (batch, heads, tokens, head size).
 
     This is so in bfloat16 on a CPU with AVX512-BF16 and without AMX, which torch's kernel uses, from `LEAST_SCORES` on.
-    Graphs have no blocks, because they would end there, and neither has dropout.
+    Graphs have no blocks, because they would end there, and neither has dropout. Who has chosen one of torch's other
+    kernels by `torch.nn.attention.sdpa_kernel` gets that one.
     """
     return (
         not in_graph()
         and query.device.type == "cpu"
         and query.dtype == torch.bfloat16
         and dropout == 0
+        and torch.backends.cuda.flash_sdp_enabled()  # of CPUs, too
         and query.shape[:3].numel() * query.shape[2] >= LEAST_SCORES[torch.is_grad_enabled() and query.requires_grad]
         and cpu_has("avx512_bf16")
         and not cpu_has("amx_tile")

@@ -21,6 +21,7 @@ def scripts():
         yield found
 
 
+@pytest.mark.slow
 def test_every_table_is_measured(monkeypatch, tmp_path):
     tables = tmp_path / "tables"
     monkeypatch.setenv("BENCH_TABLES", str(tables))

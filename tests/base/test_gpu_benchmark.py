@@ -32,6 +32,7 @@ def measure(monkeypatch, folder, *words) -> tuple[str, list[dict]]:
     return process.stdout, [json.loads(line) for line in tables.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_table_is_measured_on_a_cpu_and_says_so(monkeypatch, tmp_path):
     words = ("--formats", "float32", "--only", "models", "batches", "attention", "padding", "features")
     text, tables = measure(monkeypatch, tmp_path, *words)

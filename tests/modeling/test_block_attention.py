@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_models import batch, make_three_blocks
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from modeling_dual_ssast import DualSSASTForPreTraining, attention_dual_ssast
@@ -148,6 +149,10 @@ def test_blocks_are_for_bfloat16_without_amx(fast):
     assert not has_blocks(query, 0.1)
     assert not has_blocks(query.float(), 0.0) and not has_blocks(query.half(), 0.0)
     assert not has_blocks(query.to("meta"), 0.0)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert not has_blocks(query, 0.0)
+    with sdpa_kernel([SDPBackend.MATH, SDPBackend.FLASH_ATTENTION]):
+        assert has_blocks(query, 0.0)
     fast["amx_tile"] = True
     assert not has_blocks(query, 0.0)
     fast.update(amx_tile=False, avx512_bf16=False)

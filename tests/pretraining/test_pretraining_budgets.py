@@ -2,17 +2,17 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
-from audio_files import ROOT, run_program, write_tone
+from audio_files import write_tone
 from benchmark_scripts import imported
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTModel
 
-SCRIPT = ROOT / "benchmarks" / "pretraining_budgets.py"
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_length": 64}
 GROUPS = 8
 
@@ -77,7 +77,12 @@ def write_run(folder, **results):
     (folder / "results.json").write_text(json.dumps(results))
 
 
-def test_finished_runs_are_not_repeated(script, clips, tmp_path):
+def run(script, monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["pretraining_budgets.py", *map(str, words)])
+    script.main()
+
+
+def test_finished_runs_are_not_repeated(script, clips, tmp_path, monkeypatch, capsys):
     """Two encoders of one shape and their random weights, by finished pretrainings and sweeps."""
     (tmp_path / "corpus").mkdir()
     (tmp_path / "clips").mkdir()
@@ -92,8 +97,7 @@ def test_finished_runs_are_not_repeated(script, clips, tmp_path):
         best = {"model": model, "accuracy": 1.0, "nested": {"accuracy": score, "folds": folds}}
         write_run(tmp_path / "sweeps" / f"{name}-mandarin-tones", best=best)
     words = ["--packages", tmp_path, "--output", tmp_path, "--sets", "mandarin-tones", "--steps", 5]
-    process = run_program(SCRIPT, *words, "--variants", "joint", "contrast")
-    assert process.returncode == 0, process.stderr[-2000:]
+    run(script, monkeypatch, *words, "--variants", "joint", "contrast")
     report = json.loads((tmp_path / "pretraining_budgets.json").read_text())
     assert [run["minutes"] for run in report["runs"].values()] == [1.5, 1.5]
     rows = {row["features"]: row for row in report["scores"]["mandarin-tones"]}
@@ -106,14 +110,14 @@ def test_finished_runs_are_not_repeated(script, clips, tmp_path):
     assert last["beyond"]["random weights"]["difference"] == pytest.approx(0.5)
     statistics = rows["log-mel statistics"]
     assert statistics["beyond"] == {} and statistics["nested"] == pytest.approx(np.mean(statistics["folds"]))
-    assert "+0.500" in process.stdout and (tmp_path / "pretraining_budgets.png").stat().st_size > 10_000
+    assert "+0.500" in capsys.readouterr().out and (tmp_path / "pretraining_budgets.png").stat().st_size > 10_000
     assert not list(tmp_path.rglob("*.log"))  # nothing was run
 
 
-def test_a_missing_package_is_named(tmp_path):
-    process = run_program(SCRIPT, "--packages", tmp_path, "--output", tmp_path / "out", "--sets", "mandarin-tones")
-    assert process.returncode == 1
-    assert process.stderr.strip() == f"{tmp_path}: lacks gcin-voice; there, run: apt-get download gcin-voice"
+def test_a_missing_package_is_named(script, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit) as stopped:
+        run(script, monkeypatch, "--packages", tmp_path, "--output", tmp_path / "out", "--sets", "mandarin-tones")
+    assert str(stopped.value) == f"{tmp_path}: lacks gcin-voice; there, run: apt-get download gcin-voice"
 
 
 def test_every_variant_fits_the_recipe(script):
