@@ -152,7 +152,9 @@ def _check(source: str, config: DualSSASTConfig, is_classifier: bool, system: st
         "num_attention_heads": [size // deit.HEAD_SIZE],
         "intermediate_size": [4 * size],
     }
-    needed |= _needed_by_classifier(config) if is_classifier else {"num_decoder_layers": [0]}
+    needed |= (
+        _needed_by_classifier(config) if is_classifier else {"num_decoder_layers": [0], "clip_contrast_weight": [0]}
+    )
     needed |= {"classifier": ["linear"]} if is_classifier else {}
     for name, values in needed.items():
         value = getattr(config, name)

@@ -133,6 +133,7 @@ def test_half_precision_is_written_as_float32(export, save, tmp_path):
     [
         ({"num_prefix_tokens": 1}, "num_prefix_tokens=1, which SSAST cannot hold: it needs 2"),
         ({"num_decoder_layers": 2}, "num_decoder_layers=2, which SSAST cannot hold: it needs 0"),
+        ({"clip_contrast_weight": 1.0}, "clip_contrast_weight=1.0, which SSAST cannot hold: it needs 0"),
         ({"num_attention_heads": 2}, "num_attention_heads=2, which SSAST cannot hold: it needs 1"),
         ({"hidden_size": 48}, "hidden_size=48, which SSAST cannot hold: it needs 64"),
         ({"intermediate_size": 128}, "intermediate_size=128, which SSAST cannot hold: it needs 256"),
