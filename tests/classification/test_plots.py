@@ -43,6 +43,7 @@ def drawn(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of the memory from Linux")
 def test_a_confusion_matrix_of_1500_classes_is_bounded(tmp_path):
     """A tick label per class took 99 s and 9.6 GB for 309 classes."""

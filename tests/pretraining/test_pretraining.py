@@ -587,6 +587,7 @@ def test_a_wrong_source_is_refused(recipe):
         train(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", sorted(p.stem for p in (ROOT / "recipes").glob("*_*_*.yaml") if p.stem.startswith(("mspm", "asit")))
 )
