@@ -110,6 +110,11 @@ class ASiTConfig(DualSSASTConfig):
         self.corruption_align = corruption_align
         super().__init__(**{"num_prefix_tokens": 1, "max_length": 592, "drop_path_rate": 0.1, **kwargs})
 
+    @property
+    def num_pretraining_crops(self) -> int:
+        """Number of crops of a clip that an example of pretraining has."""
+        return 2
+
     def check(self):
         """Checks all values, see [`StrictConfig.check`]."""
         super().check()

@@ -663,10 +663,18 @@ class DualSSASTConfig(StrictConfig):
         """Returns the number of frames that `num_columns` patch columns span, including padding at the right edge."""
         return (num_columns - 1) * self.time_stride + self.patch_shape[1]
 
+    # ---- pretraining ----
+
+    @property
+    def num_pretraining_crops(self) -> int:
+        """Number of crops of a clip that an example of pretraining has."""
+        return 2 if self.clip_contrast_weight else 1
+
     @property
     def num_pretraining_masks(self) -> int:
-        """Number of masks of a clip: one, one per objective without `shared_mask`, or one per crop."""
-        return 2 if self.clip_contrast_weight or not (self.shared_mask or self.pretraining_objective != "joint") else 1
+        """Number of masks of an example of pretraining: one per crop, and one per objective without `shared_mask`."""
+        num_passes = 2 if self.pretraining_objective == "joint" and not self.shared_mask else 1
+        return num_passes * self.num_pretraining_crops
 
     # ---- the fused representation ----
 

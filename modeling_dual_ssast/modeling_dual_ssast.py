@@ -1061,7 +1061,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         if self.contrast_head is not None:
             patch_states = encoded.last_hidden_state[:, self.config.num_prefix_tokens :]
             contrast_loss, contrast_accuracy = contrast_clips(
-                self.contrast_head(mean_of(patch_states, visible)), self.CONTRAST_TEMPERATURE, self.training
+                self.contrast_head(mean_of_visible(patch_states, visible)), self.CONTRAST_TEMPERATURE, self.training
             )
             loss = loss + self.config.clip_contrast_weight * contrast_loss
         output = DualSSASTForPreTrainingOutput(
@@ -1272,8 +1272,11 @@ def contrast_clips(vectors: torch.Tensor, temperature: float, gather: bool) -> t
     return loss, (scores.argmax(dim=1) == partner).float().mean()
 
 
-def mean_of(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Averages states (batch, tokens, hidden) where a boolean mask (batch, tokens) is true, in float32; else zeros."""
+def mean_of_visible(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Averages states (batch, tokens, hidden) where a boolean mask (batch, tokens) is true, in float32: (batch, hidden).
+    Unlike `masked_mean`, it gives zeros for a clip without visible patches: the only patch of a short one is masked.
+    """
     weights = mask.unsqueeze(-1).float()
     return (states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 

@@ -157,6 +157,16 @@ def test_two_crops_add_a_contrast(form):
     assert all(parameter.grad is not None for parameter in contrasting.parameters())
 
 
+@pytest.mark.parametrize("form", [FRAME, {**FRAME, "num_decoder_layers": 1}], ids=["frame", "frame-decoder"])
+def test_a_clip_of_one_patch_has_nothing_visible_to_contrast(form):
+    """Its only patch is masked: the loss stays finite, and so do the gradients."""
+    model = tiny(**form, clip_contrast_weight=1.0).train()
+    output = model(torch.randn(2, 2, 2, 32, generator=torch.Generator().manual_seed(1)))
+    assert output.num_masked.tolist() == [1, 1, 1, 1]
+    output.loss.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters()) and output.loss.isfinite()
+
+
 @pytest.mark.parametrize(
     ("shape", "masks", "pattern"),
     [

@@ -70,7 +70,7 @@ def test_a_run_leaves_a_whole_folder(clips, recipe, task, capsys):
     validation = results["metrics"]["validation"]
     assert set(validation) == {"loss", *parts}
     assert results["training"]["audio_hours"] == pytest.approx(steps[-1]["audio_hours"])
-    num_crops = METHODS[task].crops_of(METHODS[task].config_class())
+    num_crops = METHODS[task].config_class().num_pretraining_crops
     assert 0 < results["training"]["audio_hours"] < 24 * 0.48 * num_crops / 3600
     assert results["sources"][0]["name"] == clips.name and results["sources"][0]["training_clips"] == 36
     card = str(ModelCard.load(output / "README.md"))

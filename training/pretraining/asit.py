@@ -165,11 +165,6 @@ class AsitTrainer(PretrainingTrainer):
     components = ("class_loss", "data_loss", "reconstruction_loss")
 
     @staticmethod
-    def crops_of(config: ASiTConfig) -> int:
-        """Returns the number of crops per clip."""
-        return 2
-
-    @staticmethod
     def metrics_of(config: ASiTConfig) -> tuple[str, ...]:
         """Returns the losses to watch, first the one that does not follow the teacher's temperature."""
         return "reconstruction_loss", "class_loss", "data_loss"

@@ -37,7 +37,7 @@ class MspmExamples(Examples):
         (masks, rows, columns).
         """
         extractor, config = self.feature_extractor, self.config
-        num_crops = MspmTrainer.crops_of(config)
+        num_crops = config.num_pretraining_crops
         crops = [torch.from_numpy(random_crop(waveform, extractor.max_samples, rng)) for _ in range(num_crops)]
         features = torch.stack(list(extractor(crops, extractor.sampling_rate, padding=False)["input_values"]))
         rows, columns = config.grid_shape[0], config.num_columns(features.shape[1])
@@ -64,7 +64,7 @@ class MspmExamples(Examples):
             those of `pad`, with two crops `input_values` (batch, 2, frames, mel); and `bool_masked_pos` (batch,
             patches), or (batch, 2, patches) with a mask per objective or crop
         """
-        pad = self.pad_crops if MspmTrainer.crops_of(self.config) > 1 else self.pad
+        pad = self.pad_crops if self.config.num_pretraining_crops > 1 else self.pad
         batch = pad([example["input_values"] for example in examples])
         columns = self.config.num_columns(batch["input_values"].shape[-2])
         if self.config.attention_over_padding:
@@ -97,14 +97,9 @@ class MspmTrainer(PretrainingTrainer):
     model_class = DualSSASTForPreTraining
     examples_class = MspmExamples
     components = (
-        *("discriminative_loss", "discriminative_accuracy", "generative_loss"),
-        *("clip_contrast_loss", "clip_contrast_accuracy", "num_masked"),
-    )
-
-    @staticmethod
-    def crops_of(config: DualSSASTConfig) -> int:
-        """Returns the number of crops per clip."""
-        return 2 if config.clip_contrast_weight else 1
+        "discriminative_loss", "discriminative_accuracy", "generative_loss", "clip_contrast_loss",
+        "clip_contrast_accuracy", "num_masked",
+    )  # fmt: skip
 
     @staticmethod
     def metrics_of(config: DualSSASTConfig) -> tuple[str, ...]:
@@ -134,7 +129,7 @@ class MspmTrainer(PretrainingTrainer):
         total = passes * (2 * embedding + 3 * blocks) + heads * 3 * 2 * patches * (size**2 + size * values)
         if config.pretraining_objective != "generative":
             total += 2 * 2 * patches**2 * values  # every patch is compared with every other
-        return total * MspmTrainer.crops_of(config)
+        return total * config.num_pretraining_crops
 
     def make_panels(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Returns the clips, their visible patches, and the reconstruction of the others: (clips, frames, mel) each."""

@@ -78,11 +78,6 @@ class PretrainingTrainer(AudioTrainer):
     components: ClassVar[tuple[str, ...]]  # logged outputs of the model, beside the loss
 
     @staticmethod
-    def crops_of(config) -> int:
-        """Returns the number of crops per clip."""
-        return 1
-
-    @staticmethod
     def metrics_of(config) -> tuple[str, ...]:
         """Returns the metrics that `metric_for_best_model` may name beside the loss, the default first."""
         raise NotImplementedError
@@ -109,7 +104,7 @@ class PretrainingTrainer(AudioTrainer):
             lambda num_frames: self.flops_per_clip(config, num_frames),
             lambda: throughput.measure_peak_flops(device, dtype),
             self.processing_class.hop_s,
-            self.crops_of(config),
+            config.num_pretraining_crops,
             self.args.world_size,
         )
         self.add_callback(PretrainingCallback(self))
