@@ -51,8 +51,10 @@ def taken_apart(packages: Path, name: str) -> Iterator[Path | None]:
     Yields `None` where there is neither.
     """
     archive = archive_of(packages, name)
-    if (packages / name).is_dir() or archive is None:
-        yield packages / name if (packages / name).is_dir() else None
+    if (packages / name).is_dir():
+        yield packages / name
+    elif archive is None:
+        yield None
     else:
         with extracted(archive) as folder:
             yield folder

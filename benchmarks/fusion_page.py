@@ -100,15 +100,21 @@ def sweeps_text(sweeps: list[dict]) -> str:
     """Returns what each sweep has chosen: its score as the best, and the nested score of the choice."""
     rows = []
     for found in sweeps:
-        chosen = found["chosen"]
-        words = f"layers {', '.join(map(str, chosen['fusion_layers']))}; {chosen.get('readout', '')}"
-        if chosen.get("readout") != "prefix":
-            words += f"; {', '.join(map(str, chosen['pooling']))}"
-            words += f" ({chosen['pooling_combination']})" if len(chosen["pooling"]) > 1 else ""
         nested = "" if found["nested"] is None else f"{found['nested']:.3f}"
         score = f"{found['score']:.3f}"
-        rows.append([name_of(found), encoder_of(found), str(found["clips"]), words, score, nested])
+        rows.append(
+            [name_of(found), encoder_of(found), str(found["clips"]), choice_text(found["chosen"]), score, nested]
+        )
     return markdown_table(["data", "encoder", "clips", "best of the sweep", "its score", "nested score"], rows)
+
+
+def choice_text(chosen: dict) -> str:
+    """Returns layers, readout and poolings that a sweep has chosen."""
+    words = f"layers {', '.join(map(str, chosen['fusion_layers']))}; {chosen.get('readout', '')}"
+    if chosen.get("readout") != "prefix":
+        words += f"; {', '.join(map(str, chosen['pooling']))}"
+        words += f" ({chosen['pooling_combination']})" if len(chosen["pooling"]) > 1 else ""
+    return words
 
 
 def agreement_text(sweeps: list[dict]) -> str:

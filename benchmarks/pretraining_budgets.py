@@ -13,7 +13,6 @@ Finished runs are not repeated: to begin anew, remove the output folder.
 """
 
 import argparse
-import csv
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pretraining_corpus
 import soundfile
 import torch
 import yaml
+from fusion_page import choice_text
 from fusion_runs import SWEEP_RECIPE, save_random
 from matplotlib.figure import Figure
 from package_clips import CHECKS, LABEL_COLUMN, SPLITS, make_clips
@@ -44,12 +45,8 @@ from training.embeddings.choice import BEST, compare_with, half_interval, nested
 from training.embeddings.sweep import load_clips
 
 RECIPE = ROOT / "recipes" / "pretraining_budgets.yaml"
-SETS = (
-    "hydrogen-drumkits",
-    "fluid-soundfont-gm",
-    "mandarin-initials",
-    "mandarin-tones",
-)  # statistics do not solve them
+# Without the letters, which log-mel statistics solve.
+SETS = ("hydrogen-drumkits", "fluid-soundfont-gm", "mandarin-initials", "mandarin-tones")
 RANDOM, LOG_MEL = "random weights", "log-mel statistics"
 LINES = ("-", "--", ":")
 MOST_CLIPS = 500  # per set: a sweep of them takes half a minute
@@ -61,16 +58,10 @@ KINDS = ((0,), (0, 1), (0, 1, 2))  # of log-mel statistics: mean; and deviation;
 
 @dataclass(frozen=True)
 class Variant:
-    """
-    Describes a way to pretrain.
-
-    config: fields of the configuration that differ from the recipe
-    options: words of the command line
-    """
+    """Describes a way to pretrain; `config` are fields of the configuration that differ from the recipe."""
 
     title: str
     config: dict = field(default_factory=dict)
-    options: tuple = ()
 
 
 FRAMES = {"patch_size": [128, 4], "frequency_stride": 128, "time_stride": 4}
@@ -113,7 +104,7 @@ def pretrain(run: Run, corpus: Path, args: argparse.Namespace) -> Path:
     # Words of the command line replace a dictionary of the recipe as a whole.
     config = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["config_overrides"] | variant.config
     words = ["--train_sources", corpus / "train.csv", "--config_overrides", json.dumps(config), "--seed", run.seed]
-    train(folder, args.threads, RECIPE, *words, "--max_steps", run.steps, *variant.options)
+    train(folder, args.threads, RECIPE, *words, "--max_steps", run.steps)
     return folder
 
 
@@ -124,14 +115,9 @@ def join_splits(folder: Path) -> Path:
     """Writes the clips of all splits to one table: the folds divide them."""
     path = folder / "all.csv"
     if not path.exists():
-        rows = [row for split in SPLITS for row in csv.reader(open_table(folder / f"{split}.csv"))]
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([rows[0], *(row for row in rows if row != rows[0])])
+        tables = [pandas.read_csv(folder / f"{split}.csv", dtype=str, keep_default_na=False) for split in SPLITS]
+        pandas.concat(tables).to_csv(path, index=False)
     return path
-
-
-def open_table(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
 
 
 def sweep_words(table: Path) -> list:
@@ -147,9 +133,7 @@ def score_encoder(encoder: Path, table: Path, folder: Path) -> tuple[np.ndarray,
     """Sweeps an encoder; returns the nested scores of the folds, and what is chosen on all clips."""
     train_here(folder, SWEEP_RECIPE, "--model_name_or_path", encoder, *sweep_words(table))
     best = results_of(folder)[BEST]
-    model = best["model"]
-    words = f"layers {', '.join(map(str, model['fusion_layers']))}; {model['readout']}"
-    return np.array(best["nested"]["folds"]), f"{words}; {', '.join(model.get('pooling', []))}".removesuffix("; ")
+    return np.array(best["nested"]["folds"]), choice_text(best["model"])
 
 
 def score_log_mel(encoder: Path, table: Path) -> tuple[np.ndarray, float]:
@@ -200,8 +184,9 @@ def measure(runs: list[Run], args: argparse.Namespace) -> dict:
     corpus = args.output / "corpus"
     if not corpus.exists():
         cutting = pretraining_corpus.Cutting(shortest_s=SHORTEST_S)
-        held_out, threads = [ROOT / "data"], args.parallel
-        pretraining_corpus.make_corpus(args.packages, corpus, held_out=held_out, cutting=cutting, threads=threads)
+        pretraining_corpus.make_corpus(
+            args.packages, corpus, held_out=[ROOT / "data"], cutting=cutting, threads=args.parallel
+        )
     with ThreadPoolExecutor(args.parallel) as pool:
         folders = dict(zip(runs, pool.map(lambda run: pretrain(run, corpus, args), runs)))
     report = {"runs": {}, "scores": {}}
@@ -209,11 +194,9 @@ def measure(runs: list[Run], args: argparse.Namespace) -> dict:
         training = results_of(folder)["training"]
         facts = {"minutes": training["seconds"] / 60, "audio_hours": training["audio_hours"]}
         report["runs"][run.name] = asdict(run) | {"title": run.title, "shape": run.shape} | facts
-    random_ones = {}
+    random_ones = {run.shape: args.output / "encoders" / f"random-{run.shape}" for run in runs}
     for run, folder in folders.items():
-        place = args.output / "encoders" / f"random-{run.shape}"
-        save_random(folder, place)
-        random_ones[run.shape] = place
+        save_random(folder, random_ones[run.shape])
     for name, table in tables.items():
         report["scores"][name] = score_all(name, table, folders, random_ones, args.output / "sweeps")
     return report
@@ -291,7 +274,7 @@ def main():
             [
                 row["features"],
                 f"{row['nested']:.3f} +- {row['interval']:.3f}",
-                *map(cell_of, baselines(row)),
+                *(cell_of(row["beyond"].get(baseline)) for baseline in (LOG_MEL, RANDOM)),
                 row["chosen"],
             ]
             for row in found
@@ -299,10 +282,6 @@ def main():
         print_table([name, "accuracy", f"to {LOG_MEL}", f"to {RANDOM}", "chosen"], rows)
         print()
     print(f"plot and figures: {args.output / 'pretraining_budgets.png'}, .json")
-
-
-def baselines(row: dict) -> list[dict | None]:
-    return [row["beyond"].get(name) for name in (LOG_MEL, RANDOM)]
 
 
 def cell_of(found: dict | None) -> str:

@@ -92,7 +92,7 @@ def test_finished_runs_are_not_repeated(script, clips, tmp_path, monkeypatch, ca
         if not name.startswith("random"):
             training = {"seconds": 90, "audio_hours": 0.5}
             write_run(save_encoder(tmp_path / "encoders" / name), training=training)
-        model = {"fusion_layers": [0, 2], "readout": "frames", "pooling": ["mean", "max"]}
+        model = {"fusion_layers": [0, 2], "readout": "frames", "pooling": ["mean", "max"], "pooling_combination": "sum"}
         folds = [score + step for step in (-0.02, 0.01, -0.01, 0.02)]
         best = {"model": model, "accuracy": 1.0, "nested": {"accuracy": score, "folds": folds}}
         write_run(tmp_path / "sweeps" / f"{name}-mandarin-tones", best=best)
@@ -106,7 +106,7 @@ def test_finished_runs_are_not_repeated(script, clips, tmp_path, monkeypatch, ca
         "generative and contrast, 5 steps, seed 0",
     ]  # fmt: skip
     last = rows["generative and contrast, 5 steps, seed 0"]
-    assert last["nested"] == pytest.approx(0.75) and last["chosen"] == "layers 0, 2; frames; mean, max"
+    assert last["nested"] == pytest.approx(0.75) and last["chosen"] == "layers 0, 2; frames; mean, max (sum)"
     assert last["beyond"]["random weights"]["difference"] == pytest.approx(0.5)
     statistics = rows["log-mel statistics"]
     assert statistics["beyond"] == {} and statistics["nested"] == pytest.approx(np.mean(statistics["folds"]))
