@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 import sys
 import traceback
@@ -61,10 +62,11 @@ def run_program(
 
 
 def leave_processes():
-    """Leaves the process group of a launch, if there is one: its threads can abort a process that ends without."""
+    """Leaves the process group of a launch, if there is one: its threads can abort a process that ends with them."""
     distributed = sys.modules.get("torch.distributed")  # not imported: nobody has joined one
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()  # a trainer refers to itself, and the model that it holds keeps the group and its threads
 
 
 def fail(error: Exception | str) -> int:

@@ -1,11 +1,14 @@
 """Tests that nothing is lost in the last step: places to write to, closed pipes, narrow consoles, full disks."""
 
+import contextlib
 import errno
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,6 +165,7 @@ def test_a_picture_that_fails_costs_no_run(caplog):
 
 PRINT = """
 import sys
+import time
 from training.console import run_program
 from training.errors import InputError
 
@@ -275,7 +279,24 @@ def test_every_program_outlasts_its_reader(tmp_path):
 
 
 def test_a_program_leaves_its_process_group(tmp_path):
-    """The threads of a group that remains can abort the process at its end."""
-    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    assert run_here(lambda argv: None, []) == 0
+    """Its threads end, although a trainer still holds the divided model: they can abort the process at its end."""
+
+    def threads():
+        names = []
+        for file in Path("/proc/self/task").glob("*/comm"):
+            with contextlib.suppress(OSError):  # it ends now
+                names.append(file.read_text())
+        return [name for name in names if "gloo" in name]
+
+    def train(argv):
+        torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+        trainer = SimpleNamespace(model=torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1, 1)))
+        trainer.callback = SimpleNamespace(trainer=trainer)
+        assert threads() or sys.platform != "linux"
+
+    assert run_here(train, []) == 0
     assert not torch.distributed.is_initialized()
+    deadline = time.monotonic() + 30  # a thread that was joined is listed a moment longer
+    while threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not threads()

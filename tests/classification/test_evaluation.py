@@ -1,13 +1,14 @@
 """Tests classification/evaluation.py: the figures of a training's test, other data, and refused input."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 import torch
-from audio_files import run_program, write_class_folders, write_tone
+from audio_files import launch, run_program, write_class_folders, write_tone
 from huggingface_hub import HfApi
 from tiny_models import save_tiny_classifier, save_tiny_cnn
 
@@ -323,21 +324,11 @@ def test_damaged_clips_are_told_or_left_out(settings, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_processes_are_one(settings, tmp_path):
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--quiet",
-        "--multi_gpu",
-        "--num_processes",
-        2,
-        "--main_process_port",
-        0,
-    ]
     words = ["train_hf.py", tmp_path / "recipe.json", "--output_dir"]
     clips = write_class_folders(tmp_path / "clips", evaluation.SHARD_CLIPS // 2 + 1)  # two shards
     (tmp_path / "recipe.json").write_text(json.dumps(settings | {"dataset_name": str(clips)}))
-    for name, before in (("one", []), ("two", launch)):
-        process = run_program(*before, *words, tmp_path / name)
+    for name, start in (("one", run_program), ("two", partial(launch, 2))):
+        process = start(*words, tmp_path / name)
         assert process.returncode == 0, process.stderr[-2000:]
     one, two = (results_of(tmp_path / name) for name in ("one", "two"))
     assert one["metrics"] == two["metrics"] and two["machine"]["processes"] == 2

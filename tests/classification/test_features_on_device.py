@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from audio_files import run_program, write_class_folders
+from audio_files import launch, write_class_folders
 from tiny_runs import TINY, train
 
 import train_hf
@@ -117,12 +117,10 @@ def test_other_tasks_refuse_it_in_one_line(recipe, tmp_path, capsys, task, clips
 @pytest.mark.slow
 def test_several_processes_make_their_own_features(recipe, tmp_path):
     path = recipe(**{**AUGMENTED, "max_steps": 6, "save_strategy": "no", "eval_strategy": "no", "use_cpu": True})
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "train_hf.py", path]
     losses = []
     for name, words in (("plain", []), ("device", ON_DEVICE)):
         words = ["--output_dir", tmp_path / name, "--per_device_train_batch_size", "2", *words]
-        run = run_program(*launch, *words)
+        run = launch(2, "train_hf.py", path, *words)
         assert run.returncode == 0, run.stderr[-3000:]
         losses.append([entry[0] for entry in outputs(tmp_path / name)[0] if entry[0] is not None])
     assert len(losses[0]) == 6

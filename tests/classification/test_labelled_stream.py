@@ -14,7 +14,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from audio_files import ROOT, run_program, tone, write_class_folders
+from audio_files import ROOT, launch, run_program, tone, write_class_folders
 from safetensors.torch import load_file
 from tiny_models import save_tiny_classifier
 from tiny_runs import TINY
@@ -257,21 +257,11 @@ def test_a_killed_streamed_run_resumes_to_the_same_weights(recipe, tmp_path):
 @pytest.mark.slow
 def test_two_processes_stream_what_one_does_with_the_doubled_batch(recipe, tmp_path):
     path, _ = recipe(frequency_mask_bins=16, logging_strategy="steps", logging_steps=1, save_strategy="no")
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--num_machines",
-        1,
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
     one, two = tmp_path / "one", tmp_path / "two"
     words = ["train_hf.py", path, "--load_best_model_at_end", "false", "--output_dir"]
-    first = run_program(*launch, "--num_processes", 1, *words, one)
+    first = launch(1, *words, one)
     words = [*words, two, "--use_cpu", "true", "--per_device_train_batch_size", 2, "--dataloader_num_workers", 1]
-    second = run_program(*launch, "--multi_gpu", "--num_processes", 2, *words)
+    second = launch(2, *words)
     assert first.returncode == second.returncode == 0, second.stderr[-3000:]
     losses = [
         [entry["loss"] for entry in json.loads((folder / "results.json").read_text())["log"] if "loss" in entry]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from audio_files import run_program, write_tone
+from audio_files import launch, write_tone
 from safetensors.torch import load_file
 from tiny_runs import TINY, train
 
@@ -176,9 +176,7 @@ def test_a_run_that_is_resumed_in_an_epoch_gives_the_same_weights(table, tmp_pat
 def test_two_processes_give_the_weights_of_one(table, tmp_path):
     one = write_recipe(table, tmp_path, "one", gradient_accumulation_steps=8, use_cpu=True)
     two = write_recipe(table, tmp_path, "two", gradient_accumulation_steps=4, use_cpu=True)
-    launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no"]
-    for words in (["--num_processes", "1"], one), (["--multi_gpu", "--num_processes", "2"], two):
-        finished = run_program(*launch, *words[0], "train_hf.py", words[1])
+    for num_processes, path in (1, one), (2, two):
+        finished = launch(num_processes, "train_hf.py", path)
         assert finished.returncode == 0, finished.stderr
     assert_close(weights_of(tmp_path / "two"), weights_of(tmp_path / "one"))

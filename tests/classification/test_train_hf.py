@@ -12,7 +12,7 @@ import pandas
 import pytest
 import soundfile
 import torch
-from audio_files import ROOT, error_line, run_program, tone, write_class_folders, write_tone
+from audio_files import ROOT, error_line, launch, run_program, tone, write_class_folders, write_tone
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tiny_runs import TINY, train
@@ -450,22 +450,12 @@ def test_several_processes_equal_one_with_the_larger_batch(clips, recipe, tmp_pa
         save_strategy="no",
         frequency_mask_bins=16,
     )
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
     one, two = tmp_path / "one", tmp_path / "two"
     words = ["train_hf.py", path, "--output_dir"]
-    first = run_program(*launch, "--num_processes", "1", *words, one)
+    first = launch(1, *words, one)
     words = [*words, two, "--use_cpu", "true", "--per_device_train_batch_size", 4 // processes]
     words += ["--decoded_cache", tmp_path / "cache"]  # one process decodes, the others wait
-    second = run_program(*launch, "--multi_gpu", "--num_processes", processes, *words)
+    second = launch(processes, *words)
     assert first.returncode == second.returncode == 0, second.stderr[-3000:]
     losses = [
         [entry["loss"] for entry in json.loads((folder / "results.json").read_text())["log"] if "loss" in entry]

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from audio_files import run_program, write_class_folders
+from audio_files import launch, write_class_folders
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_models import TINY, save_tiny_classifier, save_tiny_cnn
@@ -445,12 +445,10 @@ def test_two_processes_equal_one_with_the_doubled_batch(recipe):
     settings = KINDS["lora"] | RESUMED["order"] | {"ema_decay": 0.5, "class_weights": "balanced", "max_steps": 6}
     settings |= {"logging_strategy": "steps", "logging_steps": 1, "save_strategy": "no"}
     settings["config_overrides"] = {"attention_probs_dropout_prob": 0.0}
-    launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no"]
     path, one = recipe("one", **settings)
-    first = run_program(*launch, "--num_processes", "1", "train_hf.py", path)
+    first = launch(1, "train_hf.py", path)
     path, two = recipe("two", **settings, per_device_train_batch_size=2, use_cpu=True)
-    second = run_program(*launch, "--multi_gpu", "--num_processes", "2", "train_hf.py", path)
+    second = launch(2, "train_hf.py", path)
     assert first.returncode == second.returncode == 0, first.stderr[-2000:] + second.stderr[-3000:]
     losses = [
         [entry["loss"] for entry in json.loads((folder / "results.json").read_text())["log"] if "loss" in entry]

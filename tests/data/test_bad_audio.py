@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
-from audio_files import run_program, tone, write_tone
+from audio_files import launch, tone, write_tone
 from tiny_models import save_tiny_classifier
 
 from training import tasks
@@ -327,9 +327,7 @@ def test_clips_that_are_stored_as_bytes_are_told_apart_by_their_places(tmp_path)
 def test_two_processes_leave_out_the_same_clips(manifest, recipe):
     table, damaged = manifest
     path, output = recipe(**TINY, train_file=table, on_bad_audio="skip", use_cpu=True)
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "train_hf.py", path]
-    process = run_program(*launch)
+    process = launch(2, "train_hf.py", path)
     assert process.returncode == 0, process.stderr[-3000:]
     assert_all_are_listed(output, damaged)
     results = json.loads((output / "results.json").read_text())

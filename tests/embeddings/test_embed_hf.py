@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
-from audio_files import new_imports, run_program, write_tone, write_tones
+from audio_files import launch, new_imports, write_tone, write_tones
 from tiny_models import TINY, save_tiny_classifier
 from transformers import ASTConfig, AutoModel, ViTConfig
 
@@ -264,19 +264,16 @@ def test_bad_inputs_are_one_line(model_folder, tmp_path, capsys, inputs, words, 
 @pytest.mark.slow
 def test_two_processes_write_what_one_does(model_folder, clips, tmp_path):
     (clips / "7.wav").write_bytes(b"RIFFrubbish")
-    launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no"]
     outputs = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
     for count, output in enumerate(outputs, start=1):
-        kind = ["--multi_gpu"] if count > 1 else []
         words = ["embed_hf.py", model_folder, clips, "--output", output, "--level", "frames", "--shard_clips", "2"]
-        process = run_program(*launch, *kind, "--num_processes", count, *words)
+        process = launch(count, *words)
         assert process.returncode == 0, process.stderr[-3000:]
     (clips / "7.wav").unlink()
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
     listings = [unreadable_path(output).read_bytes() for output in outputs]
     assert listings[0] == listings[1] and b"7.wav" in listings[0]
-    refused = run_program(*launch, "--multi_gpu", "--num_processes", "2", *words)
+    refused = launch(2, *words)
     assert "exists already" in refused.stderr and refused.stderr.count("error: ") == 1
     assert refused.returncode != 0
 

@@ -66,6 +66,14 @@ def run_program(*words, cwd: Path = ROOT, timeout: int = 300, threads: int = 1) 
     )
 
 
+def launch(num_processes: int, *words, timeout: int = 300) -> subprocess.CompletedProcess:
+    """Runs a program of the repository by `accelerate launch`, at a free port: tests run side by side."""
+    kind = ["--multi_gpu"] if num_processes > 1 else []
+    settings = ["--num_processes", num_processes, "--num_machines", 1, "--main_process_port", 0]
+    settings += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    return run_program("-m", "accelerate.commands.launch", *kind, *settings, *words, timeout=timeout)
+
+
 def new_imports(program: str, *words) -> set[str]:
     """
     Returns the top-level packages that `program.main(words)` imports in a fresh process, without those that

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from audio_files import ROOT, run_program, write_class_folders, write_tone
+from audio_files import ROOT, launch, run_program, write_class_folders, write_tone
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tiny_pretrainings import HEADS, OWN, SIZES, TASKS, train
@@ -570,13 +570,11 @@ def test_a_killed_run_resumes(clips, recipe, tmp_path, task, kind):
 def test_two_processes_equal_one_with_the_doubled_batch(clips, recipe, tmp_path, task, overrides):
     overrides = OWN[task]["config_overrides"] | overrides
     path, _ = recipe(task, train_sources=[str(clips)], max_steps=12, save_strategy="no", config_overrides=overrides)
-    launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no"]
     one, two = tmp_path / "one", tmp_path / "two"
     words = ["train_hf.py", path, "--output_dir"]
-    first = run_program(*launch, "--num_processes", "1", *words, one)
+    first = launch(1, *words, one)
     words = [*words, two, "--use_cpu", "true", "--per_device_train_batch_size", "2"]
-    second = run_program(*launch, "--multi_gpu", "--num_processes", "2", *words)
+    second = launch(2, *words)
     assert first.returncode == second.returncode == 0, second.stderr[-3000:]
     check_same_run(one, two, atol=1e-4)
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from audio_files import run_program, write_class_folders, write_tone
+from audio_files import launch, write_class_folders, write_tone
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from tiny_pretrainings import OWN, SIZES, train
@@ -173,12 +173,10 @@ def test_the_main_process_measures_for_all(clips, labelled, recipe, tmp_path):
     overrides = {**OWN["mspm"]["config_overrides"]}
     values = {"probe_dataset": str(labelled), "save_strategy": "no", "config_overrides": overrides, "max_steps": 6}
     path, _ = recipe("mspm", train_sources=[str(clips)], stop_on_collapse=True, **values)
-    launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no"]
     one, two = tmp_path / "one", tmp_path / "two"
-    first = run_program(*launch, "--num_processes", "1", "train_hf.py", path, "--output_dir", one)
+    first = launch(1, "train_hf.py", path, "--output_dir", one)
     words = ["train_hf.py", path, "--output_dir", two, "--use_cpu", "true", "--per_device_train_batch_size", "2"]
-    second = run_program(*launch, "--multi_gpu", "--num_processes", "2", *words)
+    second = launch(2, *words)
     assert first.returncode == second.returncode == 0, second.stderr[-3000:]
     for name in ("probe.csv", "health.csv"):
         tables = [np.genfromtxt(folder / name, delimiter=",", skip_header=1)[:, 4:] for folder in (one, two)]
