@@ -1,9 +1,10 @@
 """
 Measures the gain from pretraining with few labels: the language of telephone prompts, from 2 to 32 labelled clips each.
 
-Pretrains a small model on the training and validation clips without their labels. Fine-tunes it with few labels, and by
-the same recipe the same model from random weights, each with several draws of the labelled clips. Writes a table, a
-plot and a JSON. Finished runs are not repeated: to begin anew, remove the output folder.
+Pretrains a small model on the training and validation clips without their labels, or takes `--encoder`. Fine-tunes it
+with few labels, and by the same recipe the same model from random weights, each with several draws of the labelled
+clips. Beside them: a logistic regression on log-mel statistics of the same clips. Writes a table, a plot and a JSON.
+Finished runs are not repeated: to begin anew, remove the output folder.
 """
 
 import argparse
@@ -11,18 +12,28 @@ import csv
 import json
 import random
 import statistics
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+import yaml
+from clips import read_at
 from matplotlib.figure import Figure
 from report import print_table, versions
 from training_runs import ROOT, test_accuracy, train
 
+sys.path.insert(0, str(ROOT))  # `training` is not installed
+
+from modeling_dual_ssast import DualSSASTFeatureExtractor
+from training.base.log_mel_statistics import log_mel_statistics
+from training.embeddings.linear import probabilities, scaled
+
 CLIPS = ROOT / "data" / "voice_prompts"
-PRETRAINED, RANDOM = "pretrained", "random weights"
-COLOURS = {PRETRAINED: "tab:blue", RANDOM: "tab:orange"}
+PRETRAINED, RANDOM, LOG_MEL = "pretrained", "random weights", "log-mel statistics"
+COLOURS = {PRETRAINED: "tab:blue", RANDOM: "tab:orange", LOG_MEL: "tab:grey"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class Run:
     """Identifies a fine-tuning."""
 
     side: str
-    num_labels: int  # per language
+    num_labels: int  # per class
     seed: int
 
     @property
@@ -38,31 +49,34 @@ class Run:
         return f"{self.side.replace(' ', '_')}-{self.num_labels}-seed{self.seed}"
 
 
-def draw_labelled(num_labels: int, seed: int, table: Path) -> list[dict[str, str]]:
-    """Draws `num_labels` rows of the table per language. With one seed, smaller draws are subsets of larger ones."""
+def read_rows(table: Path) -> list[dict[str, str]]:
     with open(table, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def draw_labelled(num_labels: int, seed: int, table: Path, label_column: str = "language") -> list[dict[str, str]]:
+    """Draws `num_labels` rows of the table per class. With one seed, smaller draws are subsets of larger ones."""
+    rows = read_rows(table)
     chosen = []
-    for language in sorted({row["language"] for row in rows}):
-        own = [row for row in rows if row["language"] == language]
+    for label in sorted({row[label_column] for row in rows}):
+        own = [row for row in rows if row[label_column] == label]
         if num_labels > len(own):
-            raise SystemExit(f"{table}: holds {len(own)} clips for {language}, {num_labels} were asked for")
-        chosen += random.Random(f"{seed}:{language}").sample(own, len(own))[:num_labels]
+            raise SystemExit(f"{table}: holds {len(own)} clips for {label}, {num_labels} were asked for")
+        chosen += random.Random(f"{seed}:{label}").sample(own, len(own))[:num_labels]
     return chosen
 
 
-def write_manifest(rows: list[dict[str, str]], path: Path) -> Path:
+def write_manifest(rows: list[dict[str, str]], args: argparse.Namespace, path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file_name", "language"])
-        writer.writerows([CLIPS / row["file_name"], row["language"]] for row in rows)
-    return path
+        writer.writerow(["file_name", args.label_column])
+        writer.writerows([args.clips / row["file_name"], row[args.label_column]] for row in rows)
 
 
 def finetune(run: Run, args: argparse.Namespace) -> float:
     """Fine-tunes and returns the accuracy on the test clips."""
-    folder, start = args.output / "finetuned" / run.name, args.output / "pretrained"
+    folder, start = args.output / "finetuned" / run.name, args.encoder
     if run.side == PRETRAINED:
         words = ["--model_name_or_path", start]
     else:  # the same features without the pretrained weights
@@ -76,7 +90,31 @@ def finetune(run: Run, args: argparse.Namespace) -> float:
     return test_accuracy(folder)
 
 
-def plot(accuracies: dict[str, dict[int, list[float]]], title: str, path: Path):
+def log_mel_accuracies(draws: dict[tuple[int, int], list[dict[str, str]]], args: argparse.Namespace) -> dict:
+    """Returns the test accuracy of a logistic regression on log-mel statistics for each draw of labelled clips."""
+    tests = read_rows(args.test_file)
+    labels, answers = np.unique([row[args.label_column] for row in tests], return_inverse=True)
+    paths = [args.clips / row["file_name"] for rows in draws.values() for row in rows]
+    places = {path: place for place, path in enumerate(dict.fromkeys(paths))}
+    tested = [args.test_file.parent / row["file_name"] for row in tests]
+    features = scaled(np.stack([statistics_of(path) for path in (*places, *tested)]))
+    found = {}
+    for draw, rows in draws.items():
+        chosen = features[[places[args.clips / row["file_name"]] for row in rows]]
+        targets = np.searchsorted(labels, [row[args.label_column] for row in rows])
+        answered = probabilities(chosen, targets, features[len(places) :], len(labels)).argmax(axis=1)
+        found[draw] = float((answered == answers).mean())
+    return found
+
+
+def statistics_of(path: Path) -> np.ndarray:
+    extractor = DualSSASTFeatureExtractor(max_length=4096)
+    samples = torch.from_numpy(read_at(path, extractor.sampling_rate))
+    features = extractor([samples], extractor.sampling_rate, padding=False)["input_values"][0]
+    return log_mel_statistics(features).numpy()
+
+
+def plot(accuracies: dict[str, dict[int, list[float]]], num_classes: int, title: str, path: Path):
     """Draws the mean over the draws, a dot per draw, and the range."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -88,10 +126,10 @@ def plot(accuracies: dict[str, dict[int, list[float]]], title: str, path: Path):
         axes.fill_between(counts, lowest, highest, color=colour, alpha=0.2, linewidth=0)
         for count, values in by_labels.items():
             axes.plot([count] * len(values), values, "o", color=colour, markersize=3)
-    axes.axhline(0.2, color="grey", linestyle=":", label="chance")
+    axes.axhline(1 / num_classes, color="grey", linestyle=":", label="chance")
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
-    axes.set(xlabel="labelled clips per language", ylabel="accuracy", ylim=(0, 1), title=title)
+    axes.set(xlabel="labelled clips per class", ylabel="accuracy", ylim=(0, 1), title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="center right")
     figure.savefig(path, dpi=150)
@@ -101,47 +139,56 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "pretrain_demo")
     parser.add_argument("--pretraining", type=Path, default=ROOT / "recipes" / "pretrain_demo.yaml")
+    parser.add_argument("--encoder", type=Path, help="a pretrained encoder in place of the result of --pretraining")
+    parser.add_argument("--clips", type=Path, default=CLIPS, help="folder with train.csv and test.csv")
     parser.add_argument("--finetuning", type=Path, default=ROOT / "recipes" / "pretrain_demo_finetune.yaml")
     parser.add_argument("--random-learning-rate", type=float, default=2e-4, help="of the side from random weights")
-    parser.add_argument("--labels", type=int, nargs="+", default=[2, 4, 8, 16, 32], help="labelled clips per language")
+    parser.add_argument("--labels", type=int, nargs="+", default=[2, 4, 8, 16, 32], help="labelled clips per class")
     parser.add_argument("--seeds", type=int, default=3, help="draws of the labelled clips")
-    parser.add_argument("--test-file", type=Path, default=CLIPS / "test.csv", help="what the accuracies are of")
+    parser.add_argument("--test-file", type=Path, help="what the accuracies are of; default: test.csv of --clips")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU cores to use")
     args = parser.parse_args()
-    args.output, args.test_file = args.output.resolve(), args.test_file.resolve()
-
-    train(args.output / "pretrained", args.threads, args.pretraining.resolve())
-    args.finetuning = args.finetuning.resolve()
-    runs = [
-        Run(side, num_labels, seed)
-        for num_labels in sorted(args.labels)
+    args.output, args.clips, args.finetuning = map(Path.resolve, (args.output, args.clips, args.finetuning))
+    args.test_file = (args.test_file or args.clips / "test.csv").resolve()
+    args.label_column = yaml.safe_load(args.finetuning.read_text(encoding="utf-8"))["label_column"]
+    if args.encoder is None:
+        args.encoder = args.output / "pretrained"
+        train(args.encoder, args.threads, args.pretraining.resolve())
+    args.encoder = args.encoder.resolve()
+    table, counts = args.clips / "train.csv", sorted(args.labels)
+    draws = {
+        (count, seed): draw_labelled(count, seed, table, args.label_column)
+        for count in counts
         for seed in range(args.seeds)
-        for side in (PRETRAINED, RANDOM)
-    ]
-    for run in runs:
-        rows = draw_labelled(run.num_labels, run.seed, CLIPS / "train.csv")
-        write_manifest(rows, args.output / "labelled" / f"{run.num_labels}-seed{run.seed}.csv")
+    }
+    for (count, seed), rows in draws.items():
+        write_manifest(rows, args, args.output / "labelled" / f"{count}-seed{seed}.csv")
+    runs = [Run(side, *draw) for draw in draws for side in (PRETRAINED, RANDOM)]
     with ThreadPoolExecutor(max(1, args.threads)) as pool:
         results = dict(zip(runs, pool.map(lambda run: finetune(run, args), runs)))
 
+    results |= {Run(LOG_MEL, *draw): accuracy for draw, accuracy in log_mel_accuracies(draws, args).items()}
+
     accuracies = {
-        side: {count: [results[Run(side, count, seed)] for seed in range(args.seeds)] for count in sorted(args.labels)}
-        for side in (PRETRAINED, RANDOM)
+        side: {count: [results[Run(side, count, seed)] for seed in range(args.seeds)] for count in counts}
+        for side in COLOURS
     }
-    report = {"test_file": args.test_file.name, "accuracy": accuracies, "versions": versions()}
+    report = {"clips": args.clips.name, "test_file": args.test_file.name, "accuracy": accuracies}
+    report |= {"encoder": args.encoder.name, "versions": versions()}
     (args.output / "pretraining_pays.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    title = f"telephone prompts in 5 languages, {args.seeds} draws"
-    plot(accuracies, title, args.output / "pretraining_pays.png")
+    num_classes = len({row[args.label_column] for row in read_rows(table)})
+    title = f"{args.clips.name}: {num_classes} classes, {args.seeds} draws"
+    plot(accuracies, num_classes, title, args.output / "pretraining_pays.png")
 
     print(versions())
-    print(f"accuracy on {args.test_file.name}: mean of {args.seeds} draws (lowest-highest)\n")
-    table = []
-    for count in sorted(args.labels):
-        sides = [accuracies[side][count] for side in (PRETRAINED, RANDOM)]
+    print(f"accuracy on {args.test_file.name} of {args.clips.name}: mean of {args.seeds} draws (lowest-highest)\n")
+    rows = []
+    for count in counts:
+        sides = [accuracies[side][count] for side in COLOURS]
         means = [statistics.mean(values) for values in sides]
         cells = [f"{mean:.2f} ({min(values):.2f}-{max(values):.2f})" for mean, values in zip(means, sides)]
-        table.append([str(count), *cells, f"{means[0] - means[1]:+.2f}"])
-    print_table(["labelled clips per language", PRETRAINED, RANDOM, "gain"], table)
+        rows.append([str(count), *cells, f"{means[0] - means[1]:+.2f}"])
+    print_table(["labelled clips per class", *COLOURS, "gain over random weights"], rows)
     print(f"\nplot and figures: {args.output / 'pretraining_pays.png'}, .json")
 
 

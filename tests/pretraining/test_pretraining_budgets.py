@@ -93,11 +93,11 @@ def test_finished_runs_are_not_repeated(script, clips, tmp_path, monkeypatch, ca
             training = {"seconds": 90, "audio_hours": 0.5}
             write_run(save_encoder(tmp_path / "encoders" / name), training=training)
         model = {"fusion_layers": [0, 2], "readout": "frames", "pooling": ["mean", "max"], "pooling_combination": "sum"}
-        folds = [score + step for step in (-0.02, 0.01, -0.01, 0.02)]
+        folds = [score + step for step in 3 * (-0.02, 0.01, -0.01, 0.02)]
         best = {"model": model, "accuracy": 1.0, "nested": {"accuracy": score, "folds": folds}}
         write_run(tmp_path / "sweeps" / f"{name}-mandarin-tones", best=best)
-    words = ["--packages", tmp_path, "--output", tmp_path, "--sets", "mandarin-tones", "--steps", 5]
-    run(script, monkeypatch, *words, "--variants", "joint", "contrast")
+    words = ["--packages", tmp_path, "--output", tmp_path, "--sets", "mandarin-tones"]
+    run(script, monkeypatch, *words, "--runs", "joint:5", "contrast:5:0")
     report = json.loads((tmp_path / "pretraining_budgets.json").read_text())
     assert [run["minutes"] for run in report["runs"].values()] == [1.5, 1.5]
     rows = {row["features"]: row for row in report["scores"]["mandarin-tones"]}
@@ -124,5 +124,26 @@ def test_every_variant_fits_the_recipe(script):
     """Each configuration is one that the model accepts, for two seconds."""
     recipe = script.yaml.safe_load(script.RECIPE.read_text())
     for name, variant in script.VARIANTS.items():
-        config = DualSSASTConfig(**recipe["config_overrides"] | variant.config, max_length=recipe["max_length"])
-        assert config.grid_shape == ((1, 52) if name.startswith("frames") else (8, 13)), name
+        frames = (recipe | variant.settings)["max_length"]
+        config = DualSSASTConfig(**recipe["config_overrides"] | variant.config, max_length=frames)
+        assert config.grid_shape == ((1, frames // 4) if name.startswith("frames") else (8, frames // 16)), name
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [("dual:5", "dual: no variant"), ("joint", "joint: write VARIANT:STEPS"), ("joint:0", "joint:0: ")],
+)
+def test_a_run_that_cannot_be_is_refused(script, monkeypatch, capsys, words, message):
+    with pytest.raises(SystemExit):
+        run(script, monkeypatch, "--packages", "here", "--runs", words)
+    assert message in capsys.readouterr().err
+
+
+def test_a_kit_lies_on_one_side_although_authors_have_several(script, tmp_path):
+    folder = tmp_path / script.DRUMS
+    folder.mkdir()
+    for split in script.SPLITS:
+        kits = "".join(f"{split}{place}.flac,tom,Ann,drumkits/Kit {place}/tom.wav\n" for place in range(2))
+        (folder / f"{split}.csv").write_text("file_name,label,group,source\n" + kits)
+    with open(script.join_splits(folder), encoding="utf-8", newline="") as file:
+        assert [row["group"] for row in csv.DictReader(file)] == 3 * ["Kit 0", "Kit 1"]
