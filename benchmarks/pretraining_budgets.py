@@ -2,11 +2,14 @@
 Measures what pretraining on two CPU cores is worth: small encoders by several objectives and budgets, frozen, beside
 random weights and log-mel statistics.
 
-Pretrains on the corpus of pretraining_corpus.py. Each encoder is read as a user would read it: a sweep chooses layers,
-readout and poolings, and its nested score is that of the whole choice. Log-mel statistics get the same clips, folds and
-regression, and the choice among three kinds of them. The clips are of package_clips.py, and a fold never divides a
-group: a drum is asked for by other kits, an instrument family by other programs, a consonant before other
-vowels, a tone in other syllables.
+Pretrains on the corpus of pretraining_corpus.py. Each encoder is read as a user would read it. With all labels a sweep
+chooses layers, readout and poolings, and its nested score is that of the whole choice; log-mel statistics get the same
+clips, folds and regression, and the choice among three kinds of them. With few labels nothing is chosen: mean and
+deviation of the time frames of the middle and last layer, and a logistic regression on some clips of each class, drawn
+in the same folds; log-mel statistics have mean, deviation and change.
+
+The clips are of package_clips.py, and a fold never divides a group: a drum is asked for by other kits, an instrument
+family by other programs, a language by other letters, a consonant before other vowels, a tone in other syllables.
 
 A budget is a number of steps, so that it is the same on every machine; the table has the minutes that they took.
 Finished runs are not repeated: to begin anew, remove the output folder.
@@ -22,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pretraining_corpus
-import soundfile
 import torch
 import yaml
 from fusion_page import choice_text
@@ -30,30 +32,34 @@ from fusion_runs import SWEEP_RECIPE, save_random
 from matplotlib.figure import Figure
 from package_clips import CHECKS, LABEL_COLUMN, SPLITS, make_clips
 from report import print_table, versions
+from sklearn.model_selection import train_test_split
 from training_runs import ROOT, results_of, train, train_here
 
 sys.path.insert(0, str(ROOT))  # `training` is not installed
 
-from modeling_dual_ssast import DualSSASTFeatureExtractor
+import embed_hf
 from training import tasks
-from training.base.log_mel_statistics import log_mel_statistics
 from training.base.ridge import make_targets, metric_of, score_folds
-from training.data.columns import stored_paths
 from training.data.labels import find_labels
 from training.data.splits import make_folds
 from training.embeddings.choice import BEST, compare_with, half_interval, nested_scores, share_of_tests
+from training.embeddings.linear import probabilities, scaled
+from training.embeddings.log_mel import LOG_MEL as LOG_MEL_MODEL
+from training.embeddings.stored import read_embeddings
 from training.embeddings.sweep import load_clips
 
 RECIPE = ROOT / "recipes" / "pretraining_budgets.yaml"
-# Without the letters, which log-mel statistics solve.
 DRUMS = "hydrogen-drumkits"
-SETS = (DRUMS, "fluid-soundfont-gm", "mandarin-initials", "mandarin-tones")
 RANDOM, LOG_MEL = "random weights", "log-mel statistics"
 LINES = ("-", "--", ":")
 MOST_CLIPS = 500  # per set: a sweep of them takes half a minute
 SHORTEST_S = 0.2  # of a cut of the corpus: effects are short
 NUM_FOLDS, NUM_REPEATS = 6, 2  # twelve drum kits
 RIDGE = (0.1, 0.01)  # penalties per feature, for all alike
+FEW = (2, 4, 8, 16)  # labelled clips of each class
+READING = ("--readout", "frames", "--pooling", "mean", "std", "--pooling_combination", "concat")  # of the fused layers
+ALL = "all"  # labels
+Scores = dict[str, np.ndarray]  # labelled clips of each class -> accuracy on the held-out clips of each fold
 KINDS = ((0,), (0, 1), (0, 1, 2))  # of log-mel statistics: mean; and deviation; and change
 
 
@@ -141,16 +147,19 @@ def pretrain(run: Run, corpus: Path, args: argparse.Namespace) -> Path:
 
 def join_splits(folder: Path) -> Path:
     """
-    Writes the clips of all splits to one table: the folds divide them. The groups of drums are kits: their authors, the
-    groups of package_clips.py, are too few.
+    Writes the clips of all splits to one table, at most `MOST_CLIPS` in the proportions of the classes: the folds
+    divide them. The groups of drums are kits: their authors, the groups of package_clips.py, are too few.
     """
     path = folder / "all.csv"
     table = pandas.concat(
-        pandas.read_csv(folder / f"{split}.csv", dtype=str, keep_default_na=False) for split in SPLITS
+        [pandas.read_csv(folder / f"{split}.csv", dtype=str, keep_default_na=False) for split in SPLITS],
+        ignore_index=True,
     )
     if folder.name == DRUMS:
         table["group"] = [Path(source).parent.name for source in table["source"]]
-    table.to_csv(path, index=False)
+    if len(table) > MOST_CLIPS:
+        table, _ = train_test_split(table, train_size=MOST_CLIPS, stratify=table[LABEL_COLUMN], random_state=0)
+    table.sort_index().to_csv(path, index=False)
     return path
 
 
@@ -164,44 +173,60 @@ def sweep_words(table: Path) -> list:
     ]
 
 
-def score_encoder(encoder: Path, table: Path, folder: Path) -> tuple[np.ndarray, str]:
-    """Sweeps an encoder; returns the nested scores of the folds, and what is chosen on all clips."""
-    train_here(folder, SWEEP_RECIPE, "--model_name_or_path", encoder, *sweep_words(table))
-    best = results_of(folder)[BEST]
-    return np.array(best["nested"]["folds"]), choice_text(best["model"])
+class Clips:
+    """Holds the labelled clips of a table, and the folds of a sweep of them."""
+
+    def __init__(self, table: Path, encoder: Path):
+        words = [SWEEP_RECIPE, "--model_name_or_path", encoder, *sweep_words(table)]
+        _, _, data_arguments, arguments = tasks.parse([str(word) for word in words])
+        clips = load_clips(data_arguments, arguments)
+        self.table, self.ridge = table, arguments.ridge
+        self.label_set = find_labels(clips["label"], data_arguments.problem_type)
+        self.targets = make_targets(clips["label"], self.label_set)
+        self.folds = make_folds(clips, arguments.num_folds, True, arguments.seed, arguments.num_repeats)
+        self.share = share_of_tests(self.folds)
+        self.classes = np.array([self.label_set.label2id[label] for label in clips["label"]])
+
+    def nested_of_log_mel(self, statistics: np.ndarray) -> np.ndarray:
+        """Scores log-mel statistics (clips, 3 mel) as a sweep scores an encoder: the nested scores of the folds."""
+        parts = np.split(statistics, 3, axis=1)
+        scores = score_folds(
+            lambda place: parts[place],
+            [list(kind) for kind in KINDS],
+            self.targets,
+            self.folds,
+            self.ridge,
+            metric_of(self.label_set.problem_type)[1],
+        )
+        return nested_scores(BEST, scores, range(len(KINDS)), self.share)
+
+    def few_of(self, vectors: np.ndarray) -> Scores:
+        """
+        Scores vectors (clips, size) with few labels, drawn in each fold alike for all vectors. With fewer labels, they
+        are some of those with more; a class with fewer clips gives all of them.
+        """
+        features, num_classes = scaled(vectors), len(self.label_set.names)
+        found = {str(count): np.zeros(len(self.folds)) for count in FEW}
+        for place, (training, test) in enumerate(self.folds):
+            order = np.random.default_rng(place).permutation(training)
+            for count in FEW:
+                drawn = np.concatenate([order[self.classes[order] == label][:count] for label in range(num_classes)])
+                answers = probabilities(features[drawn], self.classes[drawn], features[test], num_classes)
+                found[str(count)][place] = (answers.argmax(axis=1) == self.classes[test]).mean()
+        return found
 
 
-def score_log_mel(encoder: Path, table: Path) -> tuple[np.ndarray, float]:
-    """
-    Scores log-mel statistics as a sweep scores an encoder: the same clips, folds and penalties.
-
-    Returns:
-        the nested scores of the folds, and the number of held-out clips of a fold for each training clip
-    """
-    words = [SWEEP_RECIPE, "--model_name_or_path", encoder, *sweep_words(table)]
-    _, _, data_arguments, arguments = tasks.parse([str(word) for word in words])
-    clips = load_clips(data_arguments, arguments)
-    label_set = find_labels(clips["label"], data_arguments.problem_type)
-    folds = make_folds(clips, arguments.num_folds, label_set.is_single, arguments.seed, arguments.num_repeats)
-    parts = np.split(np.stack([statistics(path) for path in stored_paths(clips)]), 3, axis=1)
-    scores = score_folds(
-        lambda place: parts[place],
-        [list(kind) for kind in KINDS],
-        make_targets(clips["label"], label_set),
-        folds,
-        arguments.ridge,
-        metric_of(label_set.problem_type)[1],
-    )
-    share = share_of_tests(folds)
-    return nested_scores(BEST, scores, range(len(KINDS)), share), share
-
-
-def statistics(path: str) -> np.ndarray:
-    """Returns mean, deviation and change of each mel bin of a clip: float64 (3 mel,)"""
-    samples, rate = soundfile.read(path, dtype="float32")
-    extractor = DualSSASTFeatureExtractor()
-    log_mel = extractor([torch.from_numpy(samples)], rate, padding=False)["input_values"][0]
-    return log_mel_statistics(log_mel).double().numpy()
+def embed(model: str | Path, table: Path, path: Path, *words: str) -> np.ndarray:
+    """Returns the vectors of a table's clips, float64 (clips, size), in its order."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        words = ("--output", path, "--dtype", "float32", "--device", "cpu", *words)
+        if embed_hf.main([str(word) for word in (model, table, *words)]):
+            raise SystemExit(f"embed_hf.py could not embed {table}")
+    stored = read_embeddings(path)
+    if list(stored.columns["group"]) != list(pandas.read_csv(table, dtype=str, keep_default_na=False)["group"]):
+        raise SystemExit(f"{path}: has not the clips of {table}; remove it")
+    return stored.vectors.astype(np.float64)
 
 
 # ---- the whole ----
@@ -233,52 +258,74 @@ def measure(runs: list[Run], args: argparse.Namespace) -> dict:
     for run, folder in folders.items():
         save_random(folder, random_ones[run.shape])
     for name, table in tables.items():
-        report["scores"][name] = score_all(name, table, folders, random_ones, args.output / "sweeps")
+        report["scores"][name] = score_all(name, table, folders, random_ones, args.output)
     return report
 
 
 def score_all(
-    name: str, table: Path, folders: dict[Run, Path], random_ones: dict[str, Path], sweeps: Path
+    name: str, table: Path, folders: dict[Run, Path], random_ones: dict[str, Path], output: Path
 ) -> list[dict]:
     """Returns a row for the statistics, for each kind of random weights, and for each encoder beside both baselines."""
-    log_mel, share = score_log_mel(next(iter(folders.values())), table)
-    rows = [row_of(LOG_MEL, log_mel, share, {})]
+    clips = Clips(table, next(iter(folders.values())))
+
+    def score(encoder: Path) -> tuple[Scores, str]:
+        place = f"{encoder.name}-{name}"
+        train_here(output / "sweeps" / place, SWEEP_RECIPE, "--model_name_or_path", encoder, *sweep_words(table))
+        best = results_of(output / "sweeps" / place)[BEST]
+        vectors = embed(encoder, table, output / "vectors" / f"{place}.parquet", *READING)
+        return clips.few_of(vectors) | {ALL: np.array(best["nested"]["folds"])}, choice_text(best["model"])
+
+    statistics = embed(LOG_MEL_MODEL, table, output / "vectors" / f"log-mel-{name}.parquet")
+    log_mel = clips.few_of(statistics) | {ALL: clips.nested_of_log_mel(statistics)}
+    rows = [row_of(LOG_MEL, log_mel, clips.share, {})]
     at_random = {}
     for shape, encoder in random_ones.items():
-        at_random[shape], chosen = score_encoder(encoder, table, sweeps / f"{encoder.name}-{name}")
-        rows.append(row_of(f"{RANDOM}, {shape}", at_random[shape], share, {LOG_MEL: log_mel}, chosen))
+        at_random[shape], chosen = score(encoder)
+        rows.append(row_of(f"{RANDOM}, {shape}", at_random[shape], clips.share, {LOG_MEL: log_mel}, chosen))
     for run, encoder in folders.items():
-        folds, chosen = score_encoder(encoder, table, sweeps / f"{encoder.name}-{name}")
-        baselines = {LOG_MEL: log_mel, RANDOM: at_random[run.shape]}
-        rows.append(row_of(run.title, folds, share, baselines, chosen))
+        found, chosen = score(encoder)
+        rows.append(row_of(run.title, found, clips.share, {LOG_MEL: log_mel, RANDOM: at_random[run.shape]}, chosen))
     return rows
 
 
-def row_of(title: str, folds: np.ndarray, share: float, baselines: dict[str, np.ndarray], chosen: str = "") -> dict:
-    """Returns a mean score with half of its interval, and the difference to each baseline with its p-value."""
-    row = {"features": title, "nested": float(folds.mean()), "interval": float(half_interval(folds, share))}
-    beyond = {name: compare_with(baseline, folds[None], share) for name, baseline in baselines.items()}
-    row["beyond"] = {name: {key: float(found[key][0]) for key in ("difference", "p")} for name, found in beyond.items()}
-    return row | {"folds": folds.tolist(), "chosen": chosen}
+def row_of(title: str, found: Scores, share: float, baselines: dict[str, Scores], chosen: str = "") -> dict:
+    """Returns means with half of their intervals, and the difference to each baseline with its p-value."""
+    row = {"features": title, "chosen": chosen, "scores": {}}
+    for labels, folds in found.items():
+        row["scores"][labels] = {"mean": float(folds.mean()), "interval": float(half_interval(folds, share))}
+        row["scores"][labels] |= {"beyond": {}, "folds": folds.tolist()}
+        for name, baseline in baselines.items():
+            compared = compare_with(baseline[labels], folds[None], share)
+            beyond = {key: float(compared[key][0]) for key in ("difference", "p")}
+            row["scores"][labels]["beyond"][name] = beyond
+    return row
 
 
 def plot(report: dict, path: Path):
-    """Draws the nested scores against the steps, a panel per set of clips; statistics and random weights as lines."""
-    figure = Figure(figsize=(3.2 * len(report["scores"]), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(report["scores"]), squeeze=False)[0]
-    for axes, (name, rows) in zip(panels, report["scores"].items()):
-        found = {row["features"]: row["nested"] for row in rows}
-        for variant in VARIANTS:
-            points = sorted(
-                (run["steps"], found[run["title"]]) for run in report["runs"].values() if run["variant"] == variant
-            )
-            if points:
-                axes.plot(*zip(*points), "o-", markersize=3, label=VARIANTS[variant].title)
-        for title, style in zip([title for title in found if title.startswith((LOG_MEL, RANDOM))], LINES):
-            axes.axhline(found[title], color="grey", linestyle=style, linewidth=1, label=title)
-        axes.set(title=name, xlabel="steps", xscale="log")
-    panels[0].set_ylabel("accuracy (nested)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    """
+    Draws the scores against the steps: a column of panels per set of clips, a row with four labels of each class, and
+    one with all; statistics and random weights as lines.
+    """
+    shown = {"4": "4 labels per class", ALL: "all labels (nested)"}
+    figure = Figure(figsize=(2.8 * len(report["scores"]), 6), layout="constrained")
+    panels = figure.subplots(len(shown), len(report["scores"]), squeeze=False)
+    for column, (name, rows) in enumerate(report["scores"].items()):
+        for axes, labels in zip(panels[:, column], shown):
+            found = {row["features"]: row["scores"][labels]["mean"] for row in rows}
+            for variant in VARIANTS:
+                points = sorted(
+                    (run["steps"], found[run["title"]]) for run in report["runs"].values() if run["variant"] == variant
+                )
+                if points:
+                    axes.plot(*zip(*points), "o-", markersize=3, label=VARIANTS[variant].title)
+            for title, style in zip([title for title in found if title.startswith((LOG_MEL, RANDOM))], LINES):
+                axes.axhline(found[title], color="grey", linestyle=style, linewidth=1, label=title)
+            axes.set(xscale="log")
+        panels[0, column].set_title(name)
+        panels[-1, column].set_xlabel("steps")
+    for axes, text in zip(panels[:, 0], shown.values()):
+        axes.set_ylabel(f"accuracy, {text}")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=150)
 
 
@@ -290,7 +337,7 @@ def main():
         "--runs", type=Run.parse, nargs="+", metavar="VARIANT:STEPS[:SEED]", default=[Run(v, 250) for v in VARIANTS],
         help=f"pretrainings; variants: {', '.join(VARIANTS)}",
     )  # fmt: skip
-    parser.add_argument("--sets", nargs="+", choices=list(CHECKS), default=list(SETS), help="labelled clips")
+    parser.add_argument("--sets", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="labelled clips")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--parallel", type=int, default=max(1, torch.get_num_threads()), help="runs at a time")
     args = parser.parse_args()
@@ -301,24 +348,26 @@ def main():
     print(versions())
     rows = [[run["title"], f"{run['minutes']:.1f}", f"{run['audio_hours']:.1f}"] for run in report["runs"].values()]
     print_table(["pretraining", "minutes", "hours of audio"], rows)
-    print("\nnested score of the sweep's choice, and the difference to each baseline (p)\n")
+    print(f"\naccuracy by labels of each class ({ALL}: nested score of the sweep's choice); differences with p")
     for name, found in report["scores"].items():
-        rows = [
-            [
-                row["features"],
-                f"{row['nested']:.3f} +- {row['interval']:.3f}",
-                *(cell_of(row["beyond"].get(baseline)) for baseline in (LOG_MEL, RANDOM)),
-                row["chosen"],
-            ]
-            for row in found
-        ]
-        print_table([name, "accuracy", f"to {LOG_MEL}", f"to {RANDOM}", "chosen"], rows)
         print()
+        cells = [[f"{row['scores'][labels]['mean']:.3f}" for labels in row["scores"]] for row in found]
+        rows = [[row["features"], *own, row["chosen"]] for row, own in zip(found, cells)]
+        print_table([name, *found[0]["scores"], "chosen with all"], rows)
+        for baseline in (LOG_MEL, RANDOM):
+            print()
+            rows = [
+                [row["features"], *(cell_of(score["beyond"][baseline]) for score in row["scores"].values())]
+                for row in found
+                if baseline in row["scores"][ALL]["beyond"]
+            ]
+            print_table([f"{name}: to {baseline}", *found[0]["scores"]], rows)
+    print()
     print(f"plot and figures: {args.output / 'pretraining_budgets.png'}, .json")
 
 
-def cell_of(found: dict | None) -> str:
-    return "" if found is None else f"{found['difference']:+.3f} ({found['p']:.2f})"
+def cell_of(found: dict) -> str:
+    return f"{found['difference']:+.3f} ({found['p']:.2f})"
 
 
 if __name__ == "__main__":

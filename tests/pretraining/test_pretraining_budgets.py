@@ -53,23 +53,44 @@ def test_statistics_score_as_by_scikit_learn(script, clips, tmp_path, monkeypatc
     assert len(rows) == 4 * GROUPS
     monkeypatch.setattr(script, "KINDS", ((0, 1),))
     monkeypatch.setattr(script, "RIDGE", (0.1,))
-    divisions = []
-    monkeypatch.setattr(
-        script, "make_folds", lambda *words, made=script.make_folds: divisions.append(made(*words)) or divisions[-1]
-    )
-    found, share = script.score_log_mel(save_encoder(tmp_path / "encoder"), table)
-    (folds,) = divisions
-    features = np.stack([script.statistics(str(clips / row["file_name"])) for row in rows])[:, :256]
+    labelled = script.Clips(table, save_encoder(tmp_path / "encoder"))
+    statistics = script.embed(script.LOG_MEL_MODEL, table, tmp_path / "log_mel.parquet")
+    features = statistics[:, :256].astype(np.float64)
     is_high = np.array([row["label"] == "high" for row in rows])
     groups = np.array([row["group"] for row in rows])
     expected = []
-    for training, test in folds:
+    for training, test in labelled.folds:
         assert not set(groups[training]) & set(groups[test])
         scaler = StandardScaler().fit(features[training])
         model = Ridge(alpha=0.1 * 256).fit(scaler.transform(features[training]), np.where(is_high[training], 1, -1))
         expected.append(((model.predict(scaler.transform(features[test])) > 0) == is_high[test]).mean())
-    assert found.tolist() == pytest.approx(expected)
-    assert share == pytest.approx(np.mean([len(test) / len(training) for training, test in folds]))
+    assert labelled.nested_of_log_mel(statistics).tolist() == pytest.approx(expected)
+    assert labelled.share == pytest.approx(np.mean([len(test) / len(training) for training, test in labelled.folds]))
+
+
+def test_few_labels_are_those_of_the_training_clips_of_a_fold(script, clips, tmp_path):
+    """Vectors that give the class, or for each fold the training clips alone, or nothing."""
+    labelled = script.Clips(script.join_splits(clips), save_encoder(tmp_path / "encoder"))
+    one_hot = np.eye(2)[labelled.classes]
+    assert all((folds == 1).all() for folds in labelled.few_of(one_hot).values())
+    nothing = labelled.few_of(np.zeros((len(one_hot), 3)))
+    for place, (_, test) in enumerate(labelled.folds):
+        share = (labelled.classes[test] == 0).mean()
+        assert all(folds[place] == share for folds in nothing.values())
+        hidden = one_hot.copy()
+        hidden[test] = 1 - one_hot[test]
+        assert labelled.few_of(hidden)["16"][place] == 0
+
+
+def test_vectors_of_other_clips_are_refused(script, clips, tmp_path):
+    table = script.join_splits(clips)
+    path = tmp_path / "log_mel.parquet"
+    script.embed(script.LOG_MEL_MODEL, table, path)
+    fewer = tmp_path / "all.csv"
+    rows = table.read_text(encoding="utf-8").splitlines()
+    fewer.write_text("\n".join(rows[:-1]), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"log_mel\.parquet: has not the clips of .*all\.csv; remove it"):
+        script.embed(script.LOG_MEL_MODEL, fewer, path)
 
 
 def write_run(folder, **results):
@@ -106,10 +127,15 @@ def test_finished_runs_are_not_repeated(script, clips, tmp_path, monkeypatch, ca
         "generative and contrast, 5 steps, seed 0",
     ]  # fmt: skip
     last = rows["generative and contrast, 5 steps, seed 0"]
-    assert last["nested"] == pytest.approx(0.75) and last["chosen"] == "layers 0, 2; frames; mean, max (sum)"
-    assert last["beyond"]["random weights"]["difference"] == pytest.approx(0.5)
-    statistics = rows["log-mel statistics"]
-    assert statistics["beyond"] == {} and statistics["nested"] == pytest.approx(np.mean(statistics["folds"]))
+    assert last["chosen"] == "layers 0, 2; frames; mean, max (sum)"
+    score = last["scores"]["all"]
+    assert score["mean"] == pytest.approx(0.75) and len(score["folds"]) == 12
+    assert score["beyond"]["random weights"]["difference"] == pytest.approx(0.5)
+    assert list(last["scores"]) == ["2", "4", "8", "16", "all"]
+    few = [rows[name]["scores"]["4"]["mean"] for name in rows]
+    assert last["scores"]["4"]["beyond"]["log-mel statistics"]["difference"] == pytest.approx(few[3] - few[0])
+    statistics = rows["log-mel statistics"]["scores"]
+    assert statistics["2"]["beyond"] == {} and min(statistics["16"]["folds"]) == 1.0  # tones of two heights
     assert "+0.500" in capsys.readouterr().out and (tmp_path / "pretraining_budgets.png").stat().st_size > 10_000
     assert not list(tmp_path.rglob("*.log"))  # nothing was run
 
