@@ -54,7 +54,7 @@ RANDOM, LOG_MEL = "random weights", "log-mel statistics"
 LINES = ("-", "--", ":")
 MOST_CLIPS = 500  # per set: a sweep of them takes half a minute
 SHORTEST_S = 0.2  # of a cut of the corpus: effects are short
-NUM_FOLDS, NUM_REPEATS = 6, 2  # twelve drum kits
+NUM_FOLDS = 6  # twelve drum kits
 RIDGE = (0.1, 0.01)  # penalties per feature, for all alike
 FEW = (2, 4, 8, 16)  # labelled clips of each class
 READING = ("--readout", "frames", "--pooling", "mean", "std", "--pooling_combination", "concat")  # of the fused layers
@@ -167,9 +167,8 @@ def sweep_words(table: Path) -> list:
     """Returns the words of a sweep's command line that name clips and folds."""
     return [
         *("--train_file", table, "--label_column", LABEL_COLUMN, "--group_column", "group"),
-        *("--validation_fraction", 0, "--test_fraction", 0, "--num_folds", NUM_FOLDS),
-        *("--num_repeats", NUM_REPEATS, "--max_clips", MOST_CLIPS),
-        *("--readouts", "patches", "frames", "--ridge", *RIDGE, "--dataloader_num_workers", 0),
+        *("--validation_fraction", 0, "--test_fraction", 0, "--num_folds", NUM_FOLDS, "--max_clips", MOST_CLIPS),
+        *("--readouts", "frames", "--ridge", *RIDGE, "--dataloader_num_workers", 0),
     ]
 
 
