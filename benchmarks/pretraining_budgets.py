@@ -33,11 +33,10 @@ from matplotlib.figure import Figure
 from package_clips import CHECKS, LABEL_COLUMN, SPLITS, make_clips
 from report import print_table, versions
 from sklearn.model_selection import train_test_split
-from training_runs import ROOT, results_of, train, train_here
+from training_runs import ROOT, results_of, run_here, train, train_here
 
 sys.path.insert(0, str(ROOT))  # `training` is not installed
 
-import embed_hf
 from training import tasks
 from training.base.ridge import make_targets, metric_of, score_folds
 from training.data.labels import find_labels
@@ -220,7 +219,7 @@ def embed(model: str | Path, table: Path, path: Path, *words: str) -> np.ndarray
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         words = ("--output", path, "--dtype", "float32", "--device", "cpu", *words)
-        if embed_hf.main([str(word) for word in (model, table, *words)]):
+        if run_here("embed_hf.py", [str(word) for word in (model, table, *words)]):
             raise SystemExit(f"embed_hf.py could not embed {table}")
     stored = read_embeddings(path)
     if list(stored.columns["group"]) != list(pandas.read_csv(table, dtype=str, keep_default_na=False)["group"]):
@@ -308,6 +307,7 @@ def plot(report: dict, path: Path):
     shown = {"4": "4 labels per class", ALL: "all labels (nested)"}
     figure = Figure(figsize=(2.8 * len(report["scores"]), 6), layout="constrained")
     panels = figure.subplots(len(shown), len(report["scores"]), squeeze=False)
+    steps = sorted({run["steps"] for run in report["runs"].values()})
     for column, (name, rows) in enumerate(report["scores"].items()):
         for axes, labels in zip(panels[:, column], shown):
             found = {row["features"]: row["scores"][labels]["mean"] for row in rows}
@@ -320,12 +320,14 @@ def plot(report: dict, path: Path):
             for title, style in zip([title for title in found if title.startswith((LOG_MEL, RANDOM))], LINES):
                 axes.axhline(found[title], color="grey", linestyle=style, linewidth=1, label=title)
             axes.set(xscale="log")
+            axes.set_xticks(steps, map(str, steps), rotation=45)
+            axes.minorticks_off()
         panels[0, column].set_title(name)
         panels[-1, column].set_xlabel("steps")
     for axes, text in zip(panels[:, 0], shown.values()):
         axes.set_ylabel(f"accuracy, {text}")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=110)
 
 
 def main():

@@ -44,12 +44,17 @@ def _train(folder: Path, recipe: Path, words: tuple, run: Callable):
 
 
 def _run_here(words: list[str], file) -> int | str | None:
+    with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        return run_here("train_hf.py", words)
+
+
+def run_here(program: str, words: list[str]) -> int | str | None:
+    """Runs a program of the repository in this process; returns its exit status."""
     argv, path = sys.argv, sys.path
     try:
-        sys.argv = ["train_hf.py", *words]
+        sys.argv = [program, *words]
         sys.path = [str(ROOT), *path]
-        with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-            runpy.run_path(str(ROOT / "train_hf.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / program), run_name="__main__")
     except SystemExit as end:
         return end.code
     finally:
