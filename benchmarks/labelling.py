@@ -17,13 +17,13 @@ against right ones.
 import argparse
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas
 import torch
+import training_runs
 from report import print_table, versions
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -70,8 +70,7 @@ def embed(model: str, data_set: str, output: Path) -> tuple[np.ndarray, np.ndarr
             model = output / "encoder"
             save_encoder(model)
         tables = [ROOT / "data" / data_set / f"{split}.csv" for split in ("train", "validation", "test")]
-        command = [sys.executable, ROOT / "embed_hf.py", model, *tables, "--output", path, "--dtype", "float32"]
-        subprocess.run(list(map(str, command)), check=True, stdout=sys.stderr)
+        training_runs.embed(model, tables, path)
     stored = read_embeddings(path)
     label, group, _ = DATA_SETS[data_set]
     return stored.vectors, pandas.factorize(stored.columns[label], sort=True)[0], stored.columns[group].to_numpy()

@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from package_clips import CHECKS, LABEL_COLUMN, SPLITS, make_clips
 from report import print_table, versions
 from sklearn.model_selection import train_test_split
-from training_runs import ROOT, results_of, run_here, train, train_here
+from training_runs import ROOT, embed, results_of, train, train_here
 
 sys.path.insert(0, str(ROOT))  # `training` is not installed
 
@@ -80,21 +80,15 @@ class Variant:
 FRAMES = {"patch_size": [128, 4], "frequency_stride": 128, "time_stride": 4}
 GENERATIVE, CONTRAST = {"pretraining_objective": "generative"}, {"clip_contrast_weight": 1.0}
 FRAMES_CONTRAST = FRAMES | GENERATIVE | CONTRAST
-BATCH = "per_device_train_batch_size"
-SHORT = {"max_length": 112, BATCH: 128}  # as many tokens in a batch
+SHORT = {"max_length": 112, "per_device_train_batch_size": 128}  # as many tokens in a batch
 VARIANTS = {
     "joint": Variant("both objectives (SSAST)"),
     "generative": Variant("generative", GENERATIVE),
     "contrast": Variant("generative and contrast", GENERATIVE | CONTRAST),
     "joint_contrast": Variant("both and contrast", CONTRAST),
     "frames_joint": Variant("frames: both objectives (SSAST)", FRAMES),
-    "frames_generative": Variant("frames: generative", FRAMES | GENERATIVE),
     "frames_contrast": Variant("frames: generative and contrast", FRAMES_CONTRAST),
-    "frames_half": Variant("frames: generative and contrast, half masked", FRAMES_CONTRAST | {"mask_ratio": 0.5}),
     "frames_short": Variant("frames: generative and contrast, 1.1 s, batch 128", FRAMES_CONTRAST, SHORT),
-    "frames_short_256": Variant(
-        "frames: generative and contrast, 1.1 s, batch 256", FRAMES_CONTRAST, SHORT | {BATCH: 256}
-    ),
 }
 
 
@@ -166,7 +160,7 @@ def sweep_words(table: Path) -> list:
     """Returns the words of a sweep's command line that name clips and folds."""
     return [
         *("--train_file", table, "--label_column", LABEL_COLUMN, "--group_column", "group"),
-        *("--validation_fraction", 0, "--test_fraction", 0, "--num_folds", NUM_FOLDS, "--max_clips", MOST_CLIPS),
+        *("--validation_fraction", 0, "--test_fraction", 0, "--num_folds", NUM_FOLDS),
         *("--readouts", "frames", "--ridge", *RIDGE, "--dataloader_num_workers", 0),
     ]
 
@@ -214,13 +208,9 @@ class Clips:
         return found
 
 
-def embed(model: str | Path, table: Path, path: Path, *words: str) -> np.ndarray:
-    """Returns the vectors of a table's clips, float64 (clips, size), in its order."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        words = ("--output", path, "--dtype", "float32", "--device", "cpu", *words)
-        if run_here("embed_hf.py", [str(word) for word in (model, table, *words)]):
-            raise SystemExit(f"embed_hf.py could not embed {table}")
+def vectors_of(model: str | Path, table: Path, path: Path, *words: str) -> np.ndarray:
+    """Embeds a table's clips, unless `path` exists: float64 (clips, size), in the order of the table."""
+    embed(model, [table], path, *words)
     stored = read_embeddings(path)
     if list(stored.columns["group"]) != list(pandas.read_csv(table, dtype=str, keep_default_na=False)["group"]):
         raise SystemExit(f"{path}: has not the clips of {table}; remove it")
@@ -270,10 +260,10 @@ def score_all(
         place = f"{encoder.name}-{name}"
         train_here(output / "sweeps" / place, SWEEP_RECIPE, "--model_name_or_path", encoder, *sweep_words(table))
         best = results_of(output / "sweeps" / place)[BEST]
-        vectors = embed(encoder, table, output / "vectors" / f"{place}.parquet", *READING)
+        vectors = vectors_of(encoder, table, output / "vectors" / f"{place}.parquet", *READING)
         return clips.few_of(vectors) | {ALL: np.array(best["nested"]["folds"])}, choice_text(best["model"])
 
-    statistics = embed(LOG_MEL_MODEL, table, output / "vectors" / f"log-mel-{name}.parquet")
+    statistics = vectors_of(LOG_MEL_MODEL, table, output / "vectors" / f"log-mel-{name}.parquet")
     log_mel = clips.few_of(statistics) | {ALL: clips.nested_of_log_mel(statistics)}
     rows = [row_of(LOG_MEL, log_mel, clips.share, {})]
     at_random = {}

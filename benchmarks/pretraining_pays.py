@@ -20,16 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from clips import read_at
 from matplotlib.figure import Figure
 from report import print_table, versions
-from training_runs import ROOT, test_accuracy, train
+from training_runs import ROOT, embed, test_accuracy, train
 
 sys.path.insert(0, str(ROOT))  # `training` is not installed
 
-from modeling_dual_ssast import DualSSASTFeatureExtractor
-from training.base.log_mel_statistics import log_mel_statistics
 from training.embeddings.linear import probabilities, scaled
+from training.embeddings.log_mel import LOG_MEL as LOG_MEL_MODEL
+from training.embeddings.stored import read_embeddings
 
 CLIPS = ROOT / "data" / "voice_prompts"
 PRETRAINED, RANDOM, LOG_MEL = "pretrained", "random weights", "log-mel statistics"
@@ -90,28 +89,24 @@ def finetune(run: Run, args: argparse.Namespace) -> float:
     return test_accuracy(folder)
 
 
-def log_mel_accuracies(draws: dict[tuple[int, int], list[dict[str, str]]], args: argparse.Namespace) -> dict:
+def log_mel_accuracies(
+    draws: dict[tuple[int, int], list[dict[str, str]]], args: argparse.Namespace
+) -> dict[tuple[int, int], float]:
     """Returns the test accuracy of a logistic regression on log-mel statistics for each draw of labelled clips."""
-    tests = read_rows(args.test_file)
-    labels, answers = np.unique([row[args.label_column] for row in tests], return_inverse=True)
-    paths = [args.clips / row["file_name"] for rows in draws.values() for row in rows]
-    places = {path: place for place, path in enumerate(dict.fromkeys(paths))}
-    tested = [args.test_file.parent / row["file_name"] for row in tests]
-    features = scaled(np.stack([statistics_of(path) for path in (*places, *tested)]))
+    table = args.clips / "train.csv"
+    path = args.output / f"log_mel-{args.test_file.stem}.parquet"
+    embed(LOG_MEL_MODEL, [table, args.test_file], path)
+    features = scaled(read_embeddings(path).vectors)
+    rows, tests = read_rows(table), read_rows(args.test_file)
+    places = {row["file_name"]: place for place, row in enumerate(rows)}
+    labels, classes = np.unique([row[args.label_column] for row in rows + tests], return_inverse=True)
+    is_test = np.arange(len(classes)) >= len(rows)
     found = {}
-    for draw, rows in draws.items():
-        chosen = features[[places[args.clips / row["file_name"]] for row in rows]]
-        targets = np.searchsorted(labels, [row[args.label_column] for row in rows])
-        answered = probabilities(chosen, targets, features[len(places) :], len(labels)).argmax(axis=1)
-        found[draw] = float((answered == answers).mean())
+    for draw, drawn in draws.items():
+        chosen = [places[row["file_name"]] for row in drawn]
+        answers = probabilities(features[chosen], classes[chosen], features[is_test], len(labels)).argmax(axis=1)
+        found[draw] = float((answers == classes[is_test]).mean())
     return found
-
-
-def statistics_of(path: Path) -> np.ndarray:
-    extractor = DualSSASTFeatureExtractor(max_length=4096)
-    samples = torch.from_numpy(read_at(path, extractor.sampling_rate))
-    features = extractor([samples], extractor.sampling_rate, padding=False)["input_values"][0]
-    return log_mel_statistics(features).numpy()
 
 
 def plot(accuracies: dict[str, dict[int, list[float]]], num_classes: int, title: str, path: Path):

@@ -45,11 +45,10 @@ def _train(folder: Path, recipe: Path, words: tuple, run: Callable):
 
 def _run_here(words: list[str], file) -> int | str | None:
     with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        return run_here("train_hf.py", words)
+        return _program_here("train_hf.py", words)
 
 
-def run_here(program: str, words: list[str]) -> int | str | None:
-    """Runs a program of the repository in this process; returns its exit status."""
+def _program_here(program: str, words: list[str]) -> int | str | None:
     argv, path = sys.argv, sys.path
     try:
         sys.argv = [program, *words]
@@ -60,6 +59,18 @@ def run_here(program: str, words: list[str]) -> int | str | None:
     finally:
         sys.argv, sys.path = argv, path
     return None
+
+
+def embed(model: str | Path, tables: list[Path], path: Path, *words):
+    """Embeds the clips of tables by embed_hf.py in this process, unless `path` exists; prints to standard error."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    words = [model, *tables, "--output", path, "--dtype", "float32", *words]
+    with contextlib.redirect_stdout(sys.stderr):
+        code = _program_here("embed_hf.py", [str(word) for word in words])
+    if code:
+        raise SystemExit(f"embed_hf.py stopped with {code}")
 
 
 def results_of(folder: Path) -> dict:

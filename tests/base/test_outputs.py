@@ -165,7 +165,6 @@ def test_a_picture_that_fails_costs_no_run(caplog):
 
 PRINT = """
 import sys
-import time
 from training.console import run_program
 from training.errors import InputError
 

@@ -54,7 +54,7 @@ def test_statistics_score_as_by_scikit_learn(script, clips, tmp_path, monkeypatc
     monkeypatch.setattr(script, "KINDS", ((0, 1),))
     monkeypatch.setattr(script, "RIDGE", (0.1,))
     labelled = script.Clips(table, save_encoder(tmp_path / "encoder"))
-    statistics = script.embed(script.LOG_MEL_MODEL, table, tmp_path / "log_mel.parquet")
+    statistics = script.vectors_of(script.LOG_MEL_MODEL, table, tmp_path / "log_mel.parquet")
     features = statistics[:, :256].astype(np.float64)
     is_high = np.array([row["label"] == "high" for row in rows])
     groups = np.array([row["group"] for row in rows])
@@ -85,12 +85,12 @@ def test_few_labels_are_those_of_the_training_clips_of_a_fold(script, clips, tmp
 def test_vectors_of_other_clips_are_refused(script, clips, tmp_path):
     table = script.join_splits(clips)
     path = tmp_path / "log_mel.parquet"
-    script.embed(script.LOG_MEL_MODEL, table, path)
+    script.vectors_of(script.LOG_MEL_MODEL, table, path)
     fewer = tmp_path / "all.csv"
     rows = table.read_text(encoding="utf-8").splitlines()
     fewer.write_text("\n".join(rows[:-1]), encoding="utf-8")
     with pytest.raises(SystemExit, match=r"log_mel\.parquet: has not the clips of .*all\.csv; remove it"):
-        script.embed(script.LOG_MEL_MODEL, fewer, path)
+        script.vectors_of(script.LOG_MEL_MODEL, fewer, path)
 
 
 def write_run(folder, **results):
