@@ -248,13 +248,24 @@ def classify(page, file: Path) -> str:
     return page.execute_script("return error.hidden ? '' : error.textContent")
 
 
+def downloaded(page, name: str) -> Path:
+    """Downloads what a link of the page offers, whole: Chromium can show an empty file of that name before its end."""
+    link = page.find_element("id", name)
+    file = Path(page.downloads) / link.get_attribute("download")
+    file.unlink(missing_ok=True)
+    size = page.execute_script(
+        "const make = URL.createObjectURL; let size;"
+        "URL.createObjectURL = (blob) => { size = blob.size; return make.call(URL, blob); };"
+        "arguments[0].click(); URL.createObjectURL = make; return size;",
+        link,
+    )
+    wait(lambda: file.exists() and file.stat().st_size == size)
+    return file
+
+
 def table(page, name: str) -> pandas.DataFrame:
     """Downloads a table of the page and reads it."""
-    file = Path(page.downloads) / page.execute_script("return document.getElementById(arguments[0]).download", name)
-    file.unlink(missing_ok=True)
-    page.execute_script("document.getElementById(arguments[0]).click()", name)
-    wait(file.exists)
-    return pandas.read_csv(file)
+    return pandas.read_csv(downloaded(page, name))
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "q8", "fp16"])
@@ -403,11 +414,7 @@ def test_the_page_finds_pythons_events(kind, request, page, tmp_path):
         same_events(sorted(rows), expected, 1.1e-3)
         counts.append(tuple(expected))
     assert len(set(counts)) > 3 and len(found)
-    audacity = Path(page.downloads) / "events.txt"
-    audacity.unlink(missing_ok=True)
-    page.execute_script("audacity.click()")
-    wait(audacity.exists)
-    rows = [line.split("\t") for line in audacity.read_text().splitlines()]
+    rows = [line.split("\t") for line in downloaded(page, "audacity").read_text().splitlines()]
     assert [float(row[0]) for row in rows] == pytest.approx(found["start_s"].tolist(), abs=1e-3)
     assert [row[2] for row in rows] == [" ".join(label.split()) for label in found["label"]]
 
