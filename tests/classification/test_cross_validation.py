@@ -108,6 +108,7 @@ def test_bad_settings_are_one_line(recipe, name, value, capsys):
     assert re.fullmatch(f"error: {name}: .*got {value}.*\n", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_what_is_resumed_is_the_same(recipe, capsys):
     """Or the table would mix folds of several trainings; more seeds are no other training."""
     path, output = recipe(num_folds=3)

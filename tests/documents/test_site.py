@@ -8,6 +8,8 @@ import sys
 import pytest
 from audio_files import ROOT
 
+pytestmark = pytest.mark.slow
+
 # Elements that a browser fetches: scripts, styles, fonts and pictures, but not links.
 FETCHED = re.compile(r"<(script|img|iframe|source)[^>]*\ssrc=\W?(https?:)?//|<link[^>]*\shref=\W?(https?:)?//")
 

@@ -236,6 +236,7 @@ assert all(torch.equal(value, again.state_dict()[name]) for name, value in model
         check_folder(folder / name, shipped_with(family), auto_classes)
 
 
+@pytest.mark.slow
 def test_a_stranger_fine_tunes_with_trainer_and_shares_the_result(saved, tmp_path):
     """Plain Trainer in one fresh process; its checkpoint and what it saves load in another, without the first."""
     folder = tmp_path / "downloaded"

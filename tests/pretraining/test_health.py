@@ -169,7 +169,8 @@ def test_a_planted_collapse_raises_the_alarm_once(clips, recipe, monkeypatch, ca
     assert "The features collapsed" in (output / "README.md").read_text()
 
 
-@pytest.mark.parametrize("eval_strategy", [pytest.param("no", marks=pytest.mark.slow), "steps"])
+@pytest.mark.slow
+@pytest.mark.parametrize("eval_strategy", ["no", "steps"])
 def test_a_resumed_run_goes_on_with_its_measurements(clips, recipe, eval_strategy):
     """Without validation clips those of the training are measured, once an epoch."""
     values = {"epoch_steps": 3, "eval_strategy": eval_strategy, "lr_scheduler_type": "constant"}

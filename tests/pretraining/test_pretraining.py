@@ -438,6 +438,7 @@ def test_the_lowest_loss_is_the_best_and_its_figures_are_told(clips, recipe, tas
     assert all(torch.equal(kept[name], saved[name]) for name in saved)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_survives_a_new_name_of_the_folder(clips, recipe):
     values = {"learning_rate": 1e-3, "eval_steps": 1, "save_steps": 1, "metric_for_best_model": "loss"}
     path, output = recipe("mspm", train_sources=[str(clips)], load_best_model_at_end=True, **values)
@@ -467,6 +468,7 @@ def test_early_stopping(clips, recipe):
     assert json.loads((output / "results.json").read_text())["training"]["steps"] == 3
 
 
+@pytest.mark.slow
 def test_the_figures_count_every_step(clips, recipe):
     """Whatever the steps between the log lines, and over a resumption; a finished run takes no step more."""
     path, whole = recipe("mspm", "whole", train_sources=[str(clips)])
@@ -482,6 +484,7 @@ def test_the_figures_count_every_step(clips, recipe):
     assert actual["audio_hours"] == pytest.approx(expected["audio_hours"])
 
 
+@pytest.mark.slow
 def test_a_new_run_forgets_the_pictures_of_the_old_one(clips, recipe):
     path, output = recipe("mspm", train_sources=[str(clips)])
     train(path)
@@ -496,7 +499,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("kind", ["local", pytest.param("streamed", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["mspm", pytest.param("asit", marks=pytest.mark.slow)])
 def test_a_resumed_run_repeats_the_uninterrupted_one(clips, recipe, task, kind, monkeypatch):
     """Stopped a step after its checkpoint, in the middle of a pass over the data, and resumed without workers."""
     source = json.dumps({"path": str(clips), "streaming": kind == "streamed"})
