@@ -142,11 +142,11 @@ def save_encoder(encoder: DualSSASTModel, origin: Path, folder: Path):
     encoder.save_pretrained(folder)
 
 
-def save_random(trained: Path, folder: Path):
-    """Saves an encoder with the configuration and features of a trained one and random weights of seed 0."""
+def save_random(trained: Path, folder: Path, seed: int = 0):
+    """Saves an encoder with the configuration and features of a trained one and random weights."""
     if (folder / WEIGHTS).exists():
         return
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     save_encoder(DualSSASTModel(DualSSASTConfig.from_pretrained(trained)), trained, folder)
 
 

@@ -5,8 +5,11 @@ random weights and log-mel statistics.
 Pretrains on the corpus of pretraining_corpus.py. Each encoder is read as a user would read it. With all labels a sweep
 chooses layers, readout and poolings, and its nested score is that of the whole choice; log-mel statistics get the same
 clips, folds and regression, and the choice among three kinds of them. With few labels nothing is chosen: mean and
-deviation of the time frames of the middle and last layer, and a logistic regression on some clips of each class, drawn
-in the same folds; log-mel statistics have mean, deviation and change.
+deviation of the time frames of the middle and last layer, and a logistic regression on some clips of each class, ten
+draws in each of the same folds; log-mel statistics have mean, deviation and change.
+
+Pretrainings that differ in their seed alone share a row, the mean of their scores fold by fold; so do random weights,
+of three seeds.
 
 The clips are of package_clips.py, and a fold never divides a group: a drum is asked for by other kits, an instrument
 family by other programs, a language by other letters, a consonant before other vowels, a tone in other syllables.
@@ -16,8 +19,10 @@ Finished runs are not repeated: to begin anew, remove the output folder.
 """
 
 import argparse
+import itertools
 import json
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,6 +61,8 @@ SHORTEST_S = 0.2  # of a cut of the corpus: effects are short
 NUM_FOLDS = 6  # twelve drum kits
 RIDGE = (0.1, 0.01)  # penalties per feature, for all alike
 FEW = (2, 4, 8, 16)  # labelled clips of each class
+NUM_DRAWS = 10  # of them, in each fold
+RANDOM_SEEDS = (0, 1, 2)
 READING = ("--readout", "frames", "--pooling", "mean", "std", "--pooling_combination", "concat")  # of the fused layers
 ALL = "all"  # labels
 Scores = dict[str, np.ndarray]  # labelled clips of each class -> accuracy on the held-out clips of each fold
@@ -79,16 +86,23 @@ class Variant:
 
 FRAMES = {"patch_size": [128, 4], "frequency_stride": 128, "time_stride": 4}
 GENERATIVE, CONTRAST = {"pretraining_objective": "generative"}, {"clip_contrast_weight": 1.0}
-FRAMES_CONTRAST = FRAMES | GENERATIVE | CONTRAST
+BOTH = GENERATIVE | CONTRAST
 SHORT = {"max_length": 112, "per_device_train_batch_size": 128}  # as many tokens in a batch
 VARIANTS = {
     "joint": Variant("both objectives (SSAST)"),
     "generative": Variant("generative", GENERATIVE),
-    "contrast": Variant("generative and contrast", GENERATIVE | CONTRAST),
+    "contrast": Variant("generative and contrast", BOTH),
     "joint_contrast": Variant("both and contrast", CONTRAST),
+    "contrast_light": Variant("generative and a tenth of the contrast", BOTH | {"clip_contrast_weight": 0.1}),
+    "contrast_half": Variant("generative and contrast, half of the patches masked", BOTH | {"mask_ratio": 0.5}),
+    "contrast_whole": Variant("generative and contrast, no decoder", BOTH | {"num_decoder_layers": 0}),
+    "contrast_fast": Variant("generative and contrast, rate 2e-3", BOTH, {"learning_rate": 2e-3}),
+    "contrast_slow": Variant("generative and contrast, rate 1.25e-4", BOTH, {"learning_rate": 1.25e-4}),
+    "contrast_batch": Variant("generative and contrast, batch 128", BOTH, {"per_device_train_batch_size": 128}),
+    "contrast_short": Variant("generative and contrast, 1.1 s, batch 128", BOTH, SHORT),
     "frames_joint": Variant("frames: both objectives (SSAST)", FRAMES),
-    "frames_contrast": Variant("frames: generative and contrast", FRAMES_CONTRAST),
-    "frames_short": Variant("frames: generative and contrast, 1.1 s, batch 128", FRAMES_CONTRAST, SHORT),
+    "frames_contrast": Variant("frames: generative and contrast", FRAMES | BOTH),
+    "frames_short": Variant("frames: generative and contrast, 1.1 s, batch 128", FRAMES | BOTH, SHORT),
 }
 
 
@@ -116,7 +130,8 @@ class Run:
 
     @property
     def title(self) -> str:
-        return f"{VARIANTS[self.variant].title}, {self.steps} steps, seed {self.seed}"
+        """Returns what runs have in common that differ in their seed."""
+        return f"{VARIANTS[self.variant].title}, {self.steps} steps"
 
     @property
     def shape(self) -> str:
@@ -194,17 +209,17 @@ class Clips:
 
     def few_of(self, vectors: np.ndarray) -> Scores:
         """
-        Scores vectors (clips, size) with few labels, drawn in each fold alike for all vectors. With fewer labels, they
-        are some of those with more; a class with fewer clips gives all of them.
+        Scores vectors (clips, size) with few labels, the mean of draws that are alike for all vectors. With fewer
+        labels, they are some of those with more; a class with fewer clips gives all of them.
         """
         features, num_classes = scaled(vectors), len(self.label_set.names)
         found = {str(count): np.zeros(len(self.folds)) for count in FEW}
-        for place, (training, test) in enumerate(self.folds):
-            order = np.random.default_rng(place).permutation(training)
+        for (place, (training, test)), draw in itertools.product(enumerate(self.folds), range(NUM_DRAWS)):
+            order = np.random.default_rng((place, draw)).permutation(training)
             for count in FEW:
                 drawn = np.concatenate([order[self.classes[order] == label][:count] for label in range(num_classes)])
                 answers = probabilities(features[drawn], self.classes[drawn], features[test], num_classes)
-                found[str(count)][place] = (answers.argmax(axis=1) == self.classes[test]).mean()
+                found[str(count)][place] += (answers.argmax(axis=1) == self.classes[test]).mean() / NUM_DRAWS
         return found
 
 
@@ -242,19 +257,25 @@ def measure(runs: list[Run], args: argparse.Namespace) -> dict:
         training = results_of(folder)["training"]
         facts = {"minutes": training["seconds"] / 60, "audio_hours": training["audio_hours"]}
         report["runs"][run.name] = asdict(run) | {"title": run.title, "shape": run.shape} | facts
-    random_ones = {run.shape: args.output / "encoders" / f"random-{run.shape}" for run in runs}
+    encoders: dict[str, dict[str, list[Path]]] = {}  # by shape and title; random weights first
     for run, folder in folders.items():
-        save_random(folder, random_ones[run.shape])
+        if run.shape not in encoders:
+            ones = [args.output / "encoders" / f"random-{run.shape}-seed{seed}" for seed in RANDOM_SEEDS]
+            for seed, one in zip(RANDOM_SEEDS, ones):
+                save_random(folder, one, seed)
+            encoders[run.shape] = {f"{RANDOM}, {run.shape}": ones}
+        encoders[run.shape].setdefault(run.title, []).append(folder)
     for name, table in tables.items():
-        report["scores"][name] = score_all(name, table, folders, random_ones, args.output)
+        report["scores"][name] = score_all(name, table, encoders, args.output)
     return report
 
 
-def score_all(
-    name: str, table: Path, folders: dict[Run, Path], random_ones: dict[str, Path], output: Path
-) -> list[dict]:
-    """Returns a row for the statistics, for each kind of random weights, and for each encoder beside both baselines."""
-    clips = Clips(table, next(iter(folders.values())))
+def score_all(name: str, table: Path, encoders: dict[str, dict[str, list[Path]]], output: Path) -> list[dict]:
+    """
+    Returns a row for the statistics, and one for each title of each kind of patches, whose first is random weights,
+    beside both baselines.
+    """
+    clips = Clips(table, next(iter(next(iter(encoders.values())).values()))[0])
 
     def score(encoder: Path) -> tuple[Scores, str]:
         place = f"{encoder.name}-{name}"
@@ -265,27 +286,30 @@ def score_all(
 
     statistics = vectors_of(LOG_MEL_MODEL, table, output / "vectors" / f"log-mel-{name}.parquet")
     log_mel = clips.few_of(statistics) | {ALL: clips.nested_of_log_mel(statistics)}
-    rows = [row_of(LOG_MEL, log_mel, clips.share, {})]
-    at_random = {}
-    for shape, encoder in random_ones.items():
-        at_random[shape], chosen = score(encoder)
-        rows.append(row_of(f"{RANDOM}, {shape}", at_random[shape], clips.share, {LOG_MEL: log_mel}, chosen))
-    for run, encoder in folders.items():
-        found, chosen = score(encoder)
-        rows.append(row_of(run.title, found, clips.share, {LOG_MEL: log_mel, RANDOM: at_random[run.shape]}, chosen))
+    rows = [row_of(LOG_MEL, [log_mel], clips.share, {})]
+    for titles in encoders.values():
+        baselines = {LOG_MEL: [log_mel]}
+        for title, ones in titles.items():
+            found, chosen = zip(*map(score, ones))
+            rows.append(row_of(title, found, clips.share, baselines) | {"chosen": list(dict.fromkeys(chosen))})
+            baselines.setdefault(RANDOM, found)
     return rows
 
 
-def row_of(title: str, found: Scores, share: float, baselines: dict[str, Scores], chosen: str = "") -> dict:
-    """Returns means with half of their intervals, and the difference to each baseline with its p-value."""
-    row = {"features": title, "chosen": chosen, "scores": {}}
-    for labels, folds in found.items():
-        row["scores"][labels] = {"mean": float(folds.mean()), "interval": float(half_interval(folds, share))}
-        row["scores"][labels] |= {"beyond": {}, "folds": folds.tolist()}
+def row_of(title: str, found: Sequence[Scores], share: float, baselines: dict[str, Sequence[Scores]]) -> dict:
+    """
+    Returns means over seeds and folds with half of their intervals, the means of the seeds, and the difference to each
+    baseline with its p-value.
+    """
+    row = {"features": title, "chosen": [], "scores": {}}
+    for labels in found[0]:
+        seeds = np.stack([own[labels] for own in found])
+        folds = seeds.mean(axis=0)
+        own = {"mean": float(folds.mean()), "interval": float(half_interval(folds, share)), "beyond": {}}
+        row["scores"][labels] = own | {"seeds": seeds.mean(axis=1).tolist(), "folds": folds.tolist()}
         for name, baseline in baselines.items():
-            compared = compare_with(baseline[labels], folds[None], share)
-            beyond = {key: float(compared[key][0]) for key in ("difference", "p")}
-            row["scores"][labels]["beyond"][name] = beyond
+            compared = compare_with(np.mean([other[labels] for other in baseline], axis=0), folds[None], share)
+            own["beyond"][name] = {key: float(compared[key][0]) for key in ("difference", "p")}
     return row
 
 
@@ -302,9 +326,8 @@ def plot(report: dict, path: Path):
         for axes, labels in zip(panels[:, column], shown):
             found = {row["features"]: row["scores"][labels]["mean"] for row in rows}
             for variant in VARIANTS:
-                points = sorted(
-                    (run["steps"], found[run["title"]]) for run in report["runs"].values() if run["variant"] == variant
-                )
+                runs = [run for run in report["runs"].values() if run["variant"] == variant]
+                points = sorted({(run["steps"], found[run["title"]]) for run in runs})
                 if points:
                     axes.plot(*zip(*points), "o-", markersize=3, label=VARIANTS[variant].title)
             for title, style in zip([title for title in found if title.startswith((LOG_MEL, RANDOM))], LINES):
@@ -337,13 +360,13 @@ def main():
     (args.output / "pretraining_budgets.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     plot(report, args.output / "pretraining_budgets.png")
     print(versions())
-    rows = [[run["title"], f"{run['minutes']:.1f}", f"{run['audio_hours']:.1f}"] for run in report["runs"].values()]
+    rows = [[name, f"{run['minutes']:.1f}", f"{run['audio_hours']:.1f}"] for name, run in report["runs"].items()]
     print_table(["pretraining", "minutes", "hours of audio"], rows)
-    print(f"\naccuracy by labels of each class ({ALL}: nested score of the sweep's choice); differences with p")
+    print(f"\naccuracy by labels of each class ({ALL}: nested score of the sweep's choice), mean (lowest-highest seed)")
     for name, found in report["scores"].items():
         print()
-        cells = [[f"{row['scores'][labels]['mean']:.3f}" for labels in row["scores"]] for row in found]
-        rows = [[row["features"], *own, row["chosen"]] for row, own in zip(found, cells)]
+        cells = [[score_text(score) for score in row["scores"].values()] for row in found]
+        rows = [[row["features"], *own, "; or ".join(row["chosen"])] for row, own in zip(found, cells)]
         print_table([name, *found[0]["scores"], "chosen with all"], rows)
         for baseline in (LOG_MEL, RANDOM):
             print()
@@ -355,6 +378,12 @@ def main():
             print_table([f"{name}: to {baseline}", *found[0]["scores"]], rows)
     print()
     print(f"plot and figures: {args.output / 'pretraining_budgets.png'}, .json")
+
+
+def score_text(found: dict) -> str:
+    """Returns the mean, with the lowest and the highest seed where there are several."""
+    seeds = found["seeds"]
+    return f"{found['mean']:.3f}" + (f" ({min(seeds):.3f}-{max(seeds):.3f})" if len(seeds) > 1 else "")
 
 
 def cell_of(found: dict) -> str:
