@@ -2,13 +2,17 @@
 Measures how many labels `training.suggest` saves, and how well `training.suspects` finds wrong labels.
 
 Embeds the recordings of `data/` with an encoder of random weights and with log-mel statistics, or with `--models`. Ten
-seeds, each with its own division into clips to label (three quarters) and test clips; prompts and groups of takes are
-never divided, so that no test clip has a take of the same instrument or the same prompt among the others.
+seeds, each with its own division into quarters: each is the test clips once, and the others are to label. Prompts and
+groups of takes are never divided, so that no test clip has a take of the same instrument or the same prompt among the
+others.
 
 Labels: both sides train the same logistic regression on the same embeddings of the labelled clips alone. Random
-labelling is the mean of several orders per seed; a strategy labels in rounds, and begins without labels. The table has
-the labels that a strategy needs for the mean accuracy which random labelling reaches with 25, 50 and 75 % of the clips,
-as a share of those of random labelling; the strategy's own mean curve is linear between rounds.
+labelling is the mean of several orders per division; a strategy labels in rounds, and begins without labels. The table
+has the labels that a strategy needs for the mean accuracy which random labelling reaches with 25, 50 and 75 % of the
+clips, as a share of those of random labelling; the strategy's own mean curve is linear between rounds.
+
+No strategy, but a measure of what an order can save: `informed` knows the class and the group of every clip, and takes
+the classes in turn, of each a new group first.
 
 Wrong labels: a tenth of all labels is replaced by another class, drawn at random. AUC of the quality, wrong labels
 against right ones.
@@ -45,6 +49,8 @@ from training.embeddings.suggesting import STRATEGIES, suggest  # noqa: E402
 DATA_SETS = {"voice_prompts": ("language", "prompt", 10), "instruments": ("category", "group", 5)}
 SHARES = (0.25, 0.5, 0.75)  # of the clips to label: labels of random labelling
 GOAL, AUC_GOAL, NUM_PLANTED = 0.6, 0.9, 0.1
+NUM_QUARTERS = 4
+INFORMED = "informed"
 RANDOM = "random"  # in place of a model: `ENCODER`
 # Layer 0 is a random projection of log-mel frames: blocks without training add nothing. Without a norm the vectors keep
 # the level of the sound.
@@ -77,12 +83,13 @@ def embed(model: str, data_set: str, output: Path) -> tuple[np.ndarray, np.ndarr
 
 
 class Division:
-    """Holds the clips of a seed: those to label, and those to test with."""
+    """Holds the clips to label, and those to test with: a quarter of a seed."""
 
-    def __init__(self, vectors: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int):
-        folds = StratifiedGroupKFold(4, shuffle=True, random_state=seed).split(vectors, classes, groups)
-        self.open, self.test = next(folds)
-        self.classes, self.test_classes, self.seed = classes[self.open], classes[self.test], seed
+    def __init__(self, vectors: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int, quarter: int):
+        folds = StratifiedGroupKFold(NUM_QUARTERS, shuffle=True, random_state=seed).split(vectors, classes, groups)
+        self.open, self.test = list(folds)[quarter]
+        self.classes, self.test_classes = classes[self.open], classes[self.test]
+        self.groups, self.seed, self.quarter = groups[self.open], seed, quarter
         self.names = tuple(map(str, range(classes.max() + 1)))
         # All clips are embedded, so all are scaled together, as by the program; no label has a part in it.
         features = scaled(vectors)
@@ -107,7 +114,15 @@ class Division:
         return labelled
 
     def random_order(self, number: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, number)).permutation(len(self.open))
+        return np.random.default_rng((self.seed, self.quarter, number)).permutation(len(self.open))
+
+    def informed_order(self, number: int) -> np.ndarray:
+        """Returns a random order in which the classes take turns, each with a clip of a new group first."""
+        clips = pandas.DataFrame({"group": self.groups, "label": self.classes}).iloc[self.random_order(number)]
+        clips["take"] = clips.groupby("group").cumcount()
+        clips = clips.sort_values("take", kind="stable")
+        clips["turn"] = clips.groupby("label").cumcount()
+        return clips.sort_values("turn", kind="stable").index.to_numpy()
 
 
 def curves(divisions: list[Division], round_size: int, num_orders: int) -> dict[str, np.ndarray]:
@@ -115,10 +130,11 @@ def curves(divisions: list[Division], round_size: int, num_orders: int) -> dict[
     size = min(len(one.open) for one in divisions)
     counts = [*range(round_size, size, round_size), size]
     found = {"labels": np.array(counts)}
-    for name in ("random", *STRATEGIES):
+    for name in (RANDOM, INFORMED, *STRATEGIES):
         rows = []
         for one in divisions:
-            orders = map(one.random_order, range(num_orders)) if name == "random" else [one.order(name, round_size)]
+            drawn = {RANDOM: one.random_order, INFORMED: one.informed_order}.get(name)
+            orders = map(drawn, range(num_orders)) if drawn else [one.order(name, round_size)]
             rows.append(np.mean([[one.accuracy(order[:count]) for count in counts] for order in orders], axis=0))
         found[name] = np.mean(rows, axis=0)
         print(f"{name} done", file=sys.stderr)
@@ -141,7 +157,7 @@ def ratios(found: dict[str, np.ndarray], strategy: str) -> list[float]:
     counts, shares = found["labels"], []
     for share in SHARES:
         number = share * counts[-1]
-        shares.append(labels_needed(counts, found[strategy], np.interp(number, counts, found["random"])) / number)
+        shares.append(labels_needed(counts, found[strategy], np.interp(number, counts, found[RANDOM])) / number)
     return shares
 
 
@@ -165,7 +181,7 @@ def main():
         "--models", nargs="+", default=[RANDOM, LOG_MEL], help=f"encoders; {RANDOM}: one with random weights; {LOG_MEL}"
     )
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--orders", type=int, default=5, help="random orders per seed")
+    parser.add_argument("--orders", type=int, default=5, help="random orders per division")
     parser.add_argument("--data", nargs="+", choices=tuple(DATA_SETS), default=list(DATA_SETS))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -176,9 +192,10 @@ def main():
         auc, precision, recall = np.mean(planted, axis=0)
         lowest = min(one[0] for one in planted)
         suspects.append([model, data_set, f"{auc:.3f}", f"{lowest:.3f}", f"{precision:.2f}", f"{recall:.2f}"])
-        divisions = [Division(vectors, classes, groups, seed) for seed in range(args.seeds)]
+        places = itertools.product(range(args.seeds), range(NUM_QUARTERS))
+        divisions = [Division(vectors, classes, groups, seed, quarter) for seed, quarter in places]
         found = curves(divisions, DATA_SETS[data_set][2], args.orders)
-        needed_by = {strategy: ratios(found, strategy) for strategy in STRATEGIES}
+        needed_by = {strategy: ratios(found, strategy) for strategy in (*STRATEGIES, INFORMED)}
         for strategy, needed in needed_by.items():
             met = "yes" if max(needed) <= GOAL else "no"
             rows.append([model, data_set, strategy, *(f"{value:.0%}" for value in (*needed, np.mean(needed))), met])
