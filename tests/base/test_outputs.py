@@ -299,3 +299,35 @@ def test_a_program_leaves_its_process_group(tmp_path):
     while threads() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not threads()
+
+
+# ---- memory ----
+
+CONVOLVE = """
+import sys
+import torch
+from training.console import run_program
+
+def program(argv):
+    convolution = torch.nn.Conv2d(1, 4, 3)
+    for length in [*range(10, 90), *range(10, 90), 89]:
+        with torch.backends.mkldnn.verbose(2):
+            convolution(torch.zeros(2, 1, length, 16))
+
+sys.exit(run_program(program, []))
+"""
+
+
+@pytest.mark.parametrize(("environment", "hits"), [({}, 1), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1000"}, 81)])
+def test_few_shapes_are_kept_unless_the_user_says_more(environment, hits):
+    """Eighty lengths, twice: the second time, 64 shapes are no longer those that come."""
+    environment = {name: value for name, value in os.environ.items() if "ONEDNN" not in name} | environment
+    process = subprocess.run(
+        [sys.executable, "-c", CONVOLVE], env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    made = [line for line in process.stdout.splitlines() if ",convolution," in line and "create:" in line]
+    assert process.returncode == 0, process.stderr
+    if not made:
+        pytest.skip("torch convolves without oneDNN on this processor")
+    assert len(made) == 161
+    assert sum("cache_hit" in line for line in made) == hits
