@@ -50,7 +50,6 @@ DATA_SETS = {"voice_prompts": ("language", "prompt", 10), "instruments": ("categ
 SHARES = (0.25, 0.5, 0.75)  # of the clips to label: labels of random labelling
 GOAL, AUC_GOAL, NUM_PLANTED = 0.6, 0.9, 0.1
 NUM_QUARTERS = 4
-INFORMED = "informed"
 RANDOM = "random"  # in place of a model: `ENCODER`
 # Layer 0 is a random projection of log-mel frames: blocks without training add nothing. Without a norm the vectors keep
 # the level of the sound.
@@ -83,16 +82,22 @@ def embed(model: str, data_set: str, output: Path) -> tuple[np.ndarray, np.ndarr
 
 
 class Division:
-    """Holds the clips to label, and those to test with: a quarter of a seed."""
+    """
+    Holds the clips to label, and those to test with: a quarter of a seed.
 
-    def __init__(self, vectors: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int, quarter: int):
-        folds = StratifiedGroupKFold(NUM_QUARTERS, shuffle=True, random_state=seed).split(vectors, classes, groups)
-        self.open, self.test = list(folds)[quarter]
+    Args:
+        fold: places of the clips to label, and of those to test with
+        features: (clips, size), of `scaled`
+    """
+
+    def __init__(
+        self, fold: tuple[np.ndarray, np.ndarray], features: np.ndarray, classes: np.ndarray, groups: np.ndarray,
+        seed: int, quarter: int,
+    ):  # fmt: skip
+        self.open, self.test = fold
         self.classes, self.test_classes = classes[self.open], classes[self.test]
         self.groups, self.seed, self.quarter = groups[self.open], seed, quarter
         self.names = tuple(map(str, range(classes.max() + 1)))
-        # All clips are embedded, so all are scaled together, as by the program; no label has a part in it.
-        features = scaled(vectors)
         self.features, self.test_features = features[self.open], features[self.test]
 
     def accuracy(self, labelled: np.ndarray) -> float:
@@ -125,16 +130,29 @@ class Division:
         return clips.sort_values("turn", kind="stable").index.to_numpy()
 
 
+def divide(vectors: np.ndarray, classes: np.ndarray, groups: np.ndarray, num_seeds: int) -> list[Division]:
+    """Divides the clips into quarters once for each seed; each quarter is the test clips of a division."""
+    # All clips are embedded, so all are scaled together, as by the program; no label has a part in it.
+    features, found = scaled(vectors), []
+    for seed in range(num_seeds):
+        folds = StratifiedGroupKFold(NUM_QUARTERS, shuffle=True, random_state=seed).split(features, classes, groups)
+        found += [Division(fold, features, classes, groups, seed, quarter) for quarter, fold in enumerate(folds)]
+    return found
+
+
+DRAWN = {"random": Division.random_order, "informed": Division.informed_order}  # orders that are no strategy
+
+
 def curves(divisions: list[Division], round_size: int, num_orders: int) -> dict[str, np.ndarray]:
     """Returns the numbers of labels after 1, 2 ... rounds, and by strategy the mean accuracy with so many."""
     size = min(len(one.open) for one in divisions)
     counts = [*range(round_size, size, round_size), size]
     found = {"labels": np.array(counts)}
-    for name in (RANDOM, INFORMED, *STRATEGIES):
+    for name in (*DRAWN, *STRATEGIES):
         rows = []
         for one in divisions:
-            drawn = {RANDOM: one.random_order, INFORMED: one.informed_order}.get(name)
-            orders = map(drawn, range(num_orders)) if drawn else [one.order(name, round_size)]
+            is_drawn = name in DRAWN
+            orders = [DRAWN[name](one, n) for n in range(num_orders)] if is_drawn else [one.order(name, round_size)]
             rows.append(np.mean([[one.accuracy(order[:count]) for count in counts] for order in orders], axis=0))
         found[name] = np.mean(rows, axis=0)
         print(f"{name} done", file=sys.stderr)
@@ -157,7 +175,7 @@ def ratios(found: dict[str, np.ndarray], strategy: str) -> list[float]:
     counts, shares = found["labels"], []
     for share in SHARES:
         number = share * counts[-1]
-        shares.append(labels_needed(counts, found[strategy], np.interp(number, counts, found[RANDOM])) / number)
+        shares.append(labels_needed(counts, found[strategy], np.interp(number, counts, found["random"])) / number)
     return shares
 
 
@@ -192,12 +210,10 @@ def main():
         auc, precision, recall = np.mean(planted, axis=0)
         lowest = min(one[0] for one in planted)
         suspects.append([model, data_set, f"{auc:.3f}", f"{lowest:.3f}", f"{precision:.2f}", f"{recall:.2f}"])
-        places = itertools.product(range(args.seeds), range(NUM_QUARTERS))
-        divisions = [Division(vectors, classes, groups, seed, quarter) for seed, quarter in places]
-        found = curves(divisions, DATA_SETS[data_set][2], args.orders)
-        needed_by = {strategy: ratios(found, strategy) for strategy in (*STRATEGIES, INFORMED)}
+        found = curves(divide(vectors, classes, groups, args.seeds), DATA_SETS[data_set][2], args.orders)
+        needed_by = {strategy: ratios(found, strategy) for strategy in (*STRATEGIES, "informed")}
         for strategy, needed in needed_by.items():
-            met = "yes" if max(needed) <= GOAL else "no"
+            met = "" if strategy in DRAWN else "yes" if max(needed) <= GOAL else "no"
             rows.append([model, data_set, strategy, *(f"{value:.0%}" for value in (*needed, np.mean(needed))), met])
         report["models"][model][data_set] = {
             "planted": [list(map(float, one)) for one in planted],

@@ -209,14 +209,15 @@ class Clips:
         labels, they are some of those with more; a class with fewer clips gives all of them.
         """
         features, num_classes = scaled(vectors), len(self.label_set.names)
-        found = {str(count): np.zeros(len(self.folds)) for count in FEW}
+        hits = {str(count): np.zeros(len(self.folds), dtype=np.int64) for count in FEW}
         for (place, (training, test)), draw in itertools.product(enumerate(self.folds), range(NUM_DRAWS)):
             order = np.random.default_rng((place, draw)).permutation(training)
             for count in FEW:
                 drawn = np.concatenate([order[self.classes[order] == label][:count] for label in range(num_classes)])
                 answers = probabilities(features[drawn], self.classes[drawn], features[test], num_classes)
-                found[str(count)][place] += (answers.argmax(axis=1) == self.classes[test]).mean() / NUM_DRAWS
-        return found
+                hits[str(count)][place] += (answers.argmax(axis=1) == self.classes[test]).sum()
+        tries = NUM_DRAWS * np.array([len(test) for _, test in self.folds])
+        return {count: found / tries for count, found in hits.items()}
 
 
 def vectors_of(model: str | Path, table: Path, path: Path, *words: str) -> np.ndarray:
@@ -282,30 +283,48 @@ def score_all(name: str, table: Path, encoders: dict[str, dict[str, list[Path]]]
 
     statistics = vectors_of(LOG_MEL_MODEL, table, output / "vectors" / f"log-mel-{name}.parquet")
     log_mel = clips.few_of(statistics) | {ALL: clips.nested_of_log_mel(statistics)}
-    rows = [row_of(LOG_MEL, [log_mel], clips.share, {})]
+    rows = [row_of(LOG_MEL, [log_mel], [], clips.share, {})]
     for titles in encoders.values():
         baselines = {LOG_MEL: [log_mel]}
         for title, ones in titles.items():
             found, chosen = zip(*map(score, ones))
-            rows.append(row_of(title, found, clips.share, baselines) | {"chosen": list(dict.fromkeys(chosen))})
-            baselines.setdefault(RANDOM, found)
+            rows.append(row_of(title, found, chosen, clips.share, baselines))
+            baselines.setdefault(RANDOM, found)  # the first title
     return rows
 
 
-def row_of(title: str, found: Sequence[Scores], share: float, baselines: dict[str, Sequence[Scores]]) -> dict:
+def row_of(
+    title: str,
+    found: Sequence[Scores],
+    chosen: Sequence[str],
+    share: float,
+    baselines: dict[str, Sequence[Scores]],
+) -> dict:
     """
     Returns means over seeds and folds with half of their intervals, the means of the seeds, and the difference to each
     baseline with its p-value.
+
+    Args:
+        found: the scores of each seed
+        chosen: what the sweep of each seed chose
+        share: held-out clips of a fold for each training clip
+        baselines: name -> the scores of each of its seeds
     """
-    row = {"features": title, "chosen": [], "scores": {}}
+    row = {"features": title, "chosen": list(dict.fromkeys(chosen)), "scores": {}}
     for labels in found[0]:
         seeds = np.stack([own[labels] for own in found])
         folds = seeds.mean(axis=0)
-        own = {"mean": float(folds.mean()), "interval": float(half_interval(folds, share)), "beyond": {}}
-        row["scores"][labels] = own | {"seeds": seeds.mean(axis=1).tolist(), "folds": folds.tolist()}
+        beyond = {}
         for name, baseline in baselines.items():
-            compared = compare_with(np.mean([other[labels] for other in baseline], axis=0), folds[None], share)
-            own["beyond"][name] = {key: float(compared[key][0]) for key in ("difference", "p")}
+            compared = compare_with(np.mean([own[labels] for own in baseline], axis=0), folds[None], share)
+            beyond[name] = {key: float(compared[key][0]) for key in ("difference", "p")}
+        row["scores"][labels] = {
+            "mean": float(folds.mean()),
+            "interval": float(half_interval(folds, share)),
+            "seeds": seeds.mean(axis=1).tolist(),
+            "folds": folds.tolist(),
+            "beyond": beyond,
+        }
     return row
 
 

@@ -22,7 +22,7 @@ DISK_ERRORS = {
 }  # fmt: skip
 # oneDNN, torch's library on CPUs, keeps code and buffers for each shape that it has met, 1024 of them, up to gigabytes
 # where every batch has another length. A step has a few dozen shapes.
-FEWER_SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def run_program(
@@ -42,7 +42,7 @@ def run_program(
             a `KeyboardInterrupt` with a message of its own takes its place
         errors: classes of the errors whose message is complete by itself
     """
-    os.environ.setdefault(*FEWER_SHAPES)  # read at the first product or convolution
+    os.environ.setdefault(*ONEDNN_CACHE)  # read at the first product or convolution
     with lasting_streams() as output:
         try:
             status = program(argv) or 0

@@ -13,6 +13,7 @@ import contextlib
 import difflib
 import io
 import math
+import os
 
 import numpy as np
 import soundfile
@@ -86,6 +87,8 @@ class EndpointHandler:
     """
 
     def __init__(self, path: str = ""):
+        # Clips of many lengths: oneDNN would keep code and buffers of the last 1024 shapes.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         self.extractor = AutoFeatureExtractor.from_pretrained(path, trust_remote_code=True)
         self.model, loading = AutoModelForAudioClassification.from_pretrained(
             path, trust_remote_code=True, output_loading_info=True
