@@ -95,7 +95,11 @@ class EndpointHandler:
         )
         if loading["missing_keys"]:
             raise ValueError(f"{path}: has no trained classifier, {min(loading['missing_keys'])} is missing")
-        self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.eval()
+        if torch.cuda.is_available():
+            self.model.to("cuda")
+        else:
+            self.model.float()  # CPUs are slow in float16
 
     def __call__(self, data: dict) -> list:
         """

@@ -87,7 +87,7 @@ def explained(name: str, problem: str, remedy: str) -> Iterator[None]:
 
 def load_classifier(name: str, revision: str = "main", of_frames: bool = False, **settings):
     """
-    Loads a classifier for inference, on the accelerator if there is one, and its feature extractor.
+    Loads a classifier for inference in float32, on the accelerator if there is one, and its feature extractor.
 
     Args:
         name: folder or Hub name
@@ -110,7 +110,12 @@ def load_classifier(name: str, revision: str = "main", of_frames: bool = False, 
         extractor = AutoFeatureExtractor.from_pretrained(name, revision=revision)
         auto_class = AutoModelForAudioFrameClassification if is_of_frames else AutoModelForAudioClassification
         model, loading = auto_class.from_pretrained(
-            name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+            name,
+            revision=revision,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,  # also of a folder in float16: programs choose the number format of the computation
+            **settings,
         )
         window_and_hop(model.base_model, extractor)  # an impossible length is an error before the first clip
     untrained = _not_loaded(loading)
@@ -127,7 +132,8 @@ def load_classifier(name: str, revision: str = "main", of_frames: bool = False, 
 
 def load_encoder(name: str, revision: str = "main", **changes):
     """
-    Loads an encoder for inference, on the accelerator if there is one. Callers explain its errors, see `explained`.
+    Loads an encoder for inference in float32, on the accelerator if there is one. Callers explain its errors, see
+    `explained`.
 
     Args:
         name: folder or Hub name
@@ -139,7 +145,9 @@ def load_encoder(name: str, revision: str = "main", **changes):
         InputError: encoder weights are not finite, or missing or mismatched (they would stay random). Fusion weights
             and attention may be missing: their initial weights are equal, and their norms have no effect.
     """
-    model, loading = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True, **changes)
+    model, loading = AutoModel.from_pretrained(
+        name, revision=revision, output_loading_info=True, dtype=torch.float32, **changes
+    )
     missing = [key for key in _not_loaded(loading) if not key.startswith(("fusion.", "attention."))]
     if missing:
         raise InputError(

@@ -158,6 +158,7 @@ def load_model(
         model, report = auto_class.from_pretrained(
             model_arguments.model_name_or_path,
             revision=model_arguments.model_revision,
+            dtype=torch.float32,  # also of a folder in float16: its steps would be lost in rounding
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **overrides,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import torch
 from transformers import AutoModelForPreTraining, set_seed
 from transformers.utils import logging
 
@@ -234,6 +235,7 @@ def load_model(method: type[PretrainingTrainer], model_arguments: EncoderArgumen
         model, report = method.model_class.from_pretrained(
             model_arguments.model_name_or_path,
             revision=model_arguments.model_revision,
+            dtype=torch.float32,  # also of a folder in float16: its steps would be lost in rounding
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **overrides,
