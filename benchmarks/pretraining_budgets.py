@@ -8,6 +8,9 @@ clips, folds and regression, and the choice among three kinds of them. With few 
 deviation of the time frames of the middle and last layer, and a logistic regression on some clips of each class, ten
 draws in each of the same folds; log-mel statistics have mean, deviation and change.
 
+`--finetune` fine-tunes encoders and random weights with few labels: the first draw of each fold, each fold with another
+seed. A fold gets the learning rate that is best, with four labels, in the other folds.
+
 Pretrainings that differ in their seed alone share a row, the mean of their scores fold by fold; so do random weights,
 of three seeds.
 
@@ -21,9 +24,11 @@ Finished runs are not repeated: to begin anew, remove the output folder.
 import argparse
 import itertools
 import json
+import math
+import multiprocessing
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -53,6 +58,7 @@ from training.embeddings.stored import read_embeddings
 from training.embeddings.sweep import load_clips
 
 RECIPE = ROOT / "recipes" / "pretraining_budgets.yaml"
+FINETUNING = RECIPE.with_name("pretraining_budgets_finetune.yaml")
 DRUMS = "hydrogen-drumkits"
 RANDOM, LOG_MEL = "random weights", "log-mel statistics"
 LINES = ("-", "--", ":")
@@ -62,6 +68,9 @@ NUM_FOLDS = 6  # twelve drum kits
 RIDGE = (0.1, 0.01)  # penalties per feature, for all alike
 FEW = (2, 4, 8, 16)  # labelled clips of each class
 NUM_DRAWS = 10  # of them, in each fold
+RATES = (5e-5, 2e-4, 1e-3)  # of fine-tuning
+STEPS, EPOCHS = 60, 8  # whichever is longer
+RATE_LABELS = 4  # labelled clips of each class with which a rate is chosen
 RANDOM_SEEDS = (0, 1, 2)
 READING = ("--readout", "frames", "--pooling", "mean", "std", "--pooling_combination", "concat")  # of the fused layers
 ALL = "all"  # labels
@@ -77,16 +86,24 @@ class Variant:
     Args:
         config: fields of the configuration that differ from the recipe's
         settings: other settings that differ
+        recipe: another one than `RECIPE`
     """
 
     title: str
     config: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
+    recipe: Path = RECIPE
 
 
 FRAMES = {"patch_size": [128, 4], "frequency_stride": 128, "time_stride": 4}
 GENERATIVE, CONTRAST = {"pretraining_objective": "generative"}, {"clip_contrast_weight": 1.0}
 BOTH = GENERATIVE | CONTRAST
+# As the others: what is not ASiT's own. Its first tenth of the steps, an epoch, raises the rate.
+ASIT = {
+    "sampling_rate": 16000, "max_length": 208, "compute_statistics": True, "validation_clips": 0, "bf16": True,
+    "per_device_train_batch_size": 64, "epoch_steps": 25, "warmup_epochs": 1, "health_clips": 64,
+    "save_strategy": "no", "dataloader_num_workers": 1,
+}  # fmt: skip
 SHORT = {"max_length": 112, "per_device_train_batch_size": 128}  # as many tokens in a batch
 VARIANTS = {
     "joint": Variant("both objectives (SSAST)"),
@@ -96,6 +113,12 @@ VARIANTS = {
     "contrast_light": Variant("generative and a tenth of the contrast", BOTH | {"clip_contrast_weight": 0.1}),
     "contrast_fast": Variant("generative and contrast, rate 2e-3", BOTH, {"learning_rate": 2e-3}),
     "contrast_slow": Variant("generative and contrast, rate 1.25e-4", BOTH, {"learning_rate": 1.25e-4}),
+    "contrast_half": Variant("generative and contrast, half masked", BOTH | {"mask_ratio": 0.5}),
+    "contrast_most": Variant("generative and contrast, nine tenths masked", BOTH | {"mask_ratio": 0.9}),
+    "contrast_full": Variant("generative and contrast, full encoding", BOTH | {"num_decoder_layers": 0}),
+    "contrast_32": Variant("generative and contrast, batch 32", BOTH, {"per_device_train_batch_size": 32}),
+    "contrast_128": Variant("generative and contrast, batch 128", BOTH, {"per_device_train_batch_size": 128}),
+    "asit": Variant("ASiT", {"num_hidden_layers": 6}, ASIT, ROOT / "recipes" / "asit_tiny_patch.yaml"),
     "frames_joint": Variant("frames: both objectives (SSAST)", FRAMES),
     "frames_contrast": Variant("frames: generative and contrast", FRAMES | BOTH),
     "frames_short": Variant("frames: generative and contrast, 1.1 s, batch 128", FRAMES | BOTH, SHORT),
@@ -139,10 +162,10 @@ def pretrain(run: Run, corpus: Path, args: argparse.Namespace) -> Path:
     """Pretrains, and returns the folder of the encoder."""
     variant, folder = VARIANTS[run.variant], args.output / "encoders" / run.name
     # Words of the command line replace a dictionary of the recipe as a whole.
-    config = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["config_overrides"] | variant.config
+    config = yaml.safe_load(variant.recipe.read_text(encoding="utf-8"))["config_overrides"] | variant.config
     words = ["--train_sources", corpus / "train.csv", "--config_overrides", json.dumps(config), "--seed", run.seed]
     words += [word for name, value in variant.settings.items() for word in (f"--{name}", value)]
-    train(folder, args.threads, RECIPE, *words, "--max_steps", run.steps)
+    train(folder, args.threads, variant.recipe, *words, "--max_steps", run.steps)
     return folder
 
 
@@ -190,6 +213,12 @@ class Clips:
         self.share = share_of_tests(self.folds)
         self.classes = np.array([self.label_set.label2id[label] for label in clips["label"]])
 
+    def draw(self, place: int, draw: int) -> dict[int, np.ndarray]:
+        """Draws training clips of a fold: labels of each class -> their indices. Fewer are some of those with more."""
+        order = np.random.default_rng((place, draw)).permutation(self.folds[place][0])
+        by_class = [order[self.classes[order] == label] for label in range(len(self.label_set.names))]
+        return {count: np.concatenate([own[:count] for own in by_class]) for count in FEW}
+
     def nested_of_log_mel(self, statistics: np.ndarray) -> np.ndarray:
         """Scores log-mel statistics (clips, 3 mel) as a sweep scores an encoder: the nested scores of the folds."""
         parts = np.split(statistics, 3, axis=1)
@@ -210,10 +239,8 @@ class Clips:
         """
         features, num_classes = scaled(vectors), len(self.label_set.names)
         hits = {str(count): np.zeros(len(self.folds), dtype=np.int64) for count in FEW}
-        for (place, (training, test)), draw in itertools.product(enumerate(self.folds), range(NUM_DRAWS)):
-            order = np.random.default_rng((place, draw)).permutation(training)
-            for count in FEW:
-                drawn = np.concatenate([order[self.classes[order] == label][:count] for label in range(num_classes)])
+        for (place, (_, test)), draw in itertools.product(enumerate(self.folds), range(NUM_DRAWS)):
+            for count, drawn in self.draw(place, draw).items():
                 answers = probabilities(features[drawn], self.classes[drawn], features[test], num_classes)
                 hits[str(count)][place] += (answers.argmax(axis=1) == self.classes[test]).sum()
         tries = NUM_DRAWS * np.array([len(test) for _, test in self.folds])
@@ -227,6 +254,59 @@ def vectors_of(model: str | Path, table: Path, path: Path, *words: str) -> np.nd
     if list(stored.columns["group"]) != list(pandas.read_csv(table, dtype=str, keep_default_na=False)["group"]):
         raise SystemExit(f"{path}: has not the clips of {table}; remove it")
     return stored.vectors.astype(np.float64)
+
+
+# ---- fine-tuning ----
+
+
+class FineTuning:
+    """
+    Fine-tunes encoders with few labels in the folds of `clips`.
+
+    Args:
+        folder: where manifests and runs go
+        pool: runs one fine-tuning in each of its processes
+    """
+
+    def __init__(self, clips: Clips, folder: Path, pool: Executor):
+        self.clips, self.folder, self.pool = clips, folder, pool
+        self.batch = yaml.safe_load(FINETUNING.read_text(encoding="utf-8"))["per_device_train_batch_size"]
+        table = pandas.read_csv(clips.table, dtype=str, keep_default_na=False)
+        table["file_name"] = [clips.table.parent / name for name in table["file_name"]]
+        folder.mkdir(parents=True, exist_ok=True)
+        for place, (_, test) in enumerate(clips.folds):
+            table.iloc[test].to_csv(folder / f"test-{place}.csv", index=False)
+            for count, drawn in clips.draw(place, 0).items():
+                table.iloc[drawn].to_csv(folder / f"{count}-{place}.csv", index=False)
+
+    def score(self, encoders: Sequence[Path]) -> Scores:
+        """Returns accuracies by labels of each class; the folds take turns with the encoders."""
+        places = range(len(self.clips.folds))
+        grid = list(itertools.product(RATES, places))
+        found = self._accuracies(encoders, [(RATE_LABELS, rate, place) for rate, place in grid])
+        by_rate = found.reshape(len(RATES), len(places))
+        elsewhere = by_rate.sum(axis=1, keepdims=True) - by_rate
+        chosen = elsewhere.argmax(axis=0)
+        runs = [(count, RATES[chosen[place]], place) for count in FEW for place in places]
+        scores = self._accuracies(encoders, runs).reshape(len(FEW), len(places))
+        return {str(count): own for count, own in zip(FEW, scores)}
+
+    def _accuracies(self, encoders: Sequence[Path], runs: list[tuple[int, float, int]]) -> np.ndarray:
+        """Fine-tunes with numbers of labels, rates and folds, and returns the accuracy on the fold's test clips."""
+        folders, waiting = [], []
+        for count, rate, place in runs:
+            encoder = encoders[place % len(encoders)]
+            folder = self.folder / f"{encoder.name}-{count}-{rate:g}-{place}"
+            words = ["--model_name_or_path", encoder, "--learning_rate", rate, "--seed", place]
+            batches = math.ceil(len(self.clips.draw(place, 0)[count]) / self.batch)
+            words += ["--max_steps", max(STEPS, EPOCHS * batches)]
+            words += ["--train_file", self.folder / f"{count}-{place}.csv"]
+            words += ["--test_file", self.folder / f"test-{place}.csv"]
+            folders.append(folder)
+            waiting.append(self.pool.submit(train_here, folder, FINETUNING, *words))
+        for one in waiting:
+            one.result()
+        return np.array([results_of(folder)["metrics"]["test"]["accuracy"] for folder in folders])
 
 
 # ---- the whole ----
@@ -264,7 +344,37 @@ def measure(runs: list[Run], args: argparse.Namespace) -> dict:
         encoders[run.shape].setdefault(run.title, []).append(folder)
     for name, table in tables.items():
         report["scores"][name] = score_all(name, table, encoders, args.output)
+    tuned = {run.title for run in args.finetune}
+    report["fine-tuned"] = {}
+    # New processes: those of a fork would share the threads of torch. They import once, which takes as long as a run.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.parallel, context, torch.set_num_threads, (args.threads,)) as pool:
+        for name, table in tables.items() if tuned else ():
+            report["fine-tuned"][name] = finetune_all(name, table, encoders, tuned, args.output, pool)
     return report
+
+
+def finetune_all(
+    name: str,
+    table: Path,
+    encoders: dict[str, dict[str, list[Path]]],
+    tuned: set[str],
+    output: Path,
+    pool: Executor,
+) -> list[dict]:
+    """Returns a row for random weights, and one for each title in `tuned` beside it, of each kind of patches."""
+    rows = []
+    for titles in encoders.values():
+        if not tuned & set(titles):
+            continue
+        tuning = FineTuning(Clips(table, next(iter(titles.values()))[0]), output / "finetuned" / name, pool)
+        baselines = {}
+        for title, ones in titles.items():
+            if title in tuned or not baselines:
+                found = [tuning.score(ones)]
+                rows.append(row_of(title, found, [], tuning.clips.share, baselines))
+                baselines.setdefault(RANDOM, found)
+    return rows
 
 
 def score_all(name: str, table: Path, encoders: dict[str, dict[str, list[Path]]], output: Path) -> list[dict]:
@@ -366,11 +476,18 @@ def main():
         "--runs", type=Run.parse, nargs="+", metavar="VARIANT:STEPS[:SEED]", default=[Run(v, 250) for v in VARIANTS],
         help=f"pretrainings; variants: {', '.join(VARIANTS)}",
     )  # fmt: skip
+    parser.add_argument(
+        "--finetune", type=Run.parse, nargs="+", metavar="VARIANT:STEPS", default=[],
+        help="of --runs, those to fine-tune, with all their seeds",
+    )  # fmt: skip
     parser.add_argument("--sets", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="labelled clips")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--parallel", type=int, default=max(1, torch.get_num_threads()), help="runs at a time")
     args = parser.parse_args()
     args.output, args.packages = args.output.resolve(), args.packages.resolve()
+    strange = {run.title for run in args.finetune} - {run.title for run in args.runs}
+    if strange:
+        parser.error(f"--finetune: {', '.join(sorted(strange))} is none of --runs")
     report = measure(args.runs, args) | {"versions": versions()}
     (args.output / "pretraining_budgets.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     plot(report, args.output / "pretraining_budgets.png")
@@ -379,20 +496,31 @@ def main():
     print_table(["pretraining", "minutes", "hours of audio"], rows)
     print(f"\naccuracy by labels of each class ({ALL}: nested score of the sweep's choice), mean (lowest-highest seed)")
     for name, found in report["scores"].items():
-        print()
-        cells = [[score_text(score) for score in row["scores"].values()] for row in found]
-        rows = [[row["features"], *own, "; or ".join(row["chosen"])] for row, own in zip(found, cells)]
-        print_table([name, *found[0]["scores"], "chosen with all"], rows)
-        for baseline in (LOG_MEL, RANDOM):
-            print()
-            rows = [
-                [row["features"], *(cell_of(score["beyond"][baseline]) for score in row["scores"].values())]
-                for row in found
-                if baseline in row["scores"][ALL]["beyond"]
-            ]
-            print_table([f"{name}: to {baseline}", *found[0]["scores"]], rows)
+        print_scores(name, found)
+    if report["fine-tuned"]:
+        print("\nfine-tuned, accuracy by labels of each class")
+    for name, found in report["fine-tuned"].items():
+        print_scores(name, found)
     print()
     print(f"plot and figures: {args.output / 'pretraining_budgets.png'}, .json")
+
+
+def print_scores(name: str, found: list[dict]):
+    """Prints a table of scores, and one for each baseline of the differences to it."""
+    print()
+    cells = [[score_text(score) for score in row["scores"].values()] for row in found]
+    rows = [[row["features"], *own, "; or ".join(row["chosen"])] for row, own in zip(found, cells)]
+    print_table([name, *found[0]["scores"], "chosen with all"], rows)
+    for baseline in (LOG_MEL, RANDOM):
+        scores = [(row["features"], row["scores"].values()) for row in found]
+        rows = [
+            [title, *(cell_of(score["beyond"][baseline]) for score in own)]
+            for title, own in scores
+            if all(baseline in score["beyond"] for score in own)
+        ]
+        if rows:
+            print()
+            print_table([f"{name}: to {baseline}", *found[0]["scores"]], rows)
 
 
 def score_text(found: dict) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from audio_files import ROOT, run_program, write_tone
+from audio_files import ROOT, run_program
 from benchmark_scripts import imported
 
 SCRIPT = ROOT / "benchmarks" / "pretraining_pays.py"
@@ -51,28 +51,3 @@ def test_finished_runs_are_not_repeated_but_told_of(tmp_path):
     assert 0.3 < few < more  # five languages
     assert (tmp_path / "pretraining_pays.png").stat().st_size > 10_000
     assert not list(tmp_path.rglob("*.log"))  # nothing was run
-
-
-def test_an_encoder_and_other_clips_take_the_places_of_the_demo(tmp_path):
-    """Log-mel statistics separate two tones."""
-    rows = {"train": 4, "test": 6}
-    for split, count in rows.items():
-        names = [f"{split}{place}.wav" for place in range(count)]
-        for place, name in enumerate(names):
-            write_tone(tmp_path / "clips" / name, seconds=0.3, hz=300 + 600 * (place % 2) + place, seed=place)
-        lines = [f"{name},{'high' if place % 2 else 'low'}" for place, name in enumerate(names)]
-        (tmp_path / "clips" / f"{split}.csv").write_text("\n".join(["file_name,label", *lines]))
-    encoder, output = tmp_path / "encoder", tmp_path / "output"
-    encoder.mkdir()
-    (encoder / "preprocessor_config.json").write_text(json.dumps({"mean": -6.0, "std": 4.0}))
-    for side in ("pretrained", "random_weights"):
-        folder = output / "finetuned" / f"{side}-2-seed0"
-        folder.mkdir(parents=True)
-        (folder / "results.json").write_text(json.dumps({"metrics": {"test": {"accuracy": 0.5}}}))
-    words = ["--encoder", encoder, "--clips", tmp_path / "clips", "--output", output, "--labels", 2, "--seeds", 1]
-    process = run_program(SCRIPT, *words, "--finetuning", ROOT / "recipes" / "pretraining_budgets_finetune.yaml")
-    assert process.returncode == 0, process.stderr[-2000:]
-    report = json.loads((output / "pretraining_pays.json").read_text())
-    assert report["accuracy"]["log-mel statistics"] == {"2": [1.0]} and report["clips"] == "clips"
-    drawn = (output / "labelled" / "2-seed0.csv").read_text().splitlines()
-    assert drawn[0] == "file_name,label" and len(drawn) == 5

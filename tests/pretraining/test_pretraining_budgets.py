@@ -1,5 +1,6 @@
 """Tests benchmarks/pretraining_budgets.py: its scores beside scikit-learn, and its report of finished runs."""
 
+import concurrent.futures
 import csv
 import json
 import sys
@@ -11,7 +12,7 @@ from benchmark_scripts import imported
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTModel
+from modeling_dual_ssast import ASiTConfig, DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTModel
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_length": 64}
 GROUPS = 8
@@ -40,6 +41,10 @@ def clips(tmp_path_factory, script):
     return folder
 
 
+def read_rows(table):
+    return list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+
+
 def save_encoder(folder):
     DualSSASTModel(DualSSASTConfig(**SIZES)).save_pretrained(folder)
     DualSSASTFeatureExtractor(max_length=64).save_pretrained(folder)
@@ -49,7 +54,7 @@ def save_encoder(folder):
 def test_statistics_score_as_by_scikit_learn(script, clips, tmp_path, monkeypatch):
     """One kind and one penalty leave nothing to choose: the nested scores are those of plain folds of whole groups."""
     table = script.join_splits(clips)
-    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    rows = read_rows(table)
     assert len(rows) == 4 * GROUPS
     monkeypatch.setattr(script, "KINDS", ((0, 1),))
     monkeypatch.setattr(script, "RIDGE", (0.1,))
@@ -145,18 +150,52 @@ def test_finished_runs_are_not_repeated(script, clips, tmp_path, monkeypatch, ca
     assert not list(tmp_path.rglob("*.log"))  # nothing was run
 
 
+def test_a_fold_is_fine_tuned_with_the_rate_that_is_best_in_the_others(script, clips, tmp_path, monkeypatch):
+    """The first fold alone is better at the last rate, by as much as the others together are at the first."""
+    table = script.join_splits(clips)
+    labelled = script.Clips(table, save_encoder(tmp_path / "encoder"))
+    encoders = [tmp_path / "one", tmp_path / "two"]
+    first, *_, last = script.RATES
+    calls = []
+
+    class Pool:
+        def submit(self, _, folder, recipe, *words):
+            given = dict(zip(words[::2], words[1::2]))
+            place, rate = given["--seed"], given["--learning_rate"]
+            accuracy = {first: 0.5 if place else 0.0, last: 0.4 if place else 1.0}.get(rate, 0.0)
+            write_run(folder, metrics={"test": {"accuracy": accuracy}})
+            calls.append((recipe, given["--model_name_or_path"], given["--train_file"], given["--test_file"]))
+            return concurrent.futures.Future()
+
+    monkeypatch.setattr(concurrent.futures.Future, "result", lambda future: None)
+    scores = script.FineTuning(labelled, tmp_path / "finetuned", Pool()).score(encoders)
+    # Fold 0 gets the first rate, at which the others have 0.5 each; without a fold, the last one has the higher sum.
+    assert {labels: folds.tolist() for labels, folds in scores.items()} == {
+        str(count): [0.0, 0.4, 0.4, 0.4, 0.4, 0.4] for count in script.FEW
+    }
+    for recipe, encoder, drawn, tested in calls:
+        place = int(tested.stem.split("-")[1])
+        drawn, tested = map(read_rows, (drawn, tested))
+        assert recipe == script.FINETUNING and encoder == encoders[place % 2]
+        assert not {row["group"] for row in drawn} & {row["group"] for row in tested}
+        everything = read_rows(table)
+        expected = [str(clips / everything[index]["file_name"]) for index in labelled.folds[place][1]]
+        assert [row["file_name"] for row in tested] == expected
+
+
 def test_a_missing_package_is_named(script, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         run(script, monkeypatch, "--packages", tmp_path, "--output", tmp_path / "out", "--sets", "mandarin-tones")
     assert str(stopped.value) == f"{tmp_path}: lacks gcin-voice; there, run: apt-get download gcin-voice"
 
 
-def test_every_variant_fits_the_recipe(script):
+def test_every_variant_fits_its_recipe(script):
     """Each configuration is one that the model accepts, for two seconds."""
-    recipe = script.yaml.safe_load(script.RECIPE.read_text())
     for name, variant in script.VARIANTS.items():
+        recipe = script.yaml.safe_load(variant.recipe.read_text())
         frames = (recipe | variant.settings)["max_length"]
-        config = DualSSASTConfig(**recipe["config_overrides"] | variant.config, max_length=frames)
+        kind = ASiTConfig if recipe["task"] == "asit" else DualSSASTConfig
+        config = kind(**recipe["config_overrides"] | variant.config, max_length=frames)
         assert config.grid_shape == ((1, frames // 4) if name.startswith("frames") else (8, frames // 16)), name
 
 
