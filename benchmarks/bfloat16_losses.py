@@ -51,7 +51,7 @@ def compare(runs: dict[tuple[str, int], dict], seeds: range) -> list[list[str]]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bfloat16")
-    parser.add_argument("--steps", type=int, default=300, help="a multiple of 10")
+    parser.add_argument("--steps", type=int, default=1000, help="a multiple of 10")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with one thread")
     args = parser.parse_args()

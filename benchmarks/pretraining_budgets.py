@@ -39,6 +39,7 @@ import torch
 import yaml
 from fusion_page import choice_text
 from fusion_runs import SWEEP_RECIPE, save_random
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from package_clips import CHECKS, LABEL_COLUMN, SPLITS, make_clips
 from report import print_table, versions
@@ -57,8 +58,8 @@ from training.embeddings.log_mel import LOG_MEL as LOG_MEL_MODEL
 from training.embeddings.stored import read_embeddings
 from training.embeddings.sweep import load_clips
 
-RECIPE = ROOT / "recipes" / "pretraining_budgets.yaml"
-FINETUNING = RECIPE.with_name("pretraining_budgets_finetune.yaml")
+RECIPE = ROOT / "recipes" / "small_encoder.yaml"
+FINETUNING = RECIPE.with_name("small_encoder_finetune.yaml")
 DRUMS = "hydrogen-drumkits"
 RANDOM, LOG_MEL = "random weights", "log-mel statistics"
 LINES = ("-", "--", ":")
@@ -96,32 +97,31 @@ class Variant:
 
 
 FRAMES = {"patch_size": [128, 4], "frequency_stride": 128, "time_stride": 4}
-GENERATIVE, CONTRAST = {"pretraining_objective": "generative"}, {"clip_contrast_weight": 1.0}
-BOTH = GENERATIVE | CONTRAST
+JOINT, ALONE = {"pretraining_objective": "joint"}, {"clip_contrast_weight": 0.0}
 # As the others: what is not ASiT's own. Its first tenth of the steps, an epoch, raises the rate.
 ASIT = {
     "sampling_rate": 16000, "max_length": 208, "compute_statistics": True, "validation_clips": 0, "bf16": True,
     "per_device_train_batch_size": 64, "epoch_steps": 25, "warmup_epochs": 1, "health_clips": 64,
-    "save_strategy": "no", "dataloader_num_workers": 1,
+    "dataloader_num_workers": 1,
 }  # fmt: skip
 SHORT = {"max_length": 112, "per_device_train_batch_size": 128}  # as many tokens in a batch
 VARIANTS = {
-    "joint": Variant("both objectives (SSAST)"),
-    "generative": Variant("generative", GENERATIVE),
-    "contrast": Variant("generative and contrast", BOTH),
-    "joint_contrast": Variant("both and contrast", CONTRAST),
-    "contrast_light": Variant("generative and a tenth of the contrast", BOTH | {"clip_contrast_weight": 0.1}),
-    "contrast_fast": Variant("generative and contrast, rate 2e-3", BOTH, {"learning_rate": 2e-3}),
-    "contrast_slow": Variant("generative and contrast, rate 1.25e-4", BOTH, {"learning_rate": 1.25e-4}),
-    "contrast_half": Variant("generative and contrast, half masked", BOTH | {"mask_ratio": 0.5}),
-    "contrast_most": Variant("generative and contrast, nine tenths masked", BOTH | {"mask_ratio": 0.9}),
-    "contrast_full": Variant("generative and contrast, full encoding", BOTH | {"num_decoder_layers": 0}),
-    "contrast_32": Variant("generative and contrast, batch 32", BOTH, {"per_device_train_batch_size": 32}),
-    "contrast_128": Variant("generative and contrast, batch 128", BOTH, {"per_device_train_batch_size": 128}),
+    "joint": Variant("both objectives (SSAST)", JOINT | ALONE),
+    "generative": Variant("generative", ALONE),
+    "contrast": Variant("generative and contrast"),
+    "joint_contrast": Variant("both and contrast", JOINT),
+    "contrast_light": Variant("generative and a tenth of the contrast", {"clip_contrast_weight": 0.1}),
+    "contrast_fast": Variant("generative and contrast, rate 2e-3", settings={"learning_rate": 2e-3}),
+    "contrast_slow": Variant("generative and contrast, rate 1.25e-4", settings={"learning_rate": 1.25e-4}),
+    "contrast_half": Variant("generative and contrast, half masked", {"mask_ratio": 0.5}),
+    "contrast_most": Variant("generative and contrast, nine tenths masked", {"mask_ratio": 0.9}),
+    "contrast_full": Variant("generative and contrast, full encoding", {"num_decoder_layers": 0}),
+    "contrast_32": Variant("generative and contrast, batch 32", settings={"per_device_train_batch_size": 32}),
+    "contrast_128": Variant("generative and contrast, batch 128", settings={"per_device_train_batch_size": 128}),
     "asit": Variant("ASiT", {"num_hidden_layers": 6}, ASIT, ROOT / "recipes" / "asit_tiny_patch.yaml"),
-    "frames_joint": Variant("frames: both objectives (SSAST)", FRAMES),
-    "frames_contrast": Variant("frames: generative and contrast", FRAMES | BOTH),
-    "frames_short": Variant("frames: generative and contrast, 1.1 s, batch 128", FRAMES | BOTH, SHORT),
+    "frames_joint": Variant("frames: both objectives (SSAST)", FRAMES | JOINT | ALONE),
+    "frames_contrast": Variant("frames: generative and contrast", FRAMES),
+    "frames_short": Variant("frames: generative and contrast, 1.1 s, batch 128", FRAMES, SHORT),
 }
 
 
@@ -165,7 +165,7 @@ def pretrain(run: Run, corpus: Path, args: argparse.Namespace) -> Path:
     config = yaml.safe_load(variant.recipe.read_text(encoding="utf-8"))["config_overrides"] | variant.config
     words = ["--train_sources", corpus / "train.csv", "--config_overrides", json.dumps(config), "--seed", run.seed]
     words += [word for name, value in variant.settings.items() for word in (f"--{name}", value)]
-    train(folder, args.threads, variant.recipe, *words, "--max_steps", run.steps)
+    train(folder, args.threads, variant.recipe, *words, "--max_steps", run.steps, "--save_strategy", "no")
     return folder
 
 
@@ -299,7 +299,7 @@ class FineTuning:
             folder = self.folder / f"{encoder.name}-{count}-{rate:g}-{place}"
             words = ["--model_name_or_path", encoder, "--learning_rate", rate, "--seed", place]
             batches = math.ceil(len(self.clips.draw(place, 0)[count]) / self.batch)
-            words += ["--max_steps", max(STEPS, EPOCHS * batches)]
+            words += ["--max_steps", max(STEPS, EPOCHS * batches), "--label_column", LABEL_COLUMN]
             words += ["--train_file", self.folder / f"{count}-{place}.csv"]
             words += ["--test_file", self.folder / f"test-{place}.csv"]
             folders.append(folder)
@@ -449,6 +449,7 @@ def plot(report: dict, path: Path):
     steps = sorted({run["steps"] for run in report["runs"].values()})
     for column, (name, rows) in enumerate(report["scores"].items()):
         for axes, labels in zip(panels[:, column], shown):
+            axes.set_prop_cycle(color=colormaps["tab20"].colors)  # more variants than the usual ten colours
             found = {row["features"]: row["scores"][labels]["mean"] for row in rows}
             for variant in VARIANTS:
                 runs = [run for run in report["runs"].values() if run["variant"] == variant]
