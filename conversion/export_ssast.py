@@ -125,7 +125,7 @@ def _read_model(source: str) -> PreTrainedModel:
     logging.set_verbosity_error()  # the error below replaces the table that Transformers would print
     try:
         model, info = MODELS[architecture].from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32
+            source, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (ValueError, SafetensorError) as error:
         raise ConversionError(f"{source} cannot be read: {error}") from error
