@@ -28,6 +28,7 @@ def export(tmp_path, capsys):
     """Exports a folder; returns (exit status, stdout, stderr, file)."""
 
     def run(source, *options):
+        capsys.readouterr()  # progress of the test's own save, if no program has turned it off yet
         status = main(["export-ssast", str(source), str(tmp_path / "out.pth"), *options])
         captured = capsys.readouterr()
         return status, captured.out, captured.err, tmp_path / "out.pth"
