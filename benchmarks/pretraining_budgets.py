@@ -44,7 +44,7 @@ from matplotlib.figure import Figure
 from package_clips import CHECKS, LABEL_COLUMN, SPLITS, make_clips
 from report import print_table, versions
 from sklearn.model_selection import train_test_split
-from training_runs import ROOT, embed, results_of, train, train_here
+from training_runs import ROOT, embed, results_of, test_accuracy, train, train_here
 
 sys.path.insert(0, str(ROOT))  # `training` is not installed
 
@@ -79,6 +79,10 @@ Scores = dict[str, np.ndarray]  # labelled clips of each class -> accuracy on th
 KINDS = ((0,), (0, 1), (0, 1, 2))  # of log-mel statistics: mean; and deviation; and change
 
 
+def read_recipe(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True)
 class Variant:
     """
@@ -97,19 +101,19 @@ class Variant:
 
 
 FRAMES = {"patch_size": [128, 4], "frequency_stride": 128, "time_stride": 4}
-JOINT, ALONE = {"pretraining_objective": "joint"}, {"clip_contrast_weight": 0.0}
-# As the others: what is not ASiT's own. Its first tenth of the steps, an epoch, raises the rate.
-ASIT = {
-    "sampling_rate": 16000, "max_length": 208, "compute_statistics": True, "validation_clips": 0, "bf16": True,
-    "per_device_train_batch_size": 64, "epoch_steps": 25, "warmup_epochs": 1, "health_clips": 64,
-    "dataloader_num_workers": 1,
+JOINT = {"pretraining_objective": "joint", "clip_contrast_weight": 0.0}  # SSAST's own
+COMMON = (  # settings of the recipe that are no part of a method
+    "max_length", "compute_statistics", "validation_clips", "per_device_train_batch_size", "bf16", "health_clips",
+    "dataloader_num_workers",
+)  # fmt: skip
+# The first tenth of 250 steps, an epoch, raises the rate.
+ASIT = {name: read_recipe(RECIPE)[name] for name in COMMON} | {
+    "sampling_rate": 16000, "epoch_steps": 25, "warmup_epochs": 1,
 }  # fmt: skip
 SHORT = {"max_length": 112, "per_device_train_batch_size": 128}  # as many tokens in a batch
 VARIANTS = {
-    "joint": Variant("both objectives (SSAST)", JOINT | ALONE),
-    "generative": Variant("generative", ALONE),
+    "joint": Variant("both objectives (SSAST)", JOINT),
     "contrast": Variant("generative and contrast"),
-    "joint_contrast": Variant("both and contrast", JOINT),
     "contrast_light": Variant("generative and a tenth of the contrast", {"clip_contrast_weight": 0.1}),
     "contrast_fast": Variant("generative and contrast, rate 2e-3", settings={"learning_rate": 2e-3}),
     "contrast_slow": Variant("generative and contrast, rate 1.25e-4", settings={"learning_rate": 1.25e-4}),
@@ -119,7 +123,7 @@ VARIANTS = {
     "contrast_32": Variant("generative and contrast, batch 32", settings={"per_device_train_batch_size": 32}),
     "contrast_128": Variant("generative and contrast, batch 128", settings={"per_device_train_batch_size": 128}),
     "asit": Variant("ASiT", {"num_hidden_layers": 6}, ASIT, ROOT / "recipes" / "asit_tiny_patch.yaml"),
-    "frames_joint": Variant("frames: both objectives (SSAST)", FRAMES | JOINT | ALONE),
+    "frames_joint": Variant("frames: both objectives (SSAST)", FRAMES | JOINT),
     "frames_contrast": Variant("frames: generative and contrast", FRAMES),
     "frames_short": Variant("frames: generative and contrast, 1.1 s, batch 128", FRAMES, SHORT),
 }
@@ -162,7 +166,7 @@ def pretrain(run: Run, corpus: Path, args: argparse.Namespace) -> Path:
     """Pretrains, and returns the folder of the encoder."""
     variant, folder = VARIANTS[run.variant], args.output / "encoders" / run.name
     # Words of the command line replace a dictionary of the recipe as a whole.
-    config = yaml.safe_load(variant.recipe.read_text(encoding="utf-8"))["config_overrides"] | variant.config
+    config = read_recipe(variant.recipe)["config_overrides"] | variant.config
     words = ["--train_sources", corpus / "train.csv", "--config_overrides", json.dumps(config), "--seed", run.seed]
     words += [word for name, value in variant.settings.items() for word in (f"--{name}", value)]
     train(folder, args.threads, variant.recipe, *words, "--max_steps", run.steps, "--save_strategy", "no")
@@ -270,7 +274,7 @@ class FineTuning:
 
     def __init__(self, clips: Clips, folder: Path, pool: Executor):
         self.clips, self.folder, self.pool = clips, folder, pool
-        self.batch = yaml.safe_load(FINETUNING.read_text(encoding="utf-8"))["per_device_train_batch_size"]
+        self.batch = read_recipe(FINETUNING)["per_device_train_batch_size"]
         table = pandas.read_csv(clips.table, dtype=str, keep_default_na=False)
         table["file_name"] = [clips.table.parent / name for name in table["file_name"]]
         folder.mkdir(parents=True, exist_ok=True)
@@ -293,7 +297,7 @@ class FineTuning:
 
     def _accuracies(self, encoders: Sequence[Path], runs: list[tuple[int, float, int]]) -> np.ndarray:
         """Fine-tunes with numbers of labels, rates and folds, and returns the accuracy on the fold's test clips."""
-        folders, waiting = [], []
+        calls = []
         for count, rate, place in runs:
             encoder = encoders[place % len(encoders)]
             folder = self.folder / f"{encoder.name}-{count}-{rate:g}-{place}"
@@ -302,11 +306,9 @@ class FineTuning:
             words += ["--max_steps", max(STEPS, EPOCHS * batches), "--label_column", LABEL_COLUMN]
             words += ["--train_file", self.folder / f"{count}-{place}.csv"]
             words += ["--test_file", self.folder / f"test-{place}.csv"]
-            folders.append(folder)
-            waiting.append(self.pool.submit(train_here, folder, FINETUNING, *words))
-        for one in waiting:
-            one.result()
-        return np.array([results_of(folder)["metrics"]["test"]["accuracy"] for folder in folders])
+            calls.append((folder, FINETUNING, *words))
+        list(self.pool.map(train_here, *zip(*calls)))  # a failed one ends those that wait
+        return np.array([test_accuracy(folder) for folder, *_ in calls])
 
 
 # ---- the whole ----
@@ -509,9 +511,12 @@ def main():
 def print_scores(name: str, found: list[dict]):
     """Prints a table of scores, and one for each baseline of the differences to it."""
     print()
-    cells = [[score_text(score) for score in row["scores"].values()] for row in found]
-    rows = [[row["features"], *own, "; or ".join(row["chosen"])] for row, own in zip(found, cells)]
-    print_table([name, *found[0]["scores"], "chosen with all"], rows)
+    header, rows = [name, *found[0]["scores"]], []
+    for row in found:
+        rows.append([row["features"], *map(score_text, row["scores"].values())])
+        if ALL in row["scores"]:
+            rows[-1].append("; or ".join(row["chosen"]))
+    print_table([*header, "chosen with all"] if ALL in header else header, rows)
     for baseline in (LOG_MEL, RANDOM):
         scores = [(row["features"], row["scores"].values()) for row in found]
         rows = [
