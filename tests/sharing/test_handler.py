@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
+import torch
 from audio_files import ROOT, encoded, tone, write_tone
 from fresh_process import run
 from tiny_models import save_tiny_classifier, save_tiny_cnn
@@ -17,7 +18,7 @@ from tiny_models import save_tiny_classifier, save_tiny_cnn
 import predict_hf
 from hub.endpoint import handler
 from hub.push import choose_files
-from modeling_dual_ssast import DualSSASTFeatureExtractor, DualSSASTModel
+from modeling_dual_ssast import DualSSASTFeatureExtractor, DualSSASTForAudioClassification, DualSSASTModel
 from training.data import audio, recordings, uploads
 
 # As the container's toolkit loads it; the folder is the only one on the path.
@@ -48,6 +49,14 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def endpoint(folder):
     return handler.EndpointHandler(str(folder))
+
+
+@pytest.mark.skipif("torch.cuda.is_available()")
+def test_a_folder_in_float16_is_read_in_float32_on_a_cpu(folder, tmp_path):
+    DualSSASTForAudioClassification.from_pretrained(folder, dtype=torch.float16).save_pretrained(tmp_path)
+    DualSSASTFeatureExtractor.from_pretrained(folder).save_pretrained(tmp_path)
+    weights = handler.EndpointHandler(str(tmp_path)).model.parameters()
+    assert {weight.dtype for weight in weights} == {torch.float32}
 
 
 @pytest.fixture
