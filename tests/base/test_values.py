@@ -152,7 +152,7 @@ def test_the_other_programs_refuse_hostile_values(value, capsys, tmp_path, monke
         (["--pooling", '["mean"'], "pooling: .* give names, or"),
         (["--from_sweep", "x" * 5000], "from_sweep: x+.*; name the output folder of a finished sweep"),
         (["--config_overrides", '{"num_labels": 3}'], "config_overrides: num_labels follows from the data"),
-        (["--fp16", "true"], "fp16: needs a GPU, and there is none; leave it out, or take bf16"),
+        (["--fp16", "true"], "fp16: needs a GPU, and there is none; leave it out"),
         (["--dataset_name", "a\0b"], "dataset_name: must be a text without zero bytes"),
         (["--save_total_limit", "0"], "save_total_limit: must be 1 or more, got 0"),
     ],

@@ -100,10 +100,11 @@ def test_the_format_of_products_follows_the_autocast():
     assert product_dtype(lambda: torch.autocast("cpu", enabled=False), device) == torch.float32
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_the_peak_is_that_of_the_runs_precision(clips, recipe, monkeypatch, bf16):
-    """Measured before the first step and after the last one."""
+@pytest.mark.parametrize(("bf16", "emulated"), [(False, False), (True, False), (True, True)])
+def test_the_peak_is_that_of_the_runs_precision(clips, recipe, monkeypatch, bf16, emulated):
+    """Measured before the first step and after the last one; a processor without bfloat16 trains in float32."""
     measured = []
+    monkeypatch.setattr("training.base.arguments.is_emulated", lambda dtype, device: emulated)
 
     def measure(device, dtype):
         measured.append(dtype)
@@ -112,6 +113,6 @@ def test_the_peak_is_that_of_the_runs_precision(clips, recipe, monkeypatch, bf16
     monkeypatch.setattr(throughput, "measure_peak_flops", measure)
     path, output = recipe("mspm", train_sources=[str(clips)], max_steps=2, health_clips=0, bf16=bf16, picture_clips=0)
     train(path)
-    assert measured == [torch.bfloat16 if bf16 else torch.float32] * 2
+    assert measured == [torch.bfloat16 if bf16 and not emulated else torch.float32] * 2
     training = json.loads((output / "results.json").read_text())["training"]
     assert 0 < training["model_flops_utilisation"] < 1 and training["peak_flops"] == 1e15

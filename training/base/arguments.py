@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 import transformers
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import SchedulerType
+from transformers.utils import logging
 
 from modeling_dual_ssast.configuration_dual_ssast import (
     CLASSIFIERS,
@@ -23,12 +25,15 @@ from modeling_dual_ssast.configuration_dual_ssast import (
 
 from ..errors import InputError, blamed, short
 from ..recipe import Arguments, check_limits, described
+from .number_formats import is_emulated
 
+logger = logging.get_logger(__name__)
 STRATEGIES = ("no", "steps", "epoch")
 SCHEDULES = tuple(kind.value for kind in SchedulerType)
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 MOST_EPOCHS = 1_000_000
+LAUNCHED_FORMAT = "ACCELERATE_MIXED_PRECISION"
 # Reasons why Trainer's options are refused.
 FOR_TEXTS = "has no effect on recordings; leave it out"
 DEFAULT_NEEDED = "the evaluation here needs its default; leave it out"
@@ -250,13 +255,27 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
         self.max_steps = self.max_steps or -1  # Trainer would train for 0 steps
         if self.use_cpu:
-            for name in ("fp16", "fp16_full_eval"):
-                if getattr(self, name):
-                    raise InputError(f"{name}: needs a GPU, and there is none; leave it out, or take bf16")
+            self._check_half()
         super().__post_init__()
         self._check_mappings()
         for name in sorted(set(self.report_to) - {"none", *get_available_reporting_integrations()}):
             raise InputError(f"report_to: {name} is unknown or not installed; install its package, or set none")
+
+    def _check_half(self):
+        """Refuses float16 on a CPU, and takes float32 in place of bfloat16 on one that has no instructions for it."""
+        is_slow = is_emulated(torch.bfloat16, torch.device("cpu"))
+        for name in ("fp16", "fp16_full_eval"):
+            if getattr(self, name):
+                remedy = "leave it out" if is_slow else "leave it out, or take bf16"
+                raise InputError(f"{name}: needs a GPU, and there is none; {remedy}")
+        is_launched = os.environ.get(LAUNCHED_FORMAT) == "bf16"  # by `accelerate launch`, which Trainer obeys
+        if is_slow and (self.bf16 or self.bf16_full_eval or is_launched):
+            self.bf16 = self.bf16_full_eval = False
+            os.environ[LAUNCHED_FORMAT] = "no"
+            logger.warning(
+                "bf16: this processor has no instructions for bfloat16, and would take tens of times as long; the "
+                "training is in float32"
+            )
 
     def _check_mappings(self):
         checkpointing = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")

@@ -1,11 +1,13 @@
 """Chooses device, number format and threads of a network that only reads."""
 
+import sys
 from dataclasses import dataclass
 
 import torch
 
 from hub.finite import non_finite_weights
 
+from ..base.number_formats import has_bfloat16, is_emulated
 from ..errors import InputError, blamed
 from ..recipe import Arguments, described
 
@@ -66,13 +68,14 @@ def choose_hardware(arguments: HardwareArguments, own_device: torch.device | Non
     device, name = torch.device(own_device), arguments.dtype
     if name == "auto":
         name = "bfloat16" if device.type != "cpu" or has_bfloat16() else "float32"
-    return Hardware(device, getattr(torch, name), arguments.compile)
-
-
-def has_bfloat16() -> bool:
-    """Returns whether the CPU multiplies bfloat16 faster than float32: AMX or AVX512-BF16."""
-    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
-    return any(check is not None and check() for check in checks)
+    hardware = Hardware(device, getattr(torch, name), arguments.compile)
+    if is_emulated(hardware.dtype, device):
+        print(
+            f"dtype {name}: this processor has no instructions for it, and takes tens of times as long as in float32; "
+            "leave it out",
+            file=sys.stderr,
+        )
+    return hardware
 
 
 def place(model: torch.nn.Module, hardware: Hardware) -> torch.nn.Module:
