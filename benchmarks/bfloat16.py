@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 from model_sizes import BASE, TINY
-from report import print_table, spread, time_in_blocks, versions
+from report import has_bfloat16, print_table, spread, time_in_blocks, versions
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,6 +31,7 @@ TOKENS = (130, 258, 514, 1214)  # of 2.5, 5 and 10 s, and of 10 s in overlapping
 FORWARD_GOAL = 0.6  # of bfloat16's limit
 STEP_GOALS = {"tiny": 2.5, "base": 4.0}  # time in float32 / time under autocast
 LIMITS = ("float32", "bfloat16")
+LIMIT_PRODUCTS = 5  # of matrices of 1024 x 1024, in a timed call
 FLOAT32, AUTOCAST, WEIGHTS = "float32", "bfloat16 autocast", "bfloat16 weights"
 KERNEL, COMPILED = ", torch's attention kernel", ", compiled"
 # Kinds of operations by parts of their names, or of their callers' names; the first that fits counts.
@@ -127,10 +128,10 @@ def warm_up(sides: dict[str, Callable]) -> dict[str, Callable]:
 
 
 def limit_calls() -> dict[str, Callable]:
-    """Returns the products that give the machine's limits; each is of 20 * 2 * 1024^3 operations."""
+    """Returns the products that give the machine's limits; each is of `LIMIT_PRODUCTS` * 2 * 1024^3 operations."""
     factors = torch.randn(2, 1024, 1024)
     pairs = zip(LIMITS, (factors, factors.bfloat16()))
-    return {name: functools.partial(lambda a, b: [a @ b for _ in range(20)], *pair) for name, pair in pairs}
+    return {name: functools.partial(lambda a, b: [a @ b for _ in range(LIMIT_PRODUCTS)], *p) for name, p in pairs}
 
 
 def clock_of(args: argparse.Namespace) -> Callable:
@@ -147,7 +148,7 @@ def compare_models(size: str, sizes: dict, args: argparse.Namespace):
     sides |= {f"step, {name}": make_step(sizes, name, clips) for name in names[:3]}
     sides = warm_up(sides)
     seconds = time_in_blocks(limit_calls() | sides, args.repeats, args.calls, clock_of(args))
-    limits = {name: 20 * 2 * 1024**3 / statistics.median(seconds.pop(name)) for name in LIMITS}
+    limits = {name: LIMIT_PRODUCTS * 2 * 1024**3 / statistics.median(seconds.pop(name)) for name in LIMITS}
     rows, shares, ratios = [], {}, {}
     for name, values in seconds.items():
         work, _, number_format = name.partition(", ")
@@ -290,7 +291,8 @@ def main():
         f"{args.clips} clips of {args.frames} frames; {args.repeats} alternating blocks of {args.calls} calls; "
         f"{'processor time' if args.threads == 1 else 'time'}\n"
     )
-    for size in args.sizes:
+    is_fast = has_bfloat16()
+    for size in args.sizes if is_fast else {"miniature"}.intersection(args.sizes):
         sizes = (SIZES | {"miniature": MINIATURE})[size]
         if "models" in args.only:
             compare_models(size, sizes, args)

@@ -19,7 +19,7 @@ import soundfile
 import torch
 from clips import STEREO_RATE, at_rate, read_at, read_mono, stereo_clips
 from model_sizes import AST_GRID, BASE, TINY
-from report import print_table, versions
+from report import has_bfloat16, print_table, versions
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, pipeline
 from transformers.utils import logging
 
@@ -114,6 +114,7 @@ def main():
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     print(versions())
+    dtypes = DTYPES if has_bfloat16() else DTYPES[:1]
     rows, remarks = [], []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -128,14 +129,14 @@ def main():
                 DualSSASTForAudioClassification(config).save_pretrained(model)
                 DualSSASTFeatureExtractor(max_length=1024).save_pretrained(model)
                 loop = ast_loop(SIZES[size], files)
-                for dtype in DTYPES:
+                for dtype in dtypes:
                     whole = predict(model, files, dtype, threads, folder / f"{dtype}.csv")
                     alone = stages(model, files, dtype)
                     shares = [f"{value / sum(alone.values()):.0%}" for value in alone.values()]
                     reached = f"{alone['network'] / whole:.0%}"
                     numbers = [f"{seconds / value:.0f}" for value in (whole, alone["network"], loop)]
                     rows.append([kind, size, dtype, str(threads), *numbers, reached, *shares])
-        for model in arguments.models:
+        for model in arguments.models if dtypes == DTYPES else ():
             files = sorted((ROOT / "data").rglob("*.flac"))[: arguments.limit]
             tables = [folder / f"{dtype}.csv" for dtype in DTYPES]
             for dtype, table in zip(DTYPES, tables):

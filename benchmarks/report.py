@@ -4,13 +4,19 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
 from transformers.utils import is_speech_available
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # `training` is not installed
+
+from training.base.number_formats import is_emulated
 
 TABLES_VARIABLE = "BENCH_TABLES"  # file to which tables are added, a line of JSON each; see run.py
 
@@ -22,6 +28,14 @@ def versions() -> str:
         f"torch {torch.__version__} ({torch.get_num_threads()} threads, {platform.machine()}), transformers "
         f"{transformers.__version__} {torchaudio}, numpy {np.__version__}, Python {platform.python_version()}"
     )
+
+
+def has_bfloat16() -> bool:
+    """Returns whether the CPU can compute in bfloat16 in a reasonable time; where it cannot, prints so."""
+    if is_emulated(torch.bfloat16, torch.device("cpu")):
+        print("bfloat16 is not measured: this processor has no instructions for it\n")
+        return False
+    return True
 
 
 def time_in_blocks(

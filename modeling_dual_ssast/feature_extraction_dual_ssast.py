@@ -776,7 +776,7 @@ def _stack(rows) -> torch.Tensor:
 
 
 def _join(clips: list[torch.Tensor], length: int, value: float, left: bool) -> torch.Tensor:
-    """Joins clips (rows, ...), padded with `value` to the same length: (clips, length, ...). Each row is written once."""
+    """Joins clips (rows, ...), padded with `value`: (clips, length, ...). Each row is written once."""
     dtype = functools.reduce(torch.promote_types, (clip.dtype for clip in clips))
     joined = clips[0].new_empty((len(clips), length, *clips[0].shape[1:]), dtype=dtype)
     for clip, place in zip(clips, joined):

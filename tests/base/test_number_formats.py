@@ -9,6 +9,8 @@ from training.errors import InputError
 from training.inference.precision import HardwareArguments, choose_hardware
 
 CPU = torch.device("cpu")
+
+
 @pytest.fixture(params=[True, False], ids=["emulated", "native"])
 def emulated(request, monkeypatch) -> bool:
     """Whether the processor has no instructions for half-size formats."""
