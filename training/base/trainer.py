@@ -22,6 +22,7 @@ from .progress import Progress
 from .push_to_hub import CheckpointPushes, push_run
 
 WRONG_OPTIONS = "options of the training", "correct or leave out the option that this is about"
+FIRST_STEP = "options or checkpoint of the training", "correct or leave out the one that this is about"
 STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: no program mistakes it for a checkpoint
 
 
@@ -106,9 +107,9 @@ class AudioTrainer(Trainer):
         return super()._prepare_inputs(inputs)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
-        """Also collects the loss for the check of the step. A library's error in the first step is about an option."""
+        """Also collects the loss for the check of the step. In the first step a library's error is about the recipe."""
         is_first = self.state.global_step == self._initial_global_step
-        with blamed(*WRONG_OPTIONS) if is_first else nullcontext():
+        with blamed(*FIRST_STEP) if is_first else nullcontext():
             loss = super().training_step(*args, **kwargs)
         self._loss += loss.float()
         return loss
