@@ -24,9 +24,9 @@ test: .venv/ready
 test-portable: .venv/ready
 	tests/portable.sh $(BIN)/python
 
-# Runs end-to-end proofs that take minutes, in the same way.
+# Runs end-to-end proofs that take longer, in the same way; names those that would begin after SLOW_UNTIL (`date +%s`).
 test-slow: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(CORES) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -rs -n $(CORES) --dist loadfile
 
 # Tests saved folders in every supported version of Transformers and torch, or those in VERSIONS="4.48 5.0"; builds an
 # environment for each in .venvs.

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -23,11 +24,14 @@ HEADLESS = (
 )  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
+SLOW_UNTIL = "SLOW_UNTIL"  # when slow tests begin no more, in seconds since 1970; unset: never
 
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
+    if item.get_closest_marker("slow") and time.time() > float(os.environ.get(SLOW_UNTIL, "inf")):
+        pytest.skip(f"{item.nodeid} would begin later than {SLOW_UNTIL}")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -121,6 +121,7 @@ def test_numbers_of_a_table_are_exact(tmp_path):
 # ---- pictures ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure_format", ["png", "svg", "pdf"])
 @pytest.mark.parametrize("first", range(0, len(AWFUL_NAMES), 12))
 def test_names_are_drawn_letter_by_letter(tmp_path, figure_format, first):

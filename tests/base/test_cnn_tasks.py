@@ -74,6 +74,7 @@ def test_fine_tuning_and_prediction(checkpoint, clips, family, tmp_path, capsys)
     assert len(capsys.readouterr().out.splitlines()) == 21
 
 
+@pytest.mark.slow
 def test_the_sweep_composes_what_the_model_would(checkpoint, clips, family, tmp_path):
     """Features to 1e-6, predictions of scikit-learn on them, every layer pair and pooling; the best is a recipe."""
     output = run(
@@ -110,6 +111,7 @@ def test_the_sweep_composes_what_the_model_would(checkpoint, clips, family, tmp_
     assert config.fusion_layers == best["fusion_layers"] and config.temporal_pooling == best["pooling"]
 
 
+@pytest.mark.slow
 def test_the_score_of_a_sweep_is_scikit_learns(checkpoint, clips, family, tmp_path):
     output = run(
         tmp_path, "sweep", model_name_or_path=str(checkpoint), dataset_name=str(clips), num_folds=3, ridge=[0.1]

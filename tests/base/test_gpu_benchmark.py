@@ -65,6 +65,7 @@ def test_every_table_is_measured_on_a_cpu_and_says_so(monkeypatch, tmp_path):
     assert tokens["sdpa, bfloat16, packed"] == str(4 * 2 + 8 * (2 + 7 + 12 + 16))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("torch.cuda.is_available()")
 def test_without_a_gpu_it_stops_with_one_line():
     process = run_program(SCRIPT)

@@ -193,6 +193,7 @@ assert (other.config.calibration_temperature, other.config.decision_thresholds) 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["dual_ssast", "vggish"])
 def test_a_saved_folder_is_calibrated_without_this_package(tmp_path, family):
     settings = {"problem_type": MULTI, "calibration_temperature": 2.5, "decision_thresholds": [0.3, 0.5, 0.9]}

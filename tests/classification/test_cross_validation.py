@@ -30,6 +30,7 @@ def clips(tmp_path_factory):
     return write_class_folders(tmp_path_factory.mktemp("clips"), 9)
 
 
+@pytest.mark.slow
 def test_every_clip_is_tested_once_per_seed(recipe, clips, capsys):
     path, output = recipe(num_seeds=2)
     assert train_hf.main([path]) == 0
@@ -56,6 +57,7 @@ def test_every_clip_is_tested_once_per_seed(recipe, clips, capsys):
     assert by_seed[0] == by_seed[1]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_repeated(recipe, monkeypatch, capsys):
     path, output = recipe()
     done = []

@@ -50,6 +50,7 @@ def test_a_training_with_stored_clips_is_that_of_decoding_anew(recipe, tmp_path,
     assert results["recipe"]["DataArguments"]["decoded_cache"] == cache[1]
 
 
+@pytest.mark.slow
 def test_folds_share_the_stored_clips(recipe, tmp_path, capsys):
     path = recipe(task="cross_validation", num_folds=3, num_train_epochs=1, output_dir=str(tmp_path / "run"))
     assert train_hf.main([path, "--decoded_cache", str(tmp_path / "cache")]) == 0

@@ -66,6 +66,7 @@ def outputs(folder) -> tuple:
     return losses, (folder / "model.safetensors").read_bytes(), (folder / "predictions.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -88,6 +89,7 @@ def test_a_training_is_that_with_features_of_the_workers(recipe, tmp_path, made_
     assert results["recipe"]["TrainingArguments"]["features_on_device"] is True
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_the_whole_one(recipe, tmp_path, made_on_device):
     path = recipe(
         **AUGMENTED, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1, save_total_limit=9

@@ -256,6 +256,7 @@ def test_impossible_runs_are_told_before_training(clips, recipe, words, pattern)
     assert not output.exists() and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "is_better"),
     [(None, max), ("loss", min), ("eval_loss", min), ("macro_f1", max)],

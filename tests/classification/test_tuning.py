@@ -104,6 +104,7 @@ def test_a_linear_probe_trains_the_classifier_and_the_fusion(train, checkpoints)
     assert training["parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "settings", "learned"),
     [
@@ -195,6 +196,7 @@ def test_the_blocks_of_every_encoder(checkpoints):
         assert {id(parameter) for parameter in in_use} == found | norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dual_ssast", "vggish", "panns_cnn14"])
 def test_the_merged_model_is_the_base_with_its_adapter(train, checkpoints, model, monkeypatch):
     """Both ways to the adapter give the merged model's logits, and only what is adapted or new has moved."""
@@ -370,6 +372,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RESUMED)
 def test_a_resumed_run_ends_with_the_same_weights(train, kind):
     """From the middle of the second epoch, with another number of workers where the order is what matters."""
@@ -406,6 +409,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_checkpointing_changes_nothing(train, kind):
     plain, checkpointed = (

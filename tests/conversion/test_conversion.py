@@ -789,6 +789,7 @@ def test_wrong_options_exit_with_2(options, capsys):
     assert "usage: python -m conversion" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_in_a_fresh_process(pretrained, tmp_path):
     torch.save(pretrained, tmp_path / "source.pth")
     command = [sys.executable, "-m", "conversion", "ssast", str(tmp_path / "source.pth"), str(tmp_path / "out")]

@@ -52,6 +52,7 @@ def test_a_recipe_parses_and_says_where_the_data_come_from(name):
     assert next(part for part in parts if hasattr(part, "output_dir")).output_dir == f"runs/{name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_recipe_runs_on_the_prepared_miniature(name, tmp_path, monkeypatch):
     getattr(dataset_layouts, name)(tmp_path / "original")

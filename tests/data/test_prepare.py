@@ -387,6 +387,7 @@ def test_the_program_stops_with_one_line(program, words, message):
     assert status == 1 and errors.startswith(f"error: {message}") and errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_program_prepares_in_a_fresh_process(originals, tmp_path):
     process = run_program("-m", "training.prepare", "esc50", "--from", originals("esc50"), "--output", tmp_path / "out")
     assert process.returncode == 0, process.stderr[-2000:]

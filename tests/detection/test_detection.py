@@ -69,6 +69,7 @@ def test_a_tone_detector_is_learnt_saved_and_applied(train, tones, tmp_path, cap
         assert times[0] == times[1]
 
 
+@pytest.mark.slow
 def test_features_made_on_the_device_give_the_same_training(train, tones, monkeypatch):
     made, make, together = [], PlannedBatch.make, DualSSASTFeatureExtractor.normalized_log_mel
     monkeypatch.setattr(PlannedBatch, "make", lambda self, *args: made.append(len(self.plans)) or make(self, *args))
@@ -93,6 +94,7 @@ def test_features_made_on_the_device_give_the_same_training(train, tones, monkey
     assert sum(made) > 16 and outputs[0] == outputs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -167,6 +169,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_trained_and_finds_events(train, tones, tmp_path, family):
     checkpoint = FAMILIES[family](tmp_path / family)

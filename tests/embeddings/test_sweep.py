@@ -93,6 +93,7 @@ def test_candidates_are_all_of_them_once():
     assert len(sweep.candidates(list(range(13)), ["patches"])) > 900 and len(subsets()) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion_norm", ["shared", "shared_twice", "separate", "none"])
 def test_composed_features_are_those_of_the_model(encoder, fusion_norm):
     """Every readout, pooling and combination: what the sweep composes is the `pooler_output` of that configuration."""

@@ -290,6 +290,7 @@ def test_half_precision_folder_loads(exported, recordings, tmp_path, capsys):
         assert np.abs(alone(loaded, extractor, clip) - alone(model, extractor, clip)).max() < 0.05
 
 
+@pytest.mark.slow
 def test_encoder_gives_embeddings(recordings, tmp_path):
     AutoModel.from_pretrained(save_tiny_classifier(tmp_path / "classifier")).save_pretrained(tmp_path / "encoder")
     shutil.copy(tmp_path / "classifier" / "preprocessor_config.json", tmp_path / "encoder")

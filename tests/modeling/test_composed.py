@@ -192,6 +192,7 @@ def test_layers_above_the_highest_in_use_are_not_computed():
     assert len(calls) == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "options"), CASES)
 @pytest.mark.parametrize("length", [150, 20])
 def test_without_padding_the_network_is_one_graph(family, options, length):

@@ -461,6 +461,7 @@ def check_compiled(model, backend):
     torch.testing.assert_close(model.classifier.dense.weight.grad, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {**FRAME_1, "readout": "frames", "fusion": "weighted"}])
 def test_the_whole_model_is_one_graph(options):
     check_compiled(tiny(**options).train(), "aot_eager")

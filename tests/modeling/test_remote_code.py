@@ -141,6 +141,7 @@ assert {n for n, p in frozen.named_parameters() if not p.requires_grad} == {
     run(script, tmp_path, saved, saved.parent / "expected.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mspm", "asit"])
 def test_a_pretraining_folder_becomes_a_classifier(tmp_path, method):
     torch.manual_seed(0)
@@ -173,6 +174,7 @@ assert all(torch.equal(value, state[name]) for name, value in again.state_dict()
     run(script, tmp_path, tmp_path / "pretraining", tmp_path / "weights.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CNNS)
 def test_a_folder_of_a_convolutional_network(tmp_path, family):
     """Every Auto class, the pipeline, both readouts, a step of Trainer, and what is saved again."""

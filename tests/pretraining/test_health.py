@@ -130,6 +130,7 @@ def make_constant(monkeypatch, from_step: int):
     monkeypatch.setattr(health, "measure", measure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_healthy_run_raises_no_alarm(clips, recipe, task, capsys):
     values = {"health_steps": 2, "save_strategy": "no", "figure_format": "pdf"}
@@ -154,6 +155,7 @@ def test_a_healthy_run_raises_no_alarm(clips, recipe, task, capsys):
     assert [entry["step"] for entry in results["log"] if "loss" in entry] == list(range(1, 7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [False, True])
 def test_a_planted_collapse_raises_the_alarm_once(clips, recipe, monkeypatch, capsys, caplog, stops):
     make_constant(monkeypatch, from_step=2)  # step 0, whose random weights are the baseline too, and step 1 are healthy
@@ -185,6 +187,7 @@ def test_a_resumed_run_goes_on_with_its_measurements(clips, recipe, eval_strateg
     assert not (output / "health.csv").exists() and not (output / "health.png").exists()
 
 
+@pytest.mark.slow
 def test_a_start_from_a_checkpoint_is_compared_with_random_weights(clips, recipe, tmp_path):
     path, first = recipe("mspm", "first", train_sources=[str(clips)], learning_rate=0.05, picture_clips=0)
     train(path)

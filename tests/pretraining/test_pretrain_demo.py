@@ -32,6 +32,7 @@ def test_few_labels_are_among_the_more_and_none_is_of_the_test(script):
         script.draw_labelled(57, 0, table)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated_but_told_of(tmp_path):
     folders = {"pretrained": 0.5}
     for side, base in (("pretrained", 0.6), ("random_weights", 0.3)):

@@ -80,6 +80,7 @@ def test_a_run_leaves_a_whole_folder(clips, recipe, task, capsys):
     assert model.config.padding_value == AutoFeatureExtractor.from_pretrained(output).padding_value == 6 / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "name"), [("mspm", "generative_loss"), ("asit", "reconstruction_loss")])
 def test_the_model_learns_to_paint(clips, recipe, task, name):
     rate = {"mspm": 3e-3, "asit": 0.3}[task]
@@ -92,6 +93,7 @@ def test_the_model_learns_to_paint(clips, recipe, task, name):
     assert np.mean(curve[-10:]) < 0.8 * np.mean(curve[:5])
 
 
+@pytest.mark.slow
 def test_the_learning_rate_rises_and_then_waits_for_the_plateau(clips, recipe):
     path, output = recipe("mspm", train_sources=[str(clips)], eval_steps=1, lr_patience=0, max_steps=8)
     train(path)
@@ -398,6 +400,7 @@ def test_a_start_from_an_encoder_that_does_not_fit_is_refused(clips, recipe):
     train(path, "--config_overrides", json.dumps(HEADS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("largest", [0.0, 1.0])
 def test_gradients_are_unscaled_once(clips, recipe, largest, monkeypatch):
     """Trainer does it to measure their norm; in half precision on a GPU a second time is an error."""
@@ -413,6 +416,7 @@ def evaluations(output) -> dict[int, dict]:
     return {entry["step"]: entry for entry in log if "eval_loss" in entry}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_the_lowest_loss_is_the_best_and_its_figures_are_told(clips, recipe, task):
     """Every step is worse than the one before: the rate is far too high."""
@@ -454,6 +458,7 @@ def test_the_best_checkpoint_survives_a_new_name_of_the_folder(clips, recipe):
     assert results["metrics"]["validation"]["loss"] == evaluated[best]["eval_loss"]
 
 
+@pytest.mark.slow
 def test_early_stopping(clips, recipe):
     path, output = recipe(
         "mspm",
@@ -606,6 +611,7 @@ def test_every_recipe_takes_two_steps(clips, tmp_path, name):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_batch_size_and_only_with_its_own_data(clips, recipe, tmp_path):
     path, output = recipe("mspm", train_sources=[str(clips)], max_steps=3)
     train(path)

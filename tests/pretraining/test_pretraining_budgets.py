@@ -108,6 +108,7 @@ def run(script, monkeypatch, *words):
     script.main()
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated(script, clips, tmp_path, monkeypatch, capsys):
     """Three encoders of one shape, two of one title, and their random weights, by finished pretrainings and sweeps."""
     (tmp_path / "corpus").mkdir()

@@ -117,6 +117,7 @@ def test_a_run_scores_its_encoder_beside_two_baselines(clips, labelled, recipe, 
     assert (resumed / "probe.csv").read_text() == (whole / "probe.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_probe_that_is_added_later_gets_random_weights_of_its_own(clips, labelled, recipe):
     path, output = recipe("mspm", train_sources=[str(clips)], health_clips=0, max_steps=4)
     train(path, "--max_steps", "3")
@@ -126,6 +127,7 @@ def test_a_probe_that_is_added_later_gets_random_weights_of_its_own(clips, label
     assert [(row["features"], int(row["step"])) for row in rows] == [(RANDOM, 3), (LOG_MEL, 3), ("encoder", 4)]
 
 
+@pytest.mark.slow
 def test_the_data_sets_own_splits_are_used(clips, recipe, tmp_path, caplog):
     for split, count in (("train", 12), ("test", 6)):
         lines = ["file_name,kind"]
@@ -160,6 +162,7 @@ def test_a_probe_that_cannot_be_stops_with_one_line(clips, labelled, recipe, tmp
     assert not (output / "checkpoint-3").exists()
 
 
+@pytest.mark.slow
 def test_a_large_data_set_is_sampled_with_a_warning(labelled, clips, recipe, caplog):
     values = {"probe_dataset": str(labelled), "probe_clips": 20, "health_clips": 0, "max_steps": 1, "eval_steps": 1}
     path, _ = recipe("mspm", train_sources=[str(clips)], **values)

@@ -218,6 +218,7 @@ def test_the_code_of_the_card_runs_as_it_is_pasted(models, name, monkeypatch, ca
         )
 
 
+@pytest.mark.slow
 def test_soxr_is_needed_only_for_other_rates(models, tmp_path):
     """Runs with torch, Transformers and soundfile alone, as the card says."""
     program = tmp_path / "program.py"

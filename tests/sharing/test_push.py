@@ -296,6 +296,7 @@ def weights_on(hub, revision: str = "main") -> dict[str, torch.Tensor]:
 HARMLESS = {("create", 401), ("create", 403)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "failure"), [case for case in itertools.product(STAGES, FAILURES) if case not in HARMLESS]
 )
@@ -467,6 +468,7 @@ def clips_of_noise() -> list[list[float]]:
     return [np.round(generator.normal(size=length), 3).tolist() for length in (1000, 2500, 6000)]
 
 
+@pytest.mark.slow
 def test_strangers_get_the_same_scores(hub, run, tmp_path):
     local = pipeline("audio-classification", str(run))
     clips = clips_of_noise()
