@@ -272,12 +272,18 @@ assert not {"transformers", "modeling_dual_ssast", "training"} & set(sys.modules
     assert np.abs(torch.load(tmp_path / "logits.pt").numpy() - alone(model, extractor, clips)).max() < 1e-4
 
 
-def test_half_precision_folder_loads(exported, recordings, tmp_path, capsys):
+@pytest.mark.parametrize("emulated", [False, True])
+def test_half_precision_folder_loads(exported, recordings, tmp_path, capsys, monkeypatch, emulated):
+    """Where the processor computes float16 number by number, it does so for one clip."""
+    monkeypatch.setattr(forms, "is_emulated", lambda dtype, device: emulated and dtype == torch.float16)
     folder, model, extractor, _ = exported
     shutil.copytree(folder / "model", tmp_path / "model")
     (tmp_path / "model" / "README.md").write_text("a card")
     assert run(tmp_path / "model", tmp_path / "half", "safetensors-fp16") == 0
-    assert "largest difference, computed in float16" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "largest difference, computed in float16" in out
+    assert ("clips computed in float16: 1 of " in out) == emulated
+    assert ("same answer, computed in float16: 1 of 1 clips" in out) == emulated
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("model", "half")]
     assert sizes[0] / sizes[1] > 1.8
     card = (tmp_path / "half" / "README.md").read_text()
