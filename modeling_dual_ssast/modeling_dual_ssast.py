@@ -464,8 +464,11 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
     _supports_flex_attn = create_block_mask is not None
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # Weights that only ASiT's pretraining needs.
-    _keys_to_ignore_on_load_unexpected = [r"^student", r"^teacher_", r"_center$"]
+    # Weights that only a pretraining needs: ASiT's, and those of masked spectrogram patch modelling.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^student", r"^teacher_", r"_center$",
+        r"^decoder\.", r"^(discriminative|generative|contrast)_head\.", r"^mask_token$",
+    ]  # fmt: skip
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
