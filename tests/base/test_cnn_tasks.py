@@ -49,6 +49,7 @@ def run(folder, task: str, **values):
     return output
 
 
+@pytest.mark.slow
 def test_fine_tuning_and_prediction(checkpoint, clips, family, tmp_path, capsys):
     layers = FAMILIES[family][2:4]
     output = run(

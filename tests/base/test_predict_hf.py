@@ -272,6 +272,7 @@ def test_windows_are_told_with_their_times(model_folder, clips, tmp_path):
             assert scores.loc[file, f"share_{name}"] == pytest.approx(share, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_prediction_imports_nothing_heavy(model_folder, clips, tmp_path):
     heavy = {"sklearn", "matplotlib", "evaluate", "jinja2", "scipy", "datasets", "pyarrow", "peft"}
     imported = new_imports("predict_hf", model_folder, clips)
@@ -281,6 +282,7 @@ def test_a_prediction_imports_nothing_heavy(model_folder, clips, tmp_path):
     assert output.exists() and "pyarrow" in imported and not imported & heavy - {"pyarrow"}
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_costs_no_scores(model_folder, clips, tmp_path):
     output = tmp_path / "scores.csv"
     script = "import sys, predict_hf; sys.stdin.read(); sys.exit(predict_hf.main(sys.argv[1:]))"

@@ -332,6 +332,7 @@ def test_a_bad_file_stops_the_program_with_one_line(tmp_path, recipe, kind, patt
     assert not (output / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_a_bad_clip_in_a_worker_stops_a_fresh_process_with_one_line(tmp_path, recipe):
     victim = _bad_data(tmp_path / "clips", "nan")  # its header is in order
     path, output = recipe(dataset_name=tmp_path / "clips", **ALL_TRAIN)

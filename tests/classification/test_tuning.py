@@ -421,6 +421,7 @@ def test_gradient_checkpointing_changes_nothing(train, kind):
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_trains(train, checkpoints, kind):
     output = train(**KINDS[kind], bf16=True, max_steps=3, save_strategy="no")

@@ -336,6 +336,7 @@ def test_clips_stored_as_bytes(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_program_prints_tables_and_writes_everything(tables, tmp_path):
     """In a fresh process: the first ten of a kind, all of them in the file, the same file every time."""
     for index in range(12):

@@ -278,6 +278,7 @@ def test_two_processes_write_what_one_does(model_folder, clips, tmp_path):
     assert refused.returncode != 0
 
 
+@pytest.mark.slow
 def test_embedding_imports_nothing_heavy_that_it_does_not_need(model_folder, clips, tmp_path):
     output = tmp_path / "out.parquet"
     imported = new_imports("embed_hf", model_folder, clips, "--output", output)

@@ -116,6 +116,7 @@ def test_standard_input_gives_the_windows_of_the_file(
     assert len(re.findall(r"^\d+\.\d\d-\d+\.\d\d s\t", told.out, re.MULTILINE)) == count
 
 
+@pytest.mark.slow
 def test_a_program_reads_standard_input(folder, tmp_path):
     samples = tone(1.2)
     soundfile.write(tmp_path / "clip.wav", samples, RATE)

@@ -178,6 +178,7 @@ def test_masks_that_cannot_be_meant_are_refused(family, wrong, message):
 # ---- graphs ----
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("masked", [True, False])
 @families

@@ -246,6 +246,7 @@ def test_blocks_are_divided_into_thirds():
     assert health.part_of("student_heads.mlp.0.weight", 12) == health.part_of("generative_head.0.bias", 12) == "heads"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_log_lines_hold_the_norms_of_the_parts(clips, recipe, task):
     """Measured before the gradients are clipped: together they are Trainer's norm. Not at other steps."""

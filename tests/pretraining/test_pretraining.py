@@ -389,6 +389,7 @@ def test_what_has_no_effect_or_cannot_be_stops_with_one_line(clips, recipe, task
         train(path)
 
 
+@pytest.mark.slow
 def test_a_start_from_an_encoder_that_does_not_fit_is_refused(clips, recipe):
     """A method's heads may be new; a partly random encoder would go unnoticed."""
     path, output = recipe("mspm", train_sources=[str(clips)], max_steps=1)

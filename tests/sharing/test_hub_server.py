@@ -157,6 +157,7 @@ class Share(evaluate.Metric):
 """
 
 
+@pytest.mark.slow
 def test_metrics_load(hub, tmp_path):
     hub.create("user/share", {"share.py": METRIC.encode()}, "spaces")
     program = "import evaluate; print(evaluate.load('user/share').compute(predictions=[1, 0], references=[1, 1]))"
