@@ -152,13 +152,14 @@ def test_the_other_programs_refuse_hostile_values(value, capsys, tmp_path, monke
         (["--pooling", '["mean"'], "pooling: .* give names, or"),
         (["--from_sweep", "x" * 5000], "from_sweep: x+.*; name the output folder of a finished sweep"),
         (["--config_overrides", '{"num_labels": 3}'], "config_overrides: num_labels follows from the data"),
-        (["--fp16", "true"], "fp16: needs a GPU, and there is none; leave it out"),
+        (["--fp16", "true"], "fp16: needs a GPU, and there is none; leave it out, or take bf16"),
         (["--dataset_name", "a\0b"], "dataset_name: must be a text without zero bytes"),
         (["--save_total_limit", "0"], "save_total_limit: must be 1 or more, got 0"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_limits(recipe, monkeypatch, words, pattern):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("training.base.arguments.is_emulated", lambda dtype, device: False)
     assert re.search(pattern, message_of(lambda: tasks.parse([recipe(), *words])))
 
 
