@@ -779,11 +779,11 @@ def _join(clips: list[torch.Tensor], length: int, value: float, left: bool) -> t
     """Joins clips (rows, ...), padded with `value`: (clips, length, ...). Each row is written once."""
     dtype = functools.reduce(torch.promote_types, (clip.dtype for clip in clips))
     joined = clips[0].new_empty((len(clips), length, *clips[0].shape[1:]), dtype=dtype)
-    for clip, place in zip(clips, joined):
-        padding = length - len(clip)
-        rows, rest = (place[padding:], place[:padding]) if left else (place[: len(clip)], place[len(clip) :])
-        rows.copy_(clip)
-        rest.fill_(value)
+    for index, clip in enumerate(clips):
+        first = length - len(clip) if left else 0
+        joined[index, :first] = value
+        joined[index, first : first + len(clip)] = clip
+        joined[index, first + len(clip) :] = value
     return joined
 
 

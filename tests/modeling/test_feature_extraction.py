@@ -400,6 +400,18 @@ def test_the_collator_of_trainer_pads_features_and_keeps_labels(extractor, masks
     assert torch.equal(batch["attention_mask"], expected["attention_mask"])
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_passes_gradients_to_the_clips_alone(side):
+    extractor = DualSSASTFeatureExtractor(padding_side=side)
+    clips = [torch.ones(length, 128, requires_grad=True) for length in (3, 5)]
+    batch = extractor.pad([{"input_values": clip} for clip in clips], padding="longest", return_tensors="pt")
+    assert torch.equal(
+        batch["attention_mask"][0], torch.tensor([1, 1, 1, 0, 0] if side == "right" else [0, 0, 1, 1, 1])
+    )
+    (2 * batch["input_values"]).sum().backward()
+    assert all(torch.equal(clip.grad, torch.full_like(clip, 2.0)) for clip in clips)
+
+
 def test_pad_takes_what_a_data_set_stores(extractor):
     """Nested lists, masks with zeros already in them, one mapping of lists, soft labels."""
     stored = {
