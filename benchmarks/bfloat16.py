@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 from model_sizes import BASE, TINY
-from report import has_bfloat16, print_table, spread, time_in_blocks, versions
+from report import can_measure_bfloat16, print_table, spread, time_in_blocks, versions
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -134,6 +134,16 @@ def limit_calls() -> dict[str, Callable]:
     return {name: functools.partial(lambda a, b: [a @ b for _ in range(LIMIT_PRODUCTS)], *p) for name, p in pairs}
 
 
+def limits_of(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Returns operations per second of each number format from the seconds of `limit_calls`."""
+    return {name: LIMIT_PRODUCTS * 2 * 1024**3 / statistics.median(values) for name, values in seconds.items()}
+
+
+def print_limits(limits: dict[str, float]):
+    one, other = (limits[name] for name in LIMITS)
+    print(f"limits: {one / 1e9:.3g} GFLOP/s in float32, {other / 1e9:.3g} in bfloat16 ({other / one:.2g} times)")
+
+
 def clock_of(args: argparse.Namespace) -> Callable:
     """Returns the clock: with one thread the processor's time, to which other programs add little."""
     return time.process_time if args.threads == 1 else time.perf_counter
@@ -148,7 +158,7 @@ def compare_models(size: str, sizes: dict, args: argparse.Namespace):
     sides |= {f"step, {name}": make_step(sizes, name, clips) for name in names[:3]}
     sides = warm_up(sides)
     seconds = time_in_blocks(limit_calls() | sides, args.repeats, args.calls, clock_of(args))
-    limits = {name: LIMIT_PRODUCTS * 2 * 1024**3 / statistics.median(seconds.pop(name)) for name in LIMITS}
+    limits = limits_of({name: seconds.pop(name) for name in LIMITS})
     rows, shares, ratios = [], {}, {}
     for name, values in seconds.items():
         work, _, number_format = name.partition(", ")
@@ -159,10 +169,8 @@ def compare_models(size: str, sizes: dict, args: argparse.Namespace):
         ratios[name] = ratio
         rows.append([name, spread(values), f"{ratio:.2f}", f"{flops[work] / 1e9:.0f}", f"{shares[name]:.0%}"])
     print_table([size, "ms: median (range)", "ratio", "GFLOP", "of the limit"], rows)
-    print(
-        f"\nlimits: {limits[FLOAT32] / 1e9:.0f} GFLOP/s in float32, {limits['bfloat16'] / 1e9:.0f} in bfloat16 "
-        f"({limits['bfloat16'] / limits[FLOAT32]:.1f} times)"
-    )
+    print()
+    print_limits(limits)
     best = max(share for name, share in shares.items() if name.startswith("forward, bfloat16"))
     print(f"best forward in bfloat16: {best:.0%} of the limit, goal {FORWARD_GOAL:.0%}: {judged(best, FORWARD_GOAL)}")
     if size in STEP_GOALS:
@@ -291,8 +299,10 @@ def main():
         f"{args.clips} clips of {args.frames} frames; {args.repeats} alternating blocks of {args.calls} calls; "
         f"{'processor time' if args.threads == 1 else 'time'}\n"
     )
-    is_fast = has_bfloat16()
-    for size in args.sizes if is_fast else {"miniature"}.intersection(args.sizes):
+    if args.sizes != ["miniature"] and not can_measure_bfloat16():  # the miniature takes seconds anywhere
+        print_limits(limits_of(time_in_blocks(limit_calls(), 1, 1, clock_of(args))))
+        return
+    for size in args.sizes:
         sizes = (SIZES | {"miniature": MINIATURE})[size]
         if "models" in args.only:
             compare_models(size, sizes, args)

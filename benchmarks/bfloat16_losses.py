@@ -12,7 +12,7 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from report import has_bfloat16, print_table, versions
+from report import can_measure_bfloat16, print_table, versions
 from training_runs import ROOT, results_of, train
 
 FORMATS = {"float32": "false", "bfloat16": "true"}
@@ -58,7 +58,7 @@ def main():
     args.output = args.output.resolve()
     if args.steps < 10 or args.steps % 10 or args.seeds < 1:
         parser.error(f"--steps is a multiple of 10 and --seeds at least 1, got {args.steps} and {args.seeds}")
-    if not has_bfloat16():
+    if not can_measure_bfloat16():
         return
     seeds = range(args.seeds)
     keys = [(name, seed) for seed in seeds for name in FORMATS]

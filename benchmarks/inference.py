@@ -19,7 +19,7 @@ import soundfile
 import torch
 from clips import STEREO_RATE, at_rate, read_at, read_mono, stereo_clips
 from model_sizes import AST_GRID, BASE, TINY
-from report import has_bfloat16, print_table, versions
+from report import can_measure_bfloat16, print_table, versions
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, pipeline
 from transformers.utils import logging
 
@@ -114,7 +114,7 @@ def main():
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     print(versions())
-    dtypes = DTYPES if has_bfloat16() else DTYPES[:1]
+    dtypes = DTYPES if can_measure_bfloat16() else DTYPES[:1]
     rows, remarks = [], []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

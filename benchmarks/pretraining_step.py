@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 from model_sizes import TINY
-from report import has_bfloat16, print_table, spread, time_in_blocks, versions
+from report import can_measure_bfloat16, print_table, spread, time_in_blocks, versions
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForPreTraining
@@ -111,7 +111,7 @@ def saved_bytes_per_clip(form: Form, sizes: dict, num_masked: int, num_clips: in
 
 def compare_forms(args: argparse.Namespace):
     steps = {}
-    can_autocast = has_bfloat16()
+    can_autocast = can_measure_bfloat16()
     for name, form in FORMS.items():
         if form.autocast and not can_autocast:
             continue

@@ -30,8 +30,8 @@ def versions() -> str:
     )
 
 
-def has_bfloat16() -> bool:
-    """Returns whether the CPU can compute in bfloat16 in a reasonable time; where it cannot, prints so."""
+def can_measure_bfloat16() -> bool:
+    """Returns whether the CPU has instructions for bfloat16; where it has none, prints that it is left out."""
     if is_emulated(torch.bfloat16, torch.device("cpu")):
         print("bfloat16 is not measured: this processor has no instructions for it\n")
         return False

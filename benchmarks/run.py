@@ -32,7 +32,8 @@ SCRIPTS = {
     "sweep": "A sweep over layers and poolings",
     "growth": "Growth of time and memory",
 }
-WORDS = {"inference": ["--clips", "20", "--limit", "60"]}  # on all clips it would take longer than all others
+# Words of the command line; inference of all clips would take longer than all other benchmarks.
+WORDS = {"inference": ["--clips", "20", "--limit", "60"], "growth": ["--output", "{folder}"]}
 APART = {"gpu": "On a GPU"}  # only where --only names it: `make bench-gpu`
 
 
@@ -50,7 +51,7 @@ def run(script: str, folder: Path) -> dict:
     """Runs a benchmark, printing what it prints; returns its text, tables, seconds and exit status."""
     temporary = functools.partial(tempfile.NamedTemporaryFile, "w+", encoding="utf-8")
     with temporary() as tables, temporary() as errors:
-        words = ["--output", str(folder)] if script == "growth" else WORDS.get(script, [])
+        words = [word.format(folder=folder) for word in WORDS.get(script, [])]
         environment = os.environ | {TABLES_VARIABLE: tables.name, "PYTHONUNBUFFERED": "1"}
         started = time.perf_counter()
         process = subprocess.Popen(

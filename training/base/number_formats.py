@@ -19,7 +19,7 @@ def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
 
     On one core with AVX2 a product of two matrices of 1024 x 1024 took 50 times as long in bfloat16 as in float32.
     """
-    if torch.device(device).type != "cpu" or dtype not in SUPPORTS or not torch.backends.mkldnn.is_available():
+    if device.type != "cpu" or dtype not in SUPPORTS or not torch.backends.mkldnn.is_available():
         return False
     check = getattr(torch.ops.mkldnn, SUPPORTS[dtype], None)  # missing in builds and versions that do not report it
     return check is not None and not check()
