@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import soundfile
@@ -28,6 +29,7 @@ from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, Dual
 ROOT = Path(__file__).parent.parent
 SIZES = {"base": BASE, "tiny": TINY}
 DTYPES = ("float32", "bfloat16")
+STAGES = ("decoding", "resampling", "features", "network")
 RATE, BATCH = 16000, 8
 # The second of two runs: the first one, on one file, imports what is imported late.
 PROGRAM = """
@@ -70,7 +72,7 @@ def stages(model: Path, files: list[Path], dtype: str) -> dict[str, float]:
     with torch.inference_mode():
         network(**inputs[0])
         calls, _ = timed(lambda: [network(**batch).logits for batch in inputs])
-    return {"decoding": decoding, "resampling": resampling, "features": features, "network": calls}
+    return dict(zip(STAGES, (decoding, resampling, features, calls)))
 
 
 def predict(model: Path, files: list[Path], dtype: str, threads: int, output: Path) -> float:
@@ -96,6 +98,19 @@ def ast_loop(size: dict, files: list[Path]) -> float:
     return timed(lambda: list(map(classify, files)))[0]
 
 
+def measure(size: str, model: Path, files: list[Path], dtypes: tuple[str], threads: int) -> dict[str, dict[str, float]]:
+    """Returns the seconds of a pass in each number format: the AST loop, the program, and its stages by themselves."""
+    loop = ast_loop(SIZES[size], files)
+    return {
+        dtype: {
+            "loop": loop,
+            "program": predict(model, files, dtype, threads, model.parent / f"{dtype}.csv"),
+            **stages(model, files, dtype),
+        }
+        for dtype in dtypes
+    }
+
+
 def agreement(tables: list[Path]) -> str:
     """Compares two tables: the share of equal predictions and the largest difference of a probability."""
     one, other = ([list(row.values())[1:] for row in csv.DictReader(path.open())] for path in tables)
@@ -110,6 +125,7 @@ def main():
     parser.add_argument("--limit", type=int, help="files of each kind; unset: all")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=3, help="passes, of which the medians are printed")
     parser.add_argument("--models", nargs="*", default=[], help="trained classifiers, for the agreement of the formats")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
@@ -128,14 +144,14 @@ def main():
                 config = DualSSASTConfig(**SIZES[size], **AST_GRID, num_labels=10)
                 DualSSASTForAudioClassification(config).save_pretrained(model)
                 DualSSASTFeatureExtractor(max_length=1024).save_pretrained(model)
-                loop = ast_loop(SIZES[size], files)
+                passes = [measure(size, model, files, dtypes, threads) for _ in range(arguments.repeats)]
                 for dtype in dtypes:
-                    whole = predict(model, files, dtype, threads, folder / f"{dtype}.csv")
-                    alone = stages(model, files, dtype)
-                    shares = [f"{value / sum(alone.values()):.0%}" for value in alone.values()]
-                    reached = f"{alone['network'] / whole:.0%}"
-                    numbers = [f"{seconds / value:.0f}" for value in (whole, alone["network"], loop)]
-                    rows.append([kind, size, dtype, str(threads), *numbers, reached, *shares])
+                    taken = {name: median(seen[dtype][name] for seen in passes) for name in passes[0][dtype]}
+                    speeds = [f"{seconds / taken[name]:.0f}" for name in ("program", "network", "loop")]
+                    reached = median(seen[dtype]["network"] / seen[dtype]["program"] for seen in passes)
+                    alone = sum(taken[stage] for stage in STAGES)
+                    shares = [f"{taken[stage] / alone:.0%}" for stage in STAGES]
+                    rows.append([kind, size, dtype, str(threads), *speeds, f"{reached:.0%}", *shares])
         for model in arguments.models if dtypes == DTYPES else ():
             files = sorted((ROOT / "data").rglob("*.flac"))[: arguments.limit]
             tables = [folder / f"{dtype}.csv" for dtype in DTYPES]
@@ -144,7 +160,7 @@ def main():
             remarks.append(f"{model} on {len(files)} embedded recordings: {agreement(tables)}")
     print("times real time, without the imports of the program; shares of the stages one after the other")
     header = ["files", "model", "weights", "threads", "predict_hf.py", "bare network", "AST loop", "reached"]
-    print_table([*header, "decoding", "resampling", "features", "network"], rows)
+    print_table([*header, *STAGES], rows)
     print(*remarks, sep="\n")
 
 

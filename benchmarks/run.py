@@ -33,7 +33,7 @@ SCRIPTS = {
     "growth": "Growth of time and memory",
 }
 # Words of the command line; inference of all clips would take longer than all other benchmarks.
-WORDS = {"inference": ["--clips", "20", "--limit", "60"], "growth": ["--output", "{folder}"]}
+WORDS = {"inference": ["--clips", "20", "--limit", "40", "--threads", "2"], "growth": ["--output", "{folder}"]}
 APART = {"gpu": "On a GPU"}  # only where --only names it: `make bench-gpu`
 
 
