@@ -113,12 +113,17 @@ ASIT = {name: read_recipe(RECIPE)[name] for name in COMMON} | {
 SHORT = {"max_length": 112, "per_device_train_batch_size": 128}  # as many tokens in a batch
 VARIANTS = {
     "joint": Variant("both objectives (SSAST)", JOINT),
+    "joint_two_pass": Variant("both objectives (SSAST), a mask and a pass each", JOINT | {"shared_mask": False}),
     "contrast": Variant("generative and contrast"),
     "contrast_light": Variant("generative and a tenth of the contrast", {"clip_contrast_weight": 0.1}),
     "contrast_fast": Variant("generative and contrast, rate 2e-3", settings={"learning_rate": 2e-3}),
     "contrast_slow": Variant("generative and contrast, rate 1.25e-4", settings={"learning_rate": 1.25e-4}),
     "contrast_half": Variant("generative and contrast, half masked", {"mask_ratio": 0.5}),
     "contrast_most": Variant("generative and contrast, nine tenths masked", {"mask_ratio": 0.9}),
+    "contrast_single": Variant("generative and contrast, single patches masked", {"clustered_mask": False}),
+    "contrast_audioset": Variant(
+        "generative and contrast, statistics of AudioSet", settings={"compute_statistics": False}
+    ),
     "contrast_full": Variant("generative and contrast, full encoding", {"num_decoder_layers": 0}),
     "contrast_32": Variant("generative and contrast, batch 32", settings={"per_device_train_batch_size": 32}),
     "contrast_128": Variant("generative and contrast, batch 128", settings={"per_device_train_batch_size": 128}),

@@ -457,6 +457,9 @@ class DualSSASTConfig(StrictConfig):
             Share of a clip's patches that masked spectrogram patch modelling masks: 400 or 250 of 512 in SSAST.
         pretraining_objective (`str`, *optional*, defaults to `"joint"`):
             `"discriminative"`, `"generative"` or `"joint"` (discriminative + 10 * generative).
+        clustered_mask (`bool`, *optional*, defaults to `True`):
+            Whether patches of several rows are masked in squares, like SSAST's, and not one by one. The patches of
+            frame models lie in one row, and are masked one by one in any case.
         shared_mask (`bool`, *optional*, defaults to `True`):
             Whether both objectives share one mask and one encoder pass. `False` is the published form: a mask and a
             pass for each, at twice the cost.
@@ -525,6 +528,7 @@ class DualSSASTConfig(StrictConfig):
         pack_tokens=None,
         mask_ratio=400 / 512,
         pretraining_objective="joint",
+        clustered_mask=True,
         shared_mask=True,
         num_decoder_layers=0,
         clip_contrast_weight=0.0,
@@ -566,6 +570,7 @@ class DualSSASTConfig(StrictConfig):
         self.pack_tokens = pack_tokens
         self.mask_ratio = mask_ratio
         self.pretraining_objective = pretraining_objective
+        self.clustered_mask = clustered_mask
         self.shared_mask = shared_mask
         self.num_decoder_layers = num_decoder_layers
         self.clip_contrast_weight = clip_contrast_weight
@@ -733,7 +738,7 @@ class DualSSASTConfig(StrictConfig):
         self._check_positive_numbers("layer_norm_eps", "initializer_range")
         self._check_finite("padding_value")
         self._check_each(["num_decoder_layers"], "an integer from 0", lambda value: _is_int(value) and value >= 0)
-        self._check_flags("qkv_bias", "attention_over_padding", "shared_mask")
+        self._check_flags("qkv_bias", "attention_over_padding", "clustered_mask", "shared_mask")
         self._check_numbers(["clip_contrast_weight"], "a number from 0", lambda value: value >= 0)
         if self.clip_contrast_weight and not self.shared_mask:
             raise ValueError(

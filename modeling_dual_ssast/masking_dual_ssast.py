@@ -37,7 +37,7 @@ def sample_masked_patches(
         num_columns: Columns of the batch's patch grid.
         valid_columns: (batch,), columns that hold audio. The others are never masked.
         mask_ratio: Share of a clip's patches to mask.
-        clustered: Whether to mask squares (patch models) or single patches (frame models).
+        clustered: Whether to mask squares, as in SSAST's patch models, and not single patches, as in its frame models.
         generator: Random numbers; torch's default generator if `None`.
 
     Returns:

@@ -1139,8 +1139,8 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
 
     def sample_mask(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
         """
-        Draws masks of `config.mask_ratio` of each clip's patches: squares for patch models, single patches for frame
-        models.
+        Draws masks of `config.mask_ratio` of each clip's patches: squares for patch models with
+        `config.clustered_mask`, else single patches.
 
         Args:
             input_values: (batch, frames, mel).
@@ -1160,7 +1160,8 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
             columns = config.grid_shape[1]
         copies = config.num_pretraining_masks
         valid_columns = valid_columns.repeat_interleave(copies)
-        mask = sample_masked_patches(rows, columns, valid_columns, config.mask_ratio, clustered=rows > 1)
+        clustered = config.clustered_mask and rows > 1
+        mask = sample_masked_patches(rows, columns, valid_columns, config.mask_ratio, clustered)
         return mask if copies == 1 else mask.unflatten(0, (batch, copies))
 
     def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):

@@ -242,6 +242,7 @@ def test_no_part_of_the_step_waits_for_numbers():
     [
         ({"pretraining_objective": "both"}, "pretraining_objective must be one of joint, discriminative, generative"),
         ({"num_decoder_layers": -1}, "num_decoder_layers must be an integer from 0, got -1"),
+        ({"clustered_mask": 1}, "clustered_mask must be true or false, got 1"),
         ({"shared_mask": "no"}, "shared_mask must be true or false, got 'no'"),
         ({"clip_contrast_weight": -1}, "clip_contrast_weight must be a number from 0, got -1"),
         ({"clip_contrast_weight": 1.0, "shared_mask": False}, "clip_contrast_weight=1.0 needs one mask per crop"),

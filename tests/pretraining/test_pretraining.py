@@ -220,6 +220,20 @@ def test_masks_belong_to_their_place_in_the_training(clips):
     assert two.make(waveforms[0], np.random.default_rng(0))["bool_masked_pos"].shape == (2, 8, 2)
 
 
+@pytest.mark.parametrize("clustered", [True, False])
+def test_squares_or_single_patches_are_masked(clustered):
+    """Half of the patches: pairs of neighbours are both masked in a quarter of the places, and in squares in more."""
+    config = DualSSASTConfig(**SIZES, max_length=512, mask_ratio=0.5, clustered_mask=clustered)
+    examples_of = mspm.MspmExamples(DualSSASTFeatureExtractor(max_length=512), config)
+    waveform = np.random.default_rng(0).normal(0, 0.1, 82000).astype(np.float32)
+    masks = [examples_of.make(waveform, np.random.default_rng(seed))["bool_masked_pos"] for seed in range(100)]
+    torch.manual_seed(0)
+    drawn = DualSSASTForPreTraining(config).sample_mask(torch.zeros(100, 512, 128)).unflatten(1, config.grid_shape)
+    for grid in (torch.cat(masks), drawn):
+        pairs = (grid[..., 1:] & grid[..., :-1]).float().mean()
+        assert pairs > 0.3 if clustered else pairs == pytest.approx(0.25, abs=0.02)
+
+
 def test_a_contrast_reads_two_crops_of_each_clip(clips, recipe):
     """Each has its own place, mask and, in a batch, the padding of the clip; the log has the losses of both crops."""
     config = DualSSASTConfig(**SIZES, max_length=48, mask_ratio=0.5, clip_contrast_weight=2.0)

@@ -28,8 +28,8 @@ AFTER_ENCODER = VOLATILE_KEYS | {
     "classifier", "classifier_activation", "classifier_hidden_sizes", "classifier_dropout", "classifier_layer_norm_eps",
     "prototypes_per_class", "binary_prototypes", "label_smoothing", "id2label", "label2id", "num_labels",
     "problem_type", "calibration_temperature", "decision_thresholds", "frame_hop_s", "event_detection", "mask_ratio",
-    "pretraining_objective", "shared_mask", "num_decoder_layers", "clip_contrast_weight", "hidden_dropout_prob",
-    "attention_probs_dropout_prob", "drop_path_rate", "initializer_range",
+    "pretraining_objective", "clustered_mask", "shared_mask", "num_decoder_layers", "clip_contrast_weight",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "initializer_range",
 }  # fmt: skip
 # Of a transformer each model fuses and pools by itself; a convolutional network's layers are fused within it.
 FUSION = {
