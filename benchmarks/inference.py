@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -98,8 +99,8 @@ def ast_loop(size: dict, files: list[Path]) -> float:
     return timed(lambda: list(map(classify, files)))[0]
 
 
-def measure(size: str, model: Path, files: list[Path], dtypes: tuple[str], threads: int) -> dict[str, dict[str, float]]:
-    """Returns the seconds of a pass in each number format: the AST loop, the program, and its stages by themselves."""
+def measure(size: str, model: Path, files: list[Path], dtypes: Sequence[str], threads: int) -> dict[str, dict]:
+    """Returns, for each number format, the seconds of the AST loop, of the program, and of its stages by themselves."""
     loop = ast_loop(SIZES[size], files)
     return {
         dtype: {

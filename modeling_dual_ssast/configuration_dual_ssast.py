@@ -458,8 +458,8 @@ class DualSSASTConfig(StrictConfig):
         pretraining_objective (`str`, *optional*, defaults to `"joint"`):
             `"discriminative"`, `"generative"` or `"joint"` (discriminative + 10 * generative).
         clustered_mask (`bool`, *optional*, defaults to `True`):
-            Whether patches of several rows are masked in squares, like SSAST's, and not one by one. The patches of
-            frame models lie in one row, and are masked one by one in any case.
+            Whether the masked patches of a patch model form squares of 3 to 5 patches a side, as in SSAST, instead of
+            lying anywhere. A frame model has one row of patches, and masks single ones in any case.
         shared_mask (`bool`, *optional*, defaults to `True`):
             Whether both objectives share one mask and one encoder pass. `False` is the published form: a mask and a
             pass for each, at twice the cost.

@@ -37,7 +37,8 @@ def sample_masked_patches(
         num_columns: Columns of the batch's patch grid.
         valid_columns: (batch,), columns that hold audio. The others are never masked.
         mask_ratio: Share of a clip's patches to mask.
-        clustered: Whether to mask squares, as in SSAST's patch models, and not single patches, as in its frame models.
+        clustered: Whether to mask squares, as in SSAST's patch models. In a grid of one row, that of its frame models,
+            single patches are masked in any case.
         generator: Random numbers; torch's default generator if `None`.
 
     Returns:
@@ -49,7 +50,7 @@ def sample_masked_patches(
     own_cells = own_columns * num_rows
     column = torch.arange(num_cells, device=device) % num_columns
     order = torch.rand(batch, num_cells, dtype=torch.float32, device=device, generator=generator)
-    if clustered:
+    if clustered and num_rows > 1:
         order = order + _first_cluster(num_rows, num_columns, own_columns, generator)
     order = order.masked_fill(column >= own_columns, float("inf"))  # never on padding
     place = order.argsort(dim=1).argsort(dim=1)  # (batch, cells), the rank of every cell

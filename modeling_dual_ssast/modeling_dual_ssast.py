@@ -1160,8 +1160,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
             columns = config.grid_shape[1]
         copies = config.num_pretraining_masks
         valid_columns = valid_columns.repeat_interleave(copies)
-        clustered = config.clustered_mask and rows > 1
-        mask = sample_masked_patches(rows, columns, valid_columns, config.mask_ratio, clustered)
+        mask = sample_masked_patches(rows, columns, valid_columns, config.mask_ratio, config.clustered_mask)
         return mask if copies == 1 else mask.unflatten(0, (batch, copies))
 
     def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):

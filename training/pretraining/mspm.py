@@ -48,7 +48,7 @@ class MspmExamples(Examples):
             columns,
             torch.full((num_masks,), columns),
             config.mask_ratio,
-            clustered=config.clustered_mask and rows > 1,
+            clustered=config.clustered_mask,
             generator=generator,
         )
         return {
