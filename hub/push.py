@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import yaml
@@ -390,15 +391,19 @@ def code_files(folder: Path, settings: dict[str, dict]) -> list[str]:
             )
         found.append(name)
         try:
-            tree = ast.parse((folder / name).read_text(encoding="utf-8"))
+            waiting += _neighbours((folder / name).read_text(encoding="utf-8"))
         except (SyntaxError, ValueError) as error:
             raise PushError(
                 f"{folder / name}: is not valid Python ({_one_line(error)}); save the model again"
             ) from error
-        waiting += [
-            f"{node.module}.py" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1
-        ]
     return found
+
+
+@cache  # every checkpoint of a run holds the same code
+def _neighbours(source: str) -> tuple[str, ...]:
+    """Returns the names of the files beside this one that Python code imports."""
+    nodes = ast.walk(ast.parse(source))
+    return tuple(f"{node.module}.py" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1)
 
 
 def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str]) -> bytes:

@@ -50,8 +50,7 @@ def draw_weights(units: np.ndarray, num_resamples: int, seed: int) -> Iterator[n
     num_units = int(units.max()) + 1
     block = max(1, BLOCK_SIZE // len(units))
     for first in range(0, num_resamples, block):
-        counts = [
-            np.bincount(rng.integers(num_units, size=num_units), minlength=num_units)
-            for _ in range(min(block, num_resamples - first))
-        ]
-        yield np.stack(counts, axis=1)[units].astype(np.float32)  # whole numbers, exact up to 16 million
+        size = min(block, num_resamples - first)
+        drawn = rng.integers(num_units, size=(size, num_units)) + num_units * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * num_units).reshape(size, num_units)
+        yield counts.T[units].astype(np.float32)  # whole numbers, exact up to 16 million
