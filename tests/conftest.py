@@ -1,5 +1,6 @@
 """Makes every test run offline, before any import of huggingface_hub, which reads the setting once."""
 
+import gc
 import os
 import shutil
 import time
@@ -12,6 +13,8 @@ import pytest
 import torch
 from hub_server import HubServer
 from hypothesis import settings
+from matplotlib.figure import Figure
+from PIL import Image
 
 # The same examples in every run: a change that breaks nothing must not fail by chance.
 settings.register_profile("repeatable", derandomize=True)
@@ -27,7 +30,18 @@ CHROMEDRIVER = shutil.which("chromedriver")
 SLOW_UNTIL = "SLOW_UNTIL"  # when slow tests begin no more, in seconds since 1970; unset: never
 
 
+def pytest_collection():
+    gc.disable()  # imports leave no garbage: to look for it would be a sixth of their time
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is imported by now stays: no collection looks at it again
+    gc.enable()
+
+
 def pytest_runtest_setup(item):
+    global draws
+    draws = item.get_closest_marker("figures") is not None
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     if item.get_closest_marker("slow") and time.time() > float(os.environ.get(SLOW_UNTIL, "inf")):
@@ -39,6 +53,33 @@ def float32():
     """Lets `--dtype auto` choose float32 on every machine: expected numbers are computed in it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.inference.precision.has_bfloat16", lambda: False)
+        yield
+
+
+draws = False  # the test that runs now is marked `figures`
+draw = Figure.savefig
+
+
+def draw_if_marked(figure: Figure, file, **settings):
+    """Saves a figure; a blank one of the same size in tests that look at none: drawing would be a sixth of all time."""
+    if draws or settings.get("format") not in ("png", "svg"):
+        draw(figure, file, **settings)
+        return
+    width, height = (round(inches * settings["dpi"]) for inches in figure.get_size_inches())
+    if settings["format"] == "png":
+        Image.new("RGB", (width, height), "white").save(file, "png")
+    else:
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"></svg>'
+        file.write(svg) if hasattr(file, "write") else file.write_text(svg)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_runs():
+    """Spares runs of a second what only those of hours need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", draw_if_marked)
+        patch.setattr("accelerate.utils.memory.gc", SimpleNamespace(collect=lambda: 0))
+        patch.setattr("training.pretraining.throughput.CPU_SIZES", (256,))
         yield
 
 

@@ -39,6 +39,8 @@ from training.inference.inputs import open_inputs
 from training.inference.shards import Part, Segment, Shards
 from training.inference.tables import unreadable_path, write_unreadable
 
+pytestmark = pytest.mark.figures
+
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 # A file name that is not UTF-8 cannot stand in a text file: its odd bytes are escaped there.
 STORED = tuple(map(storable, AWFUL_NAMES))

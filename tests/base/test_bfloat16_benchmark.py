@@ -1,6 +1,7 @@
 """Tests benchmarks/bfloat16.py and bfloat16_losses.py: their tables on a miniature model, counts and kinds."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -109,7 +110,9 @@ def test_losses_are_compared_seed_by_seed(scripts):
     assert rows[10][1:] == ["2.0000", "2.2500", "+0.2500", "1.0000", "2.0000"]
 
 
-def test_steps_are_tenths():
-    process = run_program(ROOT / "benchmarks" / "bfloat16_losses.py", "--steps", 15)
-    assert process.returncode == 2
-    assert process.stderr.strip().endswith("--steps is a multiple of 10 and --seeds at least 1, got 15 and 3")
+def test_steps_are_tenths(scripts, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bfloat16_losses.py", "--steps", "15"])
+    with pytest.raises(SystemExit):
+        scripts.bfloat16_losses.main()
+    message = capsys.readouterr().err.strip()
+    assert message.endswith("--steps is a multiple of 10 and --seeds at least 1, got 15 and 3")

@@ -76,6 +76,7 @@ def test_fine_tuning_and_prediction(checkpoint, clips, family, tmp_path, capsys)
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_the_sweep_composes_what_the_model_would(checkpoint, clips, family, tmp_path):
     """Features to 1e-6, predictions of scikit-learn on them, every layer pair and pooling; the best is a recipe."""
     output = run(

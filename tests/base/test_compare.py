@@ -275,6 +275,7 @@ def test_bad_words_stop_with_one_line(tmp_path, capsys, monkeypatch, words, patt
 # ---- outputs ----
 
 
+@pytest.mark.figures
 def test_tables_and_figure(tmp_path, capsys):
     for name, skill, seed in (("a_$x$ & <b>", 0.9, 0), ("b|c", 0.4, 1), ("deep/x", 0.5, 2), ("deeper/x", 0.5, 3)):
         write_run(tmp_path / name, rows_of(*guesses(60, skill, seed)), split="validation" if seed == 3 else "test")

@@ -12,6 +12,8 @@ from training import explain
 from training.base.label_frames import frame_grid
 from training.errors import InputError
 
+pytestmark = pytest.mark.figures
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import soxr
 import torch
-from audio_files import ROOT, new_imports, run_program, tone, write_tone
+from audio_files import ROOT, new_imports, tone, write_tone
 from tiny_models import TINY, save_tiny_classifier
 from transformers import ASTConfig, ViTConfig
 
@@ -67,19 +67,18 @@ def test_rates_and_channels_do_not_matter(model_folder, tmp_path):
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)  # flac stores 16 bits
 
 
-def test_unreadable_files_are_listed_and_stop_nothing(model_folder, clips, tmp_path):
+def test_unreadable_files_are_listed_and_stop_nothing(model_folder, clips, tmp_path, capfd):
     (clips / "broken.wav").write_bytes(b"RIFFrubbish")
     (clips / "empty.wav").touch()
     output = tmp_path / "scores.csv"
-    process = run_program(
-        "predict_hf.py", model_folder, clips, clips / "nowhere.wav", "--output", output, "--top_k", "2"
-    )
-    assert process.returncode == 1 and "Traceback" not in process.stderr
-    errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    words = [model_folder, clips, clips / "nowhere.wav", "--output", output, "--top_k", 2]
+    assert predict_hf.main([str(word) for word in words]) == 1
+    printed, messages = capfd.readouterr()
+    errors = [line for line in messages.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3 and all(any(name in line for line in errors) for name in ("broken", "empty", "nowhere"))
-    assert "3 of 7 files could not be classified" in process.stderr
-    assert len(pandas.read_csv(output)) == len(process.stdout.splitlines()) == 4
-    assert process.stdout.splitlines()[0].count(",") == 1
+    assert "3 of 7 files could not be classified" in messages and "Traceback" not in messages
+    assert len(pandas.read_csv(output)) == len(printed.splitlines()) == 4
+    assert printed.splitlines()[0].count(",") == 1
 
 
 def test_given_windows_are_used(model_folder, clips, tmp_path):

@@ -112,6 +112,7 @@ def test_intervals_cover_the_truth():
     assert 180 <= covered <= 199  # a binomial of 0.95 is in there 99.9 times of 100
 
 
+@pytest.mark.slow
 def test_intervals_of_groups_cover_the_truth_where_those_of_clips_do_not():
     """Clips of a speaker fall alike: 30 speakers with 10 clips each, whose difficulties differ."""
     rng = np.random.default_rng(1)

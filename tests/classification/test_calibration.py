@@ -19,6 +19,8 @@ from training.classification import calibration
 from training.classification.calibration import calibration_scores, choose_thresholds, fit_temperature
 from training.data.labels import LabelSet
 
+pytestmark = pytest.mark.figures
+
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 
 

@@ -122,6 +122,7 @@ def train(clips, tmp_path):
     return run
 
 
+@pytest.mark.figures
 def test_weights_of_layers_train_and_are_saved_and_reported(train, monkeypatch):
     drawn = []
     plot = plots.plot_layer_weights

@@ -17,6 +17,8 @@ from training.classification.plots import confusion_table
 from training.classification.report import per_class
 from training.data.labels import LabelSet
 
+pytestmark = pytest.mark.figures
+
 SINGLE = "single_label_classification"
 MANY = """
 import re

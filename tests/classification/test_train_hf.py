@@ -42,6 +42,7 @@ def clips(tmp_path_factory):
     return write_class_folders(tmp_path_factory.mktemp("clips"), 10)
 
 
+@pytest.mark.figures
 def test_a_run_leaves_a_whole_folder(clips, recipe):
     path, output = recipe(dataset_name=clips, compute_statistics=True)
     train(path)

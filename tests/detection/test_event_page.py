@@ -29,6 +29,8 @@ from training.detection.plots import threshold_curve
 from training.detection.recordings import Stretch
 from training.detection.verdicts import ALARM, MISSED, NOTHING, RIGHT, UNSCORED, confusion_in_time, judge
 
+pytestmark = pytest.mark.figures
+
 RATE = 16000
 ODD = ('<b>&"low"</b>', "it's 100% $x$", "nothing", "a\u202eb")
 

@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -72,7 +73,8 @@ def room_of(module: str) -> str:
     return ".".join(module.split(".")[: 2 if module.startswith("training.") else 1])
 
 
-def imports_of(module: str) -> set[str]:
+@cache
+def imports_of(module: str) -> frozenset[str]:
     """The modules of this repository that a module imports, at its top or in a function."""
     path, found = MODULES[module], set()
     package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
@@ -85,7 +87,7 @@ def imports_of(module: str) -> set[str]:
             found |= {
                 f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source for alias in node.names
             }
-    return found & set(MODULES) - {module}
+    return frozenset(found & set(MODULES) - {module})
 
 
 @pytest.mark.parametrize("room", ALLOWED)

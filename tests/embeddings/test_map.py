@@ -114,6 +114,7 @@ def names_of(collection) -> list[str]:
     return read_embeddings(collection / "all.npz").names
 
 
+@pytest.mark.figures
 def test_a_map_leaves_pictures_a_table_and_a_page(collection, tmp_path, capsys):
     assert draw(collection / "all.npz", tmp_path / "one", "--method", "tsne") == 0
     printed = capsys.readouterr()
@@ -132,6 +133,7 @@ def test_a_map_leaves_pictures_a_table_and_a_page(collection, tmp_path, capsys):
     assert (about["method"], about["seed"], about["coloured_by"]) == ("tsne", 0, "label")
 
 
+@pytest.mark.figures
 def test_the_page_escapes_everything_and_holds_the_sounds(collection, tmp_path):
     assert draw(collection / "all.npz", tmp_path, "--method", "tsne") == 0
     text = (tmp_path / "map.html").read_text(encoding="utf-8")

@@ -203,16 +203,7 @@ def test_the_spectrogram_in_the_graph_is_the_extractors(family, recordings, tmp_
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [
-        ("patches", "waveform"),
-        ("frames", "features"),
-        ("like AST", "features"),
-        ("vggish", "waveform"),
-        ("cnn14", "features"),
-        ("events, patches", "waveform"),
-        ("events, vggish", "features"),
-        ("events, cnn14", "waveform"),
-    ],
+    [("frames", "features"), ("vggish", "waveform"), ("events, patches", "waveform")],  # `-m slow` traces every family
 )
 def test_traced_graph_is_the_model(family, kind, recordings, tmp_path):
     model, extractor = __main__.load(str(save_family(tmp_path, family)))
@@ -451,6 +442,8 @@ def test_an_export_that_differs_leaves_nothing(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert run(model, out, "safetensors-fp16") == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))  # any: its outputs are not looked at
+    monkeypatch.setattr(forms, "trace", lambda *_: program)
     monkeypatch.setattr(forms, "program_runner", lambda *_: lambda clips: np.full((len(clips), 3), np.nan))
     assert "not kept" in refused(capsys, model, out, "torch-export", "--input", "features", "--overwrite")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

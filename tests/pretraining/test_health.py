@@ -130,6 +130,7 @@ def make_constant(monkeypatch, from_step: int):
     monkeypatch.setattr(health, "measure", measure)
 
 
+@pytest.mark.figures
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_healthy_run_raises_no_alarm(clips, recipe, task, capsys):

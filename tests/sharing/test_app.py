@@ -99,6 +99,7 @@ def captions_of(page: str) -> list[str]:
     return [html.unescape(caption) for caption in re.findall("<figcaption>(.*?)</figcaption>", page)]
 
 
+@pytest.mark.figures
 def test_bars_are_calibrated_probabilities(classifier, clip):
     tiny = classifier(calibration_temperature=2.5)
     page, logits = app.results(clip, [tiny]), logits_of(tiny, clip)
@@ -163,6 +164,7 @@ def with_calls(tiny, **calls: list[float]):
     return tiny
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("call", [[6.0, 0.0, 0.0], [2.5, 0.0, 0.0]])
 def test_a_rare_call_does_not_drown_in_the_mean(classifier, long_clip, call):
     tiny = with_calls(classifier(), w5=call)
@@ -272,6 +274,7 @@ def test_windows_obey_the_models_own_settings_of_events(classifier, long_clip):
     assert page.count("<tr><th class=name scope=row>high</th><td>") == 1
 
 
+@pytest.mark.figures
 def test_names_that_only_json_can_hold(classifier, long_clip, tmp_path):
     tiny = classifier(labels=("a\tb", "c\td", "e\tf"))
     paths = downloads_of(app.results(long_clip, [with_calls(tiny)]), tmp_path / "downloads")
@@ -284,11 +287,13 @@ def test_long_clips_of_a_number_have_neither_events_nor_classes(classifier, long
     assert "Events" not in page and "Strongest" not in page and "Over time" in page and not bars_of(page)
 
 
+@pytest.mark.figures
 def test_frequencies_are_in_khz(classifier, clip):
     found = drawings(app.results(clip, [classifier()]))
     assert found and all({"frequency (kHz)", "4", "1", "time (s)"} <= {*drawing.itertext()} for drawing in found)
 
 
+@pytest.mark.figures
 def test_a_picture_for_relevance_and_attention_of_each_fused_layer(classifier, clip):
     page = app.results(clip, [classifier(fusion_layers=[0, 2], initializer_range=0.3)])
     answer = answer_of(page)
@@ -306,6 +311,7 @@ def drawings(page: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring(text) for text in re.findall("<svg.*?</svg>", page, re.DOTALL)]
 
 
+@pytest.mark.figures
 def test_drawings_take_their_colours_from_the_page(classifier, tmp_path):
     page = app.results(str(write_tone(tmp_path / "long.wav", seconds=2.0)), [classifier()])
     assert len(drawings(page)) == 6 and all(drawing.get("role") == "img" for drawing in drawings(page))
@@ -320,6 +326,7 @@ def test_convolutional_networks_have_no_map_and_say_so(classifier, clip, family)
     assert len(bars_of(page)) == 3 and captions_of(page) == ["Spectrogram"] and "has no patches" in page
 
 
+@pytest.mark.figures
 def test_labels_and_names_are_text(classifier, tmp_path):
     tiny = classifier(labels=ODD_LABELS)
     tiny.title = "<i>model</i>"
@@ -438,6 +445,7 @@ def test_models_come_from_words_or_variable_or_file(tmp_path, monkeypatch, capsy
         app.main(["user/word"])
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("dtype", ["unset", "auto"])
 def test_hardware_is_chosen_and_float32_is_the_default(tmp_path, clip, monkeypatch, capsys, dtype):
     """Where other programs would take bfloat16 by themselves. The maps are the same to the last digit."""

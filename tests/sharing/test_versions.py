@@ -45,6 +45,7 @@ def test_versions_are_chosen_by_how_they_begin():
     assert not run.choose(["4.4"])
 
 
+@pytest.mark.slow
 def test_a_build_that_fails_is_no_environment(tmp_path):
     with pytest.raises(run.Failed, match="No matching distribution"):
         run.build(run.Versions("0.0.0", "0.0.0"), tmp_path, sys.executable, options=["--no-index"])
