@@ -294,10 +294,10 @@ def print_table(rows: list[tuple[str, ...]]):
 
 
 def _tasks_of_benchmark(name: str) -> list:
-    for benchmark in mteb.get_benchmarks():  # takes seconds
-        if name in (benchmark.name, *benchmark.aliases):
-            return list(benchmark.tasks)
-    return []
+    try:
+        return list(mteb.get_benchmark(name).tasks)
+    except KeyError:
+        return []
 
 
 def _near(name: str) -> str:

@@ -100,6 +100,17 @@ def test_a_resample_without_positive_clips_has_no_precision():
     assert found["mean_auc"][1:].tolist() == [1, 1]
 
 
+def test_draws_are_the_same_numbers_as_one_by_one(monkeypatch):
+    monkeypatch.setattr(bootstrap, "BLOCK_SIZE", 24)
+    units = np.array([0, 2, 1, 1, 0, 3])
+    rng = np.random.default_rng(5)
+    expected = np.stack([np.bincount(rng.integers(4, size=4), minlength=4)[units] for _ in range(10)], axis=1)
+    blocks = list(bootstrap.draw_weights(units, 10, seed=5))
+    assert [block.shape for block in blocks] == [(6, 4), (6, 4), (6, 2)]
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), expected)
+
+
+@pytest.mark.slow
 def test_intervals_cover_the_truth():
     """200 simulated test splits of a classifier whose accuracy is known: 95 % of the intervals hold it."""
     rng = np.random.default_rng(0)

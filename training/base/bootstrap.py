@@ -51,6 +51,7 @@ def draw_weights(units: np.ndarray, num_resamples: int, seed: int) -> Iterator[n
     block = max(1, BLOCK_SIZE // len(units))
     for first in range(0, num_resamples, block):
         size = min(block, num_resamples - first)
+        # Each resample has bins of its own: one count for the whole block.
         drawn = rng.integers(num_units, size=(size, num_units)) + num_units * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * num_units).reshape(size, num_units)
         yield counts.T[units].astype(np.float32)  # whole numbers, exact up to 16 million
