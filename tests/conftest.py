@@ -28,6 +28,20 @@ HEADLESS = (
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
 SLOW_UNTIL = "SLOW_UNTIL"  # when slow tests begin no more, in seconds since 1970; unset: never
+savefig = Figure.savefig
+
+
+def save_blank(figure: Figure, file, **settings):
+    """Saves a blank PNG or SVG of the figure's size, for tests that look at no figure: drawing takes long."""
+    if settings.get("format") not in ("png", "svg"):
+        savefig(figure, file, **settings)
+        return
+    width, height = (round(inches * settings["dpi"]) for inches in figure.get_size_inches())
+    if settings["format"] == "png":
+        Image.new("RGB", (width, height), "white").save(file, "png")
+    else:
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"></svg>'
+        file.write(svg) if hasattr(file, "write") else file.write_text(svg)
 
 
 def pytest_collection():
@@ -40,8 +54,7 @@ def pytest_collection_finish():
 
 
 def pytest_runtest_setup(item):
-    global draws
-    draws = item.get_closest_marker("figures") is not None
+    Figure.savefig = savefig if item.get_closest_marker("figures") else save_blank
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     if item.get_closest_marker("slow") and time.time() > float(os.environ.get(SLOW_UNTIL, "inf")):
@@ -56,29 +69,13 @@ def float32():
         yield
 
 
-draws = False  # the test that runs now is marked `figures`
-draw = Figure.savefig
-
-
-def draw_if_marked(figure: Figure, file, **settings):
-    """Saves a figure; a blank one of the same size in tests that look at none: drawing would be a sixth of all time."""
-    if draws or settings.get("format") not in ("png", "svg"):
-        draw(figure, file, **settings)
-        return
-    width, height = (round(inches * settings["dpi"]) for inches in figure.get_size_inches())
-    if settings["format"] == "png":
-        Image.new("RGB", (width, height), "white").save(file, "png")
-    else:
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"></svg>'
-        file.write(svg) if hasattr(file, "write") else file.write_text(svg)
-
-
 @pytest.fixture(autouse=True, scope="session")
 def quick_runs():
     """Spares runs of a second what only those of hours need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", draw_if_marked)
+        # After a training it collects garbage among all that the tests have imported.
         patch.setattr("accelerate.utils.memory.gc", SimpleNamespace(collect=lambda: 0))
+        # A second of matrix products, to find the fastest.
         patch.setattr("training.pretraining.throughput.CPU_SIZES", (256,))
         yield
 

@@ -112,7 +112,7 @@ def test_losses_are_compared_seed_by_seed(scripts):
 
 def test_steps_are_tenths(scripts, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bfloat16_losses.py", "--steps", "15"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="^2$"):
         scripts.bfloat16_losses.main()
     message = capsys.readouterr().err.strip()
     assert message.endswith("--steps is a multiple of 10 and --seeds at least 1, got 15 and 3")

@@ -1,5 +1,6 @@
 """Tests predict_hf.py: any rate and length, scores independent of batches, and damaged files."""
 
+import runpy
 import subprocess
 import sys
 
@@ -67,12 +68,14 @@ def test_rates_and_channels_do_not_matter(model_folder, tmp_path):
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-3)  # flac stores 16 bits
 
 
-def test_unreadable_files_are_listed_and_stop_nothing(model_folder, clips, tmp_path, capfd):
+def test_unreadable_files_are_listed_and_stop_nothing(model_folder, clips, tmp_path, capfd, monkeypatch):
     (clips / "broken.wav").write_bytes(b"RIFFrubbish")
     (clips / "empty.wav").touch()
     output = tmp_path / "scores.csv"
-    words = [model_folder, clips, clips / "nowhere.wav", "--output", output, "--top_k", 2]
-    assert predict_hf.main([str(word) for word in words]) == 1
+    words = ["predict_hf.py", model_folder, clips, clips / "nowhere.wav", "--output", output, "--top_k", 2]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    with pytest.raises(SystemExit, match="^1$"):
+        runpy.run_path(str(ROOT / "predict_hf.py"), run_name="__main__")
     printed, messages = capfd.readouterr()
     errors = [line for line in messages.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3 and all(any(name in line for line in errors) for name in ("broken", "empty", "nowhere"))

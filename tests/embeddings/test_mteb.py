@@ -316,9 +316,7 @@ def failure(script, capsys, *words) -> str:
     return line
 
 
-def test_errors_name_the_value_and_the_remedy(script, folder, tmp_path, capsys, monkeypatch):
-    maeb = mteb.get_benchmark("MAEB(v1)")
-    monkeypatch.setattr(mteb, "get_benchmarks", lambda: [maeb])  # all of them take seconds
+def test_errors_name_the_value_and_the_remedy(script, folder, tmp_path, capsys):
     line = failure(script, capsys, folder, "--tasks", "esc-50")
     assert line == "error: esc-50: is no task or benchmark of mteb; did you mean ESC50?"
     line = failure(script, capsys, folder, "--tasks", "qqqqqqqq")

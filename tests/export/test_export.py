@@ -203,7 +203,21 @@ def test_the_spectrogram_in_the_graph_is_the_extractors(family, recordings, tmp_
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [("frames", "features"), ("vggish", "waveform"), ("events, patches", "waveform")],  # `-m slow` traces every family
+    [
+        ("frames", "features"),
+        ("vggish", "waveform"),
+        ("events, patches", "waveform"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("patches", "waveform"),
+                ("like AST", "features"),
+                ("cnn14", "features"),
+                ("events, vggish", "features"),
+                ("events, cnn14", "waveform"),
+            )
+        ),
+    ],
 )
 def test_traced_graph_is_the_model(family, kind, recordings, tmp_path):
     model, extractor = __main__.load(str(save_family(tmp_path, family)))

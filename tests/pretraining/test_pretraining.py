@@ -42,7 +42,8 @@ def losses(output) -> dict[int, float]:
     return {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
 
 
-@pytest.mark.parametrize("task", ["mspm", pytest.param("asit", marks=pytest.mark.figures)])
+@pytest.mark.figures
+@pytest.mark.parametrize("task", TASKS)
 def test_a_run_leaves_a_whole_folder(clips, recipe, task, capsys):
     path, output = recipe(task, train_sources=[str(clips)])
     train(path)

@@ -73,9 +73,9 @@ def test_statistics_score_as_by_scikit_learn(script, clips, tmp_path, monkeypatc
     assert labelled.share == pytest.approx(np.mean([len(test) / len(training) for training, test in labelled.folds]))
 
 
-def test_few_labels_are_those_of_the_training_clips_of_a_fold(script, clips, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_few_labels_are_those_of_the_training_clips_of_a_fold(script, clips, tmp_path):
     """Vectors that give the class, or for each fold the training clips alone, or nothing."""
-    monkeypatch.setattr(script, "NUM_DRAWS", 2)
     labelled = script.Clips(script.join_splits(clips), save_encoder(tmp_path / "encoder"))
     one_hot = np.eye(2)[labelled.classes]
     assert all((folds == 1).all() for folds in labelled.few_of(one_hot).values())
