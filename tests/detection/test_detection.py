@@ -45,6 +45,7 @@ def train(tones, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_tone_detector_is_learnt_saved_and_applied(train, tones, tmp_path, capsys):
     output = train(num_train_epochs=12, crops_per_epoch=64)
     results = json.loads((output / "results.json").read_text())

@@ -413,6 +413,7 @@ def as_tokens(head: Head, layers: np.ndarray) -> Stored:
     return Stored(np.arange(count + 1), {}, np.arange(count + 1) * FRAMES, tokens)
 
 
+@pytest.mark.slow
 def test_prototypes_and_attention_find_a_short_event_that_a_mean_hides():
     means = lambda head, layers: Stored.of_clips(EMBEDDING, layers[1].mean(axis=1))  # noqa: E731
     assert learn("linear", means)["test"] < 0.8
@@ -420,6 +421,7 @@ def test_prototypes_and_attention_find_a_short_event_that_a_mean_hides():
     assert learn("attentive", as_tokens)["test"] > 0.95
 
 
+@pytest.mark.slow
 def test_heads_of_all_layers_weigh_the_layer_that_has_the_event():
     row = learn("multilayer_attentive", as_tokens)
     assert row["test"] > 0.9

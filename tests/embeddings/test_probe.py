@@ -100,7 +100,7 @@ def linear(features, label_set):
     return head, {split: Stored.of_clips(EMBEDDING, values) for split, values in features.items()}
 
 
-@pytest.mark.parametrize("kind", ["single", "multi", "regression"])
+@pytest.mark.parametrize("kind", ["single", "multi", pytest.param("regression", marks=pytest.mark.slow)])
 def test_a_linear_layer_learns_what_is_linear(kind):
     features, labels, label_set = blobs(kind)
     settings = ProbeArguments(output_dir="x", learning_rates=[1e-6, 0.1], num_epochs=100, num_seeds=2, batch_size=16)
