@@ -1084,8 +1084,10 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
     def patchify(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
         """Cuts the targets of both objectives: (batch, frames, mel) -> (batch, patches, values of a patch)."""
         spectrogram = self.dual_ssast.embeddings.pad_frames(input_values, attention_mask)
-        spectrogram = spectrogram.transpose(1, 2).unsqueeze(1)  # (batch, 1, mel, frames)
-        return nn.functional.unfold(spectrogram, self.config.patch_shape, stride=self.config.patch_shape).mT
+        rows, columns = self.config.patch_shape  # mel and frames of a patch
+        # (batch, patches along mel, patches along time, mel of a patch, frames of a patch)
+        patches = spectrogram.transpose(1, 2).unfold(1, rows, rows).unfold(2, columns, columns)
+        return patches.flatten(3).flatten(1, 2)
 
     def _encode(
         self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor], masked: torch.Tensor, *inspected

@@ -4,6 +4,7 @@ Packed sequences: the tokens of a batch in one row without the padding between t
 clip attends to its own tokens alone. Needs only torch.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,14 +20,15 @@ except ImportError:  # torch before 2.10
 # A tuple of tensors: Accelerate moves them to the device of a layer, and FSDP passes them on.
 class Packing(NamedTuple):
     """
-    Places the tokens of a batch in one row: clip after clip, each clip's tokens in their order.
+    Places the tokens of a batch in one row: clip after clip from the shortest to the longest, each clip's tokens in
+    their order. So clips of one length lie side by side, and attention takes them together.
 
     Attributes:
         places: (tokens,), the place of each token in the padded batch, whose rows follow each other.
         clips: (tokens,), the clip of each token.
         positions: (tokens,), the place of each token in its clip.
-        bounds: int32 (clips + 1,), the first token of each clip, and the number of tokens.
-        lengths: Tokens of each clip.
+        bounds: int32 (clips + 1,), the first token of each clip of the row, and the number of tokens.
+        lengths: Tokens of each clip of the row, ascending.
         width: Tokens of each clip in the padded batch.
     """
 
@@ -41,11 +43,12 @@ class Packing(NamedTuple):
     def of(cls, token_mask: torch.Tensor, lengths: list[int]) -> "Packing":
         """Makes the packing of a boolean mask (batch, tokens), true for what is kept; `lengths` are its sums."""
         width = token_mask.shape[1]
-        places = token_mask.flatten().nonzero().squeeze(1)  # (tokens,)
-        clips = places // width
-        bounds = nn.functional.pad(token_mask.sum(dim=1).cumsum(dim=0), (1, 0))  # (clips + 1,)
-        positions = torch.arange(len(places), device=places.device) - bounds[clips]
-        return cls(places, clips, positions, bounds.to(torch.int32), tuple(lengths), width)
+        order = torch.tensor(sorted(range(len(lengths)), key=lengths.__getitem__), device=token_mask.device)
+        ranks, columns = token_mask[order].nonzero(as_tuple=True)  # (tokens,) each
+        clips = order[ranks]
+        bounds = nn.functional.pad(token_mask.sum(dim=1)[order].cumsum(dim=0), (1, 0))  # (clips + 1,)
+        positions = torch.arange(len(clips), device=clips.device) - bounds[ranks]
+        return cls(clips * width + columns, clips, positions, bounds.to(torch.int32), tuple(sorted(lengths)), width)
 
     def pack(self, states: torch.Tensor) -> torch.Tensor:
         """Drops the padding: (batch, width, hidden) -> (1, tokens, hidden)."""
@@ -88,8 +91,8 @@ def packed_attention(
     Computes attention within each clip of a packed row.
 
     The flash implementations get the bounds by the keywords of Transformers' packed sequences. `sdpa` runs
-    `torch.nn.attention.varlen.varlen_attn` where `has_kernel`. Everything else runs clip by clip, exactly and without
-    scores between clips.
+    `torch.nn.attention.varlen.varlen_attn` where `has_kernel`. Everything else runs once for all clips of one length,
+    exactly and without scores between clips.
 
     Args:
         attend: Function of Transformers' attention interface.
@@ -118,5 +121,10 @@ def packed_attention(
     if implementation == "sdpa" and has_kernel(query, dropout):
         row = (states[0].transpose(0, 1) for states in (query, key, value))  # (tokens, heads, head size) each
         return varlen_attn(*row, packing.bounds, packing.bounds, longest, longest).unsqueeze(0)
-    clips = zip(*(states.split(packing.lengths, dim=2) for states in (query, key, value)))
-    return torch.cat([attend(module, *clip, None, **settings)[0] for clip in clips], dim=1)
+    groups = [(length, len(list(clips))) for length, clips in itertools.groupby(packing.lengths)]
+    rows = [states.split([length * count for length, count in groups], dim=2) for states in (query, key, value)]
+    attended = []
+    for (length, count), *row in zip(groups, *rows):
+        clips = (states[0].unflatten(1, (count, length)).transpose(0, 1) for states in row)
+        attended.append(attend(module, *clips, None, **settings)[0].flatten(0, 1))  # (tokens, heads, head size)
+    return torch.cat(attended).unsqueeze(0)
