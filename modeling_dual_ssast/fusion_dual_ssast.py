@@ -81,6 +81,9 @@ def align_frames(values: torch.Tensor, mask: torch.Tensor, padding_value: float)
         (batch, frames, mel).
     """
     mask = mask.bool()
+    # The usual case, in a third of the time. Elsewhere than on a CPU the test would wait for the device.
+    if not in_graph() and values.device.type == "cpu" and (mask[:, 1:] <= mask[:, :-1]).all():
+        return torch.where(mask.unsqueeze(-1), values, padding_value)
     audio, padding = mask.long().cumsum(dim=1), (~mask).long().cumsum(dim=1)
     place = torch.where(mask, audio, audio[:, -1:] + padding) - 1  # (batch, frames), a permutation
     values = torch.where(mask.unsqueeze(-1), values, padding_value)

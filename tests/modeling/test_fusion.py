@@ -6,9 +6,11 @@ import statistics
 import pytest
 import torch
 
+from modeling_dual_ssast import fusion_dual_ssast
 from modeling_dual_ssast.fusion_dual_ssast import (
     LayerFusion,
     TokenAttention,
+    align_frames,
     compose_frames,
     masked_max,
     masked_mean,
@@ -220,3 +222,15 @@ def test_weights_of_the_layers_learn(mode):
     fusion([torch.full((1, 2), float(i)) for i in range(3)]).sum().backward()
     assert fusion.layer_weights.grad.abs().max() > 0.05
     assert not list(LayerFusion("concat", 3).parameters()) and not list(LayerFusion("sum", 3).parameters())
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("marks", [[[1] * 7, [1] * 4 + [0] * 3], [[0, 0, 1, 1, 0, 1, 0], [1] * 2 + [0] * 5]])
+def test_aligned_audio_comes_first(monkeypatch, marks, in_graph):
+    """Audio that comes first already takes a shorter way, except in a graph; both write the padding."""
+    monkeypatch.setattr(fusion_dual_ssast, "in_graph", lambda: in_graph)
+    values, mask = torch.arange(1.0, 29.0).reshape(2, 7, 2), torch.tensor(marks)
+    expected = torch.full_like(values, -5.0)
+    for clip, own, kept in zip(expected, values, mask.bool()):
+        clip[: kept.sum()] = own[kept]
+    torch.testing.assert_close(align_frames(values, mask, -5.0), expected, atol=0, rtol=0)

@@ -266,9 +266,12 @@ def test_stochastic_depth_grows_with_the_block_and_spares_evaluation():
     assert (dropped == dropped[:, :1, :1]).all() and dropped.mean() == pytest.approx(1.0, abs=0.05)
 
 
-def test_patchify_and_the_reconstruction_have_one_layout():
-    model = tiny(**FRAME)
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_patchify_and_the_reconstruction_have_one_layout(form):
+    """That of torch's convolution: the mel of a patch, and the frames of each."""
+    model = tiny(**form)
     values, mask = draw(model)
-    patches = model.patchify(values)
-    assert patches.shape == model(values, bool_masked_pos=mask).reconstruction.shape == (2, 64, math.prod((32, 2)))
-    torch.testing.assert_close(patches[:, 3], values[:, 6:8].mT.flatten(1))
+    patches, shape = model.patchify(values), model.config.patch_shape
+    count = math.prod((32, 128)) // math.prod(shape)
+    assert patches.shape == model(values, bool_masked_pos=mask).reconstruction.shape == (2, count, math.prod(shape))
+    torch.testing.assert_close(patches, torch.nn.functional.unfold(values.mT.unsqueeze(1), shape, stride=shape).mT)

@@ -225,6 +225,23 @@ def test_a_wrong_bound_between_clips_does_not_pass(monkeypatch, shift):
         check_classifier(tiny(), [90, 40, 60], 100 * FLOAT32)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_clips_of_one_length_attend_together(monkeypatch, attention):
+    """A call for each length, whatever the order of the clips; the outputs are those of the clips one by one."""
+    calls, attend = [], packing_dual_ssast.packed_attention
+
+    def record(function, *arguments):
+        def count(module, query, *others, **settings):
+            calls.append(len(query))
+            return function(module, query, *others, **settings)
+
+        return attend(count, *arguments)
+
+    monkeypatch.setattr("modeling_dual_ssast.modeling_dual_ssast.packed_attention", record)
+    check_classifier(tiny(attn_implementation=attention), [30, 128, 64, 30, 128, 30], FLOAT32)
+    assert calls == 3 * [3, 1, 2]  # three blocks; the shortest come first
+
+
 def test_audio_may_lie_anywhere_in_the_row():
     model = tiny()
     clips, _ = batch(90, 50)
