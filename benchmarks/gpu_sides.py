@@ -151,7 +151,7 @@ class Bench:
             raise RuntimeError("needs pip install flash-attn")
         if request.work == FORWARD:
             return make_forward(form, sizes, *shape, self.device, request.attention_mask)
-        return make_step(form, make_model(form, sizes, MASKED, self.device), *shape, request.attention_mask)
+        return make_step(form, make_model(form, sizes, MASKED, self.device), shape, request.attention_mask)
 
     def compare(self, requests: dict, sizes: dict, num_clips: int) -> dict:
         """Times a model's requests alternating; returns their outcomes. No model stays on the device."""

@@ -2,16 +2,19 @@
 Times a step of masked spectrogram patch modelling, both objectives: the published two passes, and a shared mask in one.
 
 Takes forward, backward and optimiser on 8 clips of 1024 x 128, 400 of 512 patches masked, float32; also other ways to
-save time, and the memory that the autograd graph keeps for the backward pass. Weights and clips are random. GPUs:
-gpu.py.
+save time, and the memory that the autograd graph keeps for the backward pass. Then a step of recipes/small_encoder.yaml
+with padding and packed: half of its clips are shorter than a crop, as in the corpus of pretraining_corpus.py. Weights
+and clips are random. GPUs: gpu.py.
 """
 
 import argparse
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+import yaml
 from model_sizes import TINY
 from report import can_measure_bfloat16, print_table, spread, time_in_blocks, versions
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,6 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForPreTraining
 
 NUM_MELS, NUM_PATCHES = 128, 512  # of 1024 frames
+SMALL_ENCODER = Path(__file__).parents[1] / "recipes" / "small_encoder.yaml"
+SHORTEST_FRAMES = 50  # of its shorter clips
 PEAK = "matrix products"
 GOAL = 1.8  # time of the published form / time with one pass
 
@@ -54,15 +59,17 @@ def make_model(form: Form, sizes: dict, num_masked: int, device: str = "cpu") ->
 
 
 def make_step(
-    form: Form,
-    model: DualSSASTForPreTraining,
-    num_clips: int,
-    num_frames: int,
-    attention_mask: torch.Tensor | None = None,
+    form: Form, model: DualSSASTForPreTraining, shape: tuple[int, ...], attention_mask: torch.Tensor | None = None
 ) -> Callable:
-    """Returns a function that takes a whole step; clips and masks are drawn beforehand, as by a data loader."""
+    """
+    Returns a function that takes a whole step; clips and masks are drawn beforehand, as by a data loader.
+
+    Args:
+        shape: (clips, frames), or (clips, 2 crops, frames)
+        attention_mask: (clips, frames)
+    """
     device = model.device
-    clips = torch.randn(num_clips, num_frames, NUM_MELS, device=device)
+    clips = torch.randn(*shape, NUM_MELS, device=device)
     masks = model.sample_mask(clips, attention_mask)
     # SSAST's hyper-parameters.
     optimiser = torch.optim.Adam(
@@ -109,13 +116,12 @@ def saved_bytes_per_clip(form: Form, sizes: dict, num_masked: int, num_clips: in
     return sum(kept.values()) / num_clips
 
 
-def compare_forms(args: argparse.Namespace):
+def compare_forms(args: argparse.Namespace, can_autocast: bool):
     steps = {}
-    can_autocast = can_measure_bfloat16()
     for name, form in FORMS.items():
         if form.autocast and not can_autocast:
             continue
-        step = make_step(form, make_model(form, TINY, args.masked), args.clips, args.frames)
+        step = make_step(form, make_model(form, TINY, args.masked), (args.clips, args.frames))
         if form.compiled:
             try:
                 step()
@@ -161,6 +167,30 @@ def compare_memory(args: argparse.Namespace):
     print_table(["MiB kept for the backward pass, per clip", *batches], rows)
 
 
+def compare_packing(args: argparse.Namespace, can_autocast: bool):
+    recipe = yaml.safe_load(SMALL_ENCODER.read_text(encoding="utf-8"))
+    num_clips, num_frames = recipe["per_device_train_batch_size"], recipe["max_length"]
+    lengths = torch.randint(SHORTEST_FRAMES, num_frames, (num_clips, 1))
+    lengths[::2] = num_frames
+    attention_mask = (torch.arange(num_frames) < lengths).long()
+    sides = {}
+    for autocast in (False, True) if can_autocast else (False,):
+        for name, packs in {"with padding": False, "packed": True}.items():
+            config = DualSSASTConfig(**recipe["config_overrides"], max_length=num_frames, pack_tokens=packs)
+            model = DualSSASTForPreTraining(config).train()
+            sides[("float32", "bfloat16")[autocast], name] = make_step(
+                Form(autocast=autocast), model, (num_clips, 2, num_frames), attention_mask
+            )
+    seconds = time_in_blocks(sides, args.repeats, args.calls)
+    rows = []
+    for (number_format, name), values in seconds.items():
+        padded = seconds[number_format, "with padding"]
+        ratio = statistics.median(padded) / statistics.median(values)
+        rows.append([f"{number_format}, {name}", spread(values), f"{ratio:.2f}"])
+    print()
+    print_table([f"small encoder, {num_clips} clips", "ms: median (range)", "ratio"], rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--clips", type=int, default=8, help="clips per step")
@@ -178,8 +208,10 @@ def main():
         f"{TINY['hidden_size']} wide, {TINY['num_hidden_layers']} layers; {args.clips} clips of {args.frames} frames, "
         f"{args.masked} of {NUM_PATCHES} patches masked; {args.repeats} alternating blocks of {args.calls} steps\n"
     )
-    compare_forms(args)
+    can_autocast = can_measure_bfloat16()
+    compare_forms(args, can_autocast)
     compare_memory(args)
+    compare_packing(args, can_autocast)
 
 
 if __name__ == "__main__":
