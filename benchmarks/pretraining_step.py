@@ -174,12 +174,12 @@ def compare_packing(args: argparse.Namespace, can_autocast: bool):
     lengths[::2] = num_frames
     attention_mask = (torch.arange(num_frames) < lengths).long()
     sides = {}
-    for autocast in (False, True) if can_autocast else (False,):
+    for number_format in ("float32", "bfloat16") if can_autocast else ("float32",):
         for name, packs in {"with padding": False, "packed": True}.items():
             config = DualSSASTConfig(**recipe["config_overrides"], max_length=num_frames, pack_tokens=packs)
             model = DualSSASTForPreTraining(config).train()
-            sides[("float32", "bfloat16")[autocast], name] = make_step(
-                Form(autocast=autocast), model, (num_clips, 2, num_frames), attention_mask
+            sides[number_format, name] = make_step(
+                Form(autocast=number_format == "bfloat16"), model, (num_clips, 2, num_frames), attention_mask
             )
     seconds = time_in_blocks(sides, args.repeats, args.calls)
     rows = []

@@ -4,7 +4,7 @@ Packed sequences: the tokens of a batch in one row without the padding between t
 clip attends to its own tokens alone. Needs only torch.
 """
 
-import itertools
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -121,10 +121,11 @@ def packed_attention(
     if implementation == "sdpa" and has_kernel(query, dropout):
         row = (states[0].transpose(0, 1) for states in (query, key, value))  # (tokens, heads, head size) each
         return varlen_attn(*row, packing.bounds, packing.bounds, longest, longest).unsqueeze(0)
-    groups = [(length, len(list(clips))) for length, clips in itertools.groupby(packing.lengths)]
-    rows = [states.split([length * count for length, count in groups], dim=2) for states in (query, key, value)]
+    groups = Counter(packing.lengths)  # length: clips, ascending as in the row
+    sizes = [length * count for length, count in groups.items()]
+    rows = (states[0].split(sizes, dim=1) for states in (query, key, value))  # (heads, tokens, head size) each
     attended = []
-    for (length, count), *row in zip(groups, *rows):
-        clips = (states[0].unflatten(1, (count, length)).transpose(0, 1) for states in row)
+    for length, *row in zip(groups, *rows):
+        clips = (states.unflatten(1, (-1, length)).transpose(0, 1) for states in row)  # (clips, heads, length, size)
         attended.append(attend(module, *clips, None, **settings)[0].flatten(0, 1))  # (tokens, heads, head size)
     return torch.cat(attended).unsqueeze(0)

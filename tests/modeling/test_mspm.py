@@ -268,10 +268,12 @@ def test_stochastic_depth_grows_with_the_block_and_spares_evaluation():
 
 @pytest.mark.parametrize("form", FORMS, ids=NAMES)
 def test_patchify_and_the_reconstruction_have_one_layout(form):
-    """That of torch's convolution: the mel of a patch, and the frames of each."""
+    """That of torch's `unfold`: patches of the lowest mel first, in each the frames of a mel side by side."""
     model = tiny(**form)
     values, mask = draw(model)
     patches, shape = model.patchify(values), model.config.patch_shape
+    mel, frames = shape
     count = math.prod((32, 128)) // math.prod(shape)
     assert patches.shape == model(values, bool_masked_pos=mask).reconstruction.shape == (2, count, math.prod(shape))
+    torch.testing.assert_close(patches[:, 3], values[:, 3 * frames : 4 * frames, :mel].mT.flatten(1))
     torch.testing.assert_close(patches, torch.nn.functional.unfold(values.mT.unsqueeze(1), shape, stride=shape).mT)
