@@ -3,9 +3,13 @@
 import ast
 import fnmatch
 import json
+import multiprocessing
+import os
 import re
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -22,7 +26,7 @@ from huggingface_hub import (
     get_token,
 )
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from safetensors import SafetensorError, safe_open
 
 from .finite import non_finite_weights
@@ -191,6 +195,18 @@ def push_files(
             f"at all{again}"
         ) from error
     return commit.commit_url
+
+
+def serve_training():
+    """Prepares a process that pushes for a training: no bars, Ctrl-C is the training's to handle; both end together."""
+    disable_progress_bars()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def check_repository(repo_id: str, *, private: bool | None = None):

@@ -115,6 +115,7 @@ def hub(monkeypatch, tmp_path_factory):
     with HubServer() as server:
         for name, value in server.environment(tmp_path_factory.mktemp("hub")).items():
             monkeypatch.setenv(name, value)
+        monkeypatch.delenv("HF_HUB_OFFLINE")  # for processes that begin in a test
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
         template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import sys
 
 import datasets
@@ -256,6 +257,12 @@ def test_other_spellings_of_a_path_are_found(tmp_path):
         write_tone(tmp_path / name, seconds=0.05)
     _table(tmp_path / "a.csv", "file_name,label\nclips\\a.wav,x\n\u00e9.wav,x\n b.wav,x\nu\u0308.wav ,x\n")
     check_files({"train": load_table(tmp_path / "a.csv", Columns())})
+
+
+def test_a_folder_is_no_other_spelling_of_a_file(tmp_path):
+    (tmp_path / "clips").mkdir()
+    _table(tmp_path / "a.json", json.dumps([{"file_name": "clips ", "label": "x"}, {"file_name": "/\r", "label": "x"}]))
+    assert load_table(tmp_path / "a.json", Columns())["audio"][:] == [str(tmp_path / "clips "), "/\r"]
 
 
 def test_whole_numbers_are_one_class_in_every_format(tmp_path):

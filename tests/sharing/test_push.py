@@ -1,11 +1,15 @@
 """Tests pushes: chosen files, files that stay, and the state after a failure; over HTTP, with the local Hub."""
 
+import contextlib
 import itertools
 import json
+import multiprocessing
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +36,7 @@ import train_hf
 from hub import __main__, push
 from hub.push import PushError, check_repository, explain, push_files, push_folder
 from training.base.outputs import STAGING_NAME
+from training.base.push_to_hub import CheckpointPushes
 
 ENDPOINT = {"handler.py", "requirements.txt"}
 MODEL = SHIPPED | {"README.md", *push.SETTINGS, "model.safetensors", *push.SENTENCES, *ENDPOINT}
@@ -568,20 +573,13 @@ def test_a_run_is_pushed_when_it_is_done(hub, recipe, tmp_path):
     assert len(repository.commits) == 2
 
 
-def test_checkpoints_are_pushed_while_the_training_goes_on(hub, recipe, monkeypatch):
+def test_checkpoints_are_pushed_while_the_training_goes_on(hub, recipe):
     path, _ = recipe(hub_strategy="every_save")
-    pushed = []
-
-    def counted(files, *args, _push=push_files, **settings):
-        pushed.append(set(files))
-        return _push(files, *args, **settings)
-
-    monkeypatch.setattr("training.base.push_to_hub.push_files", counted)
     assert train_hf.main([path]) == 0
     commits = hub.repository("user/run").commits
     titles = [commit.title for commit in commits]
     assert titles[-1] == "End of training" and titles[1] == "Training in progress, checkpoint-3"
-    assert pushed[0] == MODEL and set(commits[1].files) == MODEL
+    assert set(commits[1].files) == MODEL and not commits[0].files
     card = commits[1].files["README.md"].content.decode()
     assert "step 3 of 6" in card and 'repository = "user/run"' in card
     ModelCard(card).validate()
@@ -605,6 +603,43 @@ def test_a_failed_push_of_a_checkpoint_is_a_warning(hub, recipe, caplog):
         for text in caplog.messages
     )
     assert hub.repository("user/run").commits[-1].title == "End of training"
+
+
+def test_a_push_that_is_killed_is_a_warning_and_the_next_one_begins_anew(hub, run, caplog):
+    pushes = CheckpointPushes(SimpleNamespace(hub_model_id="user/run", hub_private_repo=None))
+    with hub.lock:  # no request is answered
+        pushes.push(run)
+        (process,) = multiprocessing.active_children()  # whose connections no worker of a data loader inherits
+        process.kill()
+        pushes.finish()
+    assert "run is not pushed, and the training goes on: the process that pushes was ended from outside" in caplog.text
+    pushes.push(run)
+    pushes.finish()
+    assert hub.repository("user/run").commits[-1].title == "Training in progress, run"
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_the_process_that_pushes_ends_with_a_killed_training(tmp_path):
+    code = """
+import multiprocessing, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from hub.push import serve_training
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=serve_training)
+pool.submit(abs, 1).result()
+print(*pool._processes, flush=True)
+time.sleep(600)
+"""
+    training = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    place = Path("/proc", training.stdout.readline().strip())
+    assert place.exists()
+    training.kill()
+    training.communicate()
+    deadline = time.monotonic() + 60
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is gone
+        while " Z " not in (place / "stat").read_text():  # nor has it ended, in a container where nobody removes it
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_a_failed_push_at_the_end_leaves_the_run_and_says_how_to_go_on(hub, recipe, capsys, monkeypatch):

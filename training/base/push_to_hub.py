@@ -1,11 +1,13 @@
 """Pushes to the Hub from a training: a check before it, checkpoints during it, and the finished run."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import multiprocessing
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from transformers.utils import logging
 
-from hub.push import PUBLISHED, PushError, check_repository, choose_files, push_files, push_folder
+from hub.push import PUBLISHED, PushError, check_repository, choose_files, push_files, push_folder, serve_training
 
 from ..errors import InputError
 
@@ -41,11 +43,16 @@ def push_run(arguments):
 
 
 class CheckpointPushes:
-    """Pushes checkpoints during training, one at a time; skips those that are saved during a push."""
+    """
+    Pushes checkpoints during training, one at a time; skips those that are saved during a push.
+
+    Another process pushes: a data loader forks its workers from this one, and a worker that is forked during a request
+    inherits the lock of the connections, which nobody frees there, and waits for ever.
+    """
 
     def __init__(self, arguments):
         self.arguments = arguments
-        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pool: ProcessPoolExecutor | None = None
         self._current: Future | None = None
 
     def push(self, folder: Path):
@@ -61,16 +68,28 @@ class CheckpointPushes:
         except (PushError, OSError, ValueError) as error:
             logger.warning(f"{folder.name} is not pushed: {error}")
             return
-        self._current = self._thread.submit(self._push, files, folder.name)
-
-    def _push(self, files: dict[str, bytes], name: str):
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=serve_training)
         repository, private = self.arguments.hub_model_id, self.arguments.hub_private_repo
+        message = f"Training in progress, {folder.name}"
         try:
-            push_files(files, repository, message=f"Training in progress, {name}", private=private, delete=PUBLISHED)
-        except PushError as error:
+            self._current = self._pool.submit(
+                push_files, files, repository, message=message, private=private, delete=PUBLISHED
+            )
+        except BrokenProcessPool as error:  # ended since the last push
+            self._report(error, folder.name)
+        else:
+            self._current.add_done_callback(lambda done: self._report(done.exception(), folder.name))
+
+    def _report(self, error: BaseException | None, name: str):
+        if isinstance(error, BrokenProcessPool):
+            self._pool = None  # the next push begins another process
+            error = "the process that pushes was ended from outside, perhaps for want of memory"
+        if error is not None:
             logger.warning(f"{name} is not pushed, and the training goes on: {error}")
 
     def finish(self):
-        """Waits for the current push."""
-        if self._current is not None:
-            self._current.result()
+        """Waits for the current push, and ends the process that pushes."""
+        if self._pool is not None:
+            self._pool.shutdown()

@@ -353,7 +353,7 @@ def _resolve(name: str, folder: Path) -> str:
     plain = name.strip()
     slashed = plain.replace("\\", "/")
     forms = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
-    return next((str(folder / other) for other in (plain, slashed, *forms) if (folder / other).exists()), path)
+    return next((str(folder / other) for other in (plain, slashed, *forms) if (folder / other).is_file()), path)
 
 
 def _with_times(table: Table, audio_column: str, columns: Columns) -> tuple[Table, Columns]:
