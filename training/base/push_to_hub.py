@@ -83,13 +83,16 @@ class CheckpointPushes:
             self._current.add_done_callback(lambda done: self._report(done.exception(), folder.name))
 
     def _report(self, error: BaseException | None, name: str):
-        if isinstance(error, BrokenProcessPool):
+        if error is None:
+            return
+        is_broken = isinstance(error, BrokenProcessPool)
+        reason = "the process that pushes was ended from outside, perhaps for want of memory" if is_broken else error
+        logger.warning(f"{name} is not pushed, and the training goes on: {reason}")
+        if is_broken:
             self._pool = None  # the next push begins another process
-            error = "the process that pushes was ended from outside, perhaps for want of memory"
-        if error is not None:
-            logger.warning(f"{name} is not pushed, and the training goes on: {error}")
 
     def finish(self):
         """Waits for the current push, and ends the process that pushes."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        pool = self._pool  # a push that ends now may set it to None
+        if pool is not None:
+            pool.shutdown()
