@@ -52,7 +52,7 @@ class CheckpointPushes:
 
     def __init__(self, arguments):
         self.arguments = arguments
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: ProcessPoolExecutor | None = _begin_process()
         self._current: Future | None = None
 
     def push(self, folder: Path):
@@ -69,8 +69,7 @@ class CheckpointPushes:
             logger.warning(f"{folder.name} is not pushed: {error}")
             return
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=serve_training)
+            self._pool = _begin_process()
         repository, private = self.arguments.hub_model_id, self.arguments.hub_private_repo
         message = f"Training in progress, {folder.name}"
         try:
@@ -96,3 +95,10 @@ class CheckpointPushes:
         pool = self._pool  # a push that ends now may set it to None
         if pool is not None:
             pool.shutdown()
+
+
+def _begin_process() -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=serve_training)
+    pool.submit(str)  # it imports while the training goes on
+    return pool
