@@ -197,7 +197,7 @@ def push_files(
     return commit.commit_url
 
 
-def serve_training():
+def prepare_push_process():
     """Prepares a process that pushes for a training: no bars, Ctrl-C is the training's to handle; both end together."""
     disable_progress_bars()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -624,8 +624,8 @@ def test_the_process_that_pushes_ends_with_a_killed_training(tmp_path):
     code = """
 import multiprocessing, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from hub.push import serve_training
-pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=serve_training)
+from hub.push import prepare_push_process
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=prepare_push_process)
 pool.submit(abs, 1).result()
 print(*pool._processes, flush=True)
 time.sleep(600)

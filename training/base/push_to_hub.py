@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from hub.push import PUBLISHED, PushError, check_repository, choose_files, push_files, push_folder, serve_training
+from hub.push import PUBLISHED, PushError, check_repository, choose_files, prepare_push_process, push_files, push_folder
 
 from ..errors import InputError
 
@@ -99,6 +99,6 @@ class CheckpointPushes:
 
 def _begin_process() -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=serve_training)
+    pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=prepare_push_process)
     pool.submit(str)  # it imports while the training goes on
     return pool
