@@ -62,7 +62,7 @@ RECIPE = ROOT / "recipes" / "small_encoder.yaml"
 FINETUNING = RECIPE.with_name("small_encoder_finetune.yaml")
 DRUMS = "hydrogen-drumkits"
 RANDOM, LOG_MEL = "random weights", "log-mel statistics"
-LINES = ("-", "--", ":")
+LINES = ("-", "--", ":", "-.", (0, (1, 5)))
 MOST_CLIPS = 500  # per set: a sweep of them takes half a minute
 SHORTEST_S = 0.2  # of a cut of the corpus: effects are short
 NUM_FOLDS = 6  # twelve drum kits
@@ -92,15 +92,23 @@ class Variant:
         config: fields of the configuration that differ from the recipe's
         settings: other settings that differ
         recipe: another one than `RECIPE`
+        patch: mel bins and frames of a patch
     """
 
     title: str
     config: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     recipe: Path = RECIPE
+    patch: tuple[int, int] = (16, 16)
+
+    @property
+    def config_overrides(self) -> dict:
+        mels, frames = self.patch
+        patches = {"patch_size": [mels, frames], "frequency_stride": mels, "time_stride": frames}
+        return read_recipe(self.recipe)["config_overrides"] | patches | self.config
 
 
-FRAMES = {"patch_size": [128, 4], "frequency_stride": 128, "time_stride": 4}
+FRAMES = (128, 4)
 JOINT = {"pretraining_objective": "joint", "clip_contrast_weight": 0.0}  # SSAST's own
 COMMON = (  # settings of the recipe that are no part of a method
     "max_length", "compute_statistics", "validation_clips", "per_device_train_batch_size", "bf16", "health_clips",
@@ -128,9 +136,11 @@ VARIANTS = {
     "contrast_32": Variant("generative and contrast, batch 32", settings={"per_device_train_batch_size": 32}),
     "contrast_128": Variant("generative and contrast, batch 128", settings={"per_device_train_batch_size": 128}),
     "asit": Variant("ASiT", {"num_hidden_layers": 6}, ASIT, ROOT / "recipes" / "asit_tiny_patch.yaml"),
-    "frames_joint": Variant("frames: both objectives (SSAST)", FRAMES | JOINT),
-    "frames_contrast": Variant("frames: generative and contrast", FRAMES),
-    "frames_short": Variant("frames: generative and contrast, 1.1 s, batch 128", FRAMES, SHORT),
+    "bands_contrast": Variant("generative and contrast", patch=(32, 8)),
+    "halves_contrast": Variant("generative and contrast", patch=(64, 4)),
+    "frames_joint": Variant("both objectives (SSAST)", JOINT, patch=FRAMES),
+    "frames_contrast": Variant("generative and contrast", patch=FRAMES),
+    "frames_short": Variant("generative and contrast, 1.1 s, batch 128", settings=SHORT, patch=FRAMES),
 }
 
 
@@ -159,20 +169,20 @@ class Run:
     @property
     def title(self) -> str:
         """Returns what runs have in common that differ in their seed."""
-        return f"{VARIANTS[self.variant].title}, {self.steps} steps"
+        return f"{VARIANTS[self.variant].title}, {self.shape}, {self.steps} steps"
 
     @property
     def shape(self) -> str:
-        """Returns the kind of patches: encoders of one kind have the same random weights."""
-        return "frames" if "patch_size" in VARIANTS[self.variant].config else "patches"
+        """Returns the mel bins and frames of a patch: encoders of one shape have the same random weights."""
+        return "{}x{}".format(*VARIANTS[self.variant].patch)
 
 
 def pretrain(run: Run, corpus: Path, args: argparse.Namespace) -> Path:
     """Pretrains, and returns the folder of the encoder."""
     variant, folder = VARIANTS[run.variant], args.output / "encoders" / run.name
     # Words of the command line replace a dictionary of the recipe as a whole.
-    config = read_recipe(variant.recipe)["config_overrides"] | variant.config
-    words = ["--train_sources", corpus / "train.csv", "--config_overrides", json.dumps(config), "--seed", run.seed]
+    config = json.dumps(variant.config_overrides)
+    words = ["--train_sources", corpus / "train.csv", "--config_overrides", config, "--seed", run.seed]
     words += [word for name, value in variant.settings.items() for word in (f"--{name}", value)]
     train(folder, args.threads, variant.recipe, *words, "--max_steps", run.steps, "--save_strategy", "no")
     return folder
@@ -462,7 +472,8 @@ def plot(report: dict, path: Path):
                 runs = [run for run in report["runs"].values() if run["variant"] == variant]
                 points = sorted({(run["steps"], found[run["title"]]) for run in runs})
                 if points:
-                    axes.plot(*zip(*points), "o-", markersize=3, label=VARIANTS[variant].title)
+                    label = f"{VARIANTS[variant].title}, {runs[0]['shape']}"
+                    axes.plot(*zip(*points), "o-", markersize=3, label=label)
             for title, style in zip([title for title in found if title.startswith((LOG_MEL, RANDOM))], LINES):
                 axes.axhline(found[title], color="grey", linestyle=style, linewidth=1, label=title)
             axes.set(xscale="log")

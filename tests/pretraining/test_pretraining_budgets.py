@@ -116,7 +116,7 @@ def test_finished_runs_are_not_repeated(script, clips, tmp_path, monkeypatch, ca
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "mandarin-tones").symlink_to(clips)
     scores = {"joint-5-seed0": 0.5, "contrast-5-seed0": 0.75, "contrast-5-seed1": 0.65}
-    scores |= {f"random-patches-seed{seed}": 0.2 + 0.05 * seed for seed in script.RANDOM_SEEDS}
+    scores |= {f"random-16x16-seed{seed}": 0.2 + 0.05 * seed for seed in script.RANDOM_SEEDS}
     for name, score in scores.items():
         if not name.startswith("random"):
             training = {"seconds": 90, "audio_hours": 0.5}
@@ -131,10 +131,10 @@ def test_finished_runs_are_not_repeated(script, clips, tmp_path, monkeypatch, ca
     assert [run["minutes"] for run in report["runs"].values()] == 3 * [1.5]
     rows = {row["features"]: row for row in report["scores"]["mandarin-tones"]}
     assert list(rows) == [
-        "log-mel statistics", "random weights, patches", "generative and contrast, 5 steps",
-        "both objectives (SSAST), 5 steps",
+        "log-mel statistics", "random weights, 16x16", "generative and contrast, 16x16, 5 steps",
+        "both objectives (SSAST), 16x16, 5 steps",
     ]  # fmt: skip
-    both = rows["generative and contrast, 5 steps"]
+    both = rows["generative and contrast, 16x16, 5 steps"]
     assert both["chosen"] == ["layers 0, 2; frames; mean, max (sum)"]
     score = both["scores"]["all"]
     assert score["mean"] == pytest.approx(0.7) and len(score["folds"]) == 6
@@ -143,7 +143,7 @@ def test_finished_runs_are_not_repeated(script, clips, tmp_path, monkeypatch, ca
     assert list(both["scores"]) == ["2", "4", "8", "16", "all"]
     few = [rows[name]["scores"]["4"]["mean"] for name in rows]
     assert both["scores"]["4"]["beyond"]["log-mel statistics"]["difference"] == pytest.approx(few[2] - few[0])
-    assert len(rows["random weights, patches"]["scores"]["4"]["seeds"]) == 3
+    assert len(rows["random weights, 16x16"]["scores"]["4"]["seeds"]) == 3
     statistics = rows["log-mel statistics"]["scores"]
     assert statistics["2"]["beyond"] == {} and min(statistics["16"]["folds"]) == 1.0  # tones of two heights
     printed = capsys.readouterr().out
@@ -200,8 +200,9 @@ def test_every_variant_fits_its_recipe(script):
         recipe = script.read_recipe(variant.recipe)
         frames = (recipe | variant.settings)["max_length"]
         kind = ASiTConfig if recipe["task"] == "asit" else DualSSASTConfig
-        config = kind(**recipe["config_overrides"] | variant.config, max_length=frames)
-        assert config.grid_shape == ((1, frames // 4) if name.startswith("frames") else (8, frames // 16)), name
+        config = kind(**variant.config_overrides, max_length=frames)
+        patch_mels, patch_frames = variant.patch
+        assert config.grid_shape == (128 // patch_mels, frames // patch_frames), name
 
 
 @pytest.mark.parametrize(
