@@ -137,7 +137,6 @@ VARIANTS = {
     "contrast_128": Variant("generative and contrast, batch 128", settings={"per_device_train_batch_size": 128}),
     "asit": Variant("ASiT", {"num_hidden_layers": 6}, ASIT, ROOT / "recipes" / "asit_tiny_patch.yaml"),
     "bands_contrast": Variant("generative and contrast", patch=(32, 8)),
-    "halves_contrast": Variant("generative and contrast", patch=(64, 4)),
     "frames_joint": Variant("both objectives (SSAST)", JOINT, patch=FRAMES),
     "frames_contrast": Variant("generative and contrast", patch=FRAMES),
     "frames_short": Variant("generative and contrast, 1.1 s, batch 128", settings=SHORT, patch=FRAMES),
