@@ -62,7 +62,7 @@ RECIPE = ROOT / "recipes" / "small_encoder.yaml"
 FINETUNING = RECIPE.with_name("small_encoder_finetune.yaml")
 DRUMS = "hydrogen-drumkits"
 RANDOM, LOG_MEL = "random weights", "log-mel statistics"
-LINES = ("-", "--", ":", "-.", (0, (1, 5)))
+LINES = ("-", "--", ":", "-.")
 MOST_CLIPS = 500  # per set: a sweep of them takes half a minute
 SHORTEST_S = 0.2  # of a cut of the corpus: effects are short
 NUM_FOLDS = 6  # twelve drum kits
@@ -92,7 +92,7 @@ class Variant:
         config: fields of the configuration that differ from the recipe's
         settings: other settings that differ
         recipe: another one than `RECIPE`
-        patch: mel bins and frames of a patch
+        patch: mel bins and frames of a patch, whatever the recipe has: so a measured variant stays the same
     """
 
     title: str
@@ -172,7 +172,7 @@ class Run:
 
     @property
     def shape(self) -> str:
-        """Returns the mel bins and frames of a patch: encoders of one shape have the same random weights."""
+        """Returns mel bins and frames of a patch, such as 32x8: encoders of one shape have the same random weights."""
         return "{}x{}".format(*VARIANTS[self.variant].patch)
 
 
