@@ -38,7 +38,6 @@ def pictures_of(outputs) -> list[Image.Image]:
 @pytest.mark.slow
 def test_the_notebook_runs_on_a_zip_of_clips(hub, tmp_path, monkeypatch):
     """From the zip to the Hub, the local one."""
-    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     classes = ("electric", "hi-hat", "tabla")
     clips_zip = zip_instruments(tmp_path / "sounds.zip", classes)
