@@ -4,12 +4,14 @@ import itertools
 import math
 import os
 import shutil
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint, has_length, rotate_checkpoints
 
 from hub.finite import non_finite_weights
@@ -60,6 +62,25 @@ class EarlyStopping(EarlyStoppingCallback):
             control.should_training_stop = True
 
 
+class TrainingTime(TrainerCallback, ExportableState):
+    """Measures the seconds of a training. Its checkpoints keep them, and a resumption goes on from there."""
+
+    def __init__(self):
+        self.earlier_s, self.started = 0.0, time.perf_counter()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        kept = state.stateful_callbacks.get(type(self).__name__)
+        if state.global_step and kept is not None:  # checkpoints of earlier versions have none
+            self.earlier_s = kept["attributes"]["earlier_s"]
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier_s + time.perf_counter() - self.started
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"earlier_s": self.seconds}}
+
+
 class AudioTrainer(Trainer):
     """
     Trains in every task of this project.
@@ -69,8 +90,11 @@ class AudioTrainer(Trainer):
 
     Stops, in all processes, before the first step whose loss or gradient is not finite, and never saves weights that
     are not.
+
+    `training_s` is the duration of the last training in seconds, with what its checkpoint had before a resumption.
     """
 
+    training_s = 0.0
     _staging: str | None = None
     _pushes: CheckpointPushes | None = None
 
@@ -88,6 +112,7 @@ class AudioTrainer(Trainer):
         Raises:
             InputError: a loss, a gradient or a weight is not finite, or the memory is too small.
         """
+        self.add_callback(TrainingTime)
         try:
             result = super().train(*args, **kwargs)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -96,6 +121,8 @@ class AudioTrainer(Trainer):
                 f"per_device_train_batch_size: {size} clips need more memory than there is ({short(one_line(error))}); "
                 "lower it, and raise gradient_accumulation_steps"
             ) from error
+        finally:
+            self.training_s = self.pop_callback(TrainingTime).seconds
         self.check_weights()
         return result
 
@@ -288,6 +315,9 @@ class AudioTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+        for callback in self.callback_handler.callbacks:  # Trainer expects what a resumed run had not
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
         self._staging = str(staging)
         try:
             super()._save_checkpoint(model, trial)

@@ -36,7 +36,6 @@ NOT_SHOWN = ("model_name_or_path", "from_sweep", "config_overrides", "background
 def write_outputs(
     run: FinishedRun,
     trainer: ClassificationTrainer,
-    seconds: float,
     starting_weights: dict[int, float] | None = None,
     circumstances: dict | None = None,
     calibration: dict | None = None,
@@ -48,7 +47,6 @@ def write_outputs(
 
     Args:
         trainer: that of the training
-        seconds: its duration
         starting_weights: `layer_weights` before the training
         circumstances: the entries `versions`, `machine` and `data` of `results.json`
         calibration: as `calibrate` returns it
@@ -61,7 +59,7 @@ def write_outputs(
     (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine, all in results.json
     results = {
         **describe_outcomes(run),
-        "training": {"seconds": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
+        "training": {"seconds": trainer.training_s, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
         | trainer.num_parameters,
         "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
         **(circumstances or {"versions": versions()}),
@@ -93,7 +91,7 @@ def write_outputs(
         print_calibration(calibration)
     if open_set is not None:
         print_open_set(open_set[1])
-    print(f"trained for {seconds:.0f} s; everything is in {run.folder}")
+    print(f"trained for {trainer.training_s:.0f} s; everything is in {run.folder}")
 
 
 def write_evaluation(run: FinishedRun, circumstances: dict):

@@ -1,7 +1,6 @@
 """Runs the task `classification`: fine-tunes any model, or trains a Dual SSAST from random weights, and reports."""
 
 import dataclasses
-import time
 from pathlib import Path
 
 from datasets import Dataset
@@ -114,9 +113,7 @@ def run(
     trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)
     if checkpoint is None:
         trainer.remove_checkpoints()
-    started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - started
     outcomes = {
         split: trainer.predict(datasets[split], metric_key_prefix=split)
         for split in ("validation", "test")
@@ -134,7 +131,7 @@ def run(
     recipe = {"task": "classification"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
     finished = FinishedRun(trainer.model, trainer.processing_class, arguments, datasets, labels, outcomes, recipe)
-    reporting.write_outputs(finished, trainer, seconds, starting_weights, circumstances, calibration, open_set)
+    reporting.write_outputs(finished, trainer, starting_weights, circumstances, calibration, open_set)
     trainer.push_to_hub()
 
 

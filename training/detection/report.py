@@ -29,7 +29,6 @@ def write_outputs(
     labels: LabelSet,
     outcomes: dict,
     recipe: dict,
-    seconds: float,
     circumstances: dict,
 ):
     """
@@ -38,7 +37,6 @@ def write_outputs(
 
     Args:
         outcomes: split -> what `predict` of the trainer returns
-        seconds: duration of the training
         circumstances: the entries `versions`, `machine` and `data` of `results.json`
     """
     folder = Path(trainer.args.output_dir)
@@ -55,7 +53,7 @@ def write_outputs(
         "problem_type": labels.problem_type,
         "frame_hop_s": config.frame_hop_s,
         "event_detection": config.event_detection,
-        "training": {"seconds": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
+        "training": {"seconds": trainer.training_s, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
         | trainer.num_parameters,
         "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
         **(circumstances or {"versions": versions()}),
@@ -85,7 +83,7 @@ def write_outputs(
         found = results.get("confidence_intervals") if name == list(results["metrics"])[-1] else None
         shown = [f"{key} {with_interval(key, metrics[key], found)}" for key in PRINTED if key in metrics]
         print(f"{name}: {', '.join(shown)}")
-    print(f"trained for {seconds:.0f} s; everything is in {folder}")
+    print(f"trained for {trainer.training_s:.0f} s; everything is in {folder}")
 
 
 def describe(stretches: list[Stretch]) -> dict:

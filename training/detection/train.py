@@ -1,7 +1,5 @@
 """Runs the task `detection`: trains a frame classifier on annotated recordings, and reports."""
 
-import time
-
 import numpy as np
 import torch
 from transformers import AutoModelForAudioFrameClassification, PreTrainedModel, set_seed
@@ -72,9 +70,7 @@ def run(
     trainer = make_trainer(model, extractor, datasets, tuning, arguments)
     if checkpoint is None:
         trainer.remove_checkpoints()
-    started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - started
     outcomes = {
         split: trainer.predict(datasets[split], metric_key_prefix=split)
         for split in ("validation", "test")
@@ -84,7 +80,7 @@ def run(
         choose_postprocessing(trainer, datasets, outcomes, data_arguments)
     recipe = {"task": "detection"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.to_dict()
-    reporting.write_outputs(trainer, datasets, splits, labels, outcomes, recipe, seconds, circumstances)
+    reporting.write_outputs(trainer, datasets, splits, labels, outcomes, recipe, circumstances)
     trainer.push_to_hub()
 
 

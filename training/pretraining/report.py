@@ -107,7 +107,7 @@ def probe_results(trainer, log: list[dict]) -> dict:
     return {"probe": {"metric": scores["metric"].iloc[0], **values, "step": int(last.loc[probe.ENCODER, "step"])}}
 
 
-def write_outputs(trainer, sources, clips, log: UnreadableLog, metrics: dict, recipe: dict, seconds: float):
+def write_outputs(trainer, sources, clips, log: UnreadableLog, metrics: dict, recipe: dict):
     """
     Writes the output folder, every file complete before it takes its place. Called by every process.
 
@@ -115,7 +115,6 @@ def write_outputs(trainer, sources, clips, log: UnreadableLog, metrics: dict, re
         sources: the recipe's sources
         clips: the training clips of each source
         metrics: the metrics of the last evaluation, empty if there was none
-        seconds: duration of the training since its start or resumption
     """
     folder = Path(trainer.args.output_dir)
     staging = folder / outputs.STAGING_NAME
@@ -131,7 +130,7 @@ def write_outputs(trainer, sources, clips, log: UnreadableLog, metrics: dict, re
         "sources": [describe_source(source, opened) for source, opened in zip(sources, clips)],
         "validation_clips": len(trainer.eval_dataset) if trainer.eval_dataset is not None else 0,
         "training": {
-            "seconds": seconds,
+            "seconds": trainer.training_s,
             "steps": trainer.state.global_step,
             "epochs": trainer.state.global_step / trainer.epoch_steps,
             "epoch_steps": trainer.epoch_steps,

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import time
 from pathlib import Path
 
 import datasets
@@ -110,14 +109,12 @@ def run(
     trainer.add_callback(Watch(trainer, watched, has_probe, labelled, starts_random=stored_config is None))
     if checkpoint is None:
         trainer.remove_checkpoints()
-    started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - started
     metrics = trainer.last_metrics()
     recipe = {"task": method.task} | outputs.describe_recipe(model_arguments, data_arguments)
     recipe["TrainingArguments"] = arguments.to_dict()
     trainer.accelerator.wait_for_everyone()  # until every process has logged its unreadable clips
-    pretraining_report.write_outputs(trainer, sources, clips, log, metrics, recipe, seconds)
+    pretraining_report.write_outputs(trainer, sources, clips, log, metrics, recipe)
     trainer.push_to_hub()
 
 
