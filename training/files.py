@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import InputError, short
+from .errors import InputError, one_line, short
 
 UNFINISHED = ".unfinished"  # ending of a file that is being written; cleaning up and .gitignore go by it
 MOST_STEM = 40  # characters of a name that its unfinished file keeps
@@ -83,6 +83,25 @@ def write_json(path: Path, value):
     with complete_file(path) as unfinished:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         unfinished.write_text(text, encoding="utf-8", errors=TEXT_ERRORS)
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    """
+    Reads the JSON object that an earlier run has stored.
+
+    Args:
+        remedy: the end of the message: what the user can do
+
+    Raises:
+        InputError: the file cannot be read, or holds no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is damaged ({one_line(error)}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: is damaged (it holds {short(repr(value), 80)}); {remedy}")
+    return value
 
 
 def storable(text: str) -> str:

@@ -271,32 +271,6 @@ def test_the_best_checkpoint_is_the_best(clips, recipe, metric, is_better):
     assert state["best_metric"] == is_better(values)
 
 
-def test_a_resumed_run_adds_to_the_seconds_of_its_checkpoint(clips, recipe):
-    path, output = recipe(dataset_name=clips, num_train_epochs=1)
-    train(path)
-    (state,) = output.glob("checkpoint-*/trainer_state.json")
-    stored = json.loads(state.read_text())
-    own = stored["stateful_callbacks"]["TrainingTime"]["attributes"]
-    assert 0 < own["earlier_s"] <= json.loads((output / "results.json").read_text())["training"]["seconds"]
-    own["earlier_s"] = 1e6
-    state.write_text(json.dumps(stored))
-    train(path, "--resume_from_checkpoint", "true", "--num_train_epochs", "2")
-    assert 0 < json.loads((output / "results.json").read_text())["training"]["seconds"] - 1e6 < 1e5
-
-
-def test_a_checkpoint_without_states_of_callbacks_is_resumed(clips, recipe):
-    """Those of earlier versions have no seconds, and a run may get early stopping when it is resumed."""
-    path, output = recipe(dataset_name=clips, num_train_epochs=1)
-    train(path)
-    (state,) = output.glob("checkpoint-*/trainer_state.json")
-    stored = json.loads(state.read_text())
-    stored["stateful_callbacks"] = {"TrainerControl": stored["stateful_callbacks"]["TrainerControl"]}
-    state.write_text(json.dumps(stored))
-    train(path, "--resume_from_checkpoint", "true", "--num_train_epochs", "2", "--early_stopping_patience", "5")
-    kept = [set(json.loads(one.read_text())["stateful_callbacks"]) for one in output.glob("checkpoint-*/*_state.json")]
-    assert {"EarlyStopping", "TrainerControl", "TrainingTime"} in kept
-
-
 def test_a_checkpoint_of_another_run_is_not_resumed(clips, recipe):
     path, output = recipe(dataset_name=clips)
     train(path)

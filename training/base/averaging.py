@@ -9,7 +9,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
+from ..errors import blamed
 from .arguments import TrainedWeightsArguments
+from .resumption import REMEDY
 
 TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"  # the model file of a checkpoint has the averaged ones
 EPOCH_TOLERANCE = 1e-6  # Trainer counts epochs in fractions
@@ -57,7 +59,9 @@ class WeightAverage(TrainerCallback):
         self.average = AveragedModel(model, multi_avg_fn=self.update, use_buffers=True)
         if self.checkpoint is not None:
             self.average.n_averaged.fill_(self._num_averaged(state))
-            weights = load_file(self.checkpoint / TRAINED_WEIGHTS_NAME)
+            path = self.checkpoint / TRAINED_WEIGHTS_NAME
+            with blamed(str(path), REMEDY):
+                weights = load_file(path)
             with torch.no_grad():
                 for name, value in self._trained(model).items():
                     value.copy_(weights[name])

@@ -17,10 +17,9 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from ..data.arguments import ClipArguments, FeatureArguments
 from ..data.labels import LabelSet
 from ..errors import LIBRARY_ERRORS, InputError, one_line, short
-from ..files import check_same
 from .arguments import EncoderArguments, ModelArguments
 from .finite import check_weights_finite
-from .inference import MODEL_TYPES, NO_CHECKPOINT, VOLATILE_KEYS, check_checkpoint
+from .inference import MODEL_TYPES, NO_CHECKPOINT, check_checkpoint
 
 # Weights that may be missing from a checkpoint: fusion and classifiers.
 NEW_WEIGHTS = (
@@ -198,21 +197,6 @@ def check_weights(model_arguments: EncoderArguments, foreign: set[str]):
             f"model_name_or_path: {model_arguments.model_name_or_path} has no weights that fit {min(foreign)}; check "
             "config_overrides against the checkpoint's configuration"
         )
-
-
-def check_same_run(checkpoint: str, config):
-    """
-    Checks that a checkpoint to resume from has the recipe's configuration.
-
-    Raises:
-        InputError: another model than the recipe's.
-    """
-    stored, wanted = AutoConfig.from_pretrained(checkpoint).to_dict(), config.to_dict()
-    compared = {key: wanted[key] for key in ("model_type", *wanted) if key not in VOLATILE_KEYS}
-    stored = dict.fromkeys(compared) | stored
-    check_same(
-        checkpoint, stored, compared, "resume with the same recipe and data, or begin anew with --overwrite true"
-    )
 
 
 def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExtractor) -> DualSSASTFeatureExtractor:

@@ -22,6 +22,7 @@ from ..errors import InputError, blamed, one_line, short
 from .finite import NotFinite, check_weights_finite
 from .progress import Progress
 from .push_to_hub import CheckpointPushes, push_run
+from .resumption import REMEDY
 
 WRONG_OPTIONS = "options of the training", "correct or leave out the option that this is about"
 FIRST_STEP = "options or checkpoint of the training", "correct or leave out the one that this is about"
@@ -62,16 +63,25 @@ class EarlyStopping(EarlyStoppingCallback):
             control.should_training_stop = True
 
 
-class TrainingTime(TrainerCallback, ExportableState):
-    """Measures the seconds of a training. Its checkpoints keep them, and a resumption goes on from there."""
+class Resumption(TrainerCallback, ExportableState):
+    """
+    Measures the seconds of a training. Its checkpoints keep them, and a resumption goes on from there.
+
+    A resumption also finds the best checkpoint in a folder that was moved: its state has the earlier path.
+    """
 
     def __init__(self):
         self.earlier_s, self.started = 0.0, time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if not state.global_step:
+            return
         kept = state.stateful_callbacks.get(type(self).__name__)
-        if state.global_step and kept is not None:  # checkpoints of earlier versions have none
+        if kept is not None:  # checkpoints of earlier versions have none
             self.earlier_s = kept["attributes"]["earlier_s"]
+        best = Path(args.output_dir, f"checkpoint-{state.best_global_step}")
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
 
     @property
     def seconds(self) -> float:
@@ -112,7 +122,7 @@ class AudioTrainer(Trainer):
         Raises:
             InputError: a loss, a gradient or a weight is not finite, or the memory is too small.
         """
-        self.add_callback(TrainingTime)
+        self.add_callback(Resumption)
         try:
             result = super().train(*args, **kwargs)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -122,7 +132,7 @@ class AudioTrainer(Trainer):
                 "lower it, and raise gradient_accumulation_steps"
             ) from error
         finally:
-            self.training_s = self.pop_callback(TrainingTime).seconds
+            self.training_s = self.pop_callback(Resumption).seconds
         self.check_weights()
         return result
 
@@ -200,8 +210,17 @@ class AudioTrainer(Trainer):
         return metrics
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with blamed(f"weights of {resume_from_checkpoint}", REMEDY):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         check_weights_finite(str(resume_from_checkpoint), self.model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with blamed(f"{checkpoint}/optimizer.pt or scheduler.pt", REMEDY):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        with blamed(f"random states of {checkpoint}", REMEDY):
+            super()._load_rng_state(checkpoint)
 
     def blames_optimizer(self):
         """Returns the context in which an optimiser is made: its errors are about `optim`."""

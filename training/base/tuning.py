@@ -1,7 +1,6 @@
 """Chooses the trained parameters of a classifier: frozen blocks, learning rates by depth, and LoRA."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
@@ -11,8 +10,9 @@ from transformers import PreTrainedModel
 from modeling_dual_ssast import PannsCnn14Model, VGGishModel
 
 from ..errors import InputError
-from ..files import check_same, write_json
+from ..files import check_same, read_json, write_json
 from .arguments import TrainedWeightsArguments
+from .resumption import REMEDY
 
 ADAPTER = "adapter"
 LORA_TARGETS = ("q_proj", "v_proj")  # as in the paper (Hu et al., ICLR 2022)
@@ -161,7 +161,7 @@ def check_same_tuning(checkpoint: str, tuning: TrainedWeightsArguments):
     """
     path = Path(checkpoint) / TUNING_NAME
     stored = dataclasses.asdict(type(tuning)())
-    stored |= json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    stored |= read_json(path, REMEDY) if path.exists() else {}
     check_same(
         checkpoint, stored, dataclasses.asdict(tuning), "resume with the same, or begin anew with --overwrite true"
     )

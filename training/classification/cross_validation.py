@@ -24,7 +24,7 @@ from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
 from ..data.splits import load_splits, make_folds, warn_of_repeats
 from ..errors import InputError
-from ..files import check_same, check_writable, fingerprint, write_csv, write_json
+from ..files import check_same, check_writable, fingerprint, read_json, write_csv, write_json
 from . import train
 from .arguments import CrossValidationArguments, TuningArguments
 from .confidence_intervals import d_prime
@@ -136,7 +136,7 @@ def check_same_recipe(path: Path, clips: datasets.Dataset, folds: list, recipe: 
         json.dumps({name: value for name, value in found.items() if name not in NOT_COMPARED}, default=str)
     )
     if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path, "begin anew with --overwrite true")
         known = {
             name: value for name, value in found.items() if name in stored
         }  # an earlier version had fewer settings
@@ -187,7 +187,7 @@ def write_summary(folder: Path, folders: dict[tuple[int, int], Path], recipe: di
     """Writes `cross_validation.csv`, `predictions.csv` of all held-out clips and `results.json`; prints the summary."""
     rows, predictions = [], []
     for (seed, fold), own_folder in folders.items():
-        results = json.loads((own_folder / "results.json").read_text(encoding="utf-8"))
+        results = read_json(own_folder / "results.json", f"remove {own_folder}, which is then trained anew")
         place = {"seed": seed, "fold": fold + 1}
         rows.append(place | {"clips": results["clips"]["test"]} | results["metrics"]["test"])
         # As text: a class may be called 007 or NA.

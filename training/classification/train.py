@@ -11,7 +11,6 @@ from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeature
 from ..base import outputs, reproduction
 from ..base.arguments import ModelArguments, TrainingArguments
 from ..base.loading import (
-    check_same_run,
     choose_windows,
     compute_statistics,
     load_config,
@@ -21,6 +20,7 @@ from ..base.loading import (
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
+from ..base.resumption import check_same_run
 from ..base.trainer import early_stopping
 from ..base.tuning import check_same_tuning, prepare
 from ..data.arguments import DataArguments

@@ -10,7 +10,6 @@ from ..base import outputs, reproduction
 from ..base.arguments import ModelArguments
 from ..base.label_frames import FrameGrid, frame_grid
 from ..base.loading import (
-    check_same_run,
     compute_statistics,
     load_config,
     load_feature_extractor,
@@ -19,6 +18,7 @@ from ..base.loading import (
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
+from ..base.resumption import check_same_run
 from ..base.trainer import early_stopping
 from ..base.tuning import check_same_tuning, prepare
 from ..data.augmentation import AugmentationArguments

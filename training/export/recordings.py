@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 import datasets
@@ -15,6 +14,7 @@ from ..data.listing import find_audio_files
 from ..data.sources import load_folder
 from ..data.tables import load_table
 from ..errors import InputError
+from ..files import read_json
 from .graph import gives_frames
 
 LENGTHS_S = (0.3, 1.0, 2.5, 5.0, 10.0, 15.0)
@@ -64,7 +64,7 @@ def test_clips_of(folder: Path) -> tuple[Path | None, Columns | None]:
     """Finds the table of a run's test clips, if it still exists, and its columns."""
     if not (folder / "results.json").is_file():
         return None, None
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_json(folder / "results.json", "evaluate the model anew (train_hf.py recipes/evaluation.yaml)")
     settings = results.get("recipe", {}).get("DataArguments", {})
     found = Path(settings["test_file"]) if settings.get("test_file") and not settings.get("unknown_classes") else None
     if results.get("problem_type") != "single_label_classification" or found is None or not found.is_file():

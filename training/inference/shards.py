@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from ..errors import InputError
-from ..files import UNFINISHED, check_same, complete_file, write_json
+from ..files import UNFINISHED, check_same, complete_file, read_json, write_json
 
 DESCRIPTION = "shards.json"
 FORMAT = 2  # of the files: a run that another version began does not go on
@@ -129,7 +129,7 @@ class Shards:
             return
         wanted = json.loads(json.dumps(self.description))
         remedy = "use another folder, or set overwrite to compute the numbers anew"
-        check_same(self.folder, json.loads(path.read_text(encoding="utf-8")), wanted, remedy)
+        check_same(self.folder, read_json(path, remedy), wanted, remedy)
 
     def look(self):
         """Finds the parts that are stored."""

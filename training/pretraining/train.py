@@ -1,7 +1,6 @@
 """Runs a pretraining: loads the data and the model, trains, evaluates, and writes the output folder."""
 
 import itertools
-import json
 import math
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from ..base.finite import check_weights_finite
 from ..base.inference import PATCH_MODEL_TYPES
 from ..base.loading import (
     blames_model,
-    check_same_run,
     check_weights,
     compute_statistics,
     load_config,
@@ -26,6 +24,7 @@ from ..base.loading import (
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
+from ..base.resumption import check_same_run
 from ..base.trainer import early_stopping
 from ..data.arguments import UnlabelledDataArguments
 from ..data.audio import read_audio
@@ -34,7 +33,7 @@ from ..data.clips import LocalClips, StreamedClips, join
 from ..data.unlabelled_sources import drop_unreadable, hold_out, open_source, parse_sources
 from ..data.unreadable import UNREADABLE_CLIPS, UnreadableLog
 from ..errors import InputError
-from ..files import check_same, fingerprint, write_json
+from ..files import check_same, fingerprint, read_json, write_json
 from . import report as pretraining_report
 from .arguments import NO_PLATEAU, PretrainingArguments
 from .probe import open_probe
@@ -162,7 +161,7 @@ def check_same_data(path: Path, clips: list, validation, arguments: PretrainingA
             "resume with the same clips (files that were added, removed or named by another path count too), or begin "
             "anew with --overwrite true"
         )
-        check_same(path, json.loads(path.read_text(encoding="utf-8")), found, remedy)
+        check_same(path, read_json(path, "begin anew with --overwrite true"), found, remedy)
     elif arguments.should_save:
         write_json(path, found)
 

@@ -1,0 +1,133 @@
+"""Tests what a training goes on from: checkpoints that are whole, damaged, in parts, or of an earlier version."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from audio_files import write_class_folders
+from safetensors.torch import load_file
+from tiny_runs import TINY, train
+
+from training.base.averaging import TRAINED_WEIGHTS_NAME
+from training.errors import InputError
+
+SETTINGS = {"num_train_epochs": 1, "ema_decay": 0.5, "save_total_limit": 1, "load_best_model_at_end": False}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """The output folder of a run of one epoch, and its recipe."""
+    folder = tmp_path_factory.mktemp("finished")
+    clips = write_class_folders(folder / "clips", 10)
+    values = TINY | SETTINGS | {"dataset_name": str(clips), "output_dir": str(folder / "run")}
+    recipe = folder / "recipe.json"
+    recipe.write_text(json.dumps(values))
+    train(str(recipe))
+    return folder / "run", str(recipe)
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy of the run's checkpoint, the only one of its output folder."""
+    (checkpoint,) = finished[0].glob("checkpoint-*")
+    return Path(shutil.copytree(checkpoint, tmp_path / "run" / checkpoint.name))
+
+
+def resume(checkpoint: Path, recipe: str, *words: str):
+    words = ["--output_dir", str(checkpoint.parent), "--resume_from_checkpoint", "true", *words]
+    train(recipe, *words, "--num_train_epochs", "2")
+
+
+def seconds_of(folder: Path) -> float:
+    return json.loads((folder / "results.json").read_text())["training"]["seconds"]
+
+
+def change_state(checkpoint: Path, change):
+    path = checkpoint / "trainer_state.json"
+    state = json.loads(path.read_text())
+    change(state["stateful_callbacks"])
+    path.write_text(json.dumps(state))
+
+
+def test_a_resumed_run_adds_to_the_seconds_of_its_checkpoint(finished, run):
+    def change(states):
+        own = states["Resumption"]["attributes"]
+        assert 0 < own["earlier_s"] <= seconds_of(finished[0])
+        own["earlier_s"] = 1e6
+
+    change_state(run, change)
+    resume(run, finished[1])
+    assert 0 < seconds_of(run.parent) - 1e6 < 1e5
+
+
+def test_a_checkpoint_without_states_of_callbacks_is_resumed(finished, run):
+    """Those of earlier versions have no seconds, and a run may get early stopping when it is resumed."""
+    change_state(run, lambda states: states.pop("Resumption"))
+    resume(
+        run,
+        finished[1],
+        "--early_stopping_patience",
+        "5",
+        "--load_best_model_at_end",
+        "true",
+        "--save_total_limit",
+        "2",
+    )
+    assert 0 < seconds_of(run.parent) < 1e5
+    state = run.with_name("checkpoint-6") / "trainer_state.json"
+    kept = json.loads(state.read_text())["stateful_callbacks"]
+    assert kept.keys() == {"EarlyStopping", "TrainerControl", "Resumption"}
+
+
+PARTS = ["config.json", "trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_checkpoint_without_a_part_is_named(finished, run, name):
+    """Trainer would begin a missing optimizer, schedule or random state anew without a word."""
+    (run / name).unlink()
+    with pytest.raises(
+        InputError, match=f"{run.name}: has no {name}, so the training cannot go on as it was"
+    ) as caught:
+        resume(run, finished[1])
+    assert "\n" not in str(caught.value) and "--resume_from_checkpoint FOLDER" in str(caught.value)
+    assert not (run.parent / "results.json").exists()
+
+
+@pytest.mark.parametrize("name", [*PARTS, "tuning.json", TRAINED_WEIGHTS_NAME])
+def test_a_damaged_checkpoint_is_named(finished, run, name):
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=f"{run.name}.*(cannot be used here|is damaged)") as caught:
+        resume(run, finished[1])
+    assert "\n" not in str(caught.value) and "--resume_from_checkpoint FOLDER" in str(caught.value)
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(finished, run):
+    with pytest.raises(InputError, match="run: has no trainer_state.json"):
+        resume(run, finished[1], "--resume_from_checkpoint", str(finished[0]))
+
+
+def test_a_moved_run_keeps_its_best_checkpoint(finished, tmp_path):
+    """The state of a checkpoint has the path of the folder that the run had."""
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    words = ["--load_best_model_at_end", "true", "--metric_for_best_model", "loss", "--ema_decay", "null"]
+    words += ["--save_total_limit", "2"]
+    train(finished[1], "--output_dir", str(folder), *words)
+    shutil.move(folder, moved)
+    path = moved / "checkpoint-3" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    assert state["best_model_checkpoint"] == str(folder / "checkpoint-3")
+    path.write_text(json.dumps(state | {"best_metric": -1.0}))  # no later loss is below
+    train(
+        finished[1], "--output_dir", str(moved), *words, "--resume_from_checkpoint", "true", "--num_train_epochs", "2"
+    )
+    state = json.loads((moved / "checkpoint-6" / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(moved / "checkpoint-3")
+    best, last, kept = (
+        load_file(part / "model.safetensors") for part in (moved / "checkpoint-3", moved / "checkpoint-6", moved)
+    )
+    assert all(torch.equal(best[name], kept[name]) for name in best)
+    assert not all(torch.equal(last[name], kept[name]) for name in last)

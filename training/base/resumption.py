@@ -1,0 +1,48 @@
+"""Checks the checkpoint that a training goes on from: without a part, Trainer would go on with other numbers."""
+
+from pathlib import Path
+
+from transformers import AutoConfig, TrainerState
+
+from ..errors import InputError, blamed
+from ..files import check_same
+from .inference import VOLATILE_KEYS
+
+REMEDY = "resume from another one with --resume_from_checkpoint FOLDER, or begin anew with --overwrite true"
+STATE = "trainer_state.json"
+SHARDS = "global_step*"  # DeepSpeed's, which hold the optimizer and what belongs to it
+# A name of each row must be there. FSDP has folders and .bin files instead of some of these.
+PARTS = (
+    ("config.json",),
+    (STATE,),
+    ("model.safetensors", "model-*.safetensors", "adapter_model*", "*pytorch_model*", SHARDS),
+    ("optimizer.pt", "*optimizer*", SHARDS),
+    ("scheduler.pt", SHARDS),
+    ("rng_state.pth", "rng_state_*.pth"),
+)
+
+
+def check_same_run(checkpoint: str, config):
+    """
+    Checks that a checkpoint to resume from is whole, and has the recipe's configuration.
+
+    Raises:
+        InputError: a part is missing or cannot be read, or another model than the recipe's.
+    """
+    folder = Path(checkpoint)
+    for names in PARTS:
+        if not any(any(folder.glob(name)) for name in names):
+            raise InputError(
+                f"{folder}: has no {names[0]}, so the training cannot go on as it was (save_only_model leaves such "
+                f"files out); {REMEDY}, or train from its weights with --model_name_or_path"
+            )
+    with blamed(str(folder / STATE), REMEDY):
+        TrainerState.load_from_json(str(folder / STATE))
+    with blamed(str(folder / "config.json"), REMEDY):
+        stored = AutoConfig.from_pretrained(checkpoint).to_dict()
+    wanted = config.to_dict()
+    compared = {key: wanted[key] for key in ("model_type", *wanted) if key not in VOLATILE_KEYS}
+    stored = dict.fromkeys(compared) | stored
+    check_same(
+        checkpoint, stored, compared, "resume with the same recipe and data, or begin anew with --overwrite true"
+    )
