@@ -131,3 +131,17 @@ def test_a_moved_run_keeps_its_best_checkpoint(finished, tmp_path):
     )
     assert all(torch.equal(best[name], kept[name]) for name in best)
     assert not all(torch.equal(last[name], kept[name]) for name in last)
+
+
+def test_other_clips_are_refused(finished, run, tmp_path):
+    """Divided anew, clips that were trained on would be tested."""
+    clips = Path(shutil.copytree(finished[0].with_name("clips"), tmp_path / "clips"))
+    resume(run, finished[1], "--dataset_name", str(clips))  # in another folder they are the same
+    shutil.copy(min(clips.glob("*/*.wav")), clips / "low" / "another.wav")
+    message = "was made with other train clips; resume with the same clips and seed, or begin anew with --overwrite"
+    with pytest.raises(InputError, match=message):
+        resume(run, finished[1], "--dataset_name", str(clips))
+    with pytest.raises(InputError, match="was made with other train clips"):
+        resume(run, finished[1], "--seed", "2")
+    with pytest.raises(InputError, match="was made with 12 train clips, now there are 16; resume with"):
+        resume(run, finished[1], "--validation_fraction", "0")

@@ -5,11 +5,12 @@ from pathlib import Path
 from transformers import AutoConfig, TrainerState
 
 from ..errors import InputError, blamed
-from ..files import check_same
+from ..files import check_same, read_json
 from .inference import VOLATILE_KEYS
 
 REMEDY = "resume from another one with --resume_from_checkpoint FOLDER, or begin anew with --overwrite true"
 STATE = "trainer_state.json"
+DATA = "training_data.json"  # what tells a run's clips from others
 SHARDS = "global_step*"  # DeepSpeed's, which hold the optimizer and what belongs to it
 # A name of each row must be there. FSDP has folders and .bin files instead of some of these.
 PARTS = (
@@ -46,3 +47,26 @@ def check_same_run(checkpoint: str, config):
     check_same(
         checkpoint, stored, compared, "resume with the same recipe and data, or begin anew with --overwrite true"
     )
+
+
+def check_same_clips(checkpoint: str, data: dict[str, dict]):
+    """
+    Checks that a checkpoint to resume from was made with the same clips for training and validation.
+
+    Args:
+        data: split -> what `reproduction.describe_data` returns; empty in other processes than the main one
+
+    Raises:
+        InputError: the clips differ, so that clips that were trained on could become those of the validation or test.
+    """
+    path = Path(checkpoint, DATA)
+    stored = read_json(path, REMEDY) if path.exists() else {}  # earlier versions have stored none
+    for split in ("train", "validation"):
+        then, now = stored.get(split), data.get(split)
+        if then and now and then != now:
+            clips = f"{then['clips']} {split} clips, now there are {now['clips']}"
+            clips = clips if then["clips"] != now["clips"] else f"other {split} clips"
+            raise InputError(
+                f"{checkpoint}: was made with {clips}; resume with the same clips and seed, or begin anew with "
+                "--overwrite true"
+            )

@@ -20,7 +20,7 @@ from ..base.loading import (
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import check_same_run
+from ..base.resumption import check_same_clips, check_same_run
 from ..base.trainer import early_stopping
 from ..base.tuning import check_same_tuning, prepare
 from ..data.arguments import DataArguments
@@ -109,8 +109,11 @@ def run(
         check_same_run(checkpoint, model.config)
         check_same_tuning(checkpoint, tuning)
     circumstances = reproduction.circumstances(splits, arguments)
+    if checkpoint is not None:
+        check_same_clips(checkpoint, circumstances.get("data", {}))
     starting_weights = reporting.layer_weights(model)
     trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)
+    trainer.data = circumstances.get("data", {})
     if checkpoint is None:
         trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)

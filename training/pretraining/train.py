@@ -24,7 +24,7 @@ from ..base.loading import (
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import check_same_run
+from ..base.resumption import DATA, check_same_run
 from ..base.trainer import early_stopping
 from ..data.arguments import UnlabelledDataArguments
 from ..data.audio import read_audio
@@ -40,7 +40,6 @@ from .probe import open_probe
 from .trainer import Examples, PretrainingTrainer
 from .watch import Watch
 
-DATA = "training_data.json"  # the clips and the seed of a run: a resumption must have the same
 logger = logging.get_logger(__name__)
 LARGEST_HELD_OUT_SHARE = 0.1  # of the local clips: few clips are mostly needed for training
 
