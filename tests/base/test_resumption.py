@@ -145,3 +145,11 @@ def test_other_clips_are_refused(finished, run, tmp_path):
         resume(run, finished[1], "--seed", "2")
     with pytest.raises(InputError, match="was made with 12 train clips, now there are 16; resume with"):
         resume(run, finished[1], "--validation_fraction", "0")
+
+
+def test_another_learning_rate_is_refused(finished, run):
+    """That of the checkpoint would replace it without a word."""
+    with pytest.raises(
+        InputError, match="checkpoint-3: was made with a learning rate of 0.001, now 0.0001; resume with"
+    ):
+        resume(run, finished[1], "--learning_rate", "1e-4")

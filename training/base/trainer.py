@@ -215,8 +215,20 @@ class AudioTrainer(Trainer):
         check_weights_finite(str(resume_from_checkpoint), self.model)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
+        """Also refuses other learning rates: those of the checkpoint replace them."""
+        wanted = self._rates()
         with blamed(f"{checkpoint}/optimizer.pt or scheduler.pt", REMEDY):
             super()._load_optimizer_and_scheduler(checkpoint)
+        for before, now in zip(self._rates(), wanted):
+            if before != now:
+                raise InputError(
+                    f"{checkpoint}: was made with a learning rate of {before:g}, now {now:g}; resume with the same, or "
+                    "begin anew with --overwrite true"
+                )
+
+    def _rates(self) -> list[float]:
+        """Returns the highest learning rate of each group of weights, of which a schedule takes parts."""
+        return [group["initial_lr"] for group in self.optimizer.param_groups if "initial_lr" in group]
 
     def _load_rng_state(self, checkpoint):
         with blamed(f"random states of {checkpoint}", REMEDY):
