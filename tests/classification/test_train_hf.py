@@ -271,6 +271,13 @@ def test_the_best_checkpoint_is_the_best(clips, recipe, metric, is_better):
     assert state["best_metric"] == is_better(values)
 
 
+def test_every_clip_is_tested_without_incomplete_training_batches(clips, recipe):
+    """Three of four clips would be tested, in batches of three."""
+    path, output = recipe(dataset_name=clips, dataloader_drop_last=True, per_device_eval_batch_size=3)
+    train(path)
+    assert len(pandas.read_csv(output / "predictions.csv")) == 4
+
+
 def test_a_checkpoint_of_another_run_is_not_resumed(clips, recipe):
     path, output = recipe(dataset_name=clips)
     train(path)

@@ -5,7 +5,8 @@ import math
 import os
 import shutil
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -283,6 +284,24 @@ class AudioTrainer(Trainer):
                 return super().get_train_dataloader()
         # Without an own generator, a resumed run would draw one more random number.
         return self.own_loader(batch_size=self.args.train_batch_size, generator=torch.Generator())
+
+    def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
+        with self._keeps_all_clips():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset) -> torch.utils.data.DataLoader:
+        with self._keeps_all_clips():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _keeps_all_clips(self) -> Iterator[None]:
+        """Turns `dataloader_drop_last` off while a loader is made: an evaluation without its last clips is another."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            with blamed(*WRONG_OPTIONS):
+                yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def own_loader(self, **settings) -> torch.utils.data.DataLoader:
         """Returns a loader of the training clips by the recipe's options, for batches that Trainer's cannot make."""
