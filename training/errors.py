@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pickle import UnpicklingError
 
 from safetensors import SafetensorError
 
@@ -18,8 +19,8 @@ class InputError(Exception):
 
 # What libraries raise about arguments that they cannot take. ImportError: a package is missing or too old.
 LIBRARY_ERRORS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SafetensorError,
-    TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError,
+    SafetensorError, TypeError, UnpicklingError, ValueError,
 )  # fmt: skip
 
 

@@ -96,10 +96,12 @@ def test_a_checkpoint_without_a_part_is_named(finished, run, name):
     assert not (run.parent / "results.json").exists()
 
 
-@pytest.mark.parametrize("name", [*PARTS, "tuning.json", TRAINED_WEIGHTS_NAME])
-def test_a_damaged_checkpoint_is_named(finished, run, name):
+@pytest.mark.parametrize("share", [0, 0.5])
+@pytest.mark.parametrize("name", [*PARTS, "tuning.json", "training_data.json", TRAINED_WEIGHTS_NAME])
+def test_a_damaged_checkpoint_is_named(finished, run, name, share):
+    """A full disk or a copy that was stopped leaves files that are empty or end early."""
     content = (run / name).read_bytes()
-    (run / name).write_bytes(content[: len(content) // 2])
+    (run / name).write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match=f"{run.name}.*(cannot be used here|is damaged)") as caught:
         resume(run, finished[1])
     assert "\n" not in str(caught.value) and "--resume_from_checkpoint FOLDER" in str(caught.value)

@@ -24,7 +24,7 @@ class FineTuningTrainer(AudioTrainer):
     Args:
         training_loss: (logits, labels) -> loss, in place of the model's own during training
 
-    `data` is what `reproduction.describe_data` returns: checkpoints keep it for `check_same_clips`.
+    Checkpoints keep `fingerprints`, what `reproduction.describe_data` returns, for `check_same_clips`.
 
     Raises:
         InputError: the model is sharded, and an option needs whole weights.
@@ -42,7 +42,7 @@ class FineTuningTrainer(AudioTrainer):
             raise InputError("hub_strategy: checkpoints of lora_rank hold only an adapter; set end")
         self.tuning = tuning
         self.training_loss = training_loss
-        self.data: dict[str, dict] = {}
+        self.fingerprints: dict[str, dict] = {}
         self.average = weight_average(tuning)
         if self.average is not None:
             self.add_callback(self.average)
@@ -168,11 +168,11 @@ class FineTuningTrainer(AudioTrainer):
             self.model.config.to_json_file(Path(output_dir) / "config.json")
 
     def _save_optimizer_and_scheduler(self, output_dir):
-        """Also saves the tuning settings, what tells the clips from others, and the averaged weights."""
+        """Also saves the tuning settings, the fingerprints of the clips, and the averaged weights."""
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             save_tuning(self.tuning, Path(output_dir))
-            write_json(Path(output_dir) / DATA, self.data)
+            write_json(Path(output_dir) / DATA, self.fingerprints)
             if self.average is not None:
                 self.average.save(self.model, Path(output_dir))
 

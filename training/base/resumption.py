@@ -10,7 +10,7 @@ from .inference import VOLATILE_KEYS
 
 REMEDY = "resume from another one with --resume_from_checkpoint FOLDER, or begin anew with --overwrite true"
 STATE = "trainer_state.json"
-DATA = "training_data.json"  # what tells a run's clips from others
+DATA = "training_data.json"  # fingerprints of the clips of a run
 SHARDS = "global_step*"  # DeepSpeed's, which hold the optimizer and what belongs to it
 # A name of each row must be there. FSDP has folders and .bin files instead of some of these.
 PARTS = (
@@ -49,12 +49,12 @@ def check_same_run(checkpoint: str, config):
     )
 
 
-def check_same_clips(checkpoint: str, data: dict[str, dict]):
+def check_same_clips(checkpoint: str, fingerprints: dict[str, dict]):
     """
     Checks that a checkpoint to resume from was made with the same clips for training and validation.
 
     Args:
-        data: split -> what `reproduction.describe_data` returns; empty in other processes than the main one
+        fingerprints: split -> what `reproduction.describe_data` returns; empty in other processes than the main one
 
     Raises:
         InputError: the clips differ, so that clips that were trained on could become those of the validation or test.
@@ -62,7 +62,7 @@ def check_same_clips(checkpoint: str, data: dict[str, dict]):
     path = Path(checkpoint, DATA)
     stored = read_json(path, REMEDY) if path.exists() else {}  # earlier versions have stored none
     for split in ("train", "validation"):
-        then, now = stored.get(split), data.get(split)
+        then, now = stored.get(split), fingerprints.get(split)
         if then and now and then != now:
             clips = f"{then['clips']} {split} clips, now there are {now['clips']}"
             clips = clips if then["clips"] != now["clips"] else f"other {split} clips"

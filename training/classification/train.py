@@ -105,15 +105,15 @@ def run(
     windows = choose_windows(model.base_model, extractor, data_arguments)
     for dataset in datasets.values():
         dataset.windows = windows
+    circumstances = reproduction.circumstances(splits, arguments)
+    fingerprints = circumstances.get("data", {})
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
         check_same_tuning(checkpoint, tuning)
-    circumstances = reproduction.circumstances(splits, arguments)
-    if checkpoint is not None:
-        check_same_clips(checkpoint, circumstances.get("data", {}))
+        check_same_clips(checkpoint, fingerprints)
     starting_weights = reporting.layer_weights(model)
     trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)
-    trainer.data = circumstances.get("data", {})
+    trainer.fingerprints = fingerprints
     if checkpoint is None:
         trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -63,14 +63,14 @@ def run(
         for dataset in datasets.values():
             dataset.feature_extractor = extractor
     model.config.padding_value = extractor.padding_value
+    circumstances = reproduction.circumstances(described(splits), arguments)
+    fingerprints = circumstances.get("data", {})
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
         check_same_tuning(checkpoint, tuning)
-    circumstances = reproduction.circumstances(described(splits), arguments)
-    if checkpoint is not None:
-        check_same_clips(checkpoint, circumstances.get("data", {}))
+        check_same_clips(checkpoint, fingerprints)
     trainer = make_trainer(model, extractor, datasets, tuning, arguments)
-    trainer.data = circumstances.get("data", {})
+    trainer.fingerprints = fingerprints
     if checkpoint is None:
         trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)
