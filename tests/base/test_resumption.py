@@ -149,9 +149,15 @@ def test_other_clips_are_refused(finished, run, tmp_path):
         resume(run, finished[1], "--validation_fraction", "0")
 
 
-def test_another_learning_rate_is_refused(finished, run):
-    """That of the checkpoint would replace it without a word."""
-    with pytest.raises(
-        InputError, match="checkpoint-3: was made with a learning rate of 0.001, now 0.0001; resume with"
-    ):
-        resume(run, finished[1], "--learning_rate", "1e-4")
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("learning_rate", "1e-4", "learning rate 0.001, now 0.0001"),
+        ("weight_decay", "0.1", "weight decay 0.0, now 0.1"),
+        ("adam_beta1", "0.5", r"betas of Adam \(0.9, 0.999\), now \(0.5, 0.999\)"),
+    ],
+)
+def test_other_settings_of_the_optimizer_are_refused(finished, run, option, value, message):
+    """Those of the checkpoint would replace them without a word."""
+    with pytest.raises(InputError, match=f"checkpoint-3: was made with {message}; resume with the same"):
+        resume(run, finished[1], f"--{option}", value)

@@ -20,6 +20,7 @@ from hub.finite import non_finite_weights
 from ..data.clip_stream import ClipStream
 from ..data.feature_plans import PlannedBatch
 from ..errors import InputError, blamed, one_line, short
+from ..files import check_same
 from .finite import NotFinite, check_weights_finite
 from .progress import Progress
 from .push_to_hub import CheckpointPushes, push_run
@@ -105,6 +106,13 @@ class AudioTrainer(Trainer):
     `training_s` is the duration of the last training in seconds, with what its checkpoint had before a resumption.
     """
 
+    # Key of a group of weights -> its name. A schedule takes parts of `initial_lr`.
+    OPTIMIZER_SETTINGS = {
+        "initial_lr": "learning rate",
+        "weight_decay": "weight decay",
+        "betas": "betas of Adam",
+        "eps": "epsilon of Adam",
+    }
     training_s = 0.0
     _staging: str | None = None
     _pushes: CheckpointPushes | None = None
@@ -216,20 +224,19 @@ class AudioTrainer(Trainer):
         check_weights_finite(str(resume_from_checkpoint), self.model)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        """Also refuses other learning rates: those of the checkpoint replace them."""
-        wanted = self._rates()
+        """Also refuses other settings of the optimizer: those of the checkpoint replace them."""
+        wanted = self._optimizer_settings()
         with blamed(f"{checkpoint}/optimizer.pt or scheduler.pt", REMEDY):
             super()._load_optimizer_and_scheduler(checkpoint)
-        for before, now in zip(self._rates(), wanted):
-            if before != now:
-                raise InputError(
-                    f"{checkpoint}: was made with a learning rate of {before:g}, now {now:g}; resume with the same, or "
-                    "begin anew with --overwrite true"
-                )
+        for before, now in zip(self._optimizer_settings(), wanted):
+            check_same(checkpoint, before, now, "resume with the same, or begin anew with --overwrite true")
 
-    def _rates(self) -> list[float]:
-        """Returns the highest learning rate of each group of weights, of which a schedule takes parts."""
-        return [group["initial_lr"] for group in self.optimizer.param_groups if "initial_lr" in group]
+    def _optimizer_settings(self) -> list[dict]:
+        """Returns the settings of each group of weights that no schedule changes."""
+        return [
+            {name: group[key] for key, name in self.OPTIMIZER_SETTINGS.items() if key in group}
+            for group in self.optimizer.param_groups
+        ]
 
     def _load_rng_state(self, checkpoint):
         with blamed(f"random states of {checkpoint}", REMEDY):
