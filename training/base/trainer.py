@@ -28,6 +28,13 @@ from .resumption import REMEDY
 
 WRONG_OPTIONS = "options of the training", "correct or leave out the option that this is about"
 FIRST_STEP = "options or checkpoint of the training", "correct or leave out the one that this is about"
+# Key of a group of weights -> its name in messages. Schedules of the rate take parts of `initial_lr`.
+OPTIMIZER_SETTINGS = {
+    "initial_lr": "learning rate",
+    "weight_decay": "weight decay",
+    "betas": "betas of Adam",
+    "eps": "epsilon of Adam",
+}
 STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: no program mistakes it for a checkpoint
 
 
@@ -106,13 +113,7 @@ class AudioTrainer(Trainer):
     `training_s` is the duration of the last training in seconds, with what its checkpoint had before a resumption.
     """
 
-    # Key of a group of weights -> its name. A schedule takes parts of `initial_lr`.
-    OPTIMIZER_SETTINGS = {
-        "initial_lr": "learning rate",
-        "weight_decay": "weight decay",
-        "betas": "betas of Adam",
-        "eps": "epsilon of Adam",
-    }
+    CONSTANTS = tuple(OPTIMIZER_SETTINGS)  # those that no schedule changes
     training_s = 0.0
     _staging: str | None = None
     _pushes: CheckpointPushes | None = None
@@ -234,7 +235,7 @@ class AudioTrainer(Trainer):
     def _optimizer_settings(self) -> list[dict]:
         """Returns the settings of each group of weights that no schedule changes."""
         return [
-            {name: group[key] for key, name in self.OPTIMIZER_SETTINGS.items() if key in group}
+            {OPTIMIZER_SETTINGS[key]: group[key] for key in self.CONSTANTS if key in group}
             for group in self.optimizer.param_groups
         ]
 

@@ -163,10 +163,7 @@ class AsitTrainer(PretrainingTrainer):
     model_class = ASiTForPreTraining
     examples_class = AsitExamples
     components = ("class_loss", "data_loss", "reconstruction_loss")
-    # `Schedules` changes the weight decay.
-    OPTIMIZER_SETTINGS = {
-        key: name for key, name in PretrainingTrainer.OPTIMIZER_SETTINGS.items() if key != "weight_decay"
-    }
+    CONSTANTS = ("initial_lr", "betas", "eps")  # `Schedules` changes the weight decay
 
     @staticmethod
     def metrics_of(config: ASiTConfig) -> tuple[str, ...]:
