@@ -65,16 +65,8 @@ def test_a_resumed_run_adds_to_the_seconds_of_its_checkpoint(finished, run):
 def test_a_checkpoint_without_states_of_callbacks_is_resumed(finished, run):
     """Those of earlier versions have no seconds, and a run may get early stopping when it is resumed."""
     change_state(run, lambda states: states.pop("Resumption"))
-    resume(
-        run,
-        finished[1],
-        "--early_stopping_patience",
-        "5",
-        "--load_best_model_at_end",
-        "true",
-        "--save_total_limit",
-        "2",
-    )
+    words = ["--early_stopping_patience", "5", "--load_best_model_at_end", "true", "--save_total_limit", "2"]
+    resume(run, finished[1], *words)
     assert 0 < seconds_of(run.parent) < 1e5
     state = run.with_name("checkpoint-6") / "trainer_state.json"
     kept = json.loads(state.read_text())["stateful_callbacks"]

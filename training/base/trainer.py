@@ -113,7 +113,7 @@ class AudioTrainer(Trainer):
     `training_s` is the duration of the last training in seconds, with what its checkpoint had before a resumption.
     """
 
-    CONSTANTS = tuple(OPTIMIZER_SETTINGS)  # those that no schedule changes
+    CONSTANT_SETTINGS = tuple(OPTIMIZER_SETTINGS)  # of the optimizer: no schedule changes them
     training_s = 0.0
     _staging: str | None = None
     _pushes: CheckpointPushes | None = None
@@ -235,7 +235,7 @@ class AudioTrainer(Trainer):
     def _optimizer_settings(self) -> list[dict]:
         """Returns the settings of each group of weights that no schedule changes."""
         return [
-            {OPTIMIZER_SETTINGS[key]: group[key] for key in self.CONSTANTS if key in group}
+            {OPTIMIZER_SETTINGS[key]: group[key] for key in self.CONSTANT_SETTINGS if key in group}
             for group in self.optimizer.param_groups
         ]
 

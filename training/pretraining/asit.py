@@ -163,7 +163,7 @@ class AsitTrainer(PretrainingTrainer):
     model_class = ASiTForPreTraining
     examples_class = AsitExamples
     components = ("class_loss", "data_loss", "reconstruction_loss")
-    CONSTANTS = ("initial_lr", "betas", "eps")  # `Schedules` changes the weight decay
+    CONSTANT_SETTINGS = ("initial_lr", "betas", "eps")  # `Schedules` changes the weight decay
 
     @staticmethod
     def metrics_of(config: ASiTConfig) -> tuple[str, ...]:
