@@ -232,7 +232,7 @@ def test_checkpoints_are_scanned_before_a_training_goes_on(folder):
 def test_random_states_of_strangers(folder, monkeypatch):
     (folder / "rng_state_0.pth").write_bytes(pickle.dumps(Payload()))
     assert check_output_folder(resuming(folder)) == str(folder)
-    monkeypatch.setattr("training.base.outputs.transformers", SimpleNamespace(__version__="4.57.1"))
+    monkeypatch.setattr("training.base.resumption.transformers", SimpleNamespace(__version__="4.57.1"))
     with pytest.raises(
         InputError, match=r"rng_state_0.pth could run any code in transformers 4.57.1 \(CVE-2026-1839\)"
     ):

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import transformers
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
@@ -19,9 +18,9 @@ from . import open_set
 from .arguments import TrainingArguments
 from .inference import scan
 from .progress import is_metric
+from .resumption import check_random_states
 
 logger = logging.get_logger(__name__)
-TRUST = "DUAL_SSAST_TRUST_CHECKPOINT"  # environment variable
 STAGING_NAME = "unfinished-outputs"
 FIGURES = (
     "learning_curves", "reconstruction", "layer_weights", "confusion_matrix", "predicted_numbers", "calibration",
@@ -52,18 +51,8 @@ def check_output_folder(arguments: TrainingArguments) -> str | None:
     checkpoint = _find_checkpoint(arguments)
     if checkpoint is not None:
         scan(checkpoint, resumes=True)
-        _check_random_states(checkpoint)
+        check_random_states(checkpoint)
     return checkpoint
-
-
-def _check_random_states(checkpoint: str):
-    """Refuses the pickles of a checkpoint's random states in versions that run what is in them: CVE-2026-1839."""
-    states = min((path.name for path in Path(checkpoint).glob("rng_state*.pth")), default=None)
-    if states and int(transformers.__version__.partition(".")[0]) < 5 and os.environ.get(TRUST) != "1":
-        raise InputError(
-            f"{checkpoint}: {states} could run any code in transformers {transformers.__version__} (CVE-2026-1839); "
-            f"install transformers>=5.5, or set {TRUST}=1 if the checkpoint is your own"
-        )
 
 
 def _find_checkpoint(arguments: TrainingArguments) -> str | None:

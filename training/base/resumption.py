@@ -1,7 +1,9 @@
 """Checks the checkpoint that a training goes on from: without a part, Trainer would go on with other numbers."""
 
+import os
 from pathlib import Path
 
+import transformers
 from transformers import AutoConfig, TrainerState
 
 from ..errors import InputError, blamed
@@ -10,6 +12,7 @@ from .inference import VOLATILE_KEYS
 
 REMEDY = "resume from another one with --resume_from_checkpoint FOLDER, or begin anew with --overwrite true"
 STATE = "trainer_state.json"
+TRUST = "DUAL_SSAST_TRUST_CHECKPOINT"  # environment variable
 DATA = "training_data.json"  # fingerprints of the clips of a run
 SHARDS = "global_step*"  # DeepSpeed's, which hold the optimizer and what belongs to it
 # A name of each row must be there. FSDP has folders and .bin files instead of some of these.
@@ -21,6 +24,21 @@ PARTS = (
     ("scheduler.pt", SHARDS),
     ("rng_state.pth", "rng_state_*.pth"),
 )
+
+
+def check_random_states(checkpoint: str):
+    """
+    Refuses the pickles of a checkpoint's random states in versions of Transformers that run what is in them.
+
+    Raises:
+        InputError: such a version, CVE-2026-1839, and the user has not allowed it.
+    """
+    states = min((path.name for path in Path(checkpoint).glob("rng_state*.pth")), default=None)
+    if states and int(transformers.__version__.partition(".")[0]) < 5 and os.environ.get(TRUST) != "1":
+        raise InputError(
+            f"{checkpoint}: {states} could run any code in transformers {transformers.__version__} (CVE-2026-1839); "
+            f"install transformers>=5.5, or set {TRUST}=1 if the checkpoint is your own"
+        )
 
 
 def check_same_run(checkpoint: str, config):
