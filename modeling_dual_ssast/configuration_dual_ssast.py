@@ -17,6 +17,8 @@ POOLINGS = ("mean", "max", "min", "std", "attention")
 POOLING_COMBINATIONS = ("sum", "mean", "concat")
 FUSIONS = ("concat", "sum", "weighted", "gated")
 CLASSIFIERS = ("linear", "prototypes")
+# Not those with weights of their own, which a new classifier or an imported encoder would have to initialise.
+ACTIVATIONS = tuple(sorted(set(ACT2FN) - {"prelu", "xielu"}))
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 PRETRAINING_OBJECTIVES = ("joint", "discriminative", "generative")
 # Names of the published Dual SSAST -> `pooling`. A pooling that is named twice counts twice.
@@ -180,10 +182,9 @@ class StrictConfig(PretrainedConfig):
 
     def _check_classifier(self):
         self._check_problem_type(self.problem_type)
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act must be one of {', '.join(sorted(ACT2FN))}, got {self.hidden_act!r}")
+        self._check_choice("hidden_act", ACTIVATIONS)
         if self.classifier_activation is not None:
-            self._check_choice("classifier_activation", tuple(sorted(ACT2FN)))
+            self._check_choice("classifier_activation", ACTIVATIONS)
         if not isinstance(self.classifier_hidden_sizes, list):
             raise ValueError(f"classifier_hidden_sizes must be a list, got {self.classifier_hidden_sizes!r}")
         for size in self.classifier_hidden_sizes:
@@ -201,6 +202,12 @@ class StrictConfig(PretrainedConfig):
         for name in ("classifier_layer_norm_eps", "frame_hop_s"):
             if getattr(self, name) is not None:
                 self._check_positive_numbers(name)
+        has_neither = self.classifier_activation is None and self.classifier_layer_norm_eps is None
+        if self.classifier_hidden_sizes and has_neither:
+            raise ValueError(
+                f"classifier_hidden_sizes={self.classifier_hidden_sizes} needs classifier_activation, or a LayerNorm "
+                "before every Linear: set classifier_layer_norm_eps, for example 1e-5"
+            )
         self._check_finite("calibration_temperature")
         self._check_thresholds()
         self._check_event_detection()
@@ -663,6 +670,10 @@ class DualSSASTConfig(StrictConfig):
         steps = (num_frames - self.patch_shape[1] + self.time_stride - 1) // self.time_stride
         last = self.grid_shape[1] - 1
         return (steps.clamp(0, last) if isinstance(steps, torch.Tensor) else min(max(steps, 0), last)) + 1
+
+    def num_batch_columns(self, num_frames: int) -> int:
+        """Returns the patch columns of a batch padded to `num_frames`: the whole grid with `attention_over_padding`."""
+        return self.grid_shape[1] if self.attention_over_padding else self.num_columns(num_frames)
 
     def num_covered_frames(self, num_columns):
         """Returns the number of frames that `num_columns` patch columns span, including padding at the right edge."""

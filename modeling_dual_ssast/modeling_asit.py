@@ -30,6 +30,7 @@ from .modeling_dual_ssast import (
     DualSSASTForAudioFrameClassification,
     DualSSASTModel,
     DualSSASTPreTrainedModel,
+    SideBySideMixin,
     clipwise_mean,
 )
 from .packing_dual_ssast import Packing  # noqa: F401
@@ -68,11 +69,11 @@ class ASiTReconstruction(nn.Module):
         layers = [layer for pair in itertools.pairwise(sizes) for layer in (nn.Linear(*pair), nn.GELU())]
         self.mlp = nn.Sequential(*layers)
         self.unpatch = nn.ConvTranspose2d(bottleneck, 1, config.patch_shape, stride=config.patch_shape)
-        self.rows = config.grid_shape[0]
+        self.config = config
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Reconstructs the spectrogram: (batch, patches, hidden) -> (batch, frames, mel)."""
-        grid = to_feature_map(self.mlp(patches), self.rows)  # (batch, bottleneck, rows, columns)
+        """Reconstructs the spectrogram as far as patches reach: (batch, patches, hidden) -> (batch, frames, mel)."""
+        grid = to_feature_map(self.mlp(patches), self.config.grid_shape[0])  # (batch, bottleneck, rows, columns)
         return self.unpatch(grid).squeeze(1).transpose(1, 2)  # (batch, frames, mel)
 
 
@@ -142,7 +143,7 @@ class ASiTForAudioFrameClassification(DualSSASTForAudioFrameClassification):
     config_class = ASiTConfig
 
 
-class ASiTForPreTraining(DualSSASTPreTrainedModel):
+class ASiTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
     """
     Pretrains by ASiT's group masked model learning (Atito et al., IEEE/ACM TASLP 2024).
 
@@ -155,6 +156,7 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
 
     def __init__(self, config: ASiTConfig):
         super().__init__(config)
+        self._check_strides()
         self.dual_ssast = DualSSASTModel(config, add_fusion=False)
         self.teacher_heads = ASiTHeads(config)
         # The student has its own configuration: resizing one encoder must not change the other's grid.
@@ -215,15 +217,15 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
 
     def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):
         """
-        Resizes teacher and student to another patch grid, like [`DualSSASTPreTrainedModel`].
+        Resizes teacher and student to another patch grid, like [`DualSSASTForPreTraining`].
 
         Args:
             max_length: Longest input in frames.
-            frequency_stride: Step between patches in mel bins.
-            time_stride: Step between patches in frames.
+            frequency_stride: Step between patches in mel bins. The default is the present one.
+            time_stride: Step between patches in frames. The default is the present one.
 
         Raises:
-            ValueError: The patch does not fit, or a stride skips audio.
+            ValueError: Overlapping patches, or a patch that does not fit.
         """
         super().resize_position_embeddings(max_length, frequency_stride, time_stride)
         self.student.resize_position_embeddings(max_length, frequency_stride, time_stride)
@@ -288,6 +290,13 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         check_spectrograms(input_values[:, 0], attention_mask, self.config.num_mel_bins)
         if (corrupted_values is None) != (corruption_mask is None):
             raise ValueError("corrupted_values and corruption_mask belong together: give both or neither")
+        if attention_mask is not None:  # the corruption, too, finds the audio at the beginning
+            fill = self.config.padding_value
+            input_values = align_crops(input_values, attention_mask, fill)
+            if corrupted_values is not None:
+                corrupted_values = align_crops(corrupted_values, attention_mask, fill)
+                corruption_mask = align_crops(corruption_mask, attention_mask, 0)
+            attention_mask = frame_mask(attention_mask.bool().sum(dim=1), attention_mask.shape[1])
         if corrupted_values is None:
             corrupted_values, corruption_mask = self.corrupt_crops(input_values, attention_mask)
         # The crops of a clip stand side by side: (2 * batch, frames, mel) each.
@@ -295,14 +304,7 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
             crops.flatten(0, 1) for crops in (input_values, corrupted_values, corruption_mask)
         )
         mask = None if attention_mask is None else attention_mask.repeat_interleave(2, dim=0)  # (2 * batch, frames)
-        if mask is not None:
-            clean, corrupted = (align_frames(crops, mask, self.config.padding_value) for crops in (clean, corrupted))
-            where_corrupted = align_frames(where_corrupted, mask, 0)
-            mask = frame_mask(mask.bool().sum(dim=1), mask.shape[1])
-        num_patches = self.config.grid_shape[0] * self.config.num_columns(clean.shape[1])
-        patch_mask = self.dual_ssast.embeddings.patch_mask(mask, num_patches)
-        if patch_mask is None:
-            patch_mask = torch.ones(clean.shape[0], num_patches, dtype=torch.bool, device=clean.device)
+        patch_mask = self._patches_of_audio(clean, mask)
 
         with torch.no_grad():
             encoded = self.dual_ssast(
@@ -338,6 +340,13 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
+    def _patches_of_audio(self, clean: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
+        """Marks patches that hold audio: (2 * batch, frames, mel), (2 * batch, frames) -> (2 * batch, patches)."""
+        config, (count, num_frames) = self.config, clean.shape[:2]
+        lengths = torch.full((count,), num_frames, device=clean.device) if mask is None else mask.sum(dim=1)
+        columns = frame_mask(config.num_columns(lengths), config.num_batch_columns(num_frames))
+        return columns.repeat(1, config.grid_shape[0])
+
     def _imitation(self, student: torch.Tensor, teacher: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
         """Computes the cross-entropy of the student with the centred, sharpened teacher: (..., outputs) -> (...)."""
         target = ((teacher.float() - center) / self.teacher_temperature).softmax(dim=-1)
@@ -356,10 +365,11 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
     ) -> torch.Tensor:
         """Averages the absolute error over the corrupted area of all processes: (2 * batch, frames, mel) -> scalar."""
         frames = min(reconstruction.shape[1], clean.shape[1])  # the last patch may reach beyond the clip
-        where = corruption_mask[:, :frames].bool()
+        mels = reconstruction.shape[2]  # the highest bins are left over if no whole patch fits
+        where = corruption_mask[:, :frames, :mels].bool()
         if attention_mask is not None:
-            where = where & attention_mask[:, :frames].bool().unsqueeze(-1)
-        error = (reconstruction[:, :frames].float() - clean[:, :frames].float()).abs()
+            where = where & attention_mask[:, :frames].unsqueeze(-1)
+        error = (reconstruction[:, :frames].float() - clean[:, :frames, :mels].float()).abs()
         count = where.sum().float()
         return torch.where(where, error, 0.0).sum() / self._mean_over_processes(count).clamp(min=1)
 
@@ -397,6 +407,12 @@ class ASiTForPreTraining(DualSSASTPreTrainedModel):
         pairs = [corrupt_batch(crop, self.config, rng, frames) for crop in input_values.cpu().unbind(1)]
         corrupted, masks = (torch.stack(parts, dim=1).to(input_values.device) for parts in zip(*pairs))
         return corrupted, masks
+
+
+def align_crops(crops: torch.Tensor, mask: torch.Tensor, padding_value: float) -> torch.Tensor:
+    """Aligns crops (batch, 2, frames, mel) with one mask (batch, frames) for both like `align_frames`."""
+    aligned = align_frames(crops.flatten(0, 1), mask.repeat_interleave(2, dim=0), padding_value)
+    return aligned.unflatten(0, (-1, 2))
 
 
 def corrupt_batch(

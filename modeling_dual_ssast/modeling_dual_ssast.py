@@ -6,6 +6,7 @@ Shapes: `input_values` (batch, frames, mel) -> patches, frequency-major -> state
 `pooler_output` (batch, config.fused_size) -> `logits` (batch, labels).
 """
 
+import contextvars
 import copy
 import math
 from collections.abc import Container
@@ -14,7 +15,7 @@ from typing import Optional, Union
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -67,6 +68,8 @@ GEOMETRY = ("max_length", "frequency_stride", "time_stride")
 # Share of padding above which a batch is packed: `config.pack_tokens` -> share.
 PADDING_TO_PACK = {None: 0.05, True: 0.0}
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Whether a model is being built for stored weights, with their patch grid: `from_pretrained` resizes it afterwards.
+builds_stored_grid = contextvars.ContextVar("builds_stored_grid", default=False)
 
 
 class DualSSASTEmbeddings(nn.Module):
@@ -534,6 +537,9 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
     def _fit_head(self, old_fused_size: int):
         """Fits a head to a new patch grid. Here: no head."""
 
+    def _check_strides(self):
+        """Checks the strides of a model that was made or loaded. Here: any that the configuration allows."""
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
         """
@@ -556,7 +562,7 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
             OSError: There is no such checkpoint.
         """
         wanted = {name: kwargs.pop(name) for name in GEOMETRY if name in kwargs}
-        if pretrained_model_name_or_path is not None and config is not None and not isinstance(config, (str, bytes)):
+        if pretrained_model_name_or_path is not None and isinstance(config, PretrainedConfig):
             hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
             stored, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub)
             # Without a config.json the given configuration describes the weights.
@@ -565,10 +571,15 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
             config = copy.deepcopy(config)
             for name in GEOMETRY:
                 setattr(config, name, getattr(stored, name))
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        token = builds_stored_grid.set(True)
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        finally:
+            builds_stored_grid.reset(token)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if any(getattr(model.config, name) != value for name, value in wanted.items()):
             model.resize_position_embeddings(**wanted)
+        model._check_strides()
         model._freeze_unreached()  # Transformers 5 replaces the parameters, which resets requires_grad
         return loaded
 
@@ -944,7 +955,51 @@ class DualSSASTDecoder(nn.Module):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
-class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
+class SideBySideMixin:
+    """
+    Refuses overlapping patches, which both pretrainings exclude: what is hidden in one would be visible in the next.
+
+    `from_pretrained` loads an encoder with overlapping patches, such as AST's, if both strides are given: it is resized
+    to patches side by side.
+    """
+
+    def _check_strides(self):
+        if not builds_stored_grid.get():
+            check_side_by_side(self.config, self.config.frequency_stride, self.config.time_stride)
+
+    def resize_position_embeddings(
+        self,
+        max_length: Optional[int] = None,
+        frequency_stride: Optional[int] = None,
+        time_stride: Optional[int] = None,
+    ):
+        """
+        Resizes the model to another patch grid, like [`DualSSASTPreTrainedModel`]; the strides must equal the patch.
+
+        Args:
+            max_length: Longest input in frames.
+            frequency_stride: Step between patches in mel bins. The default is the present one.
+            time_stride: Step between patches in frames. The default is the present one.
+
+        Raises:
+            ValueError: Overlapping patches, or a patch that does not fit.
+        """
+        strides = frequency_stride or self.config.frequency_stride, time_stride or self.config.time_stride
+        check_side_by_side(self.config, *strides)
+        super().resize_position_embeddings(max_length, *strides)
+
+
+def check_side_by_side(config: DualSSASTConfig, frequency_stride: int, time_stride: int):
+    """Raises `ValueError` if patches of a configuration overlap with strides in mel bins and frames."""
+    mels, frames = config.patch_shape
+    if (frequency_stride, time_stride) != (mels, frames):
+        raise ValueError(
+            f"pretraining needs patches side by side, got strides {frequency_stride} x {time_stride} for patches of "
+            f"{mels} x {frames}: set frequency_stride={mels} and time_stride={frames}"
+        )
+
+
+class DualSSASTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
     """
     Pretrains by masked spectrogram patch modelling (Gong et al., AAAI 2022, section 2.2): identifies each masked patch
     among the masked patches of the clip (discriminative, InfoNCE) and reconstructs it (generative, MSE).
@@ -969,11 +1024,7 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
 
     def __init__(self, config: DualSSASTConfig):
         super().__init__(config)
-        if (config.frequency_stride, config.time_stride) != config.patch_shape:
-            raise ValueError(
-                f"pretraining needs patches side by side, got strides {config.frequency_stride} x {config.time_stride} "
-                f"for patches of {config.patch_shape[0]} x {config.patch_shape[1]}"
-            )
+        self._check_strides()
         self.dual_ssast = DualSSASTModel(config, add_fusion=False)
         self.mask_token = nn.Parameter(torch.empty(config.hidden_size))
         self.decoder = DualSSASTDecoder(config) if config.num_decoder_layers else None
@@ -1154,38 +1205,14 @@ class DualSSASTForPreTraining(DualSSASTPreTrainedModel):
         """
         config = self.config
         batch, num_frames = input_values.shape[0], input_values.shape[-2]
-        rows, columns = config.grid_shape[0], config.num_columns(num_frames)
-        valid_columns = torch.full((batch,), columns, device=input_values.device)
+        rows, columns = config.grid_shape[0], config.num_batch_columns(num_frames)
+        valid_columns = torch.full((batch,), config.num_columns(num_frames), device=input_values.device)
         if attention_mask is not None:
             valid_columns = config.num_columns(attention_mask.bool().sum(dim=1))
-        if config.attention_over_padding:
-            columns = config.grid_shape[1]
         copies = config.num_pretraining_masks
         valid_columns = valid_columns.repeat_interleave(copies)
         mask = sample_masked_patches(rows, columns, valid_columns, config.mask_ratio, config.clustered_mask)
         return mask if copies == 1 else mask.unflatten(0, (batch, copies))
-
-    def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):
-        """
-        Resizes the model to another `max_length`, like [`DualSSASTPreTrainedModel`]; the strides must stay.
-
-        Args:
-            max_length: Longest input in frames.
-            frequency_stride: `None` or the patch's mel bins.
-            time_stride: `None` or the patch's frames.
-
-        Raises:
-            ValueError: Another stride, or a patch that does not fit.
-        """
-        patch = self.config.patch_shape
-        given = (frequency_stride, time_stride)
-        strides = tuple(side if stride is None else stride for stride, side in zip(given, patch))
-        if strides != patch:
-            raise ValueError(
-                f"pretraining needs patches side by side, strides {patch[0]} x {patch[1]}, got {strides[0]} x "
-                f"{strides[1]}"
-            )
-        super().resize_position_embeddings(max_length)
 
 
 def contrast(

@@ -276,6 +276,49 @@ def test_it_corrupts_by_itself_where_nobody_did(patch, corruption):
     assert output.reconstruction.shape == batch.shape
 
 
+@pytest.mark.parametrize("corruption", ["zeros", "noise"])
+def test_it_corrupts_the_audio_of_clips_that_are_padded_on_the_left(corruption):
+    model = tiny(corruption=corruption).eval()
+    batch, mask = torch.randn(2, 2, 96, 32), torch.ones(2, 96)
+    mask[0, 64:] = 0
+    torch.manual_seed(3)
+    right = model(batch, attention_mask=mask)
+    moved, moved_mask = batch.clone(), mask.clone()
+    moved[0], moved_mask[0] = batch[0].roll(32, dims=1), mask[0].roll(32)
+    torch.manual_seed(3)
+    left = model(moved, attention_mask=moved_mask)
+    assert right.reconstruction_loss > 0
+    for name in ("loss", "reconstruction_loss", "reconstruction"):
+        torch.testing.assert_close(left[name], right[name], rtol=0, atol=0)
+
+
+def test_short_clips_are_padded_to_the_whole_grid_where_the_encoder_reads_padding():
+    """Padding takes part in the attention, but not in the losses."""
+    model = tiny(attention_over_padding=True).eval()
+    batch = torch.randn(2, 2, 60, 32)
+    torch.manual_seed(3)
+    alone = model(batch)
+    padded = torch.nn.functional.pad(batch, (0, 0, 0, 20), value=model.config.padding_value)
+    torch.manual_seed(3)
+    masked = model(padded, attention_mask=(torch.arange(80) < 60).expand(2, -1))
+    assert alone.reconstruction.shape == (2, 2, 96, 32)
+    for name in ("class_loss", "data_loss"):
+        torch.testing.assert_close(masked[name], alone[name])
+    whole = torch.nn.functional.pad(batch, (0, 0, 0, 36), value=model.config.padding_value)
+    assert not torch.allclose(model(whole).data_loss, alone.data_loss)
+
+
+def test_mel_bins_that_no_whole_patch_covers_are_no_target():
+    model = tiny(num_mel_bins=40).eval()
+    batch = torch.randn(2, 2, 96, 40)
+    where = torch.zeros_like(batch, dtype=torch.bool)
+    where[..., 20:] = True
+    output = model(batch, torch.where(where, 0.0, batch), where)
+    assert output.reconstruction.shape == (2, 2, 96, 32)
+    expected = (output.reconstruction - batch[..., :32]).abs()[..., 20:].mean()
+    torch.testing.assert_close(output.reconstruction_loss, expected)
+
+
 def test_a_folder_gives_the_teachers_encoder_to_every_class(tmp_path):
     model = tiny()
     with torch.no_grad():

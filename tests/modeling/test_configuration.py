@@ -63,6 +63,12 @@ SMALL = dict(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermed
         ),
         ({"hidden_size": 10, "num_attention_heads": 4}, "num_attention_heads, got 10 and 4"),
         ({"hidden_act": "gelloo"}, "gelu.*got 'gelloo'"),
+        ({"hidden_act": "prelu"}, "hidden_act must be one of .*got 'prelu'"),  # has weights
+        ({"classifier_activation": "xielu"}, "classifier_activation must be one of .*got 'xielu'"),
+        (
+            {"classifier_hidden_sizes": [8], "classifier_activation": None, "classifier_layer_norm_eps": None},
+            r"classifier_hidden_sizes=\[8\] needs classifier_activation, or a LayerNorm before every Linear",
+        ),
         ({"patch_size": 0}, "patch_size must be a positive integer, got 0"),
         ({"patch_size": [16]}, r"an int or \[frequency, time\], got \[16\]"),
         ({"patch_size": 16.0}, r"an int or \[frequency, time\], got 16.0"),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modeling_dual_ssast import DualSSASTConfig, DualSSASTForPreTraining
+from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTConfig, DualSSASTForPreTraining, DualSSASTModel
 from modeling_dual_ssast.modeling_dual_ssast import contrast_clips
 
 TINY = dict(
@@ -192,6 +192,33 @@ def test_a_checkpoint_gains_and_loses_the_decoder(tmp_path):
         tmp_path / "with", num_decoder_layers=0, output_loading_info=True
     )
     assert not report["missing_keys"] and plain.decoder is None
+
+
+@pytest.mark.parametrize("kind", [(DualSSASTConfig, DualSSASTForPreTraining), (ASiTConfig, ASiTForPreTraining)])
+def test_an_encoder_with_overlapping_patches_is_pretrained_further_side_by_side(kind, tmp_path):
+    """As of AST and of fine-tuned SSAST, whose strides of 10 hide nothing: each part is in two patches."""
+    config_class, model_class = kind
+    overlapping = {"frequency_stride": 8, "time_stride": 8}
+    message = "side by side, got strides 8 x 8 for patches of 16 x 16: set frequency_stride=16 and time_stride=16"
+    with pytest.raises(ValueError, match=message):
+        model_class(config_class(**TINY, **overlapping))
+    DualSSASTModel(DualSSASTConfig(**TINY, num_prefix_tokens=1, **overlapping)).save_pretrained(tmp_path)
+    own = config_class(**TINY, num_prefix_tokens=1)
+    for wanted in ({}, {"max_length": 96}, {"time_stride": 16}):
+        with pytest.raises(ValueError, match="pretraining needs patches side by side, got strides 8 x"):
+            model_class.from_pretrained(tmp_path, **wanted)
+    side_by_side = {"frequency_stride": 16, "time_stride": 16}
+    for keywords in (side_by_side, {"config": own}):
+        model = model_class.from_pretrained(tmp_path, **keywords)
+        encoder = DualSSASTModel.from_pretrained(tmp_path, **side_by_side)
+        for name, value in encoder.state_dict().items():
+            torch.testing.assert_close(model.dual_ssast.state_dict()[name], value, rtol=0, atol=0)
+        crops = torch.randn(2, model.config.num_pretraining_crops, 128, 32)
+        assert torch.isfinite(model(crops if crops.shape[1] == 2 else crops[:, 0]).loss)
+        with pytest.raises(ValueError, match=message):
+            model.resize_position_embeddings(frequency_stride=8, time_stride=8)
+    with pytest.raises(ValueError, match=message):  # the check is on again after loading
+        model_class(config_class(**TINY, **overlapping))
 
 
 def saved_bytes(model, frames: int, ratio: float) -> int:

@@ -66,9 +66,7 @@ class MspmExamples(Examples):
         """
         pad = self.pad_crops if self.config.num_pretraining_crops > 1 else self.pad
         batch = pad([example["input_values"] for example in examples])
-        columns = self.config.num_columns(batch["input_values"].shape[-2])
-        if self.config.attention_over_padding:
-            columns = self.config.grid_shape[1]
+        columns = self.config.num_batch_columns(batch["input_values"].shape[-2])
         masks = [example["bool_masked_pos"] for example in examples]
         masks = [torch.nn.functional.pad(mask, (0, columns - mask.shape[-1])) for mask in masks]
         masks = torch.stack(masks).flatten(2)  # (batch, masks, patches)
