@@ -201,6 +201,26 @@ def test_the_spectrogram_in_the_graph_is_the_extractors(family, recordings, tmp_
     assert ((got - features["input_values"]).abs() * mask.unsqueeze(2)).max() < tolerance
 
 
+@pytest.mark.parametrize("family", ["patches", "tokens"])
+def test_clips_are_lengthened_in_the_graph_as_the_extractor_does(family, recordings, tmp_path):
+    """PretrainedSED's padding: zeros that count as audio, in the clip's mean too."""
+    extractor = AutoFeatureExtractor.from_pretrained(save_family(tmp_path, family))
+    extractor.min_samples = 4000
+    extractor.save_pretrained(tmp_path)
+    model, extractor = __main__.load(str(tmp_path))
+    clips = [recordings[:length] + 0.1 for length in (1, 300, 3999, 4000, longest_samples(model, extractor))]
+    features = comparison.extract(extractor, clips)
+    waveform, lengths = comparison.inputs_of("waveform", clips, extractor)
+    mask = features["attention_mask"]
+    spectrogram = spectrogram_of(extractor)
+    assert torch.equal(spectrogram.num_frames(lengths), mask.sum(dim=1))
+    got = spectrogram(waveform, lengths, mask.shape[1], 96)
+    assert ((got - features["input_values"]).abs() * mask.unsqueeze(2)).max() < 1e-4
+    module = trace(WaveformGraph(model, extractor), extractor).module()
+    for part in (clips[:1], clips[:3], clips):
+        check_same(model, extractor, lambda part: module(*comparison.inputs_of("waveform", part, extractor)), part)
+
+
 @pytest.mark.parametrize(
     ("family", "kind"),
     [

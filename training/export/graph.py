@@ -137,6 +137,8 @@ class Spectrogram(nn.Module):
     and the steps after it are in float64, so that sums of products are as exact as the extractor's fast transform.
     """
 
+    min_samples = 0  # shorter clips are lengthened with zeros, which count as audio
+
     def __init__(self, window: torch.Tensor, shift: int, num_fft: int, filters: torch.Tensor):
         super().__init__()
         self.size, self.shift = len(window), shift
@@ -149,23 +151,26 @@ class Spectrogram(nn.Module):
 
     def num_frames(self, lengths: torch.Tensor) -> torch.Tensor:
         """Converts lengths (batch,) from samples to frames."""
-        return 1 + (lengths.clamp(min=self.size) - self.size) // self.shift
+        return 1 + (lengths.clamp(min=max(self.size, self.min_samples)) - self.size) // self.shift
 
     def forward(self, waveform: torch.Tensor, lengths: torch.Tensor, num_frames: int, beyond: int) -> torch.Tensor:
         """
         Returns log-mels of `waveform` (batch, samples), `lengths` (batch,): float32 (batch, num_frames, mel), undefined
         after a clip's end. `beyond`: frames that may follow the end of the longest clip.
         """
-        is_audio = torch.arange(waveform.shape[1]) < lengths.unsqueeze(1)  # (batch, samples)
-        waveform = self.prepare(waveform, is_audio, lengths)
+        waveform = waveform.masked_fill(torch.arange(waveform.shape[1]) >= lengths.unsqueeze(1), 0)
+        if self.min_samples:
+            waveform = nn.functional.pad(waveform, (0, self.min_samples))
+            lengths = lengths.clamp(min=self.min_samples)
+        waveform = self.prepare(waveform, lengths)
         waveform = nn.functional.pad(waveform, (0, beyond * self.shift + 2 * self.size))
         frames = self.shape(self.cut(waveform, lengths, num_frames)).double()  # (batch, num_frames, window)
         power = (frames @ self.cosines).square() + (frames @ self.sines).square()  # (batch, num_frames, fft / 2 + 1)
         return self.to_log_mel(power).float()
 
-    def prepare(self, waveform: torch.Tensor, is_audio: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Sets samples after a clip's end to zero."""
-        return waveform.masked_fill(~is_audio, 0)
+    def prepare(self, waveform: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Changes the waveforms (batch, samples), zero after a clip's end, before they are cut. Here: not at all."""
+        return waveform
 
     def cut(self, waveform: torch.Tensor, lengths: torch.Tensor, num_frames: int) -> torch.Tensor:
         """Cuts waveforms (batch, samples) into frames (batch, num_frames, window)."""
@@ -187,12 +192,12 @@ class KaldiSpectrogram(Spectrogram):
         rate, bins = extractor.sampling_rate, extractor.num_mel_bins
         size, shift, num_fft = frame_sizes(rate, extractor.frame_length_ms, extractor.frame_shift_ms)
         super().__init__(hann_window(size, CPU), shift, num_fft, kaldi_mel_filters(bins, num_fft, rate, CPU))
-        self.normalize = extractor._normalize
+        self.normalize, self.min_samples = extractor._normalize, extractor.min_samples or 0
 
-    def prepare(self, waveform: torch.Tensor, is_audio: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Subtracts the clip's mean, and sets samples after its end to zero."""
-        total = waveform.masked_fill(~is_audio, 0).double().sum(dim=1)
-        mean = (total / lengths.clamp(min=1)).float()
+    def prepare(self, waveform: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Subtracts the clip's mean from its samples."""
+        mean = (waveform.double().sum(dim=1) / lengths.clamp(min=1)).float()
+        is_audio = torch.arange(waveform.shape[1]) < lengths.unsqueeze(1)  # (batch, samples)
         return (waveform - mean.unsqueeze(1)).masked_fill(~is_audio, 0)
 
     def shape(self, frames: torch.Tensor) -> torch.Tensor:
