@@ -205,6 +205,7 @@ def converted_card(
     title: str,
     file_name: str,
     is_classifier: bool,
+    is_detector: bool,
     is_pretraining: bool,
     num_parameters: int,
     notes: Sequence[str] = (),
@@ -219,6 +220,7 @@ def converted_card(
     Args:
         title: kind of model in the file
         file_name: name of the original file, without its folder
+        is_classifier, is_detector: whether it classifies clips or time frames; whether time frames
         notes, dropped, new: notes of the conversion
         verified: number of tensors that were compared with the saved file, and their largest difference
         origin: entry of the catalogue, a `catalogue.Published`; `None` if the file is not in it
@@ -227,7 +229,7 @@ def converted_card(
         name,
         config,
         pipeline_tag="audio-classification" if is_classifier else "feature-extraction",
-        tags=["self-supervised"] if is_pretraining else [],
+        tags=["self-supervised"] if is_pretraining else ["sound-event-detection"] if is_detector else [],
         datasets=origin.datasets if origin else [],
         license=origin.license if origin else None,
         language=origin.language if origin else None,
@@ -257,6 +259,7 @@ def converted_card(
         title=title,
         file_name=origin.file if origin else file_name,
         is_classifier=is_classifier,
+        is_detector=is_detector,
         is_pretraining=is_pretraining,
         num_parameters=num_parameters,
         notes=notes,

@@ -38,6 +38,21 @@ def test_each_file_gives_its_own_model(convert, kind, model_class, words):
     model_class.from_pretrained(folder)
 
 
+def test_the_cards_say_what_the_heads_do(convert):
+    """A head of frames and one of clips are trained, and neither pools like a new model."""
+    for kind, auto_class, tag in (
+        ("strong", "AutoModelForAudioFrameClassification", "- sound-event-detection"),
+        ("weak", "AutoModelForAudioClassification", "pipeline_tag: audio-classification"),
+    ):
+        card = (convert(kind)[3] / "README.md").read_text()
+        assert f"{auto_class}.from_pretrained(repository" in card and tag in card
+        assert "pipeline_tag: audio-classification" in card and "feature-extraction" not in card
+        assert "mean of all tokens in each of 250 time frames" in card
+        assert not any(words in card for words in ("not trained for any task", "defaults of a new model", "mean, max"))
+    card = (convert("ssl")[3] / "README.md").read_text()
+    assert "It is not trained for any task" in card and "pipeline_tag: feature-extraction" in card
+
+
 @pytest.mark.parametrize("kind", ["ssl", "weak", "strong"])
 def test_names_and_shapes_at_full_size(monkeypatch, kind):
     """The published files, without their memory: one stored zero per tensor, and a model without storage."""
