@@ -206,8 +206,10 @@ def parse_words(
             del recipe[key]
         else:
             parser.check_known(str(key), source, refused)
-    words, unset = _without_unset(words, classes) if recipe or defaults else (words, {})
-    parser.set_defaults(**{**(defaults or {}), **unset})
+    optional = _optional(classes)
+    words, unset = _without_unset(words, optional) if recipe or defaults else (words, {})
+    nulls = {key: None for key, value in recipe.items() if value is None and key in optional}
+    parser.set_defaults(**{**(defaults or {}), **nulls, **unset})
     words = [*_recipe_words({key: value for key, value in recipe.items() if key not in unset}), *words]
     try:
         return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
@@ -250,14 +252,18 @@ def _groups(words: list[str]) -> list[list[str]]:
     return groups
 
 
-def _without_unset(words: list[str], classes: tuple[type, ...]) -> tuple[list[str], dict[str, None]]:
-    """Returns the words without the options that they unset, and these options."""
-    optional = {
+def _optional(classes: tuple[type, ...]) -> dict[str, tuple]:
+    """Returns the options that may be unset, with their choices."""
+    return {
         option.name: option.metadata.get("choices", ())
         for cls in classes
         for option in options(cls)
         if type(None) in typing.get_args(option.type) and option.default not in ("none", True)
     }
+
+
+def _without_unset(words: list[str], optional: dict[str, tuple]) -> tuple[list[str], dict[str, None]]:
+    """Returns the words without the options that they unset, and these options."""
     kept, unset = {}, {}
     for group in _groups(words):
         flag, equals, value = group[0].partition("=")

@@ -176,6 +176,10 @@ def test_a_key_of_a_recipe_can_be_unset(recipe):
     assert parse([path, "--fusion_norm", "null"])[1].fusion_norm is None
     with pytest.raises(InputError, match="invalid int value: 'none'"):
         parse([path, "--seed", "none"])
+    unset = parse([recipe(validation_file=None, save_total_limit=None, pooling=None)])
+    assert (unset[2].validation_file, unset[1].pooling, unset[-1].save_total_limit) == (None, None, None)
+    assert parse([recipe(save_total_limit=None), "--save_total_limit", "4"])[-1].save_total_limit == 4
+    assert parse([recipe(seed=None)])[-1].seed == parse([recipe()])[-1].seed  # may not be unset
 
 
 @pytest.mark.parametrize("task", TASKS)
