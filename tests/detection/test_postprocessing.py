@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from modeling_dual_ssast import DualSSASTConfig
+from training.base.detection_scores import counter
 from training.base.event_detection import event_settings, step_times, without_unsure
 from training.data.events import Event
 from training.detection import postprocessing
 from training.detection.arguments import POSTPROCESSING_METRICS
 from training.detection.metrics import find_all, score_events
-from training.detection.postprocessing import choose_settings
+from training.detection.postprocessing import choose_settings, count_right
 from training.detection.recordings import Stretch
 
 HOP_S = 0.1
@@ -116,6 +117,27 @@ def test_no_setting_of_the_grid_is_better(metric, seed, monkeypatch):
     ]
     assert f1_of(chosen) == pytest.approx(max(second), abs=1e-9) and max(second) >= max(first.values())
     assert min(second) < max(second) and min(first.values()) < max(first.values())
+
+
+@pytest.mark.parametrize("metric", POSTPROCESSING_METRICS)
+def test_events_from_the_first_to_the_last_frame_stay_in_their_recordings(metric):
+    times = [((0.0, 2.0), (8.0, 10.0)), ((0.0, 10.0),), ((0.0, 1.0),), ((9.0, 10.0),)]
+    wanted, scores = [], []
+    for index, own in enumerate(times):
+        wanted.append(Stretch("x.wav", f"{index}.wav", 10.0, tuple(events_of(*own))))
+        scores.append(np.full((100, 1), 0.1))
+        for onset_s, offset_s in own:
+            scores[-1][round(onset_s * 10) : round(offset_s * 10)] = 0.8
+    edges = [np.arange(101) * HOP_S] * len(times)
+    count = counter(metric.removesuffix("_f1"), 0.2, postprocessing.OFFSET_SHARE)
+    own = [column[:, 0] for column in scores]
+    times = [np.array(one) for one in times]
+    right, given, total = count_right(own, edges, times, [()] * 4, count, np.array([0.5, 0.9]))
+    assert right[0] == given[0] == total and right[1] == given[1] == 0
+    found = find_all(scores, edges, ["a"], {"high": 0.5})
+    assert score_events(found, wanted, ["a"], 0.2)["per_class"]["a"][metric] == 1
+    settings = choose_settings(scores, edges, wanted, ["a"], 0.2, metric)
+    assert 0.1 < settings["high"][0] < 0.8
 
 
 def test_each_metric_chooses_its_own_settings():

@@ -156,9 +156,10 @@ def count_right(
     steps, starts_s, ends_s = [], [], []
     for index, (own, edges) in enumerate(zip(scores, edges_s)):
         begin_s = index * APART_S
-        steps += [own, [-1.0]]  # a step below every threshold ends what goes on
-        starts_s += [edges[:-1] + begin_s, [edges[-1] + begin_s]]
-        ends_s += [edges[1:] + begin_s, [edges[-1] + begin_s]]
+        # Steps below every threshold, without duration: no event begins before the recording or goes on after it.
+        steps += [[-1.0], own, [-1.0]]
+        starts_s += [edges[:1] + begin_s, edges[:-1] + begin_s, edges[-1:] + begin_s]
+        ends_s += [edges[:1] + begin_s, edges[1:] + begin_s, edges[-1:] + begin_s]
     column = np.concatenate(steps)[:, None]
     settings = {"low": low, "max_gap_s": 0.0 if max_gap_s is None else max_gap_s}
     settings["min_duration_s"] = 0.0 if min_duration_s is None else min_duration_s
