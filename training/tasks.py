@@ -34,7 +34,13 @@ class Task:
     arguments: tuple[type, ...]
 
     def run(self, *parts):
-        """Runs the task with one object per class of `arguments`."""
+        """
+        Runs the task with one object per class of `arguments`.
+
+        Raises:
+            InputError: bad input, also what the run would replace.
+        """
+        importlib.import_module(f"{__package__}.base.outputs").check_inputs(parts)
         importlib.import_module(f"{__package__}.{self.module}").run(*parts)
 
 

@@ -208,6 +208,29 @@ def test_results_are_not_overwritten_unasked(tmp_path, capsys):
     assert evaluate(tmp_path, found, overwrite=True)
 
 
+def test_what_is_read_is_not_replaced_or_removed(tmp_path, capsys):
+    """Detectors write events.csv, so an evaluation in the same folder removed the table that it had scored."""
+    folder, events = tmp_path / "out", ANNOTATED
+    folder.mkdir()
+    for name in ("events.csv", "predictions.csv", "mine.csv"):
+        write_events(folder / name, events)
+    for keys in (
+        {"events": str(folder / "events.csv")},
+        {"annotations": str(folder / "sub" / ".." / "predictions.csv")},
+        {"events": str(folder)},
+    ):
+        (folder / "sub").mkdir(exist_ok=True)
+        assert evaluate(tmp_path, events, **keys) == {}
+        error = capsys.readouterr().err
+        assert f"{next(iter(keys))}: the run would replace {folder}/" in error and error.count("\n") == 1
+        assert "choose another output_dir" in error
+    # Files of such names that no run has written stay, too.
+    assert evaluate(tmp_path, events, events=str(folder / "mine.csv"))["recordings"] == {"test": 3}
+    assert {"events.csv", "predictions.csv", "mine.csv", "results.json"} <= {path.name for path in folder.iterdir()}
+    assert evaluate(tmp_path, events, overwrite=True)["recordings"] == {"test": 3}  # those of an earlier run do not
+    assert not (folder / "events.csv").exists() and (folder / "mine.csv").exists()
+
+
 def test_tables_without_any_event_are_scored(tmp_path):
     """Everything is missed; a table of a recorder that found nothing may be empty altogether."""
     (tmp_path / "found.txt").write_text("")

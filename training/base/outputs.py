@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
@@ -22,6 +22,7 @@ from .resumption import check_random_states
 
 logger = logging.get_logger(__name__)
 STAGING_NAME = "unfinished-outputs"
+WRITTEN = ("output_dir", "run_name", "logging_dir")  # options that name what a run writes; run_name may be output_dir
 FIGURES = (
     "learning_curves", "reconstruction", "layer_weights", "confusion_matrix", "predicted_numbers", "calibration",
     "confusion_in_time", "threshold_curves", "health",
@@ -78,6 +79,36 @@ def _find_checkpoint(arguments: TrainingArguments) -> str | None:
     return None
 
 
+def check_inputs(parts: Iterable):
+    """
+    Checks that a run does not replace or remove what it reads.
+
+    Args:
+        parts: the argument objects of its task
+
+    Raises:
+        InputError: an option names a file of the output folder that the run writes or removes, or the folder itself
+            although it holds such files and no earlier run.
+    """
+    given = [(field.name, getattr(part, field.name)) for part in parts for field in dataclasses.fields(part)]
+    folder = next((value for name, value in given if name == "output_dir" and value), None)
+    if folder is None or not Path(folder).is_dir():
+        return
+    own = {os.path.realpath(Path(folder, name)): name for name in (*OPTIONAL_OUTPUTS, "results.json")}
+    held = [name for path, name in own.items() if os.path.exists(path)]
+    for name, value in given:
+        for text in value if isinstance(value, list) else [value]:
+            if name in WRITTEN or not isinstance(text, str) or not os.path.exists(text):
+                continue
+            place = os.path.realpath(text)
+            is_folder = place == os.path.realpath(folder) and held and "results.json" not in held
+            if place in own or is_folder:
+                lost = held[0] if is_folder else own[place]
+                raise InputError(
+                    f"{name}: the run would replace {Path(folder, lost)}, which it reads; choose another output_dir"
+                )
+
+
 def write_results(results: dict, folder: Path):
     """Writes `results.json`; undefined numbers (NaN) become null."""
     text = json.dumps(without_nan(results), indent=2, default=str)
@@ -96,9 +127,10 @@ def dispensable(name: str) -> Iterator[None]:
 
 def publish(staging: Path, folder: Path):
     """Moves complete outputs to `folder`, `results.json` last, and removes optional ones of an earlier run."""
-    for name in OPTIONAL_OUTPUTS:
-        if not (staging / name).exists():
-            _remove(folder / name)
+    if (folder / "results.json").exists():  # else files of such names are not those of a run
+        for name in OPTIONAL_OUTPUTS:
+            if not (staging / name).exists():
+                _remove(folder / name)
     for path in sorted(staging.iterdir(), key=lambda path: (path.name == "results.json", path.name)):
         if path.is_dir():  # a rename cannot replace a folder
             _remove(folder / path.name)
