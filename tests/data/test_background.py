@@ -1,5 +1,6 @@
 """Tests that clips of background are cut where no event is, and that annotations find their recordings."""
 
+import json
 import os
 
 import numpy as np
@@ -82,6 +83,24 @@ def test_the_table_trains(tmp_path, monkeypatch, capsys):
             program(["tables", "field", *words])
     monkeypatch.setattr("sys.argv", ["background", "absent.txt", "field"])
     assert main() == 1
+
+
+def test_what_is_unsure_is_neither_event_nor_background(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("field/x.wav", "field/y.wav"):
+        write_tone(tmp_path / name, seconds=8.0)
+    events = {"field/x.wav": [Event(0.0, 2.0, "owl"), Event(2.0, 8.0, "unsure")], "field/y.wav": [Event(0, 1, "owl")]}
+    write_events("tables", events, "audacity")
+    program(["tables", "field", "--clip_s", "1", "--clips", "99"])
+    assert capsys.readouterr().out == "clips.csv: 2 clips of events, 6 of background\n"  # all of y.wav
+    program(["tables", "field", "--clip_s", "1", "--clips", "99", "--exclude_labels"])
+    assert capsys.readouterr().out == "clips.csv: 3 clips of events, 6 of background\n"
+    write_events("clips.json", {"field/x.wav": events["field/x.wav"][:1]}, "soundevent", {"field/x.wav": 8.0})
+    value = json.loads((tmp_path / "clips.json").read_text())
+    value["data"]["clips"][0]["end_time"] = 4.5  # of 8 s, which are the recording's length
+    (tmp_path / "clips.json").write_text(json.dumps(value))
+    program(["clips.json", "field", "--clip_s", "1", "--clips", "99", "--margin_s", "0"])
+    assert capsys.readouterr().out == "clips.csv: 1 clips of events, 2 of background\n"  # from 2 to 4 s
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import unicodedata
 
 import pytest
 from audio_files import write_tone
@@ -206,6 +207,35 @@ def test_results_are_not_overwritten_unasked(tmp_path, capsys):
     assert evaluate(tmp_path, found) == {}
     assert "add --overwrite true" in capsys.readouterr().err
     assert evaluate(tmp_path, found, overwrite=True)
+
+
+@pytest.mark.parametrize("has_recordings", [False, True])
+def test_outside_annotated_clips_no_event_is_wrong(tmp_path, has_recordings):
+    """As in a training's own test: nobody knows what is there."""
+    place = {"recordings": recordings(tmp_path, *ANNOTATED)} if has_recordings else {}
+    found = ANNOTATED | {"a/one.wav": [*ANNOTATED["a/one.wav"], Event(5.2, 5.9, "dog"), Event(2.5, 2.9, "dog")]}
+    assert evaluate(tmp_path, found, **place)["per_class"]["dog"]["predicted_events"] == 4
+    write_events(tmp_path / "part.json", ANNOTATED, "soundevent")
+    value = json.loads((tmp_path / "part.json").read_text())
+    named = {recording["uuid"]: recording["path"] for recording in value["data"]["recordings"]}
+    for clip in value["data"]["clips"]:
+        clip["end_time"] = 5.0 if named[clip["recording"]].endswith("a/one.wav") else 6.0
+    for recording in value["data"]["recordings"]:
+        recording["duration"] = 6.0
+    (tmp_path / "part.json").write_text(json.dumps(value))
+    results = evaluate(tmp_path, found, annotations=str(tmp_path / "part.json"), overwrite=True, **place)
+    assert results["per_class"]["dog"]["predicted_events"] == 3  # that at 2.5 s is wrong
+    assert any("1 events lie outside the annotated clips of" in line for line in results["remarks"])
+
+
+@pytest.mark.parametrize("has_recordings", [False, True])
+def test_names_are_compared_with_composed_accents(tmp_path, has_recordings):
+    """Names from macOS are decomposed."""
+    composed, decomposed = (unicodedata.normalize(form, "Bäche.wav") for form in ("NFC", "NFD"))
+    place = {"recordings": recordings(tmp_path, decomposed, "other.wav")} if has_recordings else {}
+    annotated = {composed: [Event(1.0, 2.0, "dog")], "other.wav": []}
+    results = evaluate(tmp_path, {decomposed: [Event(1.0, 2.0, "dog")]}, annotated, **place)
+    assert results["metrics"]["test"]["event_f1_micro"] == 1.0 and results["remarks"] == []
 
 
 def test_what_is_read_is_not_replaced_or_removed(tmp_path, capsys):

@@ -131,14 +131,23 @@ def read_events(path: Path, label_column: str | None = None, audio_column: str |
     Raises:
         InputError: unreadable, a column is missing, or an event is impossible; names the row.
     """
+    return read_event_tables(path, label_column, audio_column).events
+
+
+def read_event_tables(path: Path, label_column: str | None = None, audio_column: str | None = None) -> EventTable:
+    """Reads a table, or all tables of a folder, as `read_events` does, with what is annotated of the recordings."""
     path = Path(path)
-    found = {}
-    for table in list_tables(path):
-        for name, events in read_event_table(table, label_column, audio_column).events.items():
-            if name is None and path.is_dir():
-                name = table_name(table.relative_to(path))
+    found, stretches, wholes = {}, {}, set()
+    for place in list_tables(path):
+        table = read_event_table(place, label_column, audio_column)
+        own_name = table_name(place.relative_to(path)) if path.is_dir() else None
+        for name, events in table.events.items():
+            is_whole, name = name not in table.stretches, own_name if name is None else name
+            wholes |= {name} if is_whole else set()
             found[name] = in_order([*found.get(name, ()), *events])
-    return found
+        for name, own in table.stretches.items():
+            stretches.setdefault(own_name if name is None else name, []).extend(own)
+    return EventTable(found, {}, {name: own for name, own in stretches.items() if name not in wholes})
 
 
 def read_event_table(
@@ -217,9 +226,9 @@ class Recordings:
         for path in self.paths:
             below = Path(os.path.relpath(path, self.place)) if self.place.is_dir() else Path(path.name)
             for form in (below, below.with_suffix(""), path):
-                self.by_path[_as_named(form.as_posix())].add(path)
+                self.by_path[as_named(form.as_posix())].add(path)
             for form in (path.name, path.stem):
-                self.by_name[_as_named(form)].add(path)
+                self.by_name[as_named(form)].add(path)
             self.by_real_path[os.path.realpath(path)] = path
         # Recorders number their files anew in each folder: such a name alone says nothing.
         self.are_names_enough = all(len({path.parent for path in own}) == 1 for own in self.by_name.values())
@@ -237,7 +246,7 @@ class Recordings:
         """
         if name is None:
             return set(self.paths)
-        name = _as_named(name)
+        name = as_named(name)
         full = _full(name, folder)
         for form in (full, name):
             if form in self.by_path:
@@ -245,14 +254,14 @@ class Recordings:
         if beside is not None and os.path.isfile(beside / name):
             return {self.by_real_path.get(os.path.realpath(beside / name), beside / name)}
         found = self.by_name.get(name.rsplit("/", 1)[-1], set())
-        shared = {path: _num_shared(full, _as_named(path.as_posix())) for path in found}
+        shared = {path: _num_shared(full, as_named(path.as_posix())) for path in found}
         found = {path for path in found if shared[path] == max(shared.values())}
         return {path for path in found if self.are_names_enough or not self.is_elsewhere(name, folder, path)}
 
     def is_elsewhere(self, name: str, folder: str, path: Path) -> bool:
         """Returns whether a name has other folders than its recording."""
-        full = _full(_as_named(name), folder)
-        return "/" in full and path.parent != self.place and not _num_shared(full, _as_named(path.as_posix()))
+        full = _full(as_named(name), folder)
+        return "/" in full and path.parent != self.place and not _num_shared(full, as_named(path.as_posix()))
 
     def find(self, source: Path, name: str | None, folder: str = "", beside: Path | None = None) -> Path:
         """Returns the recording that a table names; raises `InputError` unless there is one."""
@@ -265,7 +274,7 @@ class Recordings:
 
 
 def _full(name: str, folder: str) -> str:
-    return os.path.normpath(os.path.join(_as_named(folder), name))
+    return os.path.normpath(os.path.join(as_named(folder), name))
 
 
 def _num_shared(one: str, two: str) -> int:
@@ -274,7 +283,7 @@ def _num_shared(one: str, two: str) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _as_named(name: str) -> str:
+def as_named(name: str) -> str:
     """Returns a name as tables hold it: with the slashes of Linux and composed accents."""
     return unicodedata.normalize("NFC", storable(name).replace("\\", "/"))
 

@@ -18,12 +18,13 @@ from transformers.utils import logging
 from model_cards.card import with_interval
 
 from ..base.detection_scores import event_metrics
+from ..base.event_detection import without_unsure
 from ..base.outputs import STAGING_NAME, describe_recipe, dispensable, publish, write_results
 from ..base.reproduction import versions
 from ..console import print_table
-from ..data.annotations import read_label_map
+from ..data.annotations import NOT_ANNOTATED, outside, read_label_map
 from ..data.audio import audio_seconds
-from ..data.events import Event, read_events
+from ..data.events import Event, as_named, read_event_tables, read_events
 from ..data.labels import class_name
 from ..data.listing import AUDIO_EXTENSIONS, OTHER_AUDIO_EXTENSIONS, find_audio_files
 from ..errors import InputError, nearest, printable, short
@@ -82,10 +83,11 @@ def evaluate(arguments: EventEvaluationArguments) -> tuple[dict, Findings | None
     """
     found_path, wanted_path, remarks = Path(arguments.events), Path(arguments.annotations), Remarks()
     found = read_events(found_path, arguments.events_label_column, arguments.events_audio_column)
-    wanted = read_events(wanted_path, arguments.label_column, arguments.audio_column)
+    wanted, _, stretches = read_event_tables(wanted_path, arguments.label_column, arguments.audio_column)
     places = None if arguments.recordings is None else _places(Path(arguments.recordings))
     durations_s = None if places is None else {name: audio_seconds(path) for name, path in places.items()}
     found, wanted = _paired(arguments, remarks, found, wanted, durations_s)
+    stretches, _ = _placed(wanted_path, stretches, wanted) if stretches else ({}, [])
     if durations_s is not None:
         for path, side in ((found_path, found), (wanted_path, wanted)):
             late = [name for name, events in side.items() for event in events if event.onset_s >= durations_s[name]]
@@ -95,14 +97,22 @@ def evaluate(arguments: EventEvaluationArguments) -> tuple[dict, Findings | None
     if arguments.label_map is not None:
         found, wanted = _renamed(arguments, remarks, found, wanted)
     labels, found, wanted = _with_labels(arguments, remarks, found, wanted)
+    unsure = _unsure(found, wanted, durations_s, stretches)
+    known = {name: without_unsure(own, unsure[name]) for name, own in found.items()}
+    unknown = [event.label for name, own in found.items() for event in own if event not in known[name]]
+    remarks.add(found_path, unknown, f"events lie outside the annotated clips of {wanted_path} and are left out")
+    found = known
     results = event_metrics(
         found, wanted, durations_s, labels, arguments.onset_collar_s, arguments.offset_share, arguments.segment_s
     )
     findings = None
     if places is not None:
-        stretches = [Stretch(places[name], places[name], durations_s[name], tuple(wanted[name])) for name in wanted]
+        scored = [
+            Stretch(places[name], places[name], durations_s[name], tuple(wanted[name]), tuple(unsure[name]))
+            for name in wanted
+        ]
         collar_s, share = arguments.onset_collar_s, arguments.offset_share
-        findings = Findings(stretches, labels, [found[name] for name in wanted], collar_s, share)
+        findings = Findings(scored, labels, [found[name] for name in wanted], collar_s, share)
     entries = {
         "metrics": {"test": results["metrics"]},
         "confidence_intervals": results["confidence_intervals"],
@@ -174,7 +184,7 @@ def _places(place: Path) -> dict[str, str]:
 
 def _parts(name: str | None) -> tuple[str, ...]:
     """Returns the folders and the name of a recording, without an ending of audio."""
-    path = PurePosixPath("" if name is None else storable(name).replace("\\", "/"))
+    path = PurePosixPath("" if name is None else as_named(name))
     return (path.with_suffix("") if path.suffix.lower() in ENDINGS else path).parts
 
 
@@ -268,6 +278,17 @@ def _paired(
             f"{wanted_path}: annotates none of the recordings of {place or found_path}; name another table"
         )
     return {name: found.get(name, []) for name in wanted}, wanted
+
+
+def _unsure(found: Events, wanted: Events, durations_s: Mapping | None, stretches: Mapping) -> Events:
+    """Returns per recording what lies outside its annotated clips, as far as there are events if its end is unknown."""
+    unsure = {}
+    for name in wanted:
+        ends_s = [event.offset_s for event in (*found[name], *wanted[name])]
+        end_s = max(ends_s, default=0.0) if durations_s is None else durations_s[name]
+        gaps = outside(end_s, stretches[name]) if name in stretches else []
+        unsure[name] = [Event(*gap, NOT_ANNOTATED) for gap in gaps]
+    return unsure
 
 
 # ---- Labels and scores ----

@@ -1,13 +1,16 @@
 """
 Makes clips for a classifier that may answer "nothing": `python -m training.prepare.background ANNOTATIONS RECORDINGS`.
 
-Annotated events become clips with their labels. Clips of `background` are cut from the rest of the recordings.
+Annotated events become clips with their labels. Clips of `background` are cut from the rest of the recordings, but not
+from what is unsure: time with excluded labels, or outside the annotated clips of a soundevent collection.
 """
 
 import argparse
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,6 +21,7 @@ from ..data.events import BACKGROUND, Event
 from ..errors import InputError
 from ..files import check_writable
 from ..recipe import LARGEST_WHOLE
+from ..review.merging import UNSURE
 from . import write_manifest
 from .common import Clip
 
@@ -29,6 +33,7 @@ def background_clips(
     num_clips: int | None = None,
     seed: int = 0,
     label: str = BACKGROUND,
+    unsure: Mapping[Path, Sequence[Event]] = MappingProxyType({}),
 ) -> list[Clip]:
     """
     Returns a clip per event, and clips from the rest of the recordings, by recording and time.
@@ -43,6 +48,7 @@ def background_clips(
         num_clips: background clips, drawn at random; `None`: twice as many as there are events. Recordings are nothing
             most of the time, and a class of a few such clips leaves much of it to the other classes
         seed: of the drawing
+        unsure: recording -> stretches of which nobody knows what is there; they are no background
 
     Raises:
         InputError: a recording cannot be read, an event begins after its end, or there is no rest.
@@ -59,7 +65,8 @@ def background_clips(
             middle_s, length_s = (event.onset_s + offset_s) / 2, min(max(offset_s - event.onset_s, clip_s), duration_s)
             start_s = min(max(middle_s - length_s / 2, 0.0), duration_s - length_s)
             clips.append(_clip(path, event.label, start_s, start_s + length_s))
-        rest += [_clip(path, label, start, start + clip_s) for start in _free(found, duration_s, clip_s, margin_s)]
+        starts = _free([*found, *unsure.get(path, ())], duration_s, clip_s, margin_s)
+        rest += [_clip(path, label, start, start + clip_s) for start in starts]
     if not rest:
         raise InputError(f"no recording has {clip_s:g} s without events; give a smaller --clip_s or --margin_s")
     wanted = (2 * len(clips) or len(rest)) if num_clips is None else num_clips
@@ -92,6 +99,9 @@ def program(argv: list[str]) -> None:
     parser.add_argument("--clips", type=int, help="background clips; unset: twice as many as there are events")
     parser.add_argument("--label", default=BACKGROUND, help="name of the class; unset: background")
     parser.add_argument("--label_column", help="column of the labels; unset: guessed")
+    parser.add_argument(
+        "--exclude_labels", nargs="*", default=[UNSURE], help="labels whose time is neither; unset: unsure"
+    )
     parser.add_argument("--seed", type=int, default=0, help="random seed of the drawing")
     arguments = parser.parse_args(argv)
     for name, least, most in (("clip_s", 0.001, 1e6), ("margin_s", 0, 1e6), ("seed", 0, LARGEST_WHOLE)):
@@ -101,15 +111,21 @@ def program(argv: list[str]) -> None:
         raise InputError(f"--clips: must be 0 or more, got {arguments.clips}")
     check_writable(arguments.output)
     annotated = read_annotations(
-        arguments.annotations, arguments.recordings, label_column=arguments.label_column, overlaps="keep"
+        arguments.annotations,
+        arguments.recordings,
+        label_column=arguments.label_column,
+        exclude=arguments.exclude_labels,
+        overlaps="keep",
     )
+    known = [recording for recording in annotated if recording.events is not None]
     found = background_clips(
-        {recording.path: list(recording.events) for recording in annotated if recording.events is not None},
+        {recording.path: list(recording.events) for recording in known},
         arguments.clip_s,
         arguments.margin_s,
         arguments.clips,
         arguments.seed,
         arguments.label,
+        {recording.path: recording.unsure for recording in known},
     )
     write_manifest(arguments.output, found, ("label", "group", "start", "end"))
     num_background = sum(clip.label == arguments.label for clip in found)
