@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tiny_runs import TINY, train
 
 from training.base.averaging import TRAINED_WEIGHTS_NAME
+from training.base.resumption import DATA, check_same_clips
 from training.errors import InputError
 
 SETTINGS = {"num_train_epochs": 1, "ema_decay": 0.5, "save_total_limit": 1, "load_best_model_at_end": False}
@@ -153,3 +154,13 @@ def test_other_settings_of_the_optimizer_are_refused(finished, run, option, valu
     """Those of the checkpoint would replace them without a word."""
     with pytest.raises(InputError, match=f"checkpoint-3: was made with {message}; resume with the same"):
         resume(run, finished[1], f"--{option}", value)
+
+
+@pytest.mark.parametrize("weak", [{}, {"weak": {"clips": 4, "sha256": "b"}}, {"weak": {"clips": 3, "sha256": "c"}}])
+def test_weak_clips_of_a_detector_must_be_the_same(tmp_path, weak):
+    train = {"train": {"clips": 2, "sha256": "a"}}
+    (tmp_path / DATA).write_text(json.dumps(train | {"weak": {"clips": 3, "sha256": "b"}}))
+    check_same_clips(str(tmp_path), train | {"weak": {"clips": 3, "sha256": "b"}})
+    check_same_clips(str(tmp_path), {})  # another process than the main one
+    with pytest.raises(InputError, match="was made with (3 weak clips, now there are [04]|other weak clips); resume"):
+        check_same_clips(str(tmp_path), train | weak)

@@ -79,9 +79,9 @@ def check_same_clips(checkpoint: str, fingerprints: dict[str, dict]):
     """
     path = Path(checkpoint, DATA)
     stored = read_json(path, REMEDY) if path.exists() else {}  # earlier versions have stored none
-    for split in ("train", "validation"):
-        then, now = stored.get(split), fingerprints.get(split)
-        if then and now and then != now:
+    for split in ("train", "validation", "weak"):
+        then, now = stored.get(split), fingerprints.get(split) or {"clips": 0}
+        if fingerprints and then and then != now:
             clips = f"{then['clips']} {split} clips, now there are {now['clips']}"
             clips = clips if then["clips"] != now["clips"] else f"other {split} clips"
             raise InputError(

@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import datasets
 import numpy as np
 from transformers.utils import logging
 
 from ..data.annotations import AnnotatedRecording, load_annotations
-from ..data.audio import AudioSource, num_samples
+from ..data.audio import AudioSource, check_audio, num_samples
 from ..data.columns import Columns, audio_of, clip_names
-from ..data.events import Event
+from ..data.events import BACKGROUND, Event
 from ..data.labels import LabelSet, read_label_file, sort_key
+from ..data.screening import check_files
 from ..data.tables import load_table
 from ..errors import InputError, printable
 from .arguments import DetectionDataArguments
@@ -65,16 +67,37 @@ class WeakClips(NamedTuple):
 
 def load_weak(arguments: DetectionDataArguments, labels: LabelSet) -> WeakClips | None:
     """
-    Returns the clips of `weak_annotations`, if they are set.
+    Returns the clips of `weak_annotations`, if they are set; with `on_bad_audio` skip without those whose headers
+    cannot be read.
 
     Raises:
-        InputError: an unreadable table, or a label that the annotations do not have.
+        InputError: an unreadable table or clip, or a label that the annotations do not have.
     """
     if not arguments.weak_annotations:
         return None
     table = load_table(Path(arguments.weak_annotations), Columns(separator=arguments.label_separator, is_multi=True))
+    if arguments.on_bad_audio == "skip":
+        table = _readable(arguments.weak_annotations, table)
+    else:
+        check_files({"weak_annotations": table})
     rows = [labels.encode(*pair) for pair in zip(table["label"], clip_names(table))]
     return WeakClips([audio_of(row) for row in table], np.stack(rows))
+
+
+def _readable(name: str, table: datasets.Dataset) -> datasets.Dataset:
+    """Returns the clips of a table whose headers can be read; warns of the others."""
+    kept, failures = [], []
+    for index, row in enumerate(table):
+        try:
+            check_audio(audio_of(row))
+            kept.append(index)
+        except InputError as error:
+            failures.append(str(error))
+    if not kept:
+        raise InputError(f"{name}: none of its {len(table)} clips can be read, such as {failures[0]}")
+    if failures:
+        logger.warning(f"{name}: {len(failures)} of {len(table)} clips cannot be read and are left out: {failures[0]}")
+    return table.select(kept)
 
 
 def load_splits(arguments: DetectionDataArguments, seed: int) -> dict[str, list[Stretch]]:
@@ -119,7 +142,8 @@ def part(stretch: Stretch, start_s: float, end_s: float) -> Stretch:
     """Cuts a part out of a whole recording, and its events at the edges; times in seconds."""
 
     def cut(events: tuple[Event, ...]) -> tuple[Event, ...]:
-        inside = [event for event in events if event.onset_s < end_s and event.offset_s > start_s]
+        # An event without duration belongs to the part that begins with it.
+        inside = [e for e in events if e.onset_s < end_s and (e.offset_s > start_s or e.onset_s >= start_s)]
         return tuple(
             event._replace(onset_s=max(event.onset_s, start_s) - start_s, offset_s=min(event.offset_s, end_s) - start_s)
             for event in inside
@@ -167,17 +191,21 @@ def _set_aside(
 
 def choose_labels(splits: dict[str, list[Stretch]], arguments: DetectionDataArguments, stored_config) -> LabelSet:
     """
-    Returns the label set: of the label file, else of the training events and what was set aside from them; in the order
-    of a fine-tuned checkpoint with the same classes.
+    Returns the label set: of the label file, else of the training events and what was set aside from them, but never
+    `background`, which stands for no event; in the order of a fine-tuned checkpoint with the same classes.
 
     Raises:
-        InputError: no event has a label.
+        InputError: no event has a label, or the label file holds `background`.
     """
     if arguments.label_file:
-        return LabelSet(tuple(read_label_file(Path(arguments.label_file)).values()), PROBLEM_TYPE)
+        names = tuple(read_label_file(Path(arguments.label_file)).values())
+        if BACKGROUND in names:
+            raise InputError(f"{arguments.label_file}: {BACKGROUND} stands for no event; leave it out, or rename it")
+        return LabelSet(names, PROBLEM_TYPE)
     named = {split for split in ("validation", "test") if getattr(arguments, f"{split}_annotations")}
     stretches = [one for split, own in splits.items() if split not in named for one in own]
-    names = tuple(sorted({event.label for one in stretches for event in one.events}, key=sort_key))
+    names = {event.label for one in stretches for event in one.events} - {BACKGROUND}
+    names = tuple(sorted(names, key=sort_key))
     if not names:
         raise InputError(f"{arguments.train_annotations}: holds no events; a detector needs some to learn from")
     if stored_config is not None and set(stored_config.id2label.values()) == set(names):
@@ -188,6 +216,13 @@ def choose_labels(splits: dict[str, list[Stretch]], arguments: DetectionDataArgu
 def with_known_labels(split: str, stretches: list[Stretch], labels: LabelSet) -> list[Stretch]:
     """Returns the stretches without events of labels that the label set lacks; warns of them."""
     unknown = [event for one in stretches for event in one.events if event.label not in labels.label2id]
+    nothing = [event for event in unknown if event.label == BACKGROUND]
+    unknown = [event for event in unknown if event.label != BACKGROUND]
+    if nothing:
+        logger.warning(
+            f"{split}: {len(nothing)} events are called {BACKGROUND}, which stands for no event, and are left out; "
+            "rename them with label_map to learn them"
+        )
     if unknown:
         logger.warning(
             f"{split}: {len(unknown)} events have labels that the training lacks, and are left out, such as "

@@ -29,7 +29,7 @@ from .arguments import DetectionDataArguments, DetectionTrainingArguments, Detec
 from .crops import CropDataset, CropDrawer, FrameCollator, FrameCounter, WindowDataset
 from .metrics import choose_metric
 from .postprocessing import choose_settings
-from .recordings import Stretch, choose_labels, encode, load_splits, load_weak, with_known_labels
+from .recordings import Stretch, WeakClips, choose_labels, encode, load_splits, load_weak, with_known_labels
 from .trainer import DetectionTrainer, FrameLoss
 
 
@@ -63,7 +63,7 @@ def run(
         for dataset in datasets.values():
             dataset.feature_extractor = extractor
     model.config.padding_value = extractor.padding_value
-    circumstances = reproduction.circumstances(described(splits), arguments)
+    circumstances = reproduction.circumstances(described(splits, datasets["train"].weak), arguments)
     fingerprints = circumstances.get("data", {})
     if checkpoint is not None:
         check_same_run(checkpoint, model.config)
@@ -217,9 +217,12 @@ def choose_postprocessing(
         outcome.metrics.update({f"{split}_{name}": value for name, value in trainer.metrics_of(outcome).items()})
 
 
-def described(splits: dict[str, list[Stretch]]) -> dict[str, list[dict]]:
-    """Returns what `describe_data` reads: recordings with their events as labels."""
-    return {
+def described(splits: dict[str, list[Stretch]], weak: WeakClips | None) -> dict[str, list[dict]]:
+    """Returns what `describe_data` reads: recordings with their events as labels, and the weak clips."""
+    found = {
         split: [{"audio": one.source, "label": [list(event) for event in (*one.events, *one.unsure)]} for one in own]
         for split, own in splits.items()
     }
+    if weak is not None:
+        found["weak"] = [{"audio": clip, "label": row.tolist()} for clip, row in zip(weak.sources, weak.labels)]
+    return found

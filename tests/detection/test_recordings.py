@@ -1,0 +1,66 @@
+"""Tests what a detector is trained on: its labels, the parts of recordings, and clips whose labels have no times."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from annotated_tones import write_annotated_tones
+
+from training.data.events import Event
+from training.data.labels import LabelSet
+from training.detection.arguments import DetectionDataArguments
+from training.detection.recordings import PROBLEM_TYPE, Stretch, choose_labels, load_weak, part, with_known_labels
+from training.errors import InputError
+
+LABELS = LabelSet(("high", "low"), PROBLEM_TYPE)
+
+
+@pytest.fixture
+def weak(tmp_path) -> DetectionDataArguments:
+    tones = write_annotated_tones(tmp_path, num_recordings=3, seconds=0.5)
+    (tmp_path / "r1.wav").write_bytes(b"no audio")
+    (tmp_path / "weak.csv").write_text("file,label\nr0.wav,high|low\nr1.wav,low\nabsent.wav,low\nr2.wav,\n")
+    return DetectionDataArguments(
+        train_annotations=str(tones), weak_annotations=str(tmp_path / "weak.csv"), label_separator="|"
+    )
+
+
+def test_weak_clips_that_cannot_be_read_stop_the_run_before_its_first_step(weak):
+    with pytest.raises(InputError, match=r"r1.wav.* \(and 1 more damaged files\)$"):
+        load_weak(weak, LABELS)
+
+
+def test_weak_clips_that_cannot_be_read_are_left_out_and_named(weak, tmp_path, caplog):
+    skips = dataclasses.replace(weak, on_bad_audio="skip")
+    found = load_weak(skips, LABELS)
+    assert [source.rsplit("/", 1)[1] for source in found.sources] == ["r0.wav", "r2.wav"]
+    assert np.array_equal(found.labels, [[1, 1], [0, 0]])
+    assert "weak.csv: 2 of 4 clips cannot be read and are left out: " in caplog.text and "r1.wav" in caplog.text
+    for name in ("r0.wav", "r2.wav"):
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match="weak.csv: none of its 4 clips can be read, such as .*r0.wav"):
+        load_weak(skips, LABELS)
+
+
+def test_background_is_no_event(tmp_path, caplog):
+    """Events of this label are never found, so a detector that learnt them would have another score afterwards."""
+    events = (Event(0.0, 1.0, "owl"), Event(1.0, 2.0, "background"), Event(2.0, 3.0, "bat"))
+    splits = {"train": [Stretch("x.wav", "x.wav", 4.0, events)]}
+    arguments = DetectionDataArguments(train_annotations="x.csv")
+    labels = choose_labels(splits, arguments, None)
+    assert labels.names == ("bat", "owl")
+    (kept,) = with_known_labels("train", splits["train"], labels)
+    assert kept.events == (events[0], events[2])
+    (line,) = caplog.messages
+    assert "train: 1 events are called background" in line and "rename them with label_map" in line
+    (tmp_path / "labels.txt").write_text("owl\nbackground\n")
+    with pytest.raises(InputError, match="labels.txt: background stands for no event; leave it out, or rename it"):
+        choose_labels(splits, dataclasses.replace(arguments, label_file=str(tmp_path / "labels.txt")), None)
+
+
+def test_every_event_is_in_a_part_of_its_recording():
+    events = tuple(Event(*times, "owl") for times in ((0.0, 0.0), (1.0, 1.0), (0.5, 1.5), (1.2, 1.2), (2.0, 3.0)))
+    whole = Stretch("x.wav", "x.wav", 4.0, events)
+    parts = [part(whole, *times) for times in ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))]
+    times = [[event[:2] for event in one.events] for one in parts]
+    assert times == [[(0.0, 0.0), (0.5, 1.0)], [(0.0, 0.0), (0.0, 0.5), (pytest.approx(0.2),) * 2], [(0.0, 1.0)]]
