@@ -320,8 +320,11 @@ def test_long_clips_go_through_the_model_in_batches(encoder, tmp_path):
     np.testing.assert_allclose(shards.means()["embedding"], expected, atol=1e-5)
 
 
-def test_the_clips_of_the_later_test_are_not_looked_at(recipe, clips, tmp_path):
-    path, output = recipe(readouts=["prefix"], mean=-7.0, max_length=32, test_fraction=0.25)
+@pytest.mark.parametrize(
+    "labels", [{}, {"problem_type": "multi_label_classification"}], ids=["single_label", "multi_label"]
+)
+def test_the_clips_of_the_later_test_are_not_looked_at(recipe, clips, tmp_path, labels):
+    path, output = recipe(readouts=["prefix"], mean=-7.0, max_length=32, test_fraction=0.25, **labels)
     run(path)
     tuned = tmp_path / "tuned"
     words = ["--output_dir", str(tuned), "--max_steps", "1", "--disable_tqdm", "true"]

@@ -29,7 +29,7 @@ from ..data.dataset import ClipDataset, Collator
 from ..data.decoded_cache import DecodedCache
 from ..data.labels import LabelSet, class_name, find_labels, read_label_file
 from ..data.screening import screen
-from ..data.splits import complete_splits, load_splits, sample_splits, warn_of_repeats
+from ..data.splits import complete_splits, divides_by_class, load_splits, sample_splits, warn_of_repeats
 from ..errors import InputError
 from . import report as reporting
 from .arguments import TuningArguments
@@ -150,11 +150,8 @@ def open_splits(
         splits, unknown = leave_out(splits, data_arguments.unknown_classes)
         unknown = sample_splits({"unknown": unknown}, data_arguments, arguments.seed)["unknown"]
     labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
-    # Clips of one label are divided by class, whether or not a clip may have none.
-    is_divided = labels.is_single or (
-        labels.is_multi and all(isinstance(label, str) or len(label) < 2 for label in splits["train"]["label"])
-    )
-    splits = complete_splits(splits, data_arguments, stratify=is_divided, seed=arguments.seed)
+    stratify = divides_by_class(labels, splits["train"]["label"])
+    splits = complete_splits(splits, data_arguments, stratify, seed=arguments.seed)
     return sample_splits(splits, data_arguments, arguments.seed), unknown, labels
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ..errors import InputError
 from .arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, SourceArguments, SplitArguments
 from .columns import OTHER_COLUMNS, Columns, clip_names
-from .labels import read_label_file, rename_labels, sort_key, without_label
+from .labels import LabelSet, read_label_file, rename_labels, sort_key, without_label
 from .sources import Report, choose_split, load_local, standardise, warn_of_left_out
 from .tables import load_table
 
@@ -107,6 +107,12 @@ def warn_of_repeats(splits: dict[str, datasets.Dataset]):
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         logger.warning(f"{len(repeated)} files are listed more than once, such as {repeated[0]}: is that meant?")
+
+
+def divides_by_class(labels: LabelSet, values: Iterable) -> bool:
+    """Returns whether the clips are divided by class: each label of a clip is one class, or none of them."""
+    # Everywhere by this rule: a sweep and the fine-tuning of its recipe must set the same test clips aside.
+    return labels.is_single or (labels.is_multi and all(isinstance(value, str) or len(value) < 2 for value in values))
 
 
 def complete_splits(

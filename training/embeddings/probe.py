@@ -27,7 +27,7 @@ from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
-from ..data.splits import complete_splits, load_splits, make_folds
+from ..data.splits import complete_splits, divides_by_class, load_splits, make_folds
 from ..errors import InputError
 from ..files import check_writable
 from ..inference.shards import Shards
@@ -68,7 +68,8 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     model = load_for_recipe(model_arguments, extractor)
     splits = screen(load_splits(data_arguments), data_arguments, folder)
     label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
-    splits = complete_splits(splits, data_arguments, stratify=label_set.is_single, seed=arguments.seed)
+    stratify = divides_by_class(label_set, splits["train"]["label"])
+    splits = complete_splits(splits, data_arguments, stratify, arguments.seed)
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         raise InputError(f"{missing[0]}_split: a probe needs one; name it, or set {missing[0]}_fraction above 0")
@@ -196,7 +197,8 @@ def run_evar(
     has_folds = "fold" in splits["train"].column_names and "test" not in splits
     if not has_folds:  # EVAR draws the validation clips itself, anew for each seed
         divided = dataclasses.replace(data_arguments, validation_fraction=0.0)
-        splits = complete_splits(splits, divided, stratify=label_set.is_single, seed=arguments.seed)
+        stratify = divides_by_class(label_set, splits["train"]["label"])
+        splits = complete_splits(splits, divided, stratify, arguments.seed)
         if "test" not in splits:
             raise InputError("test_split: a probe needs one; name it, or set test_fraction above 0")
     folds = make_folds(splits["train"], 0, label_set.is_single, arguments.seed) if has_folds else []

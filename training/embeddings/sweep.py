@@ -31,7 +31,7 @@ from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import find_labels
 from ..data.screening import screen
-from ..data.splits import complete_splits, load_splits, make_folds
+from ..data.splits import complete_splits, divides_by_class, load_splits, make_folds
 from ..errors import InputError
 from ..files import check_writable, write_csv, write_json
 from .arguments import SweepArguments
@@ -223,7 +223,8 @@ def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
     splits = load_splits(data_arguments)
     splits = screen(splits, data_arguments, arguments.output_dir)
     labels = find_labels(splits["train"]["label"], data_arguments.problem_type)
-    splits = complete_splits(splits, data_arguments, labels.is_single, FINE_TUNING["seed"])
+    stratify = divides_by_class(labels, splits["train"]["label"])
+    splits = complete_splits(splits, data_arguments, stratify, FINE_TUNING["seed"])
     splits.pop("test", None)
     clips = concatenate_datasets(list(splits.values()))
     if len(clips) <= arguments.max_clips:
