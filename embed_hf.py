@@ -12,7 +12,7 @@ from training.console import run_program
 from training.embeddings.embed import EXTENSIONS, LEVELS, ClipEmbedder, load, write
 from training.embeddings.log_mel import LOG_MEL, require_float32
 from training.errors import InputError, printable
-from training.files import check_writable
+from training.files import check_apart, check_writable
 from training.inference.engine import Engine
 from training.inference.inputs import HELP, ClipSequence, open_inputs
 from training.inference.precision import HardwareArguments, choose_hardware, place
@@ -22,7 +22,7 @@ from training.inference.tables import unreadable_path, write_unreadable
 from training.recipe import described, name_positionals, parse_words, show_help
 
 USAGE = "embed_hf.py MODEL INPUT ... --output OUT.parquet|OUT.npz [--key value ...]"
-KEPT = "finished shards are kept in OUTPUT.shards; give the same command again to go on"
+KEPT = "finished shards are kept in OUTPUT.shards; give the same command again, without --overwrite, to go on"
 PRINTED_FAILURES = 20
 
 
@@ -62,6 +62,7 @@ class EmbedArguments(HardwareArguments):
             raise InputError(f"usage: {USAGE}")
         if not self.output:
             raise InputError("output: is not set; name OUT.parquet or OUT.npz")
+        check_apart({"output": self.output}, self.inputs)
         if self.model == LOG_MEL:
             require_float32(self)
 
@@ -76,7 +77,7 @@ def embed(argv: list[str]) -> int:
     """Embeds what the command line names, as one of several processes; returns the exit status."""
     words = name_positionals(argv, EmbedArguments, "model", "inputs")
     (arguments,) = parse_words((EmbedArguments,), words, USAGE, "command line")
-    processes = start_processes(arguments.share, arguments.device)
+    processes = start_processes(arguments.share, arguments.device, arguments.overwrite)
     try:
         run(arguments, processes)
     except InputError:
@@ -89,7 +90,7 @@ def embed(argv: list[str]) -> int:
 def run(arguments: EmbedArguments, processes: Processes):
     """Does the work of one process."""
     output = arguments.output
-    processes.together(lambda: check_output(output, arguments.overwrite))
+    processes.together(lambda: check_output(output, arguments.overwrite, bool(arguments.share)))
     hardware = processes.together(lambda: choose_hardware(arguments, processes.device))
     embedder = processes.together(
         lambda: load(
@@ -135,7 +136,7 @@ def shards_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.shards")
 
 
-def check_output(path: Path, overwrite: bool):
+def check_output(path: Path, overwrite: bool, is_shared: bool = False):
     """
     Checks the path to write to, before hours of encoding.
 
@@ -148,7 +149,8 @@ def check_output(path: Path, overwrite: bool):
         check_writable(written)
     # With shards beside it, the run that wrote it, or that is to replace it, has been killed.
     if path.exists() and not overwrite and not shards_of(path).exists():
-        raise InputError(f"{path}: exists already; add --overwrite or name another --output")
+        remedy = "move it away" if is_shared else "add --overwrite"
+        raise InputError(f"{path}: exists already; {remedy} or name another --output")
 
 
 def finish(embedder: ClipEmbedder, shards: Shards, clips: ClipSequence, output: Path):

@@ -19,6 +19,7 @@ from training.base.inference import labels_of, load_classifier
 from training.base.open_set import UNKNOWN, RejectionArguments, choose_rejection
 from training.console import fail, run_program
 from training.errors import InputError, printable
+from training.files import check_apart
 from training.inference.engine import Engine
 from training.inference.inputs import HELP, ClipSequence, open_inputs
 from training.inference.live import LiveArguments, listen, with_device
@@ -41,7 +42,10 @@ USAGE = (
     "predict_hf.py MODEL INPUT ... [--output TABLE] [--key value ...], predict_hf.py INPUT ... --models MODEL MODEL, "
     "or predict_hf.py MODEL --listen [DEVICE]"
 )
-KEPT = "with --output, what is finished is kept in OUTPUT.shards: give the same command again to go on"
+KEPT = (
+    "with --output, what is finished is kept in OUTPUT.shards: give the same command again, without --overwrite, to go "
+    "on"
+)
 PRINTED_FAILURES = 20
 OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "max_gap_s", "median_steps")
 
@@ -111,12 +115,14 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
         if self.model and self.models:
             raise InputError("models: stands in place of the one model; leave one of them out")
         for name in OF_EVENTS:
-            if getattr(self, name) is not None and self.events is None and not self.listen:
+            is_printed = self.listen and name != "event_format"  # events that are found live are printed, too
+            if getattr(self, name) is not None and self.events is None and not is_printed:
                 raise InputError(f"{name}: needs --events, the table of the events; add it")
         if self.events and not self.events.name.strip("."):  # `.` and `..` have no names
             self.events = Path(os.path.abspath(self.events))
         if self.share and not self.place:
             raise InputError("share: needs --output, the place where the shares meet; add it")
+        check_apart({"output": self.output, "windows": self.windows, "events": self.events}, self.inputs or ())
 
     @property
     def place(self) -> Path | None:
@@ -137,7 +143,7 @@ def predict(argv: list[str]) -> int:
     (arguments,) = parse_words((PredictArguments,), words, USAGE, "command line")
     if arguments.listen:
         return run_live(arguments)
-    processes = start_processes(arguments.share, arguments.device)
+    processes = start_processes(arguments.share, arguments.device, arguments.overwrite)
     try:
         return run(arguments, processes)
     except InputError:
@@ -206,13 +212,18 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
 
 
 def one_by_one(arguments: PredictArguments) -> dict[str, PredictArguments]:
-    """Returns name -> the arguments of a run of each model alone, with tables of its name: scores.NAME.csv."""
+    """
+    Returns name -> the arguments of a run of each model alone, with tables of its name: scores.NAME.csv, or a folder of
+    its name in the folder of the events.
+    """
     if not arguments.models:
         return {"": arguments}
-    found = {}
+    found, events = {}, arguments.events
     for name, model in zip(names_of_models(arguments.models), arguments.models):
         tables = {table: getattr(arguments, table) for table in ("output", "windows", "events")}
         tables = {key: path and path.with_name(f"{path.stem}.{name}{path.suffix}") for key, path in tables.items()}
+        if events and (events.is_dir() or not events.suffix):
+            tables["events"] = events / name.replace(".", "_")  # what is after a point would be taken for a format
         found[name] = dataclasses.replace(arguments, model=model, models=None, **tables)
     return found
 
@@ -267,23 +278,30 @@ def run_jobs(jobs: list[Job], hardware: Hardware, processes: Processes) -> int:
         if processes.is_main:
             print(f"share {arguments.share} is done; run once without --share when all are", file=sys.stderr)
         return 0
+    is_written = False
     if arguments.place:
-        failures = processes.together(
-            lambda: finish_all(jobs, shards, own_facts, remarks, clips, processes) if processes.is_main else []
+        failures, is_written = processes.together(
+            lambda: finish_all(jobs, shards, own_facts, remarks, clips, processes) if processes.is_main else ([], False)
         )
-    return report(empty_folders, failures, clips.num_clips, arguments.place) if processes.is_main else 0
+    listed = unreadable_path(arguments.place) if is_written else None
+    return report(empty_folders, failures, clips.num_clips, listed) if processes.is_main else 0
 
 
 def finish_all(
     jobs: list[Job], shards: Shards, facts: list[dict], remarks: dict, clips: ClipSequence, processes: Processes
-) -> list[tuple[str, str]]:
-    """Writes the tables of all models, and removes the shards."""
-    failures = []
+) -> tuple[list[tuple[str, str]], bool]:
+    """
+    Writes the tables of all models, and removes the shards; returns what could not be classified, and whether there are
+    tables, and lists of it.
+    """
+    failures, is_written = [], False
     for number, job in enumerate(jobs):
         own = shards if len(jobs) == 1 else ModelShards(shards, number, facts[number], remarks)
-        failures += finish(job, own, clips, processes)
+        errors = finish(job, own, clips, processes)
+        failures += errors
+        is_written = len(errors) < own.summary()[0]
     shards.remove()
-    return list(dict.fromkeys(failures))
+    return list(dict.fromkeys(failures)), is_written
 
 
 def make_network(model, extractor, labels, arguments: PredictArguments, rejection) -> Classifier:
@@ -386,21 +404,23 @@ def keep(path: Path, files: Iterable[Path]):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.unlink(missing_ok=True)
         try:
-            os.link(file, place)
+            os.link(os.path.realpath(file), place)  # what a link leads to is replaced, and not the link
         except OSError:  # a file system without links
             shutil.copy2(file, place)
     if earlier:
         print(f"the earlier {path} is kept as {kept}", file=sys.stderr)
 
 
-def report(empty_folders: list[str], failures: list[tuple[str, str]], num_clips: int | None, output) -> int:
-    """Prints what could not be classified; returns the exit status."""
+def report(
+    empty_folders: list[str], failures: list[tuple[str, str]], num_clips: int | None, listed: Path | None
+) -> int:
+    """Prints what could not be classified, and where this run has listed it; returns the exit status."""
     for message in empty_folders + [f"{name}: {reason}" for name, reason in failures[:PRINTED_FAILURES]]:
         fail(message)
     if failures:
         of = "" if num_clips is None else f" of {num_clips}"
-        listed = f"; {unreadable_path(output)} lists them" if output and unreadable_path(output).exists() else ""
-        print(f"{len(failures)}{of} files could not be classified{listed}", file=sys.stderr)
+        where = "" if listed is None else f"; {listed} lists them"
+        print(f"{len(failures)}{of} files could not be classified{where}", file=sys.stderr)
     return 1 if empty_folders or failures else 0
 
 

@@ -78,6 +78,36 @@ def check_writable(path: Path, is_folder: bool = False):
         raise InputError(f"{path}: cannot be written ({reason}); name another {kind}") from error
 
 
+def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[str | Path | None] = ()):
+    """
+    Checks that outputs are different files, and none of them a file that is read.
+
+    Args:
+        outputs: option -> what it names; `None`: nothing
+        inputs: files, or other words
+
+    Raises:
+        InputError: the same file twice.
+    """
+    places: dict[str, str] = {}
+    for name, path in outputs.items():
+        place = None if path is None else _real_path(path)
+        if place in places:
+            raise InputError(f"{name}: {path} is {places[place]}, too; name another file")
+        places |= {} if place is None else {place: name}
+    for source in inputs:
+        name = None if source is None else places.get(_real_path(source))
+        if name is not None and os.path.isfile(source):
+            raise InputError(f"{name}: {outputs[name]} is read here, and would be replaced; name another file")
+
+
+def _real_path(path: str | Path) -> str | None:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a character that no name may have
+        return None
+
+
 def write_json(path: Path, value):
     """Writes a value as indented JSON in UTF-8, whole or not at all."""
     with complete_file(path) as unfinished:

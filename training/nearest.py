@@ -26,7 +26,7 @@ from .embeddings.neighbours import (
 )
 from .embeddings.stored import NAMES, EmbeddingArguments, Embeddings, as_text, read_embeddings, suggestion
 from .errors import InputError, blamed, printable
-from .files import arrow_array, check_writable
+from .files import arrow_array, check_apart, check_writable
 from .inference.precision import HardwareArguments, choose_hardware, place
 from .inference.shards import weights_fingerprint
 from .inference.tables import Columns, check_table, open_table, with_own_columns
@@ -58,6 +58,7 @@ class NearestArguments(EmbeddingArguments, HardwareArguments):
         super().__post_init__()
         if not self.embeddings or not self.clips:
             raise InputError(f"usage: {USAGE}")
+        check_apart({"output": self.output, "index": self.index}, [self.embeddings, *self.clips])
 
 
 def main(argv: list[str]) -> int:

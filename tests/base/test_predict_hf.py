@@ -109,6 +109,28 @@ def test_given_windows_are_used(model_folder, clips, tmp_path):
         (["MODEL", "CLIPS", "--device", "nowhere"], "device nowhere: cannot be used here"),
         (["MODEL", "CLIPS", "--share", "1/2"], "share: needs --output"),
         (["MODEL", "CLIPS", "--output", "EMPTY/x.csv", "--share", "3/2"], "share: must be I/N with I from 1 to N"),
+        (
+            ["MODEL", "CLIPS", "--output", "EMPTY/x.csv", "--share", "1/2", "--overwrite"],
+            "share: with overwrite it would",
+        ),
+        (
+            ["MODEL", "CLIPS", "--output", "EMPTY/x.csv", "--windows", "EMPTY/../empty/x.csv"],
+            "x.csv is output, too; name",
+        ),
+        (
+            ["MODEL", "CLIPS", "--windows", "EMPTY/x.csv", "--events", "EMPTY/x.csv"],
+            "x.csv is windows, too; name another",
+        ),
+        (["MODEL", "--listen", "-", "--windows", "EMPTY/x.csv", "--events", "EMPTY/x.csv"], "x.csv is windows, too"),
+        (
+            ["MODEL", "CLIPS/0.wav", "--output", "CLIPS/0.wav"],
+            "0.wav is read here, and would be replaced; name another",
+        ),
+        (["MODEL", "--listen", "-", "--event_format", "csv"], "event_format: needs --events, the table of the events"),
+        (
+            ["MODEL", "CLIPS", "--reject_by", "energy"],
+            "reject_by: has no effect without --reject; add it, or leave this",
+        ),
         (["MODEL", "CLIPS", "--window_s", "9"], "window_s must be positive and at most"),
         (["MODEL", "CLIPS", "--top_k", "0"], "top_k: must be 1 or more, got 0"),
         (["MODEL", "CLIPS", "--topk", "2"], "unknown key topk; did you mean top_k?"),

@@ -211,6 +211,8 @@ def with_separate_norms(folder):
         (None, ["--output", "DIR/out.csv"], "unknown kind of output; name a file that ends in .parquet or .npz"),
         (None, ["--output", "DIR/a/out.npz"], "a does not exist; make it or name another file"),
         (old_output, ["--output", "DIR/out.npz"], "exists already; add --overwrite or name another --output"),
+        (old_output, ["--output", "DIR/out.npz", "--share", "1/2"], "exists already; move it away or name another"),
+        (old_output, ["--output", "DIR/out.npz", "--share", "1/2", "--overwrite"], "share: with overwrite it would"),
         (None, ["--window_s", "9"], "window_s must be positive and at most max_length's 0.655 s"),
         (None, ["--fusion_layers", "7"], "fusion_layers must be integers from -3 to 2, got 7"),
         (None, ["--readout", "patchs"], "cannot embed (readout must be"),

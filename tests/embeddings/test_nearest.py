@@ -214,6 +214,8 @@ def test_bad_calls_are_one_line(tmp_path, capsys):
         ([table, "1/9.wav", "--index", tmp_path / "text.index"], "is not an index of training.nearest"),
         ([table, "1/9.wav", "--index", tmp_path / "no" / "a.index"], "does not exist; make it"),
         ([table, "1/9.wav", "--output", tmp_path / "a.txt"], "unknown kind of table"),
+        ([table, "1/9.wav", "--output", table], "some.npz is read here, and would be replaced; name another file"),
+        ([table, "1/9.wav", "--index", table], "index: "),
         ([table, "1/9.wav", "--column", "embeding"], "has no column embeding; did you mean embedding?"),
     ):
         assert run(*words) == 1

@@ -213,11 +213,13 @@ def test_several_labels_are_judged_one_by_one(tmp_path):
         (["a"] * 7 + ["b"], [], "fewer than two classes have two labelled clips or more"),
         (["a", "b"] * 4, ["--num_folds", "1"], "num_folds: must be 2 or more"),
         (["a", "b"] * 4, ["--label_column", "kind"], "no column 'kind'"),
+        (["a", "b"] * 4, ["--output", "EMBEDDINGS", "--overwrite", "true"], "is read here, and would be replaced"),
     ],
 )
 def test_refusals(tmp_path, capsys, labels, words, message):
     write(tmp_path, np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32), labels)
     words = [tmp_path / "clips.parquet", "--labels", tmp_path / "known.csv", "--output", tmp_path / "out.csv", *words]
+    words = [tmp_path / "clips.parquet" if word == "EMBEDDINGS" else word for word in words]
     assert program.main(list(map(str, words))) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()

@@ -161,6 +161,17 @@ def test_a_finished_table_is_not_lost(model_folder, clips, tmp_path, capsys):
     assert first.read_bytes() == output.read_bytes() != b"by hand"
 
 
+def test_a_table_that_a_link_leads_to_is_not_lost(model_folder, clips, tmp_path):
+    """A second name of the link would lead to the new table, too."""
+    real, output = tmp_path / "elsewhere" / "real.csv", tmp_path / "scores.csv"
+    real.parent.mkdir()
+    real.write_text("by hand")
+    output.symlink_to(real)
+    assert predict(model_folder, clips, "--output", output) == 0
+    kept = tmp_path / "scores.previous.csv"
+    assert kept.read_text() == "by hand" and output.is_symlink() and real.read_text() != "by hand"
+
+
 def test_nothing_readable_writes_nothing_and_is_tried_again(model_folder, tmp_path, capsys):
     clip, output = tmp_path / "a.wav", tmp_path / "scores.csv"
     clip.write_bytes(b"RIFFrubbish")
@@ -169,6 +180,20 @@ def test_nothing_readable_writes_nothing_and_is_tried_again(model_folder, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
     write_tone(clip)
     assert predict(model_folder, clip, "--output", output) == 0 and output.exists()
+
+
+def test_a_list_of_an_earlier_run_is_not_named(model_folder, tmp_path, capsys):
+    """It belongs to the table that is still there."""
+    clips, output = [tmp_path / "a.wav", tmp_path / "b.wav"], tmp_path / "scores.csv"
+    write_tone(clips[0])
+    clips[1].write_bytes(b"RIFFrubbish")
+    assert predict(model_folder, *clips, "--output", output) == 1
+    listed = f"1 of 2 files could not be classified; {output}.unreadable.csv lists them"
+    assert listed in capsys.readouterr().err
+    clips[0].write_bytes(b"RIFFrubbish")
+    assert predict(model_folder, *clips, "--output", output) == 1
+    assert "2 of 2 files could not be classified\n" in capsys.readouterr().err
+    assert len(pandas.read_csv(f"{output}.unreadable.csv")) == 1
 
 
 def test_a_table_that_fails_leaves_the_earlier_one(tmp_path):

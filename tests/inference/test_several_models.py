@@ -1,6 +1,7 @@
 """Tests predict_hf.py with several models: tables like those of single runs, and one pass for equal encoders."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -181,6 +182,20 @@ def test_a_clip_that_overflows_in_one_model_has_scores_of_the_other(models, clip
     names = sorted(path.name for path in (tmp_path / "single").iterdir())
     same_files(tmp_path / "single", tmp_path, names)
     assert "scores.linear.csv" in names and "scores.overflows.csv" not in names
+
+
+@pytest.mark.parametrize("event_format", [None, "audacity"])
+def test_each_model_has_a_folder_of_event_tables(models, clips, tmp_path, event_format):
+    own = shutil.copytree(models["linear"], tmp_path / "v1.5")  # what is after a point is no format
+    words = [] if event_format is None else ["--event_format", event_format]
+    predict(clips, "--models", own, models["gated"], "--events", tmp_path / "tables", *words)
+    made = ["gated", "gated.unreadable.csv", "v1_5", "v1_5.unreadable.csv"]
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == made
+    for model, name in ((own, "v1_5"), (models["gated"], "gated")):
+        predict(model, clips, "--events", tmp_path / "single" / name, *words)
+        files = sorted(path.name for path in (tmp_path / "single" / name).iterdir())
+        assert len(files) == 5
+        same_files(tmp_path / "single" / name, tmp_path / "tables" / name, files)
 
 
 def test_names_tell_models_apart(tmp_path):

@@ -36,6 +36,11 @@ class RejectionArguments(Arguments):
     )  # fmt: skip
     reject_by: str = described("distance", "Score by which --reject decides.", choices=SCORES)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.reject is None and self.reject_by != "distance":
+            raise InputError("reject_by: has no effect without --reject; add it, or leave this out")
+
 
 class EmbeddingHook:
     """

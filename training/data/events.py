@@ -56,6 +56,7 @@ MOST_HEADER = 4096  # characters in which the names of columns stand
 HOLD_ALL = ("json", "jsonl", "soundevent")  # formats whose texts may have any character
 DECIMALS = 6
 BACKGROUND = "background"  # class of clips without events
+UNSURE = "unsure"  # label of what nobody can tell
 HIGHEST_HZ = 8000.0  # what models at 16 kHz get
 SURROGATES = re.compile("[\ud800-\udfff]+")
 # x.txt, x.Table.1.selections.txt (Raven) and x.BirdNET.selection.table.txt describe x.wav.

@@ -12,6 +12,7 @@ from ..data.columns import Columns
 from ..data.labels import LabelSet, labels_so_far, without_label
 from ..data.tables import load_known_labels
 from ..errors import InputError, printable, short
+from ..files import check_apart
 from ..inference.tables import check_table
 from ..recipe import described
 from .stored import ClipPlaces, EmbeddingArguments, suggestion
@@ -41,6 +42,7 @@ class LabelArguments(EmbeddingArguments):
         check_table(self.output)
         if self.output.exists() and not self.overwrite:
             raise InputError(f"{self.output}: is there already; name another output, or add --overwrite true")
+        check_apart({"output": self.output}, [self.embeddings])
         if self.output.resolve() in {Path(table).resolve() for table in self.labels or ()}:
             raise InputError(f"{self.output}: holds the labels; name another output")
 

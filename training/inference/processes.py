@@ -63,16 +63,17 @@ class Processes:
         return result
 
 
-def start_processes(share: str | None = None, device: str | None = None) -> Processes:
+def start_processes(share: str | None = None, device: str | None = None, overwrite: bool = False) -> Processes:
     """
     Joins the processes of a launch.
 
     Args:
         share: I/N, the option of the programs
         device: the user's choice
+        overwrite: whether the launch removes what is stored
 
     Raises:
-        InputError: not a share.
+        InputError: not a share, or one that would remove the others.
     """
     number, num_shares = 1, 1
     if share is not None:
@@ -80,6 +81,8 @@ def start_processes(share: str | None = None, device: str | None = None) -> Proc
         number, num_shares = map(int, found.groups()) if found else (0, 0)
         if not 1 <= number <= num_shares:
             raise InputError(f"share: must be I/N with I from 1 to N, such as 2/5, got {share!r}")
+        if overwrite and num_shares > 1:
+            raise InputError("share: with overwrite it would remove what other machines have stored; leave one out")
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return Processes(share=number - 1, num_shares=num_shares)
     from accelerate import PartialState

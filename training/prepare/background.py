@@ -17,11 +17,10 @@ import numpy as np
 from ..console import run_program
 from ..data.annotations import read_annotations
 from ..data.audio import audio_seconds
-from ..data.events import BACKGROUND, Event
+from ..data.events import BACKGROUND, UNSURE, Event
 from ..errors import InputError
-from ..files import check_writable
+from ..files import check_apart, check_writable
 from ..recipe import LARGEST_WHOLE
-from ..review.merging import UNSURE
 from . import write_manifest
 from .common import Clip
 
@@ -109,6 +108,7 @@ def program(argv: list[str]) -> None:
             raise InputError(f"--{name}: must be from {least} to {most}, got {getattr(arguments, name)}")
     if arguments.clips is not None and arguments.clips < 0:
         raise InputError(f"--clips: must be 0 or more, got {arguments.clips}")
+    check_apart({"--output": arguments.output}, [arguments.annotations])
     check_writable(arguments.output)
     annotated = read_annotations(
         arguments.annotations,

@@ -20,6 +20,7 @@ from ..data.audio import audio_seconds
 from ..data.events import (
     FORMATS,
     HIGHEST_HZ,
+    UNSURE,
     Recordings,
     check_events_file,
     event_files,
@@ -36,7 +37,7 @@ from ..inference.scores import Classifier
 from ..inference.shards import Shards, weights_fingerprint
 from ..recipe import Arguments, described, name_positionals, parse_words, show_help
 from .candidates import REASONS, SUSPECTED, Suggester, choose
-from .merging import OUTCOMES, UNSURE, merge
+from .merging import OUTCOMES, merge
 from .tables import SEPARATORS, read_answers, write_candidates, write_clip
 
 logger = logging.get_logger(__name__)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.annotations import ROUNDING_S, AnnotatedRecording, outside
-from ..data.events import DECIMALS, Event, in_order
+from ..data.events import DECIMALS, UNSURE, Event, in_order
 from ..errors import InputError, nearest, printable
 from .tables import NEW, Answer, key_of
 
 YES = "yes"  # answers, unless they are labels: the label in question, or no event
 NOTHING = ("no", "nothing")
-UNSURE = "unsure"  # label of what nobody can tell
 TOLERANCE_S = 1.5 * 10**-DECIMALS  # tables hold rounded times
 # What an answer did, as the program counts it.
 OUTCOMES = ("added", "removed", "renamed", "moved", "unsure", "confirmed", "no event", "already there", "not looked at")
