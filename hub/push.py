@@ -47,7 +47,7 @@ SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_trans
 OPEN_SET = "open_set.safetensors"  # training.base.open_set.FILE
 PUBLISHED = (
     *SETTINGS, OPEN_SET, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", EVALUATIONS, "results.json",
-    *PICTURES, *CODE, *ADAPTER, *SENTENCES,
+    *PICTURES, *CODE, *ADAPTER, *SENTENCES, "handler.py", "requirements.txt",
 )  # fmt: skip
 CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
 ENDPOINT = Path(__file__).parent / "endpoint"  # what an Inference Endpoint runs; a classifier's folder may have its own
@@ -447,6 +447,10 @@ def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str]) -> b
         )
     else:
         raise PushError(f"{path}: does not exist; a model needs its card: write one, or let the run finish")
+    try:
+        ModelCard(text, ignore_metadata_errors=True)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise PushError(f"{path}: the metadata at its top cannot be read ({_one_line(error)}); correct it") from error
     text = USAGE_LINE.sub(lambda found: f'{found[1]}"{repo_id}"', text)
     return _clean_text(text, labels).encode()
 

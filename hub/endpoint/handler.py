@@ -23,6 +23,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 DEFAULT_TOP_K = 5  # as in Transformers' pipeline
 MOST_CLIPS, MOST_WINDOWS, MOST_CHANNELS = 1000, 10_000, 64
+MOST_SCORES = 1_000_000  # in an answer
 MOST_SAMPLES = 60_000_000  # decoded samples of all channels: 240 MB
 LOWEST_RATE, HIGHEST_RATE = 500, 20_000_000  # Hz
 HIGHEST = 2.0**31  # of 32-bit samples that were stored as numbers; usual ones are within -1 and 1
@@ -38,7 +39,7 @@ PARAMETERS = {
     "median_steps": (
         int,
         1,
-        1_000_001,
+        1001,
         "Odd number of windows or frames of a median filter; unset: the model's own.",
     ),
     "windows": (bool, None, None, "Whether the answer has the scores of every window or time frame, with its times."),
@@ -339,6 +340,13 @@ def check_windows(seconds: float, parameters: dict):
         raise TooLong(
             f"hop_s: {seconds / step_s:.0f} windows, more than {MOST_WINDOWS}; take a longer hop_s or window_s"
         )
+
+
+def check_scores(num_windows: int, names: list, parameters: dict):
+    """Raises `TooLong` if an answer with the scores of so many windows or time frames would hold too many."""
+    count = num_windows * min(parameters.get("top_k", DEFAULT_TOP_K), len(names))
+    if parameters.get("windows") and count > MOST_SCORES:
+        raise TooLong(f"windows: {count} scores, more than {MOST_SCORES}; take a smaller top_k, or cut the recording")
 
 
 def ranked(scores: list, names: list, parameters: dict) -> list:

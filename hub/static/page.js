@@ -446,9 +446,14 @@ function useFile(file) {
   attempt(analyse);
 }
 
-function useExample(address) {
-  const read = async (rate) => decode(await (await fetch(address)).arrayBuffer(), rate);
-  input = { name: address.split("/").at(-1), address, decode: read };
+function useExample(path) {
+  const address = path.split("/").map(encodeURIComponent).join("/");
+  const read = async (rate) => {
+    const response = await fetch(address);
+    if (!response.ok) throw new Error(`${path} cannot be fetched (${response.status})`);
+    return decode(await response.arrayBuffer(), rate);
+  };
+  input = { name: path.split("/").at(-1), address, decode: read };
   attempt(analyse);
 }
 

@@ -78,6 +78,8 @@ def test_the_table_trains(tmp_path, monkeypatch, capsys):
     data = load_table(tmp_path / "clips.csv", Columns(start="start", end="end", group="group"))
     assert sorted(data["label"]) == ["background", "background", "owl"]
     assert [len(read_audio(audio_of(row), 16000)) for row in data] == [16000] * 3
+    with pytest.raises(InputError, match="clips.csv: lies in tables, where all tables are read as annotations; name"):
+        program(["tables", "field", "--output", "tables/clips.csv"])
     for words in (["--clip_s", "nan"], ["--margin_s", "-1"], ["--clips", "-1"]):
         with pytest.raises(InputError, match=f"{words[0]}: must be "):
             program(["tables", "field", *words])

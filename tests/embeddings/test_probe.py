@@ -145,6 +145,8 @@ def test_few_labels_are_drawn_anew_per_seed_and_only_from_the_training_clips():
         ({"patience": 0}, "patience: must be 1 or more, got 0"),
         ({"test_fraction": 0.0}, "test_split: a probe needs one"),
         ({"fusion_layers": [9]}, "fusion_layers must be integers from -3 to 2, got 9"),
+        ({"fold_column": "fold"}, "fold_column: has an effect with protocol evar alone; name splits, or set"),
+        ({"methods": ["few_shot"], "few_shot": [100]}, "few_shot: a class has 1. training clips; give at most as many"),
         ({"neighbours": [500]}, r"neighbours: \[500\] are more than the 25 clips"),
     ],
 )

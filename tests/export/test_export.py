@@ -432,6 +432,16 @@ def test_heads_of_a_pretraining_are_not_left_out_in_silence(tmp_path, capsys):
     assert "the heads of the pretraining would be left out" in message and not (tmp_path / "out").exists()
 
 
+def test_options_without_effect_are_refused(exported, tmp_path, capsys):
+    model, out = exported[0] / "model", tmp_path / "out"
+    for words, message in (
+        (("onnx", "--data", CLIPS), "--data: accuracy is reported by --format int8, safetensors-fp16, transformers-js"),
+        (("int8", "--label_column", "label"), "--label_column: needs --data, the labelled clips; add it"),
+        (("safetensors-fp16", "--input", "features"), "--format safetensors-fp16 is a folder without a graph"),
+    ):
+        assert message in refused(capsys, model, out, *words) and not out.exists()
+
+
 def refused(capsys, *words) -> str:
     """The one line that refuses."""
     assert run(*words) == 1

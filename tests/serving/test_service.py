@@ -306,6 +306,23 @@ def test_frames_of_a_clip_do_not_depend_on_the_clips_beside_it(serve, detector):
     np.testing.assert_allclose(vector, expected, atol=1e-5)
 
 
+def test_the_size_of_an_answer_is_limited(serve, detector, monkeypatch):
+    """Before it is built: a long recording of many labels would need gigabytes."""
+    service, client = serve(detector)
+    audio = encoded(tone(1.0), RATE, "WAV")
+    frames = len(post_file(client, audio, windows=True).json()["windows"])
+    labels = len(service.labels.names)
+    monkeypatch.setattr(serving.handler, "MOST_SCORES", frames * labels - 1)
+    response = post_file(client, audio, windows=True)
+    assert response.status_code == 413
+    assert f"windows: {frames * labels} scores, more than {frames * labels - 1}" in response.json()["error"]
+    assert post_file(client, audio).status_code == post_file(client, audio, windows=True, top_k=1).status_code == 200
+    monkeypatch.setattr(serving, "MOST_LOGITS", 1)
+    response = post_file(client, audio, hop_s=0.1)
+    assert response.status_code == 413 and "take a longer hop_s" in response.json()["error"]
+    assert not any(service.held.values())
+
+
 def test_the_windows_that_a_detector_has_stored_hold(serve, tmp_path):
     """In predict_hf.py and the service alike; those of a request replace them."""
     own = DETECTION | {"window_s": 0.4, "hop_s": 0.12}
@@ -377,6 +394,7 @@ WRONG = {
     "in the query": (lambda c: c.post("/classify?windows=x", files={"file": WAV}), 422, "windows: must be true or"),
     "a parameter of another path": (lambda c: post_file(c, path="embed", top_k=1), 422, "unknown name 'top_k'"),
     "a long window": (lambda c: post_file(c, window_s=5), 422, "window_s must be positive and at most"),
+    "a long filter": (lambda c: post_file(c, path="events", median_steps=40001), 422, "median_steps: must be a whole number from 1"),
     "a million windows": (lambda c: post_file(c, encoded(tone(30), RATE, "WAV"), hop_s=0.001), 413, "windows, more"),
     "samples without rate": (lambda c: post_json(c, [0.1, 0.2]), 422, "without their sampling_rate"),
     "many clips": (lambda c: post_json(c, ["AAAA"] * 1001), 413, "1001 clips"),

@@ -30,7 +30,7 @@ from huggingface_hub import (
 )
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny_classifier
-from transformers import AutoModelForAudioClassification, pipeline
+from transformers import AutoModel, AutoModelForAudioClassification, pipeline
 
 import train_hf
 from hub import __main__, push
@@ -259,6 +259,10 @@ def test_a_later_push_takes_away_what_is_stale_and_nothing_else(hub, run):
     model.save_pretrained(run)
     push_folder(run, "user/name")
     assert set(hub.files("user/name")) == MODEL | kept
+    assert {"handler.py", "requirements.txt"} <= MODEL
+    AutoModel.from_pretrained(run, trust_remote_code=True).save_pretrained(run)  # an encoder, which no endpoint serves
+    push_folder(run, "user/name")
+    assert not {"handler.py", "requirements.txt"} & set(hub.files("user/name"))
 
 
 def save_config(folder):
@@ -425,6 +429,10 @@ def test_what_is_no_card_and_no_auto_map_is_one_line(hub, run):
     (run / "README.md").write_bytes("Bär".encode("latin-1"))
     with pytest.raises(PushError, match="README.md: is not UTF-8"):
         push_folder(run, "user/name")
+    for top in ("license: [mit", "a text"):
+        (run / "README.md").write_text(f"---\n{top}\n---\n# A model")
+        with pytest.raises(PushError, match=r"README.md: the metadata at its top cannot be read \(.*\); correct it"):
+            push_folder(run, "user/name")
     (run / "README.md").write_bytes(card)
     _rewrite(run / "config.json", auto_map=None)
     with pytest.raises(PushError, match="config.json: has no auto_map"):

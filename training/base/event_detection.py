@@ -200,12 +200,12 @@ def median_filtered(scores: np.ndarray, median_steps: int | Sequence[int] | np.n
     if (sizes == 1).all() or not len(scores):
         return scores
     filtered = np.empty_like(scores)
-    for size in np.unique(sizes):
-        chosen = sizes == size
-        # Mirrored here: scipy does not do it right for filters of many times the length.
-        reach = int(size) // 2
-        padded = np.pad(scores[:, chosen], ((reach, reach), (0, 0)), mode="symmetric")
-        filtered[:, chosen] = scipy.ndimage.median_filter(padded, size=(size, 1))[reach : reach + len(scores)]
+    for column, size in enumerate(sizes.tolist()):
+        # Mirrored here: scipy does not do it right for filters of many times the length. Label by label: with a second
+        # axis scipy needs memory for the square of the size.
+        reach = size // 2
+        padded = np.pad(scores[:, column], reach, mode="symmetric")
+        filtered[:, column] = scipy.ndimage.median_filter(padded, size=size)[reach : reach + len(scores)]
     return filtered
 
 

@@ -297,8 +297,6 @@ def _read_tables(
         for name in names or ([None] if has_own else ()):  # Raven's table without selections has its header alone
             # A table without names describes the recording with its own name, or else the only one.
             wanted = own_name if name is None and (has_own or len(places.paths) > 1) else name
-            # A table without names describes the recording with its own name, or else the only one.
-            wanted = own_name if name is None and (has_own or len(places.paths) > 1) else name
             if on_bad_audio == "skip" and not places.candidates(wanted, folder, path.parent):
                 acts["missing"].append({"recording": wanted})
                 continue

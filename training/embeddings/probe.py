@@ -63,6 +63,8 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
             row["scores"] = outcomes.scores(row["seed"])
         write_outputs(folder, rows, outcomes.dataset, outcomes.counts, outcomes.size, recipe)
         return
+    if data_arguments.fold_column:
+        raise InputError("fold_column: has an effect with protocol evar alone; name splits, or set group_column")
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_for_recipe(model_arguments, extractor)
@@ -269,7 +271,8 @@ def few_shot_rows(features: dict, labels: dict, num_labels: int, arguments: Prob
     classes, counts = np.unique(labels["train"], return_counts=True)
     for shots in arguments.few_shot:
         if shots > counts.min():
-            continue  # a class has too few clips
+            logger.warning(f"few_shot: {shots} are left out, for a class has {counts.min()} training clips")
+            continue
         for seed in range(arguments.seed, arguments.seed + arguments.num_seeds):
             rng = np.random.default_rng((seed, shots))
             chosen = np.concatenate(
@@ -279,6 +282,8 @@ def few_shot_rows(features: dict, labels: dict, num_labels: int, arguments: Prob
             scores = {split: model.score(features[split], labels[split]) for split in ("validation", "test")}
             scores["scores"] = probabilities_of(model, features["test"], num_labels)
             rows.append({"method": "few_shot", "setting": f"{shots} per class", "seed": seed, **scores})
+    if not rows:
+        raise InputError(f"few_shot: a class has {counts.min()} training clips; give at most as many, or add clips")
     return rows
 
 

@@ -34,7 +34,7 @@ from .forms import FILES, FORMATS, write_graph, write_half
 from .graph import FeatureGraph, WaveformGraph, gives_frames, longest_samples, output_name
 from .javascript import check_javascript, javascript_usage
 from .onnx_graph import NEWEST_OPSET, OLDEST_OPSET
-from .recordings import labelled_clips, read_recordings
+from .recordings import WITH_ACCURACY, labelled_clips, read_recordings
 
 PACKAGES = dict.fromkeys(("onnx", "int8", "transformers-js"), ("onnx", "onnxscript", "onnxruntime"))
 PACKAGES |= {"openvino": ("onnx", "onnxscript", "openvino"), "executorch": ("executorch",)}
@@ -43,6 +43,7 @@ OLD_NAMES = {"torchscript-free": "torch-export"}  # still accepted as --format
 ONLY_WAVEFORMS = {
     "transformers-js": "makes features in JavaScript",
     "executorch": "holds the feature extraction, which phones have nowhere else",
+    "safetensors-fp16": "is a folder without a graph",
 }
 REPORT = "export.json"  # marks a folder as an export, which --overwrite may replace
 KEPT = "an earlier export is kept, and nothing is left of this one: give the same command again"
@@ -143,6 +144,10 @@ def check(arguments: argparse.Namespace):
     if arguments.format in ONLY_WAVEFORMS and arguments.input == "features":
         reason = ONLY_WAVEFORMS[arguments.format]
         raise InputError(f"--input features: --format {arguments.format} {reason}; leave it out")
+    if arguments.data is not None and arguments.format not in WITH_ACCURACY:
+        raise InputError(f"--data: accuracy is reported by --format {', '.join(WITH_ACCURACY)}; leave it out")
+    if arguments.label_column is not None and arguments.data is None:
+        raise InputError("--label_column: needs --data, the labelled clips; add it")
     output = arguments.output.resolve()
     check_writable(output, is_folder=True)
     if not output.parent.is_dir():

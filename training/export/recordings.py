@@ -36,6 +36,9 @@ def read_recordings(inputs: list[Path] | None, rate: int) -> list[np.ndarray]:
     return [read_audio(str(file), rate) for file in files]
 
 
+WITH_ACCURACY = ("int8", "safetensors-fp16", "transformers-js")  # formats that round the weights
+
+
 def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tuple[np.ndarray, int]] | None:
     """Reads labelled clips, ((samples,), class index) each; `None` without a labelled data set."""
     path, columns = arguments.data, Columns(label=arguments.label_column)
@@ -43,7 +46,7 @@ def labelled_clips(arguments: argparse.Namespace, model, rate: int) -> list[tupl
         if path is not None:
             raise InputError(f"--data: {arguments.model} labels time frames, and accuracy is for clips; leave it out")
         return None
-    if path is None and arguments.format in ("int8", "safetensors-fp16", "transformers-js"):
+    if path is None and arguments.format in WITH_ACCURACY:
         path, columns = test_clips_of(Path(arguments.model))
     if path is None:
         return None

@@ -109,6 +109,11 @@ def program(argv: list[str]) -> None:
     if arguments.clips is not None and arguments.clips < 0:
         raise InputError(f"--clips: must be 0 or more, got {arguments.clips}")
     check_apart({"--output": arguments.output}, [arguments.annotations])
+    if arguments.annotations.is_dir() and arguments.output.resolve().is_relative_to(arguments.annotations.resolve()):
+        raise InputError(
+            f"--output {arguments.output}: lies in {arguments.annotations}, where all tables are read as annotations; "
+            "name a place outside"
+        )
     check_writable(arguments.output)
     annotated = read_annotations(
         arguments.annotations,

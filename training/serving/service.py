@@ -59,6 +59,7 @@ KINDS = {
 MOST_HELD = 8  # largest uploads, and longest recordings, that all requests in flight may hold together
 DECODERS = 2  # threads; each holds one decoded recording
 RETRY_S = 1  # after which a client may try again
+MOST_LOGITS = 100_000_000  # of the windows of a request, 400 MB: a short hop reads each frame many times
 GONE = 499  # status of a request whose client has gone, which nobody reads; nginx' number
 DESCRIPTION = (
     "Send a recording as a file, as base64 or as samples; parameters stand in the query, the form or the JSON. What "
@@ -175,9 +176,9 @@ class Service:
 
     async def answer(self, request: Request, kind: str) -> Response:
         """Answers a request; what is wrong with it is one line of JSON."""
-        started_s, headers = time.monotonic(), {}
+        started_s, headers, response, content, status = time.monotonic(), {}, None, None, 200
         try:
-            content, status = await self._answer(request, kind), 200
+            response = await self._answer(request, kind)
         except (RequestError, InputError) as error:
             content = {"error": one_line(error)}
             status = 413 if isinstance(error, (TooLarge, handler.TooLong)) else 422
@@ -196,9 +197,9 @@ class Service:
             content, status = {"error": "the service has an internal error; its log says which"}, 500
         self.metrics.requests.labels(kind, status).inc()
         self.metrics.seconds.labels(kind).observe(time.monotonic() - started_s)
-        return as_json(content, status, headers)
+        return as_json(content, status, headers) if response is None else response
 
-    async def _answer(self, request: Request, kind: str) -> dict | list:
+    async def _answer(self, request: Request, kind: str) -> Response:
         with self._holding() as take:
             if self.held["requests"] >= self.most["requests"]:  # before the upload
                 raise Busy
@@ -217,13 +218,20 @@ class Service:
             take("seconds", sum(seconds))
             self.metrics.audio.inc(sum(seconds))
             rows = await self._rows(request, kind, waveforms, parameters)
-            answers = []
-            for (name, _), length_s, (values, start_s, end_s) in zip(clips, seconds, rows):
-                if not torch.isfinite(values).all():
-                    raise InputError(f"{name}: {OVERFLOW}")
-                about = {"file": name, "seconds": round(length_s, 6)}
-                answers.append({**about, **getattr(self, f"_{kind}")(values, start_s, end_s, parameters)})
-        return answers if is_list else answers[0]
+            handler.check_scores(sum(len(values) for values, *_ in rows), self.labels.names, parameters)
+            names = [name for name, _ in clips]
+            answers = await in_thread(self._answers, kind, list(zip(names, seconds, rows)), parameters)
+            return await in_thread(as_json, answers if is_list else answers[0])
+
+    def _answers(self, kind: str, clips: list[tuple], parameters: dict) -> list[dict]:
+        """Returns the answer about each clip: name, seconds, and what `_rows` returns."""
+        answers = []
+        for name, length_s, (values, start_s, end_s) in clips:
+            if not torch.isfinite(values).all():
+                raise InputError(f"{name}: {OVERFLOW}")
+            about = {"file": name, "seconds": round(length_s, 6)}
+            answers.append({**about, **getattr(self, f"_{kind}")(values, start_s, end_s, parameters)})
+        return answers
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator[Callable[[str, float], None]]:
@@ -311,6 +319,8 @@ class Service:
             starts = [[first * grid.step for first in grid.windows(len(waveform))] for waveform in waveforms]
         else:
             starts = [window_starts(len(waveform), window, hop) for waveform in waveforms]
+        if of_frames and sum(map(len, starts)) * grid.frames * len(self.labels.names) > MOST_LOGITS:
+            raise TooLarge(f"hop_s: {sum(map(len, starts))} windows of {grid.frames} frames; take a longer hop_s")
         pieces = [waveform[start : start + window] for waveform, own in zip(waveforms, starts) for start in own]
         what, rows = "embed" if kind == "embed" else "classify", []
         # A long recording has a batch of windows in the queue at a time, so that short ones pass it.
