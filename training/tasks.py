@@ -112,6 +112,8 @@ def parse(argv: list[str]) -> tuple:
         _, *parts = parse_words(classes, argv[1:], usage, argv[0], recipe, refused=refused, no_effect=_known_keys())
         return task, *parts
     stored = _stored_recipe(argv[0], results, classes)
+    if any(word.partition("=")[0].replace("-", "_") == "__metric_for_best_model" for word in argv[1:]):
+        stored.pop("greater_is_better", None)  # it is that of the run's metric
     _, *parts = parse_words(classes, argv[1:], usage, argv[0], defaults=stored, refused=refused)
     reproduction.warn_of_differences(argv[0], results, {"versions": reproduction.versions()})
     for part in parts:

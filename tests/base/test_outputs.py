@@ -20,7 +20,7 @@ import embed_hf
 import predict_hf
 import train_hf
 from training import check, explain
-from training.base.outputs import dispensable
+from training.base.outputs import best_step, dispensable, kept_epoch
 from training.console import LastingStream, lasting_streams
 from training.console import run_program as run_here
 from training.errors import InputError
@@ -110,6 +110,17 @@ def test_what_a_link_leads_to_is_replaced(place):
     with complete_file(place / "link") as unfinished:
         unfinished.write_text("new")
     assert (place / "link").is_symlink() and (place / "folder" / "target").read_text() == "new"
+
+
+def test_the_kept_weights_are_those_of_the_best_checkpoint():
+    """An evaluation between two checkpoints can be better than both."""
+    state = SimpleNamespace(
+        best_model_checkpoint="run/checkpoint-2",
+        best_global_step=3,
+        log_history=[{"step": 2, "epoch": 0.5}, {"step": 3, "epoch": 0.75}],
+    )
+    trainer = SimpleNamespace(state=state, args=SimpleNamespace(load_best_model_at_end=True))
+    assert best_step(state) == 2 and kept_epoch(trainer) == 0.5
 
 
 PROGRAMS = {

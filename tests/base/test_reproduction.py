@@ -17,6 +17,7 @@ from training.data.columns import Columns
 from training.data.sources import load_folder
 from training.data.tables import load_table
 from training.errors import InputError
+from training.pretraining.arguments import MspmTrainingArguments
 
 # Settings that depend on the seed (dropout, augmentation, mixup, the order of the clips), and values that YAML lacks.
 SETTINGS = {
@@ -57,6 +58,20 @@ def warnings_of(caplog):
 
     yield collect
     logger.removeHandler(caplog.handler)
+
+
+def test_what_a_run_derives_is_derived_anew_from_what_is_given(finished):
+    """Else another metric would keep the direction of the first: the highest loss would be the best."""
+    results = str(finished / "run" / "results.json")
+    training = tasks.parse([results, "--metric_for_best_model", "loss"])[-1]
+    assert (training.chosen_metric, training.chosen_direction) == ("loss", None)
+    training = tasks.parse([results, "--metric-for-best-model=loss", "--greater_is_better", "true"])[-1]
+    assert (training.chosen_metric, training.chosen_direction) == ("loss", True)
+    assert tasks.parse([results])[-1].chosen_direction is True
+    mspm = MspmTrainingArguments(output_dir="x", epoch_steps=7)
+    mspm.max_steps = mspm.eval_steps = 70  # as a run sets them
+    given = mspm.as_given()
+    assert (given["max_steps"], given["eval_steps"], given["epoch_steps"]) == (-1, None, 7)
 
 
 def assert_same_outputs(first, second):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,30 @@ def test_a_streamed_run_leaves_what_others_leave(recipe):
     assert len(pandas.read_csv(output / "predictions.csv")) == 6
 
 
+def test_held_out_clips_are_screened_before_the_training(recipe, repository, tmp_path, capsys):
+    """They are in memory from the start; a damaged one ended a run after its last step."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(repository, damaged)
+    (part,) = damaged.glob("data/validation-*.parquet")
+    table = pandas.read_parquet(part)
+    table["audio"] = [{"bytes": b"RIFFrubbish", "path": "0.wav"}, *table["audio"][1:]]
+    table.to_parquet(part)
+    path, output = recipe(dataset_name=str(damaged))
+    assert train_hf.main([path]) == 1 and not (output / "results.json").exists()
+    assert "0.wav: not readable as audio" in capsys.readouterr().err and not list(output.glob("checkpoint-*"))
+    path, output = recipe(dataset_name=str(damaged), on_bad_audio="skip", max_unreadable_share=0.5)
+    assert train_hf.main([path]) == 0
+    assert json.loads((output / "results.json").read_text())["clips"]["validation"] == 5
+    assert "0.wav" in (output / "unreadable_clips.jsonl").read_text()
+
+
+def test_a_run_that_stops_early_counts_the_clips_that_it_has_read(recipe):
+    path, output = recipe(num_train_epochs=30, early_stopping_patience=1, learning_rate=1e-30)
+    assert train_hf.main([path]) == 0
+    results = json.loads((output / "results.json").read_text())
+    assert results["training"]["steps"] == 12 and results["clips"]["train"] == 48
+
+
 def test_streamed_clips_may_have_their_features_made_on_the_device(recipe, tmp_path, monkeypatch):
     made, make = [], PlannedBatch.make
     monkeypatch.setattr(PlannedBatch, "make", lambda self, *args: made.append(len(self.plans)) or make(self, *args))
@@ -186,6 +211,7 @@ def test_streamed_clips_may_have_their_features_made_on_the_device(recipe, tmp_p
     [
         ({"epoch_steps": None}, "epoch_steps: is not set, and a stream has no known end"),
         ({"mixup_rate": 0.5}, "mixup_rate: streamed clips cannot be mixed"),
+        ({"data_seed": 7}, "data_seed: the order of a stream follows from seed; leave it out"),
         ({"decoded_cache": "cache"}, "decoded_cache: streamed clips are not stored"),
         ({"sampler": "balanced"}, "sampler: .*stream"),
         ({"train_file": "clips.csv", "dataset_name": None}, "streaming: tables name files that are here already"),

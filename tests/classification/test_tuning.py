@@ -497,3 +497,18 @@ def test_a_missing_peft_is_told(train, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match="lora_rank: needs the package peft, which is not installed; pip install peft"):
         train(lora_rank=2)
+
+
+def test_settings_without_effect_are_told(clips, checkpoints, tmp_path, caplog):
+    recipe = {
+        "dataset_name": str(clips), "model_name_or_path": str(checkpoints["dual_ssast"]), "mean": -6.0, "std": 4.0,
+        "output_dir": str(tmp_path / "run"), "num_train_epochs": 1, "max_steps": 1, "disable_tqdm": True,
+        "validation_fraction": 0.2, "test_fraction": 0.0,
+    }  # fmt: skip
+    smoothed = {"problem_type": "multi_label_classification", "label_smoothing": 0.1}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe | smoothed))
+    with pytest.raises(InputError, match="label_smoothing: has an effect where each clip has one label; leave it out"):
+        classification.run(*tasks.parse([str(tmp_path / "recipe.json")])[1:])
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe | {"average_from_epoch": 6}))
+    classification.run(*tasks.parse([str(tmp_path / "recipe.json")])[1:])
+    assert "average_from_epoch: 6 is beyond the 1 epochs of this run: nothing is averaged" in caplog.text

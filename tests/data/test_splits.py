@@ -6,7 +6,7 @@ import pytest
 
 from training.data import splits as splits_module
 from training.data.arguments import DataArguments, EvaluationDataArguments
-from training.data.splits import complete_splits, make_folds, sample_splits
+from training.data.splits import complete_splits, load_splits, make_folds, sample_splits
 from training.errors import InputError
 
 
@@ -65,6 +65,32 @@ def test_clips_are_set_aside_in_whole_groups(stratify):
         match="the training clips are of one group, which cannot be divided into training and validation split",
     ):
         complete_splits(few, arguments, stratify, seed=3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_class_of_one_group_stays_in_the_training_split(seed, warnings):
+    """The fold whose size is nearest to the fraction held out all clips of b, and nobody was told."""
+    groups = [f"site {number}" for number, size in enumerate([15] * 5 + [5] * 4) for _ in range(size)]
+    labels = ["a"] * len(groups) + ["b"] * 10
+    groups += ["site of b"] * 10
+    data = datasets.Dataset.from_dict({"audio": list(map(str, range(105))), "label": labels, "group": groups})
+    splits = complete_splits({"train": data}, DataArguments(train_file="x.csv"), True, seed=seed)
+    assert set(splits["train"]["label"]) == {"a", "b"} and not any("takes all" in line for line in warnings)
+    own = datasets.Dataset.from_dict({"audio": list("1234"), "label": list("aabb"), "group": list("xxyy")})
+    arguments = DataArguments(train_file="x.csv", test_fraction=0.4, validation_fraction=0.0)
+    complete_splits({"train": own}, arguments, True, seed=seed)
+    assert "the test split takes all training clips of some classes, such as" in warnings[-1]
+
+
+def test_splits_have_labels_of_one_kind(tmp_path):
+    """A row without label makes lists of one split's labels, and the splits could not be joined."""
+    for split, rows in {"train": "1.wav,owl\n2.wav,\n3.wav,jay\n", "test": "4.wav,owl\n"}.items():
+        (tmp_path / f"{split}.csv").write_text("file,label\n" + rows)
+    files = {f"{split}_file": str(tmp_path / f"{split}.csv") for split in ("train", "test")}
+    arguments = DataArguments(**files, problem_type="multi_label_classification")
+    splits = load_splits(arguments)
+    assert splits["train"]["label"][:] == [["owl"], [], ["jay"]] and splits["test"]["label"][:] == [["owl"]]
+    assert len(datasets.concatenate_datasets(list(splits.values()))) == 4
 
 
 def test_a_recipe_is_tried_out_on_a_sample():

@@ -394,7 +394,7 @@ WRONG = {
     "in the query": (lambda c: c.post("/classify?windows=x", files={"file": WAV}), 422, "windows: must be true or"),
     "a parameter of another path": (lambda c: post_file(c, path="embed", top_k=1), 422, "unknown name 'top_k'"),
     "a long window": (lambda c: post_file(c, window_s=5), 422, "window_s must be positive and at most"),
-    "a long filter": (lambda c: post_file(c, path="events", median_steps=40001), 422, "median_steps: must be a whole number from 1"),
+    "a long filter": (lambda c: post_file(c, path="events", median_steps=40001), 422, "must be a whole number"),
     "a million windows": (lambda c: post_file(c, encoded(tone(30), RATE, "WAV"), hop_s=0.001), 413, "windows, more"),
     "samples without rate": (lambda c: post_json(c, [0.1, 0.2]), 422, "without their sampling_rate"),
     "many clips": (lambda c: post_json(c, ["AAAA"] * 1001), 413, "1001 clips"),

@@ -233,7 +233,12 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
     # The recipe's value before Transformers fills it in; path and content of a recipe that is a results.json.
     chosen_metric: str | None = field(default=None, init=False, repr=False)
     chosen_direction: bool | None = field(default=None, init=False, repr=False)
+    chosen_steps: int = field(default=-1, init=False, repr=False)
     reproduces: tuple[str, dict] | None = field(default=None, init=False, repr=False)
+
+    def as_given(self) -> dict:
+        """Returns the values for `results.json`, without what a run derives from others: a repeat derives it."""
+        return self.to_dict() | {"max_steps": self.chosen_steps}
 
     def __post_init__(self):
         check_limits(self)
@@ -253,7 +258,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
                 "leave out push_to_hub"
             )
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
-        self.max_steps = self.max_steps or -1  # Trainer would train for 0 steps
+        self.chosen_steps = self.max_steps = self.max_steps or -1  # Trainer would train for 0 steps
         if self.use_cpu:
             self._check_half()
         super().__post_init__()

@@ -8,10 +8,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from ..errors import blamed
 from .arguments import TrainedWeightsArguments
 from .resumption import REMEDY
+
+logger = logging.get_logger(__name__)
 
 TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"  # the model file of a checkpoint has the averaged ones
 EPOCH_TOLERANCE = 1e-6  # Trainer counts epochs in fractions
@@ -55,6 +58,11 @@ class WeightAverage(TrainerCallback):
         self.checkpoint: Path | None = None  # to resume from; the model then begins with its average
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if self.from_epoch is not None and self.from_epoch > state.num_train_epochs and state.is_world_process_zero:
+            logger.warning(
+                f"average_from_epoch: {self.from_epoch} is beyond the {state.num_train_epochs} epochs of this run: "
+                "nothing is averaged"
+            )
         # Buffers are averaged too: the statistics of batch norms depend on the weights.
         self.average = AveragedModel(model, multi_avg_fn=self.update, use_buffers=True)
         if self.checkpoint is not None:

@@ -165,7 +165,12 @@ def kept_epoch(trainer) -> float | None:
     state = trainer.state
     if not trainer.args.load_best_model_at_end or state.best_model_checkpoint is None:
         return None
-    return next((entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step), None)
+    return next((entry["epoch"] for entry in state.log_history if entry["step"] == best_step(state)), None)
+
+
+def best_step(state) -> int:
+    """Returns the step of the best checkpoint. `best_global_step` can be that of a better evaluation between two."""
+    return int(Path(state.best_model_checkpoint).name.rpartition("-")[2])
 
 
 def clean_metrics(metrics: dict, split: str) -> dict[str, float]:

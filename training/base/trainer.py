@@ -35,7 +35,20 @@ OPTIMIZER_SETTINGS = {
     "betas": "betas of Adam",
     "eps": "epsilon of Adam",
 }
+WATCHING = ("reduce_lr_on_plateau", "greedy")  # schedules that watch the evaluations
 STAGING_NAME = "unfinished-checkpoint"  # not checkpoint-N: no program mistakes it for a checkpoint
+
+
+class WarmUp(TrainerCallback):
+    """Raises the learning rates of the groups of weights linearly over the first steps; the schedule follows."""
+
+    def __init__(self, trainer: "AudioTrainer", num_steps: int, rates: list[float]):
+        self.trainer, self.num_steps, self.rates = trainer, num_steps, rates
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step < self.num_steps:
+            for group, rate in zip(self.trainer.optimizer.param_groups, self.rates):
+                group["lr"] = rate * (state.global_step + 1) / self.num_steps
 
 
 def early_stopping(arguments) -> list[EarlyStoppingCallback]:
@@ -270,10 +283,16 @@ class AudioTrainer(Trainer):
         """Creates Trainer's schedule, or SSAST's if `lr_decay` is set: a constant rate, decayed every few epochs."""
         args = self.args
         if args.lr_decay is None or self.lr_scheduler is not None:
-            name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-            given = f"lr_scheduler_type: {name} with lr_scheduler_kwargs {short(str(args.lr_scheduler_kwargs))}"
-            with blamed(given, "set the lr_scheduler_kwargs that it needs, as JSON, or take linear"):
-                return super().create_scheduler(num_training_steps, optimizer)
+            name, settings = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type), args.lr_scheduler_kwargs
+            given = f"lr_scheduler_type: {name} with lr_scheduler_kwargs {short(str(settings))}"
+            if name in WATCHING and self.lr_scheduler is None:
+                self._prepare_watching(name, num_training_steps, optimizer or self.optimizer)
+                args.lr_scheduler_kwargs = self.watching_settings() | (settings or {})
+            try:
+                with blamed(given, "set the lr_scheduler_kwargs that it needs, as JSON, or take linear"):
+                    return super().create_scheduler(num_training_steps, optimizer)
+            finally:
+                args.lr_scheduler_kwargs = settings  # results.json holds what was given
         num_warmup, epoch_steps = args.get_warmup_steps(num_training_steps), self._epoch_steps
 
         def factor(step: int) -> float:
@@ -284,6 +303,18 @@ class AudioTrainer(Trainer):
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def watching_settings(self) -> dict:
+        """Returns the settings of a schedule that watches the evaluations: torch's own goes down with the metric."""
+        return {"mode": "max" if self.args.greater_is_better else "min"}
+
+    def _prepare_watching(self, name: str, num_training_steps: int, optimizer: torch.optim.Optimizer):
+        """Checks that there are evaluations to watch, and adds the warm-up, which such schedules do not have."""
+        if self.args.eval_strategy == "no":
+            raise InputError(f"lr_scheduler_type: {name} watches the evaluations, and there are none; take linear")
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self.pop_callback(WarmUp)
+        self.add_callback(WarmUp(self, self.args.get_warmup_steps(num_training_steps), rates))
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Returns the loader; for a stream without Accelerate, which would divide its clips a second time."""

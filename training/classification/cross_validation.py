@@ -71,7 +71,7 @@ class Recipe:
         training = self.training
         chosen = {"metric_for_best_model": training.chosen_metric, "greater_is_better": training.chosen_direction}
         described = outputs.describe_recipe(self.model, self.data, self.augmentation, self.tuning)
-        return described | {"TrainingArguments": training.to_dict() | chosen}
+        return described | {"TrainingArguments": training.as_given() | chosen}
 
 
 def run(

@@ -197,6 +197,8 @@ def check_streaming(data_arguments: DataArguments, augmentation, tuning, argumen
     for name in ("none_label", "unknown_classes"):
         if getattr(data_arguments, name) is not None:
             raise InputError(f"{name}: a stream's labels are known only when they are read; leave it out")
+    if arguments.data_seed is not None:
+        raise InputError("data_seed: the order of a stream follows from seed; leave it out")
     if data_arguments.decoded_cache is not None:
         raise InputError("decoded_cache: streamed clips are not stored; leave it out")
     for name, value, plain in (

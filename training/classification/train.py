@@ -72,6 +72,8 @@ def run(
     if data_arguments.streaming:
         check_streaming(data_arguments, augmentation, tuning, arguments)
         splits = open_streams(data_arguments)
+        held_out = {split: data for split, data in splits.items() if split != "train"}
+        splits |= screen(held_out, data_arguments, arguments.output_dir, goes_on=checkpoint is not None)
         labels = choose_streamed_labels(splits["train"], data_arguments, stored_config)
     else:
         splits, unknown, labels = open_splits(splits, label_names, data_arguments, stored_config, arguments)
@@ -117,6 +119,8 @@ def run(
     if checkpoint is None:
         trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)
+    if data_arguments.streaming:  # early stopping ends it sooner, and other batches may have gone before
+        datasets["train"].num_clips = datasets["train"].num_heard(trainer.state.global_step, arguments)
     outcomes = {
         split: trainer.predict(datasets[split], metric_key_prefix=split)
         for split in ("validation", "test")
@@ -132,7 +136,7 @@ def run(
         clips = datasets | {"train": with_examples(datasets["train"], splits["train"])}
         open_set = fit_open_set(trainer, clips, unknown, outcomes)
     recipe = {"task": "classification"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
-    recipe["TrainingArguments"] = arguments.to_dict()
+    recipe["TrainingArguments"] = arguments.as_given()
     finished = FinishedRun(trainer.model, trainer.processing_class, arguments, datasets, labels, outcomes, recipe)
     reporting.write_outputs(finished, trainer, starting_weights, circumstances, calibration, open_set)
     trainer.push_to_hub()
@@ -210,6 +214,8 @@ def make_trainer(
             f"gradient_checkpointing: a {model.config.model_type} model does not support it; leave it out, or take "
             "smaller batches and more gradient_accumulation_steps"
         )
+    if model.config.label_smoothing and not labels.is_single:
+        raise InputError("label_smoothing: has an effect where each clip has one label; leave it out")
     if "validation" not in datasets:
         arguments.eval_strategy, arguments.eval_on_start, arguments.load_best_model_at_end = "no", False, False
     choose_metric(arguments, labels.problem_type)

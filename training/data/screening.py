@@ -101,19 +101,22 @@ def names_of(splits: dict[str, datasets.Dataset]) -> dict[str, list[str]]:
     return names
 
 
-def screen(splits: dict[str, datasets.Dataset], arguments: ClipArguments, folder) -> dict[str, datasets.Dataset]:
+def screen(
+    splits: dict[str, datasets.Dataset], arguments: ClipArguments, folder, goes_on: bool = False
+) -> dict[str, datasets.Dataset]:
     """
     Stops at unreadable clips, or leaves them out with `on_bad_audio` skip. Every process calls this function; with
     skip, only the main one decodes.
 
     Args:
         folder: folder of the run; its `unreadable_clips.jsonl` lists the clips that are left out
+        goes_on: the list also has clips of a stream, which a resumed run goes on with
 
     Raises:
         InputError: unreadable clips; with `skip`, too many of them, all of a split, or all training clips of a class.
     """
     path = Path(folder) / UNREADABLE_CLIPS
-    if _is_main_process():
+    if _is_main_process() and not goes_on:
         path.unlink(missing_ok=True)  # of an earlier run
     if arguments.on_bad_audio == "skip":
         return _leave_out(splits, arguments, path)

@@ -19,6 +19,7 @@ from .sources import Report, choose_split, load_local, standardise, warn_of_left
 from .tables import load_table
 
 logger = logging.get_logger(__name__)
+NAMED_CLASSES = 3  # in a message
 
 
 def load_splits(arguments: SplitArguments, report: Report = warn_of_left_out) -> dict[str, datasets.Dataset]:
@@ -42,7 +43,21 @@ def load_splits(arguments: SplitArguments, report: Report = warn_of_left_out) ->
         if chosen["train"] is None:
             raise InputError(f"{name}: no split 'train'; set train_split to one of {', '.join(available)}")
         splits = {kind: available[split]() for kind, split in chosen.items() if split is not None}
-    return {split: _with_meant_labels(data, arguments) for split, data in splits.items()}
+    return _with_one_kind({split: _with_meant_labels(data, arguments) for split, data in splits.items()})
+
+
+def _with_one_kind(splits: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
+    """Returns the splits with lists of labels in all of them if a clip of any has several labels or none."""
+    lists = datasets.List(datasets.Value("string"))
+    are_lists = {split: not isinstance(data.features["label"], datasets.Value) for split, data in splits.items()}
+    if len(set(are_lists.values())) == 1:
+        return splits
+    return {
+        split: data
+        if are_lists[split]
+        else data.remove_columns("label").add_column("label", [[label] for label in data["label"]], feature=lists)
+        for split, data in splits.items()
+    }
 
 
 def load_test_split(arguments: SourceArguments, is_multi: bool = False) -> datasets.Dataset:
@@ -180,9 +195,24 @@ def _set_groups_aside(
         folds = group_folds(labels, data["group"], num_folds, stratify, seed)
     except ValueError as error:
         raise InputError(f"{split}_fraction: {fraction:g} does not fit the data ({error}); set a larger one") from None
+    if stratify:
+        folds = _with_every_class(folds, labels, split)
     # Where groups differ in size, the first fold can be far from the fraction.
     kept, set_aside = min(folds, key=lambda fold: abs(len(fold[1]) - fraction * len(data)))
     return data.select(sorted(kept)), data.select(sorted(set_aside))
+
+
+def _with_every_class(folds: list[tuple], labels: list[str], split: str) -> list[tuple]:
+    """Returns the folds that leave each class some training clips; all, with a warning, where none does."""
+    lost = [sorted(set(labels) - {labels[index] for index in kept}) for kept, _ in folds]
+    if complete := [fold for fold, names in zip(folds, lost) if not names]:
+        return complete
+    names = ", ".join(min(lost, key=len)[:NAMED_CLASSES])
+    logger.warning(
+        f"however the groups are divided, the {split} split takes all training clips of some classes, such as {names}; "
+        f"name a {split} split, or leave out group_column"
+    )
+    return [fold for fold, names in zip(folds, lost) if len(names) == min(map(len, lost))]
 
 
 def sample_splits(

@@ -82,7 +82,7 @@ def run(
     if arguments.choose_postprocessing and "validation" in outcomes:
         choose_postprocessing(trainer, datasets, outcomes, data_arguments)
     recipe = {"task": "detection"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
-    recipe["TrainingArguments"] = arguments.to_dict()
+    recipe["TrainingArguments"] = arguments.as_given()
     reporting.write_outputs(trainer, datasets, splits, labels, outcomes, recipe, circumstances)
     trainer.push_to_hub()
 

@@ -21,6 +21,7 @@ class PretrainingArguments(TrainingArguments):
     # The published methods prescribe their optimisers.
     refused: ClassVar[dict[str, str]] = {
         **TrainingArguments.refused,
+        "data_seed": "has no effect here, for seed decides the order too; leave it out",
         **dict.fromkeys(("optim", "optim_args", "auto_find_batch_size"), NO_EFFECT),
         "features_on_device": "a pretraining makes its features in the workers; leave it out",
     }
@@ -66,6 +67,10 @@ class PretrainingArguments(TrainingArguments):
     open_steps: list[str] = field(
         default_factory=list, init=False, repr=False
     )  # the numbers that are not set in the recipe
+
+    def as_given(self) -> dict:
+        """Returns the values for `results.json`, without what a run derives from others: a repeat derives it."""
+        return super().as_given() | dict.fromkeys(self.open_steps)
 
     def __post_init__(self):
         self.ignore_data_skip = True  # the stream itself skips to where a run resumes

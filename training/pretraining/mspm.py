@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForPreTraining
 from modeling_dual_ssast.masking_dual_ssast import sample_masked_patches
@@ -73,19 +72,6 @@ class MspmExamples(Examples):
         return {**batch, "bool_masked_pos": masks if masks.shape[1] > 1 else masks[:, 0]}
 
 
-class WarmUp(TrainerCallback):
-    """Raises the learning rate linearly over the first steps; the plateau schedule follows."""
-
-    def __init__(self, trainer: "MspmTrainer", num_steps: int):
-        self.trainer = trainer
-        self.num_steps = num_steps
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step < self.num_steps:
-            for group in self.trainer.optimizer.param_groups:
-                group["lr"] = args.learning_rate * (state.global_step + 1) / self.num_steps
-
-
 class MspmTrainer(PretrainingTrainer):
     """Trains with SSAST's objectives, its optimiser, and its schedule unless the recipe names another."""
 
@@ -151,16 +137,11 @@ class MspmTrainer(PretrainingTrainer):
             for title, values in pictures.items()
         }
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        arguments = self.args
-        if arguments.lr_scheduler_type == "reduce_lr_on_plateau":
-            arguments.lr_scheduler_kwargs = {
-                "mode": "max" if arguments.greater_is_better else "min",
-                "factor": 0.5,
-                "patience": arguments.lr_patience,
-            } | (arguments.lr_scheduler_kwargs or {})
-            self.add_callback(WarmUp(self, arguments.get_warmup_steps(arguments.max_steps)))
+    def watching_settings(self) -> dict:
+        """Returns also the settings of the original, which halves the rate."""
+        own = {"factor": 0.5, "patience": self.args.lr_patience}
+        is_plateau = self.args.lr_scheduler_type == "reduce_lr_on_plateau"
+        return super().watching_settings() | (own if is_plateau else {})
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Creates Adam with its L2 penalty on every parameter, as in the original."""

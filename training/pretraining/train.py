@@ -110,7 +110,7 @@ def run(
     trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.last_metrics()
     recipe = {"task": method.task} | outputs.describe_recipe(model_arguments, data_arguments)
-    recipe["TrainingArguments"] = arguments.to_dict()
+    recipe["TrainingArguments"] = arguments.as_given()
     trainer.accelerator.wait_for_everyone()  # until every process has logged its unreadable clips
     pretraining_report.write_outputs(trainer, sources, clips, log, metrics, recipe)
     trainer.push_to_hub()

@@ -11,6 +11,7 @@ import torch
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
 
+from ..base.outputs import best_step
 from ..base.trainer import AudioTrainer
 from ..data.clip_stream import StreamCallback
 from . import health, probe, throughput
@@ -178,7 +179,7 @@ class PretrainingTrainer(AudioTrainer):
     def kept_step(self) -> int:
         """Returns the step of the model's final weights: the last or the best."""
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        return self.state.best_global_step if best and Path(best).is_dir() else self.state.global_step
+        return best_step(self.state) if best and Path(best).is_dir() else self.state.global_step
 
     def last_metrics(self) -> dict[str, float]:
         """Returns the metrics of the kept weights, from the log if possible; empty without validation clips."""
