@@ -278,30 +278,29 @@ def run_jobs(jobs: list[Job], hardware: Hardware, processes: Processes) -> int:
         if processes.is_main:
             print(f"share {arguments.share} is done; run once without --share when all are", file=sys.stderr)
         return 0
-    is_written = False
+    listed = None
     if arguments.place:
-        failures, is_written = processes.together(
-            lambda: finish_all(jobs, shards, own_facts, remarks, clips, processes) if processes.is_main else ([], False)
+        failures, listed = processes.together(
+            lambda: finish_all(jobs, shards, own_facts, remarks, clips, processes) if processes.is_main else ([], None)
         )
-    listed = unreadable_path(arguments.place) if is_written else None
     return report(empty_folders, failures, clips.num_clips, listed) if processes.is_main else 0
 
 
 def finish_all(
     jobs: list[Job], shards: Shards, facts: list[dict], remarks: dict, clips: ClipSequence, processes: Processes
-) -> tuple[list[tuple[str, str]], bool]:
+) -> tuple[list[tuple[str, str]], Path | None]:
     """
-    Writes the tables of all models, and removes the shards; returns what could not be classified, and whether there are
-    tables, and lists of it.
+    Writes the tables of all models, and removes the shards; returns what could not be classified, and the first list of
+    it that is beside a table.
     """
-    failures, is_written = [], False
+    failures, lists = [], []
     for number, job in enumerate(jobs):
         own = shards if len(jobs) == 1 else ModelShards(shards, number, facts[number], remarks)
         errors = finish(job, own, clips, processes)
         failures += errors
-        is_written = len(errors) < own.summary()[0]
+        lists += [unreadable_path(job.arguments.place)] if len(errors) < own.summary()[0] else []
     shards.remove()
-    return list(dict.fromkeys(failures)), is_written
+    return list(dict.fromkeys(failures)), next(iter(lists), None)
 
 
 def make_network(model, extractor, labels, arguments: PredictArguments, rejection) -> Classifier:
