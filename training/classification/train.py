@@ -5,6 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset
 from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, set_seed
+from transformers.utils import logging
 
 from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeatureExtractor
 
@@ -41,6 +42,8 @@ from .metrics import choose_metric, metric_function
 from .open_set import fit_open_set, leave_out, with_examples
 from .samplers import make_sampler
 from .trainer import ClassificationTrainer
+
+logger = logging.get_logger(__name__)
 
 
 def run(
@@ -215,7 +218,7 @@ def make_trainer(
             "smaller batches and more gradient_accumulation_steps"
         )
     if model.config.label_smoothing and not labels.is_single:
-        raise InputError("label_smoothing: has an effect where each clip has one label; leave it out")
+        logger.warning("label_smoothing: has no effect, for it needs one label per clip")
     if "validation" not in datasets:
         arguments.eval_strategy, arguments.eval_on_start, arguments.load_best_model_at_end = "no", False, False
     choose_metric(arguments, labels.problem_type)
