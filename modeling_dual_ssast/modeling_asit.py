@@ -215,20 +215,10 @@ class ASiTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
         self.teacher_heads.eval()
         return self
 
-    def resize_position_embeddings(self, max_length=None, frequency_stride=None, time_stride=None):
-        """
-        Resizes teacher and student to another patch grid, like [`DualSSASTForPreTraining`].
-
-        Args:
-            max_length: Longest input in frames.
-            frequency_stride: Step between patches in mel bins. The default is the present one.
-            time_stride: Step between patches in frames. The default is the present one.
-
-        Raises:
-            ValueError: Overlapping patches, or a patch that does not fit.
-        """
-        super().resize_position_embeddings(max_length, frequency_stride, time_stride)
-        self.student.resize_position_embeddings(max_length, frequency_stride, time_stride)
+    def _fit_head(self, old_fused_size: int):
+        """Resizes the student too, whose configuration is its own."""
+        config = self.config
+        self.student.resize_position_embeddings(config.max_length, config.frequency_stride, config.time_stride)
 
     # ---- updates of the training loop ----
 

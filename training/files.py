@@ -101,6 +101,12 @@ def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[str | Path 
             raise InputError(f"{name}: {outputs[name]} is read here, and would be replaced; name another file")
 
 
+def check_outside(output: Path, tables: Path):
+    """Raises `InputError` if an output lies in a folder of annotations, where the next run would read it as one."""
+    if tables.is_dir() and output.resolve().is_relative_to(tables.resolve()):
+        raise InputError(f"{output}: lies in {tables}, where all tables are read as annotations; name a place outside")
+
+
 def _real_path(path: str | Path) -> str | None:
     try:
         return os.path.realpath(path)

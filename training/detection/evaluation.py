@@ -99,7 +99,8 @@ def evaluate(arguments: EventEvaluationArguments) -> tuple[dict, Findings | None
     labels, found, wanted = _with_labels(arguments, remarks, found, wanted)
     unsure = _unsure(found, wanted, durations_s, stretches)
     known = {name: without_unsure(own, unsure[name]) for name, own in found.items()}
-    unknown = [event.label for name, own in found.items() for event in own if event not in known[name]]
+    kept = {id(event) for own in known.values() for event in own}
+    unknown = [event.label for own in found.values() for event in own if id(event) not in kept]
     remarks.add(found_path, unknown, f"events lie outside the annotated clips of {wanted_path} and are left out")
     found = known
     results = event_metrics(

@@ -19,7 +19,7 @@ from ..data.annotations import read_annotations
 from ..data.audio import audio_seconds
 from ..data.events import BACKGROUND, UNSURE, Event
 from ..errors import InputError
-from ..files import check_apart, check_writable
+from ..files import check_apart, check_outside, check_writable
 from ..recipe import LARGEST_WHOLE
 from . import write_manifest
 from .common import Clip
@@ -109,11 +109,7 @@ def program(argv: list[str]) -> None:
     if arguments.clips is not None and arguments.clips < 0:
         raise InputError(f"--clips: must be 0 or more, got {arguments.clips}")
     check_apart({"--output": arguments.output}, [arguments.annotations])
-    if arguments.annotations.is_dir() and arguments.output.resolve().is_relative_to(arguments.annotations.resolve()):
-        raise InputError(
-            f"--output {arguments.output}: lies in {arguments.annotations}, where all tables are read as annotations; "
-            "name a place outside"
-        )
+    check_outside(arguments.output, arguments.annotations)
     check_writable(arguments.output)
     annotated = read_annotations(
         arguments.annotations,

@@ -28,7 +28,7 @@ from ..data.events import (
     write_events,
 )
 from ..errors import InputError, printable
-from ..files import MOST_STEM, check_writable
+from ..files import MOST_STEM, check_outside, check_writable
 from ..inference.engine import Engine
 from ..inference.frames import FrameClassifier
 from ..inference.inputs import ClipSequence, Files
@@ -257,10 +257,7 @@ def check_place(arguments: TableArguments, event_format: str, names: Iterable[st
         return
     if isinstance(arguments, SuggestArguments) and source.resolve() in {path.resolve() for path in there}:
         raise InputError(f"{source}: holds the annotations; name another output")
-    if source.is_dir() and arguments.output.resolve().is_relative_to(source.resolve()):
-        raise InputError(
-            f"{arguments.output}: lies in {source}, where all tables are read as annotations; name a place outside"
-        )
+    check_outside(arguments.output, source)
 
 
 def print_unknown(arguments: SuggestArguments, recordings: dict[str, AnnotatedRecording], suggester: Suggester):
