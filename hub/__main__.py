@@ -1,4 +1,4 @@
-"""Runs the command line: `python -m hub COMMAND ...`."""
+"""Pushes finished folders and demo pages to the Hub: `python -m hub COMMAND ...`."""
 
 import argparse
 import sys

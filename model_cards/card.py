@@ -152,6 +152,7 @@ def detection_card(name: str, config, extractor, results: Mapping, *, num_parame
         split=split,
         metrics={key: value for key, value in metrics.items() if value is not None},
         training=recipe["TrainingArguments"],
+        was_chosen=recipe["TrainingArguments"]["choose_postprocessing"] and "validation" in results["metrics"],
         limits=limits.of_detector(config, extractor, results, split),
         citations=citations(config),
     )

@@ -181,8 +181,8 @@ def _uncertainty(results: Mapping, split: str) -> list[str]:
         return []
     name, (lower, upper) = next(iter(found["intervals"].items()))
     return [
-        f"{results['clips'][split]} {split} clips leave {name.replace('_', ' ')} between {lower:.3f} and {upper:.3f} "
-        "(95 %): smaller differences between models are not significant."
+        f"With {results['clips'][split]} {split} clips the 95 % interval of {name.replace('_', ' ')} is {lower:.3f} to "
+        f"{upper:.3f}. Compare models by a paired test on the same clips: `python -m training.compare`."
     ]
 
 

@@ -54,8 +54,8 @@ class MapArguments(EmbeddingArguments):
     )
     labels: list[Path] | None = described(
         None,
-        "Tables with further columns of the clips, such as those of predict_hf.py; joined by file. Of several tables, "
-        "the name is the split.",
+        "Tables with further columns of the clips, such as those of predict_hf.py; joined by file. With several "
+        "tables, their names are the splits.",
     )
     folder: Path | None = described(
         None, "Folder that relative file names begin in, if neither the current one nor that of the embeddings."

@@ -33,7 +33,7 @@ worker.onerror = (event) => {
   waiting.clear();
 };
 
-let loaded = null; // {key, model}: a promise of what the worker tells of its model
+let loaded = null; // {key, model}: a promise of what the worker reports about its model
 
 function loadModel() {
   const chosen = settings.models[$("model").selectedIndex];

@@ -357,9 +357,19 @@ def test_a_training_ends_with_its_page(trained):
     text = "".join(page.texts)
     for name in ("event_f1_macro", "psds1", "frame_mean_average_precision"):
         assert f"{results['metrics']['test'][name]:.3f}" in page.texts
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "was chosen on the validation split for the event F1;" in card
     assert "chosen on the validation split." in text and f"{results['metrics']['validation']['loss']:.3f}" in text
     assert set(results["labels"]) <= set(page.texts) and "Post-processing" in text
     assert "://" not in re.sub('base64,[^"]+', "", (output / "report.html").read_text())
+
+
+def test_a_card_does_not_claim_a_choice_that_was_not_made(trained):
+    by_hand = {"high": 0.5, "low": 0.2, "median_steps": 9, "max_gap_s": 0.1, "min_duration_s": 0.3}
+    sizes = TINY["config_overrides"] | {"event_detection": by_hand}
+    output = trained(choose_postprocessing=False, config_overrides=sizes)
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "was not chosen by these recordings" in card and "was chosen" not in card
 
 
 @pytest.mark.slow

@@ -125,6 +125,7 @@ def workspace(tmp_path_factory):
     shutil.copytree(folder / "my_clips", folder / "my_recordings")
     listed = sorted((folder / "my_clips").rglob("*.wav"))[:3]  # two clips are set aside: one must be left
     (folder / "my_manifest.csv").write_text("\n".join(["file_name", *map(str, listed)]) + "\n")
+    torch.save(load_recipe(str(FIXTURES / "dual_ssast_finetuned_4.json")), folder / "best_audio_model.pth")
     shutil.copy(FIXTURES / "asit_pretrain.pth", folder / "asit_checkpoint.pth")
     torch.save(shrunk_state("vggish_weights.json"), folder / "pytorch_vggish.pth")
     torch.save(shrunk_state("cnn14_weights.json"), folder / "Cnn14_16k_mAP=0.438.pth")

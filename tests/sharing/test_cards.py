@@ -272,7 +272,8 @@ def test_limits_follow_from_the_data(models):
     assert "covers 20 to 8000 Hz" in single and "It takes 0.34 s at once" in single
     assert "last 0.20 to 0.35 s" in single and "Every class has 6 training clips" in single
     lower, upper = results["confidence_intervals"]["intervals"]["accuracy"]
-    assert f"4 test clips leave accuracy between {lower:.3f} and {upper:.3f}" in single
+    assert f"With 4 test clips the 95 % interval of accuracy is {lower:.3f} to {upper:.3f}." in single
+    assert "paired test" in single
     assert "are uncertain: high (2), low (2)" in single and "`group_column`" in single
     worst = min(results["per_class"].values(), key=lambda row: row["recall"])["recall"]
     assert f"a recall of {worst:.3f} on 2 clips" in single or worst == 1

@@ -86,7 +86,9 @@ class ModelArguments(EncoderArguments):
     )
     fusion_layers: list[int] | None = described(None, "Hidden states to fuse: 0 the embedding, -1 the last block.")
     fusion_norm: str | None = described(None, "Layer norm of the fused states.", choices=FUSION_NORMS)
-    readout: str | None = described(None, "Tokens to pool: patches, prefix or frames; of CNN14 composed or panns.")
+    readout: str | None = described(
+        None, "Tokens to pool: patches, prefix, frames, or tokens (PretrainedSED's ASiT); of CNN14 composed or panns."
+    )
     pooling: list[str] | None = described(
         None, f"Statistics over the tokens: some of {', '.join(POOLINGS)}; or one list per layer, as JSON."
     )

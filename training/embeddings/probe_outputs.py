@@ -25,8 +25,8 @@ from .heads import Head, assemble
 
 MODEL = "model"  # folder of the best head
 RULE = (
-    "Of the methods, the one with the highest mean validation score over its seeds; of equal ones, the one with fewer "
-    "trained weights. Of its seeds, the one with the highest validation score."
+    "The method with the highest mean validation score over its seeds; among equal ones, that with fewer trained "
+    "weights. Among its seeds, the one with the highest validation score."
 )
 COLUMNS = ("method", "setting", "seed", "epoch", "validation", "test")
 

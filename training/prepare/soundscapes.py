@@ -217,7 +217,7 @@ def write(folder: Path, mixtures: Iterable[tuple[str, np.ndarray, list[Mixed]]])
 def program(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.prepare.soundscapes", description=__doc__)
     parser.add_argument("--output", type=Path, default=DATA / "soundscapes", help="folder; unset: data/soundscapes")
-    parser.add_argument("--recordings", type=int, help="so many training recordings more; unset: data/soundscapes")
+    parser.add_argument("--recordings", type=int, help="training recordings to mix; unset: data/soundscapes again")
     parser.add_argument("--seed", type=int, default=1, help="random seed of --recordings")
     options = parser.parse_args(argv)
     folder, count = options.output, options.recordings

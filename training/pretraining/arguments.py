@@ -97,7 +97,9 @@ class MspmTrainingArguments(PretrainingArguments):
     num_train_epochs: float = described(10.0, "Epochs, of epoch_steps each.", above=0, at_most=MOST_EPOCHS)
     learning_rate: float = described(1e-4, "Highest learning rate.", at_least=0)
     lr_scheduler_type: str = described("reduce_lr_on_plateau", "Schedule of the learning rate.", choices=SCHEDULES)
-    lr_patience: int = described(2, "Evaluations without a better accuracy before the rate is halved.", at_least=0)
+    lr_patience: int = described(
+        2, "Evaluations in a row without a better accuracy that keep the rate; the next one halves it.", at_least=0
+    )
     warmup_steps: float = described(1000, "Steps over which the learning rate rises; below 1: their share.", at_least=0)
     weight_decay: float = described(5e-7, "L2 penalty, added to the gradient as Adam does.", at_least=0)
     adam_beta1: float = described(0.95, "Adam's beta1.", at_least=0, below=1)
