@@ -148,6 +148,7 @@ def open_streams(arguments: DataArguments) -> dict[str, LabelledStream | dataset
     """
     if arguments.train_file:
         raise InputError("streaming: tables name files that are here already; leave it out")
+    arguments.check_source()
     name = arguments.dataset_name
     available = load_stored(name, arguments.dataset_config_name, arguments.dataset_revision, streaming=True)
     columns = Columns(

@@ -30,8 +30,9 @@ def load_splits(arguments: SplitArguments, report: Report = warn_of_left_out) ->
         report: takes a folder, and rows on the files that are left out of it
 
     Raises:
-        InputError: an unreadable source, or one without a training split.
+        InputError: an unreadable source, one without a training split, or options that have no effect on it.
     """
+    arguments.check_source()
     columns = columns_of(arguments, is_multi=arguments.problem_type == "multi_label_classification")
     if arguments.train_file:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
@@ -70,6 +71,7 @@ def load_test_split(arguments: SourceArguments, is_multi: bool = False) -> datas
     Raises:
         InputError: an unreadable source, or several splits without one for the test.
     """
+    arguments.check_source()
     columns = columns_of(arguments, is_multi)
     if arguments.test_file:
         return _with_meant_labels(load_table(Path(arguments.test_file), columns), arguments)
