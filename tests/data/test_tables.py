@@ -496,6 +496,18 @@ def test_times_that_are_none_are_told(tmp_path):
         check_files({"train": load_table(path, Columns(start="start"))})
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_addresses_in_tables_are_refused(tmp_path, stored):
+    """The address was taken as a path below the folder of the table."""
+    name = "https://example.org/a/b.wav"
+    row = {"audio": {"path": name} if stored else name, "label": "x"}
+    path = _table(tmp_path / "a.jsonl", json.dumps(row) + "\n")
+    pattern = rf"row 1 \(line 1\) has the address {name}, and tables name files; download the clips"
+    for load in (lambda: load_table(path, Columns()), lambda: load_unlabelled_table(path)):
+        with pytest.raises(InputError, match=pattern):
+            load()
+
+
 def test_one_label_and_several_in_one_table(tmp_path):
     path = _table(tmp_path / "a.jsonl", '{"file": "a.wav", "label": ["x", "y"]}\n{"file": "b.wav", "label": "x"}\n')
     assert load_table(path, Columns())["label"][:] == [["x", "y"], ["x"]]

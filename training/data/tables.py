@@ -171,7 +171,7 @@ def _named_clips(table: Table, column: str) -> list[NamedClip]:
             value = (value.get("path") if isinstance(value, dict) else None) or _name_of_row(table, index)
         if is_empty(value):
             raise InputError(f"{table.path}: {table.row_of(index)} has no name in {column}; fill it in or remove it")
-        clips.append(NamedClip(str(value), _resolve(str(value), table.path.parent)))
+        clips.append(NamedClip(str(value), resolve(str(value), table.path.parent)))
     return clips
 
 
@@ -319,15 +319,15 @@ def _from_lists(path: Path, rows: list) -> Table:
 def _choose_audio(table: Table, wanted: str | None) -> str:
     own = [name for name, feature in table.features.items() if isinstance(feature, datasets.Audio)]
     raven = [name for name in RAVEN_AUDIO if name in table.names]
-    there = [name for name in raven if os.path.exists(_resolve(str(table[name][0]), table.path.parent))]
+    there = [name for name in raven if os.path.exists(resolve(str(table[name][0]), table.path.parent))]
     return choose_column(table.path, table, "audio", wanted, (*own, *AUDIO_COLUMNS, *there, *raven))
 
 
 def _read_audio(table: Table, column: str) -> list:
     """Returns paths, or {"bytes", "path"} if some rows hold audio; `None` where a path is missing."""
-    values, folder = table[column], table.path.parent
+    values = table[column]
     if not any(isinstance(value, (dict, bytes, list)) for value in values):
-        return [None if is_empty(value) else _resolve(str(value), folder) for value in values]
+        return [None if is_empty(value) else _path(table, index, str(value)) for index, value in enumerate(values)]
     clips = []
     for index, value in enumerate(values):
         if isinstance(value, list):
@@ -337,12 +337,22 @@ def _read_audio(table: Table, column: str) -> list:
             )
         clip = as_stored(value if isinstance(value, (dict, bytes)) or is_empty(value) else str(value))
         if clip["bytes"] is None and clip["path"]:
-            clip["path"] = _resolve(clip["path"], folder)
+            clip["path"] = _path(table, index, clip["path"])
         clips.append(named_clip(clip, _name_of_row(table, index)))
     return clips
 
 
-def _resolve(name: str, folder: Path) -> str:
+def _path(table: Table, index: int, name: str) -> str:
+    """Returns the path of a row's clip."""
+    if "://" in name:
+        raise InputError(
+            f"{table.path}: {table.row_of(index)} has the address {name}, and tables name files; download the clips, "
+            "and write their paths"
+        )
+    return resolve(name, table.path.parent)
+
+
+def resolve(name: str, folder: Path) -> str:
     """
     Returns the path of a cell relative to its table. Where no such file exists, other spellings of the name are tried:
     without blanks around it, with the slashes of Windows, or with accents in the other form, as macOS stores them.
