@@ -22,7 +22,7 @@ from .audio import check_audio
 from .clips import LocalClips, StreamedClips, join
 from .columns import choose_audio_column
 from .listing import list_audio_files, warn
-from .sources import load_packed, load_stored
+from .sources import load_packed, load_stored, with_paths
 from .tables import load_table_as_it_stands, names_table
 from .unreadable import UnreadableLog, reason_of
 
@@ -105,7 +105,7 @@ def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalCl
             warn(path, listing.report())
             data = datasets.Dataset.from_dict({"audio": [str(file) for file in listing.files]})
             return LocalClips(source.path, data)
-        data = load_packed(source.path, listing, load)
+        data = with_paths(load_packed(source.path, listing, load), source.audio_column, listing)
     else:
         data = load()
     if source.streaming:
