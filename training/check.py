@@ -34,7 +34,7 @@ from .data.audio import AudioSource, header_remark
 from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
 from .data.screening import classes_of, for_each_clip, names_of, try_to_decode
-from .data.splits import load_splits
+from .data.splits import count_repeats, load_splits
 from .data.tables import names_table
 from .errors import InputError
 from .files import check_writable, write_json
@@ -361,10 +361,8 @@ def find_divided_groups(splits: dict[str, datasets.Dataset]) -> list[dict]:
 
 def find_repeats(clips: pandas.DataFrame) -> list[dict]:
     """Finds clips that are listed more than once, and counts their entries by split."""
-    counts = defaultdict(Counter)
-    for split, clip in zip(clips["split"], clips["clip"]):
-        counts[os.path.normpath(clip)][split] += 1
-    return [{"clip": clip} | dict(own) for clip, own in sorted(counts.items()) if own.total() > 1]
+    repeated = count_repeats(zip(clips["split"], clips["clip"]))
+    return [{"clip": clip} | dict(own) for clip, own in sorted(repeated.items())]
 
 
 def find_duplicates(readable: pandas.DataFrame, splits: dict[str, datasets.Dataset]) -> dict[str, list[dict]]:

@@ -363,6 +363,9 @@ def test_repeated_files_are_warned_of(warnings):
     warn_of_repeats({"train": data})
     warn_of_repeats({"train": data.select([0, 2])})
     assert warnings == ["1 files are listed more than once, such as x.wav: is that meant?"]
+    other = datasets.Dataset.from_dict({"audio": ["./a/../x.wav", "z.wav"], "label": ["a", "b"]})
+    warn_of_repeats({"train": data.select([0, 2]), "test": other})
+    assert warnings[1:] == [warnings[0], "1 files are in several splits, such as x.wav in train and test"]
 
 
 def test_bad_folders_are_one_line(tmp_path):
