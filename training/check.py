@@ -33,7 +33,7 @@ from .data.arguments import HIGHEST_RATE, AnnotationArguments, DataArguments, Sp
 from .data.audio import AudioSource, header_remark
 from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
-from .data.screening import classes_of, for_each_clip, names_of, try_to_decode
+from .data.screening import classes_of, ends_after_recording, for_each_clip, names_of, try_to_decode
 from .data.splits import count_repeats, load_splits
 from .data.tables import names_table
 from .errors import InputError
@@ -78,6 +78,7 @@ KINDS = {  # kind -> (is it an error, meaning)
     "duplicates_within_splits": (False, "the same samples under several names, which a split that is made may divide"),
     "listed_twice": (False, "clips that are listed more than once"),
     "header_disagrees": (False, "clips whose header and content disagree; what they hold is read"),
+    "cut_parts": (False, "parts that end after their recordings: are the times in seconds?"),
     "other_sampling_rate": (False, "clips at another rate than sampling_rate, which are resampled whenever read"),
     "high_frequencies": (
         False,
@@ -177,6 +178,7 @@ def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
         "listed_twice": find_repeats(clips),
         **find_duplicates(readable, splits),
         "header_disagrees": _rows(readable[readable["header"] != ""], "header"),
+        "cut_parts": _rows(readable[readable["end"].notna()], "end"),
         "high_frequencies": _rows(sampled[sampled["energy_share"] > HIGH_SHARE], "energy_share"),
         **find_odd_sounds(readable, arguments.sampling_rate),
         **find_odd_classes(classes, list(splits)),
@@ -278,6 +280,7 @@ def measure(source: AudioSource) -> dict:
         "sampling_rate": rate,
         "channels": num_channels,
         "header": header_remark(source, num_samples),
+        "end": source["end"] if ends_after_recording(source) else math.nan,
         "seconds": num_samples / rate,
         "level_dbfs": round(max(20 * math.log10(max(rms, 1e-30)), LOWEST_DBFS), 2),
         "clipped_share": num_clipped / samples.size if num_clipped >= CLIPPED_SAMPLES else 0.0,
@@ -294,7 +297,17 @@ def make_table(splits: dict[str, datasets.Dataset], num_workers: int | None) -> 
         for split in splits
         for index, facts in enumerate(measured[split])
     ]
-    measures = ("sampling_rate", "channels", "header", "seconds", "level_dbfs", "clipped_share", "dc_offset", "content")
+    measures = (
+        "sampling_rate",
+        "channels",
+        "header",
+        "end",
+        "seconds",
+        "level_dbfs",
+        "clipped_share",
+        "dc_offset",
+        "content",
+    )
     return pandas.DataFrame(rows, columns=["split", "index", "clip", "reason", *measures])
 
 
