@@ -100,9 +100,13 @@ def read_labels(source: str, values: Iterable, feature, columns: Columns, row_of
     """
     read = label_reader(source, feature, columns)
     labels = [read(value, f"{source}: {row_of(index)}") for index, value in enumerate(values)]
+    return of_one_kind(labels)
+
+
+def of_one_kind(labels: list) -> list:
+    """Returns labels as lists if any of them is one: a column holds one type. A missing label stays `None`."""
     if not any(isinstance(label, list) for label in labels):
         return labels
-    # A column holds one type.
     return [label if isinstance(label, list) or label is None else [label] for label in labels]
 
 
