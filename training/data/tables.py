@@ -29,7 +29,7 @@ from .columns import (
     row_of,
 )
 from .events import RAVEN_AUDIO, RAVEN_BEGIN, RAVEN_END, RAVEN_LABELS, main_view, times_in_files
-from .text_tables import check_rows, is_empty, read_json_lines, read_rows, read_text
+from .text_tables import check_rows, find_separator, is_empty, read_json_lines, read_rows, read_text
 
 logger = logging.get_logger(__name__)
 
@@ -45,6 +45,7 @@ class Table:
         columns: values of each column; names may repeat
         lines: the line of the file (Excel: of the sheet) at which each row begins; `None` for JSON and Parquet
         features: types of the columns of a Parquet file that `datasets` wrote
+        has_commas: whether 1,5 is a number: cells are not separated by commas, as programs write them in many countries
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Table:
     columns: list
     lines: list[int] | None = None
     features: dict = field(default_factory=dict)
+    has_commas: bool = False
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -209,11 +211,15 @@ def _read_text_table(path: Path, columns: Columns) -> Table:
     named = (getattr(columns, name) for name in ("audio", "label", *OTHER_COLUMNS))
     known = (*AUDIO_COLUMNS, *LABEL_COLUMNS, RAVEN_BEGIN, *filter(None, named))
     separator = "," if path.suffix.lower() == ".csv" else "\t"
-    return _from_rows(path, *read_rows(path, separator, known))
+    text = read_text(path)
+    has_commas = find_separator(path, text, separator, known) != ","
+    return _from_rows(path, *read_rows(path, separator, known, text), has_commas)
 
 
-def _from_rows(path: Path, names: list[str], rows: list[list], lines: list[int] | None) -> Table:
-    return Table(path, names, list(zip(*rows)) or [()] * len(names), lines)
+def _from_rows(
+    path: Path, names: list[str], rows: list[list], lines: list[int] | None, has_commas: bool = False
+) -> Table:
+    return Table(path, names, list(zip(*rows)) or [()] * len(names), lines, has_commas=has_commas)
 
 
 def _read_excel(path: Path, columns: Columns) -> Table:
@@ -236,7 +242,7 @@ def _read_excel(path: Path, columns: Columns) -> Table:
         raise InputError(f"{path}: not readable as an Excel file ({one_line(error)}); save it as CSV") from None
     if others:
         logger.warning(f"{path}: only the first sheet, {sheet.title}, is read; it has {len(others)} more")
-    return _from_rows(path, *check_rows(path, records))
+    return _from_rows(path, *check_rows(path, records), has_commas=True)
 
 
 def _excel_text(cell) -> str:
