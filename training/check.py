@@ -44,8 +44,8 @@ USAGE = "python -m training.check DATA [--key value ...]"
 ANNOTATED_USAGE = "python -m training.check --annotations TABLES [--recordings FOLDER] [--key value ...]"
 DATA = """DATA is one of
   a folder with a sub-folder of audio per class, also within train, validation and test
-  a folder with audio and metadata.csv, .jsonl or .parquet (columns file_name and label)
-  a folder with train.csv and, if there are, validation.csv and test.csv
+  a folder with audio and metadata.csv, .tsv, .xlsx, .jsonl or .parquet (columns file_name and label)
+  a folder with train.csv and, if there are, validation.csv and test.csv, or such tables of the other kinds
   a manifest of the training clips: CSV, TSV, Excel, JSON, JSONL or Parquet; --validation_file and --test_file add
   others
   a data set on the Hub, such as ashraq/esc50

@@ -150,8 +150,8 @@ def load_folder(
     folder: Path, columns: Columns, listing: Listing | None = None, report: Report = warn_of_left_out
 ) -> dict[str, datasets.Dataset]:
     """
-    Loads a local folder by the conventions of `audiofolder`: one folder per class, or a metadata.csv, .jsonl or
-    .parquet with a `file_name` column; either directly, or in sub-folders named like splits (train, dev, test, ...).
+    Loads a local folder by the conventions of `audiofolder`: one folder per class, or a table called metadata
+    (`FOLDER_TABLES`) with a `file_name` column; either directly, or in sub-folders named like splits (train, dev, test).
 
     Args:
         listing: what lies below the folder, if it was listed already
@@ -161,7 +161,7 @@ def load_folder(
 
     Raises:
         InputError: no audio, no labels, a class folder without clips, sub-folders that may be splits or classes, or
-            metadata without a label column.
+            metadata without a label column, or another table that gives the clips other labels than their folders.
     """
     listing = listing or list_audio_files(folder)
     metadata = _find_metadata(folder)
