@@ -151,7 +151,7 @@ def load_folder(
 ) -> dict[str, datasets.Dataset]:
     """
     Loads a local folder by the conventions of `audiofolder`: one folder per class, or a table called metadata
-    (`FOLDER_TABLES`) with a `file_name` column; either directly, or in sub-folders named like splits (train, dev, test).
+    (`FOLDER_TABLES`) with a `file_name` column; either directly, or in sub-folders named like splits (train, test).
 
     Args:
         listing: what lies below the folder, if it was listed already
