@@ -162,7 +162,7 @@ def list_audio_files(folder: str | os.PathLike) -> Listing:
     while stack:
         place, above, seen = stack.pop()
         try:
-            own = _identity(place)
+            own = identity(place)
             with os.scandir(place) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
@@ -184,7 +184,7 @@ def list_audio_files(folder: str | os.PathLike) -> Listing:
                 if not _is_storable(name):
                     reason = NOT_UTF8
                 elif is_folder:
-                    key = _identity(entry.path)
+                    key = identity(entry.path)
                     reason = CIRCLE if key in above or (is_link and key in (seen or ())) else None
                     if reason is None:
                         below = {key} if is_link and seen is None else seen
@@ -279,7 +279,8 @@ def _has_formats() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def _identity(path: str) -> tuple[int, int]:
+def identity(path: str) -> tuple[int, int]:
+    """Returns what identifies a file or folder, whatever its path."""
     found = os.stat(path)
     return found.st_dev, found.st_ino
 
