@@ -25,7 +25,7 @@ from ..files import TEXT_ERRORS, check_writable, complete_file, storable
 from . import aoef
 from .audio import audio_format, audio_seconds
 from .labels import class_name
-from .listing import find_audio_files
+from .listing import find_audio_files, find_files
 from .text_tables import as_number, as_numbers, is_empty, read_json_lines, read_rows, read_text
 
 logger = logging.get_logger(__name__)
@@ -188,11 +188,11 @@ def _columns_of(path: Path, text: str) -> tuple[list[str], list[list], Callable[
 
 
 def list_tables(path: Path) -> list[Path]:
-    """Returns the tables below a folder, sorted; a file is the only one."""
+    """Returns the tables below a folder, sorted, by the rules of `find_files`; a file is the only one."""
     if not path.is_dir():
         return [path]
     suffixes = {kind.suffix for kind in FORMATS.values()}
-    found = sorted(table for table in path.rglob("[!.]*") if table.suffix.lower() in suffixes and table.is_file())
+    found = find_files(path, suffixes)
     if not found:
         raise InputError(f"{path}: holds no tables of events ({', '.join(sorted(suffixes))}); name another folder")
     return found
