@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from annotated_tones import write_annotated_tones
 
+from training.data.audio import segment_name
 from training.data.events import Event
 from training.data.labels import LabelSet
 from training.detection.arguments import DetectionDataArguments
@@ -64,3 +65,10 @@ def test_every_event_is_in_a_part_of_its_recording():
     parts = [part(whole, *times) for times in ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))]
     times = [[event[:2] for event in one.events] for one in parts]
     assert times == [[(0.0, 0.0), (0.5, 1.0)], [(0.0, 0.0), (0.0, 0.5), (pytest.approx(0.2),) * 2], [(0.0, 1.0)]]
+
+
+def test_parts_far_from_the_beginning_have_their_own_names():
+    """By the names of all clips of a run: `segment_name`."""
+    whole = Stretch("x.wav", "x.wav", 2e4, ())
+    for times in ((0.0, 1.5), (12345.1, 12345.14)):
+        assert part(whole, *times).name == segment_name("x.wav", *times)

@@ -8,7 +8,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ..data.annotations import AnnotatedRecording, load_annotations
-from ..data.audio import AudioSource, check_audio, num_samples
+from ..data.audio import AudioSource, check_audio, num_samples, segment_name
 from ..data.columns import Columns, audio_of, clip_names
 from ..data.events import BACKGROUND, Event
 from ..data.labels import LabelSet, read_label_file, sort_key
@@ -150,7 +150,7 @@ def part(stretch: Stretch, start_s: float, end_s: float) -> Stretch:
         )
 
     source = {"path": stretch.source, "start": start_s, "end": end_s}
-    name = f"{stretch.name}#t={start_s:g},{end_s:g}"
+    name = segment_name(stretch.name, start_s, end_s)
     return Stretch(source, name, end_s - start_s, cut(stretch.events), cut(stretch.unsure), stretch.site)
 
 
