@@ -365,6 +365,12 @@ TSV = "filename\tonset\toffset\tevent_label\nx.wav\t0.5\t1.5\towl\ny.wav\t{}\t{}
         ("a.txt", "0.5\t1\t \n", "a.txt: line 1 has no label; fill it in"),
         ("a.txt", "hello\n", "no column is called label"),
         ("a.txt", RAVEN + "1\tSpectrogram 1\t1\t0.5\t\t0\t9\towl\n", "a selection has no time; fill in Begin Time"),
+        ("a.xlsx", "PK", "a.xlsx: files of this kind are not read as events, but .csv, .json, .*; export it as .csv"),
+        (
+            "a.Parquet",
+            "PAR1",
+            "a.Parquet: files of this kind are not read as events, but .csv, .json, .jsonl, .tsv, .txt",
+        ),
         ("a.json", "{}", "a.json: holds no events; write"),
         ("a.json", "[1]", "a.json: holds no events; write"),
         ("a.json", "[", "a.json: is not JSON"),
