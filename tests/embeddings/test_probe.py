@@ -1,6 +1,8 @@
 """Tests the task probe: linear layers, neighbours and few labels on frozen embeddings."""
 
 import json
+import os
+from unittest.mock import Mock
 
 import numpy as np
 import pandas
@@ -174,6 +176,17 @@ def test_a_stopped_probe_goes_on(recipe, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "__call__", _counted(torch.nn.Module.__call__, calls))
     run(path)
     assert sum(name == "DualSSASTModel" for name in calls) == 1
+
+
+def test_a_stopped_probe_refuses_other_recordings_of_the_same_names(recipe, clips, monkeypatch):
+    path, _ = recipe(methods=["neighbours"])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(representations, "fill_shards", Mock(side_effect=KeyboardInterrupt))
+        run(path)
+    for clip in clips.rglob("*.wav"):
+        os.utime(clip, (0, 0))
+    with pytest.raises(InputError, match="was made with clips .*; use another folder, or set overwrite"):
+        run(path)
 
 
 def _counted(original, calls: list):
