@@ -19,8 +19,10 @@ from tqdm.auto import tqdm
 
 from ..base.arguments import ModelArguments
 from ..base.loading import compute_statistics
+from ..data.audio import as_stored
 from ..data.dataset import ClipDataset
 from ..errors import InputError
+from ..inference.inputs import Examples
 from .arguments import ProbeArguments
 
 STATISTICS_CLIPS = 5000
@@ -51,6 +53,29 @@ class FixedClips(ClipDataset):
         start = int(np.random.default_rng((self.seed, index)).integers(spare)) if self.at_random and spare > 0 else 0
         waveform = waveform[start : start + self.length]
         return np.pad(waveform, (0, self.length - len(waveform)))
+
+    def source(self) -> "ClipDataset | FixedSource":
+        """Returns the clips for `encode_clips`, which reads the recordings of a `ClipDataset` as they are."""
+        return self if self.length is None else FixedSource(self)
+
+    def description(self) -> str:
+        """Returns what is encoded of each clip, in words: stored clips of another kind are refused by it."""
+        if self.length is None:
+            return "whole clips"
+        place = f"at random places of seed {self.seed}" if self.at_random else "from the beginning"
+        return f"{self.length} samples {place}"
+
+
+class FixedSource(Examples):
+    """Gives `FixedClips` as they are cut and padded, as recordings in memory."""
+
+    def __init__(self, clips: FixedClips):
+        super().__init__(clips)
+        self.clips, self.feature_extractor, self.windows = clips, clips.feature_extractor, clips.windows
+
+    def __getitem__(self, index: int) -> dict:
+        waveform = self.clips.waveform(index)
+        return as_stored({"array": waveform, "sampling_rate": self.feature_extractor.sampling_rate})
 
 
 def fixed_length(model_arguments: ModelArguments, extractor, clip_s: float | None) -> int | None:

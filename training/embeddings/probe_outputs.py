@@ -14,12 +14,13 @@ from model_cards.card import probe_card
 from ..base import reproduction
 from ..base.bootstrap import LEVEL, MIN_RESAMPLES, NUM_RESAMPLES, draw_weights, interval_of, units_to_draw
 from ..base.clip_facts import describe_clips, has_groups
-from ..base.outputs import STAGING_NAME, publish, write_results
+from ..base.outputs import STAGING_NAME, earlier_results, publish, write_results
 from ..base.predictions import labelled_table
 from ..base.ridge import metric_of
 from ..console import print_table
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
+from ..errors import InputError
 from ..files import write_csv
 from .heads import Head, assemble
 
@@ -125,6 +126,14 @@ def interval(
         if label_set.is_regression or (chosen > 0).any():  # else no label has positive clips
             found.append(np.mean([metric(chosen, own[drawn]) for own in scores]))
     return interval_of(np.asarray(found)) if found else None
+
+
+def check_model_folder(folder: Path):
+    """Raises `InputError` if an output folder holds a `model` that no earlier probe wrote: it would be replaced."""
+    earlier = earlier_results(folder)
+    is_own = (earlier.get("recipe") or {}).get("task") == "probe" and "model" in earlier
+    if (folder / MODEL).exists() and not is_own:
+        raise InputError(f"{folder / MODEL}: no probe wrote it, and this one would replace it; name another output_dir")
 
 
 def write_outputs(
