@@ -62,7 +62,7 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
         rows = list(evar.rows_of(outcomes.by_seed, arguments.learning_rates[0]))
         for row in rows:
             row["scores"] = outcomes.scores(row["seed"])
-        write_outputs(folder, rows, outcomes.dataset, outcomes.counts, outcomes.size, recipe)
+        write_outputs(folder, rows, outcomes.dataset, outcomes.counts, outcomes.size, recipe, folds=outcomes.folds)
         return
     if data_arguments.fold_column:
         raise InputError("fold_column: has an effect with protocol evar alone; name splits, or set group_column")
@@ -199,6 +199,11 @@ class EvarOutcomes:
     @property
     def label_set(self) -> LabelSet:
         return self.dataset.labels
+
+    @property
+    def folds(self) -> list[np.ndarray]:
+        """The test clips of each fold, as indices in `dataset`."""
+        return [held for held, _ in self.tested]
 
     def scores(self, seed: int) -> np.ndarray:
         """Returns the outputs of a seed's layers for the clips of `dataset`: (clips, labels)"""
