@@ -5,6 +5,7 @@ The rules are those of nttcslab/eval-audio-repr (`lineareval.py`, `2pass_lineare
 downloads, daisukelab/general-learning, `MLP/torch_mlp_clf2.py`.
 """
 
+import contextlib
 import json
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
 from training import tasks
+from training.data.arguments import FrozenDataArguments
 from training.data.labels import LabelSet
 from training.embeddings import evar, probe, probe_outputs
 from training.embeddings.arguments import EVAR, ProbeArguments
@@ -295,6 +297,26 @@ def test_a_stopped_run_does_not_go_on_with_clips_of_another_length(long_and_shor
             probe.run(*parse(*words, 0.25))
     with pytest.raises(InputError, match="made with cut '4000 samples at random places of seed 42', now '4004 samples"):
         probe.run(*parse(*words, 0.2503))
+
+
+@pytest.mark.parametrize(
+    ("values", "splits", "message"),
+    [
+        ({"window_s": 0.1}, ("test",), "window_s: the protocol evar has no windows, but clip_s; leave it out"),
+        ({"hop_s": 0.1}, ("test",), "hop_s: the protocol evar has no windows"),
+        ({"validation_fraction": 0.4}, ("test",), "validation_fraction: is 0.1 in the protocol evar, got 0.4; leave"),
+        ({"fold_column": "fold"}, ("test",), "fold_column: the folds divide the training clips, and there is a test"),
+        ({"fold_column": "fold"}, ("validation",), "fold_column: .* a validation split; leave it out"),
+        ({"fold_column": "fold", "test_fraction": 0.2}, (), "test_fraction: has no effect with fold_column"),
+        ({"validation_fraction": 0.0}, ("validation", "test"), None),
+        ({"fold_column": "fold"}, (), None),
+        ({"test_fraction": 0.2}, (), None),
+    ],
+)
+def test_options_of_the_data_that_the_protocol_does_not_obey_are_refused(values, splits, message):
+    arguments = FrozenDataArguments(dataset_name="x", **values)
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        evar.check_data(arguments, {"train", *splits})
 
 
 def test_the_folds_of_the_data_set_are_used(tmp_path, monkeypatch):

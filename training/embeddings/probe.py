@@ -218,17 +218,18 @@ def run_evar(
 ) -> EvarOutcomes:
     """
     Embeds the clips and trains the linear layers of EVAR's protocol: on the data set's splits, or on its folds, if it
-    has them (`fold_column`) and no test split.
+    has them (`fold_column`).
 
     Raises:
-        InputError: bad input, or a regression.
+        InputError: bad input, a regression, or an option of the data that the protocol does not obey.
     """
     folder = Path(arguments.output_dir)
     splits = screen(load_splits(data_arguments), data_arguments, folder)
     label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
     if label_set.problem_type == "regression":
         raise InputError("protocol: evar has no regression; leave it out")
-    has_folds = "fold" in splits["train"].column_names and "test" not in splits
+    evar.check_data(data_arguments, splits)
+    has_folds = bool(data_arguments.fold_column)
     if not has_folds:  # EVAR draws the validation clips itself, anew for each seed
         divided = dataclasses.replace(data_arguments, validation_fraction=0.0)
         stratify = divides_by_class(label_set, splits["train"]["label"])
