@@ -21,7 +21,7 @@ from training.classification import train
 from training.data.dataset import ClipDataset
 from training.data.labels import find_labels
 from training.data.splits import make_folds
-from training.embeddings import sweep
+from training.embeddings import probe, sweep
 from training.embeddings.arguments import SweepArguments
 from training.embeddings.representations import (
     Represented,
@@ -351,3 +351,29 @@ def test_of_many_clips_a_sample_of_every_class(recipe):
     path, output = recipe(max_clips=12, readouts=["prefix"], num_folds=2)
     run(path)
     assert json.loads((output / "results.json").read_text())["clips"] == 12
+
+
+def test_whatever_goes_on_with_a_sweep_tests_none_of_its_clips(recipe, clips, tmp_path):
+    """With any seed of its own, and with that of EVAR's protocol; a repeated run divides as the first one."""
+    path, output = recipe(readouts=["prefix"], test_fraction=0.25, seed=3)
+    run(path)
+    _, _, data, arguments = tasks.parse([path])
+    chosen_with = set(sweep.load_clips(data, arguments)["audio"])
+    assert json.loads((output / "best.json").read_text())["split_seed"] == 0
+
+    def tested(name: str, run, *words: str) -> set[str]:
+        _, *parts = tasks.parse([*words, "--output_dir", str(tmp_path / name)])
+        run(*parts)
+        return set(pandas.read_csv(tmp_path / name / "predictions.csv")["file"])
+
+    own = ["--dataset_name", str(clips), "--test_fraction", "0.25", "--from_sweep", str(output)]
+    probing = ["recipes/probe.yaml", *own, "--methods", "linear"]
+    tuning = ["--max_steps", "1", "--disable_tqdm", "true", "--html_report", "false", "--report_clips", "0"]
+    found = [
+        tested("evar", probe.run, *probing, "--protocol", "evar"),
+        tested("probe", probe.run, *probing, "--seed", "3", "--num_seeds", "1", "--num_epochs", "1"),
+        tested("again", probe.run, str(tmp_path / "probe" / "results.json")),
+        tested("recipe", train.run, str(output / "finetune.yaml"), "--seed", "1", *tuning),
+        tested("tuned", train.run, "recipes/finetune.yaml", *own, "--seed", "2", *tuning),
+    ]
+    assert all(one == found[0] for one in found) and len(found[0]) == 6 and not found[0] & chosen_with

@@ -51,6 +51,7 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     Raises:
         InputError: bad input, before the encoding starts wherever possible.
     """
+    model_arguments.divide_like_sweep(data_arguments)
     folder = Path(arguments.output_dir)
     check_writable(folder, is_folder=True)
     if (folder / "results.json").exists() and not arguments.overwrite:
@@ -71,7 +72,7 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     splits = screen(load_splits(data_arguments), data_arguments, folder)
     label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
     stratify = divides_by_class(label_set, splits["train"]["label"])
-    splits = complete_splits(splits, data_arguments, stratify, arguments.seed)
+    splits = complete_splits(splits, data_arguments, stratify, data_arguments.seed_of_splits(arguments.seed))
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         raise InputError(f"{missing[0]}_split: a probe needs one; name it, or set {missing[0]}_fraction above 0")
@@ -200,7 +201,7 @@ def run_evar(
     if not has_folds:  # EVAR draws the validation clips itself, anew for each seed
         divided = dataclasses.replace(data_arguments, validation_fraction=0.0)
         stratify = divides_by_class(label_set, splits["train"]["label"])
-        splits = complete_splits(splits, divided, stratify, arguments.seed)
+        splits = complete_splits(splits, divided, stratify, data_arguments.seed_of_splits(arguments.seed))
         if "test" not in splits:
             raise InputError("test_split: a probe needs one; name it, or set test_fraction above 0")
     folds = make_folds(splits["train"], 0, label_set.is_single, arguments.seed) if has_folds else []

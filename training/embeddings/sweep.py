@@ -224,7 +224,9 @@ def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
     splits = screen(splits, data_arguments, arguments.output_dir)
     labels = find_labels(splits["train"]["label"], data_arguments.problem_type)
     stratify = divides_by_class(labels, splits["train"]["label"])
-    splits = complete_splits(splits, data_arguments, stratify, FINE_TUNING["seed"])
+    # Stored with the choice: what goes on with it, with any seed, sets the same clips aside.
+    data_arguments.split_seed = data_arguments.seed_of_splits(FINE_TUNING["seed"])
+    splits = complete_splits(splits, data_arguments, stratify, data_arguments.split_seed)
     splits.pop("test", None)
     clips = concatenate_datasets(list(splits.values()))
     if len(clips) <= arguments.max_clips:
@@ -343,7 +345,8 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments:
     plot_heat_maps(found, staging, arguments.figure_format)
     plot_layers(found, staging / "layers.png", arguments.figure_format)
     encoder = {key: value for key, value in recipe["EncoderArguments"].items() if value not in (None, {})}
-    choices = {rule: describe_choice(found, rule, encoder) for rule in CHOICES}
+    divided = {"split_seed": recipe["DataArguments"]["split_seed"]}
+    choices = {rule: describe_choice(found, rule, encoder) | divided for rule in CHOICES}
     if not hasattr(config, "readout"):  # VGGish has only one
         for described in choices.values():
             described["model"].pop("readout")
@@ -421,7 +424,7 @@ RECIPE_DATA = (
     "dataset_name", "dataset_config_name", "dataset_revision", "train_split", "validation_split", "test_split",
     "train_file", "validation_file", "test_file", "audio_column", "label_column", "label_separator", "problem_type",
     "none_label", "group_column", "start_column", "end_column", "on_bad_audio", "max_unreadable_share", "label_file",
-    "window_s", "hop_s", "mean", "std", "validation_fraction", "test_fraction",
+    "window_s", "hop_s", "mean", "std", "validation_fraction", "test_fraction", "split_seed",
 )  # fmt: skip
 FINE_TUNING = {
     "num_train_epochs": 25,
