@@ -126,3 +126,15 @@ def test_candidates_are_compared_with_the_best():
     found = choice.compare_with(best, folds, 0.25)
     assert choice.verdicts(found["p_holm"], ["worse"] * 4) == ["not told apart", "worse", "not told apart", ""]
     assert found["p_holm"][1] == pytest.approx(3 * found["p"][1])
+
+
+@pytest.mark.parametrize("num_folds", [2, 5])
+def test_folds_that_all_say_the_same_prove_nothing(num_folds):
+    """Folds of a few clips often have the same score: an error of 0 would make the smallest difference certain."""
+    best = np.linspace(0.8, 0.9, num_folds)
+    folds = np.stack([best, best - 0.1, best + 1 / 3, best * 0.5])
+    found = choice.compare_with(best, folds, 0.25)
+    assert found["p"][:3].tolist() == [1, 1, 1] and found["p"][3] < 0.2
+    assert choice.verdicts(found["p_holm"][:3], ["worse"] * 3) == ["not told apart"] * 3
+    assert np.isnan(choice.half_interval(np.full((2, num_folds), 0.7), 0.25)).all()
+    assert choice.half_interval(best, 0.25) > 0

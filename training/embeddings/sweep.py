@@ -351,12 +351,13 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments:
         for described in choices.values():
             described["model"].pop("readout")
     chosen = choices[arguments.choice]
-    write_json(staging / "best.json", chosen)
+    write_json(staging / "best.json", outputs.without_nan(chosen))
     data = {key: value for key, value in recipe["DataArguments"].items() if value is not None and key in RECIPE_DATA}
     fine_tuning = {
         "task": "classification", **chosen["model"], **data, **FINE_TUNING, "output_dir": f"{folder}-fine-tuned"
     }  # fmt: skip
-    score = f"{metric} {chosen[metric]:.4f} +- {chosen['interval']:.4f} over {found.num_folds} folds"
+    interval = "" if np.isnan(chosen["interval"]) else f" +- {chosen['interval']:.4f}"
+    score = f"{metric} {chosen[metric]:.4f}{interval} over {found.num_folds} folds"
     text = RECIPE_HEADER.format(score=score) + yaml.safe_dump(fine_tuning, sort_keys=False)
     (staging / "finetune.yaml").write_text(text, encoding="utf-8")
     num_apart = int((table["verdict"] == WORSE).sum())
@@ -380,7 +381,7 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments:
         f"scored in {seconds['scoring']:.1f} s"
     )
     columns = ["readout", "layers", "pooling", "combination", metric, "interval", "verdict"]
-    print_table(table[columns].head(5).values.tolist(), columns)
+    print_table(outputs.without_nan(table[columns].head(5).values.tolist()), columns)
     print(f"{num_apart} candidates are told apart from the best over {found.num_folds} folds")
     print_choices(found, choices)
     print(f"everything is in {folder}; to fine-tune with it: train_hf.py {folder / 'finetune.yaml'}")
@@ -416,7 +417,7 @@ def print_choices(found: Results, choices: dict[str, dict]):
         candidate, nested = found.candidates[found.chosen[rule]], described.get("nested", {})
         name = f"{candidate.way}, layers {' and '.join(map(str, candidate.layers))}"
         rows.append([rule, name, described[metric], described["interval"], nested.get(metric), nested.get("interval")])
-    print_table(rows, ["choice", "candidate", metric, "interval", "nested", "interval"])
+    print_table(outputs.without_nan(rows), ["choice", "candidate", metric, "interval", "nested", "interval"])
 
 
 # Recipe of the fine-tuning: keys copied from the sweep, and SSAST's settings for small data sets.
