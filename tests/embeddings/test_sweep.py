@@ -377,3 +377,67 @@ def test_whatever_goes_on_with_a_sweep_tests_none_of_its_clips(recipe, clips, tm
         tested("tuned", train.run, "recipes/finetune.yaml", *own, "--seed", "2", *tuning),
     ]
     assert all(one == found[0] for one in found) and len(found[0]) == 6 and not found[0] & chosen_with
+
+
+def write_table(path, clips, **columns):
+    files = sorted(clips.rglob("*.wav"))
+    values = {name: [value(index) for index in range(len(files))] for name, value in columns.items()}
+    pandas.DataFrame({"file_name": list(map(str, files)), **values}).to_csv(path, index=False)
+    return {"dataset_name": None, "train_file": str(path), "test_fraction": 0, "validation_fraction": 0}
+
+
+@pytest.fixture
+def unencoded(monkeypatch):
+    monkeypatch.setattr(sweep, "encode", lambda *arguments: pytest.fail("has encoded the clips"))
+
+
+@pytest.mark.parametrize(
+    ("values", "columns", "pattern"),
+    [
+        (
+            {"num_folds": 13},
+            {"label": float},
+            "num_folds: 13 leave a fold of one clip.*; set at most 12",
+        ),
+        (
+            {"fold_column": "fold"},
+            {"label": float, "fold": lambda index: "x" if index == 7 else index % 3},
+            "fold_column: fold x is a fold of one clip, which has no r2; join it with another",
+        ),
+        (
+            {"problem_type": "multi_label_classification"},
+            {"label": lambda index: {0: "a", 5: "b"}.get(index)},
+            "num_folds: 3 leave a fold of clips without any label; set fewer",
+        ),
+        (
+            {"problem_type": "multi_label_classification", "fold_column": "fold"},
+            {"label": lambda index: {0: "a", 5: "b"}.get(index), "fold": lambda index: index % 3},
+            "fold_column: fold 1 is a fold of clips without any label",
+        ),
+        (
+            {"fold_column": "fold", "num_repeats": 5},
+            {"label": lambda index: "ab"[index % 2], "fold": lambda index: index % 3},
+            "num_repeats: the folds of fold_column are the same in each; leave one of the two out",
+        ),
+    ],
+)
+def test_folds_that_cannot_be_scored_stop_before_the_encoding(
+    recipe, clips, tmp_path, unencoded, values, columns, pattern
+):
+    table = write_table(tmp_path / "clips.csv", clips, **columns)
+    kind = {} if "problem_type" in values or "num_repeats" in values else {"problem_type": "regression"}
+    with pytest.raises(InputError, match=pattern):
+        run(recipe(**table, **kind, **values)[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "validation", "test", "pattern"),
+    [
+        ("regression", ["1"], ["1", "2"], "validation_split: holds one clip, which has no r2; name another"),
+        ("multi_label_classification", [["a"], []], [[], []], "test_split: holds clips without any label"),
+    ],
+)
+def test_a_probe_scores_on_splits_that_have_a_score(kind, validation, test, pattern):
+    labels = find_labels([["a"], ["b"]], kind)
+    with pytest.raises(InputError, match=pattern):
+        probe.check_scored({"validation": table(validation), "test": table(test)}, labels)

@@ -42,10 +42,9 @@ def choose(rule: str, scores: np.ndarray, order: Sequence[int], test_share: floa
     return best, int(penalties[best])
 
 
-def nested_scores(rule: str, found: FoldScores, order: Sequence[int], test_share: float) -> np.ndarray:
+def nested_scores(rule: str, found: FoldScores, order: Sequence[int]) -> np.ndarray:
     """Returns per fold the score of what is chosen without its held-out clips, as `choose` chooses: (folds,)"""
-    share = test_share / (1 - test_share)  # one fold less to train on
-    chosen = [choose(rule, inner, order, share) for inner in found.inner]
+    chosen = [choose(rule, inner, order, share) for inner, share in zip(found.inner, found.inner_shares)]
     return np.array([found.scores[candidate, penalty, fold] for fold, (candidate, penalty) in enumerate(chosen)])
 
 

@@ -23,6 +23,7 @@ from ..base.arguments import ModelArguments
 from ..base.finite import check_scores
 from ..base.loading import choose_windows, load_feature_extractor
 from ..base.outputs import describe_recipe
+from ..base.ridge import make_targets, why_undefined
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet, find_labels
@@ -80,6 +81,7 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     datasets = {split: ClipDataset(splits[split], extractor, label_set, windows=windows) for split in SPLITS}
     for dataset in datasets.values():
         dataset.check_labels()
+    check_scored(splits, label_set)
     methods = chosen_methods(arguments, label_set)
     heads = {
         name: Head(METHODS[name], config_of(METHODS[name], model.config, label_set))
@@ -114,6 +116,13 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     counts = {split: len(dataset) for split, dataset in datasets.items()}
     finished = Trained(model, heads, features.scaler, datasets, seconds)
     write_outputs(folder, rows, datasets["test"], counts, model.config.fused_size, recipe, finished)
+
+
+def check_scored(splits: dict, label_set: LabelSet):
+    """Raises `InputError` if the score has no value on the validation or the test split."""
+    for split in SPLITS[1:]:
+        if problem := why_undefined(make_targets(splits[split]["label"], label_set), label_set.problem_type):
+            raise InputError(f"{split}_split: holds {problem}; name another, or set a higher {split}_fraction")
 
 
 class Features:

@@ -25,7 +25,7 @@ from modeling_dual_ssast.configuration_dual_ssast import READOUTS
 from ..base import outputs, reproduction
 from ..base.arguments import EncoderArguments
 from ..base.loading import choose_windows, load_feature_extractor
-from ..base.ridge import best_of, make_targets, mean_of, metric_of, other_folds, score_folds
+from ..base.ridge import best_of, make_targets, mean_of, metric_of, other_folds, score_folds, why_undefined
 from ..console import print_table
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
@@ -156,7 +156,11 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
         return
     clips = load_clips(data_arguments, arguments)
     label_set = find_labels(clips["label"], data_arguments.problem_type)
+    if data_arguments.fold_column and arguments.num_repeats > 1:
+        raise InputError("num_repeats: the folds of fold_column are the same in each; leave one of the two out")
     folds = make_folds(clips, arguments.num_folds, label_set.is_single, arguments.seed, arguments.num_repeats)
+    targets = make_targets(clips["label"], label_set)
+    check_folds(folds, clips, targets, label_set.problem_type, arguments.num_folds)
     can_nest = arguments.nested and len(other_folds(folds, 0)) > 1
     if arguments.nested and not can_nest:
         logger.warning("two folds leave none to choose by in a nested cross-validation; set num_folds to 3 or more")
@@ -169,7 +173,7 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
     scores = score_folds(
         lambda block: block_features(arrays, *block),
         [blocks(c.readout, c.layers, c.pooling, c.combination) for c in found],
-        make_targets(clips["label"], label_set),
+        targets,
         folds,
         arguments.ridge,
         metric,
@@ -185,7 +189,7 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
         layers=layers,
         geometry=geometry(arrays, readouts, layers),
         chosen={rule: choose(rule, scores.scores, order, share)[0] for rule in CHOICES},
-        nested={rule: nested_scores(rule, scores, order, share) for rule in CHOICES if can_nest},
+        nested={rule: nested_scores(rule, scores, order) for rule in CHOICES if can_nest},
         num_clips=len(clips),
         num_folds=len(folds),
         test_share=share,
@@ -240,6 +244,20 @@ def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
     except ValueError:  # a class has a single clip, or labels are numbers
         chosen, _ = train_test_split(range(len(clips)), train_size=arguments.max_clips, random_state=arguments.seed)
     return clips.select(sorted(chosen))
+
+
+def check_folds(folds: list[tuple], clips, targets: np.ndarray, problem_type: str, num_folds: int):
+    """Raises `InputError` if the score has no value on the held-out clips of a fold; arguments as in `run`."""
+    for _, held in folds:
+        if not (problem := why_undefined(targets[held], problem_type)):
+            continue
+        if "fold" in clips.column_names:
+            name = clips[int(held[0])]["fold"]
+            raise InputError(
+                f"fold_column: fold {name} is a fold of {problem}; join it with another, or leave fold_column out"
+            )
+        fewer = f"at most {len(clips) // 2}" if problem_type == "regression" and len(clips) > 3 else "fewer"
+        raise InputError(f"num_folds: {num_folds} leave a fold of {problem}; set {fewer}, or add clips")
 
 
 def make_table(found: list[Candidate], scores: list, metric: str, test_share: float) -> pandas.DataFrame:
