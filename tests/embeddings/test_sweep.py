@@ -259,6 +259,35 @@ def test_a_stopped_sweep_goes_on(recipe, monkeypatch):
     table = pandas.read_csv(output / "sweep.csv")
     run(path, "--overwrite", "true")
     pandas.testing.assert_frame_equal(table, pandas.read_csv(output / "sweep.csv"))
+    # So does one that overwrites a finished sweep, and whose own scoring is stopped.
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sweep, "score_folds", stop)
+        run(path, "--overwrite", "true")
+    assert json.loads((output / sweep.PREVIOUS).read_text())["candidates"] == len(table)
+    modified = {entry.name: entry.stat().st_mtime_ns for entry in (output / "representations").iterdir()}
+    run(path)
+    assert modified == {entry.name: entry.stat().st_mtime_ns for entry in (output / "representations").iterdir()}
+    pandas.testing.assert_frame_equal(table, pandas.read_csv(output / "sweep.csv"))
+    assert not (output / sweep.PREVIOUS).exists()
+
+
+def stop(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_a_sweep_leaves_nothing_of_an_earlier_one_in_its_folder(recipe):
+    """What was chosen with labels must not be taken for the choice of a later sweep, such as one without."""
+    path, output = recipe(readouts=["prefix", "frames"], figure_format="svg")
+    run(path)
+    (output / "notes.txt").write_text("mine")
+    run(path, "--overwrite", "true", "--readouts", "prefix", "--figure_format", "png")
+    names = {entry.name for entry in output.iterdir()}
+    figures = {f"{name}.png" for name in ("layers", "layers_prefix", "unlabelled")}
+    tables = {"best.json", "finetune.yaml", "sweep.csv", "comparison.csv", "unlabelled.csv", "results.json"}
+    assert names == {"notes.txt", "representations"} | tables | figures
+    run(path, "--overwrite", "true", "--unlabelled", "true", "--figure_format", "png")
+    names = {entry.name for entry in output.iterdir()}
+    assert names == {"notes.txt", "representations", "unlabelled.csv", "unlabelled.png", "results.json"}
 
 
 @pytest.mark.parametrize(
@@ -441,3 +470,20 @@ def test_a_probe_scores_on_splits_that_have_a_score(kind, validation, test, patt
     labels = find_labels([["a"], ["b"]], kind)
     with pytest.raises(InputError, match=pattern):
         probe.check_scored({"validation": table(validation), "test": table(test)}, labels)
+
+
+def test_a_sweep_goes_on_without_what_overflows(recipe, monkeypatch, caplog):
+    """All layers of one pooling and one readout have no score: tables and figures say so."""
+    encode = sweep.encode
+
+    def overflow(*arguments):
+        arrays = encode(*arguments)
+        gone = {name for name in arrays if name.startswith("prefix") or name.endswith(".max")}
+        return {name: np.full_like(values, np.inf) if name in gone else values for name, values in arrays.items()}
+
+    monkeypatch.setattr(sweep, "encode", overflow)
+    path, output = recipe(readouts=["patches", "prefix"])
+    run(path)
+    assert (output / "layers_patches.png").exists() and not (output / "layers_prefix.png").exists()
+    assert "candidates have features or predictions that are not finite" in caplog.text
+    assert pandas.read_csv(output / "sweep.csv")["accuracy"].notna().sum() == 10 * 4  # mean, min, and both

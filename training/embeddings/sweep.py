@@ -7,6 +7,8 @@ recipe for fine-tuning.
 """
 
 import itertools
+import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,15 @@ from .unlabelled import MEASURES, UnlabelledClips, agreement, geometry, plot_geo
 
 logger = logging.get_logger(__name__)
 
+PREVIOUS = "results.previous.json"  # of a sweep that is being overwritten: a stopped run finds no finished one
+FIGURES = ("layers", *(f"layers_{readout}" for readout in (*READOUTS, COMPOSED)), "unlabelled")
+# Of one sweep; without labels, or with other readouts, another one lacks some of them.
+OUTPUTS = (
+    "best.json",
+    "finetune.yaml",
+    *(f"{name}.csv" for name in ("sweep", "comparison", "unlabelled")),
+    *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "svg")),
+)
 RECIPE_HEADER = "# Fine-tunes with the layers and poolings that a sweep has chosen: {score}.\n"
 
 
@@ -202,7 +213,27 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
 def encode(folder: Path, model_arguments: EncoderArguments, model, dataset, arguments: SweepArguments) -> dict:
     """Encodes the clips that a stopped sweep has not encoded; returns the arrays of `representations`."""
     network, dtype = Represented(model, dataset, dtype=arguments.storage_dtype), arguments.storage_dtype
+    if (folder / "results.json").exists():
+        os.replace(folder / "results.json", folder / PREVIOUS)
     return encode_clips(network, dataset, folder / "representations", model_arguments, arguments, dtype=dtype).means()
+
+
+def new_staging(folder: Path) -> Path:
+    """Returns the empty folder for the outputs of this run."""
+    staging = folder / outputs.STAGING_NAME
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
+
+
+def publish(staging: Path, folder: Path):
+    """Moves complete outputs to `folder` as `outputs.publish` does, and removes those of an earlier sweep."""
+    if (folder / PREVIOUS).exists():
+        for name in OUTPUTS:
+            if not (staging / name).exists():
+                (folder / name).unlink(missing_ok=True)
+        os.replace(folder / PREVIOUS, folder / "results.json")
+    outputs.publish(staging, folder)
 
 
 def choose_readouts(config, wanted: list[str] | None) -> list[str]:
@@ -350,8 +381,7 @@ def describe_choice(found: Results, rule: str, model: dict) -> dict:
 
 def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments: SweepArguments):
     """Writes tables, figures, the chosen candidate and a recipe with it, `results.json` last; prints the best ones."""
-    staging = folder / outputs.STAGING_NAME
-    staging.mkdir(parents=True, exist_ok=True)
+    staging = new_staging(folder)
     table, metric, seconds = found.table, found.metric, found.seconds
     write_csv(table, staging / "sweep.csv")
     compared = comparison(table, metric, found.layers, found.test_share)
@@ -393,7 +423,7 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments:
         "recipe": recipe,
     }
     outputs.write_results(results, staging)
-    outputs.publish(staging, folder)
+    publish(staging, folder)
     print(
         f"{len(table)} candidates, {found.num_clips} clips: encoded in {seconds['encoding']:.1f} s, "
         f"scored in {seconds['scoring']:.1f} s"
@@ -414,12 +444,11 @@ def with_scores(found: Results) -> pandas.DataFrame:
 
 def write_unlabelled(folder: Path, table: pandas.DataFrame, num_clips: int, recipe: dict, arguments: SweepArguments):
     """Writes the table and figure of a sweep without labels, and prints the layer that each measure takes."""
-    staging = folder / outputs.STAGING_NAME
-    staging.mkdir(parents=True, exist_ok=True)
+    staging = new_staging(folder)
     write_csv(table, staging / "unlabelled.csv")
     plot_geometry(table, staging / "unlabelled.png", arguments.figure_format)
     outputs.write_results({"clips": num_clips, "versions": reproduction.versions(), "recipe": recipe}, staging)
-    outputs.publish(staging, folder)
+    publish(staging, folder)
     rows = []
     for (readout, pooling), part in table.dropna().groupby(["readout", "pooling"], sort=False):
         rows.append([readout, pooling, *(int(part.loc[part[name].idxmax(), "layer"]) for name in MEASURES)])
