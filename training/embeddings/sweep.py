@@ -48,7 +48,7 @@ from .representations import (
     subsets,
 )
 from .sweep_plots import plot_heat_maps, plot_layers
-from .unlabelled import MEASURES, UnlabelledClips, agreement, geometry, plot_geometry
+from .unlabelled import MEASURES, UnlabelledClips, agreement, geometry, plot_geometry, warn_of_ignored
 
 logger = logging.get_logger(__name__)
 
@@ -160,7 +160,8 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
     readouts = choose_readouts(model.config, arguments.readouts)
     layers, windows = list(model.config.layers), choose_windows(model, extractor, data_arguments)
     if arguments.unlabelled:
-        dataset = UnlabelledClips(data_arguments, extractor, windows, arguments.max_clips, arguments.seed)
+        warn_of_ignored(data_arguments, arguments)
+        dataset = UnlabelledClips(data_arguments, extractor, windows, arguments.max_clips, arguments.seed, folder)
         arrays = encode(folder, model_arguments, model, dataset, arguments)
         recipe = {"task": "sweep"} | outputs.describe_recipe(model_arguments, data_arguments, arguments)
         write_unlabelled(folder, geometry(arrays, readouts, layers), len(dataset), recipe, arguments)
