@@ -248,7 +248,7 @@ class Clips:
             self.ridge,
             metric_of(self.label_set.problem_type)[1],
         )
-        return nested_scores(BEST, scores, range(len(KINDS)), self.share)
+        return nested_scores(BEST, scores, range(len(KINDS)))
 
     def few_of(self, vectors: np.ndarray) -> Scores:
         """

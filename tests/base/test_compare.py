@@ -128,6 +128,20 @@ def test_clips_of_a_group_are_exchanged_together():
     assert comparison.compare(runs, "accuracy", [(0, 1)])["differences"][0]["better"] == "x"
 
 
+def test_a_single_group_proves_nothing(tmp_path, capsys, caplog):
+    """Its clips are not independent: there are no intervals and no p-values, not those of single clips."""
+    for name, skill in (("good", 1.0), ("bad", 0.2)):
+        write_run(tmp_path / name, rows_of(*guesses(40, skill, 0), group="one speaker"))
+    output = tmp_path / "out"
+    printed = run(tmp_path / "good", tmp_path / "bad", "--output_dir", output, capsys=capsys)
+    assert "all shared clips are of one group, one speaker (group in predictions.csv)" in caplog.text
+    found = json.loads((output / "comparison.json").read_text())
+    assert found["scores"][0]["accuracy"] == 1 and found["scores"][0]["lower"] is None
+    (row,) = found["differences"]
+    assert [row[key] for key in ("lower", "upper", "p", "p_holm")] == [None] * 4 and row["better"] == NOT_TOLD_APART
+    assert found["resampled"] == "groups" and "nan" not in printed
+
+
 @pytest.mark.slow
 def test_equal_models_are_told_apart_as_often_as_the_level_says(monkeypatch):
     """1,000 pairs of the same skill: in 5 % at most, up to three standard deviations of that count."""
@@ -172,6 +186,27 @@ def test_several_labels_per_clip_are_read_as_they_are_written(tmp_path):
     np.testing.assert_allclose(read.scores[""], scores, rtol=1e-6)
     (row, _) = comparison.compare([read, read], "micro_f1", [(0, 1)])["scores"]
     assert row["micro_f1"] == pytest.approx(f1_score(read.targets, scores > [0.2, 0.5, 0.9], average="micro"))
+
+
+@pytest.mark.parametrize("task", ["evaluation", "probe"])
+def test_the_baseline_is_named_as_its_run_is(tmp_path, capsys, monkeypatch, task):
+    """By its folder, also where two have the same last name, or a probe has one method; and by its name."""
+    own = {"method": "linear"} if task == "probe" else {}
+    for name, seed in (("a/run", 0), ("b/run", 1), ("c/other", 2)):
+        write_run(tmp_path / name, rows_of(*guesses(20, 0.7, seed), **own), task=task)
+    shown = "a/run, linear" if task == "probe" else "a/run"
+    monkeypatch.chdir(tmp_path)
+    for baseline in ("a/run", "./a/run/", tmp_path / "a" / "run", "b/../a/run", shown):
+        printed = run("a/run", "b/run", "c/other", "--baseline", baseline, capsys=capsys)
+        rows = printed[printed.index("corrected for 2 pairs") :].splitlines()[2:]
+        assert len(rows) == 2 and all(f"  {shown}  " in row for row in rows)
+    line = run("a/run", "b/run", "--baseline", "elsewhere/run", status=1, capsys=capsys)
+    assert "baseline: elsewhere/run is several runs; name one of them: a/run" in line
+    if task == "probe":
+        rows = [row | {"method": name} for name in ("linear", "mlp") for row in rows_of(*guesses(20, 0.7, 0))]
+        write_run(tmp_path / "two", rows, task=task)
+        line = run("two", "c/other", "--baseline", "two", status=1, capsys=capsys)
+        assert "baseline: two is several runs; name one of them: two, linear; two, mlp" in line
 
 
 # ---- which clips ----
@@ -234,6 +269,7 @@ def test_the_order_of_the_classes_does_not_matter(tmp_path):
         (lambda rows: [row | {"probability_d": 0.0} for row in rows], "two: is about a, b,c, 007, d, and one about a,"),
         (lambda rows: [row | {"prediction": "x"} for row in rows], "a clip: label 'x' is not in the label set"),
         (lambda rows: [{"file": "a"}], "is no table of predictions"),
+        (lambda rows: pandas.DataFrame(rows)[:0], r"predictions.csv: is no table of predictions \(it has no rows\)"),
         (lambda rows: [row | {"seed": index % 2} for index, row in enumerate(rows)], "seed 1 has other clips"),
     ],
 )

@@ -71,8 +71,23 @@ def test_the_nested_score_is_that_of_a_loop_by_hand():
                     model = Ridge(alpha=5 * penalty).fit(scaled[training], targets[training])
                     best = np.mean(values), METRIC(targets[test], model.predict(scaled[test])), index, penalty
         expected.append(best[1])
-    found = choice.nested_scores(BEST, score(features, targets, folds), list(range(6)), 0.5)
+    found = choice.nested_scores(BEST, score(features, targets, folds), list(range(6)))
     assert found.tolist() == pytest.approx(expected)
+
+
+def test_folds_of_different_sizes_have_their_own_shares():
+    """With folds of 30, 3 and 3 clips, one of 3 apart: fits with 3 of 33 held out, and with 30. Both rules differ."""
+    features, targets = data(36, 6, 0.4, seed=0)
+    held = [np.arange(0, 30), np.arange(30, 33), np.arange(33, 36)]
+    found = score(features, targets, [(np.setdiff1d(np.arange(36), own), own) for own in held])
+    assert found.inner_shares == pytest.approx([1, (30 / 3 + 3 / 30) / 2, (30 / 3 + 3 / 30) / 2])
+    shares = (1, 5.05, 5.05)
+    simplest = [choice.choose(SIMPLEST, inner, range(6), share)[0] for inner, share in zip(found.inner, shares)]
+    best = [choice.choose(BEST, inner, range(6), 1)[0] for inner in found.inner]
+    assert simplest != best
+    expected = choice.nested_scores(SIMPLEST, found, range(6))
+    for fold, candidate in enumerate(simplest):
+        assert expected[fold] in found.scores[candidate, :, fold]
 
 
 @pytest.mark.slow
@@ -89,7 +104,7 @@ def test_the_nested_score_is_that_of_new_clips_and_the_best_one_flatters(signal,
         folds = list(KFold(5, shuffle=True, random_state=seed).split(targets[own]))
         found = score(features[:, own], targets[own], folds, (1.0,))
         share = choice.share_of_tests(folds)
-        nested.append(choice.nested_scores(rule, found, range(40), share).mean())
+        nested.append(choice.nested_scores(rule, found, range(40)).mean())
         flattered.append(found.scores.mean(axis=2).max())
         chosen, _ = choice.choose(rule, found.scores, range(40), share)
         scaled = StandardScaler().fit(features[chosen, own]).transform(features[chosen])
@@ -126,3 +141,20 @@ def test_candidates_are_compared_with_the_best():
     found = choice.compare_with(best, folds, 0.25)
     assert choice.verdicts(found["p_holm"], ["worse"] * 4) == ["not told apart", "worse", "not told apart", ""]
     assert found["p_holm"][1] == pytest.approx(3 * found["p"][1])
+
+
+@pytest.mark.parametrize("num_folds", [2, 5])
+def test_folds_that_all_say_the_same_prove_nothing(num_folds):
+    """Folds of a few clips often have the same score: an error of 0 would make the smallest difference certain."""
+    best = np.linspace(0.8, 0.9, num_folds)
+    folds = np.stack([best, best - 0.1, best + 1 / 3, best * 0.5])
+    found = choice.compare_with(best, folds, 0.25)
+    assert found["p"][:3].tolist() == [1, 1, 1] and found["p"][3] < 0.2
+    assert choice.verdicts(found["p_holm"][:3], ["worse"] * 3) == ["not told apart"] * 3
+    assert np.isnan(choice.half_interval(np.full((2, num_folds), 0.7), 0.25)).all()
+    assert choice.half_interval(best, 0.25) > 0
+
+
+def test_clips_without_any_label_have_no_precision():
+    metric = ridge.metric_of("multi_label_classification")[1]
+    assert np.isnan(metric(-np.ones((3, 2)), np.zeros((3, 2))))

@@ -5,14 +5,15 @@ import json
 import numpy as np
 import pandas
 import pytest
-from audio_files import write_class_folders
+from audio_files import write_class_folders, write_tone
 from scipy import stats
 from tiny_models import save_tiny_classifier
 
 from training import tasks
 from training.base.geometry import effective_rank, iso_score
+from training.data.audio import read_audio
 from training.embeddings import sweep
-from training.embeddings.unlabelled import MEASURES, agreement, geometry
+from training.embeddings.unlabelled import MEASURES, UnlabelledClips, agreement, geometry, warn_of_ignored
 from training.errors import InputError
 
 
@@ -89,3 +90,67 @@ def test_a_sweep_without_labels_measures_what_one_with_labels_does(tmp_path, cap
     assert json.loads((tmp_path / "few" / "results.json").read_text())["clips"] == 10
     with pytest.raises(InputError, match="holds a sweep already"):
         run("few", {"dataset_name": str(clips)}, unlabelled=True)
+
+
+@pytest.fixture
+def clips_of(tmp_path):
+    """Returns the sample of a recipe with these values; the encoder's features play no part."""
+
+    def sample(*values: str, max_clips: int = 1000) -> UnlabelledClips:
+        words = ["--model_name_or_path", "x", "--unlabelled", "true", "--output_dir", str(tmp_path), *map(str, values)]
+        _, _, data, _ = tasks.parse(["recipes/sweep.yaml", *words])
+        return UnlabelledClips(data, None, None, max_clips, 0, tmp_path)
+
+    return sample
+
+
+@pytest.mark.parametrize("form", ["folders", "tables"])
+def test_clips_without_labels_are_those_of_the_training_split(tmp_path, clips_of, form):
+    for split, count in (("training", 4), ("test", 3)):
+        for number in range(count):
+            (tmp_path / "data" / split).mkdir(parents=True, exist_ok=True)
+            write_tone(tmp_path / "data" / split / f"{number}.wav", seconds=0.1)
+        if form == "tables":
+            (tmp_path / "data" / "audio").mkdir(exist_ok=True)
+            (tmp_path / "data" / split).rename(tmp_path / "data" / "audio" / split)
+            names = [f"audio/{split}/{number}.wav" for number in range(count)]
+            pandas.DataFrame({"file_name": names}).to_csv(tmp_path / "data" / f"{split}.csv", index=False)
+    data = tmp_path / "data"
+    assert len(clips_of("--dataset_name", data)) == 4 and len(clips_of("--dataset_name", data, max_clips=2)) == 2
+    found = clips_of("--dataset_name", data, "--train_split", "test")
+    assert len(found) == 3 and all("test" in name for name in found.names())
+    with pytest.raises(InputError, match="no split 'tset'; set train_split to one of test, training"):
+        clips_of("--dataset_name", data, "--train_split", "tset")
+
+
+def test_clips_without_labels_have_their_times(tmp_path, clips_of):
+    path = write_tone(tmp_path / "long.wav", seconds=1.0)
+    rows = [{"file_name": str(path), "from": start, "to": start + 0.25} for start in (0, 0.5)]
+    pandas.DataFrame(rows).to_csv(tmp_path / "parts.csv", index=False)
+    found = clips_of("--train_file", tmp_path / "parts.csv", "--start_column", "from", "--end_column", "to")
+    assert found.names() == [f"{path}#t=0,0.25", f"{path}#t=0.5,0.75"]
+    assert [len(read_audio(found[index], 16000)) for index in range(2)] == [4000, 4000]
+    with pytest.raises(InputError, match="start_column: .* is no table"):
+        clips_of("--dataset_name", write_class_folders(tmp_path / "clips", 2), "--start_column", "from")
+
+
+def test_unreadable_clips_without_labels_stop_the_sweep_or_are_left_out(tmp_path, clips_of):
+    clips = write_class_folders(tmp_path / "clips", 6)
+    broken = sorted(clips.rglob("*.wav"))[3]
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(InputError, match=broken.name):
+        clips_of("--dataset_name", clips)
+    skip = ["--dataset_name", clips, "--on_bad_audio", "skip"]
+    with pytest.raises(InputError, match="1 of 12 clips are unreadable"):
+        clips_of(*skip)
+    found = clips_of(*skip, "--max_unreadable_share", "0.5")
+    assert len(found) == 11 and str(broken) not in found.names()
+
+
+def test_options_without_effect_on_clips_without_labels_are_named(caplog):
+    words = ["--dataset_name", "x", "--group_column", "speaker", "--ridge", "3", "--choice", "one_standard_error"]
+    warn_of_ignored(*tasks.parse(["recipes/sweep.yaml", *words])[2:])
+    assert "group_column, ridge, choice: no effect in a sweep without labels" in caplog.text
+    caplog.clear()
+    warn_of_ignored(*tasks.parse(["recipes/sweep.yaml", "--dataset_name", "x"])[2:])
+    assert not caplog.text

@@ -21,7 +21,7 @@ from training.classification import train
 from training.data.dataset import ClipDataset
 from training.data.labels import find_labels
 from training.data.splits import make_folds
-from training.embeddings import sweep
+from training.embeddings import probe, sweep
 from training.embeddings.arguments import SweepArguments
 from training.embeddings.representations import (
     Represented,
@@ -259,6 +259,35 @@ def test_a_stopped_sweep_goes_on(recipe, monkeypatch):
     table = pandas.read_csv(output / "sweep.csv")
     run(path, "--overwrite", "true")
     pandas.testing.assert_frame_equal(table, pandas.read_csv(output / "sweep.csv"))
+    # So does one that overwrites a finished sweep, and whose own scoring is stopped.
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sweep, "score_folds", stop)
+        run(path, "--overwrite", "true")
+    assert json.loads((output / sweep.PREVIOUS).read_text())["candidates"] == len(table)
+    modified = {entry.name: entry.stat().st_mtime_ns for entry in (output / "representations").iterdir()}
+    run(path)
+    assert modified == {entry.name: entry.stat().st_mtime_ns for entry in (output / "representations").iterdir()}
+    pandas.testing.assert_frame_equal(table, pandas.read_csv(output / "sweep.csv"))
+    assert not (output / sweep.PREVIOUS).exists()
+
+
+def stop(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_a_sweep_leaves_nothing_of_an_earlier_one_in_its_folder(recipe):
+    """What was chosen with labels must not be taken for the choice of a later sweep, such as one without."""
+    path, output = recipe(readouts=["prefix", "frames"], figure_format="svg")
+    run(path)
+    (output / "notes.txt").write_text("mine")
+    run(path, "--overwrite", "true", "--readouts", "prefix", "--figure_format", "png")
+    names = {entry.name for entry in output.iterdir()}
+    figures = {f"{name}.png" for name in ("layers", "layers_prefix", "unlabelled")}
+    tables = {"best.json", "finetune.yaml", "sweep.csv", "comparison.csv", "unlabelled.csv", "results.json"}
+    assert names == {"notes.txt", "representations"} | tables | figures
+    run(path, "--overwrite", "true", "--unlabelled", "true", "--figure_format", "png")
+    names = {entry.name for entry in output.iterdir()}
+    assert names == {"notes.txt", "representations", "unlabelled.csv", "unlabelled.png", "results.json"}
 
 
 @pytest.mark.parametrize(
@@ -351,3 +380,110 @@ def test_of_many_clips_a_sample_of_every_class(recipe):
     path, output = recipe(max_clips=12, readouts=["prefix"], num_folds=2)
     run(path)
     assert json.loads((output / "results.json").read_text())["clips"] == 12
+
+
+def test_whatever_goes_on_with_a_sweep_tests_none_of_its_clips(recipe, clips, tmp_path):
+    """With any seed of its own, and with that of EVAR's protocol; a repeated run divides as the first one."""
+    path, output = recipe(readouts=["prefix"], test_fraction=0.25, seed=3)
+    run(path)
+    _, _, data, arguments = tasks.parse([path])
+    chosen_with = set(sweep.load_clips(data, arguments)["audio"])
+    assert json.loads((output / "best.json").read_text())["split_seed"] == 0
+
+    def tested(name: str, run, *words: str) -> set[str]:
+        _, *parts = tasks.parse([*words, "--output_dir", str(tmp_path / name)])
+        run(*parts)
+        return set(pandas.read_csv(tmp_path / name / "predictions.csv")["file"])
+
+    own = ["--dataset_name", str(clips), "--test_fraction", "0.25", "--from_sweep", str(output)]
+    probing = ["recipes/probe.yaml", *own, "--methods", "linear"]
+    tuning = ["--max_steps", "1", "--disable_tqdm", "true", "--html_report", "false", "--report_clips", "0"]
+    found = [
+        tested("evar", probe.run, *probing, "--protocol", "evar"),
+        tested("probe", probe.run, *probing, "--seed", "3", "--num_seeds", "1", "--num_epochs", "1"),
+        tested("again", probe.run, str(tmp_path / "probe" / "results.json")),
+        tested("recipe", train.run, str(output / "finetune.yaml"), "--seed", "1", *tuning),
+        tested("tuned", train.run, "recipes/finetune.yaml", *own, "--seed", "2", *tuning),
+    ]
+    assert all(one == found[0] for one in found) and len(found[0]) == 6 and not found[0] & chosen_with
+
+
+def write_table(path, clips, **columns):
+    files = sorted(clips.rglob("*.wav"))
+    values = {name: [value(index) for index in range(len(files))] for name, value in columns.items()}
+    pandas.DataFrame({"file_name": list(map(str, files)), **values}).to_csv(path, index=False)
+    return {"dataset_name": None, "train_file": str(path), "test_fraction": 0, "validation_fraction": 0}
+
+
+@pytest.fixture
+def unencoded(monkeypatch):
+    monkeypatch.setattr(sweep, "encode", lambda *arguments: pytest.fail("has encoded the clips"))
+
+
+@pytest.mark.parametrize(
+    ("values", "columns", "pattern"),
+    [
+        (
+            {"num_folds": 13},
+            {"label": float},
+            "num_folds: 13 leave a fold of one clip.*; set at most 12",
+        ),
+        (
+            {"fold_column": "fold"},
+            {"label": float, "fold": lambda index: "x" if index == 7 else index % 3},
+            "fold_column: fold x is a fold of one clip, which has no r2; join it with another",
+        ),
+        (
+            {"problem_type": "multi_label_classification"},
+            {"label": lambda index: {0: "a", 5: "b"}.get(index)},
+            "num_folds: 3 leave a fold of clips without any label; set fewer",
+        ),
+        (
+            {"problem_type": "multi_label_classification", "fold_column": "fold"},
+            {"label": lambda index: {0: "a", 5: "b"}.get(index), "fold": lambda index: index % 3},
+            "fold_column: fold 1 is a fold of clips without any label",
+        ),
+        (
+            {"fold_column": "fold", "num_repeats": 5},
+            {"label": lambda index: "ab"[index % 2], "fold": lambda index: index % 3},
+            "num_repeats: the folds of fold_column are the same in each; leave one of the two out",
+        ),
+    ],
+)
+def test_folds_that_cannot_be_scored_stop_before_the_encoding(
+    recipe, clips, tmp_path, unencoded, values, columns, pattern
+):
+    table = write_table(tmp_path / "clips.csv", clips, **columns)
+    kind = {} if "problem_type" in values or "num_repeats" in values else {"problem_type": "regression"}
+    with pytest.raises(InputError, match=pattern):
+        run(recipe(**table, **kind, **values)[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "validation", "test", "pattern"),
+    [
+        ("regression", ["1"], ["1", "2"], "validation_split: holds one clip, which has no r2; name another"),
+        ("multi_label_classification", [["a"], []], [[], []], "test_split: holds clips without any label"),
+    ],
+)
+def test_a_probe_scores_on_splits_that_have_a_score(kind, validation, test, pattern):
+    labels = find_labels([["a"], ["b"]], kind)
+    with pytest.raises(InputError, match=pattern):
+        probe.check_scored({"validation": table(validation), "test": table(test)}, labels)
+
+
+def test_a_sweep_goes_on_without_what_overflows(recipe, monkeypatch, caplog):
+    """All layers of one pooling and one readout have no score: tables and figures say so."""
+    encode = sweep.encode
+
+    def overflow(*arguments):
+        arrays = encode(*arguments)
+        gone = {name for name in arrays if name.startswith("prefix") or name.endswith(".max")}
+        return {name: np.full_like(values, np.inf) if name in gone else values for name, values in arrays.items()}
+
+    monkeypatch.setattr(sweep, "encode", overflow)
+    path, output = recipe(readouts=["patches", "prefix"])
+    run(path)
+    assert (output / "layers_patches.png").exists() and not (output / "layers_prefix.png").exists()
+    assert "candidates have features or predictions that are not finite" in caplog.text
+    assert pandas.read_csv(output / "sweep.csv")["accuracy"].notna().sum() == 10 * 4  # mean, min, and both

@@ -66,3 +66,12 @@ def test_cells_without_room_have_no_numbers(drawn):
     panels = drawn(sweep(layers, "a", lambda way, low, high: low / 30, lambda *where: WORSE, 0))
     (axes,) = panels.values()
     assert not axes.texts
+
+
+def test_a_panel_without_scores_says_so(drawn, caplog):
+    """Features of one pooling that overflow have no score; a readout with none at all has no figure."""
+    found = sweep([0, 1], "ab", lambda way, low, high: 0.5 if way == "a" else np.nan, lambda *where: WORSE, 0)
+    panels = drawn(found)
+    assert list(panels) == ["a (0.500)", "b (no score)"] and not panels["b (no score)"].texts
+    found.table["accuracy"] = np.nan
+    assert drawn(found) == panels and "layers_patches: is left out" in caplog.text

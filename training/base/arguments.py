@@ -117,9 +117,14 @@ class ModelArguments(EncoderArguments):
             with blamed(f"pooling: {short(' '.join(self.pooling))}", "give names, or one list per layer as JSON"):
                 self.pooling = [json.loads(entry) for entry in self.pooling]
         if self.from_sweep:
-            for name, value in _read_sweep(Path(self.from_sweep)).items():
+            for name, value in _read_sweep(Path(self.from_sweep))["model"].items():
                 if getattr(self, name) in (None, {}):
                     setattr(self, name, value)
+
+    def divide_like_sweep(self, data):
+        """Makes `data` (`FrozenDataArguments`) set the same clips aside as the sweep: it has chosen with the others."""
+        if self.from_sweep and data.split_seed is None:
+            data.split_seed = _read_sweep(Path(self.from_sweep)).get("split_seed", 0)  # of older sweeps always 0
 
 
 @dataclass
@@ -388,10 +393,11 @@ class TrainedWeightsArguments(Arguments):
 
 
 def _read_sweep(folder: Path) -> dict:
-    """Reads the best configuration of a sweep, as fields of `ModelArguments`."""
+    """Reads what a sweep has chosen: `model`, the best configuration as fields of `ModelArguments`, and more."""
     path = folder / "best.json"
     with blamed(f"from_sweep: {short(str(path))}", "name the output folder of a finished sweep"):
-        return dict(json.loads(path.read_text(encoding="utf-8"))["model"])
+        best = json.loads(path.read_text(encoding="utf-8"))
+        return best | {"model": dict(best["model"])}
 
 
 def _as_dict(name: str, value) -> dict:

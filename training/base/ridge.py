@@ -43,12 +43,14 @@ class FoldScores:
     scores: (configurations, penalties, folds)
     inner: per fold the scores on the other folds of its repeat, by fits without both: (configurations, penalties, other
         folds); empty if they were not asked for
+    inner_shares: per fold the held-out clips for each training clip in these fits, the mean over the other folds
     ridge: (penalties,)
     sizes: (configurations,), sizes of the vectors
     """
 
     scores: np.ndarray
     inner: list[np.ndarray]
+    inner_shares: list[float]
     ridge: Sequence[float]
     sizes: list[int]
 
@@ -80,6 +82,8 @@ def metric_of(problem_type: str) -> tuple[str, Callable[[np.ndarray, np.ndarray]
 
     def mean_average_precision(targets, predictions):
         present = (targets > 0).any(axis=0)
+        if not present.any():
+            return np.nan
         return float(average_precision_score(targets[:, present] > 0, predictions[:, present], average="macro"))
 
     return {
@@ -87,6 +91,15 @@ def metric_of(problem_type: str) -> tuple[str, Callable[[np.ndarray, np.ndarray]
         "multi_label_classification": ("mean_average_precision", mean_average_precision),
         "regression": ("r2", r2_score),
     }[problem_type]
+
+
+def why_undefined(targets: np.ndarray, problem_type: str) -> str:
+    """Returns what held-out clips are, targets (clips, outputs), on which the metric is NaN; empty if it is defined."""
+    if problem_type == "regression" and len(targets) < 2:
+        return "one clip, which has no r2"
+    if problem_type == "multi_label_classification" and not (targets > 0).any():
+        return "clips without any label"
+    return ""
 
 
 def held_out_predictions(
@@ -210,15 +223,16 @@ def score_folds(
     """
     scores = np.zeros((len(configurations), len(ridge), len(folds)))
     progress = tqdm(total=len(configurations) * len(folds) * len(ridge), desc="scoring", unit="fit", leave=False)
-    inner = []
+    inner, shares = [], []
     for number, fold in enumerate(folds):
         others = other_folds(folds, number) if nested else []
         parts = [np.flatnonzero(np.isin(fold[0], other)) for other in others]
         inner.append(np.zeros((len(configurations), len(ridge), len(parts))))
+        shares.append(float(np.mean([len(part) / (len(fold[0]) - len(part)) for part in parts] or [np.nan])))
         fits = score_fits(features, configurations, targets, fold, ridge, metric, device, parts)
         for index, penalty, score, by_part in fits:
             scores[index, penalty, number], inner[-1][index, penalty] = score, by_part
             progress.update()
     progress.close()
     sizes = [sum(features(name).shape[1] for name in blocks) for blocks in configurations]
-    return FoldScores(scores, inner, ridge, sizes)
+    return FoldScores(scores, inner, shares, ridge, sizes)

@@ -66,6 +66,8 @@ def run(
     Raises:
         InputError: bad input, wherever possible before the training starts.
     """
+    if splits is None:
+        model_arguments.divide_like_sweep(data_arguments)
     checkpoint = check_output_folder(arguments)
     check_hub(arguments)
     set_seed(arguments.seed)
@@ -158,7 +160,7 @@ def open_splits(
         unknown = sample_splits({"unknown": unknown}, data_arguments, arguments.seed)["unknown"]
     labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
     stratify = divides_by_class(labels, splits["train"]["label"])
-    splits = complete_splits(splits, data_arguments, stratify, seed=arguments.seed)
+    splits = complete_splits(splits, data_arguments, stratify, data_arguments.seed_of_splits(arguments.seed))
     return sample_splits(splits, data_arguments, arguments.seed), unknown, labels
 
 

@@ -41,7 +41,7 @@ class CompareArguments(Arguments):
     metric: str | None = described(
         None, "Metric to compare; unset: accuracy, mean_average_precision, or mean_squared_error of numbers."
     )
-    baseline: str | None = described(None, "Run to compare the others with; unset: all pairs.")
+    baseline: str | None = described(None, "Run to compare the others with: its folder or name; unset: all pairs.")
     output_dir: Path | None = described(None, "Folder for tables and figure; unset: they are printed only.")
     figure_format: str = described(
         "png", "Format in which the figure is written too, for papers.", choices=("png", "pdf", "svg")
@@ -59,15 +59,36 @@ def print_rows(rows: list[dict]):
     print_table(cells, list(rows[0]))
 
 
+def name_of_baseline(baseline: str, by_folder: dict[Path, list[Run]]) -> str:
+    """
+    Returns the name of the run that `baseline` means: its own name, its folder, or the last part of that.
+
+    Args:
+        by_folder: the runs of each folder
+
+    Raises:
+        InputError: the folder holds several runs.
+    """
+    if any(run.name == baseline for runs in by_folder.values() for run in runs):
+        return baseline
+    path = Path(baseline)
+    own = [folder for folder in by_folder if folder.resolve() == path.resolve()]
+    own = own or [folder for folder in by_folder if folder.name == path.name]
+    names = [run.name for folder in own for run in by_folder[folder]]
+    if len(names) > 1:
+        raise InputError(f"baseline: {baseline} is several runs; name one of them: {'; '.join(names)}")
+    return names[0] if names else baseline
+
+
 def choose_pairs(runs: list[Run], baseline: str | None) -> list[tuple[int, int]]:
     """Returns the indices of all pairs of runs, or of the baseline's; raises `InputError` if there is no such run."""
     if baseline is None:
         return list(itertools.combinations(range(len(runs)), 2))
     names = [run.name for run in runs]
-    name = baseline if baseline in names else Path(baseline).name
-    if name not in names:
-        raise InputError(f"baseline: {baseline} is no run; {nearest(name, names, 'the runs are ' + '; '.join(names))}")
-    return [(place, names.index(name)) for place in range(len(runs)) if names[place] != name]
+    if baseline not in names:
+        known = "the runs are " + "; ".join(names)
+        raise InputError(f"baseline: {baseline} is no run; {nearest(Path(baseline).name, names, known)}")
+    return [(place, names.index(baseline)) for place in range(len(runs)) if names[place] != baseline]
 
 
 def program(argv: list[str]):
@@ -78,11 +99,13 @@ def program(argv: list[str]):
         check_writable(folder, is_folder=True)
     folders = list(dict.fromkeys(Path(run).absolute() for run in arguments.runs))
     names = names_of(folders)
-    runs = [run for path in folders for run in read_runs(path, names[path])]
+    by_folder = {path: read_runs(path, names[path]) for path in folders}
+    runs = [run for path in folders for run in by_folder[path]]
     if len(runs) < 2:
         raise InputError(f"{arguments.runs[0]}: is a single run; name two or more")
     metric = check_metric(arguments.metric, runs[0].labels.problem_type)
-    pairs = choose_pairs(runs, arguments.baseline)
+    baseline = None if arguments.baseline is None else name_of_baseline(arguments.baseline, by_folder)
+    pairs = choose_pairs(runs, baseline)
     found = compare(align(runs), metric, pairs, arguments.seed)
     print(f"{metric} on {found['clips']} clips that all {len(runs)} runs have tested:")
     print_rows(found["scores"])

@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.stats import rankdata
+from transformers.utils import logging
 
 from ..base.bootstrap import BLOCK_SIZE, LEVEL, NUM_RESAMPLES, draw_weights, interval_of, resamples_for, units_to_draw
 from ..base.paired_tests import ALPHA, NOT_TOLD_APART, NUM_PERMUTATIONS, holm, permutation_p
@@ -9,12 +10,21 @@ from ..classification.metrics import DIRECTIONS, weighted_metrics
 from ..errors import InputError, nearest
 from .runs import Run
 
+logger = logging.get_logger(__name__)
 
-def units_of(runs: list[Run]) -> tuple[np.ndarray, str]:
-    """Returns what is drawn and exchanged together, (clips,) from 0, and its noun."""
+
+def units_of(runs: list[Run]) -> tuple[np.ndarray | None, str]:
+    """
+    Returns what is drawn and exchanged together, (clips,) from 0, and its noun; `None`, with a warning, for a single
+    clip or group: nothing says how far others would differ from it.
+    """
     groups = next((run.groups for run in runs if run.groups is not None), None)
-    units = None if groups is None else units_to_draw(len(groups), groups)
-    return (np.arange(len(runs[0].clips)), "clips") if units is None else (units, "groups")
+    noun, units = "clips" if groups is None else "groups", units_to_draw(len(runs[0].clips), groups)
+    if units is None:
+        what = "there is one shared clip" if groups is None else f"all shared clips are of one group, {groups[0]}"
+        where = "" if groups is None else " (group in predictions.csv)"
+        logger.warning(f"{what}{where}: differences have neither intervals nor p-values; test more {noun}")
+    return units, noun
 
 
 def predictions_for(run: Run, metric: str) -> list[np.ndarray]:
@@ -69,10 +79,10 @@ def compare(runs: list[Run], metric: str, pairs: list[tuple[int, int]], seed: in
     if np.isnan(by_seed).any():
         raise InputError(f"metric: {metric} is not defined on the {len(targets)} shared clips; name another")
     resampled = [[] for _ in runs]
-    for weights in draw_weights(units, count[0], seed):
+    for weights in [] if units is None else draw_weights(units, count[0], seed):
         for values, own in zip(resampled, given):
             values.append(measure(weights, own, targets).mean(axis=0))
-    resampled = [np.concatenate(values) for values in resampled]
+    resampled = [np.concatenate(values) if values else np.empty(0) for values in resampled]
     scores = [
         {
             "run": run.name, metric: float(values.mean()), **_ends_of(drawn), "seeds": len(values),
@@ -82,7 +92,9 @@ def compare(runs: list[Run], metric: str, pairs: list[tuple[int, int]], seed: in
     ]  # fmt: skip
     rows = []
     for first, second in pairs:
-        p_value = _pair_p(given[first], given[second], targets, units, measure, count[1], seed)
+        p_value = np.nan
+        if units is not None:
+            p_value = _pair_p(given[first], given[second], targets, units, measure, count[1], seed)
         difference = float(by_seed[first].mean() - by_seed[second].mean())
         ends = _ends_of(resampled[first] - resampled[second])
         rows.append({"first": runs[first].name, "second": runs[second].name, "difference": difference, **ends,

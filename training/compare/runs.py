@@ -96,6 +96,8 @@ def read_runs(folder: Path, shown: str) -> list[Run]:
         logger.warning(f"{folder}: its predictions are of validation clips, which may have chosen its checkpoint")
     try:  # as text: a class may be called 007 or NA
         table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+        if table.empty:
+            raise ValueError("it has no rows")
         labels = _labels_of(table, problem)
         parts = table.groupby("method", sort=False) if task == "probe" else [("", table)]
         return [_read_run(f"{shown}, {name}" if name else shown, part, labels) for name, part in parts]

@@ -223,6 +223,16 @@ class FrozenDataArguments(FeatureArguments, ClipArguments, SplitArguments):
     test_fraction: float = described(
         0.1, "Share of the training clips for the test where no split is given.", at_least=0, below=0.5
     )
+    split_seed: int | None = described(
+        None,
+        "Random seed of these shares, so that runs with other seeds have the same clips; unset: that of from_sweep, "
+        "else seed.",
+        at_least=0,
+    )
+
+    def seed_of_splits(self, seed: int) -> int:
+        """Returns the seed with which splits are set aside by a run of this seed."""
+        return seed if self.split_seed is None else self.split_seed
 
 
 @dataclass

@@ -42,10 +42,9 @@ def choose(rule: str, scores: np.ndarray, order: Sequence[int], test_share: floa
     return best, int(penalties[best])
 
 
-def nested_scores(rule: str, found: FoldScores, order: Sequence[int], test_share: float) -> np.ndarray:
+def nested_scores(rule: str, found: FoldScores, order: Sequence[int]) -> np.ndarray:
     """Returns per fold the score of what is chosen without its held-out clips, as `choose` chooses: (folds,)"""
-    share = test_share / (1 - test_share)  # one fold less to train on
-    chosen = [choose(rule, inner, order, share) for inner in found.inner]
+    chosen = [choose(rule, inner, order, share) for inner, share in zip(found.inner, found.inner_shares)]
     return np.array([found.scores[candidate, penalty, fold] for fold, (candidate, penalty) in enumerate(chosen)])
 
 
@@ -57,10 +56,18 @@ def share_of_tests(folds: list[tuple[np.ndarray, np.ndarray]]) -> float:
 def half_interval(scores: np.ndarray, test_share: float) -> np.ndarray:
     """
     Returns half the width of the interval of a mean score: (..., folds) -> (...). The folds share training clips, for
-    which Nadeau and Bengio correct the standard error.
+    which Nadeau and Bengio correct the standard error. NaN where all folds have the same score.
     """
     quantile = stats.t.ppf((1 + LEVEL) / 2, scores.shape[-1] - 1)
-    return quantile * corrected_error(scores, test_share)
+    return np.where(_is_same_in_all(scores), np.nan, quantile * corrected_error(scores, test_share))
+
+
+def _is_same_in_all(values: np.ndarray) -> np.ndarray:
+    """
+    Returns whether all folds have the same value: (..., folds) -> (...). A few folds of few clips can have it by
+    chance. An error of 0 estimated from them would make every difference certain.
+    """
+    return np.ptp(values.round(12), axis=-1) == 0
 
 
 def compare_with(reference: np.ndarray, folds: np.ndarray, test_share: float) -> dict[str, np.ndarray]:
@@ -72,11 +79,12 @@ def compare_with(reference: np.ndarray, folds: np.ndarray, test_share: float) ->
         folds: (candidates, folds)
 
     Returns:
-        columns of a table, (candidates,) each: `difference` of the mean scores, `p` of the corrected resampled t-test,
-        and `p_holm`, corrected for the number of candidates; NaN where a score is NaN
+        columns of a table, (candidates,) each: `difference` of the mean scores, `p` of the corrected resampled t-test
+        (1 where all folds have the same difference, which leaves nothing to test with), and `p_holm`, corrected for the
+        number of candidates; NaN where a score is NaN
     """
     differences = folds - reference
-    p_values = corrected_t_p(differences, test_share)
+    p_values = np.where(_is_same_in_all(differences), 1.0, corrected_t_p(differences, test_share))
     corrected, known = np.full(len(folds), np.nan), ~np.isnan(p_values)
     corrected[known] = holm(p_values[known])
     return {"difference": differences.mean(axis=1), "p": p_values, "p_holm": corrected}

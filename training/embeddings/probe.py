@@ -23,6 +23,7 @@ from ..base.arguments import ModelArguments
 from ..base.finite import check_scores
 from ..base.loading import choose_windows, load_feature_extractor
 from ..base.outputs import begin_anew, describe_recipe
+from ..base.ridge import make_targets, why_undefined
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet, find_labels
@@ -51,6 +52,7 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     Raises:
         InputError: bad input, before the encoding starts wherever possible.
     """
+    model_arguments.divide_like_sweep(data_arguments)
     folder = Path(arguments.output_dir)
     check_writable(folder, is_folder=True)
     if (folder / "results.json").exists() and not arguments.overwrite:
@@ -72,13 +74,14 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     splits = screen(load_splits(data_arguments), data_arguments, folder)
     label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
     stratify = divides_by_class(label_set, splits["train"]["label"])
-    splits = complete_splits(splits, data_arguments, stratify, arguments.seed)
+    splits = complete_splits(splits, data_arguments, stratify, data_arguments.seed_of_splits(arguments.seed))
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         raise InputError(f"{missing[0]}_split: a probe needs one; name it, or set {missing[0]}_fraction above 0")
     windows = choose_windows(model, extractor, data_arguments)
     datasets = {split: ClipDataset(splits[split], extractor, label_set, windows=windows) for split in SPLITS}
     labels = {split: np.asarray(list(dataset.encoded_labels())) for split, dataset in datasets.items()}
+    check_scored(splits, label_set)
     methods = chosen_methods(arguments, label_set)
     heads = {
         name: Head(METHODS[name], config_of(METHODS[name], model.config, label_set))
@@ -114,6 +117,13 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     counts = {split: len(dataset) for split, dataset in datasets.items()}
     finished = Trained(model, heads, features.scaler, datasets, seconds)
     write_outputs(folder, rows, datasets["test"], counts, model.config.fused_size, recipe, finished)
+
+
+def check_scored(splits: dict, label_set: LabelSet):
+    """Raises `InputError` if the score has no value on the validation or the test split."""
+    for split in SPLITS[1:]:
+        if problem := why_undefined(make_targets(splits[split]["label"], label_set), label_set.problem_type):
+            raise InputError(f"{split}_split: holds {problem}; name another, or set a higher {split}_fraction")
 
 
 class Features:
@@ -233,7 +243,7 @@ def run_evar(
     if not has_folds:  # EVAR draws the validation clips itself, anew for each seed
         divided = dataclasses.replace(data_arguments, validation_fraction=0.0)
         stratify = divides_by_class(label_set, splits["train"]["label"])
-        splits = complete_splits(splits, divided, stratify, arguments.seed)
+        splits = complete_splits(splits, divided, stratify, data_arguments.seed_of_splits(arguments.seed))
         if "test" not in splits:
             raise InputError("test_split: a probe needs one; name it, or set test_fraction above 0")
     folds = make_folds(splits["train"], 0, label_set.is_single, arguments.seed) if has_folds else []

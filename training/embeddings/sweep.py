@@ -7,6 +7,8 @@ recipe for fine-tuning.
 """
 
 import itertools
+import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from modeling_dual_ssast.configuration_dual_ssast import READOUTS
 from ..base import outputs, reproduction
 from ..base.arguments import EncoderArguments
 from ..base.loading import choose_windows, load_feature_extractor
-from ..base.ridge import best_of, make_targets, mean_of, metric_of, other_folds, score_folds
+from ..base.ridge import best_of, make_targets, mean_of, metric_of, other_folds, score_folds, why_undefined
 from ..console import print_table
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
@@ -46,10 +48,19 @@ from .representations import (
     subsets,
 )
 from .sweep_plots import plot_heat_maps, plot_layers
-from .unlabelled import MEASURES, UnlabelledClips, agreement, geometry, plot_geometry
+from .unlabelled import MEASURES, UnlabelledClips, agreement, geometry, plot_geometry, warn_of_ignored
 
 logger = logging.get_logger(__name__)
 
+PREVIOUS = "results.previous.json"  # of a sweep that is being overwritten: a stopped run finds no finished one
+FIGURES = ("layers", *(f"layers_{readout}" for readout in (*READOUTS, COMPOSED)), "unlabelled")
+# Of one sweep; without labels, or with other readouts, another one lacks some of them.
+OUTPUTS = (
+    "best.json",
+    "finetune.yaml",
+    *(f"{name}.csv" for name in ("sweep", "comparison", "unlabelled")),
+    *(f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "svg")),
+)
 RECIPE_HEADER = "# Fine-tunes with the layers and poolings that a sweep has chosen: {score}.\n"
 
 
@@ -149,14 +160,19 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
     readouts = choose_readouts(model.config, arguments.readouts)
     layers, windows = list(model.config.layers), choose_windows(model, extractor, data_arguments)
     if arguments.unlabelled:
-        dataset = UnlabelledClips(data_arguments, extractor, windows, arguments.max_clips, arguments.seed)
+        warn_of_ignored(data_arguments, arguments)
+        dataset = UnlabelledClips(data_arguments, extractor, windows, arguments.max_clips, arguments.seed, folder)
         arrays = encode(folder, model_arguments, model, dataset, arguments)
         recipe = {"task": "sweep"} | outputs.describe_recipe(model_arguments, data_arguments, arguments)
         write_unlabelled(folder, geometry(arrays, readouts, layers), len(dataset), recipe, arguments)
         return
     clips = load_clips(data_arguments, arguments)
     label_set = find_labels(clips["label"], data_arguments.problem_type)
+    if data_arguments.fold_column and arguments.num_repeats > 1:
+        raise InputError("num_repeats: the folds of fold_column are the same in each; leave one of the two out")
     folds = make_folds(clips, arguments.num_folds, label_set.is_single, arguments.seed, arguments.num_repeats)
+    targets = make_targets(clips["label"], label_set)
+    check_folds(folds, clips, targets, label_set.problem_type, arguments.num_folds)
     can_nest = arguments.nested and len(other_folds(folds, 0)) > 1
     if arguments.nested and not can_nest:
         logger.warning("two folds leave none to choose by in a nested cross-validation; set num_folds to 3 or more")
@@ -169,7 +185,7 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
     scores = score_folds(
         lambda block: block_features(arrays, *block),
         [blocks(c.readout, c.layers, c.pooling, c.combination) for c in found],
-        make_targets(clips["label"], label_set),
+        targets,
         folds,
         arguments.ridge,
         metric,
@@ -185,7 +201,7 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
         layers=layers,
         geometry=geometry(arrays, readouts, layers),
         chosen={rule: choose(rule, scores.scores, order, share)[0] for rule in CHOICES},
-        nested={rule: nested_scores(rule, scores, order, share) for rule in CHOICES if can_nest},
+        nested={rule: nested_scores(rule, scores, order) for rule in CHOICES if can_nest},
         num_clips=len(clips),
         num_folds=len(folds),
         test_share=share,
@@ -198,7 +214,27 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
 def encode(folder: Path, model_arguments: EncoderArguments, model, dataset, arguments: SweepArguments) -> dict:
     """Encodes the clips that a stopped sweep has not encoded; returns the arrays of `representations`."""
     network, dtype = Represented(model, dataset, dtype=arguments.storage_dtype), arguments.storage_dtype
+    if (folder / "results.json").exists():
+        os.replace(folder / "results.json", folder / PREVIOUS)
     return encode_clips(network, dataset, folder / "representations", model_arguments, arguments, dtype=dtype).means()
+
+
+def new_staging(folder: Path) -> Path:
+    """Returns the empty folder for the outputs of this run."""
+    staging = folder / outputs.STAGING_NAME
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
+
+
+def publish(staging: Path, folder: Path):
+    """Moves complete outputs to `folder` as `outputs.publish` does, and removes those of an earlier sweep."""
+    if (folder / PREVIOUS).exists():
+        for name in OUTPUTS:
+            if not (staging / name).exists():
+                (folder / name).unlink(missing_ok=True)
+        os.replace(folder / PREVIOUS, folder / "results.json")
+    outputs.publish(staging, folder)
 
 
 def choose_readouts(config, wanted: list[str] | None) -> list[str]:
@@ -224,7 +260,9 @@ def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
     splits = screen(splits, data_arguments, arguments.output_dir)
     labels = find_labels(splits["train"]["label"], data_arguments.problem_type)
     stratify = divides_by_class(labels, splits["train"]["label"])
-    splits = complete_splits(splits, data_arguments, stratify, FINE_TUNING["seed"])
+    # Stored with the choice: what goes on with it, with any seed, sets the same clips aside.
+    data_arguments.split_seed = data_arguments.seed_of_splits(FINE_TUNING["seed"])
+    splits = complete_splits(splits, data_arguments, stratify, data_arguments.split_seed)
     splits.pop("test", None)
     clips = concatenate_datasets(list(splits.values()))
     if len(clips) <= arguments.max_clips:
@@ -238,6 +276,20 @@ def load_clips(data_arguments: FrozenDataArguments, arguments: SweepArguments):
     except ValueError:  # a class has a single clip, or labels are numbers
         chosen, _ = train_test_split(range(len(clips)), train_size=arguments.max_clips, random_state=arguments.seed)
     return clips.select(sorted(chosen))
+
+
+def check_folds(folds: list[tuple], clips, targets: np.ndarray, problem_type: str, num_folds: int):
+    """Raises `InputError` if the score has no value on the held-out clips of a fold; arguments as in `run`."""
+    for _, held in folds:
+        if not (problem := why_undefined(targets[held], problem_type)):
+            continue
+        if "fold" in clips.column_names:
+            name = clips[int(held[0])]["fold"]
+            raise InputError(
+                f"fold_column: fold {name} is a fold of {problem}; join it with another, or leave fold_column out"
+            )
+        fewer = f"at most {len(clips) // 2}" if problem_type == "regression" and len(clips) > 3 else "fewer"
+        raise InputError(f"num_folds: {num_folds} leave a fold of {problem}; set {fewer}, or add clips")
 
 
 def make_table(found: list[Candidate], scores: list, metric: str, test_share: float) -> pandas.DataFrame:
@@ -330,8 +382,7 @@ def describe_choice(found: Results, rule: str, model: dict) -> dict:
 
 def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments: SweepArguments):
     """Writes tables, figures, the chosen candidate and a recipe with it, `results.json` last; prints the best ones."""
-    staging = folder / outputs.STAGING_NAME
-    staging.mkdir(parents=True, exist_ok=True)
+    staging = new_staging(folder)
     table, metric, seconds = found.table, found.metric, found.seconds
     write_csv(table, staging / "sweep.csv")
     compared = comparison(table, metric, found.layers, found.test_share)
@@ -343,17 +394,19 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments:
     plot_heat_maps(found, staging, arguments.figure_format)
     plot_layers(found, staging / "layers.png", arguments.figure_format)
     encoder = {key: value for key, value in recipe["EncoderArguments"].items() if value not in (None, {})}
-    choices = {rule: describe_choice(found, rule, encoder) for rule in CHOICES}
+    divided = {"split_seed": recipe["DataArguments"]["split_seed"]}
+    choices = {rule: describe_choice(found, rule, encoder) | divided for rule in CHOICES}
     if not hasattr(config, "readout"):  # VGGish has only one
         for described in choices.values():
             described["model"].pop("readout")
     chosen = choices[arguments.choice]
-    write_json(staging / "best.json", chosen)
+    write_json(staging / "best.json", outputs.without_nan(chosen))
     data = {key: value for key, value in recipe["DataArguments"].items() if value is not None and key in RECIPE_DATA}
     fine_tuning = {
         "task": "classification", **chosen["model"], **data, **FINE_TUNING, "output_dir": f"{folder}-fine-tuned"
     }  # fmt: skip
-    score = f"{metric} {chosen[metric]:.4f} +- {chosen['interval']:.4f} over {found.num_folds} folds"
+    interval = "" if np.isnan(chosen["interval"]) else f" +- {chosen['interval']:.4f}"
+    score = f"{metric} {chosen[metric]:.4f}{interval} over {found.num_folds} folds"
     text = RECIPE_HEADER.format(score=score) + yaml.safe_dump(fine_tuning, sort_keys=False)
     (staging / "finetune.yaml").write_text(text, encoding="utf-8")
     num_apart = int((table["verdict"] == WORSE).sum())
@@ -371,13 +424,13 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments:
         "recipe": recipe,
     }
     outputs.write_results(results, staging)
-    outputs.publish(staging, folder)
+    publish(staging, folder)
     print(
         f"{len(table)} candidates, {found.num_clips} clips: encoded in {seconds['encoding']:.1f} s, "
         f"scored in {seconds['scoring']:.1f} s"
     )
     columns = ["readout", "layers", "pooling", "combination", metric, "interval", "verdict"]
-    print_table(table[columns].head(5).values.tolist(), columns)
+    print_table(outputs.without_nan(table[columns].head(5).values.tolist()), columns)
     print(f"{num_apart} candidates are told apart from the best over {found.num_folds} folds")
     print_choices(found, choices)
     print(f"everything is in {folder}; to fine-tune with it: train_hf.py {folder / 'finetune.yaml'}")
@@ -392,12 +445,11 @@ def with_scores(found: Results) -> pandas.DataFrame:
 
 def write_unlabelled(folder: Path, table: pandas.DataFrame, num_clips: int, recipe: dict, arguments: SweepArguments):
     """Writes the table and figure of a sweep without labels, and prints the layer that each measure takes."""
-    staging = folder / outputs.STAGING_NAME
-    staging.mkdir(parents=True, exist_ok=True)
+    staging = new_staging(folder)
     write_csv(table, staging / "unlabelled.csv")
     plot_geometry(table, staging / "unlabelled.png", arguments.figure_format)
     outputs.write_results({"clips": num_clips, "versions": reproduction.versions(), "recipe": recipe}, staging)
-    outputs.publish(staging, folder)
+    publish(staging, folder)
     rows = []
     for (readout, pooling), part in table.dropna().groupby(["readout", "pooling"], sort=False):
         rows.append([readout, pooling, *(int(part.loc[part[name].idxmax(), "layer"]) for name in MEASURES)])
@@ -413,7 +465,7 @@ def print_choices(found: Results, choices: dict[str, dict]):
         candidate, nested = found.candidates[found.chosen[rule]], described.get("nested", {})
         name = f"{candidate.way}, layers {' and '.join(map(str, candidate.layers))}"
         rows.append([rule, name, described[metric], described["interval"], nested.get(metric), nested.get("interval")])
-    print_table(rows, ["choice", "candidate", metric, "interval", "nested", "interval"])
+    print_table(outputs.without_nan(rows), ["choice", "candidate", metric, "interval", "nested", "interval"])
 
 
 # Recipe of the fine-tuning: keys copied from the sweep, and SSAST's settings for small data sets.
@@ -421,7 +473,7 @@ RECIPE_DATA = (
     "dataset_name", "dataset_config_name", "dataset_revision", "train_split", "validation_split", "test_split",
     "train_file", "validation_file", "test_file", "audio_column", "label_column", "label_separator", "problem_type",
     "none_label", "group_column", "start_column", "end_column", "on_bad_audio", "max_unreadable_share", "label_file",
-    "window_s", "hop_s", "mean", "std", "validation_fraction", "test_fraction",
+    "window_s", "hop_s", "mean", "std", "validation_fraction", "test_fraction", "split_seed",
 )  # fmt: skip
 FINE_TUNING = {
     "num_train_epochs": 25,

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.patches import Circle, Rectangle
+from transformers.utils import logging
 
 from ..base.figures import COLOURS, MAP, new_figure, save_figure
 from ..base.paired_tests import NOT_TOLD_APART
 from .choice import BEST, SIMPLEST
+
+logger = logging.get_logger(__name__)
 
 OPEN = (BEST, NOT_TOLD_APART)
 CORNER = 0.34  # from the middle of a cell to its dot
@@ -21,6 +24,9 @@ def plot_heat_maps(found, folder: Path, figure_format: str):
     ticks = range(len(layers))
     for readout in dict.fromkeys(candidate.readout for candidate in found.candidates):
         own = values[found.table["readout"] == readout]
+        if own.isna().all():  # features that overflow
+            logger.warning(f"layers_{readout}: is left out, because no candidate with this readout has a score")
+            continue
         lowest, highest = own.quantile(0.02), own.max()
         maps, open_cells, simplest = {}, {}, {}
         for index in sorted(own.index):  # in the order of the candidates, not of their scores
@@ -37,15 +43,18 @@ def plot_heat_maps(found, folder: Path, figure_format: str):
         figure, axes = new_figure(rows, columns, size=(max(3.6 * columns, 6.4), 3.4 * rows + 0.5), squeeze=False)
         for axis, (way, grid) in zip(axes.flat, maps.items()):
             image = axis.imshow(grid, origin="lower", cmap=MAP, vmin=lowest, vmax=highest)
-            best = np.unravel_index(np.nanargmax(grid), grid.shape)
             _write_numbers(axis, grid, image)
             dots = np.array(open_cells.get(way, [(np.nan, np.nan)])) + CORNER
             axis.plot(*dots.T, "o", color="white", markersize=2.5, markeredgecolor="black", markeredgewidth=0.4)
             frame = {"edgecolor": COLOURS[3], "facecolor": "none", "linewidth": 1.8, "zorder": 3, "clip_on": False}
-            axis.add_patch(Rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, **frame))
             if way in simplest:
                 axis.add_patch(Circle(simplest[way], 0.45, **frame))
-            axis.set(title=f"{way} ({np.nanmax(grid):.3f})", xlabel="layer", ylabel="layer")
+            score = "no score"
+            if np.isfinite(grid).any():  # else all features overflow
+                best = np.unravel_index(np.nanargmax(grid), grid.shape)
+                axis.add_patch(Rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, **frame))
+                score = f"{grid[best]:.3f}"
+            axis.set(title=f"{way} ({score})", xlabel="layer", ylabel="layer")
             axis.set_xticks(ticks, layers, fontsize="small")
             axis.set_yticks(ticks, layers, fontsize="small")
         for axis in axes.flat[len(maps) :]:

@@ -4,20 +4,35 @@ that agrees with the scores of a labelled sweep.
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas
+from datasets import Dataset
 from scipy import stats
+from transformers.utils import logging
 
 from ..base.figures import new_figure, save_figure
 from ..base.geometry import effective_rank, iso_score
 from ..data.arguments import FrozenDataArguments
+from ..data.audio import segment_name
+from ..data.columns import TIME_COLUMNS, Columns, audio_of, other_columns
+from ..data.screening import screen
+from ..data.sources import SPLIT_NAMES, choose_split, find_split_tables
 from ..errors import InputError
-from ..inference.inputs import ClipSequence, open_inputs
+from ..inference.inputs import Files, open_inputs
+from ..recipe import default_of, options
 from .representations import block_features, subsets
 
+logger = logging.get_logger(__name__)
+
 MEASURES = ("effective_rank", "iso_score")
+NEED_LABELS = (
+    "validation_split", "validation_file", "validation_fraction", "test_split", "test_file", "test_fraction",
+    "split_seed", "label_column", "label_separator", "label_file", "none_label", "problem_type", "fold_column",
+    "group_column", "ridge", "num_folds", "num_repeats", "nested", "choice",
+)  # fmt: skip
 
 
 class UnlabelledClips:
@@ -27,39 +42,84 @@ class UnlabelledClips:
     Args:
         data: names the clips by `dataset_name` or `train_file`, in any form that `embed_hf.py` takes
         windows: window and hop of long clips in samples; `None`: each clip is one window
+        folder: folder of the run; its `unreadable_clips.jsonl` lists the clips that are left out
+
+    Raises:
+        InputError: no such clips, or fewer than two; unreadable ones, as for `screen`; or times of what is no table.
     """
 
     own = None
 
-    def __init__(self, data: FrozenDataArguments, feature_extractor, windows, max_clips: int, seed: int):
+    def __init__(self, data: FrozenDataArguments, feature_extractor, windows, max_clips: int, seed: int, folder: Path):
         self.feature_extractor, self.windows = feature_extractor, windows
-        name = str(data.dataset_name or data.train_file)
+        name, split = training_split(data)
         settings = {
-            "config": data.dataset_config_name, "revision": data.dataset_revision, "split": data.train_split,
+            "config": data.dataset_config_name, "revision": data.dataset_revision, "split": split,
             "audio_column": data.audio_column,
         }  # fmt: skip
         settings = {key: value for key, value in settings.items() if value not in (None, "train")}
-        sources = open_inputs([json.dumps({"path": name, **settings}) if settings else name])
-        places = [(source, index) for source in sources for index in range(len(source))]
-        if len(places) < 2:
+        (source,) = open_inputs([json.dumps({"path": name, **settings}) if settings else name])
+        if len(source) < 2:
             raise InputError(f"{name}: holds fewer than two clips; name another source")
-        chosen = np.random.default_rng(seed).permutation(len(places))[:max_clips]
-        names = ClipSequence(sources).names()
-        self._names = [names[number] for number in sorted(chosen)]
-        self._places = [places[number] for number in sorted(chosen)]
+        examples = Dataset.from_dict({"audio": source.files}) if isinstance(source, Files) else source.data
+        times = times_of(data, name, source.own)
+        starts, ends = (times.get(key, [None] * len(source)) for key in TIME_COLUMNS)
+        for key, values in times.items():
+            examples = examples.add_column(key, np.array(values, dtype=np.float64))
+        names = [segment_name(*clip) for clip in zip(source.names(), starts, ends)]
+        # The screening looks for lost classes: here is one.
+        examples = examples.add_column("name", names).add_column("label", [""] * len(names))
+        chosen = np.random.default_rng(seed).permutation(len(source))[:max_clips]
+        self.examples = screen({"train": examples.select(sorted(chosen))}, data, folder)["train"]
+        self._names = self.examples["name"][:]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.examples)
 
     def __getitem__(self, index: int):
-        source, place = self._places[index]
-        return source[place]
+        return audio_of(self.examples[index])
 
     def names(self) -> list[str]:
         return self._names
 
     def name_of(self, index: int, audio) -> str:
         return self._names[index]
+
+
+def training_split(data: FrozenDataArguments) -> tuple[str, str]:
+    """
+    Returns the source of the training clips and the name of its split. A folder that holds a table or a folder for each
+    split gives those of the training, which need no labels.
+    """
+    name = str(data.dataset_name or data.train_file)
+    if not os.path.isdir(name):
+        return name, data.train_split
+    folders = {path.name: path for path in sorted(Path(name).iterdir()) if path.is_dir() and path.name[0] != "."}
+    are_splits = all(folder.lower() in SPLIT_NAMES for folder in folders)
+    available = find_split_tables(Path(name)) or (folders if are_splits else {})
+    chosen = choose_split(name, available, "train", data.train_split) if available else None
+    return (name, data.train_split) if chosen is None else (str(available[chosen]), "train")
+
+
+def times_of(data: FrozenDataArguments, name: str, own) -> dict[str, list]:
+    """Returns the `start` and `end` of each clip that the recipe names columns for; `own`: the columns of a table."""
+    named = {kind: getattr(data, f"{kind}_column") for kind in TIME_COLUMNS}
+    for kind, column in named.items():
+        if column is not None and own is None:
+            raise InputError(f"{kind}_column: {name} is no table, whose columns have times; leave it out")
+    return other_columns(name, own.to_pydict(), Columns(**named)) if any(named.values()) else {}
+
+
+def warn_of_ignored(*parts):
+    """Warns of options of a sweep that are set and have no effect without labels."""
+    ignored = [
+        option.name
+        for part in parts
+        for option in options(type(part))
+        if option.name in NEED_LABELS and getattr(part, option.name) != default_of(option)
+    ]
+    if ignored:
+        logger.warning(f"{', '.join(ignored)}: no effect in a sweep without labels (unlabelled)")
 
 
 def geometry(arrays: dict[str, np.ndarray], readouts: list[str], layers: list[int]) -> pandas.DataFrame:
