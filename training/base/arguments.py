@@ -266,10 +266,10 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
         if self.use_cpu:
             self._check_half()
         super().__post_init__()
-        if self._n_gpu > 1:
+        if (count := super().n_gpu) > 1:
             logger.warning(
-                f"{self._n_gpu} GPUs: this process trains on the first one; accelerate launch --multi_gpu "
-                f"--num_processes {self._n_gpu} trains on all"
+                f"{count} GPUs: this process trains on the first one; accelerate launch --multi_gpu --num_processes "
+                f"{count} trains on all"
             )
         self._check_mappings()
         for name in sorted(set(self.report_to) - {"none", *get_available_reporting_integrations()}):
