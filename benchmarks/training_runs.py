@@ -56,7 +56,7 @@ def _train(folder: Path, recipe: Path, words: tuple, run: Callable):
 
 def _settings(recipe: Path, words: tuple) -> dict[str, str]:
     """Returns name -> values of what a recipe and the words after it set, which replace the recipe's."""
-    found = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+    found = (yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.exists() else None) or {}
     name = ""
     for word in map(str, words):
         if word.startswith("--"):
