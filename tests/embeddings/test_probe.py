@@ -163,11 +163,17 @@ def test_bad_recipes_stop_with_one_line(recipe, values, pattern):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"train": ["0.5", "1.5", "2"], "validation": ["1"], "test": ["1", "2"]}, "validation_split: has one clip"),
-        ({"train": ["0.5", "1.5", "2"], "validation": ["1", "2"], "test": ["1"]}, "test_split: has one clip"),
+        (
+            {"train": ["0.5", "1.5", "2"], "validation": ["1"], "test": ["1", "2"]},
+            "validation_split: holds one clip, which has no r2; name another",
+        ),
+        (
+            {"train": ["0.5", "1.5", "2"], "validation": ["1", "2"], "test": ["1"]},
+            "test_split: holds one clip, which has no r2",
+        ),
         (
             {"train": ["a;b", "a", ""], "validation": ["", ""], "test": ["a"], "label_separator": ";"},
-            "validation_split: none of its 2 clips has a label",
+            "validation_split: holds clips without any label; name another",
         ),
         (
             {"train": ["a", "b", "b"], "validation": ["a"], "test": ["a"]},

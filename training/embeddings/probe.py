@@ -23,7 +23,7 @@ from ..base.arguments import ModelArguments
 from ..base.finite import check_scores
 from ..base.loading import choose_windows, load_feature_extractor
 from ..base.outputs import begin_anew, describe_recipe
-from ..base.ridge import make_targets, why_undefined
+from ..base.ridge import why_undefined
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet, find_labels
@@ -81,7 +81,6 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     windows = choose_windows(model, extractor, data_arguments)
     datasets = {split: ClipDataset(splits[split], extractor, label_set, windows=windows) for split in SPLITS}
     labels = {split: np.asarray(list(dataset.encoded_labels())) for split, dataset in datasets.items()}
-    check_scored(splits, label_set)
     methods = chosen_methods(arguments, label_set)
     heads = {
         name: Head(METHODS[name], config_of(METHODS[name], model.config, label_set))
@@ -117,13 +116,6 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     counts = {split: len(dataset) for split, dataset in datasets.items()}
     finished = Trained(model, heads, features.scaler, datasets, seconds)
     write_outputs(folder, rows, datasets["test"], counts, model.config.fused_size, recipe, finished)
-
-
-def check_scored(splits: dict, label_set: LabelSet):
-    """Raises `InputError` if the score has no value on the validation or the test split."""
-    for split in SPLITS[1:]:
-        if problem := why_undefined(make_targets(splits[split]["label"], label_set), label_set.problem_type):
-            raise InputError(f"{split}_split: holds {problem}; name another, or set a higher {split}_fraction")
 
 
 class Features:
@@ -172,14 +164,9 @@ def check_labels_of(labels: dict[str, np.ndarray], label_set: LabelSet, methods:
     Raises:
         InputError: a split has no score, or all numbers of neighbours or shots are above the number of training clips.
     """
-    for split in ("validation", "test"):
-        if label_set.is_regression and len(labels[split]) < 2:
-            raise InputError(f"{split}_split: has one clip, for which there is no R2; name more clips")
-        if label_set.is_multi and not (labels[split] > 0).any():
-            raise InputError(
-                f"{split}_split: none of its {len(labels[split])} clips has a label, so there is no average precision; "
-                "name other clips"
-            )
+    for split in SPLITS[1:]:
+        if problem := why_undefined(labels[split], label_set.problem_type):
+            raise InputError(f"{split}_split: holds {problem}; name another, or set a higher {split}_fraction")
     if "neighbours" in methods and all(count > len(labels["train"]) for count in arguments.neighbours):
         raise InputError(f"neighbours: {arguments.neighbours} are more than the {len(labels['train'])} clips")
     if "few_shot" in methods:
