@@ -20,7 +20,7 @@ from ..data.dataset import ClipDataset
 from ..data.screening import screen
 from ..data.splits import load_test_split, sample_splits
 from ..errors import InputError
-from ..files import check_writable, fingerprint
+from ..files import check_writable
 from ..inference.engine import Engine
 from ..inference.inputs import ClipSequence, Examples
 from ..inference.precision import choose_hardware, place
@@ -62,7 +62,7 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     splits = screen({"test": load_test_split(data_arguments, labels.is_multi)}, data_arguments, folder)
     splits = sample_splits(splits, data_arguments, seed=0)
     dataset = ClipDataset(splits["test"], extractor, labels)
-    names = dataset.names()
+    names, clips = dataset.names(), ClipSequence([Examples(dataset)])
     targets = np.asarray([labels.encode(*pair) for pair in zip(dataset.examples["label"], names)])
     shards = Shards(
         folder / LOGITS,
@@ -73,14 +73,13 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
             "weights": weights,
             "settings": {"windows": [network.window, network.hop], "dtype": hardware.dtype_name},
             "features": extractor.to_dict(),
-            "clips": fingerprint(names),
+            "clips": clips.fingerprint(),
         },
     )
     in_main(lambda: shards.prepare(arguments.overwrite))
     if processes.is_main:
         print(f"weights: {hardware}", file=sys.stderr)
     batch_size, num_threads = arguments.per_device_eval_batch_size, arguments.dataloader_num_workers
-    clips = ClipSequence([Examples(dataset)])
     engine = Engine(network, clips, shards, batch_size, num_threads, processes, "classifying", stops_at_errors=True)
     processes.together(engine.fill)
 
