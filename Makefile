@@ -71,6 +71,8 @@ bench-gpu: .venv/ready
 	$(BIN)/python benchmarks/run.py --only gpu --output runs/bench-gpu
 
 .venv/ready: setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "constraints.txt: needs Python 3.11 or newer, not $(PYTHON); name one: make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"

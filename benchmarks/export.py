@@ -138,7 +138,8 @@ def main():
     output = args.output.resolve()
 
     trained = args.model.resolve() if args.model else output / "quickstart"
-    train(trained, args.threads, ROOT / "recipes" / "quickstart.yaml")
+    if not args.model:
+        train(trained, args.threads, ROOT / "recipes" / "quickstart.yaml")
     labels = AutoModelForAudioClassification.from_pretrained(trained).config.label2id
     clips = test_clips(16000)
     truth = np.array([labels[language] for _, language in clips])

@@ -1,5 +1,6 @@
 """Writes the tables and the picture of docs/fusion_results.md from the figures of fusion_results.py."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -185,8 +186,8 @@ def text_of(report: dict) -> str:
 
 
 def write(report: dict, page: Path):
-    """Replaces what stands between the markers of the page."""
-    text = page.read_text(encoding="utf-8")
+    """Replaces what stands between the markers of the page, which is made if it does not exist."""
+    text = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}{END}\n"
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     page.write_text(f"{before}{BEGIN}\n\n{text_of(report)}\n{END}{after}", encoding="utf-8")
 
@@ -223,6 +224,7 @@ def plot(report: dict, path: Path):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     found = json.loads(FIGURES.read_text(encoding="utf-8"))
     write(found, PAGE)
     plot(found, PICTURE)

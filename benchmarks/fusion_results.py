@@ -1,6 +1,6 @@
 """
 Measures every fusion, pooling and head on every data set, frozen and fine-tuned, and writes the tables of
-docs/fusion_results.md.
+docs/fusion_results.md. A run that lacks tables or seeds, or has another encoder, writes them into the output folder.
 
 Trains a tiny encoder on each data set of the repository. Then sweeps, probes and fine-tunes encoders of other clips
 with several seeds, and compares with the mean over the last layer on the same test clips (training.compare). Finished
@@ -51,6 +51,7 @@ SOUNDSCAPES = "soundscapes"
 # recordings have test clips only.
 DOMAINS = {SOUNDSCAPES: "voice_prompts", "klettres-data": "voice_prompts", "hydrogen-drumkits": "instruments",
            "fluid-soundfont-gm": "instruments"}  # fmt: skip
+KNOWN, HALVES, SEEDS = [*OWN, SOUNDSCAPES, *PACKAGES], [FINE_TUNED, FROZEN], 5  # all that the page of docs/ has
 GROUPS = {"fluid-soundfont-gm": "group"}  # package -> column of what folds and comparisons do not divide
 
 
@@ -93,7 +94,7 @@ def cells(data_sets: list[Clips], args: argparse.Namespace) -> Iterator[Cell]:
         found += [(clips, encoder, origin) for origin, encoder in origins.items()]
     for half, at_random in ((FROZEN, False), (FINE_TUNED, False), (FROZEN, True)):
         for clips, encoder, origin in found:
-            if half in args.halves and (origin == RANDOM) == at_random and (half == FROZEN or clips.epochs):
+            if (origin == RANDOM) == at_random and (half == FROZEN or clips.epochs):
                 yield Cell(clips, encoder, origin, half)
 
 
@@ -193,24 +194,28 @@ def sweep_figures(cell: Cell, args: argparse.Namespace) -> dict:
     }
 
 
-def prepare(args: argparse.Namespace) -> tuple[list[Clips], list[str]]:
-    """Makes clips and encoders; returns the data sets, and the packages that are not there."""
-    data_sets, missing = [clips for clips in OWN.values() if clips.name in args.data_sets], []
+def prepare(args: argparse.Namespace) -> list[Clips]:
+    """Makes clips and encoders; returns the data sets, without those whose package is not there."""
+    data_sets = [clips for clips in OWN.values() if clips.name in args.data_sets]
     if SOUNDSCAPES in args.data_sets:
         folder = args.output / SOUNDSCAPES
         make_tags(folder)
         data_sets.append(Clips(SOUNDSCAPES, folder, "labels", epochs=6, group_column="group", options=WORDS))
     for name in PACKAGES:
         folder = args.output / "packages" / name
-        if args.packages is None or not make_clips(args.packages, name, folder):
-            missing.append(name)
-        elif name in args.data_sets:
+        if name in args.data_sets and args.packages is not None and make_clips(args.packages, name, folder):
             data_sets.append(Clips(name, folder, LABEL_COLUMN, group_column=GROUPS.get(name)))
     if not args.encoder:
         for clips in OWN.values():
             train_encoder(clips, args.output / "encoders" / clips.name)
         save_random(args.output / "encoders" / next(iter(OWN)), args.output / "encoders" / RANDOM)
-    return data_sets, missing
+    return data_sets
+
+
+def is_complete(report: dict, args: argparse.Namespace) -> bool:
+    """Returns whether a report has all tables of docs/fusion_results.md with all their seeds."""
+    finished = [row["seeds"] for table in report["tables"] for row in table["rows"]]
+    return not (args.encoder or report["unmeasured"]) and min(finished) >= SEEDS
 
 
 def main():
@@ -218,25 +223,29 @@ def main():
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "fusion_results", help="folder of all runs")
     parser.add_argument("--packages", type=Path, help="folder with .deb files, or with packages taken apart")
     parser.add_argument("--encoder", type=Path, help="saved encoder to measure instead of the tiny ones")
-    known = [*OWN, SOUNDSCAPES, *PACKAGES]
-    parser.add_argument("--data_sets", nargs="+", default=known, choices=known)
-    parser.add_argument("--halves", nargs="+", default=[FINE_TUNED, FROZEN], choices=[FINE_TUNED, FROZEN])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data_sets", nargs="+", default=KNOWN, choices=KNOWN)
+    parser.add_argument("--halves", nargs="+", default=HALVES, choices=HALVES)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--finished", action="store_true", help="run nothing: write the figures of finished runs")
-    parser.add_argument("--json", type=Path, default=fusion_page.FIGURES, help="where the figures are written")
-    parser.add_argument("--page", type=Path, default=fusion_page.PAGE, help="page whose tables are replaced")
-    parser.add_argument("--picture", type=Path, default=fusion_page.PICTURE, help="where the figure is written")
+    where = "unset: docs/ and benchmarks/ if the run is complete, the output folder if not"
+    parser.add_argument("--json", type=Path, help=f"where the figures are written; {where}")
+    parser.add_argument("--page", type=Path, help="page whose tables are replaced")
+    parser.add_argument("--picture", type=Path, help="where the figure is written")
     args = parser.parse_args()
     args.output = args.output.resolve()
     args.encoder = args.encoder and args.encoder.resolve()
-    data_sets, missing = prepare(args)
-    planned = list(cells(data_sets, args))
+    data_sets = prepare(args)
+    every = list(cells(data_sets, args))
+    planned = [cell for cell in every if cell.half in args.halves]
     for name, job in [] if args.finished else jobs(planned, args):
         started = time.perf_counter()
         job()
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     measured = [cell for cell in planned if is_finished(cell, args)]
-    missing += [fusion_page.title_of(cell.facts) for cell in planned if cell not in measured]
+    if not measured:
+        raise SystemExit(f"{args.output}: no table is finished; nothing is written")
+    missing = [name for name in KNOWN if name not in {clips.name for clips in data_sets}]
+    missing += [fusion_page.title_of(cell.facts) for cell in every if cell not in measured]
     tables = [figures_of(cell, titles_of(cell), args) for cell in measured]
     swept = {cell.place: cell for cell in planned if (args.output / "sweeps" / cell.place / "results.json").exists()}
     report = {
@@ -250,10 +259,22 @@ def main():
         "tables": tables,
         "sweeps": [sweep_figures(cell, args) for cell in swept.values()],
     }
-    args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    fusion_page.write(report, args.page)
-    fusion_page.plot(report, args.picture)
-    print(f"figures: {args.json}; tables: {args.page}; picture: {args.picture}")
+    write(report, args)
+
+
+def write(report: dict, args: argparse.Namespace):
+    """Writes figures, page and picture; those of the repository are replaced by a complete run alone, or by name."""
+    defaults = (fusion_page.FIGURES, fusion_page.PAGE, fusion_page.PICTURE)
+    if not is_complete(report, args):
+        # The page names its picture as `images/NAME`.
+        places = (args.output, args.output, args.output / fusion_page.PICTURE.parent.name)
+        defaults = [place / path.name for place, path in zip(places, defaults)]
+    figures, page, picture = (given or own for given, own in zip((args.json, args.page, args.picture), defaults))
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figures.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    fusion_page.write(report, page)
+    fusion_page.plot(report, picture)
+    print(f"figures: {figures}; tables: {page}; picture: {picture}")
 
 
 if __name__ == "__main__":

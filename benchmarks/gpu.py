@@ -82,6 +82,8 @@ def batches(bench: Bench):
             num_clips *= 2
         print(f"\n{size}, patch, {name}: clips of {bench.frames} frames\n")
         print_table([f"{work}: clips", *FIGURES], rows)
+        if best and outcome.median is not None:
+            print(f"\nthe search ended at {rows[-1][0]} clips, with memory left")
         print(f"\nbest utilisation {best:.0%}, goal {goal:.0%} for base: {bench.verdict(best, goal)}")
 
 
@@ -208,9 +210,10 @@ def obstacle(recipe: Path, is_gpu: bool) -> str | None:
 def programs(bench: Bench) -> list[str]:
     """Runs the tests that need a GPU and a training by each file of recipes/accelerate; returns what failed."""
     is_gpu = bench.device.type == "cuda"
+    environment = {"CUDA_VISIBLE_DEVICES": visible(bench.device)} if is_gpu else {}
     bench.free()
     tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "cuda"]
-    outcomes = [["tests that need a GPU", *(run(tests) if is_gpu else ["not run", "", "needs a GPU"])]]
+    outcomes = [["tests that need a GPU", *(run(tests, **environment) if is_gpu else ["not run", "", "needs a GPU"])]]
     print("\na training of 2 steps on data/voice_prompts by each file of recipes/accelerate\n")
     with tempfile.TemporaryDirectory() as folder:
         for recipe in sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")):
@@ -220,7 +223,7 @@ def programs(bench: Bench) -> list[str]:
             command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(recipe)]
             command += ["--num_processes", "1", *([] if is_gpu else ["--cpu"]), *TRAINING]
             output = Path(folder) / recipe.stem
-            verdict, seconds, line = run([*command, str(output)])
+            verdict, seconds, line = run([*command, str(output)], **environment)
             if verdict == "pass" and not (output / "model.safetensors").is_file():
                 verdict, line = "FAIL", "left no model.safetensors"
             outcomes.append([recipe.name, verdict, seconds, line.replace(str(output), "the output folder")])
@@ -228,11 +231,23 @@ def programs(bench: Bench) -> list[str]:
     return [f"{name} ({line})" for name, outcome, _, line in outcomes if outcome == "FAIL"]
 
 
-def run(command: list[str]) -> list[str]:
+def visible(device: torch.device) -> str:
+    """Returns what a program's CUDA_VISIBLE_DEVICES has to be to see this GPU alone."""
+    own = os.environ.get("CUDA_VISIBLE_DEVICES")  # this program's; torch counts in it
+    return own.split(",")[device.index] if own else str(device.index)
+
+
+def run(command: list[str], **environment: str) -> list[str]:
     """Runs a program in the repository's root; returns its outcome, seconds and last line."""
     started = time.perf_counter()
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=MOST_SECONDS)

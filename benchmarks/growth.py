@@ -4,6 +4,8 @@ batch, `predict_hf.py` with the length of a recording, and the reader of manifes
 
 Each point is a process of its own, so that its memory is its own: its highest resident set, with all imports. The times
 are without imports, except those of `predict_hf.py`. Weights are random: time and memory do not depend on them.
+
+Writes `growth.json` and `growth.png`. With some of the curves or sizes their names have these, so that whole ones stay.
 """
 
 import argparse
@@ -19,13 +21,28 @@ import numpy as np
 import soundfile
 from matplotlib.figure import Figure
 from model_sizes import TINY
-from report import print_table, versions
+from report import last_line, print_table, versions
 from transformers.utils import logging
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
 
 ROOT = Path(__file__).parent.parent
 RATE = 16000
+# Before every program: at its end it writes its highest resident set in KiB, where the system says it (Linux). The
+# `ru_maxrss` of a process begins there with the memory of this one, which started it.
+PEAK = """
+import atexit, os
+def write_peak():
+    if os.path.exists("/proc/self/status"):
+        with open("/proc/self/status") as status, open(os.environ["GROWTH_PEAK"], "w") as file:
+            file.write(next(line.split()[1] for line in status if line.startswith("VmHWM:")))
+atexit.register(write_peak)
+"""
+RECORDING = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 NETWORK = """
 import sys, time
 import torch
@@ -85,20 +102,21 @@ def command_of(curve: str, size: int, folder: Path) -> list[str]:
     """Makes the inputs of a point in `folder`, and returns the words after `python`."""
     if curve in ("clip", "batch"):
         clips, seconds = (1, size) if curve == "clip" else (size, 10)
-        return ["-c", NETWORK, f"{folder}/model", str(clips), str(100 * seconds)]
+        return ["-c", PEAK + NETWORK, f"{folder}/model", str(clips), str(100 * seconds)]
     if curve == "recording":
         write_noise(folder / "noise.wav", size)
         output = f"{folder}/scores-{size}.csv"
-        return ["predict_hf.py", f"{folder}/model", f"{folder}/noise.wav", "--output", output]
+        return ["-c", PEAK + RECORDING, "predict_hf.py", f"{folder}/model", f"{folder}/noise.wav", "--output", output]
     write_manifest(folder / "rows.csv", size)
     write_manifest(folder / "first.csv", 100)
-    return ["-c", MANIFEST, f"{folder}/first.csv", f"{folder}/rows.csv", str(size)]
+    return ["-c", PEAK + MANIFEST, f"{folder}/first.csv", f"{folder}/rows.csv", str(size)]
 
 
 def measure(curve: str, size: int, folder: Path) -> dict[str, float]:
     """Runs a point; returns its size, seconds, and highest resident set in MiB."""
-    words = command_of(curve, size, folder)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    words, peak = command_of(curve, size, folder), folder / "peak.txt"
+    peak.unlink(missing_ok=True)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "GROWTH_PEAK": str(peak)}
     with open(folder / "printed.txt", "w+", encoding="utf-8") as printed:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -107,14 +125,12 @@ def measure(curve: str, size: int, folder: Path) -> dict[str, float]:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
-        printed.seek(0)
-        last = (printed.read().strip().splitlines() or [""])[-1]
+        last = last_line(printed)
     if process.returncode:
         raise SystemExit(f"{CURVES[curve][0]}, {size:,} {CURVES[curve][1]}: {last}")
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    return {
-        "size": size, "seconds": seconds if curve == "recording" else float(last), "mib": usage.ru_maxrss / unit
-    }  # fmt: skip
+    highest = int(peak.read_text()) if peak.exists() else usage.ru_maxrss
+    return {"size": size, "seconds": seconds if curve == "recording" else float(last), "mib": highest / unit}
 
 
 def draw(points: dict[str, list[dict]], path: Path):
@@ -160,9 +176,12 @@ def main():
             rows = [[f"{point['size']:,}", f"{point['seconds']:.3g}", f"{point['mib']:.0f}"] for point in measured]
             print_table([unit, "time (s)", "highest memory (MiB)"], rows)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "growth.json").write_text(json.dumps(points, indent=2) + "\n", encoding="utf-8")
-    draw(points, arguments.output / "growth.png")
-    print(f"\nplot and figures: {arguments.output / 'growth.png'}, .json")
+    parts = [] if set(points) == set(CURVES) else list(points)
+    parts += [] if arguments.most is None else [str(arguments.most)]
+    path = arguments.output / f"{'-'.join(['growth', *parts])}.json"
+    path.write_text(json.dumps(points, indent=2) + "\n", encoding="utf-8")
+    draw(points, path.with_suffix(".png"))
+    print(f"\nplot and figures: {path.with_suffix('.png')}, .json")
 
 
 if __name__ == "__main__":

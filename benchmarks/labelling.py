@@ -9,10 +9,12 @@ others.
 Labels: both sides train the same logistic regression on the same embeddings of the labelled clips alone. Random
 labelling is the mean of several orders per division; a strategy labels in rounds, and begins without labels. The table
 has the labels that a strategy needs for the mean accuracy which random labelling reaches with 25, 50 and 75 % of the
-clips, as a share of those of random labelling; the strategy's own mean curve is linear between rounds.
+clips, as a share of those of random labelling; the strategy's own mean curve is linear between rounds. Its interval is
+of a bootstrap of the seeds: by how much other divisions of the same clips change it.
 
-No strategy, but a measure of what an order can save: `informed` knows the class and the group of every clip, and takes
-the classes in turn, of each a new group first.
+Two rows are no strategies. `informed` is a measure of what an order can save: it knows the class and the group of every
+clip, and takes the classes in turn, of each a new group first. `random, one order` is a further random order of each
+division, and shows what chance does: it saves nothing.
 
 Wrong labels: a tenth of all labels is replaced by another class, drawn at random. AUC of the quality, wrong labels
 against right ones.
@@ -50,6 +52,8 @@ DATA_SETS = {"voice_prompts": ("language", "prompt", 10), "instruments": ("categ
 SHARES = (0.25, 0.5, 0.75)  # of the clips to label: labels of random labelling
 GOAL, AUC_GOAL, NUM_PLANTED = 0.6, 0.9, 0.1
 NUM_QUARTERS = 4
+NUM_DRAWS = 1000  # of the bootstrap
+ONE_ORDER = "random, one order"
 RANDOM = "random"  # in place of a model: `ENCODER`
 # Layer 0 is a random projection of log-mel frames: blocks without training add nothing. Without a norm the vectors keep
 # the level of the sound.
@@ -143,20 +147,25 @@ def divide(vectors: np.ndarray, classes: np.ndarray, groups: np.ndarray, num_see
 DRAWN = {"random": Division.random_order, "informed": Division.informed_order}  # orders that are no strategy
 
 
-def curves(divisions: list[Division], round_size: int, num_orders: int) -> dict[str, np.ndarray]:
-    """Returns the numbers of labels after 1, 2 ... rounds, and by strategy the mean accuracy with so many."""
+def curves(divisions: list[Division], round_size: int, num_orders: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns the numbers of labels after 1, 2 ... rounds, and by strategy the accuracies with so many per seed."""
     size = min(len(one.open) for one in divisions)
-    counts = [*range(round_size, size, round_size), size]
-    found = {"labels": np.array(counts)}
-    for name in (*DRAWN, *STRATEGIES):
-        rows = []
-        for one in divisions:
-            is_drawn = name in DRAWN
-            orders = [DRAWN[name](one, n) for n in range(num_orders)] if is_drawn else [one.order(name, round_size)]
-            rows.append(np.mean([[one.accuracy(order[:count]) for count in counts] for order in orders], axis=0))
-        found[name] = np.mean(rows, axis=0)
+    counts = np.array([*range(round_size, size, round_size), size])
+
+    def orders(name: str, one: Division) -> list[np.ndarray]:
+        if name == ONE_ORDER:
+            return [one.random_order(num_orders)]  # none of those that it is compared with
+        return [DRAWN[name](one, n) for n in range(num_orders)] if name in DRAWN else [one.order(name, round_size)]
+
+    found = {}
+    for name in (*DRAWN, ONE_ORDER, *STRATEGIES):
+        rows = [
+            np.mean([[one.accuracy(order[:count]) for count in counts] for order in orders(name, one)], axis=0)
+            for one in divisions
+        ]
+        found[name] = np.reshape(rows, (-1, NUM_QUARTERS, len(counts))).mean(axis=1)
         print(f"{name} done", file=sys.stderr)
-    return found
+    return counts, found
 
 
 def labels_needed(counts: np.ndarray, accuracies: np.ndarray, wanted: float) -> float:
@@ -170,13 +179,30 @@ def labels_needed(counts: np.ndarray, accuracies: np.ndarray, wanted: float) -> 
     return float(counts[place - 1] + (wanted - low) / (high - low) * (counts[place] - counts[place - 1]))
 
 
-def ratios(found: dict[str, np.ndarray], strategy: str) -> list[float]:
-    """Returns the labels that a strategy needs at each of `SHARES`, as a share of those of random labelling."""
-    counts, shares = found["labels"], []
+def ratios(counts: np.ndarray, accuracies: np.ndarray, at_random: np.ndarray) -> np.ndarray:
+    """
+    Returns the labels that a strategy needs at each of `SHARES`, as a share of those of random labelling, and their
+    mean.
+
+    Args:
+        accuracies: (seeds, rounds) of the strategy; means over the seeds count
+        at_random: those of random labelling
+    """
+    accuracies, at_random, shares = accuracies.mean(axis=0), at_random.mean(axis=0), []
     for share in SHARES:
         number = share * counts[-1]
-        shares.append(labels_needed(counts, found[strategy], np.interp(number, counts, found["random"])) / number)
-    return shares
+        shares.append(labels_needed(counts, accuracies, np.interp(number, counts, at_random)) / number)
+    return np.array([*shares, np.mean(shares)])
+
+
+def intervals(counts: np.ndarray, accuracies: np.ndarray, at_random: np.ndarray) -> np.ndarray:
+    """Returns the 95 % intervals of `ratios` by a bootstrap of the seeds, the same for both sides: (2, shares + 1)"""
+    rng, num_seeds = np.random.default_rng(0), len(accuracies)
+    drawn = [
+        ratios(counts, accuracies[seeds], at_random[seeds])
+        for seeds in rng.integers(0, num_seeds, (NUM_DRAWS, num_seeds))
+    ]
+    return np.quantile(drawn, (0.025, 0.975), axis=0, method="nearest")  # none is between a number and infinity
 
 
 def planted_auc(vectors: np.ndarray, classes: np.ndarray, seed: int) -> tuple[float, float, float]:
@@ -210,20 +236,25 @@ def main():
         auc, precision, recall = np.mean(planted, axis=0)
         lowest = min(one[0] for one in planted)
         suspects.append([model, data_set, f"{auc:.3f}", f"{lowest:.3f}", f"{precision:.2f}", f"{recall:.2f}"])
-        found = curves(divide(vectors, classes, groups, args.seeds), DATA_SETS[data_set][2], args.orders)
-        needed_by = {strategy: ratios(found, strategy) for strategy in (*STRATEGIES, "informed")}
-        for strategy, needed in needed_by.items():
-            met = "" if strategy in DRAWN else "yes" if max(needed) <= GOAL else "no"
-            rows.append([model, data_set, strategy, *(f"{value:.0%}" for value in (*needed, np.mean(needed))), met])
+        counts, found = curves(divide(vectors, classes, groups, args.seeds), DATA_SETS[data_set][2], args.orders)
+        needed_by, within = {}, {}
+        for strategy in (*STRATEGIES, "informed", ONE_ORDER):
+            needed = needed_by[strategy] = ratios(counts, found[strategy], found["random"]).tolist()
+            within[strategy] = intervals(counts, found[strategy], found["random"]).tolist()
+            met = "" if strategy not in STRATEGIES else "yes" if max(needed[:-1]) <= GOAL else "no"
+            texts = (f"{value:.0%} ({low:.0%}-{high:.0%})" for value, low, high in zip(needed, *within[strategy]))
+            rows.append([model, data_set, strategy, *texts, met])
         report["models"][model][data_set] = {
             "planted": [list(map(float, one)) for one in planted],
-            "curves": {name: values.tolist() for name, values in found.items()},
-            "ratios": needed_by,
+            "curves": {"labels": counts.tolist()} | {name: own.mean(axis=0).tolist() for name, own in found.items()},
+            "ratios": {name: needed[:-1] for name, needed in needed_by.items()},
+            "intervals": within,
         }
     print(versions())
     print(f"\nplanted wrong labels, mean of {args.seeds} seeds (goal: AUC of {AUC_GOAL})\n")
     print_table(["model", "data set", "AUC", "lowest seed", "precision", "recall"], suspects)
-    print("\nlabels for the accuracy that random labelling reaches with a share of all clips, relative to that share\n")
+    print("\nlabels for the accuracy that random labelling reaches with a share of all clips, relative to that share")
+    print("(95 % interval over the seeds)\n")
     shares = [f"at {share:.0%}" for share in SHARES]
     print_table(["model", "data set", "strategy", *shares, "mean", f"at most {GOAL:.0%} at each"], rows)
     path = args.output / "labelling.json"

@@ -95,8 +95,10 @@ def log_mel_accuracies(
     table = CLIPS / "train.csv"
     path = args.output / f"log_mel-{args.test_file.stem}.parquet"
     embed(LOG_MEL_MODEL, [table, args.test_file], path)
-    features = scaled(read_embeddings(path).vectors)
-    rows, tests = read_rows(table), read_rows(args.test_file)
+    stored, rows, tests = read_embeddings(path), read_rows(table), read_rows(args.test_file)
+    if [Path(name).name for name in stored.names] != [Path(row["file_name"]).name for row in rows + tests]:
+        raise SystemExit(f"{path}: has not the clips of {table} and {args.test_file}; remove it")
+    features = scaled(stored.vectors)
     places = {row["file_name"]: place for place, row in enumerate(rows)}
     labels, classes = np.unique([row["language"] for row in rows + tests], return_inverse=True)
     is_test = np.arange(len(classes)) >= len(rows)

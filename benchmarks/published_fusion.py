@@ -5,6 +5,8 @@ The figures are those of the notebooks in the authors' repository (github.com/Ph
 run per configuration, the best epoch by the test clips. Nothing is trained here.
 """
 
+import argparse
+
 import numpy as np
 import pandas
 from scipy.stats import chi2
@@ -27,6 +29,7 @@ GAINS = ("data", "SSAST", "above it", "mean of 12", "best of 12", "interval")
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("published test accuracy, %")
     rows = [
         (name, mlp_layers, *accuracies)

@@ -1,4 +1,4 @@
-"""Times and reports for all benchmarks: versions, alternating blocks, and a table."""
+"""Times and reports for all benchmarks: versions, alternating blocks, a table, and the last line of an output."""
 
 import json
 import os
@@ -73,3 +73,9 @@ def spread(seconds: list[float]) -> str:
     median = statistics.median(seconds)
     digits = 0 if median >= 0.02 else 1
     return f"{1e3 * median:.{digits}f} ({1e3 * min(seconds):.{digits}f}-{1e3 * max(seconds):.{digits}f})"
+
+
+def last_line(file) -> str:
+    """Returns the last line of an open text file: what a program that stopped has to say."""
+    file.seek(0)
+    return (file.read().strip().splitlines() or ["no message"])[-1]

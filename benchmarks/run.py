@@ -5,6 +5,8 @@ Runs the benchmarks whose figures the README and docs/results.md show, one after
 `make bench-gpu` is `--only gpu`, on a machine with an NVIDIA GPU.
 
 Prints the page while it is made. Writes `bench.md`, `bench.json` (all tables) and `growth.png` into the output folder.
+Until all benchmarks are done, and if one stopped, the page is `bench.unfinished.md`, with its `.json`. A page with
+benchmarks that `--only` leaves out is not replaced: the new one is named after those of `--only`.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from report import TABLES_VARIABLE, versions
+from report import TABLES_VARIABLE, last_line, versions
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {
@@ -34,6 +36,7 @@ SCRIPTS = {
 }
 # Words of the command line; inference of all clips would take longer than all other benchmarks.
 WORDS = {"inference": ["--clips", "20", "--limit", "40", "--threads", "2"], "growth": ["--output", "{folder}"]}
+KINDS = ((".unfinished.md", ".unfinished.json"), (".md", ".json"))
 APART = {"gpu": "On a GPU"}  # only where --only names it: `make bench-gpu`
 
 
@@ -67,15 +70,17 @@ def run(script: str, folder: Path) -> dict:
             "script": script,
             "seconds": round(time.perf_counter() - started, 1),
             "status": status,
-            "error": _last_line(errors) if status else None,
+            "error": last_line(errors) if status else None,
             "text": "".join(lines),
             "tables": [json.loads(line) for line in tables],
         }
 
 
-def _last_line(file) -> str:
-    file.seek(0)
-    return (file.read().strip().splitlines() or ["no message"])[-1]
+def name_of(scripts: list[str], folder: Path) -> str:
+    """Returns the name of the page of some benchmarks: no page is replaced that has others."""
+    path = folder / "bench.json"
+    earlier = json.loads(path.read_text(encoding="utf-8"))["benchmarks"] if path.exists() else []
+    return "bench" if {outcome["script"] for outcome in earlier} <= set(scripts) else f"bench-{'-'.join(scripts)}"
 
 
 def main():
@@ -87,7 +92,8 @@ def main():
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     machine = f"{processor()}; {versions()}"
-    page, outcomes = [f"# Benchmarks\n\n{machine}\n"], []
+    page, outcomes, name = [f"# Benchmarks\n\n{machine}\n"], [], name_of(arguments.only, arguments.output)
+    unfinished, finished = ([arguments.output / f"{name}{kind}" for kind in kinds] for kinds in KINDS)
     print(machine)
     for script in arguments.only:
         title = (SCRIPTS | APART)[script]
@@ -98,11 +104,14 @@ def main():
         text = outcome["text"].strip()
         page.append(f"## {title}\n\n`benchmarks/{script}.py`\n\n```\n{text}\n```\n{remark}")
         # After every benchmark, so that a stopped run keeps what it has measured.
-        (arguments.output / "bench.md").write_text("\n".join(page), encoding="utf-8")
+        unfinished[0].write_text("\n".join(page), encoding="utf-8")
         figures = json.dumps({"machine": machine, "benchmarks": outcomes}, indent=2)
-        (arguments.output / "bench.json").write_text(figures + "\n", encoding="utf-8")
-    print(f"\npage and figures: {arguments.output / 'bench.md'}, .json")
+        unfinished[1].write_text(figures + "\n", encoding="utf-8")
     failed = [f"{outcome['script']}.py ({outcome['error']})" for outcome in outcomes if outcome["status"]]
+    if not failed:
+        for source, target in zip(unfinished, finished):
+            source.replace(target)
+    print(f"\npage and figures: {(unfinished if failed else finished)[0]}, .json")
     if failed:
         raise SystemExit(f"stopped: {', '.join(failed)}")
 

@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 import soundfile
 import torch
-from report import versions
+from report import last_line, versions
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
 
@@ -67,16 +67,26 @@ def save_random(folder: Path, settings: dict) -> str:
 
 @contextlib.contextmanager
 def served(model: str, options: list[str]):
-    """Runs serve_hf.py; yields its address."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "serve_hf.py"), model, "--port", "0", *options],
-        cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        yield re.search(r"http://\S+(?=;)", process.stdout.readline())[0]
-    finally:
-        process.terminate()
-        process.wait()
+    """
+    Runs serve_hf.py; yields its address.
+
+    Raises:
+        SystemExit: it did not start.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "serve_hf.py"), model, "--port", "0", *options],
+            cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.PIPE, stderr=errors, text=True,
+        )  # fmt: skip
+        try:
+            found = re.search(r"http://\S+(?=;)", process.stdout.readline())
+            if found:
+                yield found[0]
+        finally:
+            process.terminate()
+            process.wait()
+        if not found:
+            raise SystemExit(f"{model}: serve_hf.py did not start: {last_line(errors)}")
 
 
 async def measure(address: str, clients: int, seconds: float, clip_s: float) -> tuple[list[float], float]:

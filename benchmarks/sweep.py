@@ -6,8 +6,10 @@ Uses the embedded recordings, random weights of the tiny size and 2 threads. The
 configurations and extrapolated: all of them would take hours.
 """
 
+import argparse
 import csv
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -28,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data" / "voice_prompts"
 SPLITS = ("train", "validation")
 BATCH = 16
+THREADS = 2  # of both sides
 MEASURED = (
     {"fusion_layers": [-1], "pooling": ["mean"]},
     {"fusion_layers": [6, 12], "pooling": ["mean", "max"]},
@@ -57,7 +60,9 @@ def sweep(encoder: Path, output: Path, nested: bool) -> dict:
     recipe.write_text("task: sweep\n")
     command = [sys.executable, "train_hf.py", recipe, *words]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([str(word) for word in command], cwd=ROOT, check=True, capture_output=True)
+    threads = {name: str(THREADS) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    words = [str(word) for word in command]
+    subprocess.run(words, cwd=ROOT, env=os.environ | threads, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return json.loads((output / "results.json").read_text()) | {"cpu_seconds": used}
@@ -77,7 +82,8 @@ def encode(encoder: Path, files: list[Path], settings: dict) -> float:
 
 
 def main():
-    torch.set_num_threads(2)
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    torch.set_num_threads(THREADS)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     files = [DATA / row["file_name"] for split in SPLITS for row in csv.DictReader((DATA / f"{split}.csv").open())]

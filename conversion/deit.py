@@ -50,7 +50,7 @@ def read_sizes(tensors: Tensors, stem: str = "v.", prefix: tuple[str, ...] = DIS
     tensors.require(*(stem + name for name in inner))
     projection = f"{stem}patch_embed.proj.weight"
     hidden_size, channels, *patch = tensors.shape(projection, 4)
-    if channels != 1 or hidden_size % HEAD_SIZE:
+    if channels != 1 or hidden_size % HEAD_SIZE or 0 in (hidden_size, *patch):
         raise ConversionError(
             f"{tensors.path} is not {tensors.kind}: {projection} has shape {(hidden_size, channels, *patch)}, expected "
             f"one channel and a multiple of {HEAD_SIZE} outputs"

@@ -112,7 +112,8 @@ def convert(source: Path, state: dict, options: Options) -> Converted:
 def _find_task(tensors: Tensors) -> str:
     """Returns the task of the head whose number of classes is the published one; `encoder` without a head."""
     held = [head for head in CLASSES if tensors.names(f"{head}.")]
-    published = [head for head in held if tensors.state[f"{head}.weight"].shape[0] == CLASSES[head]]
+    tensors.require(*(f"{head}.weight" for head in held))
+    published = [head for head in held if tensors.shape(f"{head}.weight", 2)[0] == CLASSES[head]]
     if not held:
         return "encoder"
     if len(published) != 1:
@@ -139,6 +140,8 @@ def _place_positions(tensors: Tensors, options: Options) -> tuple[dict, list[str
         )
     num_frames = options.max_length or NUM_FRAMES
     columns, rows = num_frames // 16, deit.NUM_MEL_BINS // 16
+    if not columns:
+        raise ConversionError(f"{tensors.path}: --max-length {num_frames} is shorter than a patch; give 16 or more")
     for name, stride in (("frequency", options.frequency_stride), ("time", options.time_stride)):
         if stride not in (None, 16):
             raise ConversionError(

@@ -285,7 +285,14 @@ class HeadMixin:
         Returns:
             Per row the most probable label (single-label), the list of labels above their thresholds (multi-label), or
                 the number (regression; a list of numbers for several outputs).
+
+        Raises:
+            ValueError: Logits of another shape, such as those of a batch of frames.
         """
+        if logits.ndim != 2:
+            raise ValueError(
+                f"logits must be (clips, labels), or (time frames, labels) of one clip, got {tuple(logits.shape)}"
+            )
         names = [self.config.id2label[index] for index in range(self.config.num_labels)]
         thresholds = self.config.decision_thresholds
         return labels_of_probabilities(self.probabilities(logits), names, self._problem_type(), thresholds)
@@ -420,7 +427,9 @@ class ClassifierMixin(HeadMixin):
         return WindowedOutput(logits=logits.mean(dim=0) if average else logits, start_s=start_s, end_s=end_s)
 
 
-def frame_loss(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, problem_type: str) -> torch.Tensor:
+def frame_loss(
+    logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, problem_type: str, label_smoothing: float = 0.0
+) -> torch.Tensor:
     """
     Computes the loss of a frame classifier in float32, the mean over the frames that hold audio and their labels.
 
@@ -431,12 +440,13 @@ def frame_loss(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, p
             frames without one (cross-entropy).
         mask: Boolean (batch, time frames), true for audio.
         problem_type: One of `PROBLEM_TYPES`.
+        label_smoothing: Label smoothing of the cross-entropy.
 
     Returns:
-        Scalar.
+        Scalar; 0 if no frame has a label.
 
     Raises:
-        ValueError: Labels whose shape does not fit.
+        ValueError: Labels whose shape does not fit, or classes that are not integers.
     """
     logits, labels = logits.float(), labels.to(logits.device)
     is_single = problem_type == "single_label_classification"
@@ -446,8 +456,13 @@ def frame_loss(logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, p
             "need the time frames of the logits"
         )
     if is_single:
+        if labels.is_floating_point():
+            raise ValueError(f"classes must be integers (batch, time frames), got {labels.dtype}")
         labels = labels.long().masked_fill(~mask, -100)
-        return nn.functional.cross_entropy(logits.transpose(1, 2), labels)
+        loss = nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels, label_smoothing=label_smoothing, reduction="sum"
+        )
+        return loss / (labels != -100).sum().clamp(min=1)
     function = (
         nn.functional.mse_loss if problem_type == "regression" else nn.functional.binary_cross_entropy_with_logits
     )
@@ -512,7 +527,8 @@ class FrameClassifierMixin(HeadMixin):
             if config.problem_type is None:
                 is_multi = labels.ndim == 3
                 config.problem_type = "multi_label_classification" if is_multi else "single_label_classification"
-            loss = frame_loss(logits, labels, self.frame_mask(logits, attention_mask), config.problem_type)
+            mask = self.frame_mask(logits, attention_mask)
+            loss = frame_loss(logits, labels, mask, config.problem_type, config.label_smoothing)
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = TokenClassifierOutput(
             loss=loss,

@@ -60,7 +60,8 @@ class ASiTConfig(DualSSASTConfig):
         corruption_align (`int`, *optional*, defaults to 1):
             Grid that the corrupted blocks snap to, in frames and mel bins.
         **kwargs:
-            Arguments of [`DualSSASTConfig`].
+            Arguments of [`DualSSASTConfig`]. ASiT does not use those of masked patches: `mask_ratio`, `clustered_mask`,
+            `shared_mask`, `pretraining_objective`, `num_decoder_layers` and `clip_contrast_weight`.
 
     Raises:
         ValueError: A value or a combination of values is impossible. The message names both sides.

@@ -22,10 +22,8 @@ class ComposedConfig(StrictConfig):
         padding_value (`float`):
             Value of a padded frame: silence. The model writes it over masked frames and pads clips with it that are
             shorter than `min_frames`.
-        hidden_act (`str`, *optional*, defaults to `"relu"`):
-            Activation of the classifier's hidden layers.
         classifier_hidden_sizes (`list[int]`, *optional*):
-            Hidden layers of the classifier.
+            Hidden layers of the classifier, with `classifier_activation`.
         classifier_dropout (`float`, *optional*, defaults to 0.0):
             Dropout before each Linear of the classifier.
         classifier_layer_norm_eps (`float`, *optional*, defaults to 1e-5):
@@ -47,7 +45,6 @@ class ComposedConfig(StrictConfig):
         channels=(),
         num_mel_bins=64,
         padding_value=0.0,
-        hidden_act="relu",
         classifier_hidden_sizes=None,
         classifier_dropout=0.0,
         classifier_layer_norm_eps=1e-5,
@@ -60,7 +57,6 @@ class ComposedConfig(StrictConfig):
         self.channels = _as_list(channels)
         self.num_mel_bins = num_mel_bins
         self.padding_value = padding_value
-        self.hidden_act = hidden_act
         self.classifier_hidden_sizes = [] if classifier_hidden_sizes is None else _as_list(classifier_hidden_sizes)
         self.classifier_dropout = classifier_dropout
         self.classifier_layer_norm_eps = classifier_layer_norm_eps
@@ -99,6 +95,11 @@ class ComposedConfig(StrictConfig):
         is_composed = getattr(self, "readout", "composed") == "composed"
         if self.classifier == "prototypes" and not is_composed:
             raise ValueError(f"readout={self.readout!r} has a classifier of its own, not 'prototypes': use 'composed'")
+        if self.classifier_hidden_sizes and not is_composed:
+            raise ValueError(
+                f"readout={self.readout!r} has a classifier of one Linear, got classifier_hidden_sizes "
+                f"{self.classifier_hidden_sizes}: leave them out, or use 'composed'"
+            )
         layers = self.fusion_layers
         known = isinstance(layers, list) and all(_is_int(layer) and layer in self.layers for layer in layers)
         if not known or not layers or len(set(layers)) < len(layers):

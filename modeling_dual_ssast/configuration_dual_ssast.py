@@ -182,7 +182,8 @@ class StrictConfig(PretrainedConfig):
 
     def _check_classifier(self):
         self._check_problem_type(self.problem_type)
-        self._check_choice("hidden_act", ACTIVATIONS)
+        if set(self.id2label) != set(range(len(self.id2label))) or not self.id2label:
+            raise ValueError(f"id2label must name the labels from 0 on without gaps, got {self.id2label!s:.80}")
         if self.classifier_activation is not None:
             self._check_choice("classifier_activation", ACTIVATIONS)
         if not isinstance(self.classifier_hidden_sizes, list):
@@ -331,8 +332,7 @@ class StrictConfig(PretrainedConfig):
             ValueError: A value or a combination of values is impossible.
         """
         foreign = {key: config_dict[key] for key in cls._unknown_keys(config_dict)}
-        known = {key: value for key, value in config_dict.items() if key not in foreign}
-        known = cls._of_earlier_versions(known)
+        known = {key: value for key, value in cls._of_earlier_versions(config_dict).items() if key not in foreign}
         if cls._has_other_labels(config_dict, kwargs):  # the new classifier is not calibrated
             known.pop("calibration_temperature", None)
             known.pop("decision_thresholds", None)
@@ -342,7 +342,8 @@ class StrictConfig(PretrainedConfig):
         result = super().from_dict(known, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         for key, value in foreign.items():
-            setattr(config, key, value)
+            if not hasattr(cls, key):  # a property of ours, such as num_patches
+                setattr(config, key, value)
         return result
 
     @classmethod
@@ -742,6 +743,7 @@ class DualSSASTConfig(StrictConfig):
                 f"{self.num_attention_heads}"
             )
         self._check_classifier()
+        self._check_choice("hidden_act", ACTIVATIONS)
         self._check_grid()
         self._check_fusion()
         self._check_shares("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")

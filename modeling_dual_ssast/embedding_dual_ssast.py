@@ -24,6 +24,8 @@ Waveforms = Union[np.ndarray, torch.Tensor, list]
 # For models without a longest input, to bound the memory: 64 examples of VGGish, 192 time frames of CNN14.
 WINDOW_FRAMES = 6144
 
+NO_FUSION = "this encoder has no fusion: load the folder with AutoModel to embed clips"
+
 IGNORED_KEYWORDS = ("use_cache", "num_items_in_batch")  # of forward; the values change nothing here
 
 
@@ -344,7 +346,7 @@ class EmbeddingMixin:
         for batch, features in self._batches(clips, pieces, extractor, batch_size):
             pooled = self(**features, return_dict=True).pooler_output
             if pooled is None:
-                raise ValueError("this encoder has no fusion: load the folder with AutoModel to embed clips")
+                raise ValueError(NO_FUSION)
             embeddings.index_add_(0, _clip_indices(batch), pooled.float().cpu())
         return embeddings / counts.unsqueeze(1)
 
@@ -407,6 +409,8 @@ class PatchEmbeddingMixin(EmbeddingMixin):
     def time_frames(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Computes the fused vector of every patch column: -> (batch, columns, frame_size)."""
         config = self.config
+        if self.fusion is None:
+            raise ValueError(NO_FUSION)
         states = self(input_values, attention_mask, output_hidden_states=True, return_dict=True).hidden_states
         frames = []
         for state in self.fused_states(states):
@@ -466,7 +470,11 @@ def resample(clip: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     """
     if from_rate == to_rate:
         return clip
-    if not isinstance(from_rate, (int, float, np.integer)) or isinstance(from_rate, bool) or from_rate <= 0:
+    if (
+        not isinstance(from_rate, (int, float, np.integer))
+        or isinstance(from_rate, bool)
+        or not 0 < from_rate < math.inf
+    ):
         raise ValueError(f"sampling_rate must be a positive number of Hz, got {from_rate!r}")
     try:
         import soxr

@@ -256,13 +256,20 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         self.num_mel_bins = num_mel_bins
         self.max_length = max_length
         self.padding = _padding_strategy(padding)
+        _check_flag("return_attention_mask", return_attention_mask)
         self.return_attention_mask = return_attention_mask
 
     @classmethod
     def from_dict(cls, feature_extractor_dict, **kwargs):
-        """Makes an extractor from stored settings (a `dict`). Keys of another version or tool are dropped."""
-        known = set(inspect.signature(cls.__init__).parameters) | STORED_KEYS
-        return super().from_dict({k: v for k, v in feature_extractor_dict.items() if k in known}, **kwargs)
+        """
+        Makes an extractor from stored settings (a `dict`). Keys of another version or tool are dropped.
+
+        Settings among the keywords replace stored ones, also those that an earlier version did not store.
+        """
+        own = set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+        settings = {k: v for k, v in feature_extractor_dict.items() if k in own | STORED_KEYS}
+        settings |= {name: kwargs.pop(name) for name in own & set(kwargs)}
+        return super().from_dict(settings, **kwargs)
 
     @property
     def hop_s(self) -> float:
@@ -457,8 +464,12 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         if max_length is None and (truncation or padding == "max_length"):
             cause = "truncation=True" if truncation else "padding='max_length'"
             raise ValueError(f"{cause} needs a max_length in frames: pass max_length")
+        if pad_to_multiple_of is not None:
+            _check_positive("pad_to_multiple_of", pad_to_multiple_of, int)
         multiple = pad_to_multiple_of or 1
         limit = None if max_length is None else (max_length + multiple - 1) // multiple * multiple
+        if not len(processed_features):
+            raise ValueError("the batch is empty: pass at least one clip")
         if isinstance(processed_features, Mapping):
             columns = dict(processed_features)
         else:
@@ -533,7 +544,9 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 f"{type(self).__name__} was called without sampling_rate and assumes {self.sampling_rate} Hz. Pass "
                 "sampling_rate to have it checked."
             )
-        elif sampling_rate != self.sampling_rate:
+            return
+        _check_positive("sampling_rate", sampling_rate, (int, float, np.integer))
+        if sampling_rate != self.sampling_rate:
             raise ValueError(
                 f"the audio is at {sampling_rate} Hz, but this feature extractor needs {self.sampling_rate} Hz: "
                 f"resample it first, for example soxr.resample(audio, {sampling_rate}, {self.sampling_rate})"
@@ -616,6 +629,7 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
             raise ValueError(f"mean and std must be numbers, got mean={mean!r:.50} and std={std!r:.50}") from None
         if self.std <= 0 or not math.isfinite(self.std) or not math.isfinite(self.mean):
             raise ValueError(f"mean and std must be finite and std positive, got mean={mean} and std={std}")
+        _check_flag("do_normalize", do_normalize)
         self.do_normalize = do_normalize
         self.frame_length_ms = frame_length_ms
         self.frame_shift_ms = frame_shift_ms
@@ -698,8 +712,13 @@ def _padding_strategy(padding) -> str:
 
 
 def _check_positive(name: str, value, kinds):
-    if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
+    if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive {'integer' if kinds is int else 'number'}, got {value!r}")
+
+
+def _check_flag(name: str, value):
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
 
 
 def _holds_tensors(raw_speech) -> bool:
@@ -753,6 +772,9 @@ def _check_waveform(clip, index: int) -> torch.Tensor:
         )
     if not len(clip):
         raise ValueError(f"clip {index} is empty: leave it out of the batch")
+    if not is_tensor and clip.dtype.kind not in "fiub":
+        what = "names of files: read them first" if clip.dtype.kind in "US" else "no numbers: pass a list of arrays"
+        raise ValueError(f"clip {index} holds {clip.dtype} values, expected floats in [-1, 1], {what}")
     if not (clip.is_floating_point() if is_tensor else np.issubdtype(clip.dtype, np.floating)):
         raise ValueError(
             f"clip {index} holds {clip.dtype} samples, expected floats in [-1, 1]: divide 16-bit samples by 32768"

@@ -133,6 +133,8 @@ class PannsCnn14FeatureExtractor(SpectrogramFeatureExtractor):
             )
         for name, kinds in (("window_size", int), ("hop_size", int), ("fmin", (int, float)), ("fmax", (int, float))):
             _check_positive(name, settings[name], kinds)
+        if settings["window_size"] % 2:
+            raise ValueError(f"window_size must be even, got {settings['window_size']}")
         if not settings["fmin"] < settings["fmax"] <= sampling_rate / 2:
             raise ValueError(
                 f"fmin={settings['fmin']} and fmax={settings['fmax']} must rise and end below half of "

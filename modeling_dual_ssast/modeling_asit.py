@@ -301,11 +301,12 @@ class ASiTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
                 clean, mask, output_hidden_states=False, output_attentions=False, return_dict=True
             )
             teacher_class, teacher_data = self.teacher_heads(encoded.last_hidden_state)
+        config = self.config  # the student has a copy, which does not see a change
         encoded = self.student(
             corrupted,
             mask,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            output_attentions=config.output_attentions if output_attentions is None else output_attentions,
+            output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
             return_dict=True,
         )
         states = encoded.last_hidden_state  # (2 * batch, prefix + patches, hidden)
@@ -368,7 +369,7 @@ class ASiTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
         """Moves a centre to the mean of valid outputs, (clips, outputs) or (clips, patches, outputs)."""
         total = (outputs.float() * valid.unsqueeze(-1)).flatten(0, -2).sum(dim=0, keepdim=True)  # (1, outputs)
         mean = self._mean_over_processes(total) / self._mean_over_processes(valid.sum().float())
-        center.lerp_(mean, 1 - self.config.center_momentum)
+        center.copy_(torch.lerp(center.float(), mean, 1 - self.config.center_momentum))  # the weights may be bfloat16
 
     def _mean_over_processes(self, value: torch.Tensor) -> torch.Tensor:
         """Averages a value over all processes in training; an evaluation may run in one process only."""

@@ -116,7 +116,7 @@ class DualSSASTEmbeddings(nn.Module):
                     "bool_masked_pos needs the vector that replaces the masked patches: pass mask_token (hidden,), or "
                     "use DualSSASTForPreTraining, which has one"
                 )
-            patches = torch.where(bool_masked_pos.unsqueeze(-1), mask_token.to(patches.dtype), patches)
+            patches = torch.where(bool_masked_pos.bool().unsqueeze(-1), mask_token.to(patches.dtype), patches)
         prefix_positions, patch_positions = self.positions(columns)
         prefix = (self.prefix_tokens + prefix_positions).expand(patches.shape[0], -1, -1)
         embeddings = torch.cat((prefix, patches + patch_positions), dim=1)
@@ -637,7 +637,8 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
             attention_mask: (batch, frames), 1 for audio and 0 for padding, on any side.
             bool_masked_pos: Boolean (batch, patches), true for patches that `mask_token` replaces.
             mask_token: (hidden,), needed with `bool_masked_pos`.
-            last_layer: Number of the block to stop after. `last_hidden_state` is then its output, normalised.
+            last_layer: Number of the block to stop after, the highest fused layer at least. `last_hidden_state` is then
+                its output, normalised.
             output_attentions: Whether to return the attention weights. The eager implementation then computes them.
             output_hidden_states: Whether to return the hidden states.
             return_dict: Whether to return a `ModelOutput` instead of a tuple. The default is `config.return_dict`.
@@ -650,7 +651,8 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
                 tokens, tokens).
 
         Raises:
-            ValueError: Shapes that do not fit, more frames than `config.max_length`, or `bool_masked_pos` alone.
+            ValueError: Shapes that do not fit, more frames than `config.max_length`, `bool_masked_pos` alone, or a
+                `last_layer` below a fused one.
             TypeError: A keyword is unknown.
         """
         self.check_keywords(kwargs)
@@ -672,6 +674,11 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         last_layer = config.num_hidden_layers if last_layer is None else last_layer
         fused = self.fusion.layer_indices if self.fusion else ()
+        if not max(fused, default=0) <= last_layer <= config.num_hidden_layers:
+            raise ValueError(
+                f"last_layer must be from {max(fused, default=0)}, the highest fused layer, to "
+                f"{config.num_hidden_layers}, got {last_layer}"
+            )
         kept = range(last_layer + 1) if output_hidden_states else fused
 
         state, states, attentions = self.run_layers(
@@ -984,7 +991,10 @@ class SideBySideMixin:
         Raises:
             ValueError: Overlapping patches, or a patch that does not fit.
         """
-        strides = frequency_stride or self.config.frequency_stride, time_stride or self.config.time_stride
+        strides = (
+            self.config.frequency_stride if frequency_stride is None else frequency_stride,
+            self.config.time_stride if time_stride is None else time_stride,
+        )
         check_side_by_side(self.config, *strides)
         super().resize_position_embeddings(max_length, *strides)
 
@@ -1114,8 +1124,9 @@ class DualSSASTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
             loss = loss + (self.GENERATIVE_WEIGHT if objective == "joint" else 1.0) * generative_loss
         if self.contrast_head is not None:
             patch_states = encoded.last_hidden_state[:, self.config.num_prefix_tokens :]
+            means = mean_of_visible(patch_states, visible).to(patch_states.dtype)
             contrast_loss, contrast_accuracy = contrast_clips(
-                self.contrast_head(mean_of_visible(patch_states, visible)), self.CONTRAST_TEMPERATURE, self.training
+                self.contrast_head(means), self.CONTRAST_TEMPERATURE, self.training
             )
             loss = loss + self.config.clip_contrast_weight * contrast_loss
         output = DualSSASTForPreTrainingOutput(

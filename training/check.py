@@ -33,8 +33,8 @@ from .data.arguments import HIGHEST_RATE, AnnotationArguments, DataArguments, Sp
 from .data.audio import AudioSource, header_remark
 from .data.columns import audio_of
 from .data.labels import LabelSet, find_labels, read_label_file, sort_key
-from .data.screening import classes_of, for_each_clip, names_of, try_to_decode
-from .data.splits import load_splits
+from .data.screening import classes_of, ends_after_recording, for_each_clip, names_of, try_to_decode
+from .data.splits import count_repeats, load_splits
 from .data.tables import names_table
 from .errors import InputError
 from .files import check_writable, write_json
@@ -44,8 +44,8 @@ USAGE = "python -m training.check DATA [--key value ...]"
 ANNOTATED_USAGE = "python -m training.check --annotations TABLES [--recordings FOLDER] [--key value ...]"
 DATA = """DATA is one of
   a folder with a sub-folder of audio per class, also within train, validation and test
-  a folder with audio and metadata.csv, .jsonl or .parquet (columns file_name and label)
-  a folder with train.csv and, if there are, validation.csv and test.csv
+  a folder with audio and metadata.csv, .tsv, .xlsx, .jsonl or .parquet (columns file_name and label)
+  a folder with train.csv and, if there are, validation.csv and test.csv, or such tables of the other kinds
   a manifest of the training clips: CSV, TSV, Excel, JSON, JSONL or Parquet; --validation_file and --test_file add
   others
   a data set on the Hub, such as ashraq/esc50
@@ -78,6 +78,7 @@ KINDS = {  # kind -> (is it an error, meaning)
     "duplicates_within_splits": (False, "the same samples under several names, which a split that is made may divide"),
     "listed_twice": (False, "clips that are listed more than once"),
     "header_disagrees": (False, "clips whose header and content disagree; what they hold is read"),
+    "cut_parts": (False, "parts that end after their recordings: are the times in seconds?"),
     "other_sampling_rate": (False, "clips at another rate than sampling_rate, which are resampled whenever read"),
     "high_frequencies": (
         False,
@@ -177,6 +178,7 @@ def check(arguments: SplitArguments, num_workers: int | None = None) -> dict:
         "listed_twice": find_repeats(clips),
         **find_duplicates(readable, splits),
         "header_disagrees": _rows(readable[readable["header"] != ""], "header"),
+        "cut_parts": _rows(readable[readable["end"].notna()], "end"),
         "high_frequencies": _rows(sampled[sampled["energy_share"] > HIGH_SHARE], "energy_share"),
         **find_odd_sounds(readable, arguments.sampling_rate),
         **find_odd_classes(classes, list(splits)),
@@ -278,6 +280,7 @@ def measure(source: AudioSource) -> dict:
         "sampling_rate": rate,
         "channels": num_channels,
         "header": header_remark(source, num_samples),
+        "end": source["end"] if ends_after_recording(source) else math.nan,
         "seconds": num_samples / rate,
         "level_dbfs": round(max(20 * math.log10(max(rms, 1e-30)), LOWEST_DBFS), 2),
         "clipped_share": num_clipped / samples.size if num_clipped >= CLIPPED_SAMPLES else 0.0,
@@ -294,7 +297,17 @@ def make_table(splits: dict[str, datasets.Dataset], num_workers: int | None) -> 
         for split in splits
         for index, facts in enumerate(measured[split])
     ]
-    measures = ("sampling_rate", "channels", "header", "seconds", "level_dbfs", "clipped_share", "dc_offset", "content")
+    measures = (
+        "sampling_rate",
+        "channels",
+        "header",
+        "end",
+        "seconds",
+        "level_dbfs",
+        "clipped_share",
+        "dc_offset",
+        "content",
+    )
     return pandas.DataFrame(rows, columns=["split", "index", "clip", "reason", *measures])
 
 
@@ -361,10 +374,8 @@ def find_divided_groups(splits: dict[str, datasets.Dataset]) -> list[dict]:
 
 def find_repeats(clips: pandas.DataFrame) -> list[dict]:
     """Finds clips that are listed more than once, and counts their entries by split."""
-    counts = defaultdict(Counter)
-    for split, clip in zip(clips["split"], clips["clip"]):
-        counts[os.path.normpath(clip)][split] += 1
-    return [{"clip": clip} | dict(own) for clip, own in sorted(counts.items()) if own.total() > 1]
+    repeated = count_repeats(zip(clips["split"], clips["clip"]))
+    return [{"clip": clip} | dict(own) for clip, own in sorted(repeated.items())]
 
 
 def find_duplicates(readable: pandas.DataFrame, splits: dict[str, datasets.Dataset]) -> dict[str, list[dict]]:

@@ -28,7 +28,7 @@ from conversion.catalogue import ORIGIN, Published, read_catalogue, read_protoco
 
 from .base import reproduction
 from .base.arguments import ModelArguments
-from .base.bootstrap import LEVEL, NUM_RESAMPLES, draw_weights, interval_of
+from .base.bootstrap import LEVEL, NUM_RESAMPLES, interval_of
 from .base.inference import check_checkpoint, check_folder, explained
 from .console import print_table, run_program
 from .data.arguments import FrozenDataArguments
@@ -36,6 +36,7 @@ from .data.labels import find_labels
 from .data.splits import load_splits
 from .embeddings import probe
 from .embeddings.arguments import ProbeArguments
+from .embeddings.probe_outputs import interval
 from .errors import LIBRARY_ERRORS, InputError, nearest, one_line, short
 from .files import check_writable, write_json
 
@@ -461,17 +462,12 @@ def measure_evar(folder: Path, name: str, data: Path, figure: dict, batch_size: 
             output_dir=output, protocol="evar", clip_s=task["clip_s"], per_device_eval_batch_size=batch_size
         )
         outcomes = probe.run_evar(model_arguments, data_arguments, arguments)
-    num_clips = sum(len(indices) for indices, _ in outcomes.tested)
-    right, weight = np.zeros(num_clips), np.zeros(num_clips)  # a fold counts as much as another
-    for place, (indices, targets) in enumerate(outcomes.tested):
-        answers = [folds[place].outputs.argmax(axis=1) for folds in outcomes.by_seed.values()]
-        right[indices] = np.mean([answer == targets.argmax(axis=1) for answer in answers], axis=0)
-        weight[indices] = 1 / len(indices)
+    scores = [outcomes.scores(seed) for seed in outcomes.by_seed]
+    targets = np.asarray(list(outcomes.dataset.encoded_labels()))
+    found = interval(scores, targets, outcomes.label_set, None, outcomes.folds)
     # EVAR's number is the mean over the seeds of the means over the folds.
     value = np.mean([np.mean([fold.test for fold in folds]) for folds in outcomes.by_seed.values()])
-    blocks = draw_weights(np.arange(num_clips), NUM_RESAMPLES, 0)
-    draws = np.concatenate([block.T @ (right * weight) / (block.T @ weight) for block in blocks])
-    return Measured(float(value) * scale, interval_of(draws * scale), f"{num_clips} test clips")
+    return Measured(float(value) * scale, found and [end * scale for end in found], f"{len(targets)} test clips")
 
 
 def evar_data(data: Path, num_folds: int | None) -> FrozenDataArguments:

@@ -31,7 +31,7 @@ from .embeddings.stored import (
     read_embeddings,
 )
 from .errors import InputError, nearest, printable
-from .files import arrow_array, check_writable, storable
+from .files import arrow_array, check_apart, check_writable, storable
 from .inference.tables import open_table, with_own_columns
 from .recipe import described, name_positionals, parse_words, show_help
 
@@ -73,6 +73,8 @@ class MapArguments(EmbeddingArguments):
         super().__post_init__()
         if not self.embeddings or not self.output:
             raise InputError(f"usage: {USAGE}")
+        for name in ("map.csv", "map.html", "map.png", f"map.{self.figure_format}"):
+            check_apart({"output": self.output / name}, [self.embeddings, *(self.labels or ())])
 
 
 def main(argv: list[str]) -> int:

@@ -276,3 +276,13 @@ def test_words_after_a_double_dash_are_never_options():
     words = name_positionals(["M", "--layers", "1", "2", "--", "--y.wav"], Program, "model", "inputs")
     (found,) = parse_words((Program,), words, "", "command line")
     assert found == Program("M", ["./--y.wav"], 1, [1, 2], False)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_one_process_trains_on_one_gpu(recipe, monkeypatch, caplog, count):
+    """Trainer would take them all, by nn.DataParallel, and a batch of each."""
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    *_, arguments = parse([recipe(), "--per_device_train_batch_size", "4"])
+    assert (arguments.n_gpu, arguments.train_batch_size) == (min(count, 1), 4)
+    assert ("3 GPUs: this process trains on the first one; accelerate launch --multi_gpu" in caplog.text) == (count > 1)

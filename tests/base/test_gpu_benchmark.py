@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,6 +72,58 @@ def test_without_a_gpu_it_stops_with_one_line():
     process = run_program(SCRIPT)
     assert process.returncode == 1 and not process.stdout
     assert process.stderr.strip() == "torch sees no NVIDIA GPU here; --device cpu --quick tries the program without one"
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """Gives torch two GPUs, of which the second one is chosen; returns the numbers of those that are chosen later."""
+    chosen = []
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    return chosen
+
+
+def options(**values) -> SimpleNamespace:
+    return SimpleNamespace(**{"device": "cuda", "quick": False, "clips": None, "formats": ["float32"], **values})
+
+
+@pytest.mark.parametrize("name, index", [("cuda", 1), ("cuda:0", 0)])
+def test_a_gpu_may_have_no_number(modules, two_gpus, monkeypatch, name, index):
+    """Programs that it starts see that GPU alone, among those that it sees itself."""
+    gpu, sides = modules
+    bench = sides.Bench(options(device=name))
+    assert two_gpus == [index] and bench.device == torch.device("cuda", index)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpu.visible(bench.device) == str(index)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert gpu.visible(bench.device) == "57"[index]
+    shows = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
+    assert gpu.run(shows, CUDA_VISIBLE_DEVICES="7")[::2] == ["pass", "7"]
+
+
+def test_goals_are_judged_on_a_gpu_and_for_the_real_sizes(modules, two_gpus):
+    _, sides = modules
+    bench = sides.Bench(options())
+    assert [bench.verdict(figure, 0.5) for figure in (0.4, 0.6)] == ["FAIL", "PASS"]
+    assert sides.Bench(options(quick=True)).verdict(0.6, 0.5) == "not judged with --quick"
+    assert sides.Bench(options(quick=True, device="cpu")).verdict(0.6, 0.5) == "not judged without a GPU"
+
+
+@pytest.mark.parametrize("fits", [16, 1 << 20])
+def test_a_search_that_does_not_fill_the_memory_says_so(modules, two_gpus, monkeypatch, capsys, fits):
+    gpu, sides = modules
+    bench = sides.Bench(options(clips=8))
+
+    def compare(requests, sizes, num_clips):
+        median = 0.1 if num_clips <= fits else None
+        return {name: sides.Outcome(["", "", "", ""], median) for name in requests}
+
+    monkeypatch.setattr(bench, "compare", compare)
+    monkeypatch.setattr(bench, "flops", lambda work, sizes: 1.0)
+    monkeypatch.setattr(bench, "peak", lambda form: 1e9)
+    gpu.batches(bench)
+    assert capsys.readouterr().out.count("the search ended at 8192 clips, with memory left") == (0 if fits == 16 else 2)
 
 
 def test_what_fails_is_a_row_with_its_reason_and_frees_its_memory(modules):

@@ -1,5 +1,7 @@
 """Tests half-size number formats on processors with and without instructions for them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -49,6 +51,22 @@ def test_a_training_is_in_float32_where_bfloat16_is_emulated(emulated, tmp_path,
     assert (parsed.bf16 or parsed.bf16_full_eval) == (bool(words) and not emulated)
     assert parsed.mixed_precision == ("no" if emulated or "--bf16_full_eval" in words else "bf16")
     assert emulated == ("bf16: this processor has no instructions for bfloat16" in caplog.text)
+
+
+@pytest.mark.parametrize("launched", ["bf16", "fp16", "no"])
+def test_deepspeed_gets_the_format_of_the_launcher(tmp_path, monkeypatch, launched):
+    """In both places where it looks: it refuses that they differ."""
+    found = []
+    plugin = SimpleNamespace(set_mixed_precision=found.append, set_deepspeed_weakref=list)
+    monkeypatch.setattr("accelerate.utils.DeepSpeedPlugin", lambda: plugin)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr(arguments.TrainingArguments, "_validate_args", lambda self: None)
+    monkeypatch.setenv(arguments.LAUNCHED_DEEPSPEED, "true")
+    monkeypatch.setenv(arguments.LAUNCHED_FORMAT, launched)
+    parsed = parse(tmp_path)
+    assert found == [launched] and (parsed.bf16, parsed.fp16) == (launched == "bf16", launched == "fp16")
+    parsed = parse(tmp_path, "--bf16", "true")
+    assert found[1:] == ["bf16"] and (parsed.bf16, parsed.fp16) == (True, False)
 
 
 def test_a_training_in_float32_has_no_remark(emulated, tmp_path, caplog):

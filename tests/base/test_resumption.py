@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tiny_runs import TINY, train
 
 from training.base.averaging import TRAINED_WEIGHTS_NAME
 from training.base.resumption import DATA, check_same_clips
+from training.base.trainer import AudioTrainer
 from training.errors import InputError
 
 SETTINGS = {"num_train_epochs": 1, "ema_decay": 0.5, "save_total_limit": 1, "load_best_model_at_end": False}
@@ -164,3 +166,20 @@ def test_weak_clips_of_a_detector_must_be_the_same(tmp_path, weak):
     check_same_clips(str(tmp_path), {})  # another process than the main one
     with pytest.raises(InputError, match="was made with (3 weak clips, now there are [04]|other weak clips); resume"):
         check_same_clips(str(tmp_path), train | weak)
+
+
+def test_an_error_of_a_library_is_about_the_recipe_in_the_first_step_alone(monkeypatch):
+    """A resumed training begins at another step than zero, and the trainer of Transformers 5.5 does not keep it."""
+
+    def fail(self):
+        raise ValueError("unknown")
+
+    monkeypatch.setattr("transformers.Trainer.training_step", fail)
+    trainer = object.__new__(AudioTrainer)
+    trainer.state = SimpleNamespace(global_step=3)
+    for _ in range(2):  # batches of the step
+        with pytest.raises(InputError, match=r"^options or checkpoint of the training: .*\(unknown\)"):
+            trainer.training_step()
+    trainer.state.global_step = 4
+    with pytest.raises(ValueError, match="^unknown$"):
+        trainer.training_step()

@@ -5,7 +5,10 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import fresh_process
 import fsdp2_program
 import numpy as np
 import pytest
@@ -14,9 +17,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 from audio_files import ROOT, write_class_folders
 from tiny_models import save_tiny_classifier
 from tiny_runs import TINY
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForAudioClassification
 
 from modeling_dual_ssast import modeling_dual_ssast
+from training.base.trainer import AudioTrainer
 
 CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
@@ -44,17 +50,31 @@ def start(words: list, **environment) -> subprocess.Popen:
     )  # fmt: skip
 
 
+def start_alone(folder: Path, **settings) -> tuple[Path, subprocess.Popen]:
+    """Writes a recipe of six steps, and starts its training in one process, into folder / one."""
+    clips = write_class_folders(folder / "clips", 10)
+    common = {
+        "dataset_name": str(clips), "max_steps": 6, "logging_strategy": "steps", "logging_steps": 1,
+        "save_strategy": "no", "use_cpu": True, "bf16": False,
+    }  # fmt: skip
+    recipe = folder / "recipe.json"
+    recipe.write_text(json.dumps({**TINY, **common, **settings}))
+    return recipe, start(["train_hf.py", recipe, "--output_dir", folder / "one"])
+
+
+def assert_same_losses(folder: Path):
+    losses = [
+        [e["loss"] for e in json.loads((folder / name / "results.json").read_text())["log"] if "loss" in e]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 6
+    np.testing.assert_allclose(*losses, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_two_machines_are_one_with_the_doubled_batch(tmp_path):
     """The README's command, once for each machine; the second one finds the first one by its address."""
-    clips = write_class_folders(tmp_path / "clips", 10)
-    settings = {
-        "dataset_name": str(clips), "max_steps": 6, "validation_fraction": 0, "logging_strategy": "steps",
-        "logging_steps": 1, "save_strategy": "no", "use_cpu": True, "bf16": False,
-    }  # fmt: skip
-    recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps({**TINY, **settings}))
-    alone = start(["train_hf.py", recipe, "--output_dir", tmp_path / "one"])
+    recipe, alone = start_alone(tmp_path, validation_fraction=0)
     assert alone.wait(timeout=300) == 0, alone.stdout.read()[-3000:]
     port = free_port()
     machines = [
@@ -71,12 +91,7 @@ def test_two_machines_are_one_with_the_doubled_batch(tmp_path):
     outputs = [machine.communicate(timeout=300)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], "\n".join(text[-2000:] for text in outputs)
     assert "everything is in" in outputs[0] and "everything is in" not in outputs[1]
-    losses = [
-        [e["loss"] for e in json.loads((tmp_path / name / "results.json").read_text())["log"] if "loss" in e]
-        for name in ("one", "two")
-    ]
-    assert len(losses[0]) == 6
-    np.testing.assert_allclose(*losses, atol=1e-4)
+    assert_same_losses(tmp_path)
 
 
 @pytest.mark.slow
@@ -105,3 +120,52 @@ def test_fsdp2_trains_saves_and_loads(tmp_path):
     loaded = AutoModelForAudioClassification.from_pretrained(tmp_path / "out")
     for (name, one), (_, two) in zip(loaded.state_dict().items(), whole.state_dict().items()):
         torch.testing.assert_close(one, two, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_fsdp2_norms_are_checked_and_its_class_keeps_its_module(tmp_path, monkeypatch):
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = AutoModelForAudioClassification.from_pretrained(save_tiny_classifier(tmp_path / "model")).train()
+        fully_shard(model)
+        clips, labels = next(fsdp2_program.batches())
+        model(clips, labels=labels).loss.backward()
+        trainer = object.__new__(AudioTrainer)
+        trainer.model, trainer.is_fsdp_enabled, trainer._loss = model, True, torch.ones(1)
+        trainer.args = SimpleNamespace(world_size=1)
+        trainer.accelerator = SimpleNamespace(unwrap_model=lambda model, keep_torch_compile: model)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        monkeypatch.setattr("transformers.Trainer._get_grad_norm", lambda self, model, norm: norm)
+        assert float(trainer._get_grad_norm(model, norm)) == pytest.approx(float(norm.full_tensor()))
+        saved = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        monkeypatch.setattr(
+            "transformers.Trainer._save",
+            lambda self, folder, weights: model.save_pretrained(folder, state_dict=weights),
+        )
+        trainer._save(tmp_path / "out", saved)
+        others = {"feature_extraction_dual_ssast.py"}
+        assert {path.name for path in (tmp_path / "out").glob("*.py")} == fresh_process.SHIPPED - others
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_training_divided_by_fsdp2_is_that_of_one_process(tmp_path):
+    """By the recipe's command; its folders carry the model's code, as those of other trainings do."""
+    settings = {"max_length": 48, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 3, "save_steps": 3}
+    recipe, alone = start_alone(tmp_path, **settings)
+    divided = start(
+        [
+            "-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/fsdp2.yaml", "--num_processes", 2,
+            "--main_process_port", free_port(), "--mixed_precision", "no", "--dynamo_backend", "no",
+            "tests/helpers/fsdp2_training.py", recipe, "--output_dir", tmp_path / "two",
+            "--per_device_train_batch_size", 2,
+        ],
+        PYTHONPATH=str(ROOT),
+    )  # fmt: skip
+    outputs = [process.communicate(timeout=600)[0] for process in (alone, divided)]
+    assert [alone.returncode, divided.returncode] == [0, 0], "\n".join(text[-2000:] for text in outputs)
+    assert_same_losses(tmp_path)
+    for folder in (tmp_path / "two", tmp_path / "two" / "checkpoint-6"):
+        assert {path.name for path in folder.glob("*.py")} == fresh_process.SHIPPED
+    loads = "model = load(AutoModelForAudioClassification, sys.argv[1])\nprint(type(model).__name__, model.num_labels)"
+    assert "DualSSASTForAudioClassification 2" in fresh_process.run(loads, tmp_path, tmp_path / "two")

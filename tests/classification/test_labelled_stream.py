@@ -213,6 +213,10 @@ def test_streamed_clips_may_have_their_features_made_on_the_device(recipe, tmp_p
         ({"mixup_rate": 0.5}, "mixup_rate: streamed clips cannot be mixed"),
         ({"data_seed": 7}, "data_seed: the order of a stream follows from seed; leave it out"),
         ({"decoded_cache": "cache"}, "decoded_cache: streamed clips are not stored"),
+        ({"group_column": "speaker"}, "group_column: a stream is not divided into splits or folds; leave it out"),
+        ({"fold_column": "fold"}, "fold_column: a stream is not divided"),
+        ({"validation_fraction": 0.2}, "validation_fraction: no clips of a stream are set aside; leave it out"),
+        ({"test_fraction": 0.2}, "test_fraction: no clips of a stream are set aside"),
         ({"sampler": "balanced"}, "sampler: .*stream"),
         ({"train_file": "clips.csv", "dataset_name": None}, "streaming: tables name files that are here already"),
         ({"task": "cross_validation"}, "streaming: folds"),
@@ -320,6 +324,23 @@ def test_memory_stays_flat_over_ten_thousand_clips(tmp_path):
     assert process.returncode == 0, process.stderr[-2000:]
     after_1000, after_10000 = map(float, process.stdout.split())
     assert after_10000 - after_1000 < 40, f"{after_1000:.0f} MiB, then {after_10000:.0f} MiB"
+
+
+@pytest.mark.parametrize("labels", [["dog", None], [None, None], [["dog", "cat"], "dog"]])
+def test_a_split_of_a_stream_may_have_clips_without_labels(labels):
+    """One clip without label, and the column held two types: a traceback of pyarrow."""
+    rows = [{"audio": "x.wav", "label": label} for label in labels]
+    data = datasets.IterableDataset.from_generator(lambda: iter(rows))
+    split = read_whole(LabelledStream("hub", data, Columns(is_multi=True)))
+    wanted = [label if isinstance(label, list) else [label] if label else [] for label in labels]
+    assert split["label"][:] == wanted and split.features["label"] == datasets.List(datasets.Value("string"))
+
+
+def test_columns_of_times_of_a_stream_are_chosen_as_those_of_a_table():
+    data = datasets.Dataset.from_dict({"audio": ["x.wav"], "label": ["dog"], "Begin ": [0.5]}).to_iterable_dataset()
+    assert next(LabelledStream("hub", data, Columns(start="begin")).in_order())["start"] == 0.5
+    with pytest.raises(InputError, match="hub: no column 'offset'; it has audio, label, Begin"):
+        LabelledStream("hub", data, Columns(start="begin", end="offset"))
 
 
 def test_labels_and_times_of_a_stream_are_read_as_those_of_a_table():

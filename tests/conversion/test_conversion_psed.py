@@ -93,3 +93,9 @@ def test_what_is_refused(convert):
         convert({n: t for n, t in state.items() if "blocks.2.mlp.fc1.bias" not in n}), "missing blocks.2.mlp"
     )
     assert_refused(convert(state | {"model.more": torch.zeros(1)}), "unknown more")
+    assert_refused(convert("strong", "--max-length", "15"), "--max-length 15 is shorter than a patch; give 16 or more")
+    weight = next(name for name in state if name.endswith("strong_head.weight"))
+    assert_refused(convert({n: t for n, t in state.items() if n != weight}), "missing strong_head.weight")
+    assert_refused(convert(state | {weight: torch.tensor(1.0)}), "strong_head.weight has shape (), expected 2 axes")
+    kernels = next(name for name in state if name.endswith("patch_embed.proj.weight"))
+    assert_refused(convert(state | {kernels: state[kernels][:, :, :0]}), "patch_embed.proj.weight has shape")

@@ -397,8 +397,42 @@ def test_label_maps(tmp_path, file, text):
 
 
 @pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (None, '{010: 1.10, 12:30: 0x1F, 2024-01-01: ""}'),
+        ("m.yaml", "010: 1.10\n12:30: 0x1F\n2024-01-01: ~\n"),
+        ("m.csv", "from,to\n010 ,1.10\n12:30,0x1F\n12:30,0x1F\n2024-01-01,  \n"),
+    ],
+)
+def test_numbers_of_label_maps_stay_as_they_are_written(tmp_path, file, text):
+    given = text if file is None else str(_write(tmp_path / file, text))
+    assert read_label_map(given) == {"010": "1.10", "12:30": "0x1F", "2024-01-01": None}
+
+
+def test_labels_of_the_map_that_no_event_has_are_told(tmp_path, warnings):
+    """Once for all splits, of which any may have the label."""
+    for split, label in (("train", "owl"), ("test", "jay")):
+        _recordings(tmp_path, f"{split}.wav")
+        _write(tmp_path / f"{split}.csv", f"file,onset,offset,label\n{split}.wav,0,1,{label}\n")
+    options = {"label_map": '{jay: bird, "Owl ": bird, wind: null, "*": animal}', "exclude_labels": ["unsure", "brid"]}
+    tables = {f"{split}_annotations": str(tmp_path / f"{split}.csv") for split in ("train", "test")}
+    load_annotations(AnnotationArguments(**tables, **options))
+    told = [
+        "label_map: 2 labels are those of no event: Owl; did you mean owl?",
+        "exclude_labels: 1 labels are those of no event: brid; did you mean bird?",
+    ]
+    assert warnings == told
+    read_annotations(tmp_path / "test.csv", tmp_path / "test.wav", exclude=["wind"])
+    assert warnings[2:] == ["exclude_labels: 1 labels are those of no event: wind; are they misspelt?"]
+
+
+@pytest.mark.parametrize(
     ("file", "text", "message"),
     [
+        ("m.csv", "from,to\nowl,a\nowl ,b\n", "m.csv: 'owl' becomes 'a' and 'b'; keep one of the two"),
+        ("m.yaml", "owl: a\nowl:\n", "m.yaml: 'owl' becomes 'a' and None; keep one of the two"),
+        (None, '{"owl": "a", "owl": "b"}', "label_map: 'owl' becomes 'a' and 'b'; keep one of the two"),
+        (None, "{~: owl}", "label_map: None is no label; write it in quotes"),
         ("m.yaml", "yes: owl\n", "m.yaml: True is no label; write it in quotes"),
         ("m.yaml", "- owl\n", "m.yaml: expected lines label: label, got list"),
         ("m.yaml", "{", "m.yaml: not readable as YAML or JSON"),

@@ -145,6 +145,8 @@ def test_a_part_of_a_recording_is_that_part(tmp_path, extension):
     assert len(read_audio({"path": path, "start": 4.0, "end": None}, 16000)) == len(whole) - 64000
     assert len(read_audio({"path": path, "start": 4.5, "end": 60.0}, 8000)) == pytest.approx(4000, abs=800)
     assert audio_name({"path": "a.wav", "start": 1.5, "end": 3.25}) == "a.wav#t=1.5,3.25"
+    # With six digits in all, parts of long recordings had one name, and most were lost from the list of failures.
+    assert audio_name({"path": "a.wav", "start": 12345.10, "end": 12345.14}) == "a.wav#t=12345.1,12345.14"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,7 @@ def test_a_part_of_a_recording_is_that_part(tmp_path, extension):
     [
         ({"start": 2.0, "end": 1.0}, r"long.wav#t=2,1: a part from 2 to 1 s holds nothing"),
         ({"start": 1.0, "end": None}, r"long.wav#t=1: begins after the recording's end at 0.5 s"),
+        ({"start": 0.49998, "end": None}, r"long.wav#t=0.49998: begins after the recording's end at 0.5 s"),
         ({"start": -1.0, "end": 0.2}, "a part from -1 to 0.2 s holds nothing"),
         ({"start": -1.0, "end": None}, r"long.wav#t=-1: a part from -1 s to the end holds nothing; correct its times"),
     ],

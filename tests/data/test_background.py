@@ -83,6 +83,10 @@ def test_the_table_trains(tmp_path, monkeypatch, capsys):
     for words in (["--clip_s", "nan"], ["--margin_s", "-1"], ["--clips", "-1"]):
         with pytest.raises(InputError, match=f"{words[0]}: must be "):
             program(["tables", "field", *words])
+    program(["tables", "field", "--clip_s", "1"])  # replaces its own table
+    (tmp_path / "clips.csv").write_text("file_name,label\nx.wav,owl\n")
+    with pytest.raises(InputError, match="clips.csv: is no manifest of this program and would be replaced; name"):
+        program(["tables", "field", "--clip_s", "1"])
     monkeypatch.setattr("sys.argv", ["background", "absent.txt", "field"])
     assert main() == 1
 

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pandas
 import pytest
@@ -9,13 +10,13 @@ import soundfile
 from audio_files import launch, tone, write_tone
 from tiny_models import save_tiny_classifier
 
-from training import tasks
+from training import check, tasks
 from training.classification import cross_validation, train
 from training.data import screening
-from training.data.arguments import DataArguments
+from training.data.arguments import ClipArguments, DataArguments
 from training.data.audio import decode_audio, read_audio
 from training.data.columns import Columns
-from training.data.screening import decode, try_to_decode
+from training.data.screening import decode, screen, try_to_decode
 from training.data.splits import load_splits
 from training.data.tables import load_table
 from training.data.unreadable import UNREADABLE_CLIPS
@@ -217,6 +218,17 @@ def test_parts_beyond_the_end_of_a_recording_are_left_out(tmp_path, recipe):
     assert sum(json.loads((output / "results.json").read_text())["clips"].values()) == 60
     with pytest.raises(InputError, match=f"^{bad[0]}: begins after the recording's end.*and 2 more damaged files"):
         run(train, path, "--overwrite", "true", "--on_bad_audio", "error")
+
+
+@pytest.mark.parametrize("on_bad_audio", ["error", "skip"])
+def test_parts_that_end_after_their_recordings_are_counted(tmp_path, warnings, on_bad_audio):
+    """Times in milliseconds made every part that begins at 0 the whole recording."""
+    path = str(write_tone(tmp_path / "a.wav", seconds=1.0))
+    times = {"start": [0.0, 0.0, 0.5, None, 0.5], "end": [1000.0, 1.02, 1.2, 0.5, None]}
+    data = datasets.Dataset.from_dict({"audio": [path] * 5, "label": list("ababa"), **times})
+    screen({"train": data}, ClipArguments(on_bad_audio=on_bad_audio), tmp_path / "run")
+    assert warnings == [f"2 parts end after their recordings, such as {path}#t=0,1000: are the times in seconds?"]
+    assert check.make_table({"train": data}, 1)["end"].dropna().tolist() == [1000.0, 1.2]
 
 
 def test_a_part_of_a_damaged_recording_has_its_own_name_in_the_list(tmp_path):

@@ -164,8 +164,10 @@ def test_parts_of_a_recording_are_clips_of_their_own(tables):
     tables.add("test", "long.wav", group="b", start=0.6, end=0.9)
     tables.add("test", "long.wav", group="b", start=1.5, end=2.0)
     tables.add("validation", "long.wav", group="c", start=0.3, end=0.6)
+    tables.add("validation", "long.wav", group="c", start=0.7, end=700)
     found = tables.found("--start_column", "start", "--end_column", "end")
-    assert set(found) == {"unreadable", "duplicates_across_splits", "listed_twice"}
+    assert set(found) == {"unreadable", "duplicates_across_splits", "listed_twice", "cut_parts"}
+    assert found["cut_parts"] == [{"split": "validation", "clip": tables.path("long.wav#t=0.7,700"), "end": 700.0}]
     assert found["unreadable"][0]["clip"] == tables.path("long.wav#t=1.5,2")
     name = tables.path("long.wav#t=0.3,0.6")
     assert found["duplicates_across_splits"][0]["clips"] == [f"train: {name}", f"validation: {name}"]

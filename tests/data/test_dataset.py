@@ -1,6 +1,7 @@
 """Tests training/data/dataset.py and augmentation.py: seeds by clip and epoch, with any number of workers."""
 
 import dataclasses
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -229,6 +230,15 @@ def test_a_background_folder_without_audio_is_told(examples, extractor, tmp_path
         folder = tmp_path / "empty" if folder == tmp_path else folder
         with pytest.raises(InputError, match=f"background_folder: {folder} holds no audio files"):
             ClipDataset(examples, extractor, LABELS, AugmentationArguments(background_folder=str(folder)))
+
+
+def test_a_damaged_background_is_told_before_the_training(examples, extractor, backgrounds):
+    """The training ended at the first step that drew it."""
+    for name in ("a", "b"):
+        Path(backgrounds, f"{name}.wav").write_bytes(b"RIFF and no audio")
+    settings = AugmentationArguments(background_folder=backgrounds, background_rate=0.1)
+    with pytest.raises(InputError, match=r"a.wav: not readable as audio .*remove it \(and 1 more damaged files\)"):
+        ClipDataset(examples, extractor, LABELS, settings)
 
 
 def test_a_random_resized_crop_stretches_a_part():

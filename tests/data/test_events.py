@@ -293,6 +293,31 @@ def test_folders_that_pair_tables_with_recordings(tmp_path):
         read_events(_emptied(tmp_path / "night"))
 
 
+@pytest.mark.parametrize(
+    "folder", [".ipynb_checkpoints", ".git/annex/objects/k", ".Trash-1000/files", "__MACOSX", "day/@eaDir"]
+)
+def test_tables_of_hidden_and_service_folders_are_none(tmp_path, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    for place in (f"{folder}/old.csv", "day.csv", "._day.csv"):
+        _write(tmp_path / place, f"file,onset,offset,label\nx.wav,0,1,{place}\n")
+    assert [event.label for event in read_events(tmp_path)["x.wav"]] == ["day.csv"]
+
+
+def test_links_to_tables_and_their_folders_are_followed(tmp_path, warnings):
+    for place in ("here", "away"):
+        (tmp_path / place).mkdir()
+        _write(tmp_path / place / "x.csv", f"file,onset,offset,label\nx.wav,0,1,{place}\n")
+    (tmp_path / "away" / "circle").symlink_to(tmp_path / "away")
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "away")
+    (tmp_path / "here" / "y.csv").symlink_to(".git/annex/objects/k/y.csv")
+    (tmp_path / "here" / "y.wav").symlink_to("nothing")
+    assert [event.label for event in read_events(tmp_path / "here")["x.wav"]] == ["away", "here"]
+    assert warnings == [
+        f"{tmp_path}/here: 1 folder (linked/circle) is a link in a circle: remove it",
+        f"{tmp_path}/here: 1 .csv file in here is a link to nothing (git-annex: datalad get)",
+    ]
+
+
 def _emptied(folder):
     for path in folder.iterdir():
         path.unlink()
@@ -340,6 +365,12 @@ TSV = "filename\tonset\toffset\tevent_label\nx.wav\t0.5\t1.5\towl\ny.wav\t{}\t{}
         ("a.txt", "0.5\t1\t \n", "a.txt: line 1 has no label; fill it in"),
         ("a.txt", "hello\n", "no column is called label"),
         ("a.txt", RAVEN + "1\tSpectrogram 1\t1\t0.5\t\t0\t9\towl\n", "a selection has no time; fill in Begin Time"),
+        ("a.xlsx", "PK", "a.xlsx: files of this kind are not read as events, but .csv, .json, .*; export it as .csv"),
+        (
+            "a.Parquet",
+            "PAR1",
+            "a.Parquet: files of this kind are not read as events, but .csv, .json, .jsonl, .tsv, .txt",
+        ),
         ("a.json", "{}", "a.json: holds no events; write"),
         ("a.json", "[1]", "a.json: holds no events; write"),
         ("a.json", "[", "a.json: is not JSON"),

@@ -1,5 +1,6 @@
 """Tests training/prepare: published layouts become manifests, with the paper's splits and without leaks."""
 
+import re
 import shutil
 from collections import Counter
 
@@ -14,7 +15,7 @@ from training.data.tables import load_table
 from training.errors import InputError
 from training.prepare import DATASETS, describe, prepare
 from training.prepare.__main__ import main
-from training.prepare.common import Clip, pieces, shared_out
+from training.prepare.common import Clip, files_called, pieces, shared_out
 
 SPLITS = ("train", "validation", "test")
 
@@ -280,6 +281,63 @@ def test_nothing_of_the_users_is_replaced(originals, tmp_path):
     with pytest.raises(InputError, match="test.csv: is no manifest of this program"):
         prepare("birdcall", folder, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["test.csv"]
+
+
+@pytest.mark.parametrize("name", ["clips.csv", "validation.csv"])
+@pytest.mark.parametrize(
+    "text", ["file_name,label,notes\n/a.wav,dog,a week of work\n", "file_name,label\na.wav,dog\n", "file_name\n\n", ""]
+)
+def test_tables_that_look_like_manifests_stay(originals, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}: is no manifest of this program and would be replaced; name another"):
+        prepare("tess", originals("tess"), tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, text)]
+
+
+def test_own_manifests_are_replaced_and_other_lists_stay(originals, tmp_path):
+    prepare("audioset20k", originals("audioset20k"), tmp_path)
+    prepare("audioset20k", originals("audioset20k"), tmp_path)
+    (tmp_path / "class_labels_indices.csv").write_text("mine")
+    with pytest.raises(InputError, match="class_labels_indices.csv: is not that of .*; name another --output"):
+        prepare("audioset20k", originals("audioset20k"), tmp_path)
+    assert (tmp_path / "class_labels_indices.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        ("esc50", "meta/esc50.csv", b"", "esc50.csv: cannot be used here (No columns"),
+        ("esc50", "meta/esc50.csv", b"filename,fold,category,src_file\nx.wav,1\n", "esc50.csv: row 1 has no category"),
+        ("nsynth", "nsynth-train/examples.json", b'{"bass_1": {"instru', "examples.json: is damaged (Unterminated"),
+        ("nsynth", "nsynth-train/examples.json", b'{"bass_1": {}}', "examples.json: cannot be used here ('instrum"),
+        ("voxceleb1", "iden_split.txt", b"3 id10003/ddd/00001.wav\n1\n", "iden_split.txt: '1' is no line like '3 id"),
+        ("speech_commands_v2", "testing_list.txt", b"bed/\xff.wav", "testing_list.txt: cannot be used here ('utf-8'"),
+        (
+            "audioset20k",
+            "eval_segments.csv",
+            b"_-Y20bcdefg, 0.0, 10.0\n",
+            "eval_segments.csv: '_-Y20bcdefg, 0.0, 10.0'",
+        ),
+        ("audioset20k", "eval_segments.csv", b'_-Y20bcdefg, 0, 10, "/m/0', "eval_segments.csv: '_-Y20bcdefg, 0, 10,"),
+        ("surge", "dataset_surge_tone_splits.csv", b"tone,split\nsurge-pat", "splits.csv: 'surge-pat' is no line like"),
+    ],
+)
+def test_files_that_were_cut_off_are_named(originals, tmp_path, name, file, content, message):
+    shutil.copytree(originals(name), tmp_path / name)
+    (tmp_path / name / file).write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        prepare(name, tmp_path / name, tmp_path / "out")
+    assert "it may be cut off: unpack or download it again. " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_hidden_files_are_no_clips_and_no_lists(originals, tmp_path):
+    folder = tmp_path / "words"
+    shutil.copytree(originals("speech_commands_v2"), folder)
+    (folder / "bed" / "._0_nohash_0.wav").write_bytes(b"of macOS")
+    assert all(clip.speaker != "." for clip in DATASETS["speech_commands_v2"].read(folder))
+    (tmp_path / ".Trash-1000").mkdir()
+    (tmp_path / ".Trash-1000" / "fold1_test.csv").touch()
+    assert files_called(tmp_path, "fold1_test.csv") == []
 
 
 def test_pieces_end_with_the_recording_and_not_with_its_header(tmp_path):

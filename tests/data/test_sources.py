@@ -9,14 +9,15 @@ import pandas
 import pytest
 from audio_files import write_class_folders, write_tone
 
-from training.data.arguments import DataArguments
+from training.data.arguments import DataArguments, EvaluationDataArguments
 from training.data.audio import audio_name, read_audio
 from training.data.columns import Columns, audio_of, clip_names
 from training.data.labels import LabelSet, find_labels, read_label_file, rename_labels
 from training.data.screening import check_files
 from training.data.sources import choose_split, load_folder, standardise
-from training.data.splits import complete_splits, load_splits, warn_of_repeats
+from training.data.splits import complete_splits, load_splits, load_test_split, warn_of_repeats
 from training.data.tables import load_table
+from training.data.unlabelled_sources import UnlabelledSource, open_source
 from training.errors import InputError
 
 
@@ -362,6 +363,9 @@ def test_repeated_files_are_warned_of(warnings):
     warn_of_repeats({"train": data})
     warn_of_repeats({"train": data.select([0, 2])})
     assert warnings == ["1 files are listed more than once, such as x.wav: is that meant?"]
+    other = datasets.Dataset.from_dict({"audio": ["./a/../x.wav", "z.wav"], "label": ["a", "b"]})
+    warn_of_repeats({"train": data.select([0, 2]), "test": other})
+    assert warnings[1:] == [warnings[0], "1 files are in several splits, such as x.wav in train and test"]
 
 
 def test_bad_folders_are_one_line(tmp_path):
@@ -461,3 +465,96 @@ def test_class_folders_have_no_columns(tmp_path, name):
     write_class_folders(tmp_path)
     with pytest.raises(InputError, match=f"{name}_column: .* has class folders and no columns; use a table"):
         load_folder(tmp_path, Columns(**{name: "speaker"}))
+
+
+@pytest.mark.parametrize("kind", ["text", "struct", "bytes"])
+def test_paths_of_a_folder_of_parquet_are_relative_to_its_files(tmp_path, monkeypatch, kind):
+    """They were relative to the folder from which the program was started."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    audio = ["../../clips/a.wav", "../../clips/b.wav"]
+    for name in audio:
+        write_tone(tmp_path / "clips" / name[-5:], seconds=0.05)
+    if kind != "text":
+        read = lambda name: (tmp_path / "clips" / name[-5:]).read_bytes() if kind == "bytes" else None  # noqa: E731
+        audio = [{"path": name, "bytes": read(name)} for name in audio]
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    table = pandas.DataFrame({"audio": audio, "label": ["high", "low"]})
+    table.to_parquet(tmp_path / "set" / "data" / "train.parquet")
+    data = load_splits(DataArguments(dataset_name=str(tmp_path / "set")))["train"]
+    check_files({"train": data})
+    assert data["label"][:] == ["high", "low"] and clip_names(data)[0].endswith("clips/a.wav")
+    source = open_source(UnlabelledSource(str(tmp_path / "set")))
+    assert len(read_audio(source[1], 16000)) == 800
+
+
+@pytest.mark.parametrize(
+    "name", ["train.tsv", "train.jsonl", "Train.CSV", "metadata.tsv", "Metadata.csv", "train.parquet"]
+)
+def test_tables_of_a_folder_have_any_kind_and_case(tmp_path, name):
+    """Only .csv was read, and the folders of the recordings became the classes."""
+    labels = _write_recordings(tmp_path, name)
+    data = load_splits(DataArguments(dataset_name=str(tmp_path)))["train"]
+    assert data["label"][:] == labels
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "test.csv", "train.json", "labels.xlsx", "clips.parquet"])
+def test_a_table_that_is_not_used_must_not_give_other_classes(tmp_path, name):
+    _write_recordings(tmp_path, name)
+    pattern = rf"{name}: gives \S+a.wav the label 'high', and its folder is rec_1; name the table as train_file"
+    with pytest.raises(InputError, match=pattern):
+        load_splits(DataArguments(dataset_name=str(tmp_path)))
+
+
+def test_tables_beside_class_folders_that_change_nothing(tmp_path, warnings):
+    write_class_folders(tmp_path, 2)
+    names = [f"{label}/{label}_{number}.wav" for label in ("high", "low") for number in range(2)]
+    table = pandas.DataFrame({"file": names, "label": [name.split("/")[0] for name in names]})
+    table.to_csv(tmp_path / "clips.csv")
+    pandas.DataFrame({"file": ["elsewhere.wav"], "label": ["x"]}).to_csv(tmp_path / "others.csv")
+    (tmp_path / "test.txt").write_text("my notes\n")
+    assert set(load_splits(DataArguments(dataset_name=str(tmp_path)))["train"]["label"]) == {"high", "low"}
+    assert warnings == []
+    table.drop(columns="label").to_csv(tmp_path / "clips.csv")
+    load_splits(DataArguments(dataset_name=str(tmp_path)))
+    assert warnings == [f"{tmp_path / 'clips.csv'}: lists 4 clips and no label; the folders are the classes"]
+
+
+def test_two_tables_of_one_split_are_an_error(tmp_path):
+    for name in ("train.csv", "train.tsv"):
+        _write_recordings(tmp_path, name)
+    with pytest.raises(InputError, match="has train.csv and train.tsv; keep one of them"):
+        load_splits(DataArguments(dataset_name=str(tmp_path)))
+
+
+def _write_recordings(folder, name: str) -> list[str]:
+    """Writes folders of recordings, and a table of any kind with other labels than these folders."""
+    path, labels = folder / name, ["high", "low", "high"]
+    clips = [write_tone(folder / f"rec_{1 + index // 2}" / f"{'abc'[index]}.wav", seconds=0.05) for index in range(3)]
+    table = pandas.DataFrame({"file_name": [os.path.relpath(clip, path.parent) for clip in clips], "label": labels})
+    writers = {
+        ".csv": lambda: table.to_csv(path, index=False),
+        ".tsv": lambda: table.to_csv(path, index=False, sep="\t"),
+        ".json": lambda: path.write_text(table.to_json(orient="records")),
+        ".jsonl": lambda: path.write_text(table.to_json(orient="records", lines=True)),
+        ".xlsx": lambda: table.to_excel(path, index=False),
+        ".parquet": lambda: table.to_parquet(path),
+    }
+    writers[path.suffix.lower()]()
+    return labels
+
+
+def test_tables_beside_a_named_data_set_are_refused(tmp_path):
+    """They were ignored, even where no such file existed: the test was of clips of the training folder."""
+    write_class_folders(tmp_path / "clips", 2)
+    folder, table = str(tmp_path / "clips"), str(tmp_path / "a.csv")
+    for name in ("validation_file", "test_file"):
+        with pytest.raises(InputError, match=f"{name}: has no effect with dataset_name; leave it out, or name a table"):
+            load_splits(DataArguments(dataset_name=folder, **{name: table}))
+    for name in ("train_split", "validation_split", "test_split", "dataset_config_name", "dataset_revision"):
+        with pytest.raises(InputError, match=f"{name}: has no effect with train_file; leave it out"):
+            load_splits(DataArguments(train_file=table, **{name: "x"}))
+    with pytest.raises(InputError, match="test_split: has no effect with test_file; leave it out"):
+        load_test_split(EvaluationDataArguments(test_file=table, test_split="x"))
+    for name in ("dataset_config_name", "dataset_revision"):
+        with pytest.raises(InputError, match=f"{name}: has no effect on .*clips, a local folder; leave it out"):
+            load_splits(DataArguments(dataset_name=folder, **{name: "x"}))

@@ -82,6 +82,27 @@ def test_a_class_of_one_group_stays_in_the_training_split(seed, warnings):
     assert "the test split takes all training clips of some classes, such as" in warnings[-1]
 
 
+def test_parts_of_a_recording_on_both_sides_are_warned_of(warnings):
+    """Parts that may overlap were training and test clips without a word."""
+    data = table(60, start=[float(index) for index in range(60)], end=[index + 5.0 for index in range(60)])
+    arguments = DataArguments(train_file="x.csv")
+    complete_splits({"train": data}, arguments, True, seed=0)
+    make_folds(data, 4, True, 0)
+    complete_splits({"train": table()}, arguments, True, seed=0)
+    assert warnings == []
+    names = ["one.wav", "two.wav", "three.wav"]
+    data = data.remove_columns("audio").add_column("audio", [names[index // 20] for index in range(60)])
+    complete_splits({"train": data}, arguments, True, seed=0)
+    make_folds(data, 4, True, 0)
+    line = "parts of 3 recordings, such as one.wav, are divided among splits or folds; set group_column to keep each"
+    assert len(warnings) == 2 and all(warning.startswith(line) for warning in warnings)
+    complete_splits({"train": data, "test": data, "validation": data}, arguments, True, seed=0)
+    grouped = data.add_column("group", speakers())
+    complete_splits({"train": grouped}, arguments, True, seed=0)
+    make_folds(grouped, 4, True, 0)
+    assert len(warnings) == 2
+
+
 def test_splits_have_labels_of_one_kind(tmp_path):
     """A row without label makes lists of one split's labels, and the splits could not be joined."""
     for split, rows in {"train": "1.wav,owl\n2.wav,\n3.wav,jay\n", "test": "4.wav,owl\n"}.items():

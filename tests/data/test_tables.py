@@ -496,6 +496,41 @@ def test_times_that_are_none_are_told(tmp_path):
         check_files({"train": load_table(path, Columns(start="start"))})
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "sep.csv", "a.xlsx"])
+def test_times_with_decimal_commas(tmp_path, name):
+    """As Excel writes them in many countries; where commas separate cells, they are refused with the remedy."""
+    rows = [["file", "label", "start", "end"], ["a.wav", "x", "0,5", "1,25"], ["a.wav", "y", "2", ""]]
+    path = tmp_path / name
+    if name.endswith("xlsx"):
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append(row)
+        book.save(path)
+    else:
+        mark = "\t" if name.endswith("tsv") else ";"
+        _table(path, ("sep=;\n" if name == "sep.csv" else "") + "\n".join(map(mark.join, rows)) + "\n")
+    data = load_table(path, Columns(start="start", end="end"))
+    assert (data["start"][:], data["end"][:]) == ([0.5, 2.0], [1.25, None])
+    path = _table(tmp_path / "b.csv", 'file,label,start\na.wav,x,"0,5"\n')
+    with pytest.raises(InputError, match="has '0,5' in start, not a number of seconds; write it with a point"):
+        load_table(path, Columns(start="start"))
+    path = _table(tmp_path / "b.jsonl", '{"file": "a.wav", "label": "x", "start": true}\n')
+    with pytest.raises(InputError, match="has True in start, not a number of seconds; correct it"):
+        load_table(path, Columns(start="start"))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_addresses_in_tables_are_refused(tmp_path, stored):
+    """The address was taken as a path below the folder of the table."""
+    name = "https://example.org/a/b.wav"
+    row = {"audio": {"path": name} if stored else name, "label": "x"}
+    path = _table(tmp_path / "a.jsonl", json.dumps(row) + "\n")
+    pattern = rf"row 1 \(line 1\) has the address {name}, and tables name files; download the clips"
+    for load in (lambda: load_table(path, Columns()), lambda: load_unlabelled_table(path)):
+        with pytest.raises(InputError, match=pattern):
+            load()
+
+
 def test_one_label_and_several_in_one_table(tmp_path):
     path = _table(tmp_path / "a.jsonl", '{"file": "a.wav", "label": ["x", "y"]}\n{"file": "b.wav", "label": "x"}\n')
     assert load_table(path, Columns())["label"][:] == [["x", "y"], ["x"]]

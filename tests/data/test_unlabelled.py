@@ -601,3 +601,16 @@ def test_a_collection_that_moves_keeps_its_validation_clips(tmp_path):
         _, validation = hold_out([open_source(UnlabelledSource(str(folder)))], 6, seed=0)
         held_out.append([os.path.relpath(name, folder) for name in validation.names()])
     assert held_out[0] == held_out[1]
+
+
+def test_a_file_in_two_sources_is_held_out_of_both(tmp_path, caplog):
+    """A folder and one inside of it: held-out clips of the one were training clips of the other."""
+    folder = _folder(tmp_path / "a", range(20))
+    sources = [_open(folder), _open(folder / "class_1")]
+    training, validation = hold_out(sources, 12, seed=0)
+    held_out = validation.names()
+    assert len(held_out) == len(set(held_out)) == 12
+    assert not set(held_out) & {name for source in training for name in source.names()}
+    num_twice = sum("class_1" in name for name in held_out)
+    assert f"{num_twice} more entries of 12 clips for validation, such as {folder}/class_1/" in caplog.text
+    assert len(training[0]) == 8 and len(training[1]) == 10 - num_twice

@@ -5,11 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 from annotated_tones import write_annotated_tones
+from audio_files import write_tone
 
+from training.data.audio import segment_name
 from training.data.events import Event
 from training.data.labels import LabelSet
 from training.detection.arguments import DetectionDataArguments
-from training.detection.recordings import PROBLEM_TYPE, Stretch, choose_labels, load_weak, part, with_known_labels
+from training.detection.recordings import (
+    PROBLEM_TYPE,
+    Stretch,
+    choose_labels,
+    load_splits,
+    load_weak,
+    part,
+    with_known_labels,
+)
 from training.errors import InputError
 
 LABELS = LabelSet(("high", "low"), PROBLEM_TYPE)
@@ -64,3 +74,21 @@ def test_every_event_is_in_a_part_of_its_recording():
     parts = [part(whole, *times) for times in ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))]
     times = [[event[:2] for event in one.events] for one in parts]
     assert times == [[(0.0, 0.0), (0.5, 1.0)], [(0.0, 0.0), (0.0, 0.5), (pytest.approx(0.2),) * 2], [(0.0, 1.0)]]
+
+
+def test_parts_far_from_the_beginning_have_their_own_names():
+    """By the names of all clips of a run: `segment_name`."""
+    whole = Stretch("x.wav", "x.wav", 2e4, ())
+    for times in ((0.0, 1.5), (12345.1, 12345.14)):
+        assert part(whole, *times).name == segment_name("x.wav", *times)
+
+
+def test_recordings_that_are_annotated_in_several_splits_are_told(tmp_path, caplog):
+    names = [write_tone(tmp_path / name, seconds=1.0).name for name in ("a.wav", "b.wav", "c.wav")]
+    for split, own in {"train": names[:2], "test": names}.items():
+        rows = [f"{name},0,0.5,owl" for name in own]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["file,onset,offset,label", *rows]))
+    tables = {f"{split}_annotations": str(tmp_path / f"{split}.csv") for split in ("train", "test")}
+    load_splits(DetectionDataArguments(**tables, validation_fraction=0.0), seed=0)
+    (line,) = caplog.messages
+    assert line.startswith("2 recordings are annotated in more than one split, such as ") and "a.wav: is that" in line

@@ -14,6 +14,7 @@ import embed_hf
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTModel
 from training.embeddings import embed as embedding
 from training.embeddings.representations import compose, representations
+from training.embeddings.stored import read_embeddings
 from training.inference import inputs
 from training.inference.shards import Shards
 from training.inference.tables import unreadable_path
@@ -87,6 +88,27 @@ def test_a_column_per_layer_is_what_a_sweep_composes(model_folder, clips, tmp_pa
     for layer in range(3):
         expected = compose(arrays, "frames", (layer,), pooling, combination)
         np.testing.assert_allclose(vectors(table, f"layer_{layer}"), expected, atol=1e-5)
+
+
+def test_columns_may_have_any_name_in_an_npz_file(clips, tmp_path):
+    """Names of the parameters of `np.savez`, and that of the member that says what made the vectors."""
+    own = {"file": "x", "about": "y", "allow_pickle": "z", "kwds": "k"}
+    files = [str(clips / f"{index}.wav") for index in range(2)]
+    pandas.DataFrame({"file_name": files, **own}).to_csv(tmp_path / "clips.csv", index=False)
+    assert embed("log-mel", tmp_path / "clips.csv", tmp_path / "out.npz") == 0
+    found = read_embeddings(tmp_path / "out.npz")
+    assert found.names == files and found.about["model"] == "log-mel"
+    expected = {f"given_{name}" if name == "about" else name: value for name, value in own.items()}
+    assert found.columns.to_dict("records") == [expected] * 2
+    # Otherwise the file is that of `np.savez`.
+    arrays = dict(np.load(tmp_path / "out.npz"))
+    arrays.pop("file")
+    with open(tmp_path / "own.npz", "wb") as file:
+        embedding.write_npz(file, arrays)
+    np.savez(tmp_path / "numpy.npz", **{name: values for name, values in arrays.items() if name != "allow_pickle"})
+    own, numpys = np.load(tmp_path / "own.npz"), np.load(tmp_path / "numpy.npz")
+    assert set(own.files) == {*numpys.files, "allow_pickle"}
+    assert all(own[name].tobytes() == numpys[name].tobytes() for name in numpys.files)
 
 
 def test_layers_and_poolings_can_be_chosen(model_folder, clips, tmp_path):
@@ -226,6 +248,13 @@ def with_separate_norms(folder):
             ["MODEL"],
             "model_type is 'vit', expected one of dual_ssast",
         ),
+        (
+            None,
+            ["--level", "frames", "--pooling", "max"],
+            "pooling: --level frames has a vector per time frame",
+        ),
+        (None, ["--level", "frames", "--pooling_combination", "sum"], "pooling_combination: --level frames has a"),
+        (None, ["--level", "frames", "--readout", "prefix"], "readout prefix: has no time frames; take patches or"),
         (None, ["--level", "clips"], "level: must be clip, frames or layers, got 'clips'"),
         (None, ["--batch-size", "0"], "batch_size: must be 1 or more, got 0"),
         (None, ["--poolings", "max"], "unknown key poolings; did you mean pooling"),

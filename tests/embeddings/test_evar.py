@@ -5,6 +5,7 @@ The rules are those of nttcslab/eval-audio-repr (`lineareval.py`, `2pass_lineare
 downloads, daisukelab/general-learning, `MLP/torch_mlp_clf2.py`.
 """
 
+import contextlib
 import json
 
 import numpy as np
@@ -21,9 +22,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor
 from training import tasks
-from training.embeddings import evar, probe
+from training.data.arguments import FrozenDataArguments
+from training.data.labels import LabelSet
+from training.embeddings import evar, probe, probe_outputs
 from training.embeddings.arguments import EVAR, ProbeArguments
 from training.errors import InputError
+from training.inference import engine
 
 
 def settings(**values) -> ProbeArguments:
@@ -155,6 +159,42 @@ def test_a_class_that_no_draw_holds_out_is_an_error():
         evar.train_layers([{"train": (features, targets), "test": (features, targets)}], True, settings())
 
 
+@pytest.mark.parametrize("num_folds", [1, 2])
+def test_a_score_lies_in_its_interval_where_labels_lack_test_clips(num_folds, monkeypatch):
+    """Of four labels one is in no test clip of any fold, which counts as 0, and one in a single one of each fold."""
+    monkeypatch.setattr(probe_outputs, "MIN_RESAMPLES", 40)
+    rng = np.random.default_rng(0)
+    targets = np.zeros((60, 4))
+    targets[:, :2] = rng.random((60, 2)) < 0.4
+    folds = np.array_split(np.arange(60), num_folds)
+    for fold in folds:
+        targets[fold[0], 2] = 1
+    outputs = rng.random((60, 4)) + 0.5 * targets
+    label_set = LabelSet(tuple("abcd"), "multi_label_classification")
+
+    def score():
+        return np.mean([evar.score(outputs[fold], targets[fold], is_single=False) for fold in folds])
+
+    lower, upper = probe_outputs.interval([outputs], targets, label_set, None, folds)
+    assert lower < score() < upper < 0.75
+    if num_folds == 1:
+        whole = probe_outputs.interval([outputs], targets, label_set, None)
+        np.testing.assert_allclose([lower, upper], np.multiply(whole, 0.75), rtol=1e-12)
+        return
+    targets[folds[0]] = 0  # the whole fold counts as 0
+    lower, upper = probe_outputs.interval([outputs], targets, label_set, None, folds)
+    assert lower < score() < upper < 0.375
+
+
+def test_each_fold_counts_as_much_in_an_interval():
+    label_set = LabelSet(("a", "b"), "single_label_classification")
+    folds, targets = [np.arange(300), np.arange(300, 310)], np.zeros(310, dtype=int)
+    outputs = np.tile([1.0, 0.0], (310, 1))
+    outputs[300:305] = [0.0, 1.0]  # all of the first fold are right, half of the second
+    lower, upper = probe_outputs.interval([outputs], targets, label_set, None, folds)
+    assert lower < 0.75 < upper < 0.95
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -206,8 +246,14 @@ def test_clips_have_one_length_and_the_front_end_the_data_sets_statistics(long_a
         seen.append((model, dataset))
         return original(model, dataset, *rest)
 
+    received, run_windows = [], engine.run_windows
     monkeypatch.setattr(probe, "embed", embed)
+    monkeypatch.setattr(
+        engine, "run_windows", lambda network, clips, size: received.append(clips) or run_windows(network, clips, size)
+    )
     probe.run(*parse(encoder, long_and_short, tmp_path / "out", "--clip_s", 0.25))
+    for (_, dataset), clips in zip(seen, received, strict=True):  # what the encoder gets, with the zeros
+        np.testing.assert_array_equal(np.stack(clips), np.stack(list(dataset.waveforms())))
     (model, train), _, (_, test) = seen
     assert model.config.max_length == train.feature_extractor.max_length == 23  # frames of 0.25 s
     waves = list(train.waveforms())
@@ -235,6 +281,42 @@ def test_clips_have_one_length_and_the_front_end_the_data_sets_statistics(long_a
     assert {"method": "linear", "runs": 3, "weights": None, "seconds": None}.items() <= summary.items()
     table = pandas.read_csv(tmp_path / "out" / "probe.csv")
     assert table["seed"].tolist() == [42, 43, 44]
+
+
+def test_a_stopped_run_does_not_go_on_with_clips_of_another_length(long_and_short, tmp_path, monkeypatch):
+    """Both lengths have the same number of frames."""
+    encoder = save_tiny_classifier(tmp_path / "model")
+    words = (encoder, long_and_short, tmp_path / "out", "--mean", 0, "--std", 4, "--clip_s")
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evar, "train_layers", stop)
+    for _ in range(2):  # the second one goes on
+        with pytest.raises(KeyboardInterrupt):
+            probe.run(*parse(*words, 0.25))
+    with pytest.raises(InputError, match="made with cut '4000 samples at random places of seed 42', now '4004 samples"):
+        probe.run(*parse(*words, 0.2503))
+
+
+@pytest.mark.parametrize(
+    ("values", "splits", "message"),
+    [
+        ({"window_s": 0.1}, ("test",), "window_s: the protocol evar has no windows, but clip_s; leave it out"),
+        ({"hop_s": 0.1}, ("test",), "hop_s: the protocol evar has no windows"),
+        ({"validation_fraction": 0.4}, ("test",), "validation_fraction: is 0.1 in the protocol evar, got 0.4; leave"),
+        ({"fold_column": "fold"}, ("test",), "fold_column: the folds divide the training clips, and there is a test"),
+        ({"fold_column": "fold"}, ("validation",), "fold_column: .* a validation split; leave it out"),
+        ({"fold_column": "fold", "test_fraction": 0.2}, (), "test_fraction: has no effect with fold_column"),
+        ({"validation_fraction": 0.0}, ("validation", "test"), None),
+        ({"fold_column": "fold"}, (), None),
+        ({"test_fraction": 0.2}, (), None),
+    ],
+)
+def test_options_of_the_data_that_the_protocol_does_not_obey_are_refused(values, splits, message):
+    arguments = FrozenDataArguments(dataset_name="x", **values)
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        evar.check_data(arguments, {"train", *splits})
 
 
 def test_the_folds_of_the_data_set_are_used(tmp_path, monkeypatch):

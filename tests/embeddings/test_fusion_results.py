@@ -6,6 +6,7 @@ import struct
 import sys
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -369,6 +370,63 @@ def test_the_soundscapes_of_the_repository_have_every_class_in_every_split(scrip
         labels = {name for line in rows for name in line["labels"].split(";") if name}
         assert len(rows) == count and labels == {"bass drum", "cymbal", "hi-hat", "snare", "voice"}
         assert any(";" in line["labels"] for line in rows) and not all(line["labels"] for line in rows)
+
+
+def some_words(folder, **other) -> SimpleNamespace:
+    """The arguments of the program by default, and others."""
+    return SimpleNamespace(**{"output": folder, "encoder": None, "json": None, "page": None, "picture": None} | other)
+
+
+@pytest.mark.parametrize(
+    "words, report",
+    [
+        ({}, {"unmeasured": ["klettres-data"]}),
+        ({}, {"unmeasured": [], "seeds": 2}),  # two of five
+        ({"encoder": "ssast"}, {"unmeasured": [], "seeds": 5}),
+    ],
+)
+def test_a_run_that_is_not_complete_leaves_the_page_of_the_repository(scripts, tmp_path, monkeypatch, words, report):
+    page, script = scripts.fusion_page, scripts.fusion_results
+    report = a_report() | report
+    for table in report["tables"]:
+        for line in table["rows"]:
+            line["seeds"] = report["seeds"]
+    for name in ("FIGURES", "PAGE", "PICTURE"):
+        path = tmp_path / "docs" / getattr(page, name).name
+        monkeypatch.setattr(page, name, tmp_path / "docs" / "images" / path.name if name == "PICTURE" else path)
+    out = tmp_path / "out"
+    script.write(report, some_words(out, **words))
+    assert not (tmp_path / "docs").exists()
+    assert json.loads((out / "fusion_results.json").read_text()) == report
+    assert page.text_of(report) in (out / "fusion_results.md").read_text()
+    assert (out / "images" / "fusion_results.png").exists()
+    script.write(report, some_words(out, **words, json=tmp_path / "named.json"))  # a name given
+    assert (tmp_path / "named.json").exists()
+    (tmp_path / "docs").mkdir()
+    for line in (line for table in report["tables"] for line in table["rows"]):
+        line["seeds"] = 5
+    script.write(report | {"unmeasured": []}, some_words(out))
+    assert len(list((tmp_path / "docs").rglob("fusion_results.*"))) == 3
+
+
+def test_the_page_says_which_tables_are_left_out(scripts, tmp_path, monkeypatch):
+    """A data set and a half by choice, and a table that is not finished; the packages of the rest are not there."""
+    script = scripts.fusion_results
+    monkeypatch.setattr(script, "prepare", lambda args: [script.OWN["instruments"]])
+    frozen = script.Cell(script.OWN["instruments"], tmp_path, "voice_prompts", "frozen")
+    monkeypatch.setattr(script, "is_finished", lambda cell, args: cell.place == frozen.place)
+    monkeypatch.setattr(script, "figures_of", lambda cell, titles, args: a_report()["tables"][0])
+    monkeypatch.setattr(script, "titles_of", lambda cell: {})
+    words = ["--output", tmp_path, "--data_sets", "instruments", "--halves", "frozen", "--finished"]
+    monkeypatch.setattr(sys, "argv", ["fusion_results.py", *map(str, words)])
+    script.main()
+    assert json.loads((tmp_path / "fusion_results.json").read_text())["unmeasured"] == [
+        "voice_prompts", "soundscapes", "hydrogen-drumkits", "klettres-data", "fluid-soundfont-gm",
+        "instruments, fine-tuned, encoder trained on the voice prompts", "instruments, frozen, encoder random weights",
+    ]  # fmt: skip
+    monkeypatch.setattr(script, "is_finished", lambda cell, args: False)
+    with pytest.raises(SystemExit, match="no table is finished; nothing is written"):
+        script.main()
 
 
 # ---- runs ----

@@ -49,6 +49,17 @@ def data_of(folder) -> dict:
     return json.loads(DATA.search((folder / "map.html").read_text(encoding="utf-8"))[1])
 
 
+def test_a_table_that_is_read_is_not_replaced(tmp_path, capsys):
+    folder = tmp_path / "map"
+    folder.mkdir()
+    table = pandas.DataFrame({"file_name": [f"{index}.wav" for index in range(60)], "label": ["a", "b"] * 30})
+    table.to_csv(folder / "map.csv", index=False)
+    before = (folder / "map.csv").read_bytes()
+    assert draw(write(tmp_path / "e.npz"), folder, "--labels", folder / ".." / "map" / "map.csv") == 1
+    assert "error: output: " in (error := capsys.readouterr().err) and "map.csv is read here, and would be" in error
+    assert (folder / "map.csv").read_bytes() == before and len(list(folder.iterdir())) == 1
+
+
 METHODS = [pytest.param("umap", marks=pytest.mark.slow), "tsne"]  # umap-learn is compiled at its first call
 
 

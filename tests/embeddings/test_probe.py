@@ -1,6 +1,9 @@
 """Tests the task probe: linear layers, neighbours and few labels on frozen embeddings."""
 
 import json
+import os
+import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pandas
@@ -157,6 +160,64 @@ def test_bad_recipes_stop_with_one_line(recipe, values, pattern):
     assert not (output / "results.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"train": ["0.5", "1.5", "2"], "validation": ["1"], "test": ["1", "2"]},
+            "validation_split: holds one clip, which has no r2; name another",
+        ),
+        (
+            {"train": ["0.5", "1.5", "2"], "validation": ["1", "2"], "test": ["1"]},
+            "test_split: holds one clip, which has no r2",
+        ),
+        (
+            {"train": ["a;b", "a", ""], "validation": ["", ""], "test": ["a"], "label_separator": ";"},
+            "validation_split: holds clips without any label; name another",
+        ),
+        (
+            {"train": ["a", "b", "b"], "validation": ["a"], "test": ["a"]},
+            r"neighbours: \[4\] are more than the 3 clips",
+        ),
+    ],
+)
+def test_splits_without_a_score_are_refused_before_the_encoding(tmp_path, clips, encoder, monkeypatch, values, message):
+    paths = iter(sorted(clips.rglob("*.wav")))
+    recipe = {
+        "task": "probe",
+        "neighbours": [4],
+        "model_name_or_path": str(encoder),
+        "output_dir": str(tmp_path / "out"),
+    }
+    recipe |= {"label_separator": values.pop("label_separator")} if "label_separator" in values else {}
+    recipe |= {"problem_type": "regression"} if values["train"][0] == "0.5" else {}
+    for split, own in values.items():
+        recipe[f"{split}_file"] = str(tmp_path / f"{split}.csv")
+        rows = [(str(next(paths)), label) for label in own]
+        pandas.DataFrame(rows, columns=["file_name", "label"]).to_csv(recipe[f"{split}_file"], index=False)
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    monkeypatch.setattr(probe, "encode_clips", None)
+    with pytest.raises(InputError, match=message):
+        run(str(tmp_path / "recipe.json"))
+
+
+def test_a_score_that_is_no_number_is_an_error():
+    features, labels, label_set = blobs("regression")
+    features["validation"], labels["validation"] = features["validation"][:1], labels["validation"][:1]
+    head, data = linear(features, label_set)
+    with pytest.raises(InputError, match="validation_split: the r2 of its clips is nan; name other clips"):
+        head_training.fit(head, data, labels, label_set, (0.1, 0.0), 0, ProbeArguments(output_dir="x", num_epochs=2))
+
+
+def test_what_is_named_twice_is_one_run():
+    settings = ProbeArguments(
+        output_dir="x", methods=["few_shot", "linear", "few_shot"], few_shot=[5, 1, 5], neighbours=[3, 3],
+        learning_rates=[0.1, 0.1], weight_decays=[0.0, 0.0], protocol="tuned",
+    )  # fmt: skip
+    assert settings.methods == ["few_shot", "linear"] and settings.few_shot == [5, 1] and settings.neighbours == [3]
+    assert settings.learning_rates == [0.1] and settings.weight_decays == [0.0]
+
+
 def test_a_stopped_probe_goes_on(recipe, monkeypatch):
     path, _ = recipe(methods=["neighbours"])
     original = representations.fill_shards
@@ -174,6 +235,63 @@ def test_a_stopped_probe_goes_on(recipe, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "__call__", _counted(torch.nn.Module.__call__, calls))
     run(path)
     assert sum(name == "DualSSASTModel" for name in calls) == 1
+
+
+def test_a_stopped_probe_refuses_other_recordings_of_the_same_names(recipe, clips, monkeypatch):
+    path, _ = recipe(methods=["neighbours"])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(representations, "fill_shards", Mock(side_effect=KeyboardInterrupt))
+        run(path)
+    for clip in clips.rglob("*.wav"):
+        os.utime(clip, (0, 0))
+    with pytest.raises(InputError, match="was made with clips .*; use another folder, or set overwrite"):
+        run(path)
+
+
+def test_an_overwritten_probe_that_is_stopped_goes_on(recipe, monkeypatch):
+    path, output = recipe(methods=["linear"], num_seeds=1, num_epochs=2)
+    run(path)
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe, "head_rows", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, "--overwrite", "true")
+    monkeypatch.undo()
+    assert not (output / "results.json").exists()
+    calls = []
+    monkeypatch.setattr(torch.nn.Module, "__call__", _counted(torch.nn.Module.__call__, calls))
+    run(path)
+    assert "DualSSASTModel" not in calls
+    assert {path.name for path in output.iterdir()} == {
+        "embeddings", "model", "predictions.csv", "probe.csv", "results.json"
+    }  # fmt: skip
+    with pytest.raises(InputError, match="neighbours"):  # what is refused costs no results
+        run(path, "--overwrite", "true", "--methods", "neighbours", "--neighbours", "500")
+    assert (output / "results.json").exists()
+
+
+def test_a_probe_keeps_what_it_reads_and_what_no_probe_wrote(recipe, encoder, tmp_path):
+    path, output = recipe(methods=["neighbours"])
+    words = ("--model_name_or_path", str(output / "model"))
+    shutil.copytree(encoder, output / "model")
+    for more in ((), ("--overwrite", "true"), ("--methods", "linear", "--overwrite", "true")):
+        task, *parts = tasks.parse([path, *words, *more])
+        with pytest.raises(InputError, match="model_name_or_path: the run would replace .*model, which it reads"):
+            tasks.TASKS[task].run(*parts)
+        with pytest.raises(InputError, match="model: no probe wrote it, and this one would replace it; name another"):
+            run(path, *more)
+    for folder, task in (("embeddings", "probe"), ("representations", "sweep")):
+        table = output / folder / "mine" / "clips.csv"
+        table.parent.mkdir(parents=True)
+        table.write_text("file_name,label\n")
+        data = {"train_file": str(table), "model_name_or_path": str(encoder), "output_dir": str(output)}
+        (tmp_path / "other.json").write_text(json.dumps({"task": task, **data}))
+        _, *parts = tasks.parse([str(tmp_path / "other.json")])
+        with pytest.raises(InputError, match=f"train_file: the run would replace .*{folder}, which it reads"):
+            tasks.TASKS[task].run(*parts)
+    assert sorted(path.name for path in (output / "model").iterdir()) == sorted(p.name for p in encoder.iterdir())
 
 
 def _counted(original, calls: list):

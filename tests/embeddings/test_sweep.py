@@ -459,19 +459,6 @@ def test_folds_that_cannot_be_scored_stop_before_the_encoding(
         run(recipe(**table, **kind, **values)[0])
 
 
-@pytest.mark.parametrize(
-    ("kind", "validation", "test", "pattern"),
-    [
-        ("regression", ["1"], ["1", "2"], "validation_split: holds one clip, which has no r2; name another"),
-        ("multi_label_classification", [["a"], []], [[], []], "test_split: holds clips without any label"),
-    ],
-)
-def test_a_probe_scores_on_splits_that_have_a_score(kind, validation, test, pattern):
-    labels = find_labels([["a"], ["b"]], kind)
-    with pytest.raises(InputError, match=pattern):
-        probe.check_scored({"validation": table(validation), "test": table(test)}, labels)
-
-
 def test_a_sweep_goes_on_without_what_overflows(recipe, monkeypatch, caplog):
     """All layers of one pooling and one readout have no score: tables and figures say so."""
     encode = sweep.encode

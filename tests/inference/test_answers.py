@@ -1,7 +1,10 @@
 """Tests the tables of predict_hf.py and embed_hf.py, what they keep of manifests, and the choice of the hardware."""
 
 import json
+import os
+from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pandas
 import pyarrow.parquet
@@ -14,7 +17,7 @@ import embed_hf
 import predict_hf
 from training.errors import InputError
 from training.inference import precision
-from training.inference.inputs import ClipSequence, open_inputs
+from training.inference.inputs import ClipSequence, Examples, Files, open_inputs
 from training.inference.precision import HardwareArguments, choose_hardware, place
 from training.inference.tables import open_table
 
@@ -75,6 +78,36 @@ def test_files_without_windows_have_the_mean_alone(model_folder, clips, tmp_path
         "prediction",
         *(f"probability_{n}" for n in ("high", "low", "mid")),
     ]
+
+
+def test_the_fingerprint_of_clips_changes_with_their_files_and_times(clips):
+    """What a stopped run has stored must not be mixed with other clips of the same names."""
+
+    def fingerprint(**columns) -> str:
+        data = datasets.Dataset.from_dict(columns)
+        return ClipSequence([Examples(SimpleNamespace(examples=data, names=lambda: ["x"] * len(data)))]).fingerprint()
+
+    def of_files() -> list[str]:
+        paths = list(map(str, sorted(clips.iterdir())))
+        (clips.parent / "list.csv").write_text("\n".join(["file", *paths]))
+        inputs = [paths, [str(clips)], [str(clips.parent / "list.csv")]]
+        return [*(ClipSequence(open_inputs(own)).fingerprint() for own in inputs), fingerprint(audio=paths)]
+
+    before, path = of_files(), clips / "1.wav"
+    facts, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-1] + b"\x01")
+    os.utime(path, ns=(0, facts.st_mtime_ns + 1000))
+    assert not {*before} & {*of_files()}
+    path.write_bytes(content)
+    os.utime(path, ns=(0, facts.st_mtime_ns))  # as cp -a and rsync -a leave a copy
+    assert before == of_files()
+    path.unlink()
+    assert ClipSequence([Files([str(path)])]).fingerprint()  # a missing file is reported later
+
+    parts = [fingerprint(audio=[str(path)], start=[start], end=[10802.0]) for start in (10800.1, 10800.1, 10800.14)]
+    assert parts[0] == parts[1] != parts[2]
+    stored = [fingerprint(audio=[{"path": "x.wav", "bytes": audio}]) for audio in (b"1", b"1", b"12")]
+    assert stored[0] == stored[1] != stored[2]
 
 
 MANIFEST = {

@@ -233,6 +233,14 @@ def test_centres_move_in_training_only():
     assert not model.class_center.any() and not model.data_center.any()
     model.train()(batch)
     assert model.class_center.any() and model.data_center.any()
+    half = tiny().bfloat16().train()
+    assert half(batch.bfloat16()).loss.isfinite() and half.class_center.any()
+
+
+def test_the_student_returns_what_the_configuration_asks_for():
+    model = tiny().eval()
+    model.config.output_hidden_states = True
+    assert len(model(torch.randn(1, 2, 96, 32)).hidden_states) == model.config.num_hidden_layers + 1
 
 
 def test_a_clip_counts_the_same_in_any_company():

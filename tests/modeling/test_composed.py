@@ -129,6 +129,18 @@ def test_inputs_that_do_not_fit_raise_with_both_sides(family):
         model(torch.zeros(2, 40, MELS), torch.ones(2, 39))
 
 
+def test_a_setting_without_effect_is_refused():
+    with pytest.raises(ValueError, match="readout='panns' has a classifier of one Linear, got classifier_hidden_sizes"):
+        PannsCnn14Config(**TINY_CNN14, readout="panns", classifier_hidden_sizes=[8])
+    with pytest.raises(TypeError, match="unexpected keyword 'hidden_act'"):
+        VGGishConfig(**TINY_VGGISH, hidden_act="relu")
+    earlier = VGGishConfig(**TINY_VGGISH, classifier_hidden_sizes=[8]).to_dict()
+    del earlier["classifier_activation"]  # whose name was hidden_act
+    assert VGGishConfig.from_dict({**earlier, "hidden_act": "tanh"}).classifier_activation == "tanh"
+    with pytest.raises(ValueError, match="window_size must be even, got 511"):
+        PannsCnn14FeatureExtractor(window_size=511)
+
+
 # ---- representations ----
 
 

@@ -111,6 +111,8 @@ SMALL = dict(hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermed
         ),
         ({"classifier_hidden_sizes": [8, 0]}, "classifier_hidden_sizes must be a positive integer, got 0"),
         ({"classifier_hidden_sizes": 8}, "classifier_hidden_sizes must be a list, got 8"),
+        ({"id2label": {1: "a", 2: "b"}}, r"id2label must name the labels from 0 on without gaps, got {1: 'a', 2: 'b'}"),
+        ({"num_labels": 0}, "id2label must name the labels from 0 on"),
         ({"padding_value": float("nan")}, "padding_value must be a finite number, got nan"),
         ({"padding_value": None}, "padding_value must be a finite number, got None"),
     ],
@@ -128,6 +130,7 @@ def test_unknown_keyword_names_the_nearest():
 def test_stored_unknown_keys_are_kept():
     config = DualSSASTConfig.from_dict({**DualSSASTConfig(**SMALL).to_dict(), "written_by_a_later_version": 7})
     assert config.written_by_a_later_version == 7 and config.hidden_size == 8
+    assert DualSSASTConfig.from_dict({**config.to_dict(), "num_patches": 7}).num_patches != 7  # a property here
 
 
 def test_keywords_of_transformers_pass():

@@ -106,6 +106,8 @@ def test_other_rates_are_resampled(folder, monkeypatch):
         ([np.ones(400)], {"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ([np.ones(400)], {"window_s": 9}, "window_s must be positive and at most max_length's 0.655 s, got 9"),
         ([np.ones(400)], {"sampling_rate": -1}, "sampling_rate must be a positive number of Hz, got -1"),
+        ([np.ones(400)], {"sampling_rate": math.nan}, "sampling_rate must be a positive number of Hz, got nan"),
+        ([np.ones(400)], {"sampling_rate": math.inf}, "sampling_rate must be a positive number of Hz, got inf"),
     ],
 )
 def test_impossible_calls_are_refused(folder, waveforms, options, message):
@@ -113,6 +115,13 @@ def test_impossible_calls_are_refused(folder, waveforms, options, message):
     for embed in (model.embed, model.embed_frames):
         with pytest.raises(ValueError, match=message):
             embed(waveforms, **options)
+
+
+def test_an_encoder_without_fusion_says_so():
+    encoder = DualSSASTModel(DualSSASTConfig(**TINY), add_fusion=False)
+    for embed in (encoder.embed, encoder.embed_frames):
+        with pytest.raises(ValueError, match="this encoder has no fusion: load the folder with AutoModel"):
+            embed(clips()[0], RATE, DualSSASTFeatureExtractor(max_length=64))
 
 
 def test_the_feature_extractor_is_the_one_beside_the_model(folder, tmp_path):

@@ -1,5 +1,6 @@
 """Tests the feature extractor: every input form, padding, refused input, and saving."""
 
+import json
 import logging
 import math
 
@@ -257,6 +258,8 @@ def with_sample(value):
         (torch.from_numpy(with_sample(-np.inf)), ValueError, "clip 0 holds 1 NaN or infinite samples: repair"),
         ((CLIP * 32768).astype(np.int16), ValueError, "clip 0 holds int16 samples.*divide 16-bit samples by 32768"),
         (torch.ones(400, dtype=torch.int16), ValueError, "clip 0 holds torch.int16 samples.*divide 16-bit"),
+        (["a.wav", "b.wav"], ValueError, "clip 0 holds <U5 values, expected floats .* names of files: read them first"),
+        (np.array([CLIP, CLIP[:9]], dtype=object), ValueError, "clip 0 holds object values, .* pass a list of arrays"),
         ([100, -100, 32000], ValueError, "clip 0 holds int64 samples.*divide 16-bit samples by 32768"),
         ("file.wav", TypeError, "arrays, tensors or lists of floats, got str"),
         (None, TypeError, "got NoneType"),
@@ -265,6 +268,23 @@ def with_sample(value):
 def test_audio_that_cannot_be_meant_is_refused(extractor, audio, error, message):
     with pytest.raises(error, match=message):
         extractor(audio, sampling_rate=RATE)
+
+
+def test_an_empty_batch_to_pad_is_refused(extractor):
+    with pytest.raises(ValueError, match="the batch is empty"):
+        extractor.pad([])
+
+
+def test_loading_takes_settings_that_the_file_does_not_have(extractor, tmp_path):
+    extractor.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    stored = json.loads(path.read_text())
+    del stored["min_samples"]  # of an earlier version
+    path.write_text(json.dumps(stored))
+    loaded = DualSSASTFeatureExtractor.from_pretrained(tmp_path, min_samples=16000, mean=-3.0)
+    assert loaded.min_samples == 16000 and loaded.mean == -3.0
+    assert loaded.padding_value == DualSSASTFeatureExtractor(mean=-3.0).padding_value
+    assert AutoFeatureExtractor.from_pretrained(tmp_path, max_length=77).max_length == 77
 
 
 def test_loud_finite_audio_is_not_refused(extractor):
@@ -283,6 +303,15 @@ def test_loud_finite_audio_is_not_refused(extractor):
         ({"sampling_rate": RATE, "zzz": 1}, TypeError, "keyword 'zzz'; known are raw_speech, sampling_rate, padding"),
         ({"sampling_rate": RATE, "padding": "right"}, ValueError, "'longest', 'max_length' or False, got 'right'"),
         ({"sampling_rate": RATE, "max_length": 0}, ValueError, "max_length must be a positive integer, got 0"),
+        ({"sampling_rate": "16000"}, ValueError, "sampling_rate must be a positive number, got '16000'"),
+        *(
+            (
+                {"sampling_rate": RATE, "pad_to_multiple_of": count},
+                ValueError,
+                f"must be a positive integer, got {count}",
+            )
+            for count in (-4, 2.5)
+        ),
     ],
 )
 def test_calls_that_cannot_be_meant_are_refused(extractor, keywords, error, message):
@@ -306,6 +335,9 @@ def test_calls_that_cannot_be_meant_are_refused(extractor, keywords, error, mess
         ({"num_mel_bins": 0}, ValueError, "num_mel_bins must be a positive integer, got 0"),
         ({"max_length": 10.24}, ValueError, "max_length must be a positive integer, got 10.24"),
         ({"frame_shift_ms": 0}, ValueError, "frame_shift_ms must be a positive number, got 0"),
+        ({"frame_length_ms": math.inf}, ValueError, "frame_length_ms must be a positive number, got inf"),
+        ({"do_normalize": "false"}, ValueError, "do_normalize must be true or false, got 'false'"),
+        ({"return_attention_mask": "no"}, ValueError, "return_attention_mask must be true or false, got 'no'"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(keywords, error, message):

@@ -150,10 +150,17 @@ def test_one_class_per_frame_and_frames_without_one():
     labels = torch.tensor([[0, 1, 2, -100], [2, 1, 0, 0]])
     expected = nn.functional.cross_entropy(logits[[0, 0, 0, 1, 1], [0, 1, 2, 0, 1]], torch.tensor([0, 1, 2, 2, 1]))
     torch.testing.assert_close(frame_loss(logits, labels, mask, "single_label_classification"), expected)
+    assert frame_loss(logits, torch.full((2, 4), -100), mask, "single_label_classification") == 0
+    rows, classes = logits[[0, 0, 0, 1, 1], [0, 1, 2, 0, 1]], torch.tensor([0, 1, 2, 2, 1])
+    smooth = nn.functional.cross_entropy(rows, classes, label_smoothing=0.3)
+    torch.testing.assert_close(frame_loss(logits, labels, mask, "single_label_classification", 0.3), smooth)
     model = make("asit")
     inputs, _ = batch(model)
     assert model(inputs, labels=torch.zeros(2, 4, dtype=torch.long)).loss.isfinite()
     assert model.config.problem_type == "single_label_classification"
+    sharp = model(inputs, labels=torch.zeros(2, 4, dtype=torch.long)).loss
+    model.config.label_smoothing = 0.4
+    assert model(inputs, labels=torch.zeros(2, 4, dtype=torch.long)).loss != sharp
 
 
 def test_another_grid_changes_the_hop_and_keeps_device_and_dtype(tmp_path):
@@ -178,6 +185,10 @@ def test_what_is_refused():
         model(inputs, mask, labels=torch.zeros(2, 5, 3))
     with pytest.raises(TypeError, match="did you mean 'labels'"):
         model(inputs, mask, label=torch.zeros(2, 7, 3))
+    with pytest.raises(ValueError, match="classes must be integers"):
+        frame_loss(torch.zeros(1, 4, 3), torch.ones(1, 4), torch.ones(1, 4).bool(), "single_label_classification")
+    with pytest.raises(ValueError, match=r"\(time frames, labels\) of one clip, got \(2, 7, 3\)"):
+        model.predict_labels(model(inputs, mask).logits)
 
 
 def test_transformers_return_attentions_and_convolutional_networks_refuse_to():

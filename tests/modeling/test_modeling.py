@@ -142,6 +142,10 @@ def test_inputs_that_do_not_fit_raise_with_both_sides():
         model(torch.zeros(64, MELS))
     with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 63\).*\(1, 64\)"):
         model(torch.zeros(1, 64, MELS), torch.ones(1, 63))
+    encoder = tiny(DualSSASTModel)
+    for layer in (1, 4):
+        with pytest.raises(ValueError, match=f"last_layer must be from 3, the highest fused layer, to 3, got {layer}"):
+            encoder(torch.zeros(1, 64, MELS), last_layer=layer)
 
 
 # ---- what the forward pass computes ----

@@ -155,6 +155,7 @@ def test_two_crops_add_a_contrast(form):
     torch.testing.assert_close(contrasting(other, attention_mask, masks).clip_contrast_loss, output.clip_contrast_loss)
     contrasting.train()(values, attention_mask, masks).loss.backward()
     assert all(parameter.grad is not None for parameter in contrasting.parameters())
+    assert contrasting.bfloat16()(values.bfloat16(), attention_mask, masks).clip_contrast_loss.isfinite()
 
 
 @pytest.mark.parametrize("form", [FRAME, {**FRAME, "num_decoder_layers": 1}], ids=["frame", "frame-decoder"])

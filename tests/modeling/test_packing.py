@@ -375,7 +375,7 @@ def test_on_a_gpu_float32_gives_the_logits_of_a_cpu(monkeypatch):
 @pytest.mark.cuda
 def test_on_a_gpu_flash_attention_equals_clips_one_by_one():
     pytest.importorskip("flash_attn")
-    model = tiny(hidden_size=64).to("cuda", torch.bfloat16)
+    model = tiny(hidden_size=64, initializer_range=0.1).to("cuda", torch.bfloat16)  # as below
     lengths = random_lengths(15)
     input_values, mask = (part.to("cuda") for part in batch(*lengths))
     expected = [model(input_values[index : index + 1, :length]).logits for index, length in enumerate(lengths)]
@@ -388,7 +388,8 @@ def test_on_a_gpu_flash_attention_equals_clips_one_by_one():
 
 @pytest.mark.cuda
 def test_on_a_gpu_the_kernel_equals_clips_one_by_one():
-    model = tiny(hidden_size=64).to("cuda", torch.bfloat16)
+    # With these weights bfloat16 moves logits by up to 4 % of the largest, attention to other clips by 40 % or more.
+    model = tiny(hidden_size=64, initializer_range=0.1).to("cuda", torch.bfloat16)
     lengths = random_lengths(13)
     input_values, mask = (part.to("cuda") for part in batch(*lengths))
     logits = model(input_values, mask).logits

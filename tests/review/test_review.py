@@ -26,7 +26,7 @@ from training.review import __main__ as program
 from training.review import merging
 from training.review.candidates import FEW, NEAR, Candidate, Stretches, Suggester, certainty, choose, worth_of
 from training.review.merging import merge
-from training.review.tables import Answer, key_of, read_answers, write_candidates
+from training.review.tables import Answer, key_of, read_answers, write_candidates, write_clip
 
 RATE = 16000
 DURATION_S = 6.0
@@ -527,6 +527,13 @@ def test_other_readers_open_the_tables(desk):
 
 
 # ---- the program ----
+
+
+@pytest.mark.parametrize(("onset_s", "seconds"), [(0.0, 0.025), (1.0, 0.05), (DURATION_S, 0.025)])
+def test_events_without_duration_have_clips(field, tmp_path, onset_s, seconds):
+    recording = AnnotatedRecording(field / "y.wav", DURATION_S, ())
+    write_clip(tmp_path / "clip.wav", recording, Event(onset_s, onset_s, "owl"), margin_s=0.0)
+    assert soundfile.info(tmp_path / "clip.wav").frames == round(seconds * 1000)
 
 
 @pytest.fixture(scope="module", params=["frames", "clips"])

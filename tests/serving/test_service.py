@@ -740,6 +740,7 @@ def test_the_image_runs_as_a_user_with_the_tested_versions():
         script = f"pip() {{ printf '%s|' \"$@\"; }}; {command}"
         found = subprocess.run(["sh", "-c", script], env={"torch_index": url}, capture_output=True, text=True).stdout
         assert found.split("|")[-len(words) - 2 :] == [*words, "torch", ""] and ("--index-url" in found) == bool(url)
+        assert ("--no-deps" in found) == bool(url)  # that index lacks other packages in the tested versions
     assert set(re.findall(r"https?://[^/:\s]+", text)) == {"http://127.0.0.1"}
     assert all("--constraint constraints.txt" in line for line in re.findall(r"^RUN pip .+$", text, re.MULTILINE))
     assert text.index("\nUSER ") > text.rindex("\nRUN ") and "USER root" not in text

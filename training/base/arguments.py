@@ -33,7 +33,8 @@ SCHEDULES = tuple(kind.value for kind in SchedulerType)
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 MOST_EPOCHS = 1_000_000
-LAUNCHED_FORMAT = "ACCELERATE_MIXED_PRECISION"
+# Set by `accelerate launch`.
+LAUNCHED_FORMAT, LAUNCHED_DEEPSPEED = "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_DEEPSPEED"
 # Reasons why Trainer's options are refused.
 FOR_TEXTS = "has no effect on recordings; leave it out"
 DEFAULT_NEEDED = "the evaluation here needs its default; leave it out"
@@ -266,12 +267,29 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
             )
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
         self.chosen_steps = self.max_steps = self.max_steps or -1  # Trainer would train for 0 steps
+        self._follow_launcher()
         if self.use_cpu:
             self._check_half()
         super().__post_init__()
+        if (count := super().n_gpu) > 1:
+            logger.warning(
+                f"{count} GPUs: this process trains on the first one; accelerate launch --multi_gpu --num_processes "
+                f"{count} trains on all"
+            )
         self._check_mappings()
         for name in sorted(set(self.report_to) - {"none", *get_available_reporting_integrations()}):
             raise InputError(f"report_to: {name} is unknown or not installed; install its package, or set none")
+
+    @property
+    def n_gpu(self) -> int:
+        """Returns at most 1: with more, Trainer would take that many batches per step, by nn.DataParallel."""
+        return min(super().n_gpu, 1)
+
+    def _follow_launcher(self):
+        """Takes the launcher's format where the recipe has none: DeepSpeed, unlike Trainer, wants both to name it."""
+        launched, is_deepspeed = os.environ.get(LAUNCHED_FORMAT), os.environ.get(LAUNCHED_DEEPSPEED) == "true"
+        if is_deepspeed and launched in ("bf16", "fp16") and not (self.bf16 or self.fp16):
+            setattr(self, launched, True)
 
     def _check_half(self):
         """Refuses float16 on a CPU, and takes float32 in place of bfloat16 on one that has no instructions for it."""

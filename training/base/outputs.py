@@ -22,6 +22,7 @@ from .resumption import check_random_states
 
 logger = logging.get_logger(__name__)
 STAGING_NAME = "unfinished-outputs"
+EARLIER = "earlier-results.json"  # the results of a run while another one takes its place
 WRITTEN = ("output_dir", "run_name", "logging_dir")  # options that name what a run writes; run_name may be output_dir
 FIGURES = (
     "learning_curves", "reconstruction", "layer_weights", "confusion_matrix", "predicted_numbers", "calibration",
@@ -87,23 +88,27 @@ def check_inputs(parts: Iterable):
         parts: the argument objects of its task
 
     Raises:
-        InputError: an option names a file of the output folder that the run writes or removes, or the folder itself
-            although it holds such files and no earlier run.
+        InputError: an option names a file or folder in the output folder that the run writes or removes, or something
+            below it; or the output folder itself although it holds such files and no earlier run.
     """
+    parts = list(parts)
     given = [(field.name, getattr(part, field.name)) for part in parts for field in dataclasses.fields(part)]
     folder = next((value for name, value in given if name == "output_dir" and value), None)
     if folder is None or not Path(folder).is_dir():
         return
-    own = {os.path.realpath(Path(folder, name)): name for name in (*OPTIONAL_OUTPUTS, "results.json")}
+    own = {os.path.realpath(Path(folder, name)): name for name in (*OPTIONAL_OUTPUTS, "results.json", EARLIER)}
     held = [name for path, name in own.items() if os.path.exists(path)]
+    folders = [name for part in parts for name in getattr(part, "written_folders", ())]
+    own |= {os.path.realpath(Path(folder, name)): name for name in folders}
     for name, value in given:
         for text in value if isinstance(value, list) else [value]:
             if name in WRITTEN or not isinstance(text, str) or not os.path.exists(text):
                 continue
             place = os.path.realpath(text)
-            is_folder = place == os.path.realpath(folder) and held and "results.json" not in held
-            if place in own or is_folder:
-                lost = held[0] if is_folder else own[place]
+            is_folder = place == os.path.realpath(folder) and held and not {"results.json", EARLIER} & set(held)
+            lost = next((name for path, name in own.items() if Path(place).is_relative_to(path)), None)
+            if lost or is_folder:
+                lost = lost or held[0]
                 raise InputError(
                     f"{name}: the run would replace {Path(folder, lost)}, which it reads; choose another output_dir"
                 )
@@ -127,7 +132,7 @@ def dispensable(name: str) -> Iterator[None]:
 
 def publish(staging: Path, folder: Path):
     """Moves complete outputs to `folder`, `results.json` last, and removes optional ones of an earlier run."""
-    if (folder / "results.json").exists():  # else files of such names are not those of a run
+    if (folder / "results.json").exists() or (folder / EARLIER).exists():  # else such files are not those of a run
         for name in OPTIONAL_OUTPUTS:
             if not (staging / name).exists():
                 _remove(folder / name)
@@ -135,7 +140,26 @@ def publish(staging: Path, folder: Path):
         if path.is_dir():  # a rename cannot replace a folder
             _remove(folder / path.name)
         os.replace(path, folder / path.name)
+    _remove(folder / EARLIER)
     shutil.rmtree(staging)
+
+
+def begin_anew(folder: Path):
+    """
+    Moves `results.json` of an earlier run aside, which `publish` then removes. Called before the work of a run that
+    overwrites: if it is stopped, the same command without overwrite goes on with what it has stored.
+    """
+    if (folder / "results.json").exists():
+        os.replace(folder / "results.json", folder / EARLIER)
+
+
+def earlier_results(folder: Path) -> dict:
+    """Returns the results of the run that wrote a folder, also of one that was stopped in `publish`; empty for none."""
+    for path in (folder / "results.json", folder / EARLIER, folder / STAGING_NAME / "results.json"):
+        with contextlib.suppress(OSError, ValueError):
+            if isinstance(found := json.loads(path.read_text(encoding="utf-8")), dict):
+                return found
+    return {}
 
 
 def _remove(path: Path):

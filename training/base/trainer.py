@@ -128,6 +128,7 @@ class AudioTrainer(Trainer):
 
     CONSTANT_SETTINGS = tuple(OPTIMIZER_SETTINGS)  # of the optimizer: no schedule changes them
     training_s = 0.0
+    _first_step: int | None = None  # of this training; Transformers 5.5 keeps none
     _staging: str | None = None
     _pushes: CheckpointPushes | None = None
 
@@ -146,6 +147,7 @@ class AudioTrainer(Trainer):
             InputError: a loss, a gradient or a weight is not finite, or the memory is too small.
         """
         self.add_callback(Resumption)
+        self._first_step = None
         try:
             result = super().train(*args, **kwargs)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -168,8 +170,9 @@ class AudioTrainer(Trainer):
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """Also collects the loss for the check of the step. In the first step a library's error is about the recipe."""
-        is_first = self.state.global_step == self._initial_global_step
-        with blamed(*FIRST_STEP) if is_first else nullcontext():
+        if self._first_step is None:
+            self._first_step = self.state.global_step
+        with blamed(*FIRST_STEP) if self.state.global_step == self._first_step else nullcontext():
             loss = super().training_step(*args, **kwargs)
         self._loss += loss.float()
         return loss
@@ -177,6 +180,7 @@ class AudioTrainer(Trainer):
     def _get_grad_norm(self, model, grad_norm=None):
         """Also checks the step before the optimiser makes it. Reads the device once, as Trainer's own filter does."""
         norm = super()._get_grad_norm(model, grad_norm)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of FSDP2, each process has a part
         loss, self._loss = self._loss, torch.zeros_like(self._loss)
         if self.args.world_size > 1:  # all processes stop, or none
             loss = self.accelerator.reduce(loss, "sum")
@@ -392,6 +396,16 @@ class AudioTrainer(Trainer):
             self._pushes.finish()
         if self.args.push_to_hub and self.is_world_process_zero():
             push_run(self.args)
+
+    def _save(self, output_dir=None, state_dict=None):
+        """Saves as Trainer does. Of a model that FSDP2 divides, torch makes a class in a module of its own."""
+        if self.is_fsdp_enabled:
+            from torch.distributed.fsdp import FSDPModule
+
+            divided = type(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+            if issubclass(divided, FSDPModule):  # the file of a class's module is saved beside the weights
+                divided.__module__ = divided.__bases__[-1].__module__
+        super()._save(output_dir, state_dict)
 
     def _get_output_dir(self, trial) -> str:
         return self._staging or super()._get_output_dir(trial)

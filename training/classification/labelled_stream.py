@@ -3,6 +3,7 @@ Streams labelled clips, so that training needs no download: shuffled in a buffer
 data-loader workers without duplicates or gaps, and resumed where a stopped run ended.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -18,7 +19,15 @@ from ..data.arguments import DataArguments
 from ..data.audio import audio_name, datasets_without_torchcodec
 from ..data.clip_stream import ORDER, ClipStream, StreamCallback, clips_per_step
 from ..data.clips import StreamedClips
-from ..data.columns import TIME_COLUMNS, Columns, as_seconds, choose_label_column, label_reader
+from ..data.columns import (
+    TIME_COLUMNS,
+    Columns,
+    as_seconds,
+    choose_column,
+    choose_label_column,
+    label_reader,
+    of_one_kind,
+)
 from ..data.dataset import ClipDataset
 from ..data.labels import class_name, read_label_file, rename_labels, sort_key
 from ..data.sources import choose_split, load_stored
@@ -46,8 +55,9 @@ class LabelledStream(StreamedClips):
         with datasets_without_torchcodec():  # JSON lines have features only after the first row
             features = data.features or dict.fromkeys(next(iter(data), {}))
         column = choose_label_column(name, features, columns.label)
-        times = {"start": columns.start, "end": columns.end}
-        others = {"label": column} | {key: value for key, value in times.items() if value is not None}
+        times = {key: wanted for key in TIME_COLUMNS if (wanted := getattr(columns, key)) is not None}
+        others = {key: choose_column(name, features, key, wanted, ()) for key, wanted in times.items()}
+        others = {"label": column} | others
         super().__init__(name, data, columns.audio, shuffle_buffer, others)
         self._feature = features[column]
         self._read_label = label_reader(name, self._feature, columns)
@@ -148,6 +158,7 @@ def open_streams(arguments: DataArguments) -> dict[str, LabelledStream | dataset
     """
     if arguments.train_file:
         raise InputError("streaming: tables name files that are here already; leave it out")
+    arguments.check_source()
     name = arguments.dataset_name
     available = load_stored(name, arguments.dataset_config_name, arguments.dataset_revision, streaming=True)
     columns = Columns(
@@ -179,7 +190,10 @@ def read_whole(stream: LabelledStream) -> datasets.Dataset:
         raise InputError(f"{stream.name}: holds {number} clips, which cannot be evaluated; name another split")
     columns = {"audio": [{"path": row["path"], "bytes": row["bytes"]} for row in rows]}
     columns |= {name: [row[name] for row in rows] for name in stream.others}
-    return datasets.Dataset.from_dict(columns)
+    labels = of_one_kind(columns.pop("label"))
+    lists = datasets.List(datasets.Value("string"))  # a split may have empty lists alone
+    kind = lists if isinstance(labels[0], list) else None
+    return datasets.Dataset.from_dict(columns).add_column("label", labels, feature=kind)
 
 
 def check_streaming(data_arguments: DataArguments, augmentation, tuning, arguments: TrainingArguments):
@@ -197,6 +211,13 @@ def check_streaming(data_arguments: DataArguments, augmentation, tuning, argumen
     for name in ("none_label", "unknown_classes"):
         if getattr(data_arguments, name) is not None:
             raise InputError(f"{name}: a stream's labels are known only when they are read; leave it out")
+    for name in ("group_column", "fold_column"):
+        if getattr(data_arguments, name) is not None:
+            raise InputError(f"{name}: a stream is not divided into splits or folds; leave it out")
+    for option in dataclasses.fields(data_arguments):
+        value = getattr(data_arguments, option.name)
+        if option.name in ("validation_fraction", "test_fraction") and value not in (0, option.default):
+            raise InputError(f"{option.name}: no clips of a stream are set aside; leave it out, or name another split")
     if arguments.data_seed is not None:
         raise InputError("data_seed: the order of a stream follows from seed; leave it out")
     if data_arguments.decoded_cache is not None:

@@ -19,9 +19,9 @@ from transformers.utils import logging
 from ..errors import InputError, nearest, one_line, printable
 from .arguments import AnnotationArguments
 from .audio import audio_seconds
-from .events import Event, Recordings, in_order, list_tables, may_hold_events, read_event_table, table_name
+from .events import UNSURE, Event, Recordings, in_order, list_tables, may_hold_events, read_event_table, table_name
 from .labels import class_name
-from .text_tables import read_rows, read_text
+from .text_tables import is_empty, read_rows, read_text
 
 logger = logging.get_logger(__name__)
 
@@ -95,6 +95,7 @@ def read_annotations(
     site: str | None = None,
     on_bad_audio: str = "error",
     report: Callable[[Path, Acts], None] = warn_of_acts,
+    seen: set[str] | None = None,
 ) -> list[AnnotatedRecording]:
     """
     Reads the annotations of recordings from a table, or from all tables of a folder.
@@ -117,6 +118,8 @@ def read_annotations(
             group, or all that it finds, is the site
         on_bad_audio: "error" stops at a recording that is missing or cannot be read, "skip" leaves it out
         report: takes the source, and where each rule acted
+        seen: takes the labels of the events, those of the map included; `None`: labels of `label_map` and `exclude`
+            that no event has are reported in a line each
 
     Returns:
         the recordings, sorted by path
@@ -128,7 +131,8 @@ def read_annotations(
     source = Path(source)
     places = recordings if isinstance(recordings, Recordings) else Recordings(recordings or _folder_of(source))
     acts: dict[str, list[dict]] = {kind: [] for kind in RULES}
-    rename = _renamer(source, labels, label_map or {}, {class_name(name) for name in exclude})
+    labels_of_events: set[str] = set() if seen is None else seen
+    rename = _renamer(source, labels, label_map or {}, {class_name(name) for name in exclude}, labels_of_events)
     tables, stretches, sites = _read_tables(source, places, label_column, audio_column, site, on_bad_audio, acts)
     paths = sorted({*places.paths, *tables}, key=lambda path: path.parts)
     with ThreadPool(MOST_WORKERS) as pool:
@@ -157,7 +161,18 @@ def read_annotations(
         sure = _joined(path, sure, acts) if overlaps == "join" else in_order(sure)
         found.append(AnnotatedRecording(path, duration_s, tuple(sure), sites(path), tuple(in_order(unsure))))
     report(source, acts)
+    if seen is None:
+        _warn_of_unused(label_map, exclude, labels_of_events)
     return found
+
+
+def _warn_of_unused(label_map: Mapping | None, exclude: Collection[str], seen: set[str]):
+    """Warns of labels that no event has: misspelt ones would do nothing, without a word."""
+    for option, names in (("label_map", label_map or {}), ("exclude_labels", exclude)):
+        unused = [name for name in map(class_name, names) if name not in {*seen, REST, UNSURE}]  # UNSURE: a default
+        if unused and os.environ.get("RANK", "0") == "0":
+            hint = nearest(unused[0], seen, "are they misspelt?")
+            logger.warning(f"{option}: {len(unused)} labels are those of no event: {printable(unused[0])}; {hint}")
 
 
 def load_annotations(
@@ -177,6 +192,8 @@ def load_annotations(
         raise InputError("data: set train_annotations")
     folders = {split: Path(arguments.recordings or _folder_of(source)) for split, source in sources.items()}
     places = {folder: Recordings(folder) for folder in dict.fromkeys(folders.values())}  # listed once
+    label_map = read_label_map(arguments.label_map) if arguments.label_map else None
+    exclude, seen = arguments.exclude_labels or (), set()
     splits, acts = {}, {}
     for split, source in sources.items():
         splits[split] = read_annotations(
@@ -184,15 +201,17 @@ def load_annotations(
             places[folders[split]],
             label_column=arguments.label_column,
             audio_column=arguments.audio_column,
-            label_map=read_label_map(arguments.label_map) if arguments.label_map else None,
-            exclude=arguments.exclude_labels or (),
+            label_map=label_map,
+            exclude=exclude,
             unannotated=arguments.unannotated,
             overlaps=arguments.overlaps,
             point_s=arguments.point_s,
             site=arguments.site,
             on_bad_audio=on_bad_audio,
             report=lambda _, own, split=split: acts.update({split: own}),
+            seen=seen,
         )
+    _warn_of_unused(label_map, exclude, seen)
     kinds = ("unlabelled", "empty")
     without_table = {split: {item["recording"] for kind in kinds for item in own[kind]} for split, own in acts.items()}
     taken = {
@@ -224,33 +243,54 @@ def read_label_map(text: str) -> dict[str, str | None]:
     Reads a label map: a mapping in JSON or YAML, or the name of a file that holds one, or of a table with two columns,
     or with columns that are called `from` and `to`, or `mid` and `display_name`, as AudioSet's.
 
+    Keys and values are texts as they stand there, so that 010 is no number; an empty value is `None`.
+
     Raises:
-        InputError: no such file, or another form.
+        InputError: no such file, another form, or a label with two values.
     """
     path, is_mapping = Path(text), text.lstrip().startswith("{")
+    source = "label_map" if is_mapping else str(path)
     if is_mapping:
-        pairs = _as_mapping("label_map", text)
+        pairs = _as_pairs(source, text)
     elif path.suffix.lower() in (".csv", ".tsv"):
         names, rows, _ = read_rows(path, "," if path.suffix.lower() == ".csv" else "\t", itertools.chain(*MAP_COLUMNS))
         found = next((own for own in MAP_COLUMNS if set(own) <= set(names)), None)
         if found is None and len(names) != 2:
             raise InputError(f"{path}: has no columns from and to; name them so: {', '.join(names)}")
         old, new = map(names.index, found or names)
-        pairs = {row[old]: row[new] or None for row in (rows if found else [names, *rows])}
+        pairs = [(row[old], row[new]) for row in (rows if found else [names, *rows])]
     else:
-        pairs = _as_mapping(str(path), read_text(path))
-    wrong = [part for pair in pairs.items() for part in pair if isinstance(part, (bool, dict, list))]
-    if wrong:
-        raise InputError(f"{'label_map' if is_mapping else path}: {wrong[0]!r} is no label; write it in quotes")
-    return {str(old): None if new is None else str(new) for old, new in pairs.items()}
+        pairs = _as_pairs(source, read_text(path))
+    labels = {}
+    for old, new in pairs:
+        wrong = [part for part, kinds in ((old, str), (new, (str, type(None)))) if not isinstance(part, kinds)]
+        if wrong:
+            raise InputError(f"{source}: {wrong[0]!r} is no label; write it in quotes")
+        old, new = class_name(old), None if is_empty(new) else class_name(new)
+        if labels.setdefault(old, new) != new:
+            raise InputError(f"{source}: {old!r} becomes {labels[old]!r} and {new!r}; keep one of the two")
+    return labels
 
 
-def _as_mapping(source: str, text: str) -> dict:
+class _PairLoader(yaml.SafeLoader):
+    """Reads mappings as pairs, of which none is lost, and scalars as texts, but `null`, `true` and `false`."""
+
+
+_PairLoader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in own if tag.rsplit(":", 1)[1] in ("null", "bool")]
+    for first, own in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_PairLoader.add_constructor(
+    "tag:yaml.org,2002:map", lambda loader, node: tuple(loader.construct_pairs(node, deep=True))
+)
+
+
+def _as_pairs(source: str, text: str) -> tuple[tuple, ...]:
     try:
-        pairs = yaml.safe_load(text)  # JSON is YAML
+        pairs = yaml.load(text, _PairLoader)  # JSON is YAML
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{source}: not readable as YAML or JSON ({one_line(error)})") from None
-    if not isinstance(pairs, dict):
+    if not isinstance(pairs, tuple):
         raise InputError(f"{source}: expected lines label: label, got {type(pairs).__name__}")
     return pairs
 
@@ -355,10 +395,13 @@ def outside(duration_s: float, stretches: Iterable[tuple[float, float]]) -> list
     return found
 
 
-def _renamer(source: Path, labels, label_map: Mapping, exclude: set[str]) -> Callable:
-    """Returns a function of recording and event: its label, `None` if it is left out, and whether it is unsure."""
+def _renamer(source: Path, labels, label_map: Mapping, exclude: set[str], seen: set[str]) -> Callable:
+    """
+    Returns a function of recording and event: its label, `None` if it is left out, and whether it is unsure. It adds
+    the labels of the event, before and after the map, to `seen`.
+    """
     known = None if labels is None else {class_name(name) for name in labels}
-    names = {class_name(old): new if new is None else class_name(new) for old, new in label_map.items()}
+    names = {class_name(old): None if is_empty(new) else class_name(new) for old, new in label_map.items()}
 
     def rename(path: Path, event: Event) -> tuple[str | None, bool]:
         label = event.label
@@ -366,6 +409,7 @@ def _renamer(source: Path, labels, label_map: Mapping, exclude: set[str]) -> Cal
             label = names[label]
         elif (known is None or label not in known) and REST in names:
             label = names[REST]
+        seen.update({event.label, label} - {None})
         if {event.label, label} & exclude:
             return label, True
         if label is not None and known is not None and label not in known:

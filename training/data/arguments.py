@@ -1,6 +1,6 @@
 """Defines the options of labelled and unlabelled data; each task takes the class with the options that it obeys."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from modeling_dual_ssast.configuration_dual_ssast import PROBLEM_TYPES
@@ -9,6 +9,14 @@ from ..errors import InputError
 from ..recipe import Arguments, described
 
 HIGHEST_RATE = 1_000_000  # Hz; clips are resampled to it
+# Options of one kind of source alone -> what to do where they are given for the other.
+OF_TABLES = dict.fromkeys(
+    ("validation_file", "test_file"), "leave it out, or name a table of the training clips as train_file instead"
+)
+OF_DATA_SETS = dict.fromkeys(
+    ("dataset_config_name", "dataset_revision", "train_split", "validation_split", "test_split"),
+    "leave it out; a table is a split of its own",
+)
 
 
 @dataclass
@@ -51,6 +59,14 @@ class SourceArguments(Arguments):
         super().__post_init__()
         if bool(self.dataset_name) == bool(getattr(self, self.needed_file)):
             raise InputError(f"data: set either dataset_name or {self.needed_file}")
+
+    def check_source(self):
+        """Raises `InputError` for an option of tables beside a named data set, and for the other way round."""
+        source, remedies = ("dataset_name", OF_TABLES) if self.dataset_name else (self.needed_file, OF_DATA_SETS)
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in remedies and value and value != option.default:
+                raise InputError(f"{option.name}: has no effect with {source}; {remedies[option.name]}")
 
 
 @dataclass

@@ -42,7 +42,12 @@ def segment_name(name: str, start: float | None, end: float | None) -> str:
     """Returns the name of a recording, with the times of a segment (seconds) as a media fragment: clip.wav#t=1.5,3"""
     if start is None and end is None:
         return name
-    return f"{name}#t={start or 0.0:g}" + ("" if end is None else f",{end:g}")
+    return f"{name}#t={time_text(start or 0.0)}" + ("" if end is None else f",{time_text(end)}")
+
+
+def time_text(time_s: float) -> str:
+    """Returns a time in seconds as a text, to the microsecond: 12345.1 and 12345.14 are two times."""
+    return f"{time_s:.6f}".rstrip("0").rstrip(".")
 
 
 def read_audio(source: AudioSource, sampling_rate: int) -> np.ndarray:
@@ -100,7 +105,7 @@ def read_stretch(
         samples = read(file, recording, first, last)
     remark = _shortfall(last - first, len(samples), rate)
     if remark:
-        _warn(_file_name(source), f"{remark}, from second {first / rate:g} on")
+        _warn(_file_name(source), f"{remark}, from second {time_text(first / rate)} on")
     samples = mix_down(source, samples)
     if rate != sampling_rate and len(samples):
         samples = soxr.resample(samples, rate, sampling_rate)
@@ -230,14 +235,16 @@ def _segment(source: AudioSource, recording: Recording) -> tuple[int, int]:
     start, end = (None, None) if isinstance(source, str) else (source.get("start"), source.get("end"))
     start_s = start or 0.0
     if start_s < 0 or (end is not None and end <= start_s):
-        part = f"from {start_s:g} s to the end" if end is None else f"from {start_s:g} to {end:g} s"
-        raise InputError(f"{name}: a part {part} holds nothing; correct its times (in seconds)")
-    if start_s * rate >= frames:
+        until = "s to the end" if end is None else f"to {time_text(end)} s"
         raise InputError(
-            f"{name}: begins after the recording's end at {frames / rate:g} s; correct its times (in seconds)"
+            f"{name}: a part from {time_text(start_s)} {until} holds nothing; correct its times (in seconds)"
         )
-    first = round(start_s * rate)
-    return first, frames if end is None else min(max(round(end * rate), first + 1), frames)
+    first, last = (frames if time is None else round(min(time * rate, frames)) for time in (start_s, end))
+    if first >= frames:
+        raise InputError(
+            f"{name}: begins after the recording's end at {time_text(frames / rate)} s; correct its times (in seconds)"
+        )
+    return first, max(last, first + 1)
 
 
 @contextlib.contextmanager

@@ -100,9 +100,13 @@ def read_labels(source: str, values: Iterable, feature, columns: Columns, row_of
     """
     read = label_reader(source, feature, columns)
     labels = [read(value, f"{source}: {row_of(index)}") for index, value in enumerate(values)]
+    return of_one_kind(labels)
+
+
+def of_one_kind(labels: list) -> list:
+    """Returns labels as lists if any of them is one: a column holds one type. A missing label stays `None`."""
     if not any(isinstance(label, list) for label in labels):
         return labels
-    # A column holds one type.
     return [label if isinstance(label, list) or label is None else [label] for label in labels]
 
 
@@ -253,8 +257,11 @@ def other_columns(source, table, columns: Columns) -> dict[str, list]:
         if wanted is None:
             continue
         chosen = choose_column(source, _names(table), name, wanted, ())
-        read = as_seconds if name in TIME_COLUMNS else _as_names
-        found[name] = read(source, chosen, list(table[chosen]), getattr(table, "row_of", row_of))
+        values, name_of = list(table[chosen]), getattr(table, "row_of", row_of)
+        if name in TIME_COLUMNS:
+            found[name] = as_seconds(source, chosen, values, name_of, getattr(table, "has_commas", False))
+        else:
+            found[name] = _as_names(source, chosen, values, name_of)
     return found
 
 
@@ -270,9 +277,11 @@ def _as_names(source, column: str, values: list, row_of: Callable[[int], str]) -
     return [as_text(value) for value in values]
 
 
-def as_seconds(source, column: str, values: list, row_of: Callable[[int], str] = row_of) -> list[float | None]:
+def as_seconds(
+    source, column: str, values: list, row_of: Callable[[int], str] = row_of, has_commas: bool = False
+) -> list[float | None]:
     """Returns times in seconds; `None` for an empty cell, which stands for the recording's own start or end."""
-    return as_numbers(source, column, values, row_of)
+    return as_numbers(source, column, values, row_of, has_commas=has_commas)
 
 
 def choose_column(source, table, kind: str, wanted: str | None, candidates: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ Training takes a random crop of a long clip, evaluation all of it in windows.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from transformers import TrainerCallback
@@ -29,6 +30,7 @@ from .decoded_cache import DecodedClips
 from .feature_plans import FeaturePlan, join_features, made_or_planned
 from .labels import LabelSet
 from .listing import find_audio_files
+from .screening import check_files
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -203,13 +205,15 @@ def find_backgrounds(settings: AugmentationArguments | None) -> list[str]:
     Returns the paths of the recordings in the background folder; empty unless backgrounds are on.
 
     Raises:
-        InputError: a missing folder, or one without audio.
+        InputError: a missing folder, one without audio, or damaged files: a training would end at the first that it
+            draws.
     """
     if settings is None or settings.background_folder is None or not settings.background_rate:
         return []
     paths = [str(path) for path in find_audio_files(Path(settings.background_folder))]
     if not paths:
         raise InputError(f"background_folder: {settings.background_folder} holds no audio files; name another folder")
+    check_files({"background": datasets.Dataset.from_dict({"audio": paths})})
     return paths
 
 

@@ -25,7 +25,7 @@ from ..files import TEXT_ERRORS, check_writable, complete_file, storable
 from . import aoef
 from .audio import audio_format, audio_seconds
 from .labels import class_name
-from .listing import find_audio_files
+from .listing import find_audio_files, find_files
 from .text_tables import as_number, as_numbers, is_empty, read_json_lines, read_rows, read_text
 
 logger = logging.get_logger(__name__)
@@ -53,6 +53,8 @@ AUDACITY_NUMBERS = [
     ("its high frequency", "number of Hz"),
 ]
 MOST_HEADER = 4096  # characters in which the names of columns stand
+OTHER_KINDS = (".xlsx", ".xlsm", ".xls", ".ods", ".parquet", ".feather", ".arrow", ".db", ".sqlite", ".h5", ".pkl")
+OTHER_KINDS += (".textgrid", ".eaf", ".docx", ".pdf")  # Praat's and ELAN's, and what reports are written in
 HOLD_ALL = ("json", "jsonl", "soundevent")  # formats whose texts may have any character
 DECIMALS = 6
 BACKGROUND = "background"  # class of clips without events
@@ -155,6 +157,7 @@ def read_event_table(
     path: Path, label_column: str | None = None, audio_column: str | None = None, other_column: str | None = None
 ) -> EventTable:
     """Reads one table as `read_events` does, and another column if the table has it."""
+    _check_kind(path)
     if path.suffix.lower() in (".json", ".jsonl"):
         value, lines = _read_json(path)
         if aoef.is_collection(value):
@@ -170,10 +173,18 @@ def read_event_table(
 
 def read_event_rows(path: Path) -> list[EventRow]:
     """Reads the rows of a table of text or a label track, in their order; raises as `read_events`."""
+    _check_kind(path)
     text = read_text(path)
     if not text.strip():
         return []
     return list(_read_audacity(path, text) if _is_track(text) else _read_rows(path, *_columns_of(path, text)))
+
+
+def _check_kind(path: Path):
+    """Raises `InputError` for files of kinds that are never text of events."""
+    if path.suffix.lower() in OTHER_KINDS:
+        kinds = ", ".join(sorted({kind.suffix for kind in FORMATS.values()}))
+        raise InputError(f"{path}: files of this kind are not read as events, but {kinds}; export it as .csv")
 
 
 def _is_track(text: str) -> bool:
@@ -188,11 +199,11 @@ def _columns_of(path: Path, text: str) -> tuple[list[str], list[list], Callable[
 
 
 def list_tables(path: Path) -> list[Path]:
-    """Returns the tables below a folder, sorted; a file is the only one."""
+    """Returns the tables below a folder, sorted, by the rules of `find_files`; a file is the only one."""
     if not path.is_dir():
         return [path]
     suffixes = {kind.suffix for kind in FORMATS.values()}
-    found = sorted(table for table in path.rglob("[!.]*") if table.suffix.lower() in suffixes and table.is_file())
+    found = find_files(path, suffixes)
     if not found:
         raise InputError(f"{path}: holds no tables of events ({', '.join(sorted(suffixes))}); name another folder")
     return found

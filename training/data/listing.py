@@ -9,7 +9,8 @@ import importlib.util
 import os
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers.utils import logging
@@ -154,7 +155,27 @@ def list_audio_files(folder: str | os.PathLike) -> Listing:
     is a clip. Texts, tables, pictures, archives and models are not opened, nor are pipes. Hidden and service folders
     are not entered. Links are followed, but not in circles, and below a link every folder is listed once.
     """
-    folder = Path(folder)
+    return _list(Path(folder), _why_no_clip)
+
+
+def find_files(folder: str | os.PathLike, extensions: Collection[str]) -> list[Path]:
+    """
+    Returns the files with these extensions (lower case) below a folder, by the rules of `list_audio_files`, without
+    opening them, and warns of those that cannot be read.
+    """
+    listing = _list(Path(folder), lambda path, name: None if Path(name.lower()).suffix in extensions else COMPANION)
+    folders = {*listing.folders}
+    left_out = {
+        path: reason
+        for path, reason in listing.left_out.items()
+        if path in folders or path.suffix.lower() in extensions
+    }
+    warn(folder, replace(listing, left_out=left_out).report())
+    return listing.files
+
+
+def _list(folder: Path, why_left_out: Callable[[str, str], str | None]) -> Listing:
+    """Lists all files below a folder; `why_left_out` takes path and name of a file, and returns `None` to take it."""
     files, left_out, folders = [], {}, []
     if not _is_storable(str(folder)):
         return Listing(folder, [], {folder: NOT_UTF8})
@@ -162,7 +183,7 @@ def list_audio_files(folder: str | os.PathLike) -> Listing:
     while stack:
         place, above, seen = stack.pop()
         try:
-            own = _identity(place)
+            own = identity(place)
             with os.scandir(place) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
@@ -184,7 +205,7 @@ def list_audio_files(folder: str | os.PathLike) -> Listing:
                 if not _is_storable(name):
                     reason = NOT_UTF8
                 elif is_folder:
-                    key = _identity(entry.path)
+                    key = identity(entry.path)
                     reason = CIRCLE if key in above or (is_link and key in (seen or ())) else None
                     if reason is None:
                         below = {key} if is_link and seen is None else seen
@@ -193,7 +214,7 @@ def list_audio_files(folder: str | os.PathLike) -> Listing:
                         stack.append((entry.path, above, below))
                         continue
                 elif entry.is_file():
-                    reason = _why_no_clip(entry.path, name)
+                    reason = why_left_out(entry.path, name)
                 else:
                     reason = NOT_A_FILE if os.path.exists(entry.path) else _why_broken(entry.path)
             except OSError as error:  # no permission, or a link to itself
@@ -279,7 +300,8 @@ def _has_formats() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def _identity(path: str) -> tuple[int, int]:
+def identity(path: str) -> tuple[int, int]:
+    """Returns what identifies a file or folder, whatever its path."""
     found = os.stat(path)
     return found.st_dev, found.st_ino
 

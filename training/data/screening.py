@@ -16,8 +16,9 @@ from transformers.utils import logging
 
 from ..errors import InputError
 from .arguments import ClipArguments
-from .audio import NAMELESS, AudioSource, check_audio, decode_audio, mix_down
-from .columns import audio_of, clip_names, row_of
+from .audio import NAMELESS, AudioSource, audio_name, audio_seconds, check_audio, decode_audio, mix_down
+from .columns import TIME_COLUMNS, audio_of, clip_names, row_of
+from .recordings import SAME_S
 from .unreadable import UNREADABLE_CLIPS, UnreadableLog, reason_of
 
 logger = logging.get_logger(__name__)
@@ -156,7 +157,16 @@ def _leave_out(
 
 def _log_unreadable(splits: dict[str, datasets.Dataset], path: Path) -> dict[str, set[int]]:
     """Lists unreadable clips in the file, and returns their indices: split -> indices"""
-    reasons = for_each_clip(splits, lambda source: try_to_decode(source)[1])
+
+    def look(source: AudioSource) -> tuple[str, str]:
+        reason = try_to_decode(source)[1]
+        return reason, audio_name(source) if not reason and ends_after_recording(source) else ""
+
+    found = for_each_clip(splits, look)
+    cut = [name for own in found.values() for _, name in own if name]
+    if cut:
+        _warn_of_cut_parts(cut)
+    reasons = {split: [reason for reason, _ in own] for split, own in found.items()}
     unreadable = {split: {index for index, reason in enumerate(own) if reason} for split, own in reasons.items()}
     if any(unreadable.values()):
         log, names = UnreadableLog(path), names_of(splits)
@@ -212,16 +222,35 @@ def check_files(splits: dict[str, datasets.Dataset], check=check_audio):
     Raises:
         InputError: damaged files; names the first and counts the others.
     """
-    failures = []
+    failures, cut = [], []
     for split, data in splits.items():
-        examples = data.remove_columns("label")
+        examples = data.select_columns([name for name in ("audio", *TIME_COLUMNS) if name in data.column_names])
         for index, example in enumerate(
             tqdm(examples, desc=f"checking {split} files", leave=False, disable=len(data) < 1000)
         ):
+            source = audio_of(example)
             try:
-                check(audio_of(example))
+                check(source)
+                if ends_after_recording(source):
+                    cut.append(audio_name(source))
             except InputError as error:
                 failures.append(str(error).replace(NAMELESS, f"{row_of(index)} of the {split} split"))
+    if cut and not failures:
+        _warn_of_cut_parts(cut)
     if failures:
         more = f" (and {len(failures) - 1} more damaged files)" if len(failures) > 1 else ""
         raise InputError(failures[0] + more)
+
+
+def ends_after_recording(source: AudioSource) -> bool:
+    """
+    Returns whether a readable clip is a part that ends after its recording. The recording was looked at just before, so
+    that its header is not read again.
+    """
+    end = None if isinstance(source, str) else source.get("end")
+    return end is not None and end - (source.get("start") or 0.0) > audio_seconds(source) + SAME_S
+
+
+def _warn_of_cut_parts(names: list[str]):
+    if _is_main_process():
+        logger.warning(f"{len(names)} parts end after their recordings, such as {names[0]}: are the times in seconds?")

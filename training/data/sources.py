@@ -13,12 +13,14 @@ from pathlib import Path
 
 import datasets
 import pyarrow
+import pyarrow.compute
 from transformers.utils import logging
 
 from ..errors import InputError, printable
 from .audio import datasets_without_torchcodec
 from .columns import (
     OTHER_COLUMNS,
+    STORED_AUDIO,
     Columns,
     as_text,
     choose_audio_column,
@@ -31,7 +33,7 @@ from .columns import (
 )
 from .labels import class_name
 from .listing import CIRCLE, COMPANION, EMPTY_FOLDER, HIDDEN, Listing, as_lines, list_audio_files, warn
-from .tables import load_table
+from .tables import TABLE_READERS, load_known_labels, load_named_rows, load_table, resolve
 from .text_tables import is_empty
 
 logger = logging.get_logger(__name__)
@@ -53,6 +55,9 @@ SPLIT_NAMES = {
 PACKED_SUFFIXES = (".parquet", ".arrow", ".tar", ".zip", ".gz", ".tgz")
 STORED_SUFFIXES = (*PACKED_SUFFIXES, ".json", ".jsonl", ".csv", ".py")
 
+# Kinds of tables that are read by their names, such as train.tsv; texts and JSON of these names may be notes.
+FOLDER_TABLES = tuple(suffix for suffix in TABLE_READERS if suffix not in (".txt", ".json"))
+
 # Takes a folder, and rows (`Listing.left_out_rows`) on what was left out of it.
 Report = Callable[[Path, list[dict]], None]
 
@@ -64,12 +69,25 @@ def warn_of_left_out(folder: Path, rows: list[dict]):
 
 def find_split_tables(folder: Path) -> dict[str, Path]:
     """
-    Finds train.csv and the other CSV tables with usual names of splits in a local folder: name -> path; empty without a
+    Finds train.csv and the other tables with usual names of splits in a local folder: name -> path; empty without a
     training table.
+
+    Raises:
+        InputError: two tables have one name.
     """
-    paths = sorted(folder.glob("*.csv")) if folder.is_dir() else []
-    tables = {path.stem: path for path in paths if path.stem.lower() in SPLIT_NAMES and path.is_file()}
+    tables = {}
+    for path in _tables_in(folder, FOLDER_TABLES):
+        if path.stem.lower() in SPLIT_NAMES:
+            if path.stem in tables:
+                raise InputError(f"{folder}: has {tables[path.stem].name} and {path.name}; keep one of them")
+            tables[path.stem] = path
     return tables if any(SPLIT_NAMES[name.lower()] == "train" for name in tables) else {}
+
+
+def _tables_in(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Returns the tables that lie directly in a folder, sorted."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
 
 
 def load_local(
@@ -93,13 +111,17 @@ def load_local(
         return load(), False
     listing = list_audio_files(folder)
     tables = find_split_tables(folder)
-    if tables:
+    # `datasets` reads Parquet that holds the clips themselves, and keeps it on the disk.
+    if tables and (listing.files or any(path.suffix.lower() != ".parquet" for path in tables.values())):
+        _refuse_options(folder, config, revision)
         splits = {split: load_table(path, columns) for split, path in tables.items()}
         report(folder, _unlisted(listing, splits.values(), "its tables"))
         return splits, True
     if listing.files or _find_metadata(folder):
+        _refuse_options(folder, config, revision)
         return load_folder(folder, columns, listing, report), True
-    return load_packed(name, listing, load), False
+    splits = load_packed(name, listing, load)
+    return {split: with_paths(data, columns.audio, listing) for split, data in splits.items()}, False
 
 
 def load_packed(name: str, listing: Listing, load: Callable):
@@ -128,8 +150,8 @@ def load_folder(
     folder: Path, columns: Columns, listing: Listing | None = None, report: Report = warn_of_left_out
 ) -> dict[str, datasets.Dataset]:
     """
-    Loads a local folder by the conventions of `audiofolder`: one folder per class, or a metadata.csv, .jsonl or
-    .parquet with a `file_name` column; either directly, or in sub-folders named like splits (train, dev, test, ...).
+    Loads a local folder by the conventions of `audiofolder`: one folder per class, or a table called metadata
+    (`FOLDER_TABLES`) with a `file_name` column; either directly, or in sub-folders named like splits (train, test).
 
     Args:
         listing: what lies below the folder, if it was listed already
@@ -139,7 +161,7 @@ def load_folder(
 
     Raises:
         InputError: no audio, no labels, a class folder without clips, sub-folders that may be splits or classes, or
-            metadata without a label column.
+            metadata without a label column, or another table that gives the clips other labels than their folders.
     """
     listing = listing or list_audio_files(folder)
     metadata = _find_metadata(folder)
@@ -149,9 +171,9 @@ def load_folder(
     else:
         rows = listing.left_out_rows()
         parts = [listing.below(path) for path in _split_folders(listing)]
-        splits = {part.folder.name: _load_split_folder(part, columns, rows) for part in parts}
+        splits = {part.folder.name: _load_split_folder(part, columns, rows, folder) for part in parts}
         if not parts:
-            splits = {"train": _load_split_folder(listing, columns, rows)}
+            splits = {"train": _load_split_folder(listing, columns, rows, folder)}
     report(folder, rows)
     return splits
 
@@ -200,6 +222,49 @@ def choose_split(source: str, available: dict, kind: str, wanted: str) -> str | 
     return kind
 
 
+def with_paths(data: datasets.Dataset, audio_column: str | None, listing: Listing) -> datasets.Dataset:
+    """
+    Returns a data set that `datasets` loaded from a local folder with paths relative to the files that name them.
+
+    Args:
+        audio_column: `None`: guessed; where there is none, the data stay as they are
+        listing: what lies in the folder
+    """
+    try:
+        column = choose_audio_column(str(listing.folder), data.features, audio_column)
+    except InputError:
+        return data
+    places = (path.parent for path in listing.left_out if path.suffix.lower() in STORED_SUFFIXES)
+    folders = list(dict.fromkeys((*places, listing.folder)))
+
+    def locate(path: str | None, content=None) -> str | None:
+        if not path or "://" in path or content is not None:
+            return path
+        found = [resolve(path, folder) for folder in folders]
+        return next(filter(os.path.exists, found), found[0])
+
+    kind = data.features[column]
+    if isinstance(kind, datasets.Value) and "string" in kind.dtype:
+        paths = [locate(path) for path in data[column]]
+        return data.remove_columns(column).add_column(column, paths, feature=datasets.Value("string"))
+    is_stored = isinstance(kind, datasets.Audio) or (isinstance(kind, dict) and kind.keys() == STORED_AUDIO.keys())
+    if not is_stored or not _has_paths(data, column):
+        return data
+
+    def locate_all(clips: list[dict | None]) -> dict:
+        return {column: [clip and clip | {"path": locate(clip["path"], clip["bytes"])} for clip in clips]}
+
+    data = data.cast_column(column, datasets.Audio(decode=False))
+    features = datasets.Features({**data.features, column: STORED_AUDIO})
+    return data.map(locate_all, input_columns=[column], batched=True, batch_size=16, features=features)
+
+
+def _has_paths(data: datasets.Dataset, column: str) -> bool:
+    """Returns whether a clip of a column of stored audio has no bytes."""
+    tables = data.select_columns([column]).with_format("arrow").iter(batch_size=1000)
+    return any(pyarrow.compute.struct_field(table[column], "bytes").null_count for table in tables)
+
+
 def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datasets.Dataset:
     """
     Returns a stored data set with the columns `audio` and `label` and, if `columns` names them, `fold`, `group`,
@@ -245,8 +310,7 @@ def _expand_json(data: datasets.Dataset) -> datasets.Dataset:
 
 
 def _find_metadata(folder: Path) -> Path | None:
-    paths = [folder / f"metadata{extension}" for extension in (".csv", ".jsonl", ".parquet")]
-    paths = [path for path in paths if path.exists()]
+    paths = [path for path in _tables_in(folder, FOLDER_TABLES) if path.stem.lower() == "metadata"]
     if len(paths) > 1:
         raise InputError(f"{folder}: has {' and '.join(path.name for path in paths)}; keep one of them")
     return paths[0] if paths else None
@@ -315,8 +379,8 @@ def _split_folders(listing: Listing) -> list[Path]:
     )
 
 
-def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict]) -> datasets.Dataset:
-    """Loads the clips of a split; appends what it leaves out to `rows`."""
+def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict], top: Path) -> datasets.Dataset:
+    """Loads the clips of a split of the data set `top`; appends what it leaves out to `rows`."""
     folder = listing.folder
     metadata = _find_metadata(folder)
     if metadata is not None:
@@ -334,6 +398,8 @@ def _load_split_folder(listing: Listing, columns: Columns, rows: list[dict]) -> 
             "label)"
         )
     labels = [class_name(path.parts[depth]) for path in listing.files]
+    for place in dict.fromkeys((top, folder)):
+        _refuse_tables(place, dict(zip(map(os.path.abspath, listing.files), labels)))
     classes = set(labels)
     without = [listing.below(path) for path in _top_folders(listing) if class_name(path.name) not in classes]
     lost = [part for part in without if not _is_aside(part)]
@@ -402,6 +468,40 @@ def _some(names: Iterable[str]) -> str:
     """Returns the first names of a list, and the number of the others."""
     names = list(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _refuse_tables(folder: Path, classes: dict[str, str]):
+    """
+    Raises `InputError` if a table in a folder gives clips other labels than their folders do.
+
+    Args:
+        classes: absolute path of a clip -> name of its folder
+    """
+    for path in _tables_in(folder, TABLE_READERS):
+        try:
+            listed = [clip for clip in load_named_rows(path)[0] if os.path.abspath(clip.path) in classes]
+        except InputError:  # notes, or a table of something else
+            continue
+        if not listed:
+            continue
+        try:
+            known = zip(*load_known_labels(path, Columns()))
+        except InputError:
+            logger.warning(f"{path}: lists {len(listed)} clips and no label; the folders are the classes")
+            continue
+        for clip, label in known:
+            own = classes.get(os.path.abspath(clip.path), label)
+            if label not in (None, own):
+                raise InputError(
+                    f"{path}: gives {clip.name} the label {label!r}, and its folder is {own}; name the table as "
+                    "train_file or test_file, or move it elsewhere"
+                )
+
+
+def _refuse_options(folder: Path, config: str | None, revision: str | None):
+    for name, value in (("dataset_config_name", config), ("dataset_revision", revision)):
+        if value:
+            raise InputError(f"{name}: has no effect on {folder}, a local folder; leave it out")
 
 
 def _refuse_columns(folder: Path, columns: Columns):

@@ -1,8 +1,9 @@
 """Loads or makes the training, validation and test split of a data set, and the folds of a cross-validation."""
 
+import os
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from transformers.utils import logging
 
 from ..errors import InputError
 from .arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, SourceArguments, SplitArguments
-from .columns import OTHER_COLUMNS, Columns, clip_names
+from .columns import OTHER_COLUMNS, TIME_COLUMNS, Columns, clip_names, stored_paths
 from .labels import LabelSet, read_label_file, rename_labels, sort_key, without_label
 from .sources import Report, choose_split, load_local, standardise, warn_of_left_out
 from .tables import load_table
@@ -30,8 +31,9 @@ def load_splits(arguments: SplitArguments, report: Report = warn_of_left_out) ->
         report: takes a folder, and rows on the files that are left out of it
 
     Raises:
-        InputError: an unreadable source, or one without a training split.
+        InputError: an unreadable source, one without a training split, or options that have no effect on it.
     """
+    arguments.check_source()
     columns = columns_of(arguments, is_multi=arguments.problem_type == "multi_label_classification")
     if arguments.train_file:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
@@ -70,6 +72,7 @@ def load_test_split(arguments: SourceArguments, is_multi: bool = False) -> datas
     Raises:
         InputError: an unreadable source, or several splits without one for the test.
     """
+    arguments.check_source()
     columns = columns_of(arguments, is_multi)
     if arguments.test_file:
         return _with_meant_labels(load_table(Path(arguments.test_file), columns), arguments)
@@ -118,10 +121,51 @@ def _with_meant_labels(data: datasets.Dataset, arguments: SourceArguments) -> da
 
 def warn_of_repeats(splits: dict[str, datasets.Dataset]):
     """Warns of files that are listed twice: they may end up on both sides of a split and make the test invalid."""
-    counts = Counter(name for data in splits.values() for name in clip_names(data))
-    repeated = [name for name, count in counts.items() if count > 1]
+    repeated = count_repeats((split, name) for split, data in splits.items() for name in clip_names(data))
     if repeated:
-        logger.warning(f"{len(repeated)} files are listed more than once, such as {repeated[0]}: is that meant?")
+        logger.warning(
+            f"{len(repeated)} files are listed more than once, such as {next(iter(repeated))}: is that meant?"
+        )
+    shared = {name: counts for name, counts in repeated.items() if len(counts) > 1}
+    if shared:
+        name, counts = next(iter(shared.items()))
+        logger.warning(f"{len(shared)} files are in several splits, such as {name} in {' and '.join(counts)}")
+
+
+def count_repeats(clips: Iterable[tuple[str, str]]) -> dict[str, Counter]:
+    """
+    Finds clips that are listed more than once, also under two spellings of a path.
+
+    Args:
+        clips: split and name of each entry
+
+    Returns:
+        name -> number of entries by split
+    """
+    counts = defaultdict(Counter)
+    for split, name in clips:
+        counts[os.path.normpath(name)][split] += 1
+    return {name: own for name, own in counts.items() if own.total() > 1}
+
+
+def warn_of_divided_recordings(data: datasets.Dataset, sides: Sequence[int]):
+    """
+    Warns of recordings whose parts are drawn into several splits or folds: they may overlap, and sound alike anyway.
+
+    Args:
+        sides: number of the split or fold of each clip
+    """
+    if "group" in data.column_names or not set(TIME_COLUMNS) & set(data.column_names):
+        return
+    found = defaultdict(set)
+    for path, side in zip(stored_paths(data), sides):
+        found[path].add(side)
+    divided = [path for path, own in found.items() if len(own) > 1]
+    if divided:
+        logger.warning(
+            f"parts of {len(divided)} recordings, such as {divided[0]}, are divided among splits or folds; set "
+            "group_column to keep each recording in one"
+        )
 
 
 def divides_by_class(labels: LabelSet, values: Iterable) -> bool:
@@ -143,10 +187,13 @@ def complete_splits(
     Raises:
         InputError: too few clips or groups.
     """
-    splits = dict(splits)
+    splits, made = dict(splits), ["train"]
     for split, fraction in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
         if split not in splits and fraction:
             splits["train"], splits[split] = _set_aside(splits["train"], split, fraction, stratify, seed)
+            made.append(split)
+    sides = [side for side, split in enumerate(made) for _ in range(len(splits[split]))]
+    warn_of_divided_recordings(datasets.concatenate_datasets([splits[split] for split in made]), sides)
     return splits
 
 
@@ -257,7 +304,7 @@ def make_folds(
         return [(np.flatnonzero(own != name), np.flatnonzero(own == name)) for name in names]
     labels = [str(label) for label in data["label"]]
     groups = data["group"][:] if "group" in data.column_names else None
-    folds = []
+    folds: list[tuple] = []
     for repeat in range(num_repeats):
         try:
             if groups is not None:
@@ -267,4 +314,8 @@ def make_folds(
             folds += list(splitter.split(np.zeros(len(labels)), labels if stratify else None))
         except ValueError as error:
             raise InputError(f"num_folds: {num_folds} do not fit the data ({error}); set fewer") from None
+    sides = np.zeros(len(data), dtype=int)
+    for number, (_, held_out) in enumerate(folds[:num_folds]):
+        sides[held_out] = number
+    warn_of_divided_recordings(data, sides)
     return folds

@@ -29,7 +29,7 @@ from .columns import (
     row_of,
 )
 from .events import RAVEN_AUDIO, RAVEN_BEGIN, RAVEN_END, RAVEN_LABELS, main_view, times_in_files
-from .text_tables import check_rows, is_empty, read_json_lines, read_rows, read_text
+from .text_tables import check_rows, find_separator, is_empty, read_json_lines, read_rows, read_text
 
 logger = logging.get_logger(__name__)
 
@@ -45,6 +45,7 @@ class Table:
         columns: values of each column; names may repeat
         lines: the line of the file (Excel: of the sheet) at which each row begins; `None` for JSON and Parquet
         features: types of the columns of a Parquet file that `datasets` wrote
+        has_commas: whether 1,5 is a number: cells are not separated by commas, as programs write them in many countries
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Table:
     columns: list
     lines: list[int] | None = None
     features: dict = field(default_factory=dict)
+    has_commas: bool = False
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -171,7 +173,7 @@ def _named_clips(table: Table, column: str) -> list[NamedClip]:
             value = (value.get("path") if isinstance(value, dict) else None) or _name_of_row(table, index)
         if is_empty(value):
             raise InputError(f"{table.path}: {table.row_of(index)} has no name in {column}; fill it in or remove it")
-        clips.append(NamedClip(str(value), _resolve(str(value), table.path.parent)))
+        clips.append(NamedClip(str(value), resolve(str(value), table.path.parent)))
     return clips
 
 
@@ -209,11 +211,15 @@ def _read_text_table(path: Path, columns: Columns) -> Table:
     named = (getattr(columns, name) for name in ("audio", "label", *OTHER_COLUMNS))
     known = (*AUDIO_COLUMNS, *LABEL_COLUMNS, RAVEN_BEGIN, *filter(None, named))
     separator = "," if path.suffix.lower() == ".csv" else "\t"
-    return _from_rows(path, *read_rows(path, separator, known))
+    text = read_text(path)
+    has_commas = find_separator(path, text, separator, known) != ","
+    return _from_rows(path, *read_rows(path, separator, known, text), has_commas)
 
 
-def _from_rows(path: Path, names: list[str], rows: list[list], lines: list[int] | None) -> Table:
-    return Table(path, names, list(zip(*rows)) or [()] * len(names), lines)
+def _from_rows(
+    path: Path, names: list[str], rows: list[list], lines: list[int] | None, has_commas: bool = False
+) -> Table:
+    return Table(path, names, list(zip(*rows)) or [()] * len(names), lines, has_commas=has_commas)
 
 
 def _read_excel(path: Path, columns: Columns) -> Table:
@@ -236,7 +242,7 @@ def _read_excel(path: Path, columns: Columns) -> Table:
         raise InputError(f"{path}: not readable as an Excel file ({one_line(error)}); save it as CSV") from None
     if others:
         logger.warning(f"{path}: only the first sheet, {sheet.title}, is read; it has {len(others)} more")
-    return _from_rows(path, *check_rows(path, records))
+    return _from_rows(path, *check_rows(path, records), has_commas=True)
 
 
 def _excel_text(cell) -> str:
@@ -319,15 +325,15 @@ def _from_lists(path: Path, rows: list) -> Table:
 def _choose_audio(table: Table, wanted: str | None) -> str:
     own = [name for name, feature in table.features.items() if isinstance(feature, datasets.Audio)]
     raven = [name for name in RAVEN_AUDIO if name in table.names]
-    there = [name for name in raven if os.path.exists(_resolve(str(table[name][0]), table.path.parent))]
+    there = [name for name in raven if os.path.exists(resolve(str(table[name][0]), table.path.parent))]
     return choose_column(table.path, table, "audio", wanted, (*own, *AUDIO_COLUMNS, *there, *raven))
 
 
 def _read_audio(table: Table, column: str) -> list:
     """Returns paths, or {"bytes", "path"} if some rows hold audio; `None` where a path is missing."""
-    values, folder = table[column], table.path.parent
+    values = table[column]
     if not any(isinstance(value, (dict, bytes, list)) for value in values):
-        return [None if is_empty(value) else _resolve(str(value), folder) for value in values]
+        return [None if is_empty(value) else _path(table, index, str(value)) for index, value in enumerate(values)]
     clips = []
     for index, value in enumerate(values):
         if isinstance(value, list):
@@ -337,12 +343,22 @@ def _read_audio(table: Table, column: str) -> list:
             )
         clip = as_stored(value if isinstance(value, (dict, bytes)) or is_empty(value) else str(value))
         if clip["bytes"] is None and clip["path"]:
-            clip["path"] = _resolve(clip["path"], folder)
+            clip["path"] = _path(table, index, clip["path"])
         clips.append(named_clip(clip, _name_of_row(table, index)))
     return clips
 
 
-def _resolve(name: str, folder: Path) -> str:
+def _path(table: Table, index: int, name: str) -> str:
+    """Returns the path of a row's clip."""
+    if "://" in name:
+        raise InputError(
+            f"{table.path}: {table.row_of(index)} has the address {name}, and tables name files; download the clips, "
+            "and write their paths"
+        )
+    return resolve(name, table.path.parent)
+
+
+def resolve(name: str, folder: Path) -> str:
     """
     Returns the path of a cell relative to its table. Where no such file exists, other spellings of the name are tried:
     without blanks around it, with the slashes of Windows, or with accents in the other form, as macOS stores them.

@@ -95,22 +95,31 @@ def read_rows(
     Raises:
         InputError: unreadable, quotes that are not closed, or rows with too many or too few cells; names the line.
     """
-    text, known = read_text(path) if text is None else text, {name.casefold() for name in known}
-    lines = text.split("\n")
+    lines, first, separator = _layout(path, read_text(path) if text is None else text, separator, known)
+    header = lines[first] if first < len(lines) else ""
+    records = _records(
+        path, lines, first, separator, separator != "\t" or path.suffix.lower() == ".csv" or header[:1] == '"'
+    )
+    return check_rows(path, records, SEPARATORS.get(separator, repr(separator)))
+
+
+def find_separator(path: Path, text: str, usual: str, known: Iterable[str] = ()) -> str:
+    """Returns what separates the cells of a table in `read_rows`, which takes the same arguments."""
+    return _layout(path, text, usual, known)[2]
+
+
+def _layout(path: Path, text: str, separator: str, known: Iterable[str]) -> tuple[list[str], int, str]:
+    """Returns the lines of a table, the place of its header among them, and its separator."""
+    lines, known = text.split("\n"), {name.casefold() for name in known}
     first = next((index for index, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise InputError(f"{path}: is empty; write a header and a row per clip")
     stated = re.fullmatch(r"sep=(.)", lines[first].strip("\ufeff "))  # Excel's
     if stated:
+        return lines, first + 1, stated[1]
+    while first < len(lines) and _is_comment(lines[first], known):
         first += 1
-    while not stated and first < len(lines) and _is_comment(lines[first], known):
-        first += 1
-    header = lines[first] if first < len(lines) else ""
-    separator = stated[1] if stated else _find_separator(header, separator, known)
-    records = _records(
-        path, lines, first, separator, separator != "\t" or path.suffix.lower() == ".csv" or header[:1] == '"'
-    )
-    return check_rows(path, records, SEPARATORS.get(separator, repr(separator)))
+    return lines, first, _find_separator(lines[first] if first < len(lines) else "", separator, known)
 
 
 def _is_comment(line: str, known: set[str]) -> bool:
@@ -281,12 +290,16 @@ def as_numbers(
     numbers = []
     for index, value in enumerate(values):
         try:
+            if isinstance(value, bool):
+                raise TypeError
             number = as_number(value) if has_commas and isinstance(value, str) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = None
         numbers.append(None if is_empty(value) else number)
         if not is_empty(value) and (number is None or not math.isfinite(number)):
-            raise InputError(f"{source}: {row_of(index)} has {value!r} in {column}, not a {kind}")
+            is_comma = isinstance(value, str) and "," in value and as_number(value) is not None
+            remedy = "write it with a point" if is_comma else "correct it"
+            raise InputError(f"{source}: {row_of(index)} has {value!r} in {column}, not a {kind}; {remedy}")
     return numbers
 
 

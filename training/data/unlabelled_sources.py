@@ -16,15 +16,18 @@ from pathlib import Path
 import datasets
 import numpy as np
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..errors import InputError, nearest, short
 from .audio import check_audio
 from .clips import LocalClips, StreamedClips, join
 from .columns import choose_audio_column
-from .listing import list_audio_files, warn
-from .sources import load_packed, load_stored
+from .listing import identity, list_audio_files, warn
+from .sources import load_packed, load_stored, with_paths
 from .tables import load_table_as_it_stands, names_table
 from .unreadable import UnreadableLog, reason_of
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalCl
             warn(path, listing.report())
             data = datasets.Dataset.from_dict({"audio": [str(file) for file in listing.files]})
             return LocalClips(source.path, data)
-        data = load_packed(source.path, listing, load)
+        data = with_paths(load_packed(source.path, listing, load), source.audio_column, listing)
     else:
         data = load()
     if source.streaming:
@@ -158,7 +161,7 @@ def hold_out(
 ) -> tuple[list[LocalClips | StreamedClips], LocalClips]:
     """
     Sets `count` clips of the local sources aside for validation, by a hash of their names: adding or removing clips
-    leaves almost all others on their side.
+    leaves almost all others on their side. A file that is listed twice, also by links, is one clip.
 
     Returns:
         the sources without these clips, and these clips
@@ -168,18 +171,42 @@ def hold_out(
     """
     local = [source for source in clips if isinstance(source, LocalClips)]
     total = sum(len(source) for source in local)
+    names = [name for source in local for name in source.names()]
+    roots = [source.root for source in local for _ in range(len(source))]
     # Names relative to the source: a folder that moves keeps its validation clips.
-    names = [name.removeprefix(source.root) for source in local for name in source.names()]
-    hashes = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names]
-    chosen = np.zeros(total, dtype=bool)
-    chosen[sorted(range(total), key=hashes.__getitem__)[:count]] = True
-    sides = np.split(chosen, np.cumsum([len(source) for source in local])[:-1]) if local else []
+    keys = [f"{seed}:{name.removeprefix(root)}" for name, root in zip(names, roots)]
+    hashes = [hashlib.sha256(key.encode()).digest() for key in keys]
+    own = [_identity(name) or index for index, name in enumerate(names)]
+    first = {}  # of each file, in the order of the hashes
+    for index in sorted(range(total), key=hashes.__getitem__):
+        first.setdefault(own[index], index)
+    drawn = set(list(first)[:count])
+    chosen = np.array([identity in drawn for identity in own], dtype=bool)
+    ends = np.cumsum([len(source) for source in local])[:-1]
+    sides = np.split(chosen, ends) if local else []
     if not 1 <= count < total or any(side.all() for side in sides):
         raise InputError(
             f"{count} clips for validation: the local sources have {total}, and each must keep one for training; hold "
             "out fewer, add clips, or name a validation source"
         )
-    held_out = [source.select(np.flatnonzero(side)) for source, side in zip(local, sides) if side.any()]
+    shown = np.zeros(total, dtype=bool)
+    shown[list(first.values())] = True
+    shown &= chosen
+    if shown.sum() < chosen.sum():
+        logger.warning(
+            f"{chosen.sum() - shown.sum()} more entries of {len(drawn)} clips for validation, such as "
+            f"{names[np.flatnonzero(chosen & ~shown)[0]]}, are left out of the training: they are listed twice"
+        )
+    parts = np.split(shown, ends)
+    held_out = [source.select(np.flatnonzero(part)) for source, part in zip(local, parts) if part.any()]
     kept = iter([source.select(np.flatnonzero(~side)) for source, side in zip(local, sides)])
     training = [next(kept) if isinstance(source, LocalClips) else source for source in clips]
     return training, join(held_out)
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    """Returns what identifies the file of a clip; `None` if there is no such file: the clip is stored."""
+    try:
+        return identity(name)
+    except (OSError, ValueError):
+        return None

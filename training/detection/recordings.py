@@ -1,5 +1,7 @@
 """Loads annotated recordings, divides them into splits, and finds their labels."""
 
+import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +10,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ..data.annotations import AnnotatedRecording, load_annotations
-from ..data.audio import AudioSource, check_audio, num_samples
+from ..data.audio import AudioSource, check_audio, num_samples, segment_name
 from ..data.columns import Columns, audio_of, clip_names
 from ..data.events import BACKGROUND, Event
 from ..data.labels import LabelSet, read_label_file, sort_key
@@ -113,6 +115,7 @@ def load_splits(arguments: DetectionDataArguments, seed: int) -> dict[str, list[
     for split, own in splits.items():
         if not own:
             raise InputError(f"{getattr(arguments, f'{split}_annotations')}: no recording is annotated; add some")
+    _warn_of_repeats(splits)
     fractions = {"test": arguments.test_fraction, "validation": arguments.validation_fraction}
     missing = {split: share for split, share in fractions.items() if share and split not in splits}
     if arguments.split_by == "time":
@@ -120,6 +123,15 @@ def load_splits(arguments: DetectionDataArguments, seed: int) -> dict[str, list[
     for split, share in missing.items():
         splits["train"], splits[split] = _set_aside(splits["train"], split, share, arguments.split_by, seed)
     return splits
+
+
+def _warn_of_repeats(splits: dict[str, list[Stretch]]):
+    """Warns of recordings that several splits annotate: a test on what was learnt is invalid."""
+    counts = Counter(path for own in splits.values() for path in {os.path.realpath(one.source) for one in own})
+    repeated = [path for path, count in counts.items() if count > 1]
+    if repeated:
+        named = f"such as {printable(min(repeated))}"
+        logger.warning(f"{len(repeated)} recordings are annotated in more than one split, {named}: is that meant?")
 
 
 def _whole(recording: AnnotatedRecording) -> Stretch:
@@ -150,7 +162,7 @@ def part(stretch: Stretch, start_s: float, end_s: float) -> Stretch:
         )
 
     source = {"path": stretch.source, "start": start_s, "end": end_s}
-    name = f"{stretch.name}#t={start_s:g},{end_s:g}"
+    name = segment_name(stretch.name, start_s, end_s)
     return Stretch(source, name, end_s - start_s, cut(stretch.events), cut(stretch.unsure), stretch.site)
 
 

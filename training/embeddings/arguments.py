@@ -16,6 +16,7 @@ class FrozenEncoderArguments(Arguments):
     """Sets how a frozen encoder encodes the clips, and the output folder."""
 
     group: ClassVar[str] = "training"
+    written_folders: ClassVar[tuple[str, ...]] = ()  # in output_dir; a run must not read what lies in them
 
     shard_clips: int = described(
         128, "Clips per file of stored representations: what a stopped run may lose.", at_least=1
@@ -34,6 +35,8 @@ class FrozenEncoderArguments(Arguments):
 @dataclass
 class SweepArguments(FrozenEncoderArguments):
     """Sets up the search for layers and poolings of an encoder."""
+
+    written_folders: ClassVar[tuple[str, ...]] = ("representations",)
 
     readouts: list[str] | None = described(
         None, "Some of patches, prefix, frames (CNN: composed); unset: all of the model."
@@ -79,6 +82,8 @@ EVAR = {
 class ProbeArguments(FrozenEncoderArguments):
     """Sets up the evaluation of a frozen encoder: trained heads, neighbours, few labels."""
 
+    written_folders: ClassVar[tuple[str, ...]] = ("model", "embeddings")
+
     protocol: str = described(
         "tuned",
         "Rules: tuned, heads with the best of several learning rates; or evar, EVAR's linear layer to the letter.",
@@ -111,6 +116,8 @@ class ProbeArguments(FrozenEncoderArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("methods", "learning_rates", "weight_decays", "neighbours", "few_shot"):
+            setattr(self, name, list(dict.fromkeys(getattr(self, name))))  # a repeat is no run of its own
         if self.protocol != "evar":
             if self.clip_s is not None:
                 raise InputError("clip_s: has an effect with protocol evar alone; leave it out")

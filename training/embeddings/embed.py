@@ -1,7 +1,8 @@
 """Embeds clips, for embed_hf.py: the networks of each level, and the Parquet or npz file of their vectors."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..inference.shards import Part, Segment, mean
 from ..inference.tables import Columns, open_table, with_own_columns
 from .log_mel import LOG_MEL, load_log_mel
 
+ABOUT = "about"  # member of an npz file that says what made its vectors; a column of this name becomes given_about
 LEVELS = ("clip", "frames", "layers")
 EXTENSIONS = (".parquet", ".npz")
 
@@ -141,9 +143,15 @@ def find_overrides(name: str, config, level: str, settings: dict) -> dict:
     Returns the fields of the configuration to change: the settings, and for the level `layers` all layers side by side.
 
     Raises:
-        InputError: this kind of model does not have such a field, or lacks norms or attention for some layers.
+        InputError: this kind of model or level does not have such a field, or lacks norms or attention for some layers.
     """
     found = {field: value for field, value in settings.items() if value is not None}
+    if level == "frames":
+        pooled = next((field for field in ("pooling", "pooling_combination") if field in found), None)
+        if pooled is not None:
+            raise InputError(f"{pooled}: --level frames has a vector per time frame and pools none; leave it out")
+        if found.get("readout") == "prefix":
+            raise InputError("readout prefix: has no time frames; take patches or frames, or another --level")
     if level == "layers":
         if getattr(config, "fusion_norm", None) == "separate":
             raise InputError(f"{name}: has a norm for each fused layer and none for the others; use --level clip")
@@ -209,7 +217,16 @@ def write(
             name: np.concatenate([_as_array(piece[place][1]) for piece in pieces])
             for place, (name, _) in enumerate(pieces[0])
         }
-        np.savez(file, **arrays, about=np.asarray(json.dumps(about)))
+        own = {f"given_{ABOUT}" if name == ABOUT else name: values for name, values in arrays.items()}
+        write_npz(file, own | {ABOUT: np.asarray(json.dumps(about))})
+
+
+def write_npz(file, arrays: Mapping[str, np.ndarray]):
+    """Writes arrays as `np.savez` does, by any name: its own parameters, such as `file`, are names of columns, too."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(values), allow_pickle=False)
 
 
 def _as_array(values) -> np.ndarray:

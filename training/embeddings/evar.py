@@ -6,7 +6,7 @@ are `EVAR` in arguments.py; what no option can change stands here.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,12 @@ from tqdm.auto import tqdm
 
 from ..base.arguments import ModelArguments
 from ..base.loading import compute_statistics
+from ..data.arguments import FrozenDataArguments
+from ..data.audio import as_stored
 from ..data.dataset import ClipDataset
 from ..errors import InputError
+from ..inference.inputs import Examples
+from ..recipe import default_of, options
 from .arguments import ProbeArguments
 
 STATISTICS_CLIPS = 5000
@@ -52,6 +56,29 @@ class FixedClips(ClipDataset):
         waveform = waveform[start : start + self.length]
         return np.pad(waveform, (0, self.length - len(waveform)))
 
+    def source(self) -> "ClipDataset | FixedSource":
+        """Returns the clips for `encode_clips`, which reads the recordings of a `ClipDataset` as they are."""
+        return self if self.length is None else FixedSource(self)
+
+    def description(self) -> str:
+        """Returns what is encoded of each clip, in words: stored clips of another kind are refused by it."""
+        if self.length is None:
+            return "whole clips"
+        place = f"at random places of seed {self.seed}" if self.at_random else "from the beginning"
+        return f"{self.length} samples {place}"
+
+
+class FixedSource(Examples):
+    """Gives `FixedClips` as they are cut and padded, as recordings in memory."""
+
+    def __init__(self, clips: FixedClips):
+        super().__init__(clips)
+        self.clips, self.feature_extractor, self.windows = clips, clips.feature_extractor, clips.windows
+
+    def __getitem__(self, index: int) -> dict:
+        waveform = self.clips.waveform(index)
+        return as_stored({"array": waveform, "sampling_rate": self.feature_extractor.sampling_rate})
+
 
 def fixed_length(model_arguments: ModelArguments, extractor, clip_s: float | None) -> int | None:
     """
@@ -65,6 +92,37 @@ def fixed_length(model_arguments: ModelArguments, extractor, clip_s: float | Non
     extractor.max_length = len(extractor.spectrograms([torch.zeros(num_samples)])[0])
     model_arguments.max_length = extractor.max_length
     return num_samples
+
+
+def check_data(arguments: FrozenDataArguments, splits: Collection[str]):
+    """
+    Checks the options of the data.
+
+    Args:
+        splits: those that the data set has
+
+    Raises:
+        InputError: an option that the protocol does not obey.
+    """
+    for name in ("window_s", "hop_s"):
+        if getattr(arguments, name) is not None:
+            raise InputError(f"{name}: the protocol evar has no windows, but clip_s; leave it out")
+    by_folds = bool(arguments.fold_column)
+    found = [split for split in ("validation", "test") if by_folds and split in splits]
+    if found:
+        raise InputError(
+            f"fold_column: the folds divide the training clips, and there is a {found[0]} split; leave it out, or name "
+            "all clips as the training split"
+        )
+    defaults = {option.name: default_of(option) for option in options(FrozenDataArguments)}
+    share = arguments.validation_fraction
+    if "validation" not in splits and share not in (VALIDATION_FRACTION, defaults["validation_fraction"]):
+        raise InputError(
+            f"validation_fraction: is {VALIDATION_FRACTION} in the protocol evar, got {share}; leave it out, or name a "
+            "validation split"
+        )
+    if by_folds and arguments.test_fraction != defaults["test_fraction"]:
+        raise InputError("test_fraction: has no effect with fold_column, whose folds are the test clips; leave it out")
 
 
 def own_statistics(clips: FixedClips, extractor):

@@ -37,7 +37,7 @@ def head_rows(
     first. `scores` are those of the test clips, (clips, labels): probabilities or numbers; `weights` are the head's.
 
     Raises:
-        InputError: the head diverges with every learning rate.
+        InputError: the head diverges with every learning rate, or the validation clips have no score.
     """
     name, rows = head.method.name, []
     grid = list(itertools.product(arguments.learning_rates, arguments.weight_decays))
@@ -89,6 +89,9 @@ def fit(
         if not all(np.isfinite(values).all() for values in found.values()):
             return None  # the highest of NaN scores would be class 0
         validation = score(found["validation"], labels["validation"])
+        if not np.isfinite(validation):
+            name = metric_of(label_set.problem_type)[0]
+            raise InputError(f"validation_split: the {name} of its clips is {validation}; name other clips")
         if validation > best["validation"]:
             best = {
                 "method": head.method.name, "setting": setting_of(rates, arguments), "seed": seed, "epoch": epoch + 1,

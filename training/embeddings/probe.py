@@ -22,8 +22,8 @@ from transformers.utils import logging
 from ..base.arguments import ModelArguments
 from ..base.finite import check_scores
 from ..base.loading import choose_windows, load_feature_extractor
-from ..base.outputs import describe_recipe
-from ..base.ridge import make_targets, why_undefined
+from ..base.outputs import begin_anew, describe_recipe
+from ..base.ridge import why_undefined
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet, find_labels
@@ -36,7 +36,7 @@ from . import evar
 from .arguments import UNTRAINED, ProbeArguments
 from .head_training import head_rows
 from .heads import EMBEDDING, METHODS, Head, config_of
-from .probe_outputs import Trained, write_outputs
+from .probe_outputs import Trained, check_model_folder, write_outputs
 from .representations import Represented, encode_clips, fused, load_for_recipe
 from .stored_features import FeatureNetwork, Stored, check_size, clip_means
 
@@ -57,13 +57,14 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     check_writable(folder, is_folder=True)
     if (folder / "results.json").exists() and not arguments.overwrite:
         raise InputError(f"{folder}: holds a probe already; set overwrite to begin anew, or choose another output_dir")
+    check_model_folder(folder)
     recipe = {"task": "probe"} | describe_recipe(model_arguments, data_arguments, arguments)
     if arguments.protocol == "evar":
         outcomes = run_evar(model_arguments, data_arguments, arguments)
         rows = list(evar.rows_of(outcomes.by_seed, arguments.learning_rates[0]))
         for row in rows:
             row["scores"] = outcomes.scores(row["seed"])
-        write_outputs(folder, rows, outcomes.dataset, outcomes.counts, outcomes.size, recipe)
+        write_outputs(folder, rows, outcomes.dataset, outcomes.counts, outcomes.size, recipe, folds=outcomes.folds)
         return
     if data_arguments.fold_column:
         raise InputError("fold_column: has an effect with protocol evar alone; name splits, or set group_column")
@@ -79,18 +80,18 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
         raise InputError(f"{missing[0]}_split: a probe needs one; name it, or set {missing[0]}_fraction above 0")
     windows = choose_windows(model, extractor, data_arguments)
     datasets = {split: ClipDataset(splits[split], extractor, label_set, windows=windows) for split in SPLITS}
-    for dataset in datasets.values():
-        dataset.check_labels()
-    check_scored(splits, label_set)
+    labels = {split: np.asarray(list(dataset.encoded_labels())) for split, dataset in datasets.items()}
     methods = chosen_methods(arguments, label_set)
     heads = {
         name: Head(METHODS[name], config_of(METHODS[name], model.config, label_set))
         for name in methods
         if name in METHODS
     }
+    check_labels_of(labels, label_set, methods, arguments)
     more = [] if heads.keys() == set(methods) else [EMBEDDING]
     network = FeatureNetwork(model, datasets["train"], heads.values(), more)
     check_size(network, datasets, heads.values(), arguments.max_feature_gb)
+    begin_anew(folder)
     started = time.perf_counter()
     shards = {
         split: encode_clips(
@@ -99,7 +100,6 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
         for split, dataset in datasets.items()
     }
     seconds = {"encoding": time.perf_counter() - started}
-    labels = {split: np.asarray(list(dataset.encoded_labels())) for split, dataset in datasets.items()}
     features = Features(shards, network.names)
     if features.embeddings:
         for split, dataset in datasets.items():
@@ -116,13 +116,6 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     counts = {split: len(dataset) for split, dataset in datasets.items()}
     finished = Trained(model, heads, features.scaler, datasets, seconds)
     write_outputs(folder, rows, datasets["test"], counts, model.config.fused_size, recipe, finished)
-
-
-def check_scored(splits: dict, label_set: LabelSet):
-    """Raises `InputError` if the score has no value on the validation or the test split."""
-    for split in SPLITS[1:]:
-        if problem := why_undefined(make_targets(splits[split]["label"], label_set), label_set.problem_type):
-            raise InputError(f"{split}_split: holds {problem}; name another, or set a higher {split}_fraction")
 
 
 class Features:
@@ -161,6 +154,27 @@ def chosen_methods(arguments: ProbeArguments, label_set: LabelSet) -> list[str]:
     return methods
 
 
+def check_labels_of(labels: dict[str, np.ndarray], label_set: LabelSet, methods: list[str], arguments: ProbeArguments):
+    """
+    Checks that labels suffice for the scores and methods of a probe, before the encoding.
+
+    Args:
+        labels: split -> encoded labels, (clips, ...)
+
+    Raises:
+        InputError: a split has no score, or all numbers of neighbours or shots are above the number of training clips.
+    """
+    for split in SPLITS[1:]:
+        if problem := why_undefined(labels[split], label_set.problem_type):
+            raise InputError(f"{split}_split: holds {problem}; name another, or set a higher {split}_fraction")
+    if "neighbours" in methods and all(count > len(labels["train"]) for count in arguments.neighbours):
+        raise InputError(f"neighbours: {arguments.neighbours} are more than the {len(labels['train'])} clips")
+    if "few_shot" in methods:
+        fewest = np.unique(labels["train"], return_counts=True)[1].min()
+        if all(shots > fewest for shots in arguments.few_shot):
+            raise InputError(f"few_shot: a class has {fewest} training clips; give at most as many, or add clips")
+
+
 @dataclasses.dataclass
 class EvarOutcomes:
     """
@@ -183,6 +197,11 @@ class EvarOutcomes:
     def label_set(self) -> LabelSet:
         return self.dataset.labels
 
+    @property
+    def folds(self) -> list[np.ndarray]:
+        """The test clips of each fold, as indices in `dataset`."""
+        return [held for held, _ in self.tested]
+
     def scores(self, seed: int) -> np.ndarray:
         """Returns the outputs of a seed's layers for the clips of `dataset`: (clips, labels)"""
         found = np.zeros((len(self.dataset), len(self.label_set.names)), dtype=np.float32)
@@ -196,17 +215,18 @@ def run_evar(
 ) -> EvarOutcomes:
     """
     Embeds the clips and trains the linear layers of EVAR's protocol: on the data set's splits, or on its folds, if it
-    has them (`fold_column`) and no test split.
+    has them (`fold_column`).
 
     Raises:
-        InputError: bad input, or a regression.
+        InputError: bad input, a regression, or an option of the data that the protocol does not obey.
     """
     folder = Path(arguments.output_dir)
     splits = screen(load_splits(data_arguments), data_arguments, folder)
     label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
     if label_set.problem_type == "regression":
         raise InputError("protocol: evar has no regression; leave it out")
-    has_folds = "fold" in splits["train"].column_names and "test" not in splits
+    evar.check_data(data_arguments, splits)
+    has_folds = bool(data_arguments.fold_column)
     if not has_folds:  # EVAR draws the validation clips itself, anew for each seed
         divided = dataclasses.replace(data_arguments, validation_fraction=0.0)
         stratify = divides_by_class(label_set, splits["train"]["label"])
@@ -232,6 +252,7 @@ def run_evar(
         model.config.padding_value = extractor.padding_value
     eye, data = np.eye(len(label_set.names), dtype=np.float32), {}
     all_clips = {split: clips_of(part, split) for split, part in splits.items()}
+    begin_anew(folder)
     for split, clips in all_clips.items():
         labels = np.asarray(list(clips.encoded_labels()))
         embeddings = embed(model, clips, folder / "embeddings" / split, model_arguments, arguments)
@@ -252,10 +273,11 @@ def run_evar(
     return EvarOutcomes(by_seed, tested, dataset, counts, data["train"][0].shape[1])
 
 
-def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArguments) -> np.ndarray:
+def embed(model, dataset: evar.FixedClips, folder: Path, model_arguments, arguments: ProbeArguments) -> np.ndarray:
     """Computes the fused vectors of a split: (clips, fused_size)"""
-    network = Represented(model, dataset, fused)
-    embeddings = encode_clips(network, dataset, folder, model_arguments, arguments).means()["embedding"]
+    network, source = Represented(model, dataset, fused), dataset.source()
+    shards = encode_clips(network, source, folder, model_arguments, arguments, cut=dataset.description())
+    embeddings = shards.means()["embedding"]
     check_scores(embeddings, "the embeddings", dataset.names())
     return embeddings
 
@@ -263,15 +285,13 @@ def embed(model, dataset, folder: Path, model_arguments, arguments: ProbeArgumen
 def neighbour_rows(features: dict, labels: dict, num_labels: int, arguments: ProbeArguments) -> list[dict]:
     """Scores nearest neighbours by cosine, in one row; the validation split chooses their number."""
     rows = []
-    for count in sorted(set(arguments.neighbours)):
+    for count in sorted(arguments.neighbours):
         if count > len(features["train"]):
             continue
         model = KNeighborsClassifier(count, metric="cosine").fit(features["train"], labels["train"])
         scores = {split: model.score(features[split], labels[split]) for split in ("validation", "test")}
         scores["scores"] = probabilities_of(model, features["test"], num_labels)
         rows.append({"method": "neighbours", "setting": f"{count} neighbours", "seed": arguments.seed, **scores})
-    if not rows:
-        raise InputError(f"neighbours: {arguments.neighbours} are more than the {len(features['train'])} clips")
     return [max(rows, key=lambda row: row["validation"])]
 
 
@@ -292,8 +312,6 @@ def few_shot_rows(features: dict, labels: dict, num_labels: int, arguments: Prob
             scores = {split: model.score(features[split], labels[split]) for split in ("validation", "test")}
             scores["scores"] = probabilities_of(model, features["test"], num_labels)
             rows.append({"method": "few_shot", "setting": f"{shots} per class", "seed": seed, **scores})
-    if not rows:
-        raise InputError(f"few_shot: a class has {counts.min()} training clips; give at most as many, or add clips")
     return rows
 
 

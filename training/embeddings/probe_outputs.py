@@ -14,12 +14,13 @@ from model_cards.card import probe_card
 from ..base import reproduction
 from ..base.bootstrap import LEVEL, MIN_RESAMPLES, NUM_RESAMPLES, draw_weights, interval_of, units_to_draw
 from ..base.clip_facts import describe_clips, has_groups
-from ..base.outputs import STAGING_NAME, publish, write_results
+from ..base.outputs import STAGING_NAME, earlier_results, publish, write_results
 from ..base.predictions import labelled_table
 from ..base.ridge import metric_of
 from ..console import print_table
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
+from ..errors import InputError
 from ..files import write_csv
 from .heads import Head, assemble
 
@@ -99,7 +100,11 @@ def num_resamples(label_set: LabelSet) -> int:
 
 
 def interval(
-    scores: Sequence[np.ndarray], targets: np.ndarray, label_set: LabelSet, groups: Sequence[str] | None
+    scores: Sequence[np.ndarray],
+    targets: np.ndarray,
+    label_set: LabelSet,
+    groups: Sequence[str] | None,
+    folds: Sequence[np.ndarray] | None = None,
 ) -> list[float] | None:
     """
     Returns the confidence interval of the mean score of some runs, by resamples of the clips, or of whole groups.
@@ -107,6 +112,8 @@ def interval(
     Args:
         scores: per run (clips, labels)
         targets: classes (clips,), or (clips, labels)
+        folds: per fold the clips that it tests, for EVAR's scores: means over the folds, in which a label without
+            positive test clips counts as 0; `None`: all clips are one test, and such a label is left out
 
     Returns:
         both ends; `None` with fewer than two clips or groups
@@ -115,16 +122,36 @@ def interval(
     if units is None:
         return None
     blocks = draw_weights(units, num_resamples(label_set), seed=0)
+    parts = [np.arange(len(targets))] if folds is None else folds
     if label_set.is_single:
-        is_right = np.mean([own.argmax(axis=1) == targets for own in scores], axis=0)  # (clips,)
-        return interval_of(np.concatenate([is_right @ weights / weights.sum(axis=0) for weights in blocks]))
+        share = np.ones(len(targets))  # of a clip in the score: a fold counts as much as another
+        for part in parts if len(parts) > 1 else ():
+            share[part] = 1 / len(part)
+        is_right = share * np.mean([own.argmax(axis=1) == targets for own in scores], axis=0)  # (clips,)
+        return interval_of(np.concatenate([is_right @ weights / (share @ weights) for weights in blocks]))
     metric, found = metric_of(label_set.problem_type)[1], []
+    targets = targets.reshape(len(targets), -1)
+    # What a resample happens to lack is left out in any case: as zeros it would only lower the interval.
+    factors = [1.0 if folds is None else (targets[part] > 0).any(axis=0).mean() for part in parts]
     for weights in (column for block in blocks for column in block.T):
-        drawn = np.repeat(np.arange(len(targets)), weights.astype(int))
-        chosen = targets.reshape(len(targets), -1)[drawn]
-        if label_set.is_regression or (chosen > 0).any():  # else no label has positive clips
-            found.append(np.mean([metric(chosen, own[drawn]) for own in scores]))
+        values = []
+        for part, factor in zip(parts, factors):
+            drawn = np.repeat(part, weights[part].astype(int))
+            if label_set.is_regression or (targets[drawn] > 0).any():  # else no label has positive clips
+                values.append(factor * np.mean([metric(targets[drawn], own[drawn]) for own in scores]))
+            elif not factor:
+                values.append(0.0)
+        if values:
+            found.append(np.mean(values))
     return interval_of(np.asarray(found)) if found else None
+
+
+def check_model_folder(folder: Path):
+    """Raises `InputError` if an output folder holds a `model` that no earlier probe wrote: it would be replaced."""
+    earlier = earlier_results(folder)
+    is_own = (earlier.get("recipe") or {}).get("task") == "probe" and "model" in earlier
+    if (folder / MODEL).exists() and not is_own:
+        raise InputError(f"{folder / MODEL}: no probe wrote it, and this one would replace it; name another output_dir")
 
 
 def write_outputs(
@@ -135,6 +162,7 @@ def write_outputs(
     size: int,
     recipe: dict,
     trained: Trained | None = None,
+    folds: Sequence[np.ndarray] | None = None,
 ):
     """
     Writes `probe.csv` with every run, `predictions.csv` of the test clips, the model of the best head and
@@ -145,6 +173,7 @@ def write_outputs(
         dataset: the test clips
         counts: split -> clips
         size: of an embedding
+        folds: see `interval`
     """
     staging, label_set = folder / STAGING_NAME, dataset.labels
     shutil.rmtree(staging, ignore_errors=True)
@@ -163,7 +192,7 @@ def write_outputs(
     groups = dataset.examples["group"][:] if has_groups(dataset) else None
     clips = targets, label_set, groups
     intervals = {
-        name: interval([own for own, other in zip(scores, names) if other == name], *clips)
+        name: interval([own for own, other in zip(scores, names) if other == name], *clips, folds)
         for name in dict.fromkeys(names)
     }
     summary, metric = summarise(table, intervals, trained), metric_of(label_set.problem_type)[0]

@@ -27,7 +27,6 @@ from ..base.inference import explained, load_encoder
 from ..base.loading import config_changes, load_config
 from ..data.dataset import ClipDataset
 from ..errors import InputError
-from ..files import fingerprint
 from ..inference.engine import Engine, Network
 from ..inference.inputs import ClipSequence, Examples
 from ..inference.shards import Shards, weights_fingerprint
@@ -176,7 +175,7 @@ def encode_clips(
         "weights": weights_fingerprint(network.model),
         "settings": model_arguments.overrides(),
         "features": dataset.feature_extractor.to_dict() | {"windows": dataset.windows},
-        "clips": fingerprint(dataset.names()),
+        "clips": _clips_of(dataset).fingerprint(),
     }
     shards = Shards(folder, len(dataset), arguments.shard_clips, description | facts)
     shards.prepare(arguments.overwrite)
@@ -192,10 +191,12 @@ def fill_shards(network: Network, dataset, shards: Shards, batch_size: int, num_
         batch_size: clips or windows per encoder pass
         num_workers: threads that decode
     """
-    source = Examples(dataset) if isinstance(dataset, ClipDataset) else dataset
-    Engine(
-        network, ClipSequence([source]), shards, batch_size, num_workers, verb="encoding", stops_at_errors=True
-    ).fill()
+    clips = _clips_of(dataset)
+    Engine(network, clips, shards, batch_size, num_workers, verb="encoding", stops_at_errors=True).fill()
+
+
+def _clips_of(dataset) -> ClipSequence:
+    return ClipSequence([Examples(dataset) if isinstance(dataset, ClipDataset) else dataset])
 
 
 def subsets(names: tuple[str, ...] = tuple(POOLINGS)) -> list[tuple[str, ...]]:

@@ -7,7 +7,6 @@ recipe for fine-tuning.
 """
 
 import itertools
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -52,7 +51,6 @@ from .unlabelled import MEASURES, UnlabelledClips, agreement, geometry, plot_geo
 
 logger = logging.get_logger(__name__)
 
-PREVIOUS = "results.previous.json"  # of a sweep that is being overwritten: a stopped run finds no finished one
 FIGURES = ("layers", *(f"layers_{readout}" for readout in (*READOUTS, COMPOSED)), "unlabelled")
 # Of one sweep; without labels, or with other readouts, another one lacks some of them.
 OUTPUTS = (
@@ -214,8 +212,7 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
 def encode(folder: Path, model_arguments: EncoderArguments, model, dataset, arguments: SweepArguments) -> dict:
     """Encodes the clips that a stopped sweep has not encoded; returns the arrays of `representations`."""
     network, dtype = Represented(model, dataset, dtype=arguments.storage_dtype), arguments.storage_dtype
-    if (folder / "results.json").exists():
-        os.replace(folder / "results.json", folder / PREVIOUS)
+    outputs.begin_anew(folder)
     return encode_clips(network, dataset, folder / "representations", model_arguments, arguments, dtype=dtype).means()
 
 
@@ -229,11 +226,10 @@ def new_staging(folder: Path) -> Path:
 
 def publish(staging: Path, folder: Path):
     """Moves complete outputs to `folder` as `outputs.publish` does, and removes those of an earlier sweep."""
-    if (folder / PREVIOUS).exists():
+    if (folder / outputs.EARLIER).exists():
         for name in OUTPUTS:
             if not (staging / name).exists():
                 (folder / name).unlink(missing_ok=True)
-        os.replace(folder / PREVIOUS, folder / "results.json")
     outputs.publish(staging, folder)
 
 

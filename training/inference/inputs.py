@@ -1,13 +1,15 @@
 """Opens what a program reads: audio files, folders, manifests, and data sets of the Hub, local or streamed."""
 
 import bisect
+import contextlib
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 
 from ..data.listing import AUDIO_EXTENSIONS, list_audio_files, warn
 from ..errors import InputError
-from ..files import fingerprint
+from ..files import TEXT_ERRORS
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".txt", ".xlsx", ".json", ".jsonl", ".parquet")
 HELP = (
@@ -43,7 +45,7 @@ class Examples:
     own = None
 
     def __init__(self, dataset):
-        self.examples = dataset.examples
+        self.data = dataset.examples
         self._names = dataset.names()
 
     def __len__(self) -> int:
@@ -52,7 +54,7 @@ class Examples:
     def __getitem__(self, index: int):
         from ..data.columns import audio_of  # here: `datasets` takes a second to import
 
-        return audio_of(self.examples[index])
+        return audio_of(self.data[index])
 
     def names(self) -> list[str]:
         return self._names
@@ -126,8 +128,16 @@ class ClipSequence:
         self._own = None
 
     def fingerprint(self) -> str:
-        """Returns a short text that changes with the names of the clips; for streams, with the sources."""
-        return fingerprint(self.names())
+        """
+        Returns a short text that changes with the clips: with their names, the exact times of parts, and the sizes and
+        times of change of files, or the sizes of what tables hold. For streams, it changes with the sources.
+        """
+        digest = hashlib.sha256()
+        for source in self.sources:
+            clips = zip(source.names(), _facts(source)) if hasattr(source, "__len__") else [(source.name,)]
+            for clip in clips:
+                digest.update(f"{clip}\n".encode(errors=TEXT_ERRORS))
+        return digest.hexdigest()[:16]
 
     def names(self) -> list[str]:
         """Returns the names of the clips; of a stream, its own."""
@@ -163,6 +173,41 @@ class ClipSequence:
         if self._own is None and any(getattr(source, "own", None) is not None for source in self.sources):
             self._own = _joined([(source.own, len(source)) for source in self.sources])
         return self._own
+
+
+def _facts(source) -> Iterator[tuple]:
+    """Yields what tells each clip from others of its name: size and time of its file, size of its bytes, start, end."""
+    for path, num_bytes, start, end in _stored(source.data) if hasattr(source, "data") else _read(source):
+        facts = None
+        if num_bytes is None:
+            with contextlib.suppress(OSError, TypeError, ValueError):  # a missing file, an address, or no path
+                facts = os.stat(path)
+        yield num_bytes, facts and (facts.st_size, facts.st_mtime_ns), start, end
+
+
+def _read(source) -> Iterator[tuple]:
+    """Yields path, number of stored bytes, start and end of each clip of a source."""
+    for index in range(len(source)):
+        audio = source[index]
+        audio = {"path": audio} if isinstance(audio, str) else audio
+        content = audio.get("bytes")
+        yield audio.get("path"), None if content is None else len(content), audio.get("start"), audio.get("end")
+
+
+def _stored(data) -> Iterator[tuple]:
+    """Yields the same of a `datasets.Dataset`, without loading the audio of all clips at once."""
+    import pyarrow.compute  # here: a prediction of files needs no tables
+
+    from ..data.columns import TIME_COLUMNS
+
+    wanted = [name for name in ("audio", *TIME_COLUMNS) if name in data.column_names]
+    for table in data.select_columns(wanted).with_format("arrow").iter(batch_size=100):
+        audio, num_bytes = table["audio"], [None] * len(table)
+        if pyarrow.types.is_struct(audio.type):
+            num_bytes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(audio, "bytes")).to_pylist()
+            audio = pyarrow.compute.struct_field(audio, "path")
+        times = (table[name].to_pylist() if name in wanted else [None] * len(table) for name in TIME_COLUMNS)
+        yield from zip(audio.to_pylist(), num_bytes, *times)
 
 
 def _joined(tables: list[tuple]):

@@ -1,7 +1,11 @@
 """Turns published data sets into the manifests that the recipes in recipes/datasets read."""
 
 import csv
+import filecmp
+import itertools
+import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -37,7 +41,7 @@ def prepare(name: str, folder: Path, output: Path, split: str = "paper", seed: i
     info = find(name)
     if split not in info.splits:
         raise InputError(f"--split {split}: is unknown; {name} has {', '.join(info.splits)}")
-    check_output(output, folder)
+    check_output(output, folder, info.copies)
     try:
         clips = info.read(folder)
     except InputError as error:
@@ -64,21 +68,39 @@ def find(name: str) -> DatasetInfo:
     return DATASETS[name]
 
 
-def check_output(output: Path, folder: Path):
+def check_output(output: Path, folder: Path, copies: Iterable[str] = ()):
     """
-    Checks that manifests can be written to a folder.
+    Checks that manifests, and copies of files of the data set, can be written to a folder.
 
     Raises:
-        InputError: the disk refuses them, or they would replace files of the data set, or tables that are not
-            manifests.
+        InputError: the disk refuses them, or they would replace files of the data set, or files that are neither.
     """
     check_writable(output, is_folder=True)
     if output.resolve() == folder.resolve():
         raise InputError(f"--output {output}: is the folder of the data set; name another one")
     for manifest in MANIFESTS:
-        path = output / f"{manifest}.csv"
-        if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith("file_name,"):
-            raise InputError(f"{path}: is no manifest of this program and would be replaced; name another --output")
+        check_manifest(output / f"{manifest}.csv")
+    for name in copies:
+        path, own = output / name, folder / name
+        if path.exists() and own.exists() and not filecmp.cmp(path, own, shallow=False):
+            raise InputError(f"{path}: is not that of {folder} and would be replaced; name another --output")
+
+
+def check_manifest(path: Path):
+    """Raises `InputError` if a file is there that `write_manifest` has not written, and would replace."""
+    if path.exists() and not (path.is_file() and _is_manifest(path)):
+        raise InputError(f"{path}: is no manifest of this program and would be replaced; name another --output")
+
+
+def _is_manifest(path: Path) -> bool:
+    """Returns whether a table has no columns but those of a manifest, and absolute paths: others' are mostly not."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        try:
+            header, *rows = itertools.islice(csv.reader(file), 2)
+        except (csv.Error, ValueError):  # ValueError: not a single row
+            return False
+    has_own_columns = header[:1] == ["file_name"] and {*header[1:]} <= {*COLUMNS}
+    return has_own_columns and all(row and os.path.isabs(row[0]) for row in rows)
 
 
 def write_manifest(path: Path, clips: list[Clip], columns: list[str]):

@@ -21,7 +21,7 @@ from ..data.events import BACKGROUND, UNSURE, Event
 from ..errors import InputError
 from ..files import check_apart, check_outside, check_writable
 from ..recipe import LARGEST_WHOLE
-from . import write_manifest
+from . import check_manifest, write_manifest
 from .common import Clip
 
 
@@ -111,6 +111,7 @@ def program(argv: list[str]) -> None:
     check_apart({"--output": arguments.output}, [arguments.annotations])
     check_outside(arguments.output, arguments.annotations)
     check_writable(arguments.output)
+    check_manifest(arguments.output)
     annotated = read_annotations(
         arguments.annotations,
         arguments.recordings,

@@ -10,13 +10,14 @@ import numpy as np
 from transformers.utils import logging
 
 from ..data.audio import audio_seconds, check_audio
-from ..data.listing import find_audio_files
+from ..data.listing import find_audio_files, find_files
 from ..data.sources import SPLIT_NAMES
-from ..errors import InputError
+from ..errors import InputError, blamed, short
 
 logger = logging.get_logger(__name__)
 
 SPLITS = ("train", "validation", "test")
+GET_AGAIN = "it may be cut off: unpack or download it again"
 
 
 @dataclass
@@ -114,8 +115,19 @@ def warn_of_missing(listed: Iterable[str], found: Iterable[str], what: str):
 
 
 def read_lines(path: Path) -> list[str]:
-    """Reads the lines of a text file, without empty ones."""
-    return [line.strip() for line in need(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    """Reads the lines of a text file, without empty ones; raises `InputError` if it is missing or not UTF-8."""
+    with blamed(need(path), GET_AGAIN):
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def damaged(path: Path, line: str, example: str) -> InputError:
+    """Returns the error of a line of a list that is cut off or of another form."""
+    return InputError(f"{path}: {short(line, 80)!r} is no line like {example!r}; {GET_AGAIN}")
+
+
+def files_called(folder: Path, name: str) -> list[Path]:
+    """Returns the files of that name below a folder, sorted, but not those of hidden folders, such as a waste bin."""
+    return [path for path in find_files(folder, (Path(name).suffix,)) if path.name == name]
 
 
 def pieces(recording: Clip, seconds: float) -> list[Clip]:

@@ -13,6 +13,7 @@ from .common import (
     as_authors,
     as_given,
     audio_below,
+    files_called,
     read_lines,
     readable,
     shared_out,
@@ -120,7 +121,7 @@ def read_emotions(folder: Path) -> list[Clip]:
 
 def _listed(folder: Path) -> set[str]:
     """Returns the names, without extension, of the authors' test clips; empty without their list."""
-    lists = sorted(folder.rglob("fold1_test.csv"))
+    lists = files_called(folder, "fold1_test.csv")
     if len(lists) > 1:
         raise InputError(
             f"{folder}: holds several fold1_test.csv, such as {lists[0]} and {lists[1]}; keep that of the emotions"

@@ -10,16 +10,19 @@ import pandas
 from transformers.utils import logging
 
 from ..data.listing import find_audio_files
-from ..errors import InputError
+from ..errors import InputError, blamed
 from .common import (
+    GET_AGAIN,
     Clip,
     Reader,
     as_given,
     audio_below,
     check_present,
+    damaged,
     in_folds,
     need,
     pieces,
+    read_lines,
     shared_out,
     warn_of_unreadable,
 )
@@ -112,8 +115,12 @@ def _read_audioset(folder: Path, segments: dict[str, str]) -> list[Clip]:
             audio[match[1]] = path
     clips, missing = [], 0
     for name, split in segments.items():
-        with need(folder / f"{name}_segments.csv").open(encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file, skipinitialspace=True) if row and not row[0].startswith("#")]
+        path = folder / f"{name}_segments.csv"
+        lines = [line for line in read_lines(path) if not line.startswith("#")]
+        rows = list(csv.reader(lines, skipinitialspace=True))
+        for line, row in zip(lines, rows):
+            if len(row) != 4 or line.count('"') % 2:
+                raise damaged(path, line, '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"')
         present = [row for row in rows if row[0] in audio]
         missing += len(rows) - len(present)
         clips += [Clip(audio[row[0]], row[3], split=split) for row in present]
@@ -125,11 +132,16 @@ def _read_audioset(folder: Path, segments: dict[str, str]) -> list[Clip]:
 
 
 def _table(path: Path, *columns: str) -> pandas.DataFrame:
-    """Reads a CSV file as texts; raises `InputError` if one of `columns` is missing."""
-    table = pandas.read_csv(need(path), dtype=str, keep_default_na=False)
+    """Reads a CSV file as texts; raises `InputError` if it is damaged, or one of `columns` is missing."""
+    with blamed(need(path), GET_AGAIN):
+        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
     lacking = [name for name in columns if name not in table]
     if lacking:
         raise InputError(f"{path}: has no column {lacking[0]}")
+    for name in columns:
+        are_cut = (table[name] == "") & (table.iloc[:, -1] == "")  # too few cells become empty ones
+        if are_cut.any():
+            raise InputError(f"{path}: row {are_cut.argmax() + 1} has no {name}; {GET_AGAIN}")
     return table
 
 

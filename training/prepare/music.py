@@ -1,15 +1,19 @@
 """Reads and splits music data sets: GTZAN, NSynth, Surge."""
 
-import json
 from pathlib import Path
 
-from ..errors import InputError
+from ..data.sources import SPLIT_NAMES
+from ..errors import InputError, blamed
+from ..files import read_json
 from .common import (
+    GET_AGAIN,
     Clip,
     Reader,
     as_given,
     audio_below,
     check_present,
+    damaged,
+    files_called,
     need,
     read_lines,
     readable,
@@ -26,7 +30,7 @@ def read_gtzan(folder: Path) -> list[Clip]:
     genres = folder / "genres" if (folder / "genres").is_dir() else folder
     listed = {}
     for split, name in GTZAN_LISTS.items():
-        found = next(iter(sorted(folder.rglob(name))), None)
+        found = next(iter(files_called(folder, name)), None)
         if found is not None:
             listed |= {Path(line).stem: split for line in read_lines(found)}
     paths = {
@@ -52,18 +56,25 @@ def read_nsynth(folder: Path) -> list[Clip]:
     clips = []
     for split in ("train", "valid", "test"):
         part = need(folder / f"nsynth-{split}")
-        notes = json.loads(need(part / "examples.json").read_text(encoding="utf-8"))
-        clips += [
-            Clip(part / "audio" / f"{name}.wav", note["instrument_family_str"], split, group=note["instrument_str"])
-            for name, note in notes.items()
-        ]
+        path = need(part / "examples.json")
+        notes = read_json(path, GET_AGAIN)
+        with blamed(path, GET_AGAIN):
+            clips += [
+                Clip(part / "audio" / f"{name}.wav", note["instrument_family_str"], split, group=note["instrument_str"])
+                for name, note in notes.items()
+            ]
     return check_present(clips)
 
 
 def read_surge(folder: Path) -> list[Clip]:
     """Reads PRESET/60.ogg (the label is the note's MIDI number), with EVAR's splits if its list is there."""
-    found = next(iter(sorted(folder.rglob(SURGE_LIST))), None)
-    listed = dict(line.rsplit(",", 1) for line in read_lines(found)[1:]) if found else {}
+    found = next(iter(files_called(folder, SURGE_LIST)), None)
+    listed = {}
+    for line in read_lines(found)[1:] if found else ():
+        preset, comma, split = line.rpartition(",")
+        if not comma or split not in SPLIT_NAMES:
+            raise damaged(found, line, "surge-patches-1-velocity64,train")
+        listed[preset] = split
     paths = audio_below(folder, ".ogg")
     warn_of_missing(listed, (path.parent.name for path in paths), "presets")
     return [Clip(path, path.stem, listed.get(path.parent.name), group=path.parent.name) for path in paths]

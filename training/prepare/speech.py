@@ -10,6 +10,7 @@ from .common import (
     as_given,
     audio_below,
     check_present,
+    damaged,
     in_folds,
     need,
     pieces,
@@ -53,7 +54,8 @@ def _words(folder: Path) -> list[Clip]:
     """Reads bed/00176480_nohash_0.wav: the folder is the word, the first part of the name the speaker."""
     listed = {name: "validation" for name in read_lines(folder / "validation_list.txt")}
     listed |= {name: "test" for name in read_lines(folder / "testing_list.txt")}
-    present = {f"{path.parent.name}/{path.name}": path for path in sorted(folder.glob("[a-z]*/*.wav"))}
+    paths = (path for path in audio_below(folder, ".wav") if path.parent.parent == folder)
+    present = {f"{path.parent.name}/{path.name}": path for path in paths if re.match("[a-z]", path.parent.name)}
     absent = sorted(set(listed) - set(present))
     if absent:
         raise InputError(f"{folder / absent[0]}: is listed but missing, and {len(absent) - 1} more of {len(listed)}")
@@ -82,12 +84,15 @@ def read_iemocap(folder: Path) -> list[Clip]:
 
 def read_voxceleb1(folder: Path) -> list[Clip]:
     """Reads iden_split.txt (`3 id10003/na8-QEFmj44/00003.wav`) and wav/, or dev/wav/ and test/wav/."""
-    lines = [line.split() for line in read_lines(folder / "iden_split.txt")]
+    found = folder / "iden_split.txt"
     roots = [folder / root for root in ("wav", "dev/wav", "test/wav", ".")]
     people = {path.name: path.parent for root in reversed(roots) for path in sorted(root.glob("id*"))}
     clips = []
-    for part, name in lines:
-        person, video, _ = name.split("/")
+    for line in read_lines(found):
+        words = re.fullmatch(r"([123])\s+(([^/]+)/([^/]+)/[^/]+)", line)
+        if words is None:
+            raise damaged(found, line, "3 id10003/na8-QEFmj44/00003.wav")
+        part, name, person, video = words.groups()
         path = people.get(person, roots[0]) / name
         clips.append(Clip(path, person, VOXCELEB_SPLITS[part], group=f"{person}/{video}"))
     return check_present(clips)

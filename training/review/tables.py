@@ -26,7 +26,7 @@ COLUMNS = ("review", "reason", "worth", "annotated", "evidence", "clip", "candid
 SEPARATORS = {"csv": ",", "raven": "\t", "audacity": "\t"}
 NEW = "new"  # key of what no candidate shows
 KEY = re.compile(rf"[an][0-9a-f]{{14}}|{NEW}")
-LONGEST_CLIP_S = 60.0
+SHORTEST_CLIP_S, LONGEST_CLIP_S = 0.05, 60.0  # that can be listened to
 
 
 def key_of(event: Event, annotated: Event | None = None) -> str:
@@ -111,11 +111,13 @@ def _title(candidate: Candidate) -> str:
 
 def write_clip(path: Path, recording: AnnotatedRecording, event: Event, margin_s: float):
     """
-    Cuts an event with a margin out of its recording, at most a minute, with its own rate and channels.
+    Cuts an event with a margin out of its recording, with its own rate and channels: `SHORTEST_CLIP_S` (an event may
+    have no duration) to `LONGEST_CLIP_S`, as far as the recording has them.
 
     Raises:
         InputError: the recording cannot be read.
     """
+    margin_s = max(margin_s, (SHORTEST_CLIP_S - (event.offset_s - event.onset_s)) / 2)
     start_s = max(event.onset_s - margin_s, 0.0)
     end_s = min(event.offset_s + margin_s, recording.duration_s, start_s + LONGEST_CLIP_S)
     samples, rate = decode_audio({"path": str(recording.path), "start": start_s, "end": end_s})
