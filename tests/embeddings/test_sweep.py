@@ -16,7 +16,7 @@ from transformers import AutoModelForAudioClassification
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining, DualSSASTModel
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
 from training import tasks
-from training.base import ridge
+from training.base import outputs, ridge
 from training.classification import train
 from training.data.dataset import ClipDataset
 from training.data.labels import find_labels
@@ -263,12 +263,12 @@ def test_a_stopped_sweep_goes_on(recipe, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(sweep, "score_folds", stop)
         run(path, "--overwrite", "true")
-    assert json.loads((output / sweep.PREVIOUS).read_text())["candidates"] == len(table)
+    assert json.loads((output / outputs.EARLIER).read_text())["candidates"] == len(table)
     modified = {entry.name: entry.stat().st_mtime_ns for entry in (output / "representations").iterdir()}
     run(path)
     assert modified == {entry.name: entry.stat().st_mtime_ns for entry in (output / "representations").iterdir()}
     pandas.testing.assert_frame_equal(table, pandas.read_csv(output / "sweep.csv"))
-    assert not (output / sweep.PREVIOUS).exists()
+    assert not (output / outputs.EARLIER).exists()
 
 
 def stop(*arguments):
