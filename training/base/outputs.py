@@ -130,10 +130,21 @@ def dispensable(name: str) -> Iterator[None]:
         logger.warning(one_line(text))
 
 
-def publish(staging: Path, folder: Path):
-    """Moves complete outputs to `folder`, `results.json` last, and removes optional ones of an earlier run."""
+def new_staging(folder: Path) -> Path:
+    """Returns the empty folder below an output folder in which a run collects its outputs."""
+    staging = folder / STAGING_NAME
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
+
+
+def publish(staging: Path, folder: Path, own: Iterable[str] = ()):
+    """
+    Moves complete outputs to `folder`, `results.json` last, and removes optional ones of an earlier run: those that
+    several tasks have, and the task's `own`.
+    """
     if (folder / "results.json").exists() or (folder / EARLIER).exists():  # else such files are not those of a run
-        for name in OPTIONAL_OUTPUTS:
+        for name in (*OPTIONAL_OUTPUTS, *own):
             if not (staging / name).exists():
                 _remove(folder / name)
     for path in sorted(staging.iterdir(), key=lambda path: (path.name == "results.json", path.name)):

@@ -1,7 +1,6 @@
 """Writes the output folder of a finished run: model, results, predictions, figures and the model card."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from model_cards.card import classifier_card, with_interval
 from ..base.arguments import ModelArguments
 from ..base.clip_facts import describe_clips, has_groups
 from ..base.open_set import SCORES, OpenSet
-from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, publish, write_results
+from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, new_staging, publish, write_results
 from ..base.plots import MOST_NAMED, loss_note, plot_confusion, plot_learning_curves
 from ..base.predictions import labelled_table
 from ..base.reproduction import versions
@@ -96,9 +95,7 @@ def write_outputs(
 
 def write_evaluation(run: FinishedRun, circumstances: dict):
     """Writes the output folder of an evaluation, like `write_outputs`."""
-    staging = run.folder / STAGING_NAME
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    staging = new_staging(run.folder)
     results = {**describe_outcomes(run), **circumstances, "recipe": run.recipe}
     scores = write_split(run, results, staging)
     if not run.labels.is_regression:

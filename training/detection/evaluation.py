@@ -8,7 +8,6 @@ lowest score leaves out.
 import itertools
 import math
 import os
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from model_cards.card import with_interval
 
 from ..base.detection_scores import event_metrics
 from ..base.event_detection import without_unsure
-from ..base.outputs import STAGING_NAME, describe_recipe, dispensable, publish, write_results
+from ..base.outputs import describe_recipe, dispensable, new_staging, publish, write_results
 from ..base.reproduction import versions
 from ..console import print_table
 from ..data.annotations import NOT_ANNOTATED, outside, read_label_map
@@ -59,9 +58,7 @@ def run(arguments: EventEvaluationArguments):
             f"{folder}: holds a run already; add --overwrite true to begin anew, or choose another output_dir"
         )
     results, findings = evaluate(arguments)
-    staging = folder / STAGING_NAME
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    staging = new_staging(folder)
     recipe = {"task": "event_evaluation"} | describe_recipe(arguments)
     if findings is not None and arguments.html_report:
         draw_figures(staging, findings)

@@ -1,7 +1,6 @@
 """Loads annotated recordings, divides them into splits, and finds their labels."""
 
 import os
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from ..data.columns import Columns, audio_of, clip_names
 from ..data.events import BACKGROUND, Event
 from ..data.labels import LabelSet, read_label_file, sort_key
 from ..data.screening import check_files
+from ..data.splits import count_repeats
 from ..data.tables import load_table
 from ..errors import InputError, printable
 from .arguments import DetectionDataArguments
@@ -127,8 +127,8 @@ def load_splits(arguments: DetectionDataArguments, seed: int) -> dict[str, list[
 
 def _warn_of_repeats(splits: dict[str, list[Stretch]]):
     """Warns of recordings that several splits annotate: a test on what was learnt is invalid."""
-    counts = Counter(path for own in splits.values() for path in {os.path.realpath(one.source) for one in own})
-    repeated = [path for path, count in counts.items() if count > 1]
+    counts = count_repeats((split, os.path.realpath(one.source)) for split, own in splits.items() for one in own)
+    repeated = [path for path, own in counts.items() if len(own) > 1]
     if repeated:
         named = f"such as {printable(min(repeated))}"
         logger.warning(f"{len(repeated)} recordings are annotated in more than one split, {named}: is that meant?")

@@ -14,7 +14,7 @@ from model_cards.card import probe_card
 from ..base import reproduction
 from ..base.bootstrap import LEVEL, MIN_RESAMPLES, NUM_RESAMPLES, draw_weights, interval_of, units_to_draw
 from ..base.clip_facts import describe_clips, has_groups
-from ..base.outputs import STAGING_NAME, earlier_results, publish, write_results
+from ..base.outputs import earlier_results, new_staging, publish, write_results
 from ..base.predictions import labelled_table
 from ..base.ridge import metric_of
 from ..console import print_table
@@ -175,9 +175,7 @@ def write_outputs(
         size: of an embedding
         folds: see `interval`
     """
-    staging, label_set = folder / STAGING_NAME, dataset.labels
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    staging, label_set = new_staging(folder), dataset.labels
     best = best_row(rows, trained.heads) if trained else None
     scores = [row["scores"] for row in rows]
     table = pandas.DataFrame([{key: row[key] for key in row if key in COLUMNS} for row in rows])

@@ -7,7 +7,6 @@ recipe for fine-tuning.
 """
 
 import itertools
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,23 +215,6 @@ def encode(folder: Path, model_arguments: EncoderArguments, model, dataset, argu
     return encode_clips(network, dataset, folder / "representations", model_arguments, arguments, dtype=dtype).means()
 
 
-def new_staging(folder: Path) -> Path:
-    """Returns the empty folder for the outputs of this run."""
-    staging = folder / outputs.STAGING_NAME
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    return staging
-
-
-def publish(staging: Path, folder: Path):
-    """Moves complete outputs to `folder` as `outputs.publish` does, and removes those of an earlier sweep."""
-    if (folder / outputs.EARLIER).exists():
-        for name in OUTPUTS:
-            if not (staging / name).exists():
-                (folder / name).unlink(missing_ok=True)
-    outputs.publish(staging, folder)
-
-
 def choose_readouts(config, wanted: list[str] | None) -> list[str]:
     """
     Returns the readouts to compare: `wanted`, or all of the model.
@@ -378,7 +360,7 @@ def describe_choice(found: Results, rule: str, model: dict) -> dict:
 
 def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments: SweepArguments):
     """Writes tables, figures, the chosen candidate and a recipe with it, `results.json` last; prints the best ones."""
-    staging = new_staging(folder)
+    staging = outputs.new_staging(folder)
     table, metric, seconds = found.table, found.metric, found.seconds
     write_csv(table, staging / "sweep.csv")
     compared = comparison(table, metric, found.layers, found.test_share)
@@ -420,7 +402,7 @@ def write_outputs(folder: Path, found: Results, recipe: dict, config, arguments:
         "recipe": recipe,
     }
     outputs.write_results(results, staging)
-    publish(staging, folder)
+    outputs.publish(staging, folder, OUTPUTS)
     print(
         f"{len(table)} candidates, {found.num_clips} clips: encoded in {seconds['encoding']:.1f} s, "
         f"scored in {seconds['scoring']:.1f} s"
@@ -441,11 +423,11 @@ def with_scores(found: Results) -> pandas.DataFrame:
 
 def write_unlabelled(folder: Path, table: pandas.DataFrame, num_clips: int, recipe: dict, arguments: SweepArguments):
     """Writes the table and figure of a sweep without labels, and prints the layer that each measure takes."""
-    staging = new_staging(folder)
+    staging = outputs.new_staging(folder)
     write_csv(table, staging / "unlabelled.csv")
     plot_geometry(table, staging / "unlabelled.png", arguments.figure_format)
     outputs.write_results({"clips": num_clips, "versions": reproduction.versions(), "recipe": recipe}, staging)
-    publish(staging, folder)
+    outputs.publish(staging, folder, OUTPUTS)
     rows = []
     for (readout, pooling), part in table.dropna().groupby(["readout", "pooling"], sort=False):
         rows.append([readout, pooling, *(int(part.loc[part[name].idxmax(), "layer"]) for name in MEASURES)])

@@ -176,7 +176,7 @@ class ClipSequence:
 
 
 def _facts(source) -> Iterator[tuple]:
-    """Yields what tells each clip from others of its name: size and time of its file, size of its bytes, start, end."""
+    """Yields what distinguishes clips of one name: size and time of its file, size of its bytes, start, end."""
     for path, num_bytes, start, end in _stored(source.data) if hasattr(source, "data") else _read(source):
         facts = None
         if num_bytes is None:
