@@ -4,16 +4,20 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from modeling_dual_ssast import DualSSASTConfig
 from training.base.detection_scores import counter
-from training.base.event_detection import event_settings, step_times, without_unsure
+from training.base.event_detection import counts_in_unsure, event_settings, step_times, without_unsure
 from training.data.events import Event
 from training.detection import postprocessing
 from training.detection.arguments import POSTPROCESSING_METRICS
 from training.detection.metrics import find_all, score_events
 from training.detection.postprocessing import choose_settings, count_right
 from training.detection.recordings import Stretch
+from training.detection.verdicts import RIGHT, UNSCORED, judge
 
 HOP_S = 0.1
 
@@ -162,3 +166,54 @@ def test_events_in_unsure_stretches_count_for_nothing():
     kept = [event[:2] for event in without_unsure(found, unsure)]
     assert kept == [(0.0, 1.5), (2.9, 3.2), (7.0, 8.0), (6.2, 6.2)]
     assert without_unsure(found, []) == found
+
+
+@given(*[st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=6)] * 3)
+@hypothesis_settings(max_examples=100, deadline=None)
+def test_what_counts_in_unsure_stretches_equals_a_plain_loop(found, unsure, wanted):
+    found, unsure, wanted = (
+        [(begin / 4, (begin + length) / 4) for begin, length in own] for own in (found, unsure, wanted)
+    )
+    expected = []
+    for begin, end in found:
+        ticks = [tick / 8 for tick in range(round(begin * 8) + 1, round(end * 8), 2)]  # middles of quarters of a second
+        num_unsure = sum(any(first < tick < last for first, last in unsure) for tick in ticks)
+        is_near = any(first < end and last > begin if first < last else begin <= first <= end for first, last in wanted)
+        expected.append(2 * num_unsure <= len(ticks) or is_near)
+    sides = [np.array(own, dtype=float).reshape(-1, 2) for own in (found, unsure, wanted)]
+    assert counts_in_unsure(*sides).tolist() == expected
+
+
+def test_annotated_events_in_unsure_stretches_can_be_found():
+    """As the frames there are known to be positive. Found events of other labels there still count for nothing."""
+    own = events_of((2.0, 3.0), (6.0, 7.0))
+    stretch = Stretch("x.wav", "x.wav", 10.0, tuple(own), tuple(events_of((1.0, 5.0), label="rain")))
+    found = [*own, Event(3.5, 4.5, "a"), Event(2.0, 3.0, "b")]
+    metrics = score_events([found], [stretch], ["a", "b"], 0.2)["metrics"]
+    assert metrics["event_recall_micro"] == metrics["event_precision_micro"] == metrics["segment_f1_micro"] == 1.0
+    verdicts = [(one.event.label, one.is_annotated, one.verdict) for one in judge(found, stretch, 0.2, 0.2)]
+    assert verdicts.count(("a", True, RIGHT)) == verdicts.count(("a", False, RIGHT)) == 2
+    assert [one[::2] for one in verdicts if one[2] != RIGHT] == [("b", UNSCORED), ("a", UNSCORED)]
+
+
+@pytest.mark.parametrize("metric", POSTPROCESSING_METRICS)
+def test_settings_are_chosen_where_all_annotated_events_lie_in_unsure_stretches(metric):
+    own, rain = events_of((2.0, 3.0), (6.0, 7.0)), events_of((0.0, 10.0), label="rain")
+    scores = np.full((100, 1), 0.1)
+    scores[20:30] = scores[60:70] = 0.35
+    stretch, edges = Stretch("x.wav", "x.wav", 10.0, tuple(own), tuple(rain)), np.arange(101) * HOP_S
+    settings = choose_settings([scores], [edges], [stretch], ["a"], 0.2, metric)
+    found = find_all([scores], [edges], ["a"], {name: settings[name] for name in ("high", "low", "median_steps")})
+    assert [event[:2] for event in found[0]] == [pytest.approx(event[:2]) for event in own]
+
+
+def test_recordings_of_any_length_stay_apart():
+    """Of thirty hours, the second and the third one."""
+    edges = [np.linspace(0.0, 108000.0, 109)] * 3
+    scores = [np.full(108, 0.1) for _ in edges]
+    for own in scores[1:]:
+        own[0] = own[-1] = 0.9
+    wanted = [np.zeros((0, 2)), *[np.array([[0.0, 1000.0], [107000.0, 108000.0]])] * 2]
+    none, count = [np.zeros((0, 2))] * 3, counter("event", 0.2, postprocessing.OFFSET_SHARE)
+    right, given, total = count_right(scores, edges, wanted, none, count, np.array([0.5]), None, np.array([1.0]))
+    assert right[0] == given[0] == total == 4

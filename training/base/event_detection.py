@@ -226,24 +226,50 @@ def find_events(
     return sorted(events, key=lambda event: (event.onset_s, event.offset_s, event.label))
 
 
-def without_unsure(found: Sequence[Event], unsure: Sequence[Event]) -> list[Event]:
-    """Leaves out events of which more than half lies in unsure stretches: nobody knows whether they are right."""
+def without_unsure(found: Sequence[Event], unsure: Sequence[Event], wanted: Sequence[Event] = ()) -> list[Event]:
+    """
+    Leaves out events that count for nothing, see `counts_in_unsure`. wanted: the annotated events, of any labels
+    """
     if not unsure:
         return list(found)
-    stretches: list[list[float]] = []
-    for event in sorted(unsure, key=lambda event: event.onset_s):
-        if stretches and event.onset_s <= stretches[-1][1]:
-            stretches[-1][1] = max(stretches[-1][1], event.offset_s)
-        else:
-            stretches.append([event.onset_s, event.offset_s])
-
-    def is_known(event: Event) -> bool:
-        shared_s = sum(
-            max(min(event.offset_s, end_s) - max(event.onset_s, begin_s), 0.0) for begin_s, end_s in stretches
+    counts = np.zeros(len(found), dtype=bool)
+    for label in {event.label for event in found}:
+        places = [place for place, event in enumerate(found) if event.label == label]
+        own = times_of([found[place] for place in places])
+        counts[places] = counts_in_unsure(
+            own, times_of(unsure), times_of([event for event in wanted if event.label == label])
         )
-        return shared_s <= (event.offset_s - event.onset_s) / 2
+    return [event for event, is_counted in zip(found, counts) if is_counted]
 
-    return list(filter(is_known, found))
+
+def counts_in_unsure(found: np.ndarray, unsure: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """
+    Returns which found events of a label count, (events,): not those of which more than half lies in unsure stretches,
+    because nobody knows whether they are right, unless they overlap an annotated event of the label.
+
+    Args:
+        found, unsure, wanted: onsets and offsets in any order, (events, 2); `wanted` are the annotated events
+    """
+    if not len(unsure) or not len(found):
+        return np.ones(len(found), dtype=bool)
+    unsure = unsure[np.argsort(unsure[:, 0])]
+    ends_s = np.maximum.accumulate(unsure[:, 1])
+    begins_s = np.maximum(unsure[:, 0], np.append(0.0, ends_s[:-1]))  # of what no stretch before has
+    lengths_s = np.maximum(ends_s - begins_s, 0.0)
+    until_s = np.cumsum(lengths_s)  # unsure seconds until the end of each stretch
+    borders_s = np.stack([ends_s - lengths_s, ends_s], axis=1).ravel()
+    shared_s = np.diff(np.interp(found, borders_s, np.stack([until_s - lengths_s, until_s], axis=1).ravel()))[:, 0]
+    is_known = shared_s <= (found[:, 1] - found[:, 0]) / 2 + TOLERANCE_S
+    # Events without duration lie in what they touch.
+    reach_s = np.where(wanted[:, 1] > wanted[:, 0], 0.0, TOLERANCE_S)
+    onsets_s, offsets_s = np.sort(wanted[:, 0] - reach_s), np.sort(wanted[:, 1] + reach_s)
+    num_begun = np.searchsorted(onsets_s, found[:, 1], side="left")
+    return is_known | (num_begun > np.searchsorted(offsets_s, found[:, 0], side="right"))
+
+
+def times_of(events: Sequence[Event]) -> np.ndarray:
+    """Returns onsets and offsets, (events, 2)"""
+    return np.array([event[:2] for event in events], dtype=np.float64).reshape(-1, 2)
 
 
 def step_times(

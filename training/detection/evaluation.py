@@ -95,7 +95,7 @@ def evaluate(arguments: EventEvaluationArguments) -> tuple[dict, Findings | None
         found, wanted = _renamed(arguments, remarks, found, wanted)
     labels, found, wanted = _with_labels(arguments, remarks, found, wanted)
     unsure = _unsure(found, wanted, durations_s, stretches)
-    known = {name: without_unsure(own, unsure[name]) for name, own in found.items()}
+    known = {name: without_unsure(own, unsure[name], wanted[name]) for name, own in found.items()}
     kept = {id(event) for own in known.values() for event in own}
     unknown = [event.label for own in found.values() for event in own if id(event) not in kept]
     remarks.add(found_path, unknown, f"events lie outside the annotated clips of {wanted_path} and are left out")

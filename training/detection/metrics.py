@@ -44,7 +44,7 @@ def score_events(
 ) -> dict:
     """Returns what `event_metrics` returns, for the events that are found in each stretch."""
     return event_metrics(
-        {one.name: without_unsure(own, one.unsure) for one, own in zip(stretches, found)},
+        {one.name: without_unsure(own, one.unsure, one.events) for one, own in zip(stretches, found)},
         {one.name: one.events for one in stretches},
         {one.name: one.duration_s for one in stretches},
         labels,

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from ..base.detection_scores import counter
-from ..base.event_detection import median_filtered
+from ..base.event_detection import median_filtered, times_of
 from ..base.figures import COLOURS, new_figure, plain, save_figure
-from .postprocessing import OFFSET_SHARE, THRESHOLDS, count_right, times_of
+from .postprocessing import OFFSET_SHARE, THRESHOLDS, count_right
 from .recordings import Stretch
 
 MOST_CURVES = 12  # labels, those with the most events
@@ -37,7 +37,7 @@ def threshold_curve(
     wanted = [times_of([event for event in one.events if event.label == label]) for one in stretches]
     lows = np.where(thresholds == high, low, thresholds * (low / high if high > 0 else 1.0))
     others = [np.full(len(thresholds), settings.get(name, 0.0)) for name in ("max_gap_s", "min_duration_s")]
-    unsure = [one.unsure for one in stretches]
+    unsure = [times_of(one.unsure) for one in stretches]
     count = counter("event", collar_s, OFFSET_SHARE)
     right, given, total = count_right(filtered, edges_s, wanted, unsure, count, thresholds, lows, *others)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..base.detection_scores import counter
-from ..base.event_detection import find_events, median_filtered, without_unsure
+from ..base.event_detection import counts_in_unsure, find_events, median_filtered, times_of
 from ..data.events import Event
 from .arguments import POSTPROCESSING_METRICS
 from .recordings import Stretch
@@ -17,7 +17,6 @@ LOWS = (1.0, 0.75, 0.5, 0.25)  # second thresholds, as shares of the first
 GAPS_S = (0.0, 0.1, 0.2, 0.5, 1.0)
 DURATIONS = (0.0, 0.25, 0.5)  # shortest events, as shares of the shortest tenth of the annotated ones
 BORDERS = tuple(itertools.product(LOWS, GAPS_S, DURATIONS))
-APART_S = 1e5  # between two recordings
 OFFSET_SHARE = 0.2  # of an event's length, by which its offset may differ (DCASE)
 
 
@@ -79,7 +78,7 @@ class _Column:
 
     def __init__(self, index: int, scores: list[np.ndarray], edges_s, wanted: list[np.ndarray], stretches, count):
         self.index, self.scores = index, scores
-        self.parts = (edges_s, wanted, [one.unsure for one in stretches], count)
+        self.parts = (edges_s, wanted, [times_of(one.unsure) for one in stretches], count)
         self.num_events = sum(map(len, wanted))
         self.short_s = float(np.quantile(np.diff(np.concatenate(wanted), axis=1), 0.1))
 
@@ -140,7 +139,7 @@ def count_right(
     scores: list[np.ndarray],
     edges_s: Sequence[np.ndarray],
     wanted: list[np.ndarray],
-    unsure: list,
+    unsure: list[np.ndarray],
     count: Callable,
     high: np.ndarray,
     low: np.ndarray | None = None,
@@ -151,11 +150,14 @@ def count_right(
     Returns how many events of one label are found rightly and at all, with each of several settings (settings,), and
     how many are annotated.
 
-    All recordings are one sequence for the finder, a long time apart, and each setting is a label of its own.
+    All recordings are one sequence for the finder, so far apart that no gap joins them, and each setting is a label of
+    its own.
     """
+    longest_s = max(edges[-1] for edges in edges_s)
+    apart_s = np.ceil(longest_s + np.max(0.0 if max_gap_s is None else max_gap_s)) + 1.0  # exact in multiples
     steps, starts_s, ends_s = [], [], []
     for index, (own, edges) in enumerate(zip(scores, edges_s)):
-        begin_s = index * APART_S
+        begin_s = index * apart_s
         # Steps below every threshold, without duration: no event begins before the recording or goes on after it.
         steps += [[-1.0], own, [-1.0]]
         starts_s += [edges[:1] + begin_s, edges[:-1] + begin_s, edges[-1:] + begin_s]
@@ -173,18 +175,13 @@ def count_right(
     )
     found: dict[tuple, list[Event]] = {}
     for event in events:  # sorted by onset
-        place = int(event.onset_s // APART_S)
-        moved = event._replace(onset_s=event.onset_s - place * APART_S, offset_s=event.offset_s - place * APART_S)
-        found.setdefault((event.label, place), []).append(moved)
+        place = int(event.onset_s // apart_s)
+        found.setdefault((event.label, place), []).append(event)
     right, given = np.zeros(len(high)), np.zeros(len(high))
     total = sum(count(times_of([]), times)[2] for times in wanted)
     for (setting, place), own in found.items():
-        counts = count(times_of(without_unsure(own, unsure[place])), wanted[place])
+        times = times_of(own) - place * apart_s
+        counts = count(times[counts_in_unsure(times, unsure[place], wanted[place])], wanted[place])
         right[setting] += counts[0]
         given[setting] += counts[1]
     return right, given, total
-
-
-def times_of(events: Sequence[Event]) -> np.ndarray:
-    """Returns onsets and offsets, (events, 2)"""
-    return np.array([event[:2] for event in events], dtype=np.float64).reshape(-1, 2)

@@ -7,9 +7,8 @@ import numpy as np
 import pandas
 
 from ..base.detection_scores import match_events
-from ..base.event_detection import without_unsure
+from ..base.event_detection import times_of, without_unsure
 from ..data.events import Event
-from .postprocessing import times_of
 from .recordings import Stretch
 
 RIGHT, MISSED, ALARM, UNSCORED = "right", "missed", "false alarm", "not scored"
@@ -39,7 +38,7 @@ def judge(found: Sequence[Event], stretch: Stretch, collar_s: float, offset_shar
     Returns the annotated and found events of a recording by onset. Which events are right is what
     [`event_metrics`][training.base.detection_scores.event_metrics] counts; arguments as there.
     """
-    scored = without_unsure(found, stretch.unsure)
+    scored = without_unsure(found, stretch.unsure, stretch.events)
     kept = set(scored)
     judged = [Judged(event, False, UNSCORED) for event in found if event not in kept]
     for label in {event.label for event in (*scored, *stretch.events)}:
