@@ -32,7 +32,13 @@ from matplotlib.ticker import MaxNLocator
 from transformers.utils import logging
 
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop
-from training.base.event_detection import event_scores, event_settings, event_thresholds, find_events
+from training.base.event_detection import (
+    event_scores,
+    event_settings,
+    event_thresholds,
+    find_events,
+    has_event_settings,
+)
 from training.base.figures import plain
 from training.base.finite import OVERFLOW
 from training.base.inference import labels_of, load_classifier
@@ -447,7 +453,7 @@ def section(classifier: Classifier, waveform: np.ndarray, seconds: float, file: 
         caption = "Output of each time frame" if of_frames else "Output of each window, at its middle"
         caption += "; a bar above is an event" if events else ""
         right = f"<div><h3>Over time</h3>{picture(drawing, caption)}</div>"
-        has_own = getattr(model.config, "event_detection", None) is not None
+        has_own = has_event_settings(model.config)
         left += "" if is_number else events_html(events, file, rate, "time frame" if of_frames else "window", has_own)
     parts.append(f'<div class="pictures"><div>{left}</div>{right}</div>')
     window, _ = window_and_hop(model.base_model, extractor)

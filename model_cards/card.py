@@ -152,7 +152,8 @@ def detection_card(name: str, config, extractor, results: Mapping, *, num_parame
         split=split,
         metrics={key: value for key, value in metrics.items() if value is not None},
         training=recipe["TrainingArguments"],
-        was_chosen=recipe["TrainingArguments"]["choose_postprocessing"] and "validation" in results["metrics"],
+        has_own=bool((config.event_detection or {}).keys() - {"window_s", "hop_s"}),
+        was_chosen=recipe["TrainingArguments"]["choose_postprocessing"] and "metric" in (config.event_detection or {}),
         limits=limits.of_detector(config, extractor, results, split),
         citations=citations(config),
     )

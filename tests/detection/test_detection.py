@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from tiny_runs import TINY_DETECTION
 from transformers import AutoModelForAudioFrameClassification
 
 import predict_hf
-from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTFeatureExtractor
+from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTConfig, DualSSASTFeatureExtractor
 from training import tasks
+from training.base.label_frames import frame_grid
 from training.data.events import read_events
 from training.data.feature_plans import PlannedBatch
 from training.detection import train as detection
+from training.detection.arguments import DetectionDataArguments
 from training.detection.crops import UNKNOWN
 from training.detection.trainer import FrameLoss, weak_loss
 from training.errors import InputError
@@ -152,6 +155,30 @@ def test_frame_loss_equals_a_plain_sum(weights, gamma):
             losses.append(-positive - (1 - target) * score**gamma * np.log(1 - score))
     loss = FrameLoss(torch.tensor(weights) if weights else None, gamma)(logits, labels, mask)
     assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("given", [{}, {"window_s": 0.3}, {"hop_s": 0.1}, {"window_s": 0.3, "hop_s": 0.1}])
+@pytest.mark.parametrize("own", [None, {"window_s": 0.4, "hop_s": 0.2}, {"hop_s": 0.2, "median_steps": 3}])
+@pytest.mark.parametrize("is_chosen", [True, False])
+def test_the_windows_of_the_evaluations_are_stored(monkeypatch, given, own, is_chosen):
+    """As the model itself reads them, whether or not settings are chosen."""
+    model = AutoModelForAudioFrameClassification.from_config(DualSSASTConfig(**TINY | {"event_detection": own}))
+    extractor = DualSSASTFeatureExtractor(max_length=TINY["max_length"])
+    data = DetectionDataArguments(train_annotations="x.csv", **given)
+    grid = frame_grid(model, extractor, data.window_s, data.hop_s)
+    detection.keep_windows(model.config, data)
+    if is_chosen:
+        monkeypatch.setattr(detection, "choose_settings", lambda *parts: {"high": 0.3, "metric": "event_f1"})
+        labels, args = SimpleNamespace(names=("a",)), SimpleNamespace(postprocessing_metric="event_f1")
+        dataset = SimpleNamespace(labels=labels, stretches=[])
+        trainer = SimpleNamespace(scores_of=lambda *parts: [], args=args, model=model, collar_s=0.2)
+        outcomes = {"validation": SimpleNamespace(predictions=None, metrics={})}
+        trainer.metrics_of = lambda outcome: {}
+        detection.choose_postprocessing(trainer, {"validation": dataset}, outcomes)
+    assert frame_grid(model, extractor) == grid
+    found = model.config.event_detection or {}
+    assert found.get("high") == (0.3 if is_chosen else None)
+    assert found.get("median_steps") == (None if is_chosen else (own or {}).get("median_steps"))
 
 
 def save_asit(folder) -> Path:

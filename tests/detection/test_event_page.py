@@ -372,6 +372,14 @@ def test_a_card_does_not_claim_a_choice_that_was_not_made(trained):
     assert "was not chosen by these recordings" in card and "was chosen" not in card
 
 
+def test_windows_that_the_recipe_sets_are_stored_where_nothing_is_chosen(trained):
+    output = trained(choose_postprocessing=False, window_s=0.4)
+    assert json.loads((output / "config.json").read_text())["event_detection"] == {"window_s": 0.4}
+    assert "How events are found" not in (output / "README.md").read_text(encoding="utf-8")
+    texts = Page((output / "report.html").read_text(encoding="utf-8")).texts
+    assert any("above 0.5, without a filter" in text for text in texts)
+
+
 @pytest.mark.slow
 def test_a_training_without_a_test_or_without_a_page(trained):
     none = {"validation_fraction": 0, "test_fraction": 0}

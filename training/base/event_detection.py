@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.ndimage
 
+from modeling_dual_ssast.configuration_dual_ssast import WINDOW_SETTINGS
+
 from ..data.events import BACKGROUND, Event
 from ..data.labels import LabelSet
 from ..errors import InputError, printable
@@ -346,6 +348,11 @@ def event_settings(
         value = own.get(name) if value is None and name != "low" else value
         settings |= {} if value is None else {name: value}
     return settings
+
+
+def has_event_settings(config) -> bool:
+    """Returns whether a model says how its events are found, and not only in which windows."""
+    return bool((getattr(config, "event_detection", None) or {}).keys() - set(WINDOW_SETTINGS))
 
 
 def event_thresholds(config, threshold: float | None = None) -> np.ndarray:

@@ -120,7 +120,8 @@ def write_report(folder: Path, name: str, results: dict, findings: Findings | No
         findings: those of the reported split; `None` without one
         most_parts: timelines
         model: of a training: `config`, `extractor`, `arguments`, `num_parameters`, `model_name`, `dataset_name`, and
-            `how_chosen`, the split that the post-processing was chosen on; without a model `None`
+            `has_own`, whether the configuration says how events are found, and `how_chosen`, the split that the
+            post-processing was chosen on; without a model `None`
     """
     parts, totals, shown = [], {}, {}
     if findings is not None:
@@ -157,7 +158,7 @@ def write_report(folder: Path, name: str, results: dict, findings: Findings | No
         num_silent=sum("audio" not in error for part in parts if "picture" in part for error in part["errors"]),
         collar_s=None if findings is None else findings.collar_s,
         offset_share=None if findings is None else findings.offset_share,
-        **{"config": None, "how_chosen": None, **model},
+        **{"config": None, "has_own": False, "how_chosen": None, **model},
     )
 
 

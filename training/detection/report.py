@@ -6,7 +6,7 @@ from model_cards.card import detection_card, with_interval
 
 from ..base.bootstrap import NUM_RESAMPLES
 from ..base.detection_scores import detection_metrics
-from ..base.event_detection import event_settings, median_filtered
+from ..base.event_detection import event_settings, has_event_settings, median_filtered
 from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, publish, without_nan, write_results
 from ..base.page import public_model_name
 from ..base.plots import loss_note, plot_learning_curves
@@ -153,7 +153,7 @@ def write_page(trainer: DetectionTrainer, results: dict, findings: Findings | No
     model_name = recipe["ModelArguments"]["model_name_or_path"]
     data = recipe["DetectionDataArguments"]
     place = Path(data["train_annotations"])
-    was_chosen = trainer.args.choose_postprocessing and "validation" in results["metrics"]
+    was_chosen = trainer.args.choose_postprocessing and "metric" in (trainer.model.config.event_detection or {})
     write_report(
         folder,
         Path(trainer.args.output_dir).resolve().name,
@@ -166,7 +166,8 @@ def write_page(trainer: DetectionTrainer, results: dict, findings: Findings | No
         num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
         model_name=public_model_name(model_name),
         dataset_name=(place if place.is_dir() else place.parent).resolve().name,
-        how_chosen="validation" if was_chosen and trainer.model.config.event_detection else None,
+        has_own=has_event_settings(trainer.model.config),
+        how_chosen="validation" if was_chosen else None,
     )
 
 

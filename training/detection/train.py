@@ -79,8 +79,9 @@ def run(
         for split in ("validation", "test")
         if split in datasets
     }
+    keep_windows(trainer.model.config, data_arguments)
     if arguments.choose_postprocessing and "validation" in outcomes:
-        choose_postprocessing(trainer, datasets, outcomes, data_arguments)
+        choose_postprocessing(trainer, datasets, outcomes)
     recipe = {"task": "detection"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.as_given()
     reporting.write_outputs(trainer, datasets, splits, labels, outcomes, recipe, circumstances)
@@ -198,9 +199,20 @@ def make_loss(tuning: DetectionTuningArguments, dataset: CropDataset) -> FrameLo
     return FrameLoss(weights, tuning.focal_gamma if tuning.loss == "focal" else 0.0)
 
 
-def choose_postprocessing(
-    trainer: DetectionTrainer, datasets: dict, outcomes: dict, data_arguments: DetectionDataArguments
-):
+def keep_windows(config, data_arguments: DetectionDataArguments):
+    """
+    Stores the windows of the evaluations in the model's `event_detection`, as far as the recipe or the model sets them:
+    in others `predict_hf.py` would find other events. Which ones these are is what `frame_grid` decides.
+    """
+    own = config.event_detection or {}
+    sizes = {name: getattr(data_arguments, name) for name in WINDOW_SETTINGS}
+    if sizes["window_s"] is None:
+        sizes = {name: own.get(name) if value is None else value for name, value in sizes.items()}
+    others = {name: value for name, value in own.items() if name not in WINDOW_SETTINGS}
+    config.event_detection = others | {name: value for name, value in sizes.items() if value is not None} or None
+
+
+def choose_postprocessing(trainer: DetectionTrainer, datasets: dict, outcomes: dict):
     """Sets the model's `event_detection` by the validation split, and the metrics that follow from it."""
     dataset = datasets["validation"]
     scores = trainer.scores_of(dataset, outcomes["validation"].predictions)
@@ -209,9 +221,9 @@ def choose_postprocessing(
     settings = choose_settings(scores, edges_s, dataset.stretches, names, trainer.collar_s, metric)
     if settings is None:
         return
-    sizes = {name: getattr(data_arguments, name) for name in WINDOW_SETTINGS}
-    settings |= {name: value for name, value in sizes.items() if value is not None}
-    trainer.model.config.event_detection = settings
+    config = trainer.model.config
+    sizes = {name: value for name, value in (config.event_detection or {}).items() if name in WINDOW_SETTINGS}
+    config.event_detection = settings | sizes
     for split, outcome in outcomes.items():
         trainer.evaluated = datasets[split]
         outcome.metrics.update({f"{split}_{name}": value for name, value in trainer.metrics_of(outcome).items()})
