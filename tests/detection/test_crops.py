@@ -72,6 +72,14 @@ def test_crops_from_anywhere_follow_the_time_of_the_recordings():
     assert np.mean([number for number, *_ in draw_all(drawer)]) == pytest.approx(0.9, abs=0.03)
 
 
+def test_crops_without_events_follow_the_time_of_their_places():
+    """Short recordings and gaps of the length of a crop weigh as much as their time in long ones."""
+    recordings = [*[recording(100)] * 9, recording(50), recording(110, (0, 10, 0)), recording(1000)]
+    drawer = CropDrawer([*recordings, recording(10, (0, 10, 0))], 100, 4000, 0.0)
+    shares = np.bincount([number for number, *_ in draw_all(drawer)], minlength=12) / 4000
+    assert shares == pytest.approx(np.array([100] * 9 + [50, 100, 1000]) / 2050, abs=0.03)
+
+
 def test_recordings_without_a_quiet_place_are_told(caplog):
     drawer = CropDrawer([recording(1000, (0, 1000, 0))], 100, 10, 0.5)
     assert "no recording has 100 samples without events" in caplog.text

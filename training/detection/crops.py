@@ -118,7 +118,8 @@ class CropDrawer:
             labels = self.events[:, 3].astype(int)
             weights = 1 / np.bincount(labels)[labels]
         self.event_edges = np.cumsum(weights)
-        self.free_edges = np.cumsum(self.free[:, 2] - self.free[:, 1] + 1)
+        covered = self.free[:, 2] - self.free[:, 1] + crop_samples  # samples that the crops of a place cover
+        self.free_edges = np.cumsum(np.minimum(covered, self.lengths[self.free[:, 0]]))
         self.length_edges = np.cumsum(self.lengths)
         if event_share is not None and event_share < 1 and not len(self.free):
             logger.warning(
