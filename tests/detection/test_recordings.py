@@ -15,6 +15,7 @@ from training.detection.recordings import (
     PROBLEM_TYPE,
     Stretch,
     choose_labels,
+    encode,
     load_splits,
     load_weak,
     part,
@@ -52,6 +53,46 @@ def test_weak_clips_that_cannot_be_read_are_left_out_and_named(weak, tmp_path, c
         load_weak(skips, LABELS)
 
 
+def stretches_of(folder, *names: str, times: tuple = ()) -> list[Stretch]:
+    wholes = [Stretch(str(folder / name), name, 0.5, ()) for name in names]
+    return [part(whole, *times) for whole in wholes] if times else wholes
+
+
+@pytest.mark.parametrize("times", [(), (0.4, 0.5)])
+def test_weak_clips_of_the_validation_and_test_are_left_out_and_named(weak, tmp_path, caplog, times):
+    """By their real paths, also where only a part of a recording is held out."""
+    for name in ("r1.wav", "absent.wav"):
+        write_tone(tmp_path / name, seconds=0.5)
+    (tmp_path / "other.wav").symlink_to(tmp_path / "r0.wav")
+    splits = {
+        "train": stretches_of(tmp_path, "r2.wav"),
+        "validation": stretches_of(tmp_path, "other.wav", times=times),
+        "test": stretches_of(tmp_path, "r1.wav", times=times),
+    }
+    found = load_weak(weak, LABELS, splits)
+    assert [source.rsplit("/", 1)[1] for source in found.sources] == ["absent.wav", "r2.wav"]
+    (line,) = caplog.messages
+    assert "2 of 4 clips are recordings of the validation or test and are left out, such as " in line
+    assert line.endswith("r0.wav")
+    splits["test"] += stretches_of(tmp_path, "absent.wav", "r2.wav")
+    with pytest.raises(InputError, match="weak.csv: all of its 4 clips are recordings of the validation or test, such"):
+        load_weak(weak, LABELS, splits)
+
+
+def test_weak_clips_of_background_have_no_label(weak, tmp_path, caplog):
+    (tmp_path / "weak.csv").write_text("file,label\nr0.wav,background\nr2.wav,low|background\n")
+    assert np.array_equal(load_weak(weak, LABELS).labels, [[0, 0], [0, 1]])
+    assert not caplog.messages
+
+
+def test_weak_clips_that_are_longer_than_a_crop_are_counted(weak, tmp_path, caplog):
+    (tmp_path / "weak.csv").write_text("file,label\nr0.wav,high\nr2.wav,low\n")
+    write_tone(tmp_path / "r2.wav", seconds=0.7)
+    load_weak(weak, LABELS, crop_s=0.495)  # whole frames of half a second
+    (line,) = caplog.messages
+    assert "1 of 2 clips are longer than a crop of 0.495 s, such as " in line and "r2.wav: " in line
+
+
 def test_background_is_no_event(tmp_path, caplog):
     """Events of this label are never found, so a detector that learnt them would have another score afterwards."""
     events = (Event(0.0, 1.0, "owl"), Event(1.0, 2.0, "background"), Event(2.0, 3.0, "bat"))
@@ -74,6 +115,16 @@ def test_every_event_is_in_a_part_of_its_recording():
     parts = [part(whole, *times) for times in ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0))]
     times = [[event[:2] for event in one.events] for one in parts]
     assert times == [[(0.0, 0.0), (0.5, 1.0)], [(0.0, 0.0), (0.0, 0.5), (pytest.approx(0.2),) * 2], [(0.0, 1.0)]]
+
+
+def test_an_event_without_duration_at_the_end_of_a_recording_is_in_the_last_part(tmp_path):
+    """And in the crops that end there: it has the last frame."""
+    path = write_tone(tmp_path / "x.wav", seconds=4.0)
+    whole = Stretch(str(path), "x.wav", 4.0, (Event(4.0, 4.0, "low"),))
+    first, last = (part(whole, *times) for times in ((0.0, 2.0), (2.0, 4.0)))
+    assert first.events == () and last.events == (Event(2.0, 2.0, "low"),)
+    (encoded,) = encode([last], LABELS, 16000)
+    assert encoded.num_samples == 32000 and encoded.intervals.tolist() == [[31999, 32000]]
 
 
 def test_parts_far_from_the_beginning_have_their_own_names():

@@ -1,6 +1,8 @@
 """Loads annotated recordings, divides them into splits, and finds their labels."""
 
+import math
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +11,10 @@ import numpy as np
 from transformers.utils import logging
 
 from ..data.annotations import AnnotatedRecording, load_annotations
-from ..data.audio import AudioSource, check_audio, num_samples, segment_name
-from ..data.columns import Columns, audio_of, clip_names
+from ..data.audio import AudioSource, audio_name, audio_seconds, num_samples, segment_name
+from ..data.columns import Columns, audio_of, clip_names, stored_paths
 from ..data.events import BACKGROUND, Event
-from ..data.labels import LabelSet, read_label_file, sort_key
+from ..data.labels import LabelSet, read_label_file, sort_key, without_label
 from ..data.screening import check_files
 from ..data.splits import count_repeats
 from ..data.tables import load_table
@@ -22,6 +24,7 @@ from .arguments import DetectionDataArguments
 logger = logging.get_logger(__name__)
 
 NUM_DIVISIONS = 200  # random ones, of which the most even is taken
+LONGER = 1.05  # than a crop; crops are whole frames, and a little shorter than what a model takes
 UNSURE = -1  # in place of a label's index
 PROBLEM_TYPE = "multi_label_classification"
 
@@ -67,31 +70,80 @@ class WeakClips(NamedTuple):
     labels: np.ndarray
 
 
-def load_weak(arguments: DetectionDataArguments, labels: LabelSet) -> WeakClips | None:
+def load_weak(
+    arguments: DetectionDataArguments,
+    labels: LabelSet,
+    splits: Mapping[str, Sequence[Stretch]] | None = None,
+    crop_s: float = math.inf,
+) -> WeakClips | None:
     """
-    Returns the clips of `weak_annotations`, if they are set; with `on_bad_audio` skip without those whose headers
-    cannot be read.
+    Returns the clips of `weak_annotations`, if they are set, without recordings of the validation and test; with
+    `on_bad_audio` skip without those whose headers cannot be read. Warns of clips that are longer than a crop.
+
+    Args:
+        splits: what `load_splits` returns
+        crop_s: seconds of a crop
 
     Raises:
-        InputError: an unreadable table or clip, or a label that the annotations do not have.
+        InputError: an unreadable table or clip, a label that the annotations do not have, or no clip is left.
     """
     if not arguments.weak_annotations:
         return None
     table = load_table(Path(arguments.weak_annotations), Columns(separator=arguments.label_separator, is_multi=True))
+    table = _apart(arguments.weak_annotations, table, splits or {})
+    longer = []
+
+    def check(source: AudioSource):
+        if audio_seconds(source) > LONGER * crop_s:
+            longer.append(audio_name(source))
+
     if arguments.on_bad_audio == "skip":
-        table = _readable(arguments.weak_annotations, table)
+        table = _readable(arguments.weak_annotations, table, check)
     else:
-        check_files({"weak_annotations": table})
-    rows = [labels.encode(*pair) for pair in zip(table["label"], clip_names(table))]
+        check_files({"weak_annotations": table}, check)
+    if longer:
+        logger.warning(
+            f"{arguments.weak_annotations}: {len(longer)} of {len(table)} clips are longer than a crop of {crop_s:.4g} "
+            f"s, such as {printable(longer[0])}: what is read of them has all their labels, also those of sounds "
+            "elsewhere; set a longer crop_s, or cut the clips"
+        )
+    # Background stands for no event, as in the annotations.
+    rows = [
+        labels.encode(without_label(label, BACKGROUND), name) for label, name in zip(table["label"], clip_names(table))
+    ]
     return WeakClips([audio_of(row) for row in table], np.stack(rows))
 
 
-def _readable(name: str, table: datasets.Dataset) -> datasets.Dataset:
-    """Returns the clips of a table whose headers can be read; warns of the others."""
+def _apart(name: str, table: datasets.Dataset, splits: Mapping[str, Sequence[Stretch]]) -> datasets.Dataset:
+    """Returns the clips of a table that are no recordings of the validation or test; warns of the others."""
+    held_out = {
+        os.path.realpath(one.source if isinstance(one.source, str) else one.source["path"])
+        for split in splits.keys() - {"train"}
+        for one in splits[split]
+    }
+    paths = stored_paths(table)
+    kept = [index for index, path in enumerate(paths) if path is None or os.path.realpath(path) not in held_out]
+    if len(kept) == len(paths):
+        return table
+    first = printable(paths[min(set(range(len(paths))) - set(kept))])
+    if not kept:
+        raise InputError(
+            f"{name}: all of its {len(paths)} clips are recordings of the validation or test, such as {first}; name "
+            "clips of other recordings, or leave weak_annotations out"
+        )
+    logger.warning(
+        f"{name}: {len(paths) - len(kept)} of {len(paths)} clips are recordings of the validation or test and are left "
+        f"out, such as {first}"
+    )
+    return table.select(kept)
+
+
+def _readable(name: str, table: datasets.Dataset, check: Callable[[AudioSource], None]) -> datasets.Dataset:
+    """Returns the clips of a table that `check` does not refuse; warns of the others."""
     kept, failures = [], []
     for index, row in enumerate(table):
         try:
-            check_audio(audio_of(row))
+            check(audio_of(row))
             kept.append(index)
         except InputError as error:
             failures.append(str(error))
@@ -154,8 +206,13 @@ def part(stretch: Stretch, start_s: float, end_s: float) -> Stretch:
     """Cuts a part out of a whole recording, and its events at the edges; times in seconds."""
 
     def cut(events: tuple[Event, ...]) -> tuple[Event, ...]:
-        # An event without duration belongs to the part that begins with it.
-        inside = [e for e in events if e.onset_s < end_s and (e.offset_s > start_s or e.onset_s >= start_s)]
+        # An event without duration belongs to the part that begins with it, the recording's end to the last part.
+        inside = [
+            event
+            for event in events
+            if (event.onset_s < end_s or event.onset_s == end_s == stretch.duration_s)
+            and (event.offset_s > start_s or event.onset_s >= start_s)
+        ]
         return tuple(
             event._replace(onset_s=max(event.onset_s, start_s) - start_s, offset_s=min(event.offset_s, end_s) - start_s)
             for event in inside
@@ -253,5 +310,6 @@ def encode(stretches: list[Stretch], labels: LabelSet, rate: int) -> list[Annota
         indices = [labels.label2id[event.label] for event in one.events] + [UNSURE] * len(one.unsure)
         count = num_samples(one.source, rate)
         intervals = np.minimum(np.asarray(times, dtype=np.float64).reshape(-1, 2) * rate, count)
+        intervals[:, 0] = np.minimum(intervals[:, 0], count - 1)  # without duration at the end: in the last frame
         found.append(Annotated(one.source, one.name, count, intervals, np.asarray(indices, dtype=np.int64)))
     return found

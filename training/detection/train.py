@@ -107,7 +107,7 @@ def make_datasets(
     recordings = {split: encode(own, labels, extractor.sampling_rate) for split, own in splits.items()}
     crop_grid = _grid("crop_s", model, extractor, data_arguments.crop_s)
     grid = frame_grid(model, extractor, data_arguments.window_s, data_arguments.hop_s)
-    weak = load_weak(data_arguments, labels)
+    weak = load_weak(data_arguments, labels, splits, crop_grid.length / extractor.sampling_rate)
     total = sum(one.num_samples for one in recordings["train"])
     num_crops = data_arguments.crops_per_epoch or max(-(-total // crop_grid.length), 1)
     num_weak = 0 if weak is None else round(data_arguments.weak_share * num_crops)
