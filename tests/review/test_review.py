@@ -83,6 +83,10 @@ def dog(onset_s: float, offset_s: float, score: float = 0.9) -> Event:
         ([(CAT, 0.9)], [dog(4, 5)], [dog(3, 6), dog(4, 6, 0.4)], [MISSING_DOG]),
         ([(CAT, 0.9)], [], [dog(4, 5)], []),  # above the threshold, but too short for an event
         ([(CAT, 0.9)], [Event(10.2, 11, "cat", score=0.9)], [], []),  # unsure from 10 s on
+        ([(Event(9.5, 11, "cat"), 0.1)], [], [], []),
+        ([(Event(9.5, 11, "cat"), 0.4)], [], [], []),
+        ([(Event(9.5, 11, "cat"), 0.1)], [dog(9, 10.5)], [], []),  # it still explains the dog
+        ([(Event(9, 11, "cat"), 0.1)], [], [], [("not found", "cat", Event(9, 11, "cat"))]),  # half of it is known
         ([(POINT, 0.1)], [dog(0, 3)], [], [("other label", "dog", POINT)]),
         (None, [LATE, Event(6, 7, "cat", score=0.6)], [], [("rare", "cat", None), ("uncertain", "cat", None)]),
     ],

@@ -207,7 +207,8 @@ class Suggester:
         recording: AnnotatedRecording,
     ) -> Iterator[Candidate]:
         """
-        Yields the candidates of one recording.
+        Yields the candidates of one recording. Annotated events that lie mostly in unsure stretches are none, but they
+        still explain what is found.
 
         Args:
             found: events above their thresholds
@@ -217,6 +218,7 @@ class Suggester:
         found, near = (without_unsure(events, recording.unsure) for events in (found, near))
         near = [event for event in near if event.score <= self.thresholds[event.label]]
         annotated = _Times(event for event, _ in judged)
+        known = set(without_unsure([event for event, _ in judged], recording.unsure))
         others = [event for event in found if not annotated.overlapping(event, event.label).size]
         by_label, explained = _Times(others), set()
         for event, score in judged:
@@ -225,15 +227,17 @@ class Suggester:
             if certain > NEAR:
                 continue
             if certain > -NEAR:
-                yield self._candidate(name, shown, UNCERTAIN, [certain], event)
+                if event in known:
+                    yield self._candidate(name, shown, UNCERTAIN, [certain], event)
                 continue
             rivals = [other for other in by_label.near(event) if _is_half(event, other)]
             if rivals:
                 best = max(rivals, key=lambda other: (_shared_s(event, other), other.score, other.label))
                 explained |= {other for other in rivals if other.label == best.label}
                 shown = event._replace(label=best.label, score=best.score)
-                yield self._candidate(name, shown, OTHER, [certain, self._certainty(best)], event)
-            else:
+                if event in known:
+                    yield self._candidate(name, shown, OTHER, [certain, self._certainty(best)], event)
+            elif event in known:
                 yield self._candidate(name, shown, NOT_FOUND, [certain], event)
         for event in others:
             certain = self._certainty(event)
