@@ -167,6 +167,21 @@ def test_labels_can_be_chosen(tmp_path):
     )
 
 
+def test_background_stands_for_no_event_unless_it_is_named(tmp_path):
+    nothing = Event(5.0, 6.0, "background")
+    annotated = {name: [*events, nothing] for name, events in ANNOTATED.items()}
+    found = {name: [*events, nothing] for name, events in ANNOTATED.items()}
+    results = evaluate(tmp_path, found, annotated)
+    assert results["labels"] == ["bird", "dog"] and results["metrics"]["test"]["event_f1_micro"] == 1.0
+    assert [line.partition(": ")[2] for line in results["remarks"]] == [
+        "3 events stand for no event and are left out, as labels does not name them: background (3)"
+    ] * 2
+    named = evaluate(tmp_path, found, annotated, labels=["background", "dog"], overwrite=True)
+    assert named["labels"] == ["background", "dog"] and named["per_class"]["background"]["predicted_events"] == 3
+    silent = evaluate(tmp_path, {name: [nothing] for name in ANNOTATED}, annotated, overwrite=True)
+    assert silent["metrics"]["test"]["event_recall_micro"] == 0
+
+
 def test_events_below_a_score_are_left_out(tmp_path):
     found = {"a/one.wav": [Event(1, 2, "dog", score=0.5), Event(3, 4, "dog", score=0.49)], "a/two.wav": []}
     results = evaluate(tmp_path, found, endings=("csv", "csv"), min_score=0.5)

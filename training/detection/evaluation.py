@@ -23,7 +23,7 @@ from ..base.reproduction import versions
 from ..console import print_table
 from ..data.annotations import NOT_ANNOTATED, outside, read_label_map
 from ..data.audio import audio_seconds
-from ..data.events import Event, as_named, read_event_tables, read_events
+from ..data.events import BACKGROUND, Event, as_named, read_event_tables, read_events
 from ..data.labels import class_name
 from ..data.listing import AUDIO_EXTENSIONS, OTHER_AUDIO_EXTENSIONS, find_audio_files
 from ..errors import InputError, nearest, printable, short
@@ -334,8 +334,11 @@ def _renamed(
 def _with_labels(
     arguments: EventEvaluationArguments, remarks: Remarks, found: Events, wanted: Events
 ) -> tuple[list[str], Events, Events]:
-    """Returns the labels that are scored, and the events that have them."""
-    given, annotated = ({event.label for events in side.values() for event in events} for side in (found, wanted))
+    """Returns the labels that are scored, and the events that have them; background is one only if it is named."""
+    skipped = {BACKGROUND} - {class_name(label) for label in arguments.labels or ()}
+    given, annotated = (
+        {event.label for events in side.values() for event in events} - skipped for side in (found, wanted)
+    )
     labels = [class_name(label) for label in dict.fromkeys(arguments.labels or sorted(annotated))]
     if not labels:
         raise InputError(f"{arguments.annotations}: has no events to score by; name another table, or set labels")
@@ -349,6 +352,9 @@ def _with_labels(
     what = "annotated" if arguments.labels is None else "among labels"
     for source, side in ((arguments.events, found), (arguments.annotations, wanted)):
         others = [event.label for events in side.values() for event in events if event.label not in labels]
+        nothing = [label for label in others if label in skipped]
+        remarks.add(source, nothing, "events stand for no event and are left out, as labels does not name them")
+        others = [label for label in others if label not in skipped]
         remarks.add(source, others, f"events have labels that are not {what} and are left out")
     never = [event.label for events in wanted.values() for event in events if event.label in set(labels) - given]
     remarks.add(arguments.events, never, "annotated events are missed, because no event here has their labels")
