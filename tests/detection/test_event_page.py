@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from random_events import random_annotations
 from tiny_runs import TINY_DETECTION
 
 import train_hf
-from modeling_dual_ssast import DualSSASTFeatureExtractor
+from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor
 from training import tasks
+from training.base import detection_scores
 from training.base.detection_scores import event_metrics
 from training.data.events import Event, write_events
 from training.detection import html_report
+from training.detection import report as reporting
 from training.detection import train as detection
 from training.detection.html_report import Findings, hardest_parts, write_report
 from training.detection.metrics import find_all, score_events
@@ -345,6 +348,31 @@ def trained(tmp_path_factory):
         return folder / "out"
 
     return run
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_stated_resamples_are_those_of_all_metrics(tmp_path, monkeypatch, number):
+    """Many scores get fewer for the metrics without thresholds; one recording has none."""
+    drawn, score = [], reporting.score_events
+    monkeypatch.setattr(detection_scores, "resamples_for", lambda num_scores: 7)
+    monkeypatch.setattr(reporting, "score_events", lambda *parts: drawn.append(parts[-1]) or score(*parts))
+    stretches = [Stretch("x.wav", f"{place}.wav", 2.0, (Event(0.5, 1.0, "a"),)) for place in range(number)]
+    scores, edges_s = np.linspace(0, 1, 20)[:, None], np.arange(21) / 10
+    dataset = SimpleNamespace(
+        labels=SimpleNamespace(names=("a",)),
+        stretches=stretches,
+        edges_s=lambda index: edges_s,
+        known_scores=lambda scores: {one.name: (own, edges_s) for one, own in zip(stretches, scores)},
+        feature_extractor=SimpleNamespace(sampling_rate=RATE),
+    )
+    trainer = SimpleNamespace(
+        scores_of=lambda *parts: [scores] * number,
+        model=SimpleNamespace(config=DualSSASTConfig(num_labels=1)),
+        collar_s=0.2,
+    )
+    _, found = reporting.write_split(trainer, dataset, SimpleNamespace(predictions=None), tmp_path)
+    intervals = found["confidence_intervals"]
+    assert (intervals and intervals["resamples"]) == (7 if number > 1 else None) and drawn == [7 if number > 1 else 0]
 
 
 def test_a_training_ends_with_its_page(trained):

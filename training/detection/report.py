@@ -4,7 +4,6 @@ from pathlib import Path
 
 from model_cards.card import detection_card, with_interval
 
-from ..base.bootstrap import NUM_RESAMPLES
 from ..base.detection_scores import detection_metrics
 from ..base.event_detection import event_settings, has_event_settings, median_filtered
 from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, publish, without_nan, write_results
@@ -116,18 +115,17 @@ def write_split(trainer: DetectionTrainer, dataset: WindowDataset, outcome, stag
         events = {one.name: own for one, own in zip(stretches, found)}
         write_events(staging / "events.csv", events, highest_hz=highest_hz)
     filtered = [median_filtered(own, settings.get("median_steps", 1)) for own in scores]  # for PSDS
-    parts = [
-        detection_metrics(
-            dataset.known_scores(filtered),
-            {one.name: one.events for one in stretches},
-            {one.name: one.duration_s for one in stretches},
-            names,
-            frame_scores=dataset.known_scores(scores),
-        ),
-        score_events(found, stretches, names, trainer.collar_s, NUM_RESAMPLES),
-    ]
-    first, second = parts
+    first = detection_metrics(
+        dataset.known_scores(filtered),
+        {one.name: one.events for one in stretches},
+        {one.name: one.duration_s for one in stretches},
+        names,
+        frame_scores=dataset.known_scores(scores),
+    )
     intervals = first["confidence_intervals"]
+    # As many for all metrics: results.json states one number.
+    num_resamples = 0 if intervals is None else intervals["resamples"]
+    second = score_events(found, stretches, names, trainer.collar_s, num_resamples)
     if intervals is not None:
         intervals["intervals"] |= second["confidence_intervals"]["intervals"]
     findings = Findings(
