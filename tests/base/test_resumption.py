@@ -92,7 +92,7 @@ def test_a_checkpoint_without_a_part_is_named(finished, run, name):
 
 
 @pytest.mark.parametrize("share", [0, 0.5])
-@pytest.mark.parametrize("name", [*PARTS, "tuning.json", "training_data.json", TRAINED_WEIGHTS_NAME])
+@pytest.mark.parametrize("name", [*PARTS, "preprocessor_config.json", "tuning.json", "training_data.json", TRAINED_WEIGHTS_NAME])
 def test_a_damaged_checkpoint_is_named(finished, run, name, share):
     """A full disk or a copy that was stopped leaves files that are empty or end early."""
     content = (run / name).read_bytes()
@@ -156,6 +156,33 @@ def test_other_settings_of_the_optimizer_are_refused(finished, run, option, valu
     """Those of the checkpoint would replace them without a word."""
     with pytest.raises(InputError, match=f"checkpoint-3: was made with {message}; resume with the same"):
         resume(run, finished[1], f"--{option}", value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sampling_rate", "8000"], "sampling_rate 16000, now 8000"),
+        (["--sampling_rate", "8000", "--compute_statistics", "true"], "sampling_rate 16000, now 8000"),
+        (["--mean", "-5"], "mean -6.0, now -5.0"),
+    ],
+)
+def test_other_features_are_refused(finished, run, words, message):
+    """The weights were trained with those of the checkpoint."""
+    with pytest.raises(InputError, match=f"checkpoint-3: was made with {message}; resume with the same recipe"):
+        resume(run, finished[1], *words)
+
+
+def test_a_checkpoint_without_a_feature_extractor_is_resumed(finished, run):
+    (run / "preprocessor_config.json").unlink()
+    resume(run, finished[1])
+    assert (run.parent / "results.json").exists()
+
+
+def test_statistics_that_are_computed_again_are_the_same(finished, tmp_path):
+    words = ["--output_dir", str(tmp_path / "run"), "--mean", "null", "--std", "null", "--compute_statistics", "true"]
+    train(finished[1], *words)
+    train(finished[1], *words, "--resume_from_checkpoint", "true", "--num_train_epochs", "2")
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["steps"] == 6
 
 
 @pytest.mark.parametrize("weak", [{}, {"weak": {"clips": 4, "sha256": "b"}}, {"weak": {"clips": 3, "sha256": "c"}}])

@@ -4,14 +4,20 @@ import os
 from pathlib import Path
 
 import transformers
-from transformers import AutoConfig, TrainerState
+from transformers import AutoConfig, AutoFeatureExtractor, TrainerState
+
+from modeling_dual_ssast.feature_extraction_dual_ssast import STORED_KEYS
 
 from ..errors import InputError, blamed
 from ..files import check_same, read_json
 from .inference import VOLATILE_KEYS
 
 REMEDY = "resume from another one with --resume_from_checkpoint FOLDER, or begin anew with --overwrite true"
+SAME = "resume with the same recipe and data, or begin anew with --overwrite true"
 STATE = "trainer_state.json"
+EXTRACTOR = "preprocessor_config.json"
+IGNORED = STORED_KEYS - {"padding_side"}  # of the extractor: they do not change its features
+STATISTICS = ("mean", "std", "padding_value")  # of the features, the last one follows from the others
 TRUST = "DUAL_SSAST_TRUST_CHECKPOINT"  # environment variable
 DATA = "training_data.json"  # fingerprints of the clips of a run
 SHARDS = "global_step*"  # DeepSpeed's, which hold the optimizer and what belongs to it
@@ -41,12 +47,12 @@ def check_random_states(checkpoint: str):
         )
 
 
-def check_same_run(checkpoint: str, config):
+def check_same_run(checkpoint: str, config, extractor):
     """
-    Checks that a checkpoint to resume from is whole, and has the recipe's configuration.
+    Checks that a checkpoint to resume from is whole, and has the recipe's configuration and feature extractor.
 
     Raises:
-        InputError: a part is missing or cannot be read, or another model than the recipe's.
+        InputError: a part is missing or cannot be read, or another model or other features than the recipe's.
     """
     folder = Path(checkpoint)
     for names in PARTS:
@@ -60,11 +66,28 @@ def check_same_run(checkpoint: str, config):
     with blamed(str(folder / "config.json"), REMEDY):
         stored = AutoConfig.from_pretrained(checkpoint).to_dict()
     wanted = config.to_dict()
-    compared = {key: wanted[key] for key in ("model_type", *wanted) if key not in VOLATILE_KEYS}
+    check_same(checkpoint, stored, {"model_type": wanted["model_type"]}, SAME)
+    check_same_features(folder, extractor)  # the configuration holds some of these settings, by other names
+    compared = {key: wanted[key] for key in wanted if key not in VOLATILE_KEYS}
     stored = dict.fromkeys(compared) | stored
-    check_same(
-        checkpoint, stored, compared, "resume with the same recipe and data, or begin anew with --overwrite true"
-    )
+    check_same(checkpoint, stored, compared, SAME)
+
+
+def check_same_features(checkpoint: Path, extractor):
+    """
+    Compares the feature extractor of the recipe with the one of a checkpoint to resume from, if it has one.
+
+    Raises:
+        InputError: it cannot be read, or a setting that changes the features differs.
+    """
+    if not (checkpoint / EXTRACTOR).exists():
+        return
+    with blamed(str(checkpoint / EXTRACTOR), REMEDY):
+        stored = AutoFeatureExtractor.from_pretrained(checkpoint).to_dict()
+    wanted = {name: value for name, value in extractor.to_dict().items() if name not in IGNORED}
+    # The statistics come last: computed ones differ where another setting does.
+    wanted |= {name: wanted.pop(name) for name in STATISTICS if name in wanted}
+    check_same(checkpoint, stored, wanted, SAME)
 
 
 def check_same_clips(checkpoint: str, fingerprints: dict[str, dict]):

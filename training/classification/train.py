@@ -115,7 +115,7 @@ def run(
     circumstances = reproduction.circumstances(splits, arguments)
     fingerprints = circumstances.get("data", {})
     if checkpoint is not None:
-        check_same_run(checkpoint, model.config)
+        check_same_run(checkpoint, model.config, extractor)
         check_same_tuning(checkpoint, tuning)
         check_same_clips(checkpoint, fingerprints)
     starting_weights = reporting.layer_weights(model)

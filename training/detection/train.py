@@ -66,7 +66,7 @@ def run(
     circumstances = reproduction.circumstances(described(splits, datasets["train"].weak), arguments)
     fingerprints = circumstances.get("data", {})
     if checkpoint is not None:
-        check_same_run(checkpoint, model.config)
+        check_same_run(checkpoint, model.config, extractor)
         check_same_tuning(checkpoint, tuning)
         check_same_clips(checkpoint, fingerprints)
     trainer = make_trainer(model, extractor, datasets, tuning, arguments)

@@ -75,7 +75,7 @@ def run(
         extractor = compute_statistics(readable(some, extractor.sampling_rate), len(some), extractor)
     model = load_model(method, model_arguments, stored_config, extractor)
     if checkpoint is not None:
-        check_same_run(checkpoint, model.config)
+        check_same_run(checkpoint, model.config, extractor)
     with arguments.main_process_first(desc="comparing the data with an earlier run's"):
         check_same_data(Path(arguments.output_dir) / DATA, clips, validation, arguments, is_new=checkpoint is None)
     examples = method.examples_class(extractor, model.config)
