@@ -19,7 +19,8 @@ EXTRACTOR = "preprocessor_config.json"
 IGNORED = STORED_KEYS - {"padding_side"}  # of the extractor: they do not change its features
 STATISTICS = ("mean", "std", "padding_value")  # of the features, the last one follows from the others
 TRUST = "DUAL_SSAST_TRUST_CHECKPOINT"  # environment variable
-DATA = "training_data.json"  # fingerprints of the clips of a run
+DATA = "training_data.json"  # fingerprints of the clips of a run, and its seed
+SEEDS = ("seed", "data_seed")  # options that decide the order of the clips
 SHARDS = "global_step*"  # DeepSpeed's, which hold the optimizer and what belongs to it
 # A name of each row must be there. FSDP has folders and .bin files instead of some of these.
 PARTS = (
@@ -90,18 +91,20 @@ def check_same_features(checkpoint: Path, extractor):
     check_same(checkpoint, stored, wanted, SAME)
 
 
-def check_same_clips(checkpoint: str, fingerprints: dict[str, dict]):
+def check_same_clips(checkpoint: str, fingerprints: dict[str, dict], settings: dict | None = None):
     """
-    Checks that a checkpoint to resume from was made with the same clips for training and validation.
+    Checks that a checkpoint to resume from was made with the same clips for training and validation, in one order.
 
     Args:
         fingerprints: split -> what `reproduction.describe_data` returns; empty in other processes than the main one
+        settings: option -> value, those that decide the order or the parts of the clips
 
     Raises:
-        InputError: the clips differ, so that clips that were trained on could become those of the validation or test.
+        InputError: the clips differ, so that clips that were trained on could become those of the validation or test;
+            or a setting does.
     """
     path = Path(checkpoint, DATA)
-    stored = read_json(path, REMEDY) if path.exists() else {}  # earlier versions have stored none
+    stored = read_json(path, REMEDY) if path.exists() else {}  # earlier versions have stored none, or no settings
     for split in ("train", "validation", "weak"):
         then, now = stored.get(split), fingerprints.get(split) or {"clips": 0}
         if fingerprints and then and then != now:
@@ -111,3 +114,5 @@ def check_same_clips(checkpoint: str, fingerprints: dict[str, dict]):
                 f"{checkpoint}: was made with {clips}; resume with the same clips and seed, or begin anew with "
                 "--overwrite true"
             )
+    known = {name: value for name, value in (settings or {}).items() if name in stored}
+    check_same(checkpoint, stored, known, "resume with the same, or begin anew with --overwrite true")
