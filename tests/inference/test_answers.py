@@ -249,11 +249,11 @@ def test_what_a_run_replaces_is_not_read(model_folder, clips, tmp_path, capsys):
 
 def test_every_failure_is_printed_where_no_list_has_it(model_folder, tmp_path, capsys):
     for index in range(22):
-        (tmp_path / f"{index}.wav").write_bytes(b"RIFFrubbish")
+        (tmp_path / f"{index:02}.wav").write_bytes(b"RIFFrubbish")
     for words in ([], ["--output", tmp_path / "scores.csv"]):
         assert predict(model_folder, tmp_path, *words) == 1
         told = capsys.readouterr().err
-        assert all(f"{index}.wav: " in told for index in range(22)) and "22 of 22 files could not be" in told
+        assert all(f"{index:02}.wav: " in told for index in range(22)) and "22 of 22 files could not be" in told
     write_tone(tmp_path / "good.wav")
     assert predict(model_folder, tmp_path, "--output", tmp_path / "scores.csv") == 1
     assert capsys.readouterr().err.count("error: ") == predict_hf.PRINTED_FAILURES
