@@ -154,6 +154,11 @@ def test_figures_on_data_sets_of_the_hub_stand_in_eval_results_too(hub, run):
         ("/m/09x0r", "/m/09x0r"),
         ("/srv/me/c.wav: not readable", "c.wav: not readable"),
         ('{"path": "/data/birds/", "weight": 2}', '{"path": "birds", "weight": 2}'),
+        ('{"path": "/data/John Smith/my birds", "weight": 2}', '{"path": "my birds", "weight": 2}'),
+        ("zip://*.wav::/srv/John Smith/my clips.zip", "zip://*.wav::my clips.zip"),
+        ("file:///srv/John Smith/a b.wav", "a b.wav"),
+        ("~/John Smith/my birds", "my birds"),
+        ("/srv/10:30/John Smith/c.wav", "c.wav"),
         ("C:\\Users\\me\\clips", "clips"),
         ("~/clips/a.wav", "a.wav"),
         ("data/a.wav and ../b/c", "data/a.wav and ../b/c"),
@@ -162,6 +167,31 @@ def test_figures_on_data_sets_of_the_hub_stand_in_eval_results_too(hub, run):
 )  # fmt: skip
 def test_an_absolute_path_becomes_its_last_part(text, expected):
     assert push.without_paths({"a": [text], text: 1}) == {"a": [expected], expected: 1}
+
+
+def test_paths_with_the_same_last_part_get_numbers():
+    clips = {"/srv/p1/x.wav": 1, "/srv/p2/x.wav": 2, "x.wav": 3, "x.wav (2)": 4}
+    assert push.without_paths(clips) == {"x.wav": 1, "x.wav (2)": 2, "x.wav (3)": 3, "x.wav (2) (2)": 4}
+
+
+def test_paths_of_the_recipe_are_cut_whole_inside_a_text_too(run):
+    """With their spaces, where a text does not show their end."""
+    list_of, source = "/data/My Recordings/John Smith/my list.csv", "/mnt/Jane Doe (old)/calls"
+    recipe = {"train_file": list_of, "train_sources": [json.dumps({"path": source, "weight": 2})], "separator": "/"}
+    results = {"recipe": recipe, "log": [f"{source}/a/1.wav: not readable"]}
+    (run / "results.json").write_text(json.dumps(results))
+    (run / "README.md").write_text(f"{CARD}\n| {list_of} | 3 / 4 clips of {source}/a.wav, .{source} |\n")
+    files, _ = push.choose_files(run, "user/name")
+    assert f"\n| my list.csv | 3 / 4 clips of a.wav, .{source} |\n" in files["README.md"].decode()
+    recipe = {"train_file": "my list.csv", "train_sources": ['{"path": "calls", "weight": 2}'], "separator": "/"}
+    assert json.loads(files["results.json"]) == {"recipe": recipe, "log": ["1.wav: not readable"]}
+
+
+def test_names_of_unreadable_clips_stay_at_home(run):
+    clips = {f"/srv/{folder}/x001.wav": "/srv/John Smith/x001.wav: holds no audio" for folder in ("p1", "p2")}
+    (run / "results.json").write_text(json.dumps({"task": "mspm", "unreadable": {"clips": 2, "first": clips}}))
+    files, _ = push.choose_files(run, "user/name")
+    assert json.loads(files["results.json"]) == {"task": "mspm", "unreadable": {"clips": 2}}
 
 
 @pytest.mark.parametrize("license", [None, "mit"])
