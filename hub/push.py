@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import fnmatch
-import itertools
 import json
 import multiprocessing
 import os
@@ -511,8 +510,7 @@ def _clean_json(path: Path, content: dict, labels: frozenset[str], known: re.Pat
 
 def without_paths(value, labels: frozenset[str] = frozenset(), known: re.Pattern = NO_PATH):
     """
-    Replaces every absolute path in a JSON value by its last part, except class names (`labels`). Keys that become the
-    same get numbers.
+    Replaces every absolute path in a JSON value by its last part, except class names (`labels`).
 
     Args:
         known: matches paths with spaces inside a text, see `_pattern_of`
@@ -521,8 +519,7 @@ def without_paths(value, labels: frozenset[str] = frozenset(), known: re.Pattern
         cleaned = {}
         for name, item in value.items():
             short = without_paths(name, labels, known)
-            spellings = itertools.chain([short], (f"{short} ({number})" for number in itertools.count(2)))
-            cleaned[next(key for key in spellings if key not in cleaned)] = without_paths(item, labels, known)
+            cleaned[name if short in cleaned else short] = without_paths(item, labels, known)
         return cleaned
     if isinstance(value, list):
         return [without_paths(item, labels, known) for item in value]

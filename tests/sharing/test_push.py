@@ -169,11 +169,6 @@ def test_an_absolute_path_becomes_its_last_part(text, expected):
     assert push.without_paths({"a": [text], text: 1}) == {"a": [expected], expected: 1}
 
 
-def test_paths_with_the_same_last_part_get_numbers():
-    clips = {"/srv/p1/x.wav": 1, "/srv/p2/x.wav": 2, "x.wav": 3, "x.wav (2)": 4}
-    assert push.without_paths(clips) == {"x.wav": 1, "x.wav (2)": 2, "x.wav (3)": 3, "x.wav (2) (2)": 4}
-
-
 def test_paths_of_the_recipe_are_cut_whole_inside_a_text_too(run):
     """With their spaces, where a text does not show their end."""
     list_of, source = "/data/My Recordings/John Smith/my list.csv", "/mnt/Jane Doe (old)/calls"
