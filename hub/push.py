@@ -41,15 +41,19 @@ SETTINGS = ("config.json", "preprocessor_config.json")
 PICTURES = (
     "calibration.png", "confusion_matrix.png", "layer_weights.png", "learning_curves.png", "reconstruction.png",
 )  # fmt: skip
+CONFUSION_TABLE = "confusion_matrix.csv"  # to which the card of many classes refers; it names classes only
 # Files of an earlier push: the next one deletes those that the folder no longer has. If an adapter's files stayed,
 # Transformers would load the adapter's own model.
 ADAPTER = ("adapter_config.json", "adapter_model.*")
 SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 OPEN_SET = "open_set.safetensors"  # training.base.open_set.FILE
+# Of another kind of model: what Transformers prefers to SETTINGS, and pickles, for which `scan` refuses a model.
+FOREIGN = ("processor_config.json", "config.*.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 PUBLISHED = (
     *SETTINGS, OPEN_SET, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", EVALUATIONS, "results.json",
-    *PICTURES, *CODE, *ADAPTER, *SENTENCES, "handler.py", "requirements.txt",
+    *PICTURES, CONFUSION_TABLE, *CODE, *ADAPTER, *SENTENCES, "handler.py", "requirements.txt", *FOREIGN,
 )  # fmt: skip
+NO_TRAINING = ("cross_validation", "evaluation", "event_evaluation", "sweep")  # tasks whose results are of no one model
 CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
 ENDPOINT = Path(__file__).parent / "endpoint"  # what an Inference Endpoint runs; a classifier's folder may have its own
 
@@ -315,7 +319,7 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
         scan_settings(folder)
     except UnsafeModelError as error:
         raise PushError(str(error)) from None
-    kept = (*PICTURES, *SENTENCES, OPEN_SET)
+    kept = (*PICTURES, CONFUSION_TABLE, *SENTENCES, OPEN_SET)
     names = {*code, *(name for name in kept if (folder / name).is_file())}
     labels = frozenset((settings["config.json"].get("id2label") or {}).values())
     results = _read_results(folder)
@@ -453,30 +457,32 @@ def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str], know
         )
     else:
         raise PushError(f"{path}: does not exist; a model needs its card: write one, or let the run finish")
-    try:
-        ModelCard(text, ignore_metadata_errors=True)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise PushError(f"{path}: the metadata at its top cannot be read ({_one_line(error)}); correct it") from error
     text = USAGE_LINE.sub(lambda found: f'{found[1]}"{repo_id}"', text)
-    return _clean_text(text, labels, known).encode()
+    text = _clean_text(text, labels, known)
+    try:
+        ModelCard(text)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        reason = _one_line(error).partition(" Pass `ignore_metadata_errors")[0]
+        raise PushError(f"{path}: the metadata at its top cannot be read ({reason}); correct it") from error
+    return text.encode()
 
 
 def _evaluations(card: str) -> bytes | None:
     """Returns the card's figures on data sets of the Hub as `.eval_results` file: the first metric of each split."""
     entries = {}
-    for result in ModelCard(card, ignore_metadata_errors=True).data.eval_results or ():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", result.dataset_type):
+    for result in ModelCard(card).data.eval_results or ():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(result.dataset_type)):
             continue  # a local folder
         notes = f"{result.metric_name or result.metric_type}, split {result.dataset_split}"
         entry = EvalResultEntry(
             dataset_id=result.dataset_type,
-            task_id=result.dataset_config or "default",
+            task_id=str(result.dataset_config or "default"),
             value=result.metric_value,
             source_url=result.source_url,
             source_name=result.source_name if result.source_url else None,
             notes=notes,
         )
-        entries.setdefault((entry.dataset_id, entry.task_id, result.dataset_split), entry)
+        entries.setdefault((entry.dataset_id, entry.task_id, str(result.dataset_split)), entry)
     if not entries:
         return None
     return yaml.safe_dump(eval_result_entries_to_yaml(list(entries.values())), sort_keys=False).encode()
@@ -495,9 +501,23 @@ def _read_json(path: Path, remedy: str = "save the model again") -> dict:
 
 
 def _read_results(folder: Path) -> dict | None:
-    """Returns the content of results.json, `None` without the file."""
+    """
+    Returns the content of results.json, `None` without the file.
+
+    Raises:
+        PushError: it cannot be read, or is of a task that trains no model.
+    """
     path = folder / "results.json"
-    return _read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    results = _read_json(path)
+    recipe = results.get("recipe")
+    task = recipe.get("task") if isinstance(recipe, dict) else None
+    if task in NO_TRAINING:
+        raise PushError(
+            f"{path}: is of the task {task}, not of the training of the model beside it; move it to another folder"
+        )
+    return results
 
 
 def _clean_json(path: Path, content: dict, labels: frozenset[str], known: re.Pattern) -> Path | bytes:
