@@ -192,6 +192,12 @@ def test_a_rare_call_does_not_drown_in_the_mean(classifier, long_clip, call):
     assert all(re.search(rf"<text[^>]*>{name}</text>", page) for name in names)
 
 
+def test_the_strongest_window_has_the_highest_score_not_the_highest_logit(classifier, long_clip):
+    page = app.results(long_clip, [with_calls(classifier(), w2=[10.0, 9.5, 0.0], w5=[5.0, -5.0, -5.0])])
+    start = re.search(r"Strongest window: <b>high</b>, 100.0 % at ([\d.]+) to", page)[1]
+    assert float(start) == pytest.approx(5 * 0.3275, abs=0.06) and f"Spectrogram, {start} to" in page
+
+
 @pytest.mark.parametrize(
     ("settings", "answer"),
     [
