@@ -13,6 +13,8 @@ from pathlib import Path
 
 import yaml
 
+from training.errors import nearest
+
 from .push import PushError, push_files
 
 ROOT = Path(__file__).parent.parent
@@ -230,7 +232,7 @@ def check_models(models: list[str]):
     Checks the names of models.
 
     Raises:
-        PushError: a folder of this machine, or a name that the Hub does not allow.
+        PushError: a folder of this machine, there or mistyped, or a name that the Hub does not allow.
     """
     for model in models:
         if Path(model).is_dir():
@@ -240,6 +242,10 @@ def check_models(models: list[str]):
             )
         if not REPO.fullmatch(model):
             raise PushError(f"{model}: is not the name of a model on the Hub; give it as user/name")
+        if (parent := Path(model).parent).is_dir():  # the rule of training.base.inference.check_checkpoint
+            folders = {other.name: other for other in parent.iterdir() if other.is_dir()}
+            remedy = f"for a model of the Hub, give the command where no folder is called {parent}"
+            raise PushError(f"{model}: does not exist as a folder; {nearest(Path(model).name, folders, remedy)}")
 
 
 def imported(program: Path, root: Path) -> tuple[set[Path], set[str]]:

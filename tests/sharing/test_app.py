@@ -652,12 +652,17 @@ def push_space(*words) -> int:
     [
         (["--models", "FOLDER"], "is a folder of this machine, and a Space cannot read it; push it first: python -m"),
         (["--models", "user/a", "name"], "name: is not the name of a model on the Hub; give it as user/name"),
+        (["--models", "runs/anser"], "runs/anser: does not exist as a folder; did you mean runs/answer?"),
+        (["--models", "runs/x"], "runs/x: does not exist as a folder; for a model of the Hub, give the command where"),
+        (["--static", "--models", "runs/anser"], "runs/anser: does not exist as a folder; did you mean runs/answer?"),
         (["--models", "user/a", "--dry-run", "FOLDER"], "is not empty; name a new folder"),
         (["--models", "user/a", "--examples", "no.wav"], "no.wav: no such file; correct --examples"),
     ],
 )
-def test_what_no_space_is_made_of(tmp_path, capsys, words, message):
+def test_what_no_space_is_made_of(tmp_path, capsys, monkeypatch, words, message):
     (tmp_path / "config.json").touch()
+    (tmp_path / "runs" / "answer").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     assert push_space("user/page", *[word.replace("FOLDER", str(tmp_path)) for word in words]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
