@@ -13,8 +13,6 @@ from pathlib import Path
 
 import yaml
 
-from training.errors import nearest
-
 from .push import PushError, push_files
 
 ROOT = Path(__file__).parent.parent
@@ -243,9 +241,10 @@ def check_models(models: list[str]):
         if not REPO.fullmatch(model):
             raise PushError(f"{model}: is not the name of a model on the Hub; give it as user/name")
         if (parent := Path(model).parent).is_dir():  # the rule of training.base.inference.check_checkpoint
-            folders = {other.name: other for other in parent.iterdir() if other.is_dir()}
-            remedy = f"for a model of the Hub, give the command where no folder is called {parent}"
-            raise PushError(f"{model}: does not exist as a folder; {nearest(Path(model).name, folders, remedy)}")
+            raise PushError(
+                f"{model}: is not in the folder {parent}; correct the name (for a model of the Hub, give the command where "
+                f"no folder is called {parent})"
+            )
 
 
 def imported(program: Path, root: Path) -> tuple[set[Path], set[str]]:
