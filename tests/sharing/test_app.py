@@ -652,8 +652,8 @@ def push_space(*words) -> int:
     [
         (["--models", "FOLDER"], "is a folder of this machine, and a Space cannot read it; push it first: python -m"),
         (["--models", "user/a", "name"], "name: is not the name of a model on the Hub; give it as user/name"),
-        (["--models", "runs/anser"], "runs/anser: is not in the folder runs; correct the name (for a model of the Hub,"),
-        (["--static", "--models", "runs/anser"], "runs/anser: is not in the folder runs; correct the name"),
+        (["--models", "runs/anser"], "runs/anser: no such folder in runs; correct the name (for a model of the Hub,"),
+        (["--static", "--models", "runs/anser"], "runs/anser: no such folder in runs; correct the name"),
         (["--models", "user/a", "--dry-run", "FOLDER"], "is not empty; name a new folder"),
         (["--models", "user/a", "--examples", "no.wav"], "no.wav: no such file; correct --examples"),
     ],
