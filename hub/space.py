@@ -242,8 +242,8 @@ def check_models(models: list[str]):
             raise PushError(f"{model}: is not the name of a model on the Hub; give it as user/name")
         if (parent := Path(model).parent).is_dir():  # the rule of training.base.inference.check_checkpoint
             raise PushError(
-                f"{model}: no such folder in {parent}; correct the name (for a model of the Hub, give the command where no "
-                f"folder is called {parent})"
+                f"{model}: no such folder in {parent}; correct the name (for a model of the Hub, give the command "
+                f"where no folder is called {parent})"
             )
 
 
