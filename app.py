@@ -420,7 +420,7 @@ def section(classifier: Classifier, waveform: np.ndarray, seconds: float, file: 
     # A rare call would drown in the mean: the classes of a long clip are those of its strongest windows.
     highest = mean if is_number else scores.max(axis=0)
     best = np.argsort(-highest, kind="stable")[:TOP]
-    strongest = int(logits[:, best[0]].argmax())
+    strongest = int(scores[:, best[0]].argmax())
     parts, events = [f"<h2>{as_html(classifier.title)}</h2>"], []
     if is_long and not is_number:
         labels = labels_of(classifier.title, model.config)

@@ -1,6 +1,7 @@
 """Pushes models to the Hub: one commit with all that a model needs, and no private data."""
 
 import ast
+import contextlib
 import fnmatch
 import json
 import multiprocessing
@@ -40,15 +41,19 @@ SETTINGS = ("config.json", "preprocessor_config.json")
 PICTURES = (
     "calibration.png", "confusion_matrix.png", "layer_weights.png", "learning_curves.png", "reconstruction.png",
 )  # fmt: skip
+CONFUSION_TABLE = "confusion_matrix.csv"  # to which the card of many classes refers; it names classes only
 # Files of an earlier push: the next one deletes those that the folder no longer has. If an adapter's files stayed,
 # Transformers would load the adapter's own model.
 ADAPTER = ("adapter_config.json", "adapter_model.*")
 SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 OPEN_SET = "open_set.safetensors"  # training.base.open_set.FILE
+# Of another kind of model: what Transformers prefers to SETTINGS, and pickles, for which `scan` refuses a model.
+FOREIGN = ("processor_config.json", "config.*.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 PUBLISHED = (
     *SETTINGS, OPEN_SET, WEIGHTS, INDEX, "model-*-of-*.safetensors", "README.md", EVALUATIONS, "results.json",
-    *PICTURES, *CODE, *ADAPTER, *SENTENCES, "handler.py", "requirements.txt",
+    *PICTURES, CONFUSION_TABLE, *CODE, *ADAPTER, *SENTENCES, "handler.py", "requirements.txt", *FOREIGN,
 )  # fmt: skip
+NO_TRAINING = ("cross_validation", "evaluation", "event_evaluation", "sweep")  # tasks whose results are of no one model
 CHECKPOINT_CARD = Path(__file__).parent / "checkpoint.md"
 ENDPOINT = Path(__file__).parent / "endpoint"  # what an Inference Endpoint runs; a classifier's folder may have its own
 
@@ -70,16 +75,19 @@ LEFT = {
 # Tokens of the Hub, GitHub and OpenAI; module names such as hf_ast are not.
 TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:(?:hf_|api_org_|gh[pousr]_|github_pat_)[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,})")
 AUDIOSET_LABEL = re.compile(r"/[mgt]/\w+")  # such as /m/09x0r
+PART = r"""(?:[/\\]+[^/\\\s"'`<>|():]+)"""  # of a path
 ABSOLUTE_PATH = re.compile(
-    r"""
+    rf"""
     (?<![\w/.<])                 # not in the middle of a relative one
     (?!/[mgt]/\w+(?![\w/]))      # a label of AudioSet, /m/09x0r
     (?!(?<=:)//\w)               # the host of an address
     (?:file:|~\w*|[A-Za-z]:)?    # a home folder, a drive
-    (?:[/\\]+[^/\\\s"'`<>|():]+){2,}[/\\]?
+    {PART}{{2,}}[/\\]?
     """,
     re.VERBOSE,
 )
+HOME_OR_FILE = re.compile(r"(?:~\w*|file:)[/\\]")
+NO_PATH = re.compile("(?!)")  # matches nothing
 USAGE_LINE = re.compile(r'^(\s*repository = )"(?:[^"\\\n]|\\.)*"', re.MULTILINE)
 
 
@@ -311,19 +319,21 @@ def choose_files(folder: Path, repo_id: str) -> tuple[dict[str, Path | bytes], d
         scan_settings(folder)
     except UnsafeModelError as error:
         raise PushError(str(error)) from None
-    kept = (*PICTURES, *SENTENCES, OPEN_SET)
+    kept = (*PICTURES, CONFUSION_TABLE, *SENTENCES, OPEN_SET)
     names = {*code, *(name for name in kept if (folder / name).is_file())}
     labels = frozenset((settings["config.json"].get("id2label") or {}).values())
+    results = _read_results(folder)
+    known = _pattern_of(set(_paths_in(results or {})) - labels)
     files: dict[str, Path | bytes] = {
-        name: _clean_json(folder / name, content, labels) for name, content in settings.items()
+        name: _clean_json(folder / name, content, labels, known) for name, content in settings.items()
     }
     files |= {name: folder / name for name in (*sorted(names), *weights)}
     if "ForAudioClassification" in str(settings["config.json"].get("architectures")):
         own = folder if (folder / "handler.py").is_file() else ENDPOINT
         files |= {path.name: path for path in (own / "handler.py", own / "requirements.txt") if path.is_file()}
-    if (folder / "results.json").is_file():
-        files["results.json"] = _clean_json(folder / "results.json", _read_json(folder / "results.json"), labels)
-    files["README.md"] = _card(folder, repo_id, settings["config.json"], labels)
+    if results is not None:
+        files["results.json"] = _clean_json(folder / "results.json", results, labels, known)
+    files["README.md"] = _card(folder, repo_id, settings["config.json"], labels, known)
     if evaluations := _evaluations(files["README.md"].decode()):
         files[EVALUATIONS] = evaluations
     for name, content in files.items():
@@ -422,7 +432,7 @@ def _neighbours(source: str) -> tuple[str, ...]:
     return tuple(f"{node.module}.py" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1)
 
 
-def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str]) -> bytes:
+def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str], known: re.Pattern) -> bytes:
     """Returns the model card; its code example loads the model from the Hub."""
     path = folder / "README.md"
     if path.is_file():
@@ -447,30 +457,32 @@ def _card(folder: Path, repo_id: str, config: dict, labels: frozenset[str]) -> b
         )
     else:
         raise PushError(f"{path}: does not exist; a model needs its card: write one, or let the run finish")
-    try:
-        ModelCard(text, ignore_metadata_errors=True)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise PushError(f"{path}: the metadata at its top cannot be read ({_one_line(error)}); correct it") from error
     text = USAGE_LINE.sub(lambda found: f'{found[1]}"{repo_id}"', text)
-    return _clean_text(text, labels).encode()
+    text = _clean_text(text, labels, known)
+    try:
+        ModelCard(text)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        reason = _one_line(error).partition(" Pass `ignore_metadata_errors")[0]
+        raise PushError(f"{path}: the metadata at its top cannot be read ({reason}); correct it") from error
+    return text.encode()
 
 
 def _evaluations(card: str) -> bytes | None:
     """Returns the card's figures on data sets of the Hub as `.eval_results` file: the first metric of each split."""
     entries = {}
-    for result in ModelCard(card, ignore_metadata_errors=True).data.eval_results or ():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", result.dataset_type):
+    for result in ModelCard(card).data.eval_results or ():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(result.dataset_type)):
             continue  # a local folder
         notes = f"{result.metric_name or result.metric_type}, split {result.dataset_split}"
         entry = EvalResultEntry(
             dataset_id=result.dataset_type,
-            task_id=result.dataset_config or "default",
+            task_id=str(result.dataset_config or "default"),
             value=result.metric_value,
             source_url=result.source_url,
             source_name=result.source_name if result.source_url else None,
             notes=notes,
         )
-        entries.setdefault((entry.dataset_id, entry.task_id, result.dataset_split), entry)
+        entries.setdefault((entry.dataset_id, entry.task_id, str(result.dataset_split)), entry)
     if not entries:
         return None
     return yaml.safe_dump(eval_result_entries_to_yaml(list(entries.values())), sort_keys=False).encode()
@@ -488,31 +500,93 @@ def _read_json(path: Path, remedy: str = "save the model again") -> dict:
     return content
 
 
-def _clean_json(path: Path, content: dict, labels: frozenset[str]) -> Path | bytes:
-    """Returns the file itself if it contains no absolute path, else its content with the last part of each path."""
-    cleaned = without_paths(content, labels)
+def _read_results(folder: Path) -> dict | None:
+    """
+    Returns the content of results.json, `None` without the file.
+
+    Raises:
+        PushError: it cannot be read, or is of a task that trains no model.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return None
+    results = _read_json(path)
+    recipe = results.get("recipe")
+    task = recipe.get("task") if isinstance(recipe, dict) else None
+    if task in NO_TRAINING:
+        raise PushError(
+            f"{path}: is of the task {task}, not of the training of the model beside it; move it to another folder"
+        )
+    return results
+
+
+def _clean_json(path: Path, content: dict, labels: frozenset[str], known: re.Pattern) -> Path | bytes:
+    """Returns the file itself if it holds nothing private, else its content with the last part of each path."""
+    cleaned = without_paths(content, labels, known)
+    if isinstance(unreadable := cleaned.get("unreadable"), dict):
+        unreadable.pop("first", None)  # names of clips
     return path if cleaned == content else (json.dumps(cleaned, indent=2) + "\n").encode()
 
 
-def without_paths(value, labels: frozenset[str] = frozenset()):
-    """Replaces every absolute path in a JSON value by its last part, except class names (`labels`)."""
+def without_paths(value, labels: frozenset[str] = frozenset(), known: re.Pattern = NO_PATH):
+    """
+    Replaces every absolute path in a JSON value by its last part, except class names (`labels`).
+
+    Args:
+        known: matches paths with spaces inside a text, see `_pattern_of`
+    """
     if isinstance(value, dict):
         cleaned = {}
         for name, item in value.items():
-            short = without_paths(name, labels)
-            cleaned[name if short in cleaned else short] = without_paths(item, labels)
+            short = without_paths(name, labels, known)
+            cleaned[name if short in cleaned else short] = without_paths(item, labels, known)
         return cleaned
     if isinstance(value, list):
-        return [without_paths(item, labels) for item in value]
+        return [without_paths(item, labels, known) for item in value]
     if not isinstance(value, str) or value in labels:
         return value
-    is_path = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
-    if is_path and not AUDIOSET_LABEL.fullmatch(value) and ":" not in value[2:]:  # spaces belong to the path
+    if _is_path(value):  # spaces belong to it
         return _last_part(value) or value
-    return _clean_text(value, labels)
+    if (content := _stored_json(value)) is not None:
+        cleaned = without_paths(content, labels, known)
+        return value if cleaned == content else json.dumps(cleaned, ensure_ascii=False)
+    if "::" in value:  # of chained addresses such as zip://*.wav::/clips.zip
+        return "::".join(without_paths(part, labels, known) for part in value.split("::"))
+    return _clean_text(value, labels, known)
 
 
-def _clean_text(text: str, labels: frozenset[str]) -> str:
+def _is_path(text: str) -> bool:
+    """Returns whether a whole text is an absolute path; `/clips/a.wav: not readable` is a text with a path."""
+    is_absolute = PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute() or HOME_OR_FILE.match(text)
+    return bool(is_absolute) and not AUDIOSET_LABEL.fullmatch(text) and not re.search(r":\s", text)
+
+
+def _stored_json(text: str) -> dict | list | None:
+    """Returns the content of a text that is JSON, as recipes store a source with its weight; else `None`."""
+    if text.lstrip()[:1] in ("{", "["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
+    return None
+
+
+def _paths_in(value) -> Iterator[str]:
+    """Yields the absolute paths that are whole texts of a JSON value."""
+    for _, text in _strings(value):
+        if _is_path(text):
+            yield text
+        elif (content := _stored_json(text)) is not None:
+            yield from _paths_in(content)
+
+
+def _pattern_of(paths: set[str]) -> re.Pattern:
+    """Returns a pattern of paths and of what lies below them. ABSOLUTE_PATH would end at their first space."""
+    several = (path.rstrip("/\\") for path in paths if len(re.findall(r"[/\\]+[^/\\]", path)) > 1)
+    texts = "|".join(map(re.escape, sorted(several, key=len, reverse=True)))
+    return re.compile(rf"(?<![\w/.<])(?:{texts}){PART}*[/\\]?") if texts else NO_PATH
+
+
+def _clean_text(text: str, labels: frozenset[str], known: re.Pattern = NO_PATH) -> str:
+    text = known.sub(lambda found: _last_part(found[0]), text)
     home = str(Path.home())
     if len(home) > 1:  # contains the user's name, in which spaces are possible
         text = text.replace(home, "~")

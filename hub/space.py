@@ -230,7 +230,7 @@ def check_models(models: list[str]):
     Checks the names of models.
 
     Raises:
-        PushError: a folder of this machine, or a name that the Hub does not allow.
+        PushError: a folder of this machine, there or mistyped, or a name that the Hub does not allow.
     """
     for model in models:
         if Path(model).is_dir():
@@ -240,6 +240,11 @@ def check_models(models: list[str]):
             )
         if not REPO.fullmatch(model):
             raise PushError(f"{model}: is not the name of a model on the Hub; give it as user/name")
+        if (parent := Path(model).parent).is_dir():  # the rule of training.base.inference.check_checkpoint
+            raise PushError(
+                f"{model}: no such folder in {parent}; correct the name (for a model of the Hub, give the command "
+                f"where no folder is called {parent})"
+            )
 
 
 def imported(program: Path, root: Path) -> tuple[set[Path], set[str]]:

@@ -192,6 +192,12 @@ def test_a_rare_call_does_not_drown_in_the_mean(classifier, long_clip, call):
     assert all(re.search(rf"<text[^>]*>{name}</text>", page) for name in names)
 
 
+def test_the_strongest_window_has_the_highest_score_not_the_highest_logit(classifier, long_clip):
+    page = app.results(long_clip, [with_calls(classifier(), w2=[10.0, 9.5, 0.0], w5=[5.0, -5.0, -5.0])])
+    start = re.search(r"Strongest window: <b>high</b>, 100.0 % at ([\d.]+) to", page)[1]
+    assert float(start) == pytest.approx(5 * 0.3275, abs=0.06) and f"Spectrogram, {start} to" in page
+
+
 @pytest.mark.parametrize(
     ("settings", "answer"),
     [
@@ -646,12 +652,16 @@ def push_space(*words) -> int:
     [
         (["--models", "FOLDER"], "is a folder of this machine, and a Space cannot read it; push it first: python -m"),
         (["--models", "user/a", "name"], "name: is not the name of a model on the Hub; give it as user/name"),
+        (["--models", "runs/anser"], "runs/anser: no such folder in runs; correct the name (for a model of the Hub,"),
+        (["--static", "--models", "runs/anser"], "runs/anser: no such folder in runs; correct the name"),
         (["--models", "user/a", "--dry-run", "FOLDER"], "is not empty; name a new folder"),
         (["--models", "user/a", "--examples", "no.wav"], "no.wav: no such file; correct --examples"),
     ],
 )
-def test_what_no_space_is_made_of(tmp_path, capsys, words, message):
+def test_what_no_space_is_made_of(tmp_path, capsys, monkeypatch, words, message):
     (tmp_path / "config.json").touch()
+    (tmp_path / "runs" / "answer").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     assert push_space("user/page", *[word.replace("FOLDER", str(tmp_path)) for word in words]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error

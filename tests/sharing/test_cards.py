@@ -319,6 +319,16 @@ def test_many_classes_are_shortened(models):
     assert "| class 29 |" in card.text and "| class 30 |" not in card.text
 
 
+def test_batches_of_tokens_have_no_number_of_clips(models):
+    results = results_of(models / "single")
+    assert "| batch | 4 per process |" in (models / "single" / "README.md").read_text()
+    results["recipe"]["TrainingArguments"] |= {"tokens_per_batch": 200, "gradient_accumulation_steps": 2}
+    config = AutoConfig.from_pretrained(models / "single")
+    extractor = AutoFeatureExtractor.from_pretrained(models / "single")
+    card = cards.classifier_card("n", config, extractor, results, dataset_name="d", num_parameters=1, settings={})
+    assert "| batch | up to 200 tokens per process x 2 accumulated |" in card.text
+
+
 @pytest.mark.parametrize(("temperature", "thresholds"), [(1.5, None), (1.0, None), (1.0, [0.4, 0.6])])
 def test_calibrated_is_said_only_where_a_temperature_was_found(models, temperature, thresholds):
     results = results_of(models / "single")

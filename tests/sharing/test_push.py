@@ -154,6 +154,11 @@ def test_figures_on_data_sets_of_the_hub_stand_in_eval_results_too(hub, run):
         ("/m/09x0r", "/m/09x0r"),
         ("/srv/me/c.wav: not readable", "c.wav: not readable"),
         ('{"path": "/data/birds/", "weight": 2}', '{"path": "birds", "weight": 2}'),
+        ('{"path": "/data/John Smith/my birds", "weight": 2}', '{"path": "my birds", "weight": 2}'),
+        ("zip://*.wav::/srv/John Smith/my clips.zip", "zip://*.wav::my clips.zip"),
+        ("file:///srv/John Smith/a b.wav", "a b.wav"),
+        ("~/John Smith/my birds", "my birds"),
+        ("/srv/10:30/John Smith/c.wav", "c.wav"),
         ("C:\\Users\\me\\clips", "clips"),
         ("~/clips/a.wav", "a.wav"),
         ("data/a.wav and ../b/c", "data/a.wav and ../b/c"),
@@ -162,6 +167,26 @@ def test_figures_on_data_sets_of_the_hub_stand_in_eval_results_too(hub, run):
 )  # fmt: skip
 def test_an_absolute_path_becomes_its_last_part(text, expected):
     assert push.without_paths({"a": [text], text: 1}) == {"a": [expected], expected: 1}
+
+
+def test_paths_of_the_recipe_are_cut_whole_inside_a_text_too(run):
+    """With their spaces, where a text does not show their end."""
+    list_of, source = "/data/My Recordings/John Smith/my list.csv", "/mnt/Jane Doe (old)/calls"
+    recipe = {"train_file": list_of, "train_sources": [json.dumps({"path": source, "weight": 2})], "separator": "/"}
+    results = {"recipe": recipe, "log": [f"{source}/a/1.wav: not readable"]}
+    (run / "results.json").write_text(json.dumps(results))
+    (run / "README.md").write_text(f"{CARD}\n| {list_of} | 3 / 4 clips of {source}/a.wav, .{source} |\n")
+    files, _ = push.choose_files(run, "user/name")
+    assert f"\n| my list.csv | 3 / 4 clips of a.wav, .{source} |\n" in files["README.md"].decode()
+    recipe = {"train_file": "my list.csv", "train_sources": ['{"path": "calls", "weight": 2}'], "separator": "/"}
+    assert json.loads(files["results.json"]) == {"recipe": recipe, "log": ["1.wav: not readable"]}
+
+
+def test_names_of_unreadable_clips_stay_at_home(run):
+    clips = {f"/srv/{folder}/x001.wav": "/srv/John Smith/x001.wav: holds no audio" for folder in ("p1", "p2")}
+    (run / "results.json").write_text(json.dumps({"task": "mspm", "unreadable": {"clips": 2, "first": clips}}))
+    files, _ = push.choose_files(run, "user/name")
+    assert json.loads(files["results.json"]) == {"task": "mspm", "unreadable": {"clips": 2}}
 
 
 @pytest.mark.parametrize("license", [None, "mit"])
@@ -209,6 +234,11 @@ def _rewrite(path, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
+def _write_index(run, *results):
+    index = {"model-index": [{"name": "run", "results": [*results]}]}
+    (run / "README.md").write_text(f"---\n{yaml.safe_dump(index)}---\n# run\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -225,6 +255,10 @@ def _rewrite(path, **values):
         (lambda run: (run / "modeling_dual_ssast.py").write_text("def"), "modeling_dual_ssast.py: is not valid Python"),
         (lambda run: (run / "unfinished-outputs").mkdir(), "a run is writing its outputs there, or was stopped"),
         (lambda run: (run / "results.json").write_text("[]"), "results.json: holds no JSON object"),
+        (lambda run: _rewrite(run / "results.json", recipe={"task": "evaluation"}), "of the task evaluation, not of"),
+        (lambda run: _rewrite(run / "results.json", recipe={"task": "cross_validation"}), "task cross_validation, not"),
+        (lambda run: _write_index(run, {"task": {"type": "x"}}), r"README.md: the metadata .* 'dataset'.\); corre"),
+        (lambda run: _write_index(run, 5), "README.md: the metadata at its top cannot be read"),
         (lambda run: (run / "model.safetensors").rename(run / "adapter_model.safetensors"), "an adapter without its"),
     ],
 )  # fmt: skip
@@ -263,6 +297,23 @@ def test_a_later_push_takes_away_what_is_stale_and_nothing_else(hub, run):
     AutoModel.from_pretrained(run, trust_remote_code=True).save_pretrained(run)  # an encoder, which no endpoint serves
     push_folder(run, "user/name")
     assert not {"handler.py", "requirements.txt"} & set(hub.files("user/name"))
+
+
+def test_a_push_over_another_kind_of_model_leaves_nothing_that_transformers_would_load(hub, run):
+    foreign = {
+        "processor_config.json", "config.4.0.0.json", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin",
+        "pytorch_model.bin.index.json", "confusion_matrix.csv",
+    }  # fmt: skip
+    hub.create("user/name", {name: b"{}" for name in (*foreign, "old/pytorch_model.bin", "notes.json")})
+    push_folder(run, "user/name")
+    files = set(hub.files("user/name"))
+    assert not foreign & files and {"old/pytorch_model.bin", "notes.json"} < files
+
+
+def test_the_table_of_the_confusion_matrix_is_pushed_with_the_card_that_names_it(run):
+    (run / "confusion_matrix.csv").write_text("label,a,b\na,1,0\nb,0,1\n")
+    files, left = push.choose_files(run, "user/name")
+    assert files["confusion_matrix.csv"] == run / "confusion_matrix.csv" and "confusion_matrix.csv" not in left
 
 
 def save_config(folder):
