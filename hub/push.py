@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import fnmatch
+import itertools
 import json
 import multiprocessing
 import os
@@ -530,7 +531,8 @@ def _clean_json(path: Path, content: dict, labels: frozenset[str], known: re.Pat
 
 def without_paths(value, labels: frozenset[str] = frozenset(), known: re.Pattern = NO_PATH):
     """
-    Replaces every absolute path in a JSON value by its last part, except class names (`labels`).
+    Replaces every absolute path in a JSON value by its last part, except class names (`labels`). Keys that become the
+    same get numbers.
 
     Args:
         known: matches paths with spaces inside a text, see `_pattern_of`
@@ -539,7 +541,8 @@ def without_paths(value, labels: frozenset[str] = frozenset(), known: re.Pattern
         cleaned = {}
         for name, item in value.items():
             short = without_paths(name, labels, known)
-            cleaned[name if short in cleaned else short] = without_paths(item, labels, known)
+            spellings = itertools.chain([short], (f"{short} ({number})" for number in itertools.count(2)))
+            cleaned[next(key for key in spellings if key not in cleaned)] = without_paths(item, labels, known)
         return cleaned
     if isinstance(value, list):
         return [without_paths(item, labels, known) for item in value]

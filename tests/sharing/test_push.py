@@ -169,6 +169,11 @@ def test_an_absolute_path_becomes_its_last_part(text, expected):
     assert push.without_paths({"a": [text], text: 1}) == {"a": [expected], expected: 1}
 
 
+def test_paths_with_the_same_last_part_get_numbers():
+    clips = {"/srv/p1/x.wav": 1, "/srv/p2/x.wav": 2, "x.wav": 3, "x.wav (2)": 4}
+    assert push.without_paths(clips) == {"x.wav": 1, "x.wav (2)": 2, "x.wav (3)": 3, "x.wav (2) (2)": 4}
+
+
 def test_paths_of_the_recipe_are_cut_whole_inside_a_text_too(run):
     """With their spaces, where a text does not show their end."""
     list_of, source = "/data/My Recordings/John Smith/my list.csv", "/mnt/Jane Doe (old)/calls"
@@ -464,7 +469,7 @@ def test_labels_that_look_like_paths_keep_their_figures(hub, tmp_path):
     (folder / "results.json").write_text(json.dumps(results | {"other": {"/srv/x/c": 1, "/srv/y/c": 2}}))
     push_folder(folder, "user/name")
     files = hub.files("user/name")
-    assert json.loads(files["results.json"]) == results | {"path": "b", "other": {"c": 1, "/srv/y/c": 2}}
+    assert json.loads(files["results.json"]) == results | {"path": "b", "other": {"c": 1, "c (2)": 2}}
     assert files["README.md"].decode().endswith("| /a/b | 0.5 |\n| /x/b | 0.7 |\nb\n")
 
 
