@@ -18,7 +18,7 @@ from . import open_set
 from .arguments import TrainingArguments
 from .inference import scan
 from .progress import is_metric
-from .resumption import check_random_states
+from .resumption import STATE, check_random_states, folder_of
 
 logger = logging.get_logger(__name__)
 STAGING_NAME = "unfinished-outputs"
@@ -47,8 +47,8 @@ def check_output_folder(arguments: TrainingArguments) -> str | None:
     Returns the checkpoint to resume from, or `None` for a new run.
 
     Raises:
-        InputError: the folder cannot be written, or holds a run and neither resume_from_checkpoint nor overwrite is
-            set; or the checkpoint could run foreign code.
+        InputError: the folder cannot be written; holds a run, while overwrite is not set and no checkpoint in it is to
+            be resumed; or the checkpoint could run foreign code.
     """
     checkpoint = _find_checkpoint(arguments)
     if checkpoint is not None:
@@ -64,11 +64,14 @@ def _find_checkpoint(arguments: TrainingArguments) -> str | None:
     check_writable(folder, is_folder=True)
     resume = arguments.resume_from_checkpoint
     last = get_last_checkpoint(folder) if folder.is_dir() else None
-    if resume and str(resume).lower() not in ("true", "false"):
-        if not Path(resume).is_dir():
-            raise InputError(f"resume_from_checkpoint: {resume} is no folder; name a checkpoint-N folder, or true")
-        return str(resume)
-    if resume and str(resume).lower() == "true":
+    named = str(resume) if resume and str(resume).lower() not in ("true", "false") else None
+    if named is not None:
+        if not Path(named).is_dir():
+            raise InputError(f"resume_from_checkpoint: {named} is no folder; name a checkpoint-N folder, or true")
+        # A folder without a state is no checkpoint: `check_same_run` refuses it.
+        if folder_of(named) == os.path.realpath(folder) or not Path(named, STATE).exists():
+            return named
+    elif resume and str(resume).lower() == "true":
         if last is None and (folder / "results.json").exists():
             raise InputError(f"{folder}: holds a finished run without checkpoints; set overwrite to begin anew")
         return last  # a run that was stopped before its first checkpoint begins anew
@@ -77,7 +80,7 @@ def _find_checkpoint(arguments: TrainingArguments) -> str | None:
             f"{folder}: holds a run already; add --resume_from_checkpoint true to go on with it, --overwrite true to "
             "begin anew, or choose another output_dir"
         )
-    return None
+    return named
 
 
 def check_inputs(parts: Iterable):
