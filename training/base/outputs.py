@@ -92,7 +92,8 @@ def check_inputs(parts: Iterable):
 
     Raises:
         InputError: an option names a file or folder in the output folder that the run writes or removes, or something
-            below it; or the output folder itself although it holds such files and no earlier run.
+            below it; or the output folder itself although it holds such files and no earlier run, or the model that
+            a task reads without training it.
     """
     parts = list(parts)
     given = [(field.name, getattr(part, field.name)) for part in parts for field in dataclasses.fields(part)]
@@ -102,12 +103,15 @@ def check_inputs(parts: Iterable):
     own = {os.path.realpath(Path(folder, name)): name for name in (*OPTIONAL_OUTPUTS, "results.json", EARLIER)}
     held = [name for path, name in own.items() if os.path.exists(path)]
     folders = [name for part in parts for name in getattr(part, "written_folders", ())]
+    trains = any(isinstance(part, TrainingArguments) for part in parts)
     own |= {os.path.realpath(Path(folder, name)): name for name in folders}
     for name, value in given:
         for text in value if isinstance(value, list) else [value]:
             if name in WRITTEN or not isinstance(text, str) or not os.path.exists(text):
                 continue
             place = os.path.realpath(text)
+            if name == "model_name_or_path" and place == os.path.realpath(folder) and not trains:
+                raise InputError(f"{name}: is output_dir too, whose files the run replaces; choose another output_dir")
             is_folder = place == os.path.realpath(folder) and held and not {"results.json", EARLIER} & set(held)
             lost = next((name for path, name in own.items() if Path(place).is_relative_to(path)), None)
             if lost or is_folder:
