@@ -115,10 +115,8 @@ def _unused_none_label(splits: Iterable[datasets.Dataset], arguments: SourceArgu
     """Returns what is wrong with a `none_label` that no clip has, such as a misspelt one; empty if nothing is."""
     if arguments.none_label is None:
         return ""
-    name, known = (
-        class_name(arguments.none_label),
-        {name for data in splits for label in data["label"] for name in label_names(label)},
-    )
+    name = class_name(arguments.none_label)
+    known = {own for data in splits for label in data["label"] for own in label_names(label)}
     if name in known:
         return ""
     hint = nearest(name, known, f"known are {', '.join(sorted(known, key=sort_key)[:20])}")
