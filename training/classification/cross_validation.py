@@ -37,7 +37,7 @@ NOT_COMPARED = (
     "output_dir", "run_name", "overwrite", "resume_from_checkpoint", "disable_tqdm", "local_rank", "report_to",
     "dataloader_num_workers", "dataloader_prefetch_factor", "logging_dir", "html_report", "report_clips",
     "decoded_cache",
-    "license", "language", "figure_format",
+    "license", "language", "figure_format", "use_cpu",
 )  # fmt: skip
 
 
