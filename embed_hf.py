@@ -18,7 +18,7 @@ from training.inference.inputs import HELP, ClipSequence, open_inputs
 from training.inference.precision import HardwareArguments, choose_hardware, place
 from training.inference.processes import Processes, start_processes
 from training.inference.shards import Shards, weights_fingerprint
-from training.inference.tables import unreadable_path, write_unreadable
+from training.inference.tables import unreadable_path, write_unreadable, written_beside
 from training.recipe import described, name_positionals, parse_words, show_help
 
 USAGE = "embed_hf.py MODEL INPUT ... --output OUT.parquet|OUT.npz [--key value ...]"
@@ -62,7 +62,7 @@ class EmbedArguments(HardwareArguments):
             raise InputError(f"usage: {USAGE}")
         if not self.output:
             raise InputError("output: is not set; name OUT.parquet or OUT.npz")
-        check_apart({"output": self.output}, self.inputs)
+        check_apart({"output": self.output, **written_beside(self.output, [])}, self.inputs)
         if self.model == LOG_MEL:
             require_float32(self)
 

@@ -33,9 +33,10 @@ from training.inference.shared import (
     encoder_key,
     names_of_models,
     of_model,
+    same_names,
     use_encoder_of,
 )
-from training.inference.tables import check_table, unreadable_path, write_unreadable
+from training.inference.tables import check_table, unreadable_path, write_unreadable, written_beside
 from training.recipe import described, name_positionals, parse_words, show_help
 
 USAGE = (
@@ -122,7 +123,9 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
             self.events = Path(os.path.abspath(self.events))
         if self.share and not self.place:
             raise InputError("share: needs --output, the place where the shares meet; add it")
-        check_apart({"output": self.output, "windows": self.windows, "events": self.events}, self.inputs or ())
+        outputs = {"output": self.output, "windows": self.windows, "events": self.events}
+        beside = {} if self.models else written_beside(self.place, [self.output, self.windows])  # they have their own
+        check_apart(outputs | beside, self.inputs or ())
 
     @property
     def place(self) -> Path | None:
@@ -184,6 +187,27 @@ class Job:
     events: object = None
 
 
+@dataclass
+class Pass:
+    """
+    Holds what jobs that share an encoder, or a single one, have computed.
+
+    Args:
+        shards: the stored numbers
+        facts, remarks: what the tables say of each job, and of all
+        empty_folders: messages of inputs without clips
+        failures: what could not be classified, where nothing is stored
+    """
+
+    jobs: list[Job]
+    shards: Shards
+    facts: list[dict]
+    remarks: dict
+    clips: ClipSequence
+    empty_folders: list[str]
+    failures: list[tuple[str, str]]
+
+
 def run(arguments: PredictArguments, processes: Processes) -> int:
     """Does the work of one process; returns the exit status."""
     if processes.count > 1 and not arguments.place:
@@ -202,13 +226,17 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
         group.append(job)
     for job in (job for group in groups.values() for job in group):
         place(job.network.model, hardware)
-    statuses = []
+    passes = []
     for group in groups.values():
         if len(several) > 1 and processes.is_main:
             names = " and ".join(job.name for job in group)
             print(f"{names}: one pass of the encoder" if len(group) > 1 else f"{names}: by itself", file=sys.stderr)
-        statuses.append(run_jobs(group, hardware, processes))
-    return max(statuses)
+        passes.append(run_jobs(group, hardware, processes))
+    if processes.num_shares > 1:
+        if processes.is_main:
+            print(f"share {arguments.share} is done; run once without --share when all are", file=sys.stderr)
+        return 0
+    return processes.together(lambda: finish_all(passes, processes) if processes.is_main else 0)
 
 
 def one_by_one(arguments: PredictArguments) -> dict[str, PredictArguments]:
@@ -219,11 +247,16 @@ def one_by_one(arguments: PredictArguments) -> dict[str, PredictArguments]:
     if not arguments.models:
         return {"": arguments}
     found, events = {}, arguments.events
-    for name, model in zip(names_of_models(arguments.models), arguments.models):
+    are_folders = events is not None and (events.is_dir() or not events.suffix)
+    names = names_of_models(arguments.models)
+    folders = [name.replace(".", "_") for name in names]  # what is after a point would be taken for a format
+    if are_folders and len({folder.casefold() for folder in folders}) < len(folders):
+        raise same_names(arguments.models)
+    for name, folder, model in zip(names, folders, arguments.models):
         tables = {table: getattr(arguments, table) for table in ("output", "windows", "events")}
         tables = {key: path and path.with_name(f"{path.stem}.{name}{path.suffix}") for key, path in tables.items()}
-        if events and (events.is_dir() or not events.suffix):
-            tables["events"] = events / name.replace(".", "_")  # what is after a point would be taken for a format
+        if are_folders:
+            tables["events"] = events / folder
         found[name] = dataclasses.replace(arguments, model=model, models=None, **tables)
     return found
 
@@ -237,8 +270,8 @@ def open_job(name: str, arguments: PredictArguments, hardware: Hardware, process
     return Job(arguments, name, make_network(model, extractor, labels, arguments, rejection), weights)
 
 
-def run_jobs(jobs: list[Job], hardware: Hardware, processes: Processes) -> int:
-    """Runs models that share an encoder, or a single one; returns the exit status."""
+def run_jobs(jobs: list[Job], hardware: Hardware, processes: Processes) -> Pass:
+    """Runs models that share an encoder, or a single one."""
     arguments, empty_folders = jobs[0].arguments, []
     clips = processes.together(lambda: ClipSequence(open_inputs(arguments.inputs, arguments.streaming, empty_folders)))
     for job in jobs:
@@ -274,32 +307,33 @@ def run_jobs(jobs: list[Job], hardware: Hardware, processes: Processes) -> int:
             found = shards.parts() if arguments.place else parts
             failures += show(job, (of_model(part, number) for part in found))
         failures = list(dict.fromkeys(failures))
-    if processes.num_shares > 1:
-        if processes.is_main:
-            print(f"share {arguments.share} is done; run once without --share when all are", file=sys.stderr)
-        return 0
-    listed = None
-    if arguments.place:
-        failures, listed = processes.together(
-            lambda: finish_all(jobs, shards, own_facts, remarks, clips, processes) if processes.is_main else ([], None)
-        )
-    return report(empty_folders, failures, clips.num_clips, listed) if processes.is_main else 0
+    return Pass(jobs, shards, own_facts, remarks, clips, empty_folders, failures)
 
 
-def finish_all(
-    jobs: list[Job], shards: Shards, facts: list[dict], remarks: dict, clips: ClipSequence, processes: Processes
-) -> tuple[list[tuple[str, str]], Path | None]:
+def finish_all(passes: list[Pass], processes: Processes) -> int:
     """
-    Writes the tables of all models, and removes the shards; returns what could not be classified, and the first list of
-    it that is beside a table.
+    Writes the tables of all models, and says what could not be classified; returns the exit status.
+
+    The shards are removed last of all: a run that is stopped goes on with all of them, and their markers keep it from
+    taking its own tables for earlier ones.
     """
+    statuses = []
+    for one in passes:
+        failures, listed = write_all(one, processes) if one.shards.folder is not None else (one.failures, None)
+        statuses.append(report(one.empty_folders, failures, one.clips.num_clips, listed))
+    for one in passes:
+        one.shards.remove()
+    return max(statuses)
+
+
+def write_all(one: Pass, processes: Processes) -> tuple[list[tuple[str, str]], Path | None]:
+    """Writes tables; returns what could not be classified, and the first list of it that is beside a table."""
     failures, lists = [], []
-    for number, job in enumerate(jobs):
-        own = shards if len(jobs) == 1 else ModelShards(shards, number, facts[number], remarks)
-        errors = finish(job, own, clips, processes)
+    for number, job in enumerate(one.jobs):
+        own = one.shards if len(one.jobs) == 1 else ModelShards(one.shards, number, one.facts[number], one.remarks)
+        errors = finish(job, own, one.clips, processes)
         failures += errors
         lists += [unreadable_path(job.arguments.place)] if len(errors) < own.summary()[0] else []
-    shards.remove()
     return list(dict.fromkeys(failures)), next(iter(lists), None)
 
 
@@ -413,8 +447,9 @@ def keep(path: Path, files: Iterable[Path]):
 def report(
     empty_folders: list[str], failures: list[tuple[str, str]], num_clips: int | None, listed: Path | None
 ) -> int:
-    """Prints what could not be classified, and where this run has listed it; returns the exit status."""
-    for message in empty_folders + [f"{name}: {reason}" for name, reason in failures[:PRINTED_FAILURES]]:
+    """Prints what could not be classified, all of it if no list has it; returns the exit status."""
+    shown = failures if listed is None else failures[:PRINTED_FAILURES]
+    for message in empty_folders + [f"{name}: {reason}" for name, reason in shown]:
         fail(message)
     if failures:
         of = "" if num_clips is None else f" of {num_clips}"

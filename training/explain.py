@@ -31,7 +31,7 @@ from .base.figures import (
 )
 from .base.finite import OVERFLOW
 from .base.inference import load_classifier
-from .base.label_frames import TOLERANCE, frame_grid
+from .base.label_frames import TOLERANCE, FrameGrid, frame_grid
 from .console import run_program
 from .data.audio import num_samples, read_stretch
 from .errors import InputError, nearest, printable
@@ -178,7 +178,16 @@ def learned_readout(model, outputs, label: int) -> tuple[dict[int, torch.Tensor]
     return pooled, cosines.amax(dim=-1).T.flatten()
 
 
-def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, path: Path, start_s: float = 0.0):
+def draw(
+    model,
+    extractor,
+    input_values: torch.Tensor,
+    found: dict,
+    title: str,
+    path: Path,
+    start_s: float = 0.0,
+    is_end: bool = True,
+):
     """
     Draws all maps as one figure.
 
@@ -188,6 +197,7 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
         title: names in it are `plain`
         path: ends in one of `FORMATS`
         start_s: second of the file at which the input begins
+        is_end: whether the file ends with the input, whose last time frame then has the rest
     """
     config, spectrogram = model.config, input_values[0].mT.cpu().numpy()  # (mel, frames)
     columns = 4
@@ -196,15 +206,14 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
         for layer, values in found["relevance"].items()
     ]
     seconds = spectrogram.shape[1] * extractor.hop_s
-    grid_of_frames = None if found["frames"] is None else frame_grid(model, extractor)
+    marks_s = (
+        None if found["frames"] is None else edges_of(model, extractor, found["frames"], len(input_values[0]), is_end)
+    )
 
     def finish(axes, most_ticks: int = 10):
         """Marks the frames that are explained, and labels the time."""
-        if grid_of_frames is not None:
-            first, last = found["frames"]
-            edges = grid_of_frames.edges_s(last + 2, round(seconds * extractor.sampling_rate))
-            for edge_s in (edges[first], edges[last + 1]):
-                axes.axvline(edge_s, color=COLOURS[5], linewidth=1.5)
+        for edge_s in marks_s or ():
+            axes.axvline(edge_s, color=COLOURS[5], linewidth=1.5)
         label_time_axis(axes, seconds, start_s, most_ticks)
 
     brightest = "bright is highest, transparent lowest"
@@ -221,10 +230,10 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
     grid = figure.add_gridspec(rows, columns)
     first = figure.add_subplot(grid[0, :])
     draw_spectrogram(first, spectrogram, extractor, cmap="gray")
-    if grid_of_frames is None:
+    if marks_s is None:
         draw_patch_grid(first, config, seconds, extractor.hop_s)
     finish(first)
-    first.set_title(f"{title}; lines: {'where patches begin' if grid_of_frames is None else 'what is explained'}")
+    first.set_title(f"{title}; lines: {'where patches begin' if marks_s is None else 'what is explained'}")
     for row, (name, values) in enumerate(maps, start=1):
         axes = figure.add_subplot(grid[row, :])
         draw_spectrogram(axes, spectrogram, extractor, cmap="gray")
@@ -243,6 +252,20 @@ def draw(model, extractor, input_values: torch.Tensor, found: dict, title: str, 
         axes.bar([str(layer) for layer in sorted(weights)], [weights[layer] for layer in sorted(weights)])
         axes.set(title="learned weights of the layers", xlabel="layer (0: patch embedding)", ylabel="weight")
     save_figure(figure, path, path.suffix[1:], dpi=100)
+
+
+def edges_of(model, extractor, frames: tuple[int, int], num_frames: int, is_end: bool) -> tuple[float, float]:
+    """
+    Returns where time frames, first and last, begin and end: in seconds from the beginning of their input.
+
+    Args:
+        num_frames: of the spectrogram
+        is_end: see `draw`
+    """
+    count = max(int(model.base_model.num_label_frames(torch.tensor(num_frames))), 1)
+    num_samples = round(num_frames * extractor.hop_s * extractor.sampling_rate)
+    edges_s = frame_grid(model, extractor).edges_s(count + (not is_end), num_samples)
+    return float(edges_s[frames[0]]), float(edges_s[frames[1] + 1])
 
 
 def draw_patch_grid(axes, config, seconds: float, frame_s: float):
@@ -307,7 +330,9 @@ def choose_label(model, name: str | None) -> int | None:
     labels = {label: index for index, label in model.config.id2label.items()}
     if name not in labels:
         shown = ", ".join(list(labels)[:20])
-        raise InputError(f"--label: {name!r} is no class of the model; {nearest(name, labels, f'it has {shown}')}")
+        raise InputError(
+            f"--label: {name!r} is no class of the model; {nearest(name, list(labels), f'it has {shown}')}"
+        )
     return int(labels[name])
 
 
@@ -335,8 +360,9 @@ def draw_file(argv: list[str]):
     name = model.config.id2label[found["label"]]
     logit = float(found["logits"][found["label"]])
     title = f"{plain(Path(arguments.file).name, 60)}: {plain(name)} (logit {logit:.2f})"
-    start_s = start / extractor.sampling_rate
-    draw(model, extractor, batch["input_values"], found, title, arguments.output, start_s)
+    rate = extractor.sampling_rate
+    is_end = start + len(waveform) >= num_samples(arguments.file, rate)
+    draw(model, extractor, batch["input_values"], found, title, arguments.output, start / rate, is_end)
     print(printable(f"{name}: {arguments.output}"))
 
 
@@ -362,13 +388,23 @@ def read_part(model, extractor, file: str, at_s: list[float] | None) -> tuple[np
     grid = frame_grid(model, extractor)
     if (at_s[-1] - at_s[0]) * rate > grid.length:
         raise InputError(f"at_s: the model takes {grid.length / rate:g} s, less than {at_s}; name a shorter part")
-    middle = round((at_s[0] + at_s[-1]) / 2 * rate)
-    start = max(min(middle - grid.length // 2, total - grid.length), 0)
+    # The window begins at a frame of the file, so that its frames are those of predict_hf.py. What comes after the last
+    # whole window is explained in the window that ends with the file.
+    unit, latest = grid.step * grid.group, max(total - grid.length, 0)
+    first, last = _frames_at(grid, at_s, 0)
+    start = min(max(first + last + 1 - grid.frames, 0) // 2 * grid.step, latest) // unit * unit
+    if start == latest // unit * unit and last >= start // grid.step + grid.frames:
+        start = latest
+    first, last = _frames_at(grid, at_s, start)
     waveform = _read(file, rate, start, min(start + grid.length, total))
-    places = grid.places(np.array([at_s[0], at_s[-1]]) * rate - start)
-    first = max(int(np.floor(places[0] + TOLERANCE)), 0)
-    last = max(int(np.ceil(places[1] - TOLERANCE)) - 1, first)
     return waveform, start, (min(first, grid.frames - 1), min(last, grid.frames - 1))  # the last one has the rest
+
+
+def _frames_at(grid: FrameGrid, at_s: list[float], start: int) -> tuple[int, int]:
+    """Returns the first and the last frame, from a sample on, at a time or from an onset to an offset."""
+    places = grid.places(np.array([at_s[0], at_s[-1]]) * grid.rate - start)
+    first = max(int(np.floor(places[0] + TOLERANCE)), 0)
+    return first, max(int(np.ceil(places[1] - TOLERANCE)) - 1, first)
 
 
 def _read(file: str, rate: int, start: int, stop: int) -> np.ndarray:

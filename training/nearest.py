@@ -29,7 +29,7 @@ from .errors import InputError, blamed, printable
 from .files import arrow_array, check_apart, check_writable
 from .inference.precision import HardwareArguments, choose_hardware, place
 from .inference.shards import weights_fingerprint
-from .inference.tables import Columns, check_table, open_table, with_own_columns
+from .inference.tables import Columns, check_table, open_table, with_own_columns, written_beside
 from .recipe import described, name_positionals, parse_words, show_help
 
 USAGE = "python -m training.nearest EMBEDDINGS CLIP ... [--key value ...]"
@@ -58,7 +58,8 @@ class NearestArguments(EmbeddingArguments, HardwareArguments):
         super().__post_init__()
         if not self.embeddings or not self.clips:
             raise InputError(f"usage: {USAGE}")
-        check_apart({"output": self.output, "index": self.index}, [self.embeddings, *self.clips])
+        outputs = {"output": self.output, "index": self.index, **written_beside(None, [self.output])}
+        check_apart(outputs, [self.embeddings, *self.clips])
 
 
 def main(argv: list[str]) -> int:

@@ -193,6 +193,35 @@ def test_the_frames_around_a_time_in_a_long_file(of_frames, tmp_path, at_s):
     assert edges_s[last] < max(at_s[-1], at_s[0] + 1e-6) and (first == grid.frames - 1 or edges_s[first + 1] > at_s[0])
 
 
+@pytest.mark.parametrize("at_s", [[0.31], [4.0], [8.123], [9.85], [3.0, 3.2], [7.95, 8.4]])
+def test_the_frames_are_those_of_a_classification(of_frames, tmp_path, at_s):
+    """An event of some frames, as predict_hf.py writes it, is explained in the same ones."""
+    model, extractor = explain.load(str(of_frames))
+    path, grid = write_tone(tmp_path / "clip.wav", seconds=10.0), frame_grid(model, extractor)
+    edges = grid.edges_s(124, 160000)
+    touched = [int(np.searchsorted(edges, second, "right")) - 1 for second in at_s]
+    times = [round(float(edges[touched[0]]), 6), round(float(edges[touched[-1] + 1]), 6)]
+    for given in (at_s if len(at_s) == 1 else times, times):
+        _, start, frames = explain.read_part(model, extractor, str(path), given)
+        assert start % grid.step == 0
+        assert [start // grid.step + frame for frame in frames] == [touched[0], touched[-1]]
+
+
+def test_the_last_frame_is_marked_to_the_end_of_the_file(of_frames, tmp_path, monkeypatch):
+    marked = []
+    monkeypatch.setattr(
+        explain, "edges_of", lambda *args, real=explain.edges_of: marked.append(real(*args)) or marked[-1]
+    )
+    path, output = str(write_tone(tmp_path / "clip.wav", seconds=3.0)), str(tmp_path / "x.png")
+    assert explain.main([str(of_frames), path, "--output", output, "--at_s", "2.99"]) == 0
+    assert explain.main([str(of_frames), path, "--output", output, "--at_s", "1.5"]) == 0
+    (begin, end), (middle, after) = marked
+    assert begin < end == pytest.approx(0.64) and after - middle == pytest.approx(0.08)  # of 64 spectrogram frames
+    model, extractor = explain.load(str(of_frames))
+    assert explain.edges_of(model, extractor, (6, 6), 64, False) == pytest.approx((0.52, 0.6))
+    assert explain.edges_of(model, extractor, (0, 6), 64, True) == pytest.approx((0.0, 0.64))
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -228,6 +257,7 @@ def test_bad_input_is_told_in_one_line(folder, tmp_path, capsys):
         (["nowhere", "clip.wav"], "nowhere: not a classifier that can be loaded"),
         ([str(folder), "nowhere.wav"], "nowhere.wav: no such file"),
         ([str(folder), str(tmp_path / "clip.wav"), "--label", "dog"], "--label: 'dog' is no class of the model"),
+        ([str(folder), str(tmp_path / "clip.wav"), "--label", "hihg"], "of the model; did you mean high?"),
         (
             [str(folder), str(tmp_path / "clip.wav"), "--output", "x.jpg"],
             "output: x.jpg must end in .png, .pdf or .svg",

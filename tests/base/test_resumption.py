@@ -7,13 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from annotated_tones import write_annotated_tones
 from audio_files import write_class_folders
 from safetensors.torch import load_file
-from tiny_runs import TINY, train
+from tiny_runs import TINY, TINY_DETECTION, train
 
+from training import tasks
 from training.base.averaging import TRAINED_WEIGHTS_NAME
 from training.base.resumption import DATA, check_same_clips
 from training.base.trainer import AudioTrainer
+from training.detection import train as detection
 from training.errors import InputError
 
 SETTINGS = {"num_train_epochs": 1, "ema_decay": 0.5, "save_total_limit": 1, "load_best_model_at_end": False}
@@ -92,7 +95,9 @@ def test_a_checkpoint_without_a_part_is_named(finished, run, name):
 
 
 @pytest.mark.parametrize("share", [0, 0.5])
-@pytest.mark.parametrize("name", [*PARTS, "tuning.json", "training_data.json", TRAINED_WEIGHTS_NAME])
+@pytest.mark.parametrize(
+    "name", [*PARTS, "preprocessor_config.json", "tuning.json", "training_data.json", TRAINED_WEIGHTS_NAME]
+)
 def test_a_damaged_checkpoint_is_named(finished, run, name, share):
     """A full disk or a copy that was stopped leaves files that are empty or end early."""
     content = (run / name).read_bytes()
@@ -175,6 +180,33 @@ def test_other_settings_of_the_optimizer_are_refused(finished, run, option, valu
         resume(run, finished[1], f"--{option}", value)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sampling_rate", "8000"], "sampling_rate 16000, now 8000"),
+        (["--sampling_rate", "8000", "--compute_statistics", "true"], "sampling_rate 16000, now 8000"),
+        (["--mean", "-5"], "mean -6.0, now -5.0"),
+    ],
+)
+def test_other_features_are_refused(finished, run, words, message):
+    """The weights were trained with those of the checkpoint."""
+    with pytest.raises(InputError, match=f"checkpoint-3: was made with {message}; resume with the same recipe"):
+        resume(run, finished[1], *words)
+
+
+def test_a_checkpoint_without_a_feature_extractor_is_resumed(finished, run):
+    (run / "preprocessor_config.json").unlink()
+    resume(run, finished[1])
+    assert (run.parent / "results.json").exists()
+
+
+def test_statistics_that_are_computed_again_are_the_same(finished, tmp_path):
+    words = ["--output_dir", str(tmp_path / "run"), "--mean", "null", "--std", "null", "--compute_statistics", "true"]
+    train(finished[1], *words)
+    train(finished[1], *words, "--resume_from_checkpoint", "true", "--num_train_epochs", "2")
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["steps"] == 6
+
+
 @pytest.mark.parametrize("weak", [{}, {"weak": {"clips": 4, "sha256": "b"}}, {"weak": {"clips": 3, "sha256": "c"}}])
 def test_weak_clips_of_a_detector_must_be_the_same(tmp_path, weak):
     train = {"train": {"clips": 2, "sha256": "a"}}
@@ -183,6 +215,41 @@ def test_weak_clips_of_a_detector_must_be_the_same(tmp_path, weak):
     check_same_clips(str(tmp_path), {})  # another process than the main one
     with pytest.raises(InputError, match="was made with (3 weak clips, now there are [04]|other weak clips); resume"):
         check_same_clips(str(tmp_path), train | weak)
+
+
+def test_another_seed_is_refused_also_with_the_same_clips(finished, run, tmp_path):
+    """Clips would come in another order, some of them twice in the epoch."""
+    message = "was made with seed 1, now 2; resume with the same, or begin anew"
+    with pytest.raises(InputError, match=message):
+        resume(run, finished[1], "--split_seed", "1", "--seed", "2")
+    with pytest.raises(InputError, match="was made with data_seed None, now 3; resume"):
+        resume(run, finished[1], "--data_seed", "3")
+    facts = json.loads((run / DATA).read_text())
+    (run / DATA).write_text(json.dumps({name: facts[name] for name in facts if "seed" not in name}))
+    check_same_clips(str(run), {}, {"seed": 2})  # an earlier version stored none
+
+
+def test_a_detector_is_resumed_with_the_same_crops(tmp_path):
+    words = []
+    for seed, split in enumerate(("train", "validation", "test")):
+        table = write_annotated_tones(tmp_path / split, num_recordings=2, seconds=2.0, seed=seed)
+        words += [f"--{split}_annotations", str(table)]
+    path = tmp_path / "recipe.json"
+    values = TINY_DETECTION | {"crops_per_epoch": 8, "max_steps": 1, "save_steps": 1, "save_strategy": "steps"}
+    values |= {"validation_fraction": 0, "test_fraction": 0, "load_best_model_at_end": False}
+    path.write_text(json.dumps(values | {"output_dir": str(tmp_path / "run")}))
+
+    def train(*changes):
+        detection.run(*tasks.parse([str(path), *words, *changes])[1:])
+
+    train()
+    for option, value, message in (
+        ("seed", "2", "seed 1, now 2"),
+        ("crop_s", "0.5", "crop_s None, now 0.5"),
+        ("event_share", "0.9", "event_share 0.5, now 0.9"),
+    ):
+        with pytest.raises(InputError, match=f"checkpoint-1: was made with {message}; resume with the same"):
+            train("--resume_from_checkpoint", "true", f"--{option}", value)
 
 
 def test_an_error_of_a_library_is_about_the_recipe_in_the_first_step_alone(monkeypatch):

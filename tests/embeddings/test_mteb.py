@@ -240,6 +240,19 @@ def test_the_meta_data(script, encoder, folder, tmp_path):
     assert script.load_encoder(folder, "me/mine").mteb_model_meta.name == "me/mine"
 
 
+def test_other_settings_have_results_of_their_own(script, encoder, folder, tmp_path):
+    """Their name and revision are the same."""
+    others = [
+        script.load_encoder(folder, first_window=True),
+        script.load_encoder(folder, pooling=["max"]),
+        script.load_encoder(folder, pooling=["max", "std"], pooling_combination="concat", first_window=True),
+    ]
+    cache, metas = mteb.ResultCache(tmp_path), [one.mteb_model_meta for one in (encoder, *others)]
+    assert len({(meta.name, meta.revision) for meta in metas}) == 1
+    paths = [cache.get_task_result_path("PromptLanguage", meta) for meta in metas]
+    assert len(set(paths)) == len(metas) and metas[0].experiment_name is None
+
+
 @pytest.mark.parametrize(("card", "licence"), [("license: cc-by-4.0", "cc-by-4.0"), ("license: other", None)])
 def test_the_licence_is_that_of_the_model_card(script, folder, tmp_path, card, licence):
     saved = save_model(tmp_path / "tiny")

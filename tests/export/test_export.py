@@ -359,6 +359,23 @@ def test_frames_that_differ_or_are_missing_are_refused(change, recordings, tmp_p
         comparison.compare(model, lambda part: change(exact(part)), exact, [clips])
 
 
+@pytest.mark.parametrize("kind", [kind for kind in forms.FORMATS if kind != "safetensors-fp16"])
+def test_the_remedy_for_a_difference_is_one_of_the_format(monkeypatch, tmp_path, kind):
+    monkeypatch.setattr(__main__, "PACKAGES", {})
+    words = ["model", str(tmp_path / "out"), "--format", kind]
+    remedy = comparison.remedy_of(__main__.parse(words))
+    for name, option in (("another --opset", ["--opset", "18"]), ("--input features", ["--input", "features"])):
+        arguments = __main__.parse([*words, *option])
+        if name in remedy:
+            __main__.check(arguments)
+        else:
+            with pytest.raises(InputError, match="leave it out"):
+                __main__.check(arguments)
+    assert remedy.endswith("other recordings as --verify_with, or --format safetensors-fp16")
+    arguments = __main__.parse([*words, "--input", "features"])
+    assert "--input" not in comparison.remedy_of(arguments)
+
+
 def test_the_accuracy_is_of_the_parts_that_the_run_tested(tmp_path):
     """The columns of the recipe, its times among them."""
     soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).standard_normal(4 * RATE) * 0.1, RATE)

@@ -229,6 +229,71 @@ def test_a_list_of_an_earlier_run_is_not_named(model_folder, tmp_path, capsys):
     assert len(pandas.read_csv(f"{output}.unreadable.csv")) == 1
 
 
+def test_what_a_run_replaces_is_not_read(model_folder, clips, tmp_path, capsys):
+    """The list of unreadable files is a manifest, which is read again when they are repaired."""
+    (clips / "3.wav").write_bytes(b"RIFFrubbish")
+    output, vectors = tmp_path / "scores.csv", tmp_path / "out.npz"
+    assert predict(model_folder, clips, "--output", output) == 1
+    assert embed_hf.main([str(model_folder), str(clips), "--output", str(vectors)]) == 0
+    capsys.readouterr()
+    listed = f"{output}.unreadable.csv"
+    assert predict(model_folder, listed, "--output", output) == 1
+    assert f"{listed} is read here, and would be replaced; name another file" in capsys.readouterr().err
+    listed = f"{vectors}.unreadable.csv"
+    assert embed_hf.main([str(model_folder), listed, "--output", str(vectors), "--overwrite"]) == 1
+    assert f"{listed} is read here, and would be replaced; name another file" in capsys.readouterr().err
+    events = f"{output}.about.json"
+    assert predict(model_folder, clips, "--output", output, "--events", events) == 1
+    assert f"{events} is events, too; name another file" in capsys.readouterr().err
+
+
+def test_every_failure_is_printed_where_no_list_has_it(model_folder, tmp_path, capsys):
+    for index in range(22):
+        (tmp_path / f"{index:02}.wav").write_bytes(b"RIFFrubbish")
+    for words in ([], ["--output", tmp_path / "scores.csv"]):
+        assert predict(model_folder, tmp_path, *words) == 1
+        told = capsys.readouterr().err
+        assert all(f"{index:02}.wav: " in told for index in range(22)) and "22 of 22 files could not be" in told
+    write_tone(tmp_path / "good.wav")
+    assert predict(model_folder, tmp_path, "--output", tmp_path / "scores.csv") == 1
+    assert capsys.readouterr().err.count("error: ") == predict_hf.PRINTED_FAILURES
+
+
+def test_a_stream_without_clips_is_refused(model_folder, tmp_path, capsys):
+    folder = tmp_path / "stored"
+    folder.mkdir()
+    audio = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    pyarrow.parquet.ParquetWriter(folder / "train.parquet", pyarrow.schema([("audio", audio)])).close()
+    message = f"error: {folder}: the stream holds no clips; name another split"
+    for words in ([], ["--output", tmp_path / "scores.csv"]):
+        assert predict(model_folder, folder, "--streaming", *words) == 1
+        assert message in capsys.readouterr().err
+    words = ["--streaming", "--output", str(tmp_path / "out.npz")]
+    assert embed_hf.main([str(model_folder), str(folder), *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_json_inputs_name_recordings_and_have_no_weight(clips):
+    (source,) = open_inputs([json.dumps({"path": str(clips / "0.wav")})])
+    assert source.names() == [str(clips / "0.wav")]
+    for given, message in (
+        ({"path": str(clips), "weight": 3}, "weight = 3 has no effect on what is read once; remove it"),
+        ({"path": str(clips / "0.wav"), "split": "test"}, "split = 'test' has no effect on a recording; remove it"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_inputs([json.dumps(given)])
+
+
+def test_columns_stay_apart_when_an_output_is_classified_again(model_folder, clips, tmp_path):
+    (tmp_path / "0.csv").write_text(f"file,prediction\n{clips / '0.wav'},mine\n")
+    for number in (1, 2, 3):
+        given, output = tmp_path / f"{number - 1}.csv", tmp_path / f"{number}.csv"
+        assert predict(model_folder, given, "--output", output) == 0
+        names = output.read_text().splitlines()[0].split(",")
+        assert len(set(names)) == len(names)
+    assert pandas.read_csv(output)["given_prediction"].tolist() == ["mine"]
+
+
 def test_a_table_that_fails_leaves_the_earlier_one(tmp_path):
     (tmp_path / "a.csv").write_text("old")
     with pytest.raises(ZeroDivisionError), open_table(tmp_path / "a.csv", {}) as write:

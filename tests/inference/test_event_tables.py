@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import soundfile
 import torch
@@ -235,6 +236,18 @@ def test_impossible_events_are_told_before_the_work(clips, tmp_path, monkeypatch
     assert predict(folder, clips, *inputs, *options) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
+
+
+def test_streamed_clips_of_one_name_are_refused(model_folder, clips, tmp_path, capsys):
+    """Nothing would tell their events apart; what is computed stays."""
+    stored, output = tmp_path / "stored", tmp_path / "e.csv"
+    stored.mkdir()
+    rows = [{"bytes": next(clips.glob("*.wav")).read_bytes(), "path": "a.wav"}] * 2
+    pandas.DataFrame({"audio": rows}).to_parquet(stored / "train.parquet")
+    assert predict(model_folder, stored, "--streaming", "--events", output) == 1
+    message = f"{output}: several inputs are called a.wav, and nothing would tell their events apart; name each once"
+    assert message in capsys.readouterr().err
+    assert not output.exists() and output.with_name("e.csv.shards").exists()
 
 
 def test_a_number_has_no_events(clips, tmp_path, capsys):

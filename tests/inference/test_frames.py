@@ -79,6 +79,16 @@ def test_scores_and_events_are_those_of_the_joined_windows(tmp_path, recording, 
         assert row[f"share_{label}"] == pytest.approx(own_share, abs=1e-6)
 
 
+def test_predictions_obey_the_thresholds_of_the_events(tmp_path, recording):
+    folder = save_tiny_detector(tmp_path / "model", event_detection={"high": [1.0, 0.0]})
+    words = ["--output", tmp_path / "scores.csv", "--windows", tmp_path / "frames.csv"]
+    assert predict(folder, recording, *words, "--events", tmp_path / "events.json") == 0
+    (row,) = pandas.read_csv(tmp_path / "scores.csv").to_dict("records")
+    assert (row["prediction"], row["share_owl"], row["share_wren"]) == ("wren", 0, 1) and row["max_owl"] > 0.5
+    assert set(pandas.read_csv(tmp_path / "frames.csv")["prediction"]) == {"wren"}
+    assert {event.label for event in next(iter(read_events(tmp_path / "events.json").values()))} == {"wren"}
+
+
 def test_given_thresholds_replace_the_models_own(tmp_path, recording):
     folder = save_tiny_detector(tmp_path / "dual_ssast")
     scores, edges = plain_scores(folder, soundfile.read(recording)[0])

@@ -650,6 +650,14 @@ def test_frames_and_events_are_those_of_the_file(detector, tmp_path, pipe, capsy
     assert seconds < 5 or len(found) > 1
 
 
+def test_predictions_obey_the_thresholds_of_the_events(tmp_path, pipe):
+    folder = save_tiny_detector(tmp_path / "model", event_detection={"high": [1.0, 0.0]})
+    pipe(raw(long_tones()[:RATE].astype(np.float32), "f32le"), (65536,))
+    words = ["--listen", "-", "--rate", RATE, "--encoding", "f32le", "--windows", tmp_path / "w.csv"]
+    assert predict(folder, *words) == 0
+    assert set(pandas.read_csv(tmp_path / "w.csv")["prediction"]) == {"wren"}
+
+
 @pytest.mark.parametrize("lost", [(23, 24), (31,), (2, 40)])
 def test_each_stretch_between_gaps_has_the_frames_of_a_file(detector, tmp_path, microphones, lost):
     """Blocks of 0.1 s are lost; what fills no window before a gap is left out, and no event spans one."""

@@ -169,6 +169,44 @@ def test_a_stopped_run_goes_on(models, clips, tmp_path, passes, monkeypatch):
     assert not (tmp_path / "scores.linear.csv.shards").exists()
 
 
+def test_a_run_that_is_stopped_between_encoders_keeps_the_earlier_tables(models, clips, tmp_path, monkeypatch):
+    other = save_tiny_classifier(tmp_path / "other", fusion_layers=[1])
+    output, first = tmp_path / "scores.csv", tmp_path / "scores.linear.csv"
+    words, original = ["--models", models["linear"], other, "--output", output], predict_hf.run_jobs
+    first.write_text("by hand")
+
+    def stopping(jobs, *others):
+        if jobs[0].name == "other":
+            raise KeyboardInterrupt
+        return original(jobs, *others)
+
+    monkeypatch.setattr(predict_hf, "run_jobs", stopping)
+    assert predict(clips, *words) == 130
+    monkeypatch.setattr(predict_hf, "run_jobs", original)
+    original_tables = predict_hf.write_tables
+
+    def stopping_later(network, *others):  # with the tables of the first model in place
+        if network.model.config.fused_layers == [1]:
+            raise KeyboardInterrupt
+        return original_tables(network, *others)
+
+    monkeypatch.setattr(predict_hf, "write_tables", stopping_later)
+    assert predict(clips, *words) == 130
+    assert first.read_text() != "by hand"
+    monkeypatch.setattr(predict_hf, "write_tables", original_tables)
+    assert predict(clips, *words) == 1
+    assert (tmp_path / "scores.linear.previous.csv").read_text() == "by hand"
+    assert (tmp_path / "scores.other.csv").exists() and not list(tmp_path.glob("*.shards"))
+
+
+def test_models_whose_folders_of_events_would_be_one_are_refused(models, clips, tmp_path, capsys):
+    one, two = (shutil.copytree(models["linear"], tmp_path / name) for name in ("v1.0", "V1_0"))
+    assert predict(clips, "--models", one, two, "--events", tmp_path / "tables") == 1
+    assert "would give tables of the same name; name other folders" in capsys.readouterr().err
+    assert predict(clips, "--models", one, two, "--events", tmp_path / "events.csv") == 1  # a file could not be read
+    assert (tmp_path / "events.v1.0.csv").exists() and (tmp_path / "events.V1_0.csv").exists()
+
+
 def test_a_clip_that_overflows_in_one_model_has_scores_of_the_other(models, clips, tmp_path):
     broken = tmp_path / "overflows"
     model = AutoModelForAudioClassification.from_pretrained(models["linear"])

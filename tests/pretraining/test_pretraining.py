@@ -343,6 +343,11 @@ def test_unreadable_clips_are_skipped_counted_and_listed(clips, recipe, tmp_path
         ({"train_sources": ["CLIPS"], "eval_strategy": "epoch"}, "eval_strategy: must be no or steps, got 'epoch'"),
         ({"train_sources": ["CLIPS"], "epoch_steps": 0}, "epoch_steps: must be 1 or more, got 0"),
         ({"train_sources": ["CLIPS"], "fusion_layers": [1]}, "fusion_layers: is no option of task mspm; leave it out"),
+        (
+            {"train_sources": ["CLIPS"], "validation_sources": ["nowhere"], "eval_strategy": "no"}
+            | {"lr_scheduler_type": "constant"},
+            "validation_sources: have no effect with eval_strategy: no; leave one of them out",
+        ),
         ({"train_sources": ["CLIPS"], "data_seed": 7}, "data_seed: has no effect here, for seed decides the order too"),
         ({"train_sources": ["CLIPS"], "max_unreadable_share": 2}, "max_unreadable_share: must be from 0 to 1, got 2"),
         (

@@ -127,6 +127,35 @@ def test_a_probe_that_is_added_later_gets_random_weights_of_its_own(clips, label
     assert [(row["features"], int(row["step"])) for row in rows] == [(RANDOM, 3), (LOG_MEL, 3), ("encoder", 4)]
 
 
+def test_a_run_goes_on_with_its_own_clips_probe_and_features(clips, labelled, recipe, tmp_path):
+    """Also from a checkpoint of another folder: the clips stand in the checkpoint."""
+    values = {"probe_dataset": str(labelled), "validation_sources": [str(clips)], "max_steps": 3, "picture_clips": 0}
+    path, output = recipe("mspm", train_sources=[str(clips)], **values)
+    train(path)
+    other = write_class_folders(tmp_path / "other", 15, classes=("cat", "dog"))
+    moved = ["--output_dir", str(tmp_path / "other_run"), "--resume_from_checkpoint", str(output / "checkpoint-3")]
+    for words, message in (
+        (["--seed", "7"], "seed 1, now 7"),
+        (["--validation_clips", "3"], "validation clips '.*', now '.*'"),
+        (["--health_clips", "2"], "health_clips.clips 4, now 2"),
+        (["--probe_dataset", str(other)], "probe_dataset.train.sha256 '.*', now '.*'"),
+        (["--probe_clips", "20"], "probe_dataset.train.clips 30, now 20"),
+    ):
+        with pytest.raises(
+            InputError, match=f"checkpoint-3/training_data.json: was made with {message}; resume with the same clips"
+        ):
+            train(path, *moved, *words)
+    with pytest.raises(InputError, match="checkpoint-3: was made with sampling_rate 16000, now 8000; resume with the"):
+        train(path, *moved, "--sampling_rate", "8000")
+    (output / "checkpoint-3" / "training_data.json").unlink()  # earlier versions stored it in the output folder alone
+    with pytest.raises(InputError, match="run/training_data.json: was made with seed 1, now 7; resume with the same"):
+        train(path, *moved, "--seed", "7")
+    # What is not measured for a while is the same afterwards.
+    train(path, *moved, "--max_steps", "4", "--probe_dataset", "null", "--health_clips", "0", "--save_steps", "1")
+    facts = [json.loads((folder / "training_data.json").read_text()) for folder in (output, tmp_path / "other_run")]
+    assert facts[0] == facts[1] == json.loads((tmp_path / "other_run/checkpoint-4/training_data.json").read_text())
+
+
 @pytest.mark.slow
 def test_the_data_sets_own_splits_are_used(clips, recipe, tmp_path, caplog):
     for split, count in (("train", 12), ("test", 6)):

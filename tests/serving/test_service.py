@@ -292,6 +292,13 @@ def test_time_frames_have_the_events_and_scores_of_predict_hf(serve, detector, t
         assert answer["prediction"] == ([] if pandas.isna(row["prediction"]) else row["prediction"].split(","))
 
 
+def test_predictions_obey_the_thresholds_of_the_events(serve, tmp_path):
+    folder = save_tiny_detector(tmp_path / "model", event_detection={"high": [1.0, 0.0]})
+    _, client = serve(folder)
+    soundfile.write(tmp_path / "a.wav", long_tones()[:RATE], RATE)
+    assert post_file(client, (tmp_path / "a.wav").read_bytes()).json()["prediction"] == ["wren"]
+
+
 def test_frames_of_a_clip_do_not_depend_on_the_clips_beside_it(serve, detector):
     service, client = serve(detector)
     clips = [tone(seconds, hz=800 * seconds) for seconds in (0.5, 0.11, 0.4)]

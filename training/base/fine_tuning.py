@@ -8,11 +8,9 @@ import torch
 
 from ..data.clip_stream import ClipStream
 from ..errors import InputError
-from ..files import write_json
 from .arguments import TrainedWeightsArguments
 from .averaging import weight_average
 from .outputs import STAGING_NAME as OUTPUT_STAGING_NAME
-from .resumption import DATA
 from .trainer import AudioTrainer
 from .tuning import ADAPTER, count_parameters, frozen_modules, rate_scales, save_tuning
 
@@ -23,8 +21,6 @@ class FineTuningTrainer(AudioTrainer):
 
     Args:
         training_loss: (logits, labels) -> loss, in place of the model's own during training
-
-    Checkpoints keep `fingerprints`, what `reproduction.describe_data` returns, for `check_same_clips`.
 
     Raises:
         InputError: the model is sharded, and an option needs whole weights.
@@ -42,7 +38,6 @@ class FineTuningTrainer(AudioTrainer):
             raise InputError("hub_strategy: checkpoints of lora_rank hold only an adapter; set end")
         self.tuning = tuning
         self.training_loss = training_loss
-        self.fingerprints: dict[str, dict] = {}
         self.average = weight_average(tuning)
         if self.average is not None:
             self.add_callback(self.average)
@@ -168,11 +163,10 @@ class FineTuningTrainer(AudioTrainer):
             self.model.config.to_json_file(Path(output_dir) / "config.json")
 
     def _save_optimizer_and_scheduler(self, output_dir):
-        """Also saves the tuning settings, the fingerprints of the clips, and the averaged weights."""
+        """Also saves the tuning settings and the averaged weights."""
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             save_tuning(self.tuning, Path(output_dir))
-            write_json(Path(output_dir) / DATA, self.fingerprints)
             if self.average is not None:
                 self.average.save(self.model, Path(output_dir))
 

@@ -4,16 +4,23 @@ import os
 from pathlib import Path
 
 import transformers
-from transformers import AutoConfig, TrainerState
+from transformers import AutoConfig, AutoFeatureExtractor, TrainerState
+
+from modeling_dual_ssast.feature_extraction_dual_ssast import STORED_KEYS
 
 from ..errors import InputError, blamed
 from ..files import check_same, read_json
 from .inference import VOLATILE_KEYS
 
 REMEDY = "resume from another one with --resume_from_checkpoint FOLDER, or begin anew with --overwrite true"
+SAME = "resume with the same recipe and data, or begin anew with --overwrite true"
 STATE = "trainer_state.json"
+EXTRACTOR = "preprocessor_config.json"
+IGNORED = STORED_KEYS - {"padding_side"}  # of the extractor: they do not change its features
+STATISTICS = ("mean", "std", "padding_value")  # of the features, the last one follows from the others
 TRUST = "DUAL_SSAST_TRUST_CHECKPOINT"  # environment variable
-DATA = "training_data.json"  # fingerprints of the clips of a run
+DATA = "training_data.json"  # fingerprints of the clips of a run, and its seed
+SEEDS = ("seed", "data_seed")  # options that decide the order of the clips
 SHARDS = "global_step*"  # DeepSpeed's, which hold the optimizer and what belongs to it
 # A name of each row must be there. FSDP has folders and .bin files instead of some of these.
 PARTS = (
@@ -46,12 +53,12 @@ def check_random_states(checkpoint: str):
         )
 
 
-def check_same_run(checkpoint: str, config):
+def check_same_run(checkpoint: str, config, extractor):
     """
-    Checks that a checkpoint to resume from is whole, and has the recipe's configuration.
+    Checks that a checkpoint to resume from is whole, and has the recipe's configuration and feature extractor.
 
     Raises:
-        InputError: a part is missing or cannot be read, or another model than the recipe's.
+        InputError: a part is missing or cannot be read, or another model or other features than the recipe's.
     """
     folder = Path(checkpoint)
     for names in PARTS:
@@ -65,25 +72,44 @@ def check_same_run(checkpoint: str, config):
     with blamed(str(folder / "config.json"), REMEDY):
         stored = AutoConfig.from_pretrained(checkpoint).to_dict()
     wanted = config.to_dict()
-    compared = {key: wanted[key] for key in ("model_type", *wanted) if key not in VOLATILE_KEYS}
+    check_same(checkpoint, stored, {"model_type": wanted["model_type"]}, SAME)
+    check_same_features(folder, extractor)  # the configuration holds some of these settings, by other names
+    compared = {key: wanted[key] for key in wanted if key not in VOLATILE_KEYS}
     stored = dict.fromkeys(compared) | stored
-    check_same(
-        checkpoint, stored, compared, "resume with the same recipe and data, or begin anew with --overwrite true"
-    )
+    check_same(checkpoint, stored, compared, SAME)
 
 
-def check_same_clips(checkpoint: str, fingerprints: dict[str, dict]):
+def check_same_features(checkpoint: Path, extractor):
     """
-    Checks that a checkpoint to resume from was made with the same clips for training and validation.
+    Compares the feature extractor of the recipe with the one of a checkpoint to resume from, if it has one.
+
+    Raises:
+        InputError: it cannot be read, or a setting that changes the features differs.
+    """
+    if not (checkpoint / EXTRACTOR).exists():
+        return
+    with blamed(str(checkpoint / EXTRACTOR), REMEDY):
+        stored = AutoFeatureExtractor.from_pretrained(checkpoint).to_dict()
+    wanted = {name: value for name, value in extractor.to_dict().items() if name not in IGNORED}
+    # The statistics come last: computed ones differ where another setting does.
+    wanted |= {name: wanted.pop(name) for name in STATISTICS if name in wanted}
+    check_same(checkpoint, stored, wanted, SAME)
+
+
+def check_same_clips(checkpoint: str, fingerprints: dict[str, dict], settings: dict | None = None):
+    """
+    Checks that a checkpoint to resume from was made with the same clips for training and validation, in one order.
 
     Args:
         fingerprints: split -> what `reproduction.describe_data` returns; empty in other processes than the main one
+        settings: option -> value, those that decide the order or the parts of the clips
 
     Raises:
-        InputError: the clips differ, so that clips that were trained on could become those of the validation or test.
+        InputError: the clips differ, so that clips that were trained on could become those of the validation or test;
+            or a setting does.
     """
     path = Path(checkpoint, DATA)
-    stored = read_json(path, REMEDY) if path.exists() else {}  # earlier versions have stored none
+    stored = read_json(path, REMEDY) if path.exists() else {}  # earlier versions have stored none, or no settings
     for split in ("train", "validation", "weak"):
         then, now = stored.get(split), fingerprints.get(split) or {"clips": 0}
         if fingerprints and then and then != now:
@@ -93,3 +119,5 @@ def check_same_clips(checkpoint: str, fingerprints: dict[str, dict]):
                 f"{checkpoint}: was made with {clips}; resume with the same clips and seed, or begin anew with "
                 "--overwrite true"
             )
+    known = {name: value for name, value in (settings or {}).items() if name in stored}
+    check_same(checkpoint, stored, known, "resume with the same, or begin anew with --overwrite true")

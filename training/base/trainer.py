@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from hub.finite import non_finite_weights
 from ..data.clip_stream import ClipStream
 from ..data.feature_plans import PlannedBatch
 from ..errors import InputError, blamed, one_line, short
-from ..files import check_same
+from ..files import check_same, write_json
 from .finite import NotFinite, check_weights_finite
 from .progress import Progress
 from .push_to_hub import CheckpointPushes, push_run
-from .resumption import REMEDY, folder_of
+from .resumption import DATA, REMEDY, folder_of
 
 WRONG_OPTIONS = "options of the training", "correct or leave out the option that this is about"
 FIRST_STEP = "options or checkpoint of the training", "correct or leave out the one that this is about"
@@ -126,11 +126,14 @@ class AudioTrainer(Trainer):
     Stops, in all processes, before the first step whose loss or gradient is not finite, and never saves weights that
     are not.
 
+    Checkpoints keep `data_facts`: what a resumption compares of the clips, their order and their parts.
+
     `training_s` is the duration of the last training in seconds, with what its checkpoint had before a resumption.
     """
 
     CONSTANT_SETTINGS = tuple(OPTIMIZER_SETTINGS)  # of the optimizer: no schedule changes them
     training_s = 0.0
+    data_facts: Mapping = {}
     _first_step: int | None = None  # of this training; Transformers 5.5 keeps none
     _staging: str | None = None
     _pushes: CheckpointPushes | None = None
@@ -255,6 +258,12 @@ class AudioTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         for before, now in zip(self._optimizer_settings(), wanted):
             check_same(checkpoint, before, now, "resume with the same, or begin anew with --overwrite true")
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        """Also saves what is known of the clips."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            write_json(Path(output_dir) / DATA, self.data_facts)
 
     def _optimizer_settings(self) -> list[dict]:
         """Returns the settings of each group of weights that no schedule changes."""

@@ -21,7 +21,7 @@ from ..base.loading import (
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import check_same_clips, check_same_run
+from ..base.resumption import SEEDS, check_same_clips, check_same_run
 from ..base.trainer import early_stopping
 from ..base.tuning import check_same_tuning, prepare
 from ..data.arguments import DataArguments
@@ -114,13 +114,14 @@ def run(
         dataset.windows = windows
     circumstances = reproduction.circumstances(splits, arguments)
     fingerprints = circumstances.get("data", {})
+    order = {name: getattr(arguments, name) for name in SEEDS}
     if checkpoint is not None:
-        check_same_run(checkpoint, model.config)
+        check_same_clips(checkpoint, fingerprints, order)
+        check_same_run(checkpoint, model.config, extractor)
         check_same_tuning(checkpoint, tuning)
-        check_same_clips(checkpoint, fingerprints)
     starting_weights = reporting.layer_weights(model)
     trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)
-    trainer.fingerprints = fingerprints
+    trainer.data_facts = fingerprints | order
     if checkpoint is None:
         trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)

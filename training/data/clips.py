@@ -138,14 +138,27 @@ class StreamedClips:
                 position += 1
             length = position - first
             if not length:
-                raise InputError(f"{self.name}: the stream holds no clips; name another split or leave it out")
+                raise self._holds_none()
             # All passes have the same length, so those that end before `start` are skipped unread.
             pass_number = max(pass_number + 1, start // length)
             first = pass_number * length
 
     def in_order(self) -> Iterator[dict]:
-        """Yields every undecoded clip once, in stored order."""
-        return self._read(self.data)
+        """
+        Yields every undecoded clip once, in stored order.
+
+        Raises:
+            InputError: there is none.
+        """
+        holds_some = False
+        for clip in self._read(self.data):
+            holds_some = True
+            yield clip
+        if not holds_some:
+            raise self._holds_none()
+
+    def _holds_none(self) -> InputError:
+        return InputError(f"{self.name}: the stream holds no clips; name another split or leave it out")
 
     def shuffled(self, rng: np.random.Generator) -> Iterator[dict]:
         """Yields every undecoded clip once, in an order drawn from `rng`."""

@@ -34,6 +34,8 @@ from .text_tables import check_rows, find_separator, is_empty, read_json_lines, 
 logger = logging.get_logger(__name__)
 
 START, END = "start of the selection", "end of the selection"
+# Columns of tables whose rows are parts of recordings: those of this project's own tables, and the usual ones.
+PAIRS_OF_TIMES = (("start", "end"), ("start_s", "end_s"), ("onset", "offset"), ("onset_s", "offset_s"))
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datase
     Loads the column `audio` of a table; its paths are relative to the table.
 
     Raises:
-        InputError: an unknown extension, an unreadable or empty table, no audio column, or rows without audio.
+        InputError: an unknown extension, an unreadable or empty table, no audio column, rows without audio, or columns
+            of times, which say that it lists parts of recordings.
     """
     return load_table_as_it_stands(path, audio_column)[0]
 
@@ -120,6 +123,9 @@ def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datase
 def load_table_as_it_stands(path: Path, audio_column: str | None = None) -> tuple[datasets.Dataset, pyarrow.Table]:
     """Loads a table as `load_unlabelled_table` does, and also its columns as they stand there, without stored audio."""
     table, audio_column = _read_table_of_clips(path, audio_column)
+    names = {name.strip().casefold() for name in table}
+    if any(names.issuperset(pair) for pair in PAIRS_OF_TIMES):  # or each part would count as its whole recording
+        raise _lists_parts(path)
     audio = _read_audio(table, audio_column)
     if None in audio:
         raise InputError(f"{path}: {table.row_of(audio.index(None))} has no {audio_column}; fill it in or remove it")
@@ -155,8 +161,12 @@ def _read_table_of_clips(path: Path, audio_column: str | None) -> tuple[Table, s
     """Returns a table whose rows are whole recordings, and its audio column."""
     table = _read_table(path, Columns(audio_column))
     if {RAVEN_BEGIN, RAVEN_END} <= set(table):
-        raise InputError(f"{path}: lists parts of recordings; name the recordings, or their folder")
+        raise _lists_parts(path)
     return table, _choose_audio(table, audio_column)
+
+
+def _lists_parts(path: Path) -> InputError:
+    return InputError(f"{path}: lists parts of recordings; name the recordings, or their folder")
 
 
 def _own_columns(table: Table) -> pyarrow.Table:

@@ -94,7 +94,7 @@ def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalCl
     """
     path = Path(source.path)
     if names_table(path):
-        _refuse(source, "a manifest", ("config", "revision", "split", "streaming"))
+        refuse(source, "a manifest", ("config", "revision", "split", "streaming"))
         data, own = load_table_as_it_stands(path, source.audio_column)
         return LocalClips(source.path, data, own=own)
 
@@ -104,7 +104,7 @@ def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalCl
     if not source.streaming and os.path.isdir(path):
         listing = list_audio_files(path)
         if listing.files:
-            _refuse(source, "a folder of audio files", ("config", "revision", "split", "audio_column"))
+            refuse(source, "a folder of audio files", ("config", "revision", "split", "audio_column"))
             warn(path, listing.report())
             data = datasets.Dataset.from_dict({"audio": [str(file) for file in listing.files]})
             return LocalClips(source.path, data)
@@ -130,7 +130,8 @@ VALUE_CHECKS = {
 }
 
 
-def _refuse(source: UnlabelledSource, kind: str, names: tuple[str, ...]):
+def refuse(source: UnlabelledSource, kind: str, names: tuple[str, ...]):
+    """Raises `InputError` if one of these fields is set, which have no effect on such a source."""
     for field in dataclasses.fields(source):
         value = getattr(source, field.name)
         if field.name in names and value != field.default:

@@ -18,7 +18,7 @@ from ..base.loading import (
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import check_same_clips, check_same_run
+from ..base.resumption import SEEDS, check_same_clips, check_same_run
 from ..base.trainer import early_stopping
 from ..base.tuning import check_same_tuning, prepare
 from ..data.augmentation import AugmentationArguments
@@ -31,6 +31,8 @@ from .metrics import choose_metric
 from .postprocessing import choose_settings
 from .recordings import Stretch, WeakClips, choose_labels, encode, load_splits, load_weak, with_known_labels
 from .trainer import DetectionTrainer, FrameLoss
+
+CROP_SETTINGS = ("crop_s", "crops_per_epoch", "event_share", "weak_share")  # and `sampler`, which the tuning holds
 
 
 def run(
@@ -65,12 +67,14 @@ def run(
     model.config.padding_value = extractor.padding_value
     circumstances = reproduction.circumstances(described(splits, datasets["train"].weak), arguments)
     fingerprints = circumstances.get("data", {})
+    order = {name: getattr(arguments, name) for name in SEEDS}
+    order |= {name: getattr(data_arguments, name) for name in CROP_SETTINGS}
     if checkpoint is not None:
-        check_same_run(checkpoint, model.config)
+        check_same_clips(checkpoint, fingerprints, order)
+        check_same_run(checkpoint, model.config, extractor)
         check_same_tuning(checkpoint, tuning)
-        check_same_clips(checkpoint, fingerprints)
     trainer = make_trainer(model, extractor, datasets, tuning, arguments)
-    trainer.fingerprints = fingerprints
+    trainer.data_facts = fingerprints | order
     if checkpoint is None:
         trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -30,6 +30,7 @@ from ..console import run_program
 from ..errors import InputError
 from ..files import check_writable
 from .boards import board_usage
+from .comparison import WITH_OPSET
 from .forms import FILES, FORMATS, write_graph, write_half
 from .graph import FeatureGraph, WaveformGraph, gives_frames, longest_samples, output_name
 from .javascript import check_javascript, javascript_usage
@@ -164,7 +165,7 @@ def check(arguments: argparse.Namespace):
 
 
 def check_opset(arguments: argparse.Namespace):
-    if "onnx" not in PACKAGES.get(arguments.format, ()):
+    if arguments.format not in WITH_OPSET:
         raise InputError(f"--opset: --format {arguments.format} has none; leave it out")
     if not OLDEST_OPSET <= arguments.opset <= NEWEST_OPSET:
         raise InputError(f"--opset: {arguments.opset} is not possible; give {OLDEST_OPSET} to {NEWEST_OPSET}")

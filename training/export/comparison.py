@@ -15,6 +15,9 @@ from .graph import gives_frames, output_name
 
 TOLERANCE = 1e-4
 TIMED_CLIPS, TIMED_ROUNDS = 8, 5
+WITH_OPSET = ("onnx", "int8", "transformers-js", "openvino")  # formats with a choice
+WITH_FEATURES = ("onnx", "int8", "torch-export", "openvino")
+OTHER_FORMAT = "other recordings as --verify_with, or --format safetensors-fp16"
 Runner = Callable[[list[np.ndarray]], np.ndarray]  # clips (samples,) -> (clips, outputs) or (clips, frames, labels)
 
 
@@ -75,11 +78,16 @@ def program_runner(path: Path, kind: str, extractor) -> Runner:
     return lambda clips: module(*inputs_of(kind, clips, extractor)).detach().numpy()
 
 
-def compare(model, run: Runner, reference: Runner, batches: list[list[np.ndarray]]) -> float:
+def compare(
+    model, run: Runner, reference: Runner, batches: list[list[np.ndarray]], remedy: str = OTHER_FORMAT
+) -> float:
     """
     Returns the largest difference between the export on batches and the model on single clips (to detect influence
     among the clips of a batch). For embeddings it is relative to the largest number if that is above 1. Time frames
     after the end of a clip are not compared.
+
+    Args:
+        remedy: what the user can try, for the error
 
     Raises:
         InputError: the difference exceeds `TOLERANCE`.
@@ -95,9 +103,17 @@ def compare(model, run: Runner, reference: Runner, batches: list[list[np.ndarray
     if not largest <= TOLERANCE:
         raise InputError(
             f"the export differs from the model by {largest:.2g}, more than {TOLERANCE:g}, and is not kept; try "
-            "another --opset, or --input features"
+            f"{remedy}"
         )
     return largest
+
+
+def remedy_of(arguments) -> str:
+    """Returns what the user can try if an export differs from the model: what its format has."""
+    found = ["another --opset"] if arguments.format in WITH_OPSET else []
+    if arguments.format in WITH_FEATURES and arguments.input == "waveform":
+        found.append("--input features")
+    return ", ".join([*found, OTHER_FORMAT])
 
 
 def describe_int8(model, extractor, sides: dict[str, Runner], batches: list[list[np.ndarray]], labelled) -> dict:

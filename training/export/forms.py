@@ -13,7 +13,15 @@ import modeling_dual_ssast
 from ..base.finite import check_weights_finite
 from ..base.number_formats import is_emulated
 from .boards import WindowGraph, executorch_runner, openvino_runner, write_executorch, write_openvino
-from .comparison import compare, describe_difference, describe_int8, onnx_runner, program_runner, torch_runner
+from .comparison import (
+    compare,
+    describe_difference,
+    describe_int8,
+    onnx_runner,
+    program_runner,
+    remedy_of,
+    torch_runner,
+)
 from .graph import FeatureGraph, WaveformGraph, gives_frames, longest_samples, output_name, trace
 from .javascript import write_javascript
 from .onnx_graph import quantise, write_onnx
@@ -66,7 +74,7 @@ def write_graph(arguments, model, extractor, staging: Path, clips: list[np.ndarr
             exact.unlink()
             runner = openvino_runner
         run = runner(exact if arguments.format == "int8" else path, arguments.input, extractor)
-    report = {"largest difference": compare(model, run, reference, batches)}
+    report = {"largest difference": compare(model, run, reference, batches, remedy_of(arguments))}
     if arguments.format == "int8":
         quantise(exact, path, described)
         sides = {"torch": reference, "onnx": run, "int8": onnx_runner(path, arguments.input, extractor)}

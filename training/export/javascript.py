@@ -22,7 +22,7 @@ from ..base.event_detection import EventFinder, event_settings
 from ..base.label_frames import frame_grid
 from ..errors import InputError
 from ..inference.overlaps import run_frames
-from .comparison import Runner, compare, describe_difference, extract, torch_runner
+from .comparison import Runner, compare, describe_difference, extract, remedy_of, torch_runner
 from .graph import FeatureGraph, gives_frames, quiet
 from .onnx_graph import quantise, write_onnx
 from .recordings import pieces
@@ -135,7 +135,7 @@ def write_javascript(arguments, model, extractor, staging: Path, clips: list[np.
     longest = extractor.num_samples(num_frames(model, extractor))
     batches = pieces(clips, extractor.sampling_rate, longest)
     runners = {dtype: javascript_runner(path, model, extractor) for dtype, path in paths.items()}
-    report = {"largest difference": compare(model, runners["fp32"], reference, batches)}
+    report = {"largest difference": compare(model, runners["fp32"], reference, batches, remedy_of(arguments))}
     compared = [clip for batch in batches for clip in batch]
     for dtype in ("q8", "fp16"):
         found = describe_difference(model, extractor, reference, runners[dtype], compared, labelled)

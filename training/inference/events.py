@@ -32,6 +32,7 @@ class EventTable:
         event_scores(np.zeros((0, len(classifier.labels.names))), classifier.labels)  # refuses a regression
         self.settings = event_settings(classifier.model.config, **settings)
         self.events: dict[str, list[Event]] = {}
+        self.numbers: dict[str, int] = {}  # name of a clip -> its number
         self.durations_s: dict[str, float] = {}
 
     def check(self, clips: ClipSequence):
@@ -40,19 +41,29 @@ class EventTable:
         check_events_file(self.path, self.event_format, self.classifier.labels.names, names)
         for name, count in Counter(names).most_common(1):
             if count > 1:
-                raise InputError(
-                    f"{self.path}: {count} inputs are called {printable(name)}, and nothing would tell their events "
-                    "apart; name each once"
-                )
+                raise self._same_name(count, name)
+
+    def _same_name(self, count: int | str, name: str) -> InputError:
+        return InputError(
+            f"{self.path}: {count} inputs are called {printable(name)}, and nothing would tell their events apart; "
+            "name each once"
+        )
 
     def read(self, parts: Iterable[Part], failed: set[int]):
-        """Finds the events of all clips but the failed ones; memory holds a part, and the events."""
+        """
+        Finds the events of all clips but the failed ones; memory holds a part, and the events.
+
+        Raises:
+            InputError: two clips have one name, which `check` cannot know of a stream.
+        """
         rate, names = self.classifier.extractor.sampling_rate, self.classifier.labels.names
         finder = None
         for part in parts:
             for segment, arrays in part.split():
                 if segment.number in failed:
                     continue
+                if self.numbers.setdefault(segment.name, segment.number) != segment.number:
+                    raise self._same_name("several", segment.name)
                 own = self.events.setdefault(segment.name, [])
                 finder = finder or EventFinder(names, **self.settings)
                 if segment.rows:

@@ -108,9 +108,14 @@ def _open(entry: str, streaming: bool):
             return Files(list(map(str, listing.files)))
     import dataclasses
 
-    from ..data.unlabelled_sources import open_source, parse_sources  # here: `datasets` takes a second to import
+    # Here: `datasets` takes a second to import.
+    from ..data.unlabelled_sources import open_source, parse_sources, refuse
 
     (source,) = parse_sources("inputs", [entry])
+    refuse(source, "what is read once", ("weight",))
+    if _is_audio_file(source.path):
+        refuse(source, "a recording", ("config", "revision", "split", "audio_column", "streaming"))
+        return Files([source.path])
     return open_source(dataclasses.replace(source, streaming=streaming or source.streaming))
 
 

@@ -36,7 +36,7 @@ from ..recipe import Arguments, default_of, described
 from .engine import run_windows
 from .overlaps import concatenated
 from .scores import Classifier
-from .tables import WRITERS, check_table, open_table
+from .tables import WRITERS, about_path, check_table, open_table
 
 STANDARD_INPUT, ANY_MICROPHONE = "-", "default"
 NAME_OF_INPUT = "standard input"
@@ -497,7 +497,7 @@ def growing_table(path: Path, about: dict) -> Iterator[Callable]:
         with open_table(path, about) as write:
             yield write
         return
-    write_json(path.with_name(f"{path.name}.about.json"), about)
+    write_json(about_path(path), about)
     writer = WRITERS[path.suffix](path, about)
 
     def write(columns):
@@ -581,7 +581,7 @@ class Listener:
         """
         starts_s, ends_s = rows["start"] / self.rate, rows["stop"] / self.rate
         scores, labels = self.network.probabilities(rows["logits"]), self.network.labels
-        found = predictions(labels, scores, self.network.model.config.decision_thresholds)
+        found = predictions(labels, scores, self.network.thresholds)
         found, unlike = self.network.reject(found, rows["logits"], rows.get("distance"))
         if self.write_windows is not None:
             times = [("start_s", starts_s.round(6)), ("end_s", ends_s.round(6)), ("prediction", found)]

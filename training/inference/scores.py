@@ -185,7 +185,7 @@ def write_tables(
         has_windows: add the highest score and the share of windows to the table of files
         own: columns of the manifests, see `with_own_columns`
     """
-    labels, thresholds = classifier.labels, classifier.model.config.decision_thresholds
+    labels, thresholds = classifier.labels, classifier.thresholds
     rate = classifier.extractor.sampling_rate
 
     def score_columns(scores: np.ndarray, prefix: str = "probability_") -> Columns:

@@ -175,4 +175,9 @@ def names_of_models(models: Sequence[str]) -> list[str]:
         names = ["-".join(own[-count:]) for own in words]
         if len({name.casefold() for name in names}) == len(names):
             return names
-    raise InputError(f"models: {', '.join(models)} would give tables of the same name; name other folders")
+    raise same_names(models)
+
+
+def same_names(models: Sequence[str]) -> InputError:
+    """Returns the error of models whose tables would have one name."""
+    return InputError(f"models: {', '.join(models)} would give tables of the same name; name other folders")

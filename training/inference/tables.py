@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +104,7 @@ def open_table(path: Path, about: dict) -> Iterator[Callable[[Columns], None]]:
         finally:
             writer.close()
     if path.suffix != ".parquet":
-        write_json(path.with_name(f"{path.name}.about.json"), about)
+        write_json(about_path(path), about)
 
 
 def with_own_columns(name: str, files: list[str], numbers: list[int], own, results: Columns) -> Columns:
@@ -115,13 +115,19 @@ def with_own_columns(name: str, files: list[str], numbers: list[int], own, resul
         name: of the column of files. The manifest's own of that name stands there as it is, so that tables join
         files: of each row
         numbers: clip of each row
-        own: the manifests' columns, a row per clip; or `None`. A name that a result has becomes given_NAME
+        own: the manifests' columns, a row per clip; or `None`. A name that a result has becomes given_NAME,
+            or given_given_NAME where the manifests have that
     """
     columns, taken = [(name, files)], {other for other, _ in results}
-    for field in own.schema.names if own is not None else ():
+    names = own.schema.names if own is not None else []
+    for field in names:
         values = own[field].take(np.asarray(numbers, dtype=np.int64))
         if field != name:
-            columns.append((f"given_{field}" if field in taken else field, values))
+            free = field
+            while free in taken or (free != field and free in names):  # an output that is classified again has some
+                free = f"given_{free}"
+            taken.add(free)
+            columns.append((free, values))
         elif str(values.type) == "string":
             columns[0] = (name, [file if cell is None else cell for file, cell in zip(files, values.to_pylist())])
     return columns + results
@@ -135,6 +141,24 @@ def write_unreadable(output: Path, errors: list[tuple[str, str]]):
         return
     with complete_file(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([storable(name), reason] for name, reason in [("file_name", "reason"), *errors])
+
+
+def about_path(table: Path) -> Path:
+    """Returns the path of what says what made a table that cannot say it itself."""
+    return table.with_name(f"{table.name}.about.json")
+
+
+def written_beside(place: Path | None, tables: Iterable[Path | None]) -> dict[str, Path]:
+    """
+    Returns what else a run may write, for `check_apart`: a name for messages -> path.
+
+    Args:
+        place: the output beside which the list of unreadable clips is; `None`: there is no such list
+        tables: those of `open_table`
+    """
+    found = {} if place is None else {"the list of unreadable clips": unreadable_path(place)}
+    described = (table for table in tables if table is not None and table.suffix != ".parquet")
+    return found | {f"what says what made {table}": about_path(table) for table in described}
 
 
 def unreadable_path(output: Path) -> Path:

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from ..base.figures import COLOURS
 from ..base.loading import choose_windows
 from ..base.log_mel_statistics import mean_and_deviation
+from ..base.reproduction import describe_data
 from ..base.ridge import best_of, make_targets, mean_of, metric_of, score_fits
 from ..data.arguments import FrozenDataArguments, UnlabelledDataArguments
 from ..data.dataset import ClipDataset
@@ -51,6 +52,7 @@ class Probe:
         inner: per fold a division of its training clips (places among them), which chooses the penalty
         problem_type: kind of labels, which decides the metric
         batch_size: windows per pass of an encoder
+        facts: split -> number of clips and their fingerprint, see `describe_data`
     """
 
     def __init__(
@@ -62,11 +64,12 @@ class Probe:
         inner: list[list[np.ndarray]],
         problem_type: str,
         batch_size: int,
+        facts: dict[str, dict] | None = None,
     ):
         self.windows, self.extractor = windows, extractor
         self.targets, self.folds, self.inner = targets, folds, inner
         self.metric, self._metric = metric_of(problem_type)
-        self.batch_size = batch_size
+        self.batch_size, self.facts = batch_size, facts
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -145,7 +148,7 @@ def open_probe(data_arguments: UnlabelledDataArguments, extractor, encoder, argu
         raise InputError(f"probe_dataset: {str(error).replace('label_column', 'probe_label_column')}") from error
     targets = make_targets(labels, label_set)
     size = arguments.per_device_eval_batch_size
-    return Probe(features, extractor, targets, folds, inner, label_set.problem_type, size)
+    return Probe(features, extractor, targets, folds, inner, label_set.problem_type, size, describe_data(splits))
 
 
 def _sample(splits: dict[str, datasets.Dataset], most: int, seed: int) -> dict[str, datasets.Dataset]:

@@ -24,7 +24,7 @@ from ..base.loading import (
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import DATA, check_same_run
+from ..base.resumption import DATA, REMEDY, check_same_run
 from ..base.trainer import early_stopping
 from ..data.arguments import UnlabelledDataArguments
 from ..data.audio import read_audio
@@ -74,10 +74,6 @@ def run(
         some = some_clips(clips, data_arguments.statistics_clips, arguments.seed)
         extractor = compute_statistics(readable(some, extractor.sampling_rate), len(some), extractor)
     model = load_model(method, model_arguments, stored_config, extractor)
-    if checkpoint is not None:
-        check_same_run(checkpoint, model.config)
-    with arguments.main_process_first(desc="comparing the data with an earlier run's"):
-        check_same_data(Path(arguments.output_dir) / DATA, clips, validation, arguments, is_new=checkpoint is None)
     examples = method.examples_class(extractor, model.config)
     stream = ClipStream(
         clips,
@@ -95,12 +91,22 @@ def run(
     held_out = None
     if validation is not None:
         held_out = ClipList(validation, examples.make, extractor.sampling_rate, arguments.seed, log)
+    facts = describe_clips(clips, validation, arguments.seed)
     watched = watched_clips(clips, validation, arguments)
     if watched is not None:
+        facts["health_clips"] = {"clips": len(watched), "names": fingerprint(watched.names())}
         watched = ClipList(watched, examples.make, extractor.sampling_rate, arguments.seed, log)
     if has_probe and arguments.should_save:
         labelled = open_probe(data_arguments, extractor, model.base_model, arguments)
+        facts["probe_dataset"] = labelled.facts
+    with arguments.main_process_first(desc="comparing the data with an earlier run's"):
+        if checkpoint is not None:
+            facts = check_same_data(checkpoint, facts)
+            check_same_run(checkpoint, model.config, extractor)
+        if arguments.should_save:
+            write_json(Path(arguments.output_dir) / DATA, facts)
     trainer = make_trainer(method, model, examples, stream, held_out, arguments, epoch_steps)
+    trainer.data_facts = facts
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         refuse_sharded(has_probe, arguments)
         watched = None
@@ -122,9 +128,14 @@ def open_clips(data_arguments: UnlabelledDataArguments, arguments: PretrainingAr
 
     Returns:
         the recipe's sources, the training clips of each, and the validation clips or `None`
+
+    Raises:
+        InputError: sources that cannot be loaded, that are never evaluated, or that have no clips to hold out.
     """
     sources = parse_sources("train_sources", data_arguments.train_sources)
     clips = [_open(source, data_arguments, log) for source in sources]
+    if arguments.eval_strategy == "no" and data_arguments.validation_sources:
+        raise InputError("validation_sources: have no effect with eval_strategy: no; leave one of them out")
     if arguments.eval_strategy == "no" or not (data_arguments.validation_clips or data_arguments.validation_sources):
         arguments.eval_strategy, arguments.eval_on_start = "no", False
         return sources, clips, None
@@ -144,25 +155,37 @@ def open_clips(data_arguments: UnlabelledDataArguments, arguments: PretrainingAr
     return sources, clips, validation
 
 
-def check_same_data(path: Path, clips: list, validation, arguments: PretrainingArguments, is_new: bool):
-    """
-    Stores the clips and the seed of a run, or compares them with those that the resumed run has stored.
-
-    Raises:
-        InputError: the clips or the seed differ, so that training and validation clips would mix.
-    """
+def describe_clips(clips: list, validation: LocalClips | None, seed: int) -> dict:
+    """Returns what a resumption must share: the seed, and fingerprints of the clips by their names."""
     names = {source.name: fingerprint(source.names()) for source in clips if isinstance(source, LocalClips)}
     streams = {source.name: "streamed" for source in clips if isinstance(source, StreamedClips)}
     held_out = None if validation is None else fingerprint(validation.names())
-    found = {"seed": arguments.seed, "train_sources": names | streams, "validation clips": held_out}
-    if not is_new and path.exists():
-        remedy = (
-            "resume with the same clips (files that were added, removed or named by another path count too), or begin "
-            "anew with --overwrite true"
-        )
-        check_same(path, read_json(path, "begin anew with --overwrite true"), found, remedy)
-    elif arguments.should_save:
-        write_json(path, found)
+    return {"seed": seed, "train_sources": names | streams, "validation clips": held_out}
+
+
+def check_same_data(checkpoint: str, facts: dict) -> dict:
+    """
+    Compares seed and clips with those of the checkpoint to resume from, as far as it has stored them.
+
+    Args:
+        facts: `describe_clips`, and the clips on which features and probe are measured, if they are
+
+    Returns:
+        the facts, with those of measurements that only the earlier part of the run has made
+
+    Raises:
+        InputError: training and validation clips would mix, or a curve would go on with other clips.
+    """
+    # Earlier versions have stored them in the output folder alone.
+    path = next((path for path in (Path(checkpoint, DATA), Path(checkpoint).parent / DATA) if path.exists()), None)
+    stored = {} if path is None else read_json(path, REMEDY)
+    known = {name: value for name, value in facts.items() if name in stored}
+    remedy = (
+        "resume with the same clips, seed, health_clips and probe (files that were added, removed or named by another "
+        "path count too), or begin anew with --overwrite true"
+    )
+    check_same(path or checkpoint, stored, known, remedy)
+    return stored | facts
 
 
 def _open(source, data_arguments: UnlabelledDataArguments, log: UnreadableLog) -> LocalClips | StreamedClips:

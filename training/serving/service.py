@@ -349,7 +349,8 @@ class Service:
         whole = rows.amax(dim=0, keepdim=True) if self.of_frames else rows.mean(dim=0, keepdim=True)
         logits = rows[:, : len(names)]
         (scores,) = self.model.probabilities(whole[:, : len(names)])
-        thresholds = self.model.config.decision_thresholds
+        config = self.model.config
+        thresholds = event_settings(config)["high"] if self.of_frames else config.decision_thresholds
         (prediction,) = labels_of_probabilities(scores[None], names, labels.problem_type, thresholds)
         answer = {"prediction": prediction, "scores": handler.ranked(scores.tolist(), names, parameters)}
         if self.rejection is not None:
