@@ -147,7 +147,8 @@ def parse(argv: list[str]) -> CheckArguments | AnnotationCheckArguments:
     if not argv and not recipe:
         raise InputError(f"usage: {USAGE}")
     known = {option.name for option in options(cls)}
-    recipe = {key: value for key, value in recipe.items() if key in known - {"output"}}  # others are the training's
+    for key in recipe.keys() - (known - {"output"}):  # those of the training
+        del recipe[key]
     refused = dict.fromkeys((option.name for option in options(DataArguments)), "has no effect here; leave it out")
     return parse_words((cls,), argv, USAGE, source, recipe=recipe, refused=refused)[0]
 

@@ -10,7 +10,8 @@ import shutil
 import sys
 import textwrap
 import typing
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -30,7 +31,7 @@ LARGEST = 1e15  # products of two still fit into float32
 MOST_VALUES = 5_000_000  # of a recipe; the log in a results.json is long
 
 
-def described(default, help_text: str, *, choices: tuple = (), group: str = "", **limits):
+def described(default, help_text: str, *, choices: tuple = (), group: str = "", is_label: bool = False, **limits):
     """
     Returns a dataclass field with its help for `--help`, and its choices and limits for `check_limits`.
 
@@ -39,9 +40,10 @@ def described(default, help_text: str, *, choices: tuple = (), group: str = "", 
         help_text: begins with a noun, names the unit, and gives the effect of an unset option
         choices: allowed values of the option, or of each element of a list
         group: heading in `--help`; empty: the class's `group`
+        is_label: labels of the data, which may be called none: only an empty value unsets the option
         limits: at_least, above, at_most, below: bounds of the number, or of each element of a list
     """
-    metadata = {"help": help_text, "choices": choices, "group": group, "limits": limits}
+    metadata = {"help": help_text, "choices": choices, "group": group, "is_label": is_label, "limits": limits}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -181,7 +183,7 @@ def parse_words(
 ) -> tuple:
     """
     Parses `--key value ...` into one object per class. Where there is a recipe, an empty value, `null` or `none` unsets
-    a key that may be unset.
+    a key that may be unset; of labels only an empty value does.
 
     Args:
         source: name of the recipe, for messages
@@ -194,7 +196,8 @@ def parse_words(
         InputError: an unknown key (with the nearest known one), or a value of the wrong type.
     """
     parser = _Parser(classes, usage=usage)
-    refused, no_effect, recipe = dict(refused or {}), dict(no_effect or {}), dict(recipe or {})
+    written = {key: text for key, text in getattr(recipe, "written", {}).items() if key in _texts(classes)}
+    refused, no_effect, recipe = dict(refused or {}), dict(no_effect or {}), dict(recipe or {}) | written
     for cls in classes:
         refused |= cls.refused
         no_effect |= {field.name: default_of(field) for field in dataclasses.fields(cls) if field.name in cls.refused}
@@ -252,10 +255,16 @@ def _groups(words: list[str]) -> list[list[str]]:
     return groups
 
 
+def _texts(classes: tuple[type, ...]) -> set[str]:
+    """Returns the names of the options that are texts or lists of texts."""
+    kinds = {option.name: typing.get_args(option.type) or (option.type,) for cls in classes for option in options(cls)}
+    return {name for name, own in kinds.items() if set(own) <= {str, list, list[str], type(None)}}
+
+
 def _optional(classes: tuple[type, ...]) -> dict[str, tuple]:
-    """Returns the options that may be unset, with their choices."""
+    """Returns the options that may be unset, with the words that are values of theirs."""
     return {
-        option.name: option.metadata.get("choices", ())
+        option.name: UNSET[1:] if option.metadata.get("is_label") else option.metadata.get("choices", ())
         for cls in classes
         for option in options(cls)
         if type(None) in typing.get_args(option.type) and option.default not in ("none", True)
@@ -311,12 +320,96 @@ def name_positionals(argv: list[str], cls: type, *names: str) -> list[str]:
     return positional + named
 
 
-def read_recipe(path: Path) -> dict:
+class Recipe(dict):
+    """
+    Maps the keys of a recipe to their values.
+
+    written: key -> the text that stands there, or a list of texts: a class may be called no, 007 or 2026-05-01
+    """
+
+    def __init__(self, values: dict, written: dict | None = None):
+        super().__init__(values)
+        self.written = written or {}
+
+
+class _Loader(yaml.SafeLoader):
+    """
+    Refuses keys that stand there twice; reads 1e-4 as a number and 010 as ten, as YAML 1.2 does, and dates as texts.
+    """
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        _check_unique(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        return node
+
+    def construct_date(self, node) -> str:
+        self.construct_yaml_timestamp(node)  # raises ValueError for a date that does not exist
+        return node.value
+
+    def construct_whole(self, node) -> int:
+        try:
+            return int(node.value)
+        except ValueError:  # such as 0x10
+            return self.construct_yaml_int(node)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_date)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
+
+
+def _check_unique(keys: Iterable[str]):
+    for key, count in Counter(keys).items():
+        if count > 1:
+            raise ValueError(f"the key {short(key, 80)} is there {count} times; keep one")
+
+
+def _as_mapping(pairs: list[tuple]) -> dict:
+    _check_unique(key for key, _ in pairs)
+    return dict(pairs)
+
+
+def _read_text(text: str):
+    """Returns the value in a text: JSON as such, since YAML reads some of its numbers and characters as others."""
+    try:
+        value = json.loads(text, object_pairs_hook=_as_mapping)
+        return Recipe(value) if isinstance(value, dict) else value
+    except (json.JSONDecodeError, RecursionError):
+        return _read_yaml(text)
+
+
+def _read_yaml(text: str):
+    """Returns the value in a text, a mapping as `Recipe`."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        value = None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+    if not isinstance(value, dict):
+        return value
+    written = {key.value: _written(own) for key, own in node.value if isinstance(key, yaml.ScalarNode)}
+    return Recipe(value, {key: text for key, text in written.items() if text is not None})
+
+
+def _written(node: yaml.Node) -> str | list[str] | None:
+    """Returns the texts of a value; `None` for one that is null, or that holds mappings or lists."""
+    if isinstance(node, yaml.SequenceNode):
+        texts = [part.value for part in node.value if isinstance(part, yaml.ScalarNode)]
+        return texts if len(texts) == len(node.value) else None
+    return node.value if isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":null") else None
+
+
+def read_recipe(path: Path) -> Recipe:
     """Reads a recipe: key -> value; raises `InputError` unless the file is a mapping in YAML or JSON."""
     if not path.is_file():
         raise InputError(f"{path}: no such recipe; recipes/ holds examples")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+        recipe = _read_text(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as YAML or JSON ({one_line(error)})") from None
     if not isinstance(recipe, dict):
@@ -338,12 +431,14 @@ def _is_endless(recipe: dict) -> bool:
 
 
 def _recipe_words(recipe: dict) -> list[str]:
-    """Returns a recipe as command-line words: YAML reads `1e-4` as text; argparse converts it by the field's type."""
+    """Returns a recipe as command-line words, which argparse converts by the fields' types."""
     words = []
     for key, value in recipe.items():
         if value is not None:
             values = value if isinstance(value, list) else [value]
-            words += [f"--{key}", *(v if isinstance(v, str) else json.dumps(v) for v in values)]
+            texts = [one if isinstance(one, str) else json.dumps(one, default=str) for one in values]
+            # A single text may begin with a dash.
+            words += [f"--{key}={texts[0]}"] if len(texts) == 1 else [f"--{key}", *texts]
     return words
 
 

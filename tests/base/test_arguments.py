@@ -107,12 +107,56 @@ def nested(levels: int) -> str:
         (f"label_column: {nested(12)}", "holds more than 5,000,000 values"),
         ("label_column: &a [x, *a]", "holds more than 5,000,000 values"),
         ("config_overrides: &a {x: *a}", "holds more than 5,000,000 values"),
+        ("seed: 1\nconfig_overrides: {x: 1, x: 2}", r"\(the key x is there 2 times; keep one\)"),
+        ('{"seed": 1, "seed": 2}', r"\(the key seed is there 2 times; keep one\)"),
     ],
 )
 def test_what_is_no_recipe_is_told(recipe, text, pattern):
     with pytest.raises(InputError, match=pattern) as caught:
         parse([recipe(text)])
     assert "\n" not in str(caught.value)
+
+
+WRITTEN = """
+dataset_name: 2026-05-01
+output_dir: --x
+none_label: no
+unknown_classes: [yes, no, 007, 1e-5, 2026-05-01]
+mean: -4e0
+seed: 010
+report_to: none
+eval_strategy: no
+html_report: off
+lr_scheduler_type: cosine_with_min_lr
+lr_scheduler_kwargs: {min_lr: 1e-6}
+config_overrides: {layer_norm_eps: 1E-6, hidden_size: 032, embed_dim: 0x10}
+"""
+
+
+def test_a_recipe_means_what_is_written(recipe):
+    """YAML 1.1 has dates, octal numbers, yes and no, and takes 1e-6 for a text."""
+    _, model, data, *_, training = parse([recipe(WRITTEN)])
+    assert (data.dataset_name, data.none_label, training.output_dir) == ("2026-05-01", "no", "--x")
+    assert data.unknown_classes == ["yes", "no", "007", "1e-5", "2026-05-01"]
+    assert (data.mean, training.seed, training.report_to, training.html_report) == (-4.0, 10, [], False)
+    assert (training.eval_strategy, training.lr_scheduler_kwargs) == ("no", {"min_lr": 1e-6})
+    assert model.config_overrides == {"layer_norm_eps": 1e-6, "hidden_size": 32, "embed_dim": 16}
+
+
+def test_json_is_read_as_json(recipe):
+    """YAML would refuse the tabs, take 1e-06 for a text, and make two broken halves of a character."""
+    values = {"config_overrides": {"layer_norm_eps": 1e-6}, "dataset_name": "\U0001f426", "output_dir": "x"}
+    for text in (json.dumps(values, indent="\t"), json.dumps(values)):
+        _, model, data, *_ = parse([recipe(text)])
+        assert model.config_overrides == {"layer_norm_eps": 1e-6} and data.dataset_name == "\U0001f426"
+
+
+def test_a_label_may_be_called_none(recipe):
+    path = recipe(none_label="background", unknown_classes=["a"])
+    data = parse([path, "--none_label", "none", "--unknown_classes", "null"])[2]
+    assert (data.none_label, data.unknown_classes) == ("none", ["null"])
+    data = parse([path, "--none_label", "", "--unknown_classes="])[2]
+    assert (data.none_label, data.unknown_classes) == (None, None)
 
 
 def test_a_missing_recipe_is_told():

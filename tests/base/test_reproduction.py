@@ -74,6 +74,20 @@ def test_what_a_run_derives_is_derived_anew_from_what_is_given(finished):
     assert (given["max_steps"], given["eval_steps"], given["epoch_steps"]) == (-1, None, 7)
 
 
+def test_what_a_run_derives_is_derived_again(finished, tmp_path):
+    """Without validation clips there are no evaluations, and without a GPU there is the CPU: of this run alone."""
+    words = ["--output_dir", str(tmp_path / "run"), "--validation_fraction", "0", "--max_steps", "1"]
+    train(str(finished / "recipe.json"), *words, "--save_strategy", "no")
+    path = tmp_path / "run" / "results.json"
+    stored = json.loads(path.read_text())["recipe"]["TrainingArguments"]
+    assert (stored["eval_strategy"], stored["save_strategy"], stored["use_cpu"]) == ("epoch", "no", False)
+    repeated = tasks.parse([str(path), "--validation_fraction", "0.4", "--save_strategy", "epoch"])[-1]
+    assert repeated.eval_strategy == repeated.save_strategy == "epoch" and repeated.load_best_model_at_end
+    arguments = TrainingArguments(output_dir="x")
+    arguments.epoch_steps = arguments.eval_steps = 6  # as a stream sets them
+    assert (arguments.as_given()["epoch_steps"], arguments.as_given()["eval_steps"]) == (None, None)
+
+
 def assert_same_outputs(first, second):
     for name in ("model.safetensors", "predictions.csv", "config.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name

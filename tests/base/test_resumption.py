@@ -135,6 +135,23 @@ def test_a_moved_run_keeps_its_best_checkpoint(finished, tmp_path):
     assert not all(torch.equal(last[name], kept[name]) for name in last)
 
 
+def test_a_checkpoint_of_another_folder_goes_on_with_its_own_best_one(finished, run, tmp_path):
+    """The run that the output folder holds has a checkpoint of the same step, which became the model."""
+    path = run / "trainer_state.json"
+    state = json.loads(path.read_text()) | {"best_metric": -1.0, "best_global_step": 3}  # no later loss is below
+    path.write_text(json.dumps(state | {"best_model_checkpoint": str(run)}))
+    other = Path(shutil.copytree(run, tmp_path / "other" / run.name)).parent
+    words = ["--output_dir", str(other), "--resume_from_checkpoint", str(run)]
+    words += ["--load_best_model_at_end", "true", "--metric_for_best_model", "loss", "--save_total_limit", "2"]
+    with pytest.raises(InputError, match="other: holds a run already; add"):
+        resume(run, finished[1], *words)
+    assert (other / run.name).is_dir()
+    resume(run, finished[1], *words, "--overwrite", "true")
+    assert [path.name for path in other.glob("checkpoint-*")] == ["checkpoint-6"] and run.is_dir()
+    state = json.loads((other / "checkpoint-6" / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(run)
+
+
 def test_other_clips_are_refused(finished, run, tmp_path):
     """Divided anew, clips that were trained on would be tested."""
     clips = Path(shutil.copytree(finished[0].with_name("clips"), tmp_path / "clips"))

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pandas
 import pytest
-from audio_files import write_class_folders
+from audio_files import write_class_folders, write_tone
 from scipy.stats import norm
 from tiny_runs import TINY
 
@@ -125,6 +127,54 @@ def test_what_is_resumed_is_the_same(recipe, capsys):
         assert (output / "cross_validation.csv").read_text() == before
     assert train_hf.main([path, "--resume_from_checkpoint", "true", "--num_seeds", "2"]) == 0
     assert len(pandas.read_csv(output / "cross_validation.csv")) == 6
+
+
+def trained(*parts, splits, label_names):
+    """Writes what a run of a fold leaves."""
+    folder = Path(parts[-1].output_dir)
+    folder.mkdir(parents=True)
+    (folder / "predictions.csv").write_text("file,label\n1.wav,007\n")
+    results = {"clips": {"test": len(splits["test"])}, "metrics": {"test": {"accuracy": 0.5}}}
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def test_a_replaced_recording_and_a_lost_table_are_told(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "run", trained)
+    clips = write_class_folders(tmp_path / "clips", 3)
+    path, output = recipe(dataset_name=str(clips))
+    words = [path, "--resume_from_checkpoint", "true"]
+    assert train_hf.main(words) == 0 and train_hf.main(words) == 0
+    (output / "seed-1-fold-2" / "predictions.csv").unlink()
+    assert train_hf.main(words) == 1
+    error = capsys.readouterr().err
+    assert "predictions.csv" in error and f"remove {output}/seed-1-fold-2, which is then trained anew" in error
+    write_tone(clips / "low" / "low_0.wav", hz=901)
+    assert train_hf.main(words) == 1
+    assert "cross_validation.json: was made with data.all.sha256" in capsys.readouterr().err
+    stored = json.loads((output / "cross_validation.json").read_text())
+    del stored["data"]  # an earlier version has stored none
+    (output / "cross_validation.json").write_text(json.dumps(stored))
+    shutil.rmtree(output / "seed-1-fold-2")
+    assert train_hf.main(words) == 0
+
+
+def test_overwriting_leaves_nothing_of_an_earlier_run(recipe, monkeypatch, capsys):
+    monkeypatch.setattr(train, "run", trained)
+    path, output = recipe()
+    staging = output / "unfinished-outputs"
+    staging.mkdir(parents=True)
+    for folder in (output, staging):  # of a killed run
+        (folder / "calibration.png").write_text("")
+    (output / "mine.txt").write_text("")
+    results = {"recipe": {"task": "classification"}}
+    (output / "results.json").write_text(json.dumps(results))
+    assert train_hf.main([path, "--overwrite", "true"]) == 1  # its model would stay
+    assert "run: holds the run of another task; remove it, or choose" in capsys.readouterr().err
+    assert json.loads((output / "results.json").read_text()) == results
+    (output / "results.json").write_text("{}")
+    assert train_hf.main([path, "--overwrite", "true"]) == 0
+    written = {"results.json", "cross_validation.json", "cross_validation.csv", "predictions.csv", "mine.txt"}
+    assert {path.name for path in output.iterdir() if path.is_file()} == written and not staging.exists()
 
 
 def test_every_fold_is_of_one_kind(recipe, clips, tmp_path):

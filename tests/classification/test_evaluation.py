@@ -171,6 +171,28 @@ def test_what_is_refused(settings, tmp_path, capsys, changes, told):
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("task", ["evaluation", "sweep", "probe"])
+def test_the_folder_of_the_model_is_not_written_to(settings, tmp_path, capsys, task):
+    """The results and figures of its training would be lost, also where the folder has another name."""
+    (tmp_path / "link").symlink_to(settings["model_name_or_path"])
+    kept = {name: settings[name] for name in ("dataset_name", "model_name_or_path")}
+    changed = {"task": task, "output_dir": str(tmp_path / "link"), "overwrite": True}
+    assert program(tmp_path / "recipe.json", **kept, **changed) == 1
+    assert "model_name_or_path: is output_dir too, whose files the run replaces; choose" in capsys.readouterr().err
+
+
+def test_a_model_of_one_label_per_clip_needs_such_clips(settings, tmp_path, capsys):
+    changed = settings | {"output_dir": str(tmp_path / "output")}
+    assert program(tmp_path / "recipe.json", **changed, none_label="high") == 1
+    error = capsys.readouterr().err
+    assert f"none_label: {settings['model_name_or_path']} gives each clip one of its classes" in error
+    path = Path(table(tmp_path, lambda index: "high,low")["test_file"])
+    changed |= {"dataset_name": None, "test_file": str(path), "label_separator": ","}
+    assert program(tmp_path / "recipe.json", **changed) == 1
+    error = capsys.readouterr().err
+    assert "has 2 labels, ['high', 'low'], instead of one; leave it out, or train a model with problem_type" in error
+
+
 def test_classes_that_the_model_does_not_know(settings, tmp_path, capsys):
     other = write_class_folders(tmp_path / "clips", 2, classes=("high", "hum"))
     assert program(tmp_path / "recipe.json", **settings | {"dataset_name": str(other)}) == 1

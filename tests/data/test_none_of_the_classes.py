@@ -83,6 +83,15 @@ def test_a_split_of_background_alone_can_be_joined_with_others(tmp_path):
     assert len(datasets.concatenate_datasets(list(splits.values()))) == 6
 
 
+def test_a_none_label_that_no_clip_has_is_told(tmp_path, caplog):
+    """A misspelt one would make a class of background, and change the problem type."""
+    path = str(write_table(tmp_path, "csv"))
+    with pytest.raises(InputError, match="none_label: no clip has the label 'backgruond'; did you mean background"):
+        load_splits(DataArguments(train_file=path, none_label="backgruond"))
+    load_test_split(EvaluationDataArguments(test_file=path, none_label="backgruond"), is_multi=True)
+    assert "none_label: no clip has the label 'backgruond'; did you mean background?" in caplog.text
+
+
 def test_none_label_needs_thresholds():
     with pytest.raises(InputError, match="none_label: needs a threshold per class, but problem_type is single_label"):
         DataArguments(train_file="a.csv", none_label="none", problem_type="single_label_classification")

@@ -33,6 +33,11 @@ SCHEDULES = tuple(kind.value for kind in SchedulerType)
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 MOST_EPOCHS = 1_000_000
+# Options that a run sets by others, by its clips and by its machine.
+DERIVED = (
+    "max_steps", "epoch_steps", "eval_strategy", "save_strategy", "logging_strategy", "eval_steps", "save_steps",
+    "logging_steps", "eval_on_start", "load_best_model_at_end", "ignore_data_skip", "use_cpu",
+)  # fmt: skip
 # Set by `accelerate launch`.
 LAUNCHED_FORMAT, LAUNCHED_DEEPSPEED = "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_DEEPSPEED"
 # Reasons why Trainer's options are refused.
@@ -241,14 +246,20 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
     # The recipe's value before Transformers fills it in; path and content of a recipe that is a results.json.
     chosen_metric: str | None = field(default=None, init=False, repr=False)
     chosen_direction: bool | None = field(default=None, init=False, repr=False)
-    chosen_steps: int = field(default=-1, init=False, repr=False)
+    given: dict = field(default_factory=dict, init=False, repr=False)  # those of `DERIVED`
     reproduces: tuple[str, dict] | None = field(default=None, init=False, repr=False)
 
     def as_given(self) -> dict:
         """Returns the values for `results.json`, without what a run derives from others: a repeat derives it."""
-        return self.to_dict() | {"max_steps": self.chosen_steps}
+        return self.to_dict() | self.given
+
+    def keep_given(self):
+        """Keeps the options of `DERIVED` as they are, the first time that it is called."""
+        values = {name: getattr(self, name) for name in DERIVED}
+        self.given = self.given or {name: getattr(value, "value", value) for name, value in values.items()}
 
     def __post_init__(self):
+        self.keep_given()
         check_limits(self)
         self._check_decay()
         if self.output_dir:  # else trackio invents two names, for training and evaluation
@@ -266,7 +277,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
                 "leave out push_to_hub"
             )
         self.chosen_metric, self.chosen_direction = self.metric_for_best_model, self.greater_is_better
-        self.chosen_steps = self.max_steps = self.max_steps or -1  # Trainer would train for 0 steps
+        self.max_steps = self.max_steps or -1  # Trainer would train for 0 steps
         self._follow_launcher()
         if self.use_cpu:
             self._check_half()
@@ -324,10 +335,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
             )
         for name in self.language or ():
             if name != "multilingual" and not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*", name):
-                raise InputError(
-                    f"language: must be codes such as en or swa (ISO 639), or multilingual, got {name!r}; in YAML, "
-                    'Norwegian is "no" in quotes'
-                )
+                raise InputError(f"language: must be codes such as en or swa (ISO 639), or multilingual, got {name!r}")
 
     def _check_decay(self):
         kind = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))

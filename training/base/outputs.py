@@ -18,7 +18,7 @@ from . import open_set
 from .arguments import TrainingArguments
 from .inference import scan
 from .progress import is_metric
-from .resumption import check_random_states
+from .resumption import STATE, check_random_states, folder_of
 
 logger = logging.get_logger(__name__)
 STAGING_NAME = "unfinished-outputs"
@@ -47,8 +47,8 @@ def check_output_folder(arguments: TrainingArguments) -> str | None:
     Returns the checkpoint to resume from, or `None` for a new run.
 
     Raises:
-        InputError: the folder cannot be written, or holds a run and neither resume_from_checkpoint nor overwrite is
-            set; or the checkpoint could run foreign code.
+        InputError: the folder cannot be written; holds a run, while overwrite is not set and no checkpoint in it is to
+            be resumed; or the checkpoint could run foreign code.
     """
     checkpoint = _find_checkpoint(arguments)
     if checkpoint is not None:
@@ -64,11 +64,14 @@ def _find_checkpoint(arguments: TrainingArguments) -> str | None:
     check_writable(folder, is_folder=True)
     resume = arguments.resume_from_checkpoint
     last = get_last_checkpoint(folder) if folder.is_dir() else None
-    if resume and str(resume).lower() not in ("true", "false"):
-        if not Path(resume).is_dir():
-            raise InputError(f"resume_from_checkpoint: {resume} is no folder; name a checkpoint-N folder, or true")
-        return str(resume)
-    if resume and str(resume).lower() == "true":
+    named = str(resume) if resume and str(resume).lower() not in ("true", "false") else None
+    if named is not None:
+        if not Path(named).is_dir():
+            raise InputError(f"resume_from_checkpoint: {named} is no folder; name a checkpoint-N folder, or true")
+        # A folder without a state is no checkpoint: `check_same_run` refuses it.
+        if folder_of(named) == os.path.realpath(folder) or not Path(named, STATE).exists():
+            return named
+    elif resume and str(resume).lower() == "true":
         if last is None and (folder / "results.json").exists():
             raise InputError(f"{folder}: holds a finished run without checkpoints; set overwrite to begin anew")
         return last  # a run that was stopped before its first checkpoint begins anew
@@ -77,7 +80,7 @@ def _find_checkpoint(arguments: TrainingArguments) -> str | None:
             f"{folder}: holds a run already; add --resume_from_checkpoint true to go on with it, --overwrite true to "
             "begin anew, or choose another output_dir"
         )
-    return None
+    return named
 
 
 def check_inputs(parts: Iterable):
@@ -89,7 +92,8 @@ def check_inputs(parts: Iterable):
 
     Raises:
         InputError: an option names a file or folder in the output folder that the run writes or removes, or something
-            below it; or the output folder itself although it holds such files and no earlier run.
+            below it; or the output folder itself although it holds such files and no earlier run, or the model that
+            a task reads without training it.
     """
     parts = list(parts)
     given = [(field.name, getattr(part, field.name)) for part in parts for field in dataclasses.fields(part)]
@@ -99,12 +103,15 @@ def check_inputs(parts: Iterable):
     own = {os.path.realpath(Path(folder, name)): name for name in (*OPTIONAL_OUTPUTS, "results.json", EARLIER)}
     held = [name for path, name in own.items() if os.path.exists(path)]
     folders = [name for part in parts for name in getattr(part, "written_folders", ())]
+    trains = any(isinstance(part, TrainingArguments) for part in parts)
     own |= {os.path.realpath(Path(folder, name)): name for name in folders}
     for name, value in given:
         for text in value if isinstance(value, list) else [value]:
             if name in WRITTEN or not isinstance(text, str) or not os.path.exists(text):
                 continue
             place = os.path.realpath(text)
+            if name == "model_name_or_path" and place == os.path.realpath(folder) and not trains:
+                raise InputError(f"{name}: is output_dir too, whose files the run replaces; choose another output_dir")
             is_folder = place == os.path.realpath(folder) and held and not {"results.json", EARLIER} & set(held)
             lost = next((name for path, name in own.items() if Path(place).is_relative_to(path)), None)
             if lost or is_folder:

@@ -33,6 +33,11 @@ PARTS = (
 )
 
 
+def folder_of(checkpoint: str | Path) -> str:
+    """Returns the real path of the folder that holds a checkpoint and those beside it."""
+    return os.path.realpath(os.path.dirname(os.path.abspath(checkpoint)))
+
+
 def check_random_states(checkpoint: str):
     """
     Refuses the pickles of a checkpoint's random states in versions of Transformers that run what is in them.

@@ -24,7 +24,7 @@ from ..files import check_same, write_json
 from .finite import NotFinite, check_weights_finite
 from .progress import Progress
 from .push_to_hub import CheckpointPushes, push_run
-from .resumption import DATA, REMEDY
+from .resumption import DATA, REMEDY, folder_of
 
 WRONG_OPTIONS = "options of the training", "correct or leave out the option that this is about"
 FIRST_STEP = "options or checkpoint of the training", "correct or leave out the one that this is about"
@@ -90,10 +90,13 @@ class Resumption(TrainerCallback, ExportableState):
     Measures the seconds of a training. Its checkpoints keep them, and a resumption goes on from there.
 
     A resumption also finds the best checkpoint in a folder that was moved: its state has the earlier path.
+
+    Args:
+        folder: that of the checkpoint to resume from, and of those beside it
     """
 
-    def __init__(self):
-        self.earlier_s, self.started = 0.0, time.perf_counter()
+    def __init__(self, folder: str):
+        self.folder, self.earlier_s, self.started = folder, 0.0, time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.global_step:
@@ -101,7 +104,7 @@ class Resumption(TrainerCallback, ExportableState):
         kept = state.stateful_callbacks.get(type(self).__name__)
         if kept is not None:  # checkpoints of earlier versions have none
             self.earlier_s = kept["attributes"]["earlier_s"]
-        best = Path(args.output_dir, f"checkpoint-{state.best_global_step}")
+        best = Path(self.folder, f"checkpoint-{state.best_global_step}")
         if best.is_dir():
             state.best_model_checkpoint = str(best)
 
@@ -144,12 +147,16 @@ class AudioTrainer(Trainer):
 
     def train(self, *args, **kwargs):
         """
-        Trains as Trainer does.
+        Trains as Trainer does. With a checkpoint of another folder, the output folder loses its own ones.
 
         Raises:
             InputError: a loss, a gradient or a weight is not finite, or the memory is too small.
         """
-        self.add_callback(Resumption)
+        folder, checkpoint = self.args.output_dir, kwargs.get("resume_from_checkpoint")
+        if isinstance(checkpoint, str) and folder_of(checkpoint) != os.path.realpath(folder):
+            self.remove_checkpoints()
+            folder = folder_of(checkpoint)
+        self.add_callback(Resumption(folder))
         self._first_step = None
         try:
             result = super().train(*args, **kwargs)

@@ -23,12 +23,13 @@ from ..data.columns import clip_names
 from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
 from ..data.splits import load_splits, make_folds, warn_of_repeats
-from ..errors import InputError
+from ..errors import InputError, blamed
 from ..files import check_same, check_writable, fingerprint, read_json, write_csv, write_json
 from . import train
 from .arguments import CrossValidationArguments, TuningArguments
 from .confidence_intervals import d_prime
 
+TASK = "cross_validation"
 RUNS = "seed-*-fold-*"
 DESCRIPTION = "cross_validation.json"
 # Settings that do not affect the metrics.
@@ -36,7 +37,7 @@ NOT_COMPARED = (
     "output_dir", "run_name", "overwrite", "resume_from_checkpoint", "disable_tqdm", "local_rank", "report_to",
     "dataloader_num_workers", "dataloader_prefetch_factor", "logging_dir", "html_report", "report_clips",
     "decoded_cache",
-    "license", "language", "figure_format",
+    "license", "language", "figure_format", "use_cpu",
 )  # fmt: skip
 
 
@@ -115,13 +116,14 @@ def run(
             for checkpoint in own_folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
     if arguments.should_save:
-        described = {"task": "cross_validation"} | recipe.describe() | outputs.describe_recipe(settings)
+        described = {"task": TASK} | recipe.describe() | outputs.describe_recipe(settings)
         write_summary(folder, folders, described)
 
 
 def check_same_recipe(path: Path, clips: datasets.Dataset, folds: list, recipe: Recipe):
     """
-    Stores the settings and clips that all runs share, or compares them with those that an earlier start stored.
+    Stores the settings and clips that all runs share, or compares them with those that an earlier start stored, as far
+    as it did.
 
     Args:
         folds: (training clips, test clips) of each fold, as indices
@@ -130,6 +132,8 @@ def check_same_recipe(path: Path, clips: datasets.Dataset, folds: list, recipe: 
         InputError: clips, folds or settings differ, so that the summary would mix them.
     """
     found = {"clips and folds": describe_folds(clips, folds)}
+    if not recipe.training.process_index:  # it reads the recordings
+        found["data"] = reproduction.describe_data({"all": clips})
     for part in recipe.describe().values():
         found |= part
     found = json.loads(
@@ -157,16 +161,21 @@ def prepare_folder(folder: Path, arguments: TrainingArguments):
     Removes earlier runs if `overwrite` is set.
 
     Raises:
-        InputError: the folder has earlier runs, and neither `resume_from_checkpoint` nor `overwrite` is set.
+        InputError: the folder has earlier runs, and neither `resume_from_checkpoint` nor `overwrite` is set; or the run
+            of another task, whose model and checkpoints would stay beside the new results.
     """
     if not arguments.output_dir:
         raise InputError("output_dir: is not set; name the folder that the runs write to")
     check_writable(folder, is_folder=True)
+    task = (outputs.earlier_results(folder).get("recipe") or {}).get("task", TASK)
+    if task != TASK or next(folder.glob("checkpoint-*"), None):
+        raise InputError(f"{folder}: holds the run of another task; remove it, or choose another output_dir")
     earlier = [path for path in (*folder.glob(RUNS), folder / DESCRIPTION, folder / "results.json") if path.exists()]
     goes_on = str(arguments.resume_from_checkpoint).lower() == "true"
     if arguments.overwrite and not goes_on:
+        outputs.begin_anew(folder)
         for path in earlier:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     elif earlier and not goes_on:
         raise InputError(
             f"{folder}: holds a cross-validation already; add --resume_from_checkpoint true to go on with it, "
@@ -187,16 +196,17 @@ def write_summary(folder: Path, folders: dict[tuple[int, int], Path], recipe: di
     """Writes `cross_validation.csv`, `predictions.csv` of all held-out clips and `results.json`; prints the summary."""
     rows, predictions = [], []
     for (seed, fold), own_folder in folders.items():
-        results = read_json(own_folder / "results.json", f"remove {own_folder}, which is then trained anew")
+        remedy = f"remove {own_folder}, which is then trained anew"
+        results = read_json(own_folder / "results.json", remedy)
         place = {"seed": seed, "fold": fold + 1}
-        rows.append(place | {"clips": results["clips"]["test"]} | results["metrics"]["test"])
-        # As text: a class may be called 007 or NA.
-        own = pandas.read_csv(own_folder / "predictions.csv", dtype=str, keep_default_na=False)
+        with blamed(str(own_folder), remedy):
+            rows.append(place | {"clips": results["clips"]["test"]} | results["metrics"]["test"])
+            # As text: a class may be called 007 or NA.
+            own = pandas.read_csv(own_folder / "predictions.csv", dtype=str, keep_default_na=False)
         predictions.append(own.assign(**place))
     table = pandas.DataFrame(rows)
     summary = summarise(table)
-    staging = folder / outputs.STAGING_NAME
-    staging.mkdir(parents=True, exist_ok=True)
+    staging = outputs.new_staging(folder)
     write_csv(table, staging / "cross_validation.csv")
     write_csv(pandas.concat(predictions), staging / "predictions.csv")
     summary_by_metric = summary.to_dict("index")

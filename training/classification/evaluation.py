@@ -56,6 +56,11 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     model, extractor = processes.together(lambda: load_classifier(name, arguments.model_revision))
     labels = labels_of(name, model.config)
     model.config.problem_type = labels.problem_type  # some configurations leave it out
+    if data_arguments.none_label is not None and not labels.is_multi:
+        raise InputError(
+            f"none_label: {name} gives each clip one of its classes, or a number; leave it out, and the clips without "
+            "a class"
+        )
     weights = weights_fingerprint(model)
     network = Classifier(place(model, hardware), extractor, labels, data_arguments.window_s, data_arguments.hop_s)
     network.keeps_windows = False

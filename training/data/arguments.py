@@ -48,6 +48,7 @@ class SourceArguments(Arguments):
         None,
         "Label of clips with none of the classes, such as background, where each class has a threshold; clips without "
         "any label have none of them too.",
+        is_label=True,
     )
     label_file: str | None = described(
         None,
@@ -120,7 +121,7 @@ class AnnotationArguments(Arguments):
         "pairs; * stands for all others; unset: labels stay as they are.",
     )
     exclude_labels: list[str] | None = described(
-        None, "Labels, such as unsure, whose time is neither learnt nor evaluated; unset: none."
+        None, "Labels, such as unsure, whose time is neither learnt nor evaluated; unset: none.", is_label=True
     )
     unannotated: str = described(
         "unlabelled",
@@ -252,7 +253,7 @@ class DataArguments(TrainingFeatureArguments, FrozenDataArguments):
     )
     streaming: bool = described(False, "Stream the training split of a Hub data set instead of downloading it.")
     unknown_classes: list[str] | None = described(
-        None, "Classes to leave out of the training, and to test the rejection of unknown sounds with."
+        None, "Classes to leave out of the training, and to test the rejection of unknown sounds with.", is_label=True
     )
 
 

@@ -60,14 +60,15 @@ class LabelSet:
         """
         if self.is_regression:
             return _as_number(label, source)
-        indices = [self._index(name, source) for name in _as_names(label)]
+        indices = [self._index(name, source) for name in label_names(label)]
         if self.is_multi:
             vector = np.zeros(len(self.names), dtype=np.float32)
             vector[indices] = 1.0
             return vector
         if len(indices) != 1:
             raise InputError(
-                f"{source}: has {len(indices)} labels, {label!r}; set problem_type: multi_label_classification"
+                f"{source}: has {len(indices)} labels, {label!r}, instead of one; leave it out, or train a model with "
+                "problem_type: multi_label_classification"
             )
         return indices[0]
 
@@ -107,7 +108,7 @@ def labels_so_far(labels: list, problem_type: str | None, known_names: tuple[str
         raise InputError(f"problem_type: {problem_type!r} is unknown; known are {', '.join(PROBLEM_TYPES)}")
     if problem_type == "regression":
         return LabelSet(("value",), "regression")
-    sets = [_as_names(label) for label in labels]
+    sets = [label_names(label) for label in labels]
     if problem_type is None:
         is_multi = any(len(names) != 1 for names in sets)
         problem_type = "multi_label_classification" if is_multi else "single_label_classification"
@@ -165,7 +166,7 @@ def rename_labels(label, names: dict[str, str]):
 
 def without_label(label, none: str) -> list[str]:
     """Returns a clip's labels without the one that stands for none of the classes."""
-    return [name for name in _as_names(label) if name != class_name(none)]
+    return [name for name in label_names(label) if name != class_name(none)]
 
 
 def class_name(text: str) -> str:
@@ -176,7 +177,8 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
-def _as_names(label) -> list[str]:
+def label_names(label) -> list[str]:
+    """Returns the names of a clip's labels, as they are compared."""
     return [class_name(str(name)) for name in (label if isinstance(label, (list, tuple)) else [label])]
 
 

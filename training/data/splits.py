@@ -12,10 +12,10 @@ import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, train_test_split
 from transformers.utils import logging
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from .arguments import DataArguments, EvaluationDataArguments, FrozenDataArguments, SourceArguments, SplitArguments
 from .columns import OTHER_COLUMNS, TIME_COLUMNS, Columns, clip_names, stored_paths
-from .labels import LabelSet, read_label_file, rename_labels, sort_key, without_label
+from .labels import LabelSet, class_name, label_names, read_label_file, rename_labels, sort_key, without_label
 from .sources import Report, choose_split, load_local, standardise, warn_of_left_out
 from .tables import load_table
 
@@ -31,7 +31,8 @@ def load_splits(arguments: SplitArguments, report: Report = warn_of_left_out) ->
         report: takes a folder, and rows on the files that are left out of it
 
     Raises:
-        InputError: an unreadable source, one without a training split, or options that have no effect on it.
+        InputError: an unreadable source, one without a training split, or options that have no effect on it, such as
+            a `none_label` that no clip has.
     """
     arguments.check_source()
     columns = columns_of(arguments, is_multi=arguments.problem_type == "multi_label_classification")
@@ -45,6 +46,8 @@ def load_splits(arguments: SplitArguments, report: Report = warn_of_left_out) ->
         if chosen["train"] is None:
             raise InputError(f"{name}: no split 'train'; set train_split to one of {', '.join(available)}")
         splits = {kind: available[split]() for kind, split in chosen.items() if split is not None}
+    if problem := _unused_none_label(splits.values(), arguments):
+        raise InputError(problem)
     return _with_one_kind({split: _with_meant_labels(data, arguments) for split, data in splits.items()})
 
 
@@ -75,12 +78,16 @@ def load_test_split(arguments: SourceArguments, is_multi: bool = False) -> datas
     arguments.check_source()
     columns = columns_of(arguments, is_multi)
     if arguments.test_file:
-        return _with_meant_labels(load_table(Path(arguments.test_file), columns), arguments)
-    name, available = arguments.dataset_name, _load_named(arguments, columns)
-    chosen = choose_split(name, available, "test", arguments.test_split)
-    if chosen is None and len(available) > 1:
-        raise InputError(f"{name}: no split 'test'; set test_split to one of {', '.join(available)}")
-    return _with_meant_labels(available[chosen or next(iter(available))](), arguments)
+        data = load_table(Path(arguments.test_file), columns)
+    else:
+        name, available = arguments.dataset_name, _load_named(arguments, columns)
+        chosen = choose_split(name, available, "test", arguments.test_split)
+        if chosen is None and len(available) > 1:
+            raise InputError(f"{name}: no split 'test'; set test_split to one of {', '.join(available)}")
+        data = available[chosen or next(iter(available))]()
+    if problem := _unused_none_label([data], arguments):
+        logger.warning(problem)  # a test may have classes alone
+    return _with_meant_labels(data, arguments)
 
 
 def columns_of(arguments: SourceArguments, is_multi: bool = False) -> Columns:
@@ -102,6 +109,18 @@ def _load_named(
     if is_standard:
         return {split: lambda data=data: data for split, data in splits.items()}
     return {split: partial(standardise, f"{name}[{split}]", data, columns) for split, data in splits.items()}
+
+
+def _unused_none_label(splits: Iterable[datasets.Dataset], arguments: SourceArguments) -> str:
+    """Returns what is wrong with a `none_label` that no clip has, such as a misspelt one; empty if nothing is."""
+    if arguments.none_label is None:
+        return ""
+    name = class_name(arguments.none_label)
+    known = {own for data in splits for label in data["label"] for own in label_names(label)}
+    if name in known:
+        return ""
+    hint = nearest(name, known, f"known are {', '.join(sorted(known, key=sort_key)[:20])}")
+    return f"none_label: no clip has the label {name!r}; {hint}"
 
 
 def _with_meant_labels(data: datasets.Dataset, arguments: SourceArguments) -> datasets.Dataset:

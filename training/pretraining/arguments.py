@@ -68,11 +68,8 @@ class PretrainingArguments(TrainingArguments):
         default_factory=list, init=False, repr=False
     )  # the numbers that are not set in the recipe
 
-    def as_given(self) -> dict:
-        """Returns the values for `results.json`, without what a run derives from others: a repeat derives it."""
-        return super().as_given() | dict.fromkeys(self.open_steps)
-
     def __post_init__(self):
+        self.keep_given()
         self.ignore_data_skip = True  # the stream itself skips to where a run resumes
         if self.load_best_model_at_end:  # every evaluated step must be saved
             self.eval_steps, self.save_steps = self.eval_steps or self.save_steps, self.save_steps or self.eval_steps

@@ -47,7 +47,7 @@ class Examples:
 
 
 class PretrainingCallback(StreamCallback):
-    """Also restores the throughput totals of a resumed run, and its best checkpoint."""
+    """Also restores the throughput totals of a resumed run."""
 
     def __init__(self, trainer: "PretrainingTrainer"):
         super().__init__(trainer.train_dataset, trainer.epoch_steps)
@@ -55,9 +55,6 @@ class PretrainingCallback(StreamCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
-        if state.best_model_checkpoint is None and best.is_dir():  # Trainer loses it if the folder was renamed
-            state.best_model_checkpoint = str(best)
         hours = [entry["audio_hours"] for entry in state.log_history if "audio_hours" in entry]
         self.trainer.meter.begin(self.stream.start, hours[-1] if hours else 0.0)
 
