@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from .console import print_table, run_program
 from .data.audio import read_audio
+from .data.tables import NamedClip
 from .embeddings.embed import load
 from .embeddings.log_mel import LOG_MEL, require_float32
 from .embeddings.neighbours import (
@@ -24,7 +25,15 @@ from .embeddings.neighbours import (
     exact_neighbours,
     open_index,
 )
-from .embeddings.stored import NAMES, EmbeddingArguments, Embeddings, as_text, read_embeddings, suggestion
+from .embeddings.stored import (
+    NAMES,
+    ClipPlaces,
+    EmbeddingArguments,
+    Embeddings,
+    as_text,
+    read_embeddings,
+    suggestion,
+)
 from .errors import InputError, blamed, printable
 from .files import arrow_array, check_apart, check_writable
 from .inference.precision import HardwareArguments, choose_hardware, place
@@ -82,8 +91,8 @@ def find(argv: list[str]):
     check_lengths(arguments.embeddings, found)
     if len(found.names) == 1:
         raise InputError(f"{arguments.embeddings}: has one clip and no others to find; embed more")
-    places = {name: row for row, name in enumerate(found.names)}
-    rows = np.array([places.get(clip, -1) for clip in arguments.clips])
+    places = ClipPlaces(found.names)
+    rows = np.array([(places.find(NamedClip(clip, clip)) or [-1])[-1] for clip in arguments.clips])
     queries = np.empty((len(rows), found.vectors.shape[1]), dtype=np.float32)
     queries[rows >= 0] = found.vectors[rows[rows >= 0]]
     new = [clip for clip, row in zip(arguments.clips, rows) if row < 0]

@@ -1,6 +1,7 @@
 """Tests the search for nearest clips: exact search, the index against it, new recordings, and refusals."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -180,12 +181,22 @@ def made(tmp_path_factory):
 
 
 def test_a_new_recording_is_encoded_as_those_of_the_table(made, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(made / "clips")
-    assert run("../all.npz", "5.wav", "--output", tmp_path / "near.csv") == 0  # the table has its whole path
+    shutil.copy(made / "clips" / "5.wav", tmp_path / "new.wav")
+    monkeypatch.chdir(tmp_path)
+    assert run(made / "all.npz", "new.wav", "--output", tmp_path / "near.csv") == 0
     assert "1 new: encoded with" in capsys.readouterr().err
     found = pandas.read_csv(tmp_path / "near.csv")
     assert len(found) == 6 and found["file_name"][0] == str(made / "clips" / "5.wav")
     assert found["cosine"][0] == pytest.approx(1, abs=1e-5) and found["cosine"][1] < 1 - 1e-4
+
+
+def test_a_clip_by_another_form_of_its_path_is_not_its_own_neighbour(made, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(made / "clips")
+    for number, name in enumerate(("5.wav", "./5.wav", made / "clips" / "5.wav")):  # the table has its whole path
+        assert run("../all.npz", name, "--output", tmp_path / f"{number}.csv") == 0
+        assert "new: encoded with" not in capsys.readouterr().err
+        found = pandas.read_csv(tmp_path / f"{number}.csv")["file_name"]
+        assert len(found) and str(made / "clips" / "5.wav") not in set(found)
 
 
 def test_another_model_is_refused(made, tmp_path, capsys):

@@ -172,7 +172,8 @@ def build_index(path: Path, found: Embeddings, about: dict) -> NeighbourIndex:
     index = Index(ndim=found.vectors.shape[1], metric="cos", dtype="f32")
     for start in tqdm(range(0, len(found.names), ADDED), desc="indexing", disable=None, leave=False):
         block = unit(found.vectors[start : start + ADDED])
-        index.add(np.arange(start, start + len(block), dtype=np.uint64), block)
+        # Vectors that are added at the same time may miss each other, which matters where there are few.
+        index.add(np.arange(start, start + len(block), dtype=np.uint64), block, threads=0 if start else 1)
     text = json.dumps(about).encode()
     with complete_file(path) as unfinished:
         index.save(str(unfinished))
