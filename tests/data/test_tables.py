@@ -255,7 +255,9 @@ def test_selection_tables_of_raven(tmp_path, warnings):
 @pytest.mark.parametrize("times", ["start,end", "Start_s,End_s", "onset,offset", "onset_s, offset_s"])
 def test_a_table_of_parts_is_no_table_of_whole_recordings(tmp_path, times):
     path = _table(tmp_path / "a.csv", f"file_name,{times}\nx.wav,0,1\nx.wav,1,2\n")
-    with pytest.raises(InputError, match="a.csv: lists parts of recordings; name the recordings, or their folder"):
+    with pytest.raises(
+        InputError, match="a.csv: lists parts of recordings; name the recordings, or their folder, or rename its"
+    ):
         load_unlabelled_table(path)
     assert len(load_unlabelled_table(_table(tmp_path / "b.csv", "file_name,start\nx.wav,0\nx.wav,1\n"))) == 2
 

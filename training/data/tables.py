@@ -21,6 +21,7 @@ from .columns import (
     AUDIO_COLUMNS,
     LABEL_COLUMNS,
     OTHER_COLUMNS,
+    TIME_COLUMNS,
     Columns,
     choose_column,
     named_clip,
@@ -35,7 +36,7 @@ logger = logging.get_logger(__name__)
 
 START, END = "start of the selection", "end of the selection"
 # Columns of tables whose rows are parts of recordings: those of this project's own tables, and the usual ones.
-PAIRS_OF_TIMES = (("start", "end"), ("start_s", "end_s"), ("onset", "offset"), ("onset_s", "offset_s"))
+PAIRS_OF_TIMES = (TIME_COLUMNS, ("start_s", "end_s"), ("onset", "offset"), ("onset_s", "offset_s"))
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,9 @@ def load_table_as_it_stands(path: Path, audio_column: str | None = None) -> tupl
     """Loads a table as `load_unlabelled_table` does, and also its columns as they stand there, without stored audio."""
     table, audio_column = _read_table_of_clips(path, audio_column)
     names = {name.strip().casefold() for name in table}
-    if any(names.issuperset(pair) for pair in PAIRS_OF_TIMES):  # or each part would count as its whole recording
-        raise _lists_parts(path)
+    for pair in PAIRS_OF_TIMES:
+        if names.issuperset(pair):  # each part would count as its whole recording
+            raise _lists_parts(path, pair)
     audio = _read_audio(table, audio_column)
     if None in audio:
         raise InputError(f"{path}: {table.row_of(audio.index(None))} has no {audio_column}; fill it in or remove it")
@@ -161,12 +163,15 @@ def _read_table_of_clips(path: Path, audio_column: str | None) -> tuple[Table, s
     """Returns a table whose rows are whole recordings, and its audio column."""
     table = _read_table(path, Columns(audio_column))
     if {RAVEN_BEGIN, RAVEN_END} <= set(table):
-        raise _lists_parts(path)
+        raise _lists_parts(path, (RAVEN_BEGIN, RAVEN_END))
     return table, _choose_audio(table, audio_column)
 
 
-def _lists_parts(path: Path) -> InputError:
-    return InputError(f"{path}: lists parts of recordings; name the recordings, or their folder")
+def _lists_parts(path: Path, times: tuple[str, str]) -> InputError:
+    return InputError(
+        f"{path}: lists parts of recordings; name the recordings, or their folder, or rename its columns "
+        f"{' and '.join(times)} if they are no times"
+    )
 
 
 def _own_columns(table: Table) -> pyarrow.Table:
