@@ -26,7 +26,7 @@ from modeling_dual_ssast import __version__ as version
 from modeling_dual_ssast.classifier_dual_ssast import labels_of_probabilities
 from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_starts
 
-from ..base.event_detection import event_scores, event_settings, find_events
+from ..base.event_detection import event_scores, event_settings, event_thresholds, find_events
 from ..base.finite import OVERFLOW
 from ..base.label_frames import frame_grid
 from ..base.open_set import UNKNOWN, EmbeddingHook, Rejection
@@ -350,7 +350,7 @@ class Service:
         logits = rows[:, : len(names)]
         (scores,) = self.model.probabilities(whole[:, : len(names)])
         config = self.model.config
-        thresholds = event_settings(config)["high"] if self.of_frames else config.decision_thresholds
+        thresholds = event_thresholds(config) if self.of_frames else config.decision_thresholds
         (prediction,) = labels_of_probabilities(scores[None], names, labels.problem_type, thresholds)
         answer = {"prediction": prediction, "scores": handler.ranked(scores.tolist(), names, parameters)}
         if self.rejection is not None:
