@@ -336,8 +336,8 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
         for name in self.language or ():
             if name != "multilingual" and not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*", name):
                 raise InputError(
-                    f"language: must be codes such as en or swa (ISO 639), or multilingual, got {name!r}; in YAML, "
-                    'Norwegian is "no" in quotes'
+                    f"language: must be codes such as en or swa (ISO 639), or multilingual, got {name!r}; "
+                    "recipes of earlier versions hold false for Norwegian, which was no without quotes"
                 )
 
     def _check_decay(self):
