@@ -186,8 +186,7 @@ def load_encoder(
         use_instructions=False,
         training_datasets=None,
         modalities=["audio"],
-        experiment_kwargs=settings | ({"first_window": True} if first_window else {})
-        or None,  # MTEB's cache goes by it
+        experiment_kwargs=(settings | {"first_window": True} if first_window else settings) or None,  # in cached names
     )
     return DualSSASTEncoder(loaded.to(device), meta, first_window)
 

@@ -320,7 +320,7 @@ def name_positionals(argv: list[str], cls: type, *names: str) -> list[str]:
     return positional + named
 
 
-class Recipe(dict):
+class WrittenRecipe(dict):
     """
     Maps the keys of a recipe to their values.
 
@@ -377,13 +377,13 @@ def _read_text(text: str):
     """Returns the value in a text: JSON as such, since YAML reads some of its numbers and characters as others."""
     try:
         value = json.loads(text, object_pairs_hook=_as_mapping)
-        return Recipe(value) if isinstance(value, dict) else value
+        return WrittenRecipe(value) if isinstance(value, dict) else value
     except (json.JSONDecodeError, RecursionError):
         return _read_yaml(text)
 
 
 def _read_yaml(text: str):
-    """Returns the value in a text, a mapping as `Recipe`."""
+    """Returns the value in a text, a mapping as `WrittenRecipe`."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -393,7 +393,7 @@ def _read_yaml(text: str):
     if not isinstance(value, dict):
         return value
     written = {key.value: _written(own) for key, own in node.value if isinstance(key, yaml.ScalarNode)}
-    return Recipe(value, {key: text for key, text in written.items() if text is not None})
+    return WrittenRecipe(value, {key: text for key, text in written.items() if text is not None})
 
 
 def _written(node: yaml.Node) -> str | list[str] | None:
@@ -404,7 +404,7 @@ def _written(node: yaml.Node) -> str | list[str] | None:
     return node.value if isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":null") else None
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path) -> WrittenRecipe:
     """Reads a recipe: key -> value; raises `InputError` unless the file is a mapping in YAML or JSON."""
     if not path.is_file():
         raise InputError(f"{path}: no such recipe; recipes/ holds examples")
