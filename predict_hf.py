@@ -218,7 +218,7 @@ def run(arguments: PredictArguments, processes: Processes) -> int:
     hardware = processes.together(lambda: choose_hardware(arguments, processes.device))
     groups = {}  # key of an encoder -> jobs
     for name, own in several.items():
-        job = open_job(name, own, hardware, processes)
+        job = open_job(name, own, processes)
         is_shared = len(several) > 1 and not (job.network.of_frames or hardware.is_compiled)
         group = groups.setdefault(encoder_key(job.network) if is_shared else name, [])
         if group:
@@ -261,7 +261,7 @@ def one_by_one(arguments: PredictArguments) -> dict[str, PredictArguments]:
     return found
 
 
-def open_job(name: str, arguments: PredictArguments, hardware: Hardware, processes: Processes) -> Job:
+def open_job(name: str, arguments: PredictArguments, processes: Processes) -> Job:
     """Loads a model; on its device it is placed by `run`."""
     model, extractor = processes.together(lambda: load_classifier(arguments.model, of_frames=True))
     labels = labels_of(arguments.model, model.config)

@@ -22,7 +22,6 @@ from training.data.labels import LabelSet
 from training.embeddings import probe
 
 SINGLE, MULTI, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
-METRICS = {SINGLE: "accuracy", MULTI: "mean_average_precision", NUMBERS: "mean_squared_error"}
 CLASSES = ("a", "b,c", "007")
 
 

@@ -21,7 +21,7 @@ from training.data.columns import Columns, audio_of
 from training.data.labels import find_labels, read_label_file
 from training.data.screening import check_files, screen
 from training.data.sources import standardise
-from training.data.tables import load_table, load_unlabelled_table
+from training.data.tables import load_table, load_table_as_it_stands
 from training.data.text_tables import read_rows
 from training.errors import InputError
 
@@ -77,7 +77,7 @@ def _pairs(data) -> list[tuple]:
 def test_one_table_written_in_many_ways(tmp_path, name, text):
     path = _table(tmp_path / name, text)
     assert _pairs(load_table(path, Columns())) == EXPECTED
-    names = [audio_name(audio).rsplit("/", 1)[-1] for audio in load_unlabelled_table(path)["audio"]]
+    names = [audio_name(audio).rsplit("/", 1)[-1] for audio in load_table_as_it_stands(path)[0]["audio"]]
     assert names == ["a.wav", "b.wav"]
 
 
@@ -249,7 +249,7 @@ def test_selection_tables_of_raven(tmp_path, warnings):
         with pytest.raises(InputError, match=pattern):
             load_table(_table(path, text), Columns())
     with pytest.raises(InputError, match="a.txt: lists parts of recordings"):
-        load_unlabelled_table(path)
+        load_table_as_it_stands(path)
 
 
 @pytest.mark.parametrize("times", ["start,end", "Start_s,End_s", "onset,offset", "onset_s, offset_s"])
@@ -258,8 +258,8 @@ def test_a_table_of_parts_is_no_table_of_whole_recordings(tmp_path, times):
     with pytest.raises(
         InputError, match="a.csv: lists parts of recordings; name the recordings, or their folder, or rename its"
     ):
-        load_unlabelled_table(path)
-    assert len(load_unlabelled_table(_table(tmp_path / "b.csv", "file_name,start\nx.wav,0\nx.wav,1\n"))) == 2
+        load_table_as_it_stands(path)
+    assert len(load_table_as_it_stands(_table(tmp_path / "b.csv", "file_name,start\nx.wav,0\nx.wav,1\n"))[0]) == 2
 
 
 def test_other_spellings_of_a_path_are_found(tmp_path):
@@ -536,7 +536,7 @@ def test_addresses_in_tables_are_refused(tmp_path, stored):
     row = {"audio": {"path": name} if stored else name, "label": "x"}
     path = _table(tmp_path / "a.jsonl", json.dumps(row) + "\n")
     pattern = rf"row 1 \(line 1\) has the address {name}, and tables name files; download the clips"
-    for load in (lambda: load_table(path, Columns()), lambda: load_unlabelled_table(path)):
+    for load in (lambda: load_table(path, Columns()), lambda: load_table_as_it_stands(path)):
         with pytest.raises(InputError, match=pattern):
             load()
 

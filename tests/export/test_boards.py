@@ -14,7 +14,6 @@ from training.data.audio import read_audio
 from training.errors import InputError
 from training.export import __main__, boards, comparison
 
-RATE = 16000
 FILES = sorted((ROOT / "data" / "voice_prompts" / "audio").glob("*.flac"))[::100]
 
 

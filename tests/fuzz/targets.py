@@ -24,7 +24,7 @@ from training import tasks
 from training.base.inference import load_classifier, load_encoder
 from training.data.audio import read_audio
 from training.data.columns import Columns
-from training.data.tables import load_table, load_unlabelled_table
+from training.data.tables import load_table, load_table_as_it_stands
 from training.errors import InputError
 
 RATE = 16000
@@ -117,7 +117,7 @@ def _manifest(path: str, facts: dict, bases: Path, folder: Path, warnings: list[
 
 def _read_rows(path: str):
     refusal = None
-    for load in (lambda: load_table(Path(path), Columns()), lambda: load_unlabelled_table(Path(path))):
+    for load in (lambda: load_table(Path(path), Columns()), lambda: load_table_as_it_stands(Path(path))):
         try:
             yield load()
         except InputError as error:

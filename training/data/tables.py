@@ -110,19 +110,15 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"audio": audio, "label": labels} | other_columns(path, table, columns))
 
 
-def load_unlabelled_table(path: Path, audio_column: str | None = None) -> datasets.Dataset:
+def load_table_as_it_stands(path: Path, audio_column: str | None = None) -> tuple[datasets.Dataset, pyarrow.Table]:
     """
-    Loads the column `audio` of a table; its paths are relative to the table.
+    Loads the column `audio` of a table, whose paths are relative to the table, and the table's columns as they stand
+    there, without stored audio.
 
     Raises:
         InputError: an unknown extension, an unreadable or empty table, no audio column, rows without audio, or columns
             of times, which say that it lists parts of recordings.
     """
-    return load_table_as_it_stands(path, audio_column)[0]
-
-
-def load_table_as_it_stands(path: Path, audio_column: str | None = None) -> tuple[datasets.Dataset, pyarrow.Table]:
-    """Loads a table as `load_unlabelled_table` does, and also its columns as they stand there, without stored audio."""
     table, audio_column = _read_table_of_clips(path, audio_column)
     names = {name.strip().casefold() for name in table}
     for pair in PAIRS_OF_TIMES:

@@ -199,9 +199,9 @@ def _clips_of(dataset) -> ClipSequence:
     return ClipSequence([Examples(dataset) if isinstance(dataset, ClipDataset) else dataset])
 
 
-def subsets(names: tuple[str, ...] = tuple(POOLINGS)) -> list[tuple[str, ...]]:
-    """Returns all non-empty subsets: seven of mean, max and min."""
-    return [subset for size in range(1, len(names) + 1) for subset in itertools.combinations(names, size)]
+def subsets() -> list[tuple[str, ...]]:
+    """Returns all non-empty subsets of `POOLINGS`: seven."""
+    return [subset for size in range(1, len(POOLINGS) + 1) for subset in itertools.combinations(POOLINGS, size)]
 
 
 def blocks(readout: str, layers: tuple[int, ...], pooling: tuple[str, ...], combination: str) -> list[tuple]:

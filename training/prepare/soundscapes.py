@@ -64,14 +64,13 @@ GAP_S = (0.4, 1.2)  # between others
 
 
 class Mixed(NamedTuple):
-    """Holds an event of a mixture: its place in samples, label, band, clip, and level above the background."""
+    """Holds an event of a mixture: its place in samples, label, band and clip."""
 
     start: int
     end: int
     label: str
     band_hz: tuple[float, float]
     clip: str
-    snr_db: float
 
     def as_annotated(self) -> Event:
         return Event(self.start / RATE, self.end / RATE, self.label, *self.band_hz)
@@ -200,8 +199,7 @@ def add_events(audio: np.ndarray, labels: Bag, clips: dict[str, Bag], rng: np.ra
         gain = level * 10 ** (rng.uniform(*SNR_DB) / 20) / root_mean_square
         gain = min(gain, PEAK / np.max(np.abs(event)))
         audio[start:end] += gain * event
-        snr_db = float(20 * np.log10(gain * root_mean_square / level))
-        events.append(Mixed(start, end, label, find_band(event), name, snr_db))
+        events.append(Mixed(start, end, label, find_band(event), name))
 
 
 def write(folder: Path, mixtures: Iterable[tuple[str, np.ndarray, list[Mixed]]]):

@@ -170,7 +170,7 @@ def suggest(argv: list[str]) -> int:
     kind = FrameClassifier if "FrameClassification" in type(model).__name__ else Classifier
     network = kind(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s)
     suggester = Suggester(network, settings, recordings)
-    print_unknown(arguments, recordings, suggester)
+    print_unknown(arguments, suggester)
     clips = ClipSequence([NamedFiles(recordings)])
     output = Path(os.path.abspath(arguments.output))  # `.` has no name
     about = {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
@@ -260,7 +260,7 @@ def check_place(arguments: TableArguments, event_format: str, names: Iterable[st
     check_outside(arguments.output, source)
 
 
-def print_unknown(arguments: SuggestArguments, recordings: dict[str, AnnotatedRecording], suggester: Suggester):
+def print_unknown(arguments: SuggestArguments, suggester: Suggester):
     unknown = {label: n for label, n in suggester.counts.items() if label not in suggester.places}
     if unknown:
         logger.warning(
