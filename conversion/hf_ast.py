@@ -1,6 +1,5 @@
 """Converts folders of Transformers' `ASTForAudioClassification`, with the key names of Transformers 4 and 5."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from transformers import ASTConfig
 
 from hub.scan import scan_settings
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForAudioClassification
+from training.files import read_json
 
 from .ast_original import AST_READOUT
 from .checkpoint import ConversionError, Tensors, find_state_dict, numbered_blocks, read_checkpoint
@@ -48,6 +48,7 @@ LINEARS = {
     "mlp.fc2": ("output.dense", "mlp.fc2"),
 }
 READOUTS = {"prefix": AST_READOUT, "patches": SSAST_READOUT}
+REMEDY = "use an unchanged file"
 EXTRACTOR_NAMES = ("mean", "std", "sampling_rate", "do_normalize")
 
 
@@ -59,6 +60,7 @@ def convert(source: Path, options: Options) -> Converted:
         source: the folder, with config.json, the weights and, if it has one, preprocessor_config.json
 
     Raises:
+        InputError: a file of settings cannot be read.
         ConversionError: the folder or the options are wrong.
     """
     original = _read_config(source)
@@ -90,7 +92,7 @@ def _read_config(source: Path) -> ASTConfig:
     if not source.is_dir():
         raise ConversionError(f"{source} is no folder: hf-ast needs the folder that save_pretrained has written")
     scan_settings(source)
-    config = _read_json(source / "config.json")
+    config = read_json(source / "config.json", REMEDY)
     if config.get("model_type") != ASTConfig.model_type:
         raise ConversionError(
             f"{source} is no folder of Transformers' AST: model_type in config.json is {config.get('model_type')!r}, "
@@ -104,19 +106,7 @@ def _checked(path: Path, make: Callable):
     try:
         return make()
     except Exception as error:
-        raise ConversionError(f"{path} has a setting that is wrong ({error}): use an unchanged file") from error
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConversionError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConversionError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ConversionError(f"{path} holds a {type(content).__name__}, expected settings by name")
-    return content
+        raise ConversionError(f"{path} has a setting that is wrong ({error}): {REMEDY}") from error
 
 
 def _read_weights(source: Path) -> dict[str, torch.Tensor]:
@@ -125,7 +115,7 @@ def _read_weights(source: Path) -> dict[str, torch.Tensor]:
         if (source / name).exists():
             return read(source / name)
         if (source / f"{name}.index.json").exists():
-            weight_map = _read_json(source / f"{name}.index.json").get("weight_map", {})
+            weight_map = read_json(source / f"{name}.index.json", REMEDY).get("weight_map", {})
             shards = [source / Path(shard).name for shard in sorted(set(weight_map.values()))]
             return {key: tensor for shard in shards for key, tensor in read(shard).items()}
     raise ConversionError(f"{source} holds no weights: expected model.safetensors or pytorch_model.bin")
@@ -218,7 +208,7 @@ def _map_extractor(source: Path, config: DualSSASTConfig, options: Options):
     if not path.exists():
         stored, notes = {}, [f"{path.name} is missing: AudioSet's mean and standard deviation, 16 kHz"]
     else:
-        stored, notes = _read_json(path), []
+        stored, notes = read_json(path, REMEDY), []
     settings = {name: stored[name] for name in EXTRACTOR_NAMES if name in stored} | options.statistics
     for name in ("num_mel_bins", "max_length"):
         if stored.get(name, getattr(config, name)) != getattr(config, name):

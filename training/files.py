@@ -133,7 +133,7 @@ def read_json(path: Path, remedy: str) -> dict:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: is damaged ({one_line(error)}); {remedy}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: is damaged (it holds {short(repr(value), 80)}); {remedy}")

@@ -20,12 +20,13 @@ import embed_hf
 import predict_hf
 import train_hf
 from training import check, explain
-from training.base.outputs import best_step, dispensable, kept_epoch
+from training.base.outputs import best_step, dispensable, earlier_results, kept_epoch
+from training.compare.runs import read_runs
 from training.console import LastingStream, lasting_streams
 from training.console import run_program as run_here
 from training.errors import InputError
 from training.export import __main__ as export
-from training.files import check_writable, complete_file, write_json
+from training.files import check_writable, complete_file, read_json, write_json
 from training.prepare import __main__ as prepare
 
 # ---- places to write to ----
@@ -110,6 +111,17 @@ def test_what_a_link_leads_to_is_replaced(place):
     with complete_file(place / "link") as unfinished:
         unfinished.write_text("new")
     assert (place / "link").is_symlink() and (place / "folder" / "target").read_text() == "new"
+
+
+def test_a_file_of_brackets_is_a_damaged_one(tmp_path):
+    """JSON's reader gives up on deep nesting with an error of its own kind."""
+    path = tmp_path / "results.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(InputError, match="results.json: is damaged .*; make it again"):
+        read_json(path, "make it again")
+    with pytest.raises(InputError, match="results.json: is no record of a run"):
+        read_runs(tmp_path, "run")
+    assert earlier_results(tmp_path) == {}
 
 
 def test_the_kept_weights_are_those_of_the_best_checkpoint():

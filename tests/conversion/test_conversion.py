@@ -497,7 +497,7 @@ def test_missing_file_and_folder(tmp_path, capsys):
         ("ssast", tmp_path / "nowhere.pth", "does not exist"),
         ("ssast", tmp_path / "folder", "has the family hf-ast"),
         ("hf-ast", tmp_path / "nowhere.pth", "needs the folder that save_pretrained has written"),
-        ("hf-ast", tmp_path / "folder", "config.json cannot be read"),
+        ("hf-ast", tmp_path / "folder", "config.json: is damaged ([Errno 2] No such file"),
     ):
         (tmp_path / "folder").mkdir(exist_ok=True)
         status = main([family, str(source), str(tmp_path / "converted")])
@@ -755,7 +755,7 @@ def test_damaged_hf_ast(hf_folder, tmp_path, capsys):
     assert_refused((status, *capsys.readouterr(), target), "holds no weights")
     (hf_folder / "config.json").write_text("{")
     status = main(["hf-ast", str(hf_folder), str(target)])
-    assert_refused((status, *capsys.readouterr(), target), "config.json is no JSON")
+    assert_refused((status, *capsys.readouterr(), target), "config.json: is damaged")
 
 
 def test_base_model_of_hf_ast(hf_folder, hf_ast, tmp_path, capsys):

@@ -432,7 +432,7 @@ def _read_sweep(folder: Path) -> dict:
 def _as_dict(name: str, value) -> dict:
     try:
         value = json.loads(value) if isinstance(value, str) else value or {}
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{name}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise InputError(f"{name}: expected a mapping, got {short(repr(value))}")

@@ -174,7 +174,7 @@ def begin_anew(folder: Path):
 def earlier_results(folder: Path) -> dict:
     """Returns the results of the run that wrote a folder, also of one that was stopped in `publish`; empty for none."""
     for path in (folder / "results.json", folder / EARLIER, folder / STAGING_NAME / "results.json"):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             if isinstance(found := json.loads(path.read_text(encoding="utf-8")), dict):
                 return found
     return {}

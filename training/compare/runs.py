@@ -80,7 +80,7 @@ def read_runs(folder: Path, shown: str) -> list[Run]:
         metrics = results["metric"] if task == "probe" else results.get("metrics", {})
     except FileNotFoundError:
         raise InputError(f"{folder}: holds no results.json; name the output folder of a finished run") from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{file}: is no record of a run ({type(error).__name__}); name another folder") from None
     if not path.exists():
         raise InputError(

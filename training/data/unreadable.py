@@ -47,8 +47,8 @@ class UnreadableLog:
             try:
                 entry = json.loads(line)
                 entries[str(entry["clip"])] = str(entry["reason"])
-            except (ValueError, LookupError, TypeError):  # the disk was full, the machine went down, or a hand wrote it
-                continue
+            except (ValueError, LookupError, TypeError, RecursionError):
+                continue  # the disk was full, the machine went down, or a hand wrote it
         return dict(sorted(entries.items()))
 
     def count(self, readable: bool):

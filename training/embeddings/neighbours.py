@@ -215,7 +215,7 @@ def _read_about(path: Path) -> dict:
                 raise ValueError("its end is missing")
             file.seek(size - end - length)
             return json.loads(file.read(length))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: is not an index of training.nearest ({one_line(error)}); name another --index"
         ) from None

@@ -95,7 +95,7 @@ def read_embeddings(path: Path, column: str | None = None, may_repeat: bool = Fa
         raise InputError(f"{path}: must end in {' or '.join(EXTENSIONS)}; {REMEDY}")
     try:
         found = (_read_parquet if path.suffix == ".parquet" else _read_npz)(path, column)
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:  # ValueError: Arrow's errors too
+    except (ValueError, OSError, EOFError, KeyError, RecursionError, zipfile.BadZipFile) as error:  # also of Arrow
         raise InputError(f"{path}: not readable ({one_line(error)}); write it again with embed_hf.py") from None
     _check(path, found, may_repeat)
     return found
