@@ -395,6 +395,11 @@ def outside(duration_s: float, stretches: Iterable[tuple[float, float]]) -> list
     return found
 
 
+def mapped(label: str, names: Mapping[str, str | None], known: Collection[str]) -> str | None:
+    """Returns what a label map makes of a label; `REST` is about none of the `known` ones."""
+    return names[label] if label in names else label if label in known else names.get(REST, label)
+
+
 def _renamer(source: Path, labels, label_map: Mapping, exclude: set[str], seen: set[str]) -> Callable:
     """
     Returns a function of recording and event: its label, `None` if it is left out, and whether it is unsure. It adds
@@ -404,11 +409,7 @@ def _renamer(source: Path, labels, label_map: Mapping, exclude: set[str], seen: 
     names = {class_name(old): None if is_empty(new) else class_name(new) for old, new in label_map.items()}
 
     def rename(path: Path, event: Event) -> tuple[str | None, bool]:
-        label = event.label
-        if label in names:
-            label = names[label]
-        elif (known is None or label not in known) and REST in names:
-            label = names[REST]
+        label = mapped(event.label, names, known or ())
         seen.update({event.label, label} - {None})
         if {event.label, label} & exclude:
             return label, True

@@ -21,7 +21,7 @@ from ..base.event_detection import without_unsure
 from ..base.outputs import describe_recipe, dispensable, new_staging, publish, write_results
 from ..base.reproduction import versions
 from ..console import print_table
-from ..data.annotations import NOT_ANNOTATED, outside, read_label_map
+from ..data.annotations import NOT_ANNOTATED, REST, mapped, outside, read_label_map
 from ..data.audio import audio_seconds
 from ..data.events import BACKGROUND, Event, as_named, read_event_tables, read_events
 from ..data.labels import class_name
@@ -37,7 +37,6 @@ logger = logging.get_logger(__name__)
 NAMED = 3  # names in a message
 PRINTED = 30  # rows of a printed table
 ENDINGS = AUDIO_EXTENSIONS | OTHER_AUDIO_EXTENSIONS
-REST = "*"  # in a label map: every other label
 KINDS = ("event", "segment", "intersection")
 RATES = ("precision_micro", "recall_micro", "f1_micro", "f1_macro")
 
@@ -314,17 +313,14 @@ def _renamed(
         "label_map", [name for name in names if name not in known and name != REST], "labels are on neither side"
     )
     own = {*(arguments.labels or ()), *names.values()}
-
-    def rename(label: str) -> str | None:
-        return names[label] if label in names else names[REST] if REST in names and label not in own else label
-
+    renamed = {label: mapped(label, names, own) for label in known}
     sides = []
     for source, side in ((arguments.events, found), (arguments.annotations, wanted)):
-        left_out = [event.label for events in side.values() for event in events if rename(event.label) is None]
+        left_out = [event.label for events in side.values() for event in events if renamed[event.label] is None]
         remarks.add(source, left_out, "events have labels that label_map leaves out")
         sides.append(
             {
-                name: [event._replace(label=rename(event.label)) for event in events if rename(event.label) is not None]
+                name: [event._replace(label=label) for event in events if (label := renamed[event.label]) is not None]
                 for name, events in side.items()
             }
         )
