@@ -55,3 +55,10 @@ def draw_weights(units: np.ndarray, num_resamples: int, seed: int) -> Iterator[n
         drawn = rng.integers(num_units, size=(size, num_units)) + num_units * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * num_units).reshape(size, num_units)
         yield counts.T[units].astype(np.float32)  # whole numbers, exact up to 16 million
+
+
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Returns the mean over the labels that are not NaN: (labels, resamples) -> (resamples,)"""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from ..data.events import Event
-from .bootstrap import LEVEL, NUM_RESAMPLES, draw_weights, interval_of, resamples_for
+from .bootstrap import LEVEL, NUM_RESAMPLES, draw_weights, interval_of, mean_of_known, resamples_for
 from .finite import check_scores
 
 DECIMALS = 6  # of seconds: intersections are compared with shares of lengths
@@ -88,12 +88,12 @@ def detection_metrics(
     draws, per_class = {}, {}
     for name, scenario in PSDS.items():
         whole, single = _psds(parts, wanted, durations, scenario, weights)  # (resamples,), (labels, resamples)
-        draws |= {name: whole, f"{name}_macro": _mean_of_known(single)}
+        draws |= {name: whole, f"{name}_macro": mean_of_known(single)}
         per_class[name] = single[:, 0]
     if frame_scores is not None:
         parts = _without_padding({name: frame_scores[name] for name in recordings}, labels)
     precisions = _frame_precisions(parts, wanted, weights)
-    draws["frame_mean_average_precision"] = _mean_of_known(precisions)
+    draws["frame_mean_average_precision"] = mean_of_known(precisions)
     per_class["frame_ap"] = precisions[:, 0]
     return _described(draws, per_class, labels, weights)
 
@@ -102,7 +102,7 @@ def frame_mean_average_precision(scores: Scores, annotations: Annotations, label
     """Returns one of the metrics of `detection_metrics`, and raises what it raises."""
     wanted = [_by_label(annotations[name], list(labels), is_joined=True) for name in scores]
     precisions = _frame_precisions(_without_padding(scores, labels), wanted, np.ones((len(scores), 1)))
-    return float(_mean_of_known(precisions)[0])
+    return float(mean_of_known(precisions)[0])
 
 
 def event_metrics(
@@ -160,7 +160,7 @@ def event_metrics(
         for name in ("precision", "recall", "f1"):
             # A label that is annotated and never predicted counts as 0 in the mean of the precisions too.
             own = np.where(sums[2] > 0, np.nan_to_num(single[name]), np.nan)
-            draws |= {f"{kind}_{name}_micro": micro[name], f"{kind}_{name}_macro": _mean_of_known(own)}
+            draws |= {f"{kind}_{name}_micro": micro[name], f"{kind}_{name}_macro": mean_of_known(own)}
             per_class[f"{kind}_{name}"] = single[name][:, 0]
     with np.errstate(divide="ignore", invalid="ignore"):
         draws["segment_error_rate"] = _known(errors @ weights / (segments[..., 2].sum(axis=1) @ weights))
@@ -226,13 +226,6 @@ def _by_label(events: Iterable[Event], labels: list[str], is_joined: bool = Fals
 def _known(values: np.ndarray) -> np.ndarray:
     """Returns values with NaN for what was divided by zero."""
     return np.where(np.isfinite(values), values, np.nan)
-
-
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Returns the mean over the labels that are not NaN: (labels, resamples) -> (resamples,)"""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
 
 
 def _rates(sums: np.ndarray) -> dict[str, np.ndarray]:

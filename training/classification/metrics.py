@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from scipy.stats import norm
 
 from ..base.arguments import TrainingArguments
+from ..base.bootstrap import mean_of_known
 from ..base.finite import check_scores
 from ..errors import InputError
 from .calibration import probabilities
@@ -140,8 +141,8 @@ def _single_label(weights: np.ndarray, predictions: np.ndarray, targets: np.ndar
     hits = _sum_per_class(weights[correct], targets[correct], num_classes)  # (classes, resamples)
     return {
         "accuracy": hits.sum(axis=0) / support.sum(axis=0),
-        "unweighted_average_recall": _mean_of_known(np.where(support > 0, hits / support, np.nan)),
-        "macro_f1": _mean_of_known(np.where(support > 0, 2 * hits / (support + predicted), np.nan)),
+        "unweighted_average_recall": mean_of_known(np.where(support > 0, hits / support, np.nan)),
+        "macro_f1": mean_of_known(np.where(support > 0, 2 * hits / (support + predicted), np.nan)),
     }
 
 
@@ -167,17 +168,11 @@ def _multi_label(
     hits, given, support = ((part.T.astype(weights.dtype) @ weights).astype(np.float64) for part in counted)
     decisions = given.sum(axis=0) + support.sum(axis=0)
     return {
-        "mean_average_precision": _mean_of_known(precision),
-        "mean_auc": _mean_of_known(auc),
+        "mean_average_precision": mean_of_known(precision),
+        "mean_auc": mean_of_known(auc),
         "micro_f1": np.where(decisions > 0, 2 * hits.sum(axis=0) / decisions, 0.0),
-        "macro_f1": _mean_of_known(np.where(support > 0, 2 * hits / (given + support), np.nan)),
+        "macro_f1": mean_of_known(np.where(support > 0, 2 * hits / (given + support), np.nan)),
     }
-
-
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Returns the mean over the labels that are not NaN: (labels, resamples) -> (resamples,)"""
-    known = ~np.isnan(values)
-    return np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
 
 
 def _ranking_metrics(weights: np.ndarray, scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
