@@ -19,12 +19,12 @@ from modeling_dual_ssast import (
     DualSSASTForPreTraining,
 )
 from modeling_dual_ssast.configuration_dual_ssast import PUBLISHED_MLP_LAYERS, PUBLISHED_POOLINGS
-from training.files import check_writable
+from training.files import UNFINISHED, check_writable
 
 from . import deit, dual_ssast, ssast
 from .checkpoint import ConversionError, shorten
 from .options import Options
-from .saving import UNFINISHED, compare_states
+from .saving import compare_states
 
 MODELS = {model.__name__: model for model in (DualSSASTForPreTraining, DualSSASTForAudioClassification)}
 TIMM_CLASSES = 1000  # outputs of `v.head` and `v.head_dist`, which the original never calls

@@ -9,13 +9,11 @@ import torch
 from huggingface_hub import ModelCard
 
 from model_cards.card import converted_card
-from training.files import check_writable
+from training.files import UNFINISHED, check_writable
 
 from .catalogue import ORIGIN, Published, weights_of
 from .checkpoint import ConversionError, shorten
 from .result import Converted
-
-UNFINISHED = ".unfinished"  # ending of unfinished folders, known to the clean-up and .gitignore
 
 
 def check_target(source: Path, target: Path, overwrite: bool):
