@@ -51,7 +51,7 @@ from training.errors import InputError, blamed, one_line, printable, short
 from training.explain import draw_overlay, draw_spectrogram, explain, has_patches
 from training.inference import precision
 from training.inference.overlaps import classify_frames
-from training.recipe import described, name_positionals, parse_words, show_help
+from training.recipe import described, parse_program
 
 logger = logging.get_logger(__name__)
 
@@ -182,15 +182,12 @@ class PageArguments(precision.HardwareArguments):
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show_help((PageArguments,), USAGE)
     return run_program(serve, argv, "the page is closed")
 
 
 def serve(argv: list[str]):
     """Loads the models and serves the page until Ctrl-C."""
-    words = name_positionals(argv, PageArguments, "models")
-    (arguments,) = parse_words((PageArguments,), words, USAGE, "command line")
+    arguments = parse_program(argv, PageArguments, USAGE, "models")
     settings = read_settings(SETTINGS)
     names = arguments.models or os.environ.get("MODELS", "").split() or settings.get("models", [])
     if not names:

@@ -19,7 +19,7 @@ from training.inference.precision import HardwareArguments, choose_hardware, pla
 from training.inference.processes import Processes, start_processes
 from training.inference.shards import Shards, weights_fingerprint
 from training.inference.tables import unreadable_path, write_unreadable, written_beside
-from training.recipe import described, name_positionals, parse_words, show_help
+from training.recipe import described, parse_program
 
 USAGE = "embed_hf.py MODEL INPUT ... --output OUT.parquet|OUT.npz [--key value ...]"
 KEPT = "finished shards are kept in OUTPUT.shards; give the same command again, without --overwrite, to go on"
@@ -68,15 +68,12 @@ class EmbedArguments(HardwareArguments):
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show_help((EmbedArguments,), USAGE)
     return run_program(embed, argv, KEPT)
 
 
 def embed(argv: list[str]) -> int:
     """Embeds what the command line names, as one of several processes; returns the exit status."""
-    words = name_positionals(argv, EmbedArguments, "model", "inputs")
-    (arguments,) = parse_words((EmbedArguments,), words, USAGE, "command line")
+    arguments = parse_program(argv, EmbedArguments, USAGE, "model", "inputs")
     processes = start_processes(arguments.share, arguments.device, arguments.overwrite)
     try:
         run(arguments, processes)

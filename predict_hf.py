@@ -37,7 +37,7 @@ from training.inference.shared import (
     use_encoder_of,
 )
 from training.inference.tables import check_table, unreadable_path, write_unreadable, written_beside
-from training.recipe import described, name_positionals, parse_words, show_help
+from training.recipe import described, parse_program
 
 USAGE = (
     "predict_hf.py MODEL INPUT ... [--output TABLE] [--key value ...], predict_hf.py INPUT ... --models MODEL MODEL, "
@@ -134,16 +134,14 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show_help((PredictArguments,), USAGE)
     return run_program(predict, argv, KEPT)
 
 
 def predict(argv: list[str]) -> int:
     """Classifies what the command line names; returns 1 if anything could not be classified."""
     has_models = any(word.partition("=")[0] == "--models" for word in argv)
-    words = name_positionals(with_device(argv), PredictArguments, *(["inputs"] if has_models else ["model", "inputs"]))
-    (arguments,) = parse_words((PredictArguments,), words, USAGE, "command line")
+    named = ["inputs"] if has_models else ["model", "inputs"]
+    arguments = parse_program(with_device(argv), PredictArguments, USAGE, *named)
     if arguments.listen:
         return run_live(arguments)
     processes = start_processes(arguments.share, arguments.device, arguments.overwrite)

@@ -10,7 +10,7 @@ from training.base.open_set import RejectionArguments, choose_rejection
 from training.console import run_program
 from training.errors import InputError, blamed
 from training.inference.precision import HardwareArguments, choose_hardware, place
-from training.recipe import described, name_positionals, parse_words, show_help
+from training.recipe import described, parse_program
 from training.serving.arguments import ServingArguments
 
 USAGE = "serve_hf.py MODEL [--key value ...]"
@@ -34,15 +34,12 @@ class ServeArguments(ServingArguments, RejectionArguments, HardwareArguments):
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show_help((ServeArguments,), USAGE)
     return run_program(serve, argv, "the service is closed")
 
 
 def serve(argv: list[str]):
     """Loads the model and serves it until SIGTERM or Ctrl-C; requests in flight are finished first."""
-    words = name_positionals(argv, ServeArguments, "model")
-    (arguments,) = parse_words((ServeArguments,), words, USAGE, "command line")
+    arguments = parse_program(argv, ServeArguments, USAGE, "model")
     with blamed("serve_hf.py", 'pip install "modeling-dual-ssast[serve]"'):
         import uvicorn
 

@@ -36,7 +36,7 @@ from .console import run_program
 from .data.audio import num_samples, read_stretch
 from .errors import InputError, nearest, printable
 from .files import check_writable
-from .recipe import Arguments, described, name_positionals, parse_words, show_help
+from .recipe import Arguments, described, parse_program
 
 USAGE = "python -m training.explain MODEL FILE [--key value ...]"
 KEPT = "nothing was written; give the same command again"
@@ -337,16 +337,13 @@ def choose_label(model, name: str | None) -> int | None:
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show_help((ExplainArguments,), USAGE)
     logging.set_verbosity_error()
     return run_program(draw_file, argv, KEPT)
 
 
 def draw_file(argv: list[str]):
     """Draws the explanation of the file that the command line names."""
-    words = name_positionals(argv, ExplainArguments, "model", "file")
-    (arguments,) = parse_words((ExplainArguments,), words, USAGE, "command line")
+    arguments = parse_program(argv, ExplainArguments, USAGE, "model", "file")
     check_writable(arguments.output.parent, is_folder=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     check_writable(arguments.output)

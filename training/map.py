@@ -33,7 +33,7 @@ from .embeddings.stored import (
 from .errors import InputError, nearest, printable
 from .files import arrow_array, check_apart, check_writable, storable
 from .inference.tables import open_table, with_own_columns
-from .recipe import described, name_positionals, parse_words, show_help
+from .recipe import described, parse_program
 
 USAGE = "python -m training.map EMBEDDINGS FOLDER [--key value ...]"
 KEPT = "give the same command again"
@@ -78,15 +78,12 @@ class MapArguments(EmbeddingArguments):
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show_help((MapArguments,), USAGE)
     return run_program(draw, argv, KEPT)
 
 
 def draw(argv: list[str]):
     """Draws the map of the embeddings that the command line names."""
-    words = name_positionals(argv, MapArguments, "embeddings", "output")
-    (arguments,) = parse_words((MapArguments,), words, USAGE, "command line")
+    arguments = parse_program(argv, MapArguments, USAGE, "embeddings", "output")
     folder = arguments.output
     check_writable(folder, is_folder=True)
     found = read_embeddings(arguments.embeddings, arguments.column, may_repeat=True)

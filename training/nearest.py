@@ -39,7 +39,7 @@ from .files import arrow_array, check_apart, check_writable
 from .inference.precision import HardwareArguments, choose_hardware, place
 from .inference.shards import weights_fingerprint
 from .inference.tables import Columns, check_table, open_table, with_own_columns, written_beside
-from .recipe import described, name_positionals, parse_words, show_help
+from .recipe import described, parse_program
 
 USAGE = "python -m training.nearest EMBEDDINGS CLIP ... [--key value ...]"
 KEPT = "an index that was built is kept; give the same command again"
@@ -72,16 +72,13 @@ class NearestArguments(EmbeddingArguments, HardwareArguments):
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show_help((NearestArguments,), USAGE)
     logging.set_verbosity_error()
     return run_program(find, argv, KEPT)
 
 
 def find(argv: list[str]):
     """Lists the neighbours of the clips that the command line names."""
-    words = name_positionals(argv, NearestArguments, "embeddings", "clips")
-    (arguments,) = parse_words((NearestArguments,), words, USAGE, "command line")
+    arguments = parse_program(argv, NearestArguments, USAGE, "embeddings", "clips")
     if arguments.output is not None:
         check_table(arguments.output)
     if arguments.index is not None:

@@ -320,6 +320,21 @@ def name_positionals(argv: list[str], cls: type, *names: str) -> list[str]:
     return positional + named
 
 
+def parse_program(argv: list[str], cls: type, usage: str, *positionals: str):
+    """
+    Parses the words of a program's command line into its options; where help is asked for, prints it and ends.
+
+    Args:
+        positionals: options that the words without a name set, see `name_positionals`
+
+    Raises:
+        InputError: as `parse_words`.
+    """
+    if {"-h", "--help"} & set(argv):
+        show_help((cls,), usage)
+    return parse_words((cls,), name_positionals(argv, cls, *positionals), usage, "command line")[0]
+
+
 class WrittenRecipe(dict):
     """
     Maps the keys of a recipe to their values.

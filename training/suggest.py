@@ -19,7 +19,7 @@ from .embeddings.stored import read_embeddings
 from .embeddings.suggesting import STRATEGIES, Suggestions, suggest
 from .errors import InputError
 from .inference.tables import open_table
-from .recipe import described, name_positionals, parse_words, show_help
+from .recipe import described, parse_program
 
 USAGE = "python -m training.suggest EMBEDDINGS [--labels TABLE ...] [--count N] [--key value ...]"
 PRINTED = 20
@@ -44,15 +44,12 @@ class SuggestArguments(LabelArguments):
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show_help((SuggestArguments,), USAGE)
     return run_program(program, argv, "nothing is written")
 
 
 def program(argv: list[str]):
     """Writes the table of suggestions that the command line asks for, and prints its first rows."""
-    words = name_positionals(argv, SuggestArguments, "embeddings")
-    (arguments,) = parse_words((SuggestArguments,), words, USAGE, "command line")
+    arguments = parse_program(argv, SuggestArguments, USAGE, "embeddings")
     arguments.check_output()
     stored = read_embeddings(arguments.embeddings, arguments.column)
     known = arguments.read(stored.names)

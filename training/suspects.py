@@ -15,7 +15,7 @@ from .embeddings.label_errors import NUM_FOLDS, NUM_REPEATS, Judged, find_label_
 from .embeddings.stored import read_embeddings
 from .errors import InputError, printable, short
 from .inference.tables import open_table
-from .recipe import described, name_positionals, parse_words, show_help
+from .recipe import described, parse_program
 
 USAGE = "python -m training.suspects EMBEDDINGS --labels TABLE [--key value ...]"
 PRINTED = 20
@@ -36,15 +36,12 @@ class SuspectArguments(LabelArguments):
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show_help((SuspectArguments,), USAGE)
     return run_program(find, argv, "nothing is written")
 
 
 def find(argv: list[str]):
     """Writes the table of judged labels that the command line asks for, and prints the worst ones."""
-    words = name_positionals(argv, SuspectArguments, "embeddings")
-    (arguments,) = parse_words((SuspectArguments,), words, USAGE, "command line")
+    arguments = parse_program(argv, SuspectArguments, USAGE, "embeddings")
     arguments.check_output()
     stored = read_embeddings(arguments.embeddings, arguments.column)
     known = arguments.read(stored.names)

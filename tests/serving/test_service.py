@@ -755,6 +755,5 @@ def test_the_image_runs_as_a_user_with_the_tested_versions():
     (entry,) = re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)
     (command,) = re.findall(r"^CMD (.+)$", text, re.MULTILINE)
     assert json.loads(entry) == ["python", "serve_hf.py"]
-    words = serve_hf.name_positionals(json.loads(command), serve_hf.ServeArguments, "model")
-    (arguments,) = serve_hf.parse_words((serve_hf.ServeArguments,), words, "", "CMD")
+    arguments = serve_hf.parse_program(json.loads(command), serve_hf.ServeArguments, "", "model")
     assert arguments.host == "0.0.0.0" and f"EXPOSE {arguments.port}\n" in text and f"{arguments.port}/health" in text

@@ -22,7 +22,7 @@ from ..base.reproduction import versions
 from ..console import print_table, run_program
 from ..errors import InputError, nearest
 from ..files import check_writable
-from ..recipe import Arguments, described, name_positionals, parse_words, show_help
+from ..recipe import Arguments, described, parse_program
 from .comparison import check_metric, compare
 from .outputs import write_outputs
 from .runs import Run, align, names_of, read_runs
@@ -92,8 +92,7 @@ def choose_pairs(runs: list[Run], baseline: str | None) -> list[tuple[int, int]]
 
 
 def program(argv: list[str]):
-    words = name_positionals(argv, CompareArguments, "runs")
-    (arguments,) = parse_words((CompareArguments,), words, USAGE, "command line")
+    arguments = parse_program(argv, CompareArguments, USAGE, "runs")
     folder = arguments.output_dir
     if folder is not None:
         check_writable(folder, is_folder=True)
@@ -121,8 +120,6 @@ def program(argv: list[str]):
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        show_help((CompareArguments,), USAGE)
     return run_program(program, argv, KEPT)
 
 

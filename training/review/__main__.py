@@ -35,7 +35,7 @@ from ..inference.inputs import ClipSequence, Files
 from ..inference.precision import HardwareArguments, choose_hardware, place
 from ..inference.scores import Classifier
 from ..inference.shards import Shards, weights_fingerprint
-from ..recipe import Arguments, described, name_positionals, parse_words, show_help
+from ..recipe import Arguments, described, parse_program
 from .candidates import REASONS, SUSPECTED, Suggester, choose
 from .merging import OUTCOMES, merge
 from .tables import SEPARATORS, read_answers, write_candidates, write_clip
@@ -135,15 +135,12 @@ class MergeArguments(TableArguments):
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     is_merge = argv[:1] == [MERGE]
-    if {"-h", "--help"} & set(argv):
-        show_help((MergeArguments if is_merge else SuggestArguments,), USAGE_OF_MERGE if is_merge else USAGE)
     return run_program(merge_answers, argv[1:], "nothing is written") if is_merge else run_program(suggest, argv, KEPT)
 
 
 def suggest(argv: list[str]) -> int:
     """Writes the table of candidates that the command line asks for; returns 1 if a recording could not be read."""
-    words = name_positionals(argv, SuggestArguments, "model", "recordings")
-    (arguments,) = parse_words((SuggestArguments,), words, USAGE, "command line")
+    arguments = parse_program(argv, SuggestArguments, USAGE, "model", "recordings")
     event_format, is_folder = find_format(arguments.output, arguments.event_format)
     if event_format not in SEPARATORS:
         raise InputError(f"{arguments.output}: candidates are .csv or .txt, or a folder of tables; name another file")
@@ -286,8 +283,7 @@ def print_summary(output: Path, found: list, chosen: list):
 
 def merge_answers(argv: list[str]):
     """Merges the answers that the command line names into the annotations, and writes them."""
-    words = name_positionals(argv, MergeArguments, "recordings", "tables")
-    (arguments,) = parse_words((MergeArguments,), words, USAGE_OF_MERGE, "command line")
+    arguments = parse_program(argv, MergeArguments, USAGE_OF_MERGE, "recordings", "tables")
     event_format, is_folder = find_format(arguments.output, arguments.event_format)
     check_writable(arguments.output, is_folder)
     places = Recordings(arguments.recordings)
