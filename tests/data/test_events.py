@@ -353,6 +353,7 @@ TSV = "filename\tonset\toffset\tevent_label\nx.wav\t0.5\t1.5\towl\ny.wav\t{}\t{}
             "no column is called label.* set label_column: filename",
         ),
         ("a.tsv", TSV.replace("offset", "onset").format(0, 1, "x"), "2 columns are called onset; rename all but one"),
+        ("a.csv", "onset,offset,LABEL,Label\n0,1,x,y\n", "2 columns are called label; rename all but one"),
         ("a.csv", "onset,offset,label,low_hz,high_hz\n0,1,x,9,3\n", "has frequencies from 9.0 to 3.0 Hz; exchange"),
         ("a.csv", "onset,offset,label,low_hz\n0,1,x,-9\n", "has frequencies from -9.0 to None Hz; exchange"),
         ("a.csv", "onset,offset,label,score\n0,1,x,high\n", r"row 1 \(line 2\) has 'high' in score, not a number"),

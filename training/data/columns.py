@@ -11,7 +11,7 @@ import pyarrow.compute
 from ..errors import InputError, one_line
 from .audio import AudioSource, as_stored, audio_name
 from .labels import class_name
-from .text_tables import as_numbers, is_empty
+from .text_tables import as_numbers, find_column, is_empty
 
 AUDIO_COLUMNS = ("audio", "file_name", "file", "path", "filename", "filepath", "file_path", "wav")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
@@ -285,19 +285,9 @@ def as_seconds(
 
 
 def choose_column(source, table, kind: str, wanted: str | None, candidates: tuple[str, ...]) -> str:
-    """Returns the column with a wanted or usual name: as it stands, else whatever its case and the blanks around it."""
-    names = [str(name) for name in table]
-    for name in candidates if wanted is None else (wanted,):
-        found = [own for own in names if own == name] or [own for own in names if _plain(own) == _plain(name)]
-        if len(found) > 1:
-            raise InputError(f"{source}: {len(found)} columns are called {name}; rename all but one")
-        if found:
-            return found[0]
-    if wanted is not None:
-        raise InputError(f"{source}: no column {wanted!r}; it has {', '.join(names)}")
+    """Returns the column with a wanted or usual name, see `find_column`; `InputError` without one."""
+    found, names = find_column(source, table, wanted, candidates), [str(name) for name in table]
+    if found is not None:
+        return found
     alone = "; cells must be separated by commas, semicolons, tabs or bars" if len(names) == 1 else ""
     raise InputError(f"{source}: which column is the {kind}? Set {kind}_column to one of {', '.join(names)}{alone}")
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold()

@@ -26,7 +26,7 @@ from . import aoef
 from .audio import audio_format, audio_seconds
 from .labels import class_name
 from .listing import find_audio_files, find_files
-from .text_tables import as_number, as_numbers, is_empty, read_json_lines, read_rows, read_text
+from .text_tables import as_number, as_numbers, find_column, is_empty, read_json_lines, read_rows, read_text
 
 logger = logging.get_logger(__name__)
 
@@ -388,7 +388,7 @@ def _from_columns(
             cells.setdefault(row.name, set()).add(str(other).strip())
         if row.event is not None:
             events.append(row.event)
-    if not found and _choose(path, dict.fromkeys(names), FILES, audio_column, "audio_column", is_needed=False) is None:
+    if not found and find_column(path, names, audio_column, FILES) is None:
         found[None] = []
     return EventTable({name: in_order(events) for name, events in found.items()}, cells, {})
 
@@ -411,24 +411,23 @@ def _read_rows(
         columns = {name: [values[index] for index in kept] for name, values in columns.items()}
         all_rows, row_of = row_of, lambda index: all_rows(kept[index])
     num_rows = len(columns[names[0]])
-    audio = _choose(path, columns, FILES, audio_column, "audio_column", is_needed=False)
+    audio = find_column(path, names, audio_column, FILES)
     if is_raven and audio_column is None:  # that which leads to a recording, as for tables of clips
         there = [name for name in RAVEN_AUDIO if name in columns and _leads_somewhere(path, columns[name])]
         audio = next(iter(there), audio)
-    label = _choose(path, columns, RAVEN_LABELS if is_raven else LABELS, label_column, "label_column")
+    label = _choose(path, names, RAVEN_LABELS if is_raven else LABELS, label_column, "set label_column")
     files = columns[audio] if audio is not None else [None] * num_rows
     if is_raven:
         onset, offset = RAVEN_BEGIN, RAVEN_END
         onsets, offsets = times_in_files(path, columns, files, row_of)
     else:
-        onset, offset = (_choose(path, columns, known, None, known[0]) for known in (ONSETS, OFFSETS))
+        onset, offset = (_choose(path, names, known, None, f"name one {known[0]}") for known in (ONSETS, OFFSETS))
         onsets, offsets = (_numbers(path, name, columns[name], row_of) for name in (onset, offset))
     lows, highs, scores = (
         [None] * num_rows if name is None else _numbers(path, name, columns[name], row_of, kind)
         for name, kind in (
-            (_choose(path, columns, LOWS, None, LOWS[0], is_needed=False), "number of Hz"),
-            (_choose(path, columns, HIGHS, None, HIGHS[0], is_needed=False), "number of Hz"),
-            (_choose(path, columns, SCORES, None, SCORES[0], is_needed=False), "number"),
+            (find_column(path, names, None, known), kind)
+            for known, kind in ((LOWS, "number of Hz"), (HIGHS, "number of Hz"), (SCORES, "number"))
         )
     )
     has_files = not all(map(is_empty, files))
@@ -448,20 +447,11 @@ def _read_rows(
         yield EventRow(where, key, event, cells)
 
 
-def _choose(
-    path: Path, columns: Mapping, known: tuple[str, ...], wanted: str | None, option: str, is_needed: bool = True
-) -> str | None:
-    """Returns the column that is wanted, or the first of the known ones that is there, whatever its case."""
-    plain = {name.strip().casefold(): name for name in reversed(list(columns))}
-    for name in known if wanted is None else (wanted,):
-        if name in columns or name.casefold() in plain:
-            return name if name in columns else plain[name.casefold()]
-    if wanted is not None:
-        raise InputError(f"{path}: no column {wanted!r}; it has {', '.join(columns)}")
-    if is_needed:
-        remedy = f"set {option}" if option.endswith("_column") else f"name one {option}"
-        raise InputError(f"{path}: no column is called {', '.join(known[:3])} or alike; {remedy}: {', '.join(columns)}")
-    return None
+def _choose(path: Path, names: list[str], known: tuple[str, ...], wanted: str | None, remedy: str) -> str:
+    found = find_column(path, names, wanted, known)
+    if found is None:
+        raise InputError(f"{path}: no column is called {', '.join(known[:3])} or alike; {remedy}: {', '.join(names)}")
+    return found
 
 
 def _leads_somewhere(path: Path, values) -> bool:

@@ -303,6 +303,24 @@ def as_numbers(
     return numbers
 
 
+def find_column(source, table: Iterable, wanted: str | None, known: Iterable[str]) -> str | None:
+    """
+    Returns the column with a wanted or else a known name, as it stands or whatever its case and the blanks around it;
+    `None` without a known one. Raises `InputError` if the wanted one is missing, or several have the name.
+    """
+    names = [str(name) for name in table]
+    for name in known if wanted is None else (wanted,):
+        plain = name.strip().casefold()
+        found = [own for own in names if own == name] or [own for own in names if own.strip().casefold() == plain]
+        if len(found) > 1:
+            raise InputError(f"{source}: {len(found)} columns are called {name}; rename all but one")
+        if found:
+            return found[0]
+    if wanted is not None:
+        raise InputError(f"{source}: no column {wanted!r}; it has {', '.join(names)}")
+    return None
+
+
 def read_json_lines(path: Path) -> tuple[list, list[int]]:
     """
     Reads a file with a JSON value per line.
