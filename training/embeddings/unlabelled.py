@@ -17,11 +17,11 @@ from ..base.figures import new_figure, save_figure
 from ..base.geometry import effective_rank, iso_score
 from ..data.arguments import FrozenDataArguments
 from ..data.audio import segment_name
-from ..data.columns import TIME_COLUMNS, Columns, audio_of, other_columns
+from ..data.columns import TIME_COLUMNS, Columns, other_columns
 from ..data.screening import screen
 from ..data.sources import SPLIT_NAMES, choose_split, find_split_tables
 from ..errors import InputError
-from ..inference.inputs import Files, open_inputs
+from ..inference.inputs import Examples, Files, open_inputs
 from ..recipe import default_of, options
 from .representations import block_features, subsets
 
@@ -35,7 +35,7 @@ NEED_LABELS = (
 )  # fmt: skip
 
 
-class UnlabelledClips:
+class UnlabelledClips(Examples):
     """
     Holds a random sample of clips, for `encode_clips`.
 
@@ -47,8 +47,6 @@ class UnlabelledClips:
     Raises:
         InputError: no such clips, or fewer than two; unreadable ones, as for `screen`; or times of what is no table.
     """
-
-    own = None
 
     def __init__(self, data: FrozenDataArguments, feature_extractor, windows, max_clips: int, seed: int, folder: Path):
         self.feature_extractor, self.windows = feature_extractor, windows
@@ -70,20 +68,8 @@ class UnlabelledClips:
         # The screening looks for lost classes: here is one.
         examples = examples.add_column("name", names).add_column("label", [""] * len(names))
         chosen = np.random.default_rng(seed).permutation(len(source))[:max_clips]
-        self.examples = screen({"train": examples.select(sorted(chosen))}, data, folder)["train"]
-        self._names = self.examples["name"][:]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int):
-        return audio_of(self.examples[index])
-
-    def names(self) -> list[str]:
-        return self._names
-
-    def name_of(self, index: int, audio) -> str:
-        return self._names[index]
+        self.data = screen({"train": examples.select(sorted(chosen))}, data, folder)["train"]
+        self._names = self.data["name"][:]
 
 
 def training_split(data: FrozenDataArguments) -> tuple[str, str]:
