@@ -83,6 +83,16 @@ def _find_checkpoint(arguments: TrainingArguments) -> str | None:
     return named
 
 
+def check_free(folder: Path, what: str, overwrite: bool):
+    """Raises `InputError` if a folder cannot be written, or holds a run, called `what`, and `overwrite` is not set."""
+    check_writable(folder, is_folder=True)
+    holds_run = (folder / "results.json").exists() or (folder.is_dir() and get_last_checkpoint(folder))
+    if holds_run and not overwrite:
+        raise InputError(
+            f"{folder}: holds a {what} already; add --overwrite true to begin anew, or choose another output_dir"
+        )
+
+
 def check_inputs(parts: Iterable):
     """
     Checks that a run does not replace or remove what it reads.

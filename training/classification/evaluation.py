@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers.trainer_utils import PredictionOutput, get_last_checkpoint
+from transformers.trainer_utils import PredictionOutput
 
 from modeling_dual_ssast.classifier_dual_ssast import classification_loss
 
@@ -20,7 +20,6 @@ from ..data.dataset import ClipDataset
 from ..data.screening import screen
 from ..data.splits import load_test_split, sample_splits
 from ..errors import InputError
-from ..files import check_writable
 from ..inference.engine import Engine
 from ..inference.inputs import ClipSequence, Examples
 from ..inference.precision import choose_hardware, place
@@ -51,7 +50,7 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
     def in_main(work):
         processes.together(lambda: work() if processes.is_main else None)
 
-    in_main(lambda: check_folder(folder, arguments.overwrite))
+    in_main(lambda: outputs.check_free(folder, "run", arguments.overwrite))
     hardware = processes.together(lambda: choose_hardware(arguments, processes.device))
     model, extractor = processes.together(lambda: load_classifier(name, arguments.model_revision))
     labels = labels_of(name, model.config)
@@ -99,14 +98,6 @@ def run(data_arguments: EvaluationDataArguments, arguments: EvaluationArguments)
         shards.remove()
 
     in_main(write)
-
-
-def check_folder(folder: Path, overwrite: bool):
-    """Raises `InputError` if the folder cannot be written, or holds a run and `overwrite` is not set."""
-    check_writable(folder, is_folder=True)
-    holds_run = (folder / "results.json").exists() or (folder.is_dir() and get_last_checkpoint(folder))
-    if holds_run and not overwrite:
-        raise InputError(f"{folder}: holds a run already; set overwrite to begin anew, or choose another output_dir")
 
 
 def read_logits(shards: Shards, names: list[str]) -> np.ndarray:

@@ -18,7 +18,7 @@ from model_cards.card import with_interval
 
 from ..base.detection_scores import event_metrics
 from ..base.event_detection import without_unsure
-from ..base.outputs import describe_recipe, dispensable, new_staging, publish, write_results
+from ..base.outputs import check_free, describe_recipe, dispensable, new_staging, publish, write_results
 from ..base.reproduction import versions
 from ..console import print_table
 from ..data.annotations import NOT_ANNOTATED, REST, mapped, outside, read_label_map
@@ -27,7 +27,7 @@ from ..data.events import BACKGROUND, Event, as_named, read_event_tables, read_e
 from ..data.labels import class_name
 from ..data.listing import AUDIO_EXTENSIONS, OTHER_AUDIO_EXTENSIONS, find_audio_files
 from ..errors import InputError, nearest, printable, short
-from ..files import check_writable, storable
+from ..files import storable
 from .evaluation_arguments import EventEvaluationArguments
 from .html_report import Findings, draw_figures, write_report
 from .recordings import Stretch
@@ -51,11 +51,7 @@ def run(arguments: EventEvaluationArguments):
         InputError: bad input, or events and annotations that have no recording or no label in common.
     """
     folder = Path(arguments.output_dir)
-    check_writable(folder, is_folder=True)
-    if (folder / "results.json").exists() and not arguments.overwrite:
-        raise InputError(
-            f"{folder}: holds a run already; add --overwrite true to begin anew, or choose another output_dir"
-        )
+    check_free(folder, "run", arguments.overwrite)
     results, findings = evaluate(arguments)
     staging = new_staging(folder)
     recipe = {"task": "event_evaluation"} | describe_recipe(arguments)

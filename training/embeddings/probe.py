@@ -22,7 +22,7 @@ from transformers.utils import logging
 from ..base.arguments import ModelArguments
 from ..base.finite import check_scores
 from ..base.loading import choose_windows, load_feature_extractor
-from ..base.outputs import begin_anew, describe_recipe
+from ..base.outputs import begin_anew, check_free, describe_recipe
 from ..base.ridge import why_undefined
 from ..data.arguments import FrozenDataArguments
 from ..data.dataset import ClipDataset
@@ -30,7 +30,6 @@ from ..data.labels import LabelSet, find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, divides_by_class, load_splits, make_folds
 from ..errors import InputError
-from ..files import check_writable
 from ..inference.shards import Shards
 from . import evar
 from .arguments import UNTRAINED, ProbeArguments
@@ -54,9 +53,7 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     """
     model_arguments.divide_like_sweep(data_arguments)
     folder = Path(arguments.output_dir)
-    check_writable(folder, is_folder=True)
-    if (folder / "results.json").exists() and not arguments.overwrite:
-        raise InputError(f"{folder}: holds a probe already; set overwrite to begin anew, or choose another output_dir")
+    check_free(folder, "probe", arguments.overwrite)
     check_model_folder(folder)
     recipe = {"task": "probe"} | describe_recipe(model_arguments, data_arguments, arguments)
     if arguments.protocol == "evar":

@@ -33,7 +33,7 @@ from ..data.labels import find_labels
 from ..data.screening import screen
 from ..data.splits import complete_splits, divides_by_class, load_splits, make_folds
 from ..errors import InputError
-from ..files import check_writable, write_csv, write_json
+from ..files import write_csv, write_json
 from .arguments import SweepArguments
 from .choice import BEST, CHOICES, WORSE, choose, compare_with, half_interval, nested_scores, share_of_tests, verdicts
 from .representations import (
@@ -148,9 +148,7 @@ def run(model_arguments: EncoderArguments, data_arguments: FrozenDataArguments, 
         InputError: bad input, before the encoding starts wherever possible.
     """
     folder = Path(arguments.output_dir)
-    check_writable(folder, is_folder=True)
-    if (folder / "results.json").exists() and not arguments.overwrite:
-        raise InputError(f"{folder}: holds a sweep already; set overwrite to begin anew, or choose another output_dir")
+    outputs.check_free(folder, "sweep", arguments.overwrite)
     set_seed(arguments.seed)
     extractor = load_feature_extractor(model_arguments, data_arguments)
     model = load_for_recipe(model_arguments, extractor, fuse_all=True)
