@@ -1,15 +1,12 @@
 """Saves a converted model, whole or not at all, and reads it back."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 from huggingface_hub import ModelCard
 
 from model_cards.card import converted_card
-from training.files import UNFINISHED, check_writable
+from training.files import check_writable, complete_folder
 
 from .catalogue import ORIGIN, Published, weights_of
 from .checkpoint import ConversionError, shorten
@@ -54,21 +51,17 @@ def save(
         with `verify`, the number of compared tensors that were read back, and their largest difference
 
     Raises:
+        InputError: `target` cannot be replaced.
         ConversionError: the tensors that were read back differ.
     """
-    target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent) as stage:
-        folder = Path(stage, "new")  # other users cannot read the temporary folder itself
-        folder.mkdir()
+    with complete_folder(target) as folder:
         converted.model.save_pretrained(folder)
         converted.feature_extractor.save_pretrained(folder)
         outcome = compare_saved(converted, folder) if verify else None
-        card = make_card(converted, target.name, source, outcome, origin)
+        card = make_card(converted, target.resolve().name, source, outcome, origin)
         if (known := origin or port_of) is not None:
             card.data[ORIGIN] = {"checkpoint": known.name, "sha256": weights_of(folder)}
         (folder / "README.md").write_text(str(card), encoding="utf-8")
-        _move(folder, target, Path(stage, "old"))
     return outcome
 
 
@@ -92,20 +85,6 @@ def make_card(
         verified=verified,
         origin=origin,
     )
-
-
-def _move(folder: Path, target: Path, old: Path):
-    """Renames `folder` to `target`; an earlier `target` moves to `old`, and back if that fails."""
-    had_target = target.exists()
-    if had_target:
-        os.rename(target, old)
-    try:
-        os.rename(folder, target)
-    except OSError:
-        if had_target:
-            os.rename(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def compare_saved(converted: Converted, folder: Path) -> tuple[int, float]:

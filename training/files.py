@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,31 @@ def complete_file(path: Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """
+    Yields an empty folder to write to, and renames it to `path` at the end. An earlier folder is kept until then.
+
+    Raises:
+        InputError: it cannot be renamed; the earlier folder is in its place again.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name[:MOST_STEM]}."
+    with tempfile.TemporaryDirectory(UNFINISHED, prefix, path.parent, ignore_cleanup_errors=True) as stage:
+        folder, earlier = Path(stage, "new"), Path(stage, "old")  # other users cannot read the temporary folder itself
+        folder.mkdir()
+        yield folder
+        try:
+            if path.exists():
+                os.rename(path, earlier)
+            os.rename(folder, path)
+        except OSError as error:
+            if earlier.exists():
+                os.rename(earlier, path)
+            raise InputError(f"{path}: cannot be written ({error}); name another folder") from error
 
 
 def _unfinished(path: Path) -> Path:

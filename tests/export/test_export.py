@@ -1,6 +1,7 @@
 """Tests python -m training.export: every form has the model's outputs, alone and in batches, or is not written."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from training.errors import InputError
 from training.export import __main__, comparison, forms, onnx_graph
 from training.export.graph import FeatureGraph, WaveformGraph, longest_samples, spectrogram_of, trace
 from training.export.recordings import labelled_clips
+from training.files import complete_folder
 
 RATE = 16000
 CLIPS = ROOT / "data" / "voice_prompts" / "audio"
@@ -424,20 +426,18 @@ def test_what_is_read_is_not_replaced(tmp_path, capsys, monkeypatch):
 
 
 def test_an_earlier_export_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
-    staging, folder = tmp_path / ".out.unfinished", tmp_path / "out"
-    for path, text in ((staging, "new"), (folder, "old")):
-        path.mkdir()
-        (path / "file").write_text(text)
-    rename = Path.rename
+    folder, rename = tmp_path / "out", os.rename
+    folder.mkdir()
+    (folder / "file").write_text("old")
 
     def fail(path, target):
-        if path == staging:
+        if Path(path).name == "new":
             raise OSError("disk on fire")
-        return rename(path, target)
+        rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(InputError, match="out: cannot be written"):
-        __main__.replace_folder(staging, folder)
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(InputError, match="out: cannot be written"), complete_folder(folder) as staging:
+        (staging / "file").write_text("new")
     assert (folder / "file").read_text() == "old"
 
 

@@ -15,7 +15,6 @@ Each export is compared with the model on recordings before it takes its place.
 import argparse
 import importlib.util
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from modeling_dual_ssast.configuration_composed import ComposedConfig
 from ..base.inference import check_checkpoint, check_folder, explained, load_classifier, load_encoder
 from ..console import run_program
 from ..errors import InputError
-from ..files import check_writable
+from ..files import check_writable, complete_folder
 from .boards import board_usage
 from .comparison import WITH_OPSET
 from .forms import FILES, FORMATS, write_graph, write_half
@@ -108,20 +107,13 @@ def export(arguments: argparse.Namespace):
     rate = extractor.sampling_rate
     clips = read_recordings(arguments.verify_with, rate)
     labelled = labelled_clips(arguments, model, rate)
-    output = arguments.output.resolve()
-    staging = output.with_name(f".{output.name}.unfinished")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        with torch.no_grad():
-            if arguments.format == "safetensors-fp16":
-                report = write_half(arguments.model, model, extractor, staging, clips, labelled, output.name)
-            else:
-                report = write_graph(arguments, model, extractor, staging, clips, labelled)
+    with complete_folder(arguments.output) as staging, torch.no_grad():
+        if arguments.format == "safetensors-fp16":
+            name = arguments.output.resolve().name
+            report = write_half(arguments.model, model, extractor, staging, clips, labelled, name)
+        else:
+            report = write_graph(arguments, model, extractor, staging, clips, labelled)
         (staging / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        replace_folder(staging, output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     for name, value in report.items():
         print(f"{name}: {value}")
     print(usage(arguments, model, extractor))
@@ -199,24 +191,6 @@ def check_model(arguments: argparse.Namespace, model, extractor):
             f"{arguments.model}: a {model.config.model_type} consists of convolutions, and int8 is for Linear layers; "
             "choose --format onnx"
         )
-
-
-# ---- the folder ----
-
-
-def replace_folder(staging: Path, folder: Path):
-    """Renames the complete folder; an earlier export is deleted once the new one is in its place."""
-    earlier = folder.with_name(f".{folder.name}.earlier")
-    shutil.rmtree(earlier, ignore_errors=True)
-    try:
-        if folder.exists():
-            folder.rename(earlier)
-        staging.rename(folder)
-    except OSError as error:
-        if earlier.exists() and not folder.exists():
-            earlier.rename(folder)
-        raise InputError(f"{folder}: cannot be written ({error}); name another folder") from error
-    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def usage(arguments: argparse.Namespace, model, extractor) -> str:
