@@ -38,7 +38,7 @@ class Converted:
 
     @property
     def millions(self) -> str:
-        return f"{sum(parameter.numel() for parameter in self.model.parameters()) / 1e6:.1f} M parameters"
+        return f"{self.model.num_parameters() / 1e6:.1f} M parameters"
 
     def _sizes(self) -> str:
         config = self.model.config

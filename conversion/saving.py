@@ -78,7 +78,7 @@ def make_card(
         is_classifier=auto_class in ("AutoModelForAudioClassification", "AutoModelForAudioFrameClassification"),
         is_detector=auto_class == "AutoModelForAudioFrameClassification",
         is_pretraining=auto_class == "AutoModelForPreTraining",
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_parameters=model.num_parameters(),
         notes=converted.notes,
         dropped=converted.dropped,
         new=converted.new,

@@ -60,4 +60,4 @@ class FinishedRun:
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return self.model.num_parameters()

@@ -19,6 +19,7 @@ from ..data.augmentation import AugmentationArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
 from ..files import write_csv
+from ..recipe import default_of
 from .arguments import TuningArguments
 from .calibration import describe_calibration, probabilities
 from .confidence_intervals import confidence_intervals
@@ -230,7 +231,6 @@ def chosen_settings(recipe: dict) -> dict:
     for part in SHOWN:
         for field in dataclasses.fields(part):
             value = recipe[part.__name__][field.name]
-            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            if field.name not in NOT_SHOWN and value not in (None, default):
+            if field.name not in NOT_SHOWN and value not in (None, default_of(field)):
                 chosen[field.name] = value
     return chosen

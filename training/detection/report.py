@@ -161,7 +161,7 @@ def write_page(trainer: DetectionTrainer, results: dict, findings: Findings | No
         config=trainer.model.config,
         extractor=trainer.processing_class,
         arguments=trainer.args,
-        num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+        num_parameters=trainer.model.num_parameters(),
         model_name=public_model_name(model_name),
         dataset_name=(place if place.is_dir() else place.parent).resolve().name,
         has_own=has_event_settings(trainer.model.config),
@@ -171,9 +171,8 @@ def write_page(trainer: DetectionTrainer, results: dict, findings: Findings | No
 
 def write_card(trainer: DetectionTrainer, results: dict, path: Path):
     """Writes the model card, from the template and the results of the run."""
-    count = sum(parameter.numel() for parameter in trainer.model.parameters())
-    name = Path(trainer.args.output_dir).resolve().name
+    model, name = trainer.model, Path(trainer.args.output_dir).resolve().name
     card = detection_card(
-        name, trainer.model.config, trainer.processing_class, without_nan(results), num_parameters=count
+        name, model.config, trainer.processing_class, without_nan(results), num_parameters=model.num_parameters()
     )
     path.write_text(str(card), encoding="utf-8")

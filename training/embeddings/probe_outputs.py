@@ -263,7 +263,7 @@ def write_model(staging: Path, folder: Path, best: dict, found: list[float] | No
     name = data["dataset_name"] or Path(data["train_file"]).parent
     card = probe_card(
         folder.resolve().name, model.config, test.feature_extractor, own,
-        dataset_name=Path(name).resolve().name, num_parameters=sum(p.numel() for p in model.parameters()),
+        dataset_name=Path(name).resolve().name, num_parameters=model.num_parameters(),
     )  # fmt: skip
     (staging / "README.md").write_text(str(card), encoding="utf-8")
 
