@@ -7,12 +7,11 @@ folder.
 """
 
 import argparse
-import json
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from report import can_measure_bfloat16, print_table, versions
+from report import can_measure_bfloat16, print_table, versions, write_figures
 from training_runs import ROOT, results_of, train
 
 FORMATS = {"float32": "false", "bfloat16": "true"}
@@ -72,9 +71,7 @@ def main():
         "steps": args.steps,
         "runs": {"-seed".join(map(str, key)): runs[key] for key in keys},
     }
-    path = args.output / "losses.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\nfigures: {path}")
+    write_figures(args.output / "losses.json", report)
 
 
 if __name__ == "__main__":

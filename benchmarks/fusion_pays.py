@@ -8,7 +8,6 @@ the output folder.
 """
 
 import argparse
-import json
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import torch
 from fusion_runs import OWN, SWEEP_RECIPE, sweep_words
-from report import print_table, versions
+from report import print_table, versions, write_figures
 from training_runs import ROOT, results_of, test_accuracy, train
 
 BEST = "best of the sweep"
@@ -91,9 +90,7 @@ def main():
             rows.append([fusion, f"{statistics.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"])
         print_table(["fusion", "accuracy"], rows)
         report["data_sets"][data_set] = {"best": best, "sweep_seconds": found["seconds"], "accuracy": by_fusion}
-    path = args.output / "fusion_pays.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\nfigures: {path}")
+    write_figures(args.output / "fusion_pays.json", report)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ against right ones.
 
 import argparse
 import itertools
-import json
 import sys
 from pathlib import Path
 
@@ -30,7 +29,7 @@ import numpy as np
 import pandas
 import torch
 import training_runs
-from report import print_table, versions
+from report import print_table, versions, write_figures
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -257,9 +256,7 @@ def main():
     print("(95 % interval over the seeds)\n")
     shares = [f"at {share:.0%}" for share in SHARES]
     print_table(["model", "data set", "strategy", *shares, "mean", f"at most {GOAL:.0%} at each"], rows)
-    path = args.output / "labelling.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\nfigures: {path}")
+    write_figures(args.output / "labelling.json", report)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,12 @@ def print_table(header: list[str], rows: list[list[str]]):
         print(" | ".join(cells))
 
 
+def write_figures(path: Path, figures: dict):
+    """Writes the figures of a benchmark, and prints where they are."""
+    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(f"\nfigures: {path}")
+
+
 def spread(seconds: list[float]) -> str:
     """Formats median and range in milliseconds, short ones with a decimal."""
     median = statistics.median(seconds)

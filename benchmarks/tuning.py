@@ -7,13 +7,12 @@ JSON. Finished runs are not repeated: to begin anew, remove the output folder.
 """
 
 import argparse
-import json
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fusion_runs import OWN
-from report import print_table, versions
+from report import print_table, versions, write_figures
 from training_runs import ROOT, results_of, test_accuracy, train
 
 # Low-rank updates allow larger steps than full weights; the head has the same rate in all.
@@ -74,9 +73,7 @@ def main():
     print(f"{versions()}\n\n{args.epochs} epochs, {args.seeds} seeds, accuracy on {num_clips} test clips\n")
     print_table(["trained", "parameters", "share", "s, median", "accuracy, mean (range)"], rows)
     report = {"versions": versions(), "epochs": args.epochs, "test_clips": num_clips, "ways": figures}
-    path = args.output / "tuning.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\nfigures: {path}")
+    write_figures(args.output / "tuning.json", report)
 
 
 if __name__ == "__main__":
