@@ -20,7 +20,7 @@ import embed_hf
 import predict_hf
 import train_hf
 from training import check, explain
-from training.base.outputs import best_step, dispensable, earlier_results, kept_epoch
+from training.base.outputs import best_step, check_free, dispensable, earlier_results, kept_epoch
 from training.compare.runs import read_runs
 from training.console import LastingStream, lasting_streams
 from training.console import run_program as run_here
@@ -122,6 +122,14 @@ def test_a_file_of_brackets_is_a_damaged_one(tmp_path):
     with pytest.raises(InputError, match="results.json: is no record of a run"):
         read_runs(tmp_path, "run")
     assert earlier_results(tmp_path) == {}
+
+
+def test_a_folder_with_a_checkpoint_is_not_free(tmp_path):
+    check_free(tmp_path, "sweep", overwrite=False)
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(InputError, match="holds a sweep already; add --overwrite true"):
+        check_free(tmp_path, "sweep", overwrite=False)
+    check_free(tmp_path, "sweep", overwrite=True)
 
 
 def test_the_kept_weights_are_those_of_the_best_checkpoint():
