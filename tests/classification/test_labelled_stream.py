@@ -18,7 +18,7 @@ import torch
 from audio_files import ROOT, launch, run_program, tone, write_class_folders
 from safetensors.torch import load_file
 from tiny_models import save_tiny_classifier
-from tiny_runs import TINY
+from tiny_runs import TINY, write_recipe
 
 import train_hf
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -143,16 +143,11 @@ def test_labels_of_texts_and_missing_ones(tmp_path):
 
 @pytest.fixture
 def recipe(tmp_path, repository):
-    def write(**values):
-        path, output = tmp_path / "recipe.json", tmp_path / "run"
-        settings = {
-            "dataset_name": str(repository), "streaming": True, "epoch_steps": 6, "num_train_epochs": 2,
-            "shuffle_buffer": 5, "validation_fraction": 0, "test_fraction": 0,
-        }  # fmt: skip
-        path.write_text(json.dumps({**TINY, **settings, "output_dir": str(output), **values}))
-        return str(path), output
-
-    return write
+    settings = TINY | {
+        "dataset_name": repository, "streaming": True, "epoch_steps": 6, "num_train_epochs": 2, "shuffle_buffer": 5,
+        "validation_fraction": 0, "test_fraction": 0,
+    }  # fmt: skip
+    return lambda **values: write_recipe(tmp_path, settings | values)
 
 
 def test_a_streamed_run_leaves_what_others_leave(recipe):

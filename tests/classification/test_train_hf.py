@@ -15,7 +15,7 @@ import torch
 from audio_files import ROOT, error_line, launch, run_program, tone, write_class_folders, write_tone
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from tiny_runs import TINY, train
+from tiny_runs import TINY, train, write_recipe
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 import predict_hf
@@ -26,15 +26,7 @@ from training.errors import InputError
 @pytest.fixture
 def recipe(tmp_path):
     """Writes a tiny recipe and returns its path and the output folder."""
-
-    def write(**values):
-        output = tmp_path / "run"
-        path = tmp_path / "recipe.json"
-        values = {name: str(value) if hasattr(value, "parts") else value for name, value in values.items()}
-        path.write_text(json.dumps({**TINY, "output_dir": str(output), **values}))
-        return str(path), output
-
-    return write
+    return lambda **values: write_recipe(tmp_path, TINY | values)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +239,7 @@ def test_another_model_type_is_refused(clips, recipe, tmp_path):
         (["--early_stopping_patience", "1", "--eval_strategy", "no"], "early_stopping_patience: needs"),
         (["--label_smoothing_factor", "0.1"], "set label_smoothing instead"),
         (["--push_to_hub", "true"], "hub_model_id: must be user/name, the repository to push to, got None"),
-        (["--eval_strategy", "steps", "--save_strategy", "epoch"], "recipe.json: "),
+        (["--eval_strategy", "steps", "--save_strategy", "epoch"], "run.json: "),
     ],
 )
 def test_impossible_runs_are_told_before_training(clips, recipe, words, pattern):

@@ -11,6 +11,7 @@ from audio_files import write_class_folders, write_tone
 from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tiny_runs import write_recipe
 from transformers import AutoModelForAudioClassification
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining, DualSSASTModel
@@ -59,16 +60,8 @@ def clips(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path, encoder, clips):
-    def write(**values):
-        path, output = tmp_path / "sweep.json", tmp_path / "sweep"
-        values = {
-            "task": "sweep", "model_name_or_path": str(encoder), "dataset_name": str(clips), "num_folds": 3,
-            "shard_clips": 5, "output_dir": str(output), **values,
-        }  # fmt: skip
-        path.write_text(json.dumps(values))
-        return str(path), output
-
-    return write
+    settings = {"task": "sweep", "model_name_or_path": encoder, "dataset_name": clips, "num_folds": 3, "shard_clips": 5}
+    return lambda **values: write_recipe(tmp_path, settings | values, "sweep")
 
 
 def table(labels: list) -> datasets.Dataset:
