@@ -11,6 +11,7 @@ from audio_files import write_class_folders, write_tone
 from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from stopped_shards import stop_after
 from tiny_runs import write_recipe
 from transformers import AutoModelForAudioClassification
 
@@ -232,16 +233,7 @@ def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_
 
 def test_a_stopped_sweep_goes_on(recipe, monkeypatch):
     path, output = recipe(readouts=["prefix"], storage_dtype="float16")
-    saved = []
-    original = Shards.save
-
-    def save(self, shard, *arguments):
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-        saved.append(shard)
-        original(self, shard, *arguments)
-
-    monkeypatch.setattr(Shards, "save", save)
+    stop_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         run(path)
     monkeypatch.undo()
