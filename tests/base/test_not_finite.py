@@ -12,7 +12,7 @@ import torch
 from audio_files import error_line, run_program, tone, write_class_folders, write_tone
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny_classifier, save_tiny_cnn
-from tiny_runs import TINY, train
+from tiny_runs import TINY, train, write_recipe
 
 import embed_hf
 import predict_hf
@@ -48,14 +48,8 @@ def clips(tmp_path_factory):
 @pytest.fixture
 def recipe(tmp_path, clips):
     """Writes a recipe of six steps with a checkpoint after the third."""
-
-    def write(folder="run", **values):
-        path, output = tmp_path / "recipe.json", tmp_path / folder
-        own = {"dataset_name": str(clips), "output_dir": str(output), "html_report": False, "calibrate": False}
-        path.write_text(json.dumps({**TINY, **own, **values}))
-        return str(path), output
-
-    return write
+    settings = TINY | {"dataset_name": clips, "html_report": False, "calibrate": False}
+    return lambda folder="run", **values: write_recipe(tmp_path, settings | values, folder)
 
 
 def spoil_loss(trainer, loss):

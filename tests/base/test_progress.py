@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from audio_files import write_class_folders
-from tiny_runs import TINY
+from tiny_runs import TINY, write_recipe
 
 import train_hf
 from training.base import progress
@@ -15,9 +15,7 @@ from training.base.trainer import AudioTrainer
 @pytest.fixture
 def recipe(tmp_path):
     clips = write_class_folders(tmp_path / "clips", 10)
-    path = tmp_path / "recipe.json"
-    path.write_text(json.dumps({**TINY, "dataset_name": str(clips), "output_dir": str(tmp_path / "run")}))
-    return str(path)
+    return write_recipe(tmp_path, TINY | {"dataset_name": clips})[0]
 
 
 def rows_of(output: str) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from audio_files import ROOT, write_class_folders
+from audio_files import ROOT, free_port, write_class_folders
 from tiny_models import save_tiny_classifier
 from tiny_runs import TINY
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -34,12 +33,6 @@ def test_accelerate_takes_the_configuration(path):
     wrapped = (getattr(config, "fsdp_config", None) or {}).get("fsdp_transformer_layer_cls_to_wrap")
     assert wrapped is None or hasattr(modeling_dual_ssast, wrapped)
     assert f"--config_file recipes/accelerate/{path.name}" in path.read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def start(words: list, **environment) -> subprocess.Popen:

@@ -9,7 +9,7 @@ import pandas
 import pytest
 from audio_files import write_class_folders, write_tone
 from scipy.stats import norm
-from tiny_runs import TINY
+from tiny_runs import TINY, write_recipe
 
 import train_hf
 from training.classification import train
@@ -18,13 +18,8 @@ from training.classification.cross_validation import summarise
 
 @pytest.fixture
 def recipe(tmp_path, clips):
-    def write(**values):
-        path, output = tmp_path / "recipe.json", tmp_path / "run"
-        settings = {"task": "cross_validation", "dataset_name": str(clips), "num_folds": 3, "num_train_epochs": 1}
-        path.write_text(json.dumps({**TINY, **settings, "output_dir": str(output), **values}))
-        return str(path), output
-
-    return write
+    settings = TINY | {"task": "cross_validation", "dataset_name": clips, "num_folds": 3, "num_train_epochs": 1}
+    return lambda **values: write_recipe(tmp_path, settings | values)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from audio_files import write_class_folders
-from tiny_runs import TINY, train
+from tiny_runs import TINY, train, write_recipe
 
 import train_hf
 from training.data import decoded_cache
@@ -19,13 +19,8 @@ def clips(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path, clips):
-    def write(**values):
-        path = tmp_path / "recipe.json"
-        settings = {"dataset_name": str(clips), "html_report": False, "mixup_rate": 0.5, "gain_db": 6.0}
-        path.write_text(json.dumps({**TINY, **settings, **values}))
-        return str(path)
-
-    return write
+    settings = TINY | {"dataset_name": clips, "html_report": False, "mixup_rate": 0.5, "gain_db": 6.0}
+    return lambda **values: write_recipe(tmp_path, settings | values)[0]
 
 
 def test_a_training_with_stored_clips_is_that_of_decoding_anew(recipe, tmp_path, capsys, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from audio_files import launch, run_program, write_class_folders, write_tone
 from huggingface_hub import HfApi
+from stopped_shards import stop_after
 from tiny_models import save_tiny_classifier, save_tiny_cnn
 
 import predict_hf
@@ -224,17 +225,10 @@ def test_a_killed_evaluation_goes_on_and_nothing_else_changes(
 ):
     """Four clips in four shards; the process ends after some of them are stored."""
     monkeypatch.setattr(evaluation, "SHARD_CLIPS", 1)
-    output, save, saved = tmp_path / "output", Shards.save, []
-
-    def save_or_end(shards, number, *rest):
-        if len(saved) == num_stored:
-            raise SystemExit  # nothing catches it
-        saved.append(number)
-        save(shards, number, *rest)
-
+    output, save = tmp_path / "output", Shards.save
     changed = settings | {"output_dir": str(output)}
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Shards, "save", save_or_end)
+        saved = stop_after(patch, num_stored, SystemExit)  # nothing catches it
         program(tmp_path / "recipe.json", **changed)
     assert not (output / "results.json").exists()
     monkeypatch.setattr(Shards, "save", lambda *words: saved.append(words[1]) or save(*words))

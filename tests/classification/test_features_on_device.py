@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from audio_files import launch, write_class_folders
-from tiny_runs import TINY, train
+from tiny_runs import TINY, train, write_recipe
 
 import train_hf
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -27,13 +27,8 @@ def clips(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path, clips):
-    def write(**values):
-        path = tmp_path / "recipe.json"
-        settings = {"dataset_name": str(clips), "html_report": False, "logging_strategy": "steps", "logging_steps": 1}
-        path.write_text(json.dumps({**TINY, **settings, **values}))
-        return str(path)
-
-    return write
+    settings = TINY | {"dataset_name": clips, "html_report": False, "logging_strategy": "steps", "logging_steps": 1}
+    return lambda **values: write_recipe(tmp_path, settings | values)[0]
 
 
 @pytest.fixture
@@ -107,11 +102,10 @@ def test_a_resumed_training_is_the_whole_one(recipe, tmp_path, made_on_device):
 
 
 @pytest.mark.parametrize("task", ["probe", "sweep", "mspm"])
-def test_other_tasks_refuse_it_in_one_line(recipe, tmp_path, capsys, task, clips):
-    path = tmp_path / "other.json"
+def test_other_tasks_refuse_it_in_one_line(tmp_path, capsys, task, clips):
     data = {"train_sources": [str(clips)]} if task == "mspm" else {"dataset_name": str(clips)}
-    path.write_text(json.dumps({"task": task, "output_dir": str(tmp_path / "run"), **data}))
-    assert train_hf.main([str(path), *ON_DEVICE]) == 1
+    path, _ = write_recipe(tmp_path, {"task": task, **data})
+    assert train_hf.main([path, *ON_DEVICE]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "features_on_device: " in error and "leave it out" in error
 

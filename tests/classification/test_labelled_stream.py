@@ -1,13 +1,8 @@
 """Tests streamed classification: no duplicates, no gaps, resumption, constant memory."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -15,10 +10,10 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from audio_files import ROOT, launch, run_program, tone, write_class_folders
+from audio_files import kill_after, launch, run_program, tone, write_class_folders
 from safetensors.torch import load_file
 from tiny_models import save_tiny_classifier
-from tiny_runs import TINY
+from tiny_runs import TINY, write_recipe
 
 import train_hf
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -143,16 +138,11 @@ def test_labels_of_texts_and_missing_ones(tmp_path):
 
 @pytest.fixture
 def recipe(tmp_path, repository):
-    def write(**values):
-        path, output = tmp_path / "recipe.json", tmp_path / "run"
-        settings = {
-            "dataset_name": str(repository), "streaming": True, "epoch_steps": 6, "num_train_epochs": 2,
-            "shuffle_buffer": 5, "validation_fraction": 0, "test_fraction": 0,
-        }  # fmt: skip
-        path.write_text(json.dumps({**TINY, **settings, "output_dir": str(output), **values}))
-        return str(path), output
-
-    return write
+    settings = TINY | {
+        "dataset_name": repository, "streaming": True, "epoch_steps": 6, "num_train_epochs": 2, "shuffle_buffer": 5,
+        "validation_fraction": 0, "test_fraction": 0,
+    }  # fmt: skip
+    return lambda **values: write_recipe(tmp_path, settings | values)
 
 
 def test_a_streamed_run_leaves_what_others_leave(recipe):
@@ -268,15 +258,7 @@ def test_a_killed_streamed_run_resumes_to_the_same_weights(recipe, tmp_path):
     process = run_program("train_hf.py", path)  # with as many threads as the other: sums depend on them
     assert process.returncode == 0, process.stderr[-2000:]
     killed = tmp_path / "killed"
-    command = [sys.executable, "train_hf.py", path, "--output_dir", str(killed), "--dataloader_num_workers", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoint-10").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (killed / "results.json").exists()
+    kill_after(killed / "checkpoint-10", path, "--dataloader_num_workers", 2)
     resumed = run_program("train_hf.py", path, "--output_dir", killed, "--resume_from_checkpoint", "true")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     expected, weights = (load_file(folder / "model.safetensors") for folder in (whole, killed))

@@ -2,20 +2,16 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pandas
 import pytest
 import soundfile
 import torch
-from audio_files import ROOT, error_line, launch, run_program, tone, write_class_folders, write_tone
+from audio_files import ROOT, error_line, kill_after, launch, run_program, tone, write_class_folders, write_tone
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from tiny_runs import TINY, train
+from tiny_runs import TINY, train, write_recipe
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 import predict_hf
@@ -26,15 +22,7 @@ from training.errors import InputError
 @pytest.fixture
 def recipe(tmp_path):
     """Writes a tiny recipe and returns its path and the output folder."""
-
-    def write(**values):
-        output = tmp_path / "run"
-        path = tmp_path / "recipe.json"
-        values = {name: str(value) if hasattr(value, "parts") else value for name, value in values.items()}
-        path.write_text(json.dumps({**TINY, "output_dir": str(output), **values}))
-        return str(path), output
-
-    return write
+    return lambda **values: write_recipe(tmp_path, TINY | values)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +235,7 @@ def test_another_model_type_is_refused(clips, recipe, tmp_path):
         (["--early_stopping_patience", "1", "--eval_strategy", "no"], "early_stopping_patience: needs"),
         (["--label_smoothing_factor", "0.1"], "set label_smoothing instead"),
         (["--push_to_hub", "true"], "hub_model_id: must be user/name, the repository to push to, got None"),
-        (["--eval_strategy", "steps", "--save_strategy", "epoch"], "recipe.json: "),
+        (["--eval_strategy", "steps", "--save_strategy", "epoch"], "run.json: "),
     ],
 )
 def test_impossible_runs_are_told_before_training(clips, recipe, words, pattern):
@@ -419,15 +407,7 @@ def test_a_killed_run_resumes_to_the_same_weights(clips, recipe, tmp_path):
     path, whole = recipe(**values)
     train(path)
     killed = tmp_path / "killed"
-    command = [sys.executable, "train_hf.py", path, "--output_dir", str(killed), "--dataloader_num_workers", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoint-4").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert (killed / "checkpoint-4").exists() and not (killed / "results.json").exists()
+    kill_after(killed / "checkpoint-4", path, "--dataloader_num_workers", 0)
     resumed = run_program("train_hf.py", path, "--output_dir", killed, "--resume_from_checkpoint", "true")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     expected, weights = (load_file(folder / "model.safetensors") for folder in (whole, killed))

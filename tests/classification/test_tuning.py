@@ -12,6 +12,7 @@ from audio_files import launch, write_class_folders
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_models import TINY, save_tiny_classifier, save_tiny_cnn
+from tiny_runs import write_recipe
 from transformers import AutoConfig, AutoModelForAudioClassification
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTForAudioClassification
@@ -44,19 +45,14 @@ def checkpoints(tmp_path_factory):
 @pytest.fixture
 def recipe(clips, checkpoints, tmp_path):
     """Writes a recipe and returns its path and its output folder."""
-
-    def write(name: str = "run", model: str = "dual_ssast", **values):
-        standard = {
-            "dataset_name": str(clips), "model_name_or_path": str(checkpoints[model]), "num_train_epochs": 3,
-            "per_device_train_batch_size": 4, "learning_rate": 1e-2, "weight_decay": 0.0, "disable_tqdm": True,
-            "validation_fraction": 0.2, "test_fraction": 0.2, "html_report": False, "seed": 1,
-        }  # fmt: skip
-        output = tmp_path / name
-        path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps(standard | {"output_dir": str(output)} | values))
-        return str(path), output
-
-    return write
+    settings = {
+        "dataset_name": clips, "num_train_epochs": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2,
+        "weight_decay": 0.0, "disable_tqdm": True, "validation_fraction": 0.2, "test_fraction": 0.2,
+        "html_report": False, "seed": 1,
+    }  # fmt: skip
+    return lambda name="run", model="dual_ssast", **values: write_recipe(
+        tmp_path, settings | {"model_name_or_path": checkpoints[model]} | values, name
+    )
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from audio_files import run_program, write_class_folders
-from tiny_runs import TINY, train
+from tiny_runs import TINY, train, write_recipe
 
 from training.base import arguments as training_arguments
 from training.base.arguments import TrainingArguments
@@ -16,9 +16,7 @@ from training.errors import InputError
 @pytest.fixture
 def recipe(tmp_path):
     clips = write_class_folders(tmp_path / "clips", 10)
-    path = tmp_path / "recipe.json"
-    path.write_text(json.dumps({**TINY, "dataset_name": str(clips), "output_dir": str(tmp_path / "my_run")}))
-    return path
+    return write_recipe(tmp_path, TINY | {"dataset_name": clips}, "my_run")[0]
 
 
 def logged(output: Path, key: str) -> list[float]:
@@ -33,7 +31,7 @@ def test_tensorboard_shows_the_curves(recipe, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
-    train(str(recipe), "--report_to", "tensorboard")
+    train(recipe, "--report_to", "tensorboard")
     (folder,) = (tmp_path / "my_run" / "runs").iterdir()
     events = EventAccumulator(str(folder)).Reload()
     for tag, key in (("train/loss", "loss"), ("eval/accuracy", "eval_accuracy")):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conversions import assert_refused, run_conversion
+from conversions import Malicious, assert_refused, run_conversion
 from golden import checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -429,16 +429,6 @@ def test_neither_pretrained_nor_fine_tuned(convert, fine_tuned):
 @pytest.mark.parametrize("content", [[torch.zeros(3)], {"epoch": 3}, torch.zeros(2)], ids=["list", "dict", "tensor"])
 def test_no_state_dict(convert, content):
     assert_refused(convert(content), "source.pth holds no state dict")
-
-
-class Malicious:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.marker}",)
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

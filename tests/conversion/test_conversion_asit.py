@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import pickletools
 import zipfile
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conversions import assert_refused, run_conversion
+from conversions import Malicious, assert_refused, run_conversion
 from golden import FIXTURES, settings
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining
@@ -252,16 +251,6 @@ def test_both_spellings_of_numpy(convert, tmp_path, module):
 
 
 # ---- what is refused ----
-
-
-class Malicious:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.marker}",)
 
 
 def test_malicious_pickle(convert, checkpoint, tmp_path):

@@ -1,16 +1,11 @@
 """Collects the warnings of training/data for its tests."""
 
-import logging
-
 import pytest
+from warnings_of import warnings_of
 
 
 @pytest.fixture
 def warnings():
     """Messages of the warnings of all modules of training/data, in order."""
-    messages, logger = [], logging.getLogger("training.data")
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
+    with warnings_of("training.data") as messages:
+        yield messages

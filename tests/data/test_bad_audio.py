@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from audio_files import launch, tone, write_tone
 from tiny_models import save_tiny_classifier
+from tiny_runs import TINY, write_recipe
 
 from training import check, tasks
 from training.classification import cross_validation, train
@@ -23,17 +24,10 @@ from training.data.unreadable import UNREADABLE_CLIPS
 from training.embeddings import probe, sweep
 from training.errors import InputError
 
-TINY = {
-    "config_overrides": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
-    "max_length": 32,
-    "mean": -6.0,
-    "std": 4.0,
-    "num_train_epochs": 1,
-    "per_device_train_batch_size": 16,
-    "disable_tqdm": True,
-    "save_strategy": "no",
-    "seed": 1,
-}
+EPOCH = TINY | {
+    "num_train_epochs": 1, "per_device_train_batch_size": 16, "learning_rate": 5e-5, "validation_fraction": 0.1,
+    "test_fraction": 0.1, "save_strategy": "no",
+}  # fmt: skip
 DAMAGES = {
     "empty": "the file is empty",
     "text": "not readable as audio",
@@ -81,13 +75,7 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path):
-    def write(**values):
-        output, path = tmp_path / "run", tmp_path / "recipe.json"
-        values = {name: str(value) if hasattr(value, "parts") else value for name, value in values.items()}
-        path.write_text(json.dumps({"output_dir": str(output), **values}))
-        return str(path), output
-
-    return write
+    return lambda **values: write_recipe(tmp_path, values)
 
 
 def run(task, path: str, *words: str):
@@ -108,7 +96,7 @@ def assert_all_are_listed(output, damaged: dict[str, str]):
 
 def test_a_training_leaves_damaged_clips_out_and_lists_them(manifest, recipe, warnings):
     table, damaged = manifest
-    path, output = recipe(**TINY, train_file=table, on_bad_audio="skip", compute_statistics=True)
+    path, output = recipe(**EPOCH, train_file=table, on_bad_audio="skip", compute_statistics=True)
     run(train, path)
     assert_all_are_listed(output, damaged)
     results = json.loads((output / "results.json").read_text())
@@ -129,7 +117,7 @@ def test_the_list_of_an_earlier_run_does_not_stay(manifest, tmp_path):
 
 def test_by_default_a_training_stops_at_the_first_damaged_clip(manifest, recipe):
     table, damaged = manifest
-    path, output = recipe(**TINY, train_file=table)
+    path, output = recipe(**EPOCH, train_file=table)
     # Headers say nothing of the NaN and of what is spoiled.
     message = f"{damaged['empty']}: the file is empty; remove it or copy it again .and 2 more damaged files."
     with pytest.raises(InputError, match=f"^{message}$"):
@@ -187,7 +175,7 @@ def test_a_probe_leaves_damaged_clips_out(manifest, recipe, encoder):
 def test_a_cross_validation_leaves_damaged_clips_out(manifest, recipe, tmp_path):
     table, damaged = manifest
     common = {"train_file": table, "on_bad_audio": "skip"}
-    path, _ = recipe(task="cross_validation", **TINY, num_folds=2, output_dir=str(tmp_path / "folds"), **common)
+    path, _ = recipe(task="cross_validation", **EPOCH, num_folds=2, output_dir=str(tmp_path / "folds"), **common)
     run(cross_validation, path)
     assert_all_are_listed(tmp_path / "folds", damaged)
     predictions = pandas.read_csv(tmp_path / "folds" / "predictions.csv")
@@ -209,7 +197,7 @@ def write_parts(folder):
 def test_parts_beyond_the_end_of_a_recording_are_left_out(tmp_path, recipe):
     table, bad = write_parts(tmp_path)
     times = {"start_column": "start", "end_column": "end"}
-    path, output = recipe(**TINY, train_file=table, **times, on_bad_audio="skip")
+    path, output = recipe(**EPOCH, train_file=table, **times, on_bad_audio="skip")
     run(train, path)
     found = logged(output)
     assert sorted(found) == sorted(bad)
@@ -239,7 +227,7 @@ def test_a_part_of_a_damaged_recording_has_its_own_name_in_the_list(tmp_path):
 
 def test_too_many_damaged_clips_stop_the_run(manifest, recipe):
     table, damaged = manifest
-    path, output = recipe(**TINY, train_file=table, on_bad_audio="skip", max_unreadable_share=0.04)
+    path, output = recipe(**EPOCH, train_file=table, on_bad_audio="skip", max_unreadable_share=0.04)
     with pytest.raises(InputError, match="5 of 100 clips are unreadable .max_unreadable_share is 0.04.: ") as caught:
         run(train, path)
     assert "\n" not in str(caught.value)
@@ -257,7 +245,7 @@ def test_a_class_that_loses_all_its_clips_stops_the_run(manifest, recipe, labels
     table, _ = manifest
     texts = [label if isinstance(label, str) else ";".join(label) for label in labels]
     pandas.read_csv(table).assign(label=texts).to_csv(table.with_name("rare.csv"), index=False)
-    path, _ = recipe(**TINY, train_file=table.with_name("rare.csv"), on_bad_audio="skip")
+    path, _ = recipe(**EPOCH, train_file=table.with_name("rare.csv"), on_bad_audio="skip")
     with pytest.raises(InputError, match=pattern):
         run(train, path, *(["--label_separator", ";"] if isinstance(labels[0], list) else []))
 
@@ -266,7 +254,7 @@ def test_a_split_that_loses_all_its_clips_stops_the_run(manifest, recipe):
     table, _ = manifest
     pandas.read_csv(table)[95:].to_csv(table.with_name("only_damaged.csv"), index=False)
     only_damaged = table.with_name("only_damaged.csv")
-    path, _ = recipe(**TINY, train_file=table, test_file=only_damaged, on_bad_audio="skip", max_unreadable_share=0.5)
+    path, _ = recipe(**EPOCH, train_file=table, test_file=only_damaged, on_bad_audio="skip", max_unreadable_share=0.5)
     with pytest.raises(InputError, match="all 5 test clips are unreadable; repair them"):
         run(train, path)
 
@@ -338,7 +326,7 @@ def test_clips_that_are_stored_as_bytes_are_told_apart_by_their_places(tmp_path)
 @pytest.mark.slow
 def test_two_processes_leave_out_the_same_clips(manifest, recipe):
     table, damaged = manifest
-    path, output = recipe(**TINY, train_file=table, on_bad_audio="skip", use_cpu=True)
+    path, output = recipe(**EPOCH, train_file=table, on_bad_audio="skip", use_cpu=True)
     process = launch(2, "train_hf.py", path)
     assert process.returncode == 0, process.stderr[-3000:]
     assert_all_are_listed(output, damaged)

@@ -392,17 +392,20 @@ def test_a_training_ends_with_its_page(trained):
     assert "://" not in re.sub('base64,[^"]+', "", (output / "report.html").read_text())
 
 
-def test_a_card_does_not_claim_a_choice_that_was_not_made(trained):
+def test_card_and_page_claim_no_choice_that_was_not_made(trained, monkeypatch):
     by_hand = {"high": 0.5, "low": 0.2, "median_steps": 9, "max_gap_s": 0.1, "min_duration_s": 0.3}
-    sizes = TINY["config_overrides"] | {"event_detection": by_hand}
-    output = trained(choose_postprocessing=False, config_overrides=sizes)
+    sizes, written = TINY["config_overrides"] | {"event_detection": by_hand}, []
+    monkeypatch.setattr(reporting, "write_page", lambda *parts: written.extend(parts[:3]))
+    output = trained(choose_postprocessing=False, config_overrides=sizes, window_s=0.4)
+    stored = json.loads((output / "config.json").read_text())["event_detection"]
+    assert stored == by_hand | {"window_s": 0.4}
     card = (output / "README.md").read_text(encoding="utf-8")
     assert "was not chosen by these recordings" in card and "was chosen" not in card
-
-
-def test_windows_that_the_recipe_sets_are_stored_where_nothing_is_chosen(trained):
-    output = trained(choose_postprocessing=False, window_s=0.4)
-    assert json.loads((output / "config.json").read_text())["event_detection"] == {"window_s": 0.4}
+    monkeypatch.undo()
+    trainer, results, _ = written
+    trainer.model.config.event_detection = {"window_s": 0.4}  # the same without settings by hand
+    reporting.write_card(trainer, results, output / "README.md")
+    reporting.write_page(*written, output)
     assert "How events are found" not in (output / "README.md").read_text(encoding="utf-8")
     texts = Page((output / "report.html").read_text(encoding="utf-8")).texts
     assert any("above 0.5, without a filter" in text for text in texts)

@@ -7,6 +7,7 @@ import pandas
 import pytest
 import soundfile
 from audio_files import launch, new_imports, write_tone, write_tones
+from stopped_shards import stop_after
 from tiny_models import TINY, save_tiny_classifier
 from transformers import ASTConfig, AutoModel, ViTConfig
 
@@ -123,15 +124,7 @@ def test_layers_and_poolings_can_be_chosen(model_folder, clips, tmp_path):
 def test_a_stopped_run_goes_on_to_the_same_file(model_folder, clips, tmp_path, monkeypatch, capsys, level):
     whole, stopped = tmp_path / "whole.parquet", tmp_path / "stopped.parquet"
     embed(model_folder, clips, whole, "--level", level)
-    original, saved = Shards.save, []
-
-    def save(self, *arguments):
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-        saved.append(arguments[0])
-        original(self, *arguments)
-
-    monkeypatch.setattr(Shards, "save", save)
+    original, saved = Shards.save, stop_after(monkeypatch, 2)
     capsys.readouterr()
     assert embed(model_folder, clips, stopped, "--level", level) == 130
     assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; {embed_hf.KEPT}"

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from audio_files import write_class_folders, write_tones
+from stopped_shards import stop_after
 
 import embed_hf
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -98,15 +99,7 @@ def test_a_stopped_run_goes_on_and_unreadable_clips_are_listed(clips, tmp_path, 
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "2.wav").write_bytes(b"no audio")
     words = [tmp_path, "--output", tmp_path / "out.parquet", "--shard_clips", "1"]
-    original, saved = embed_hf.Shards.save, []
-
-    def save(self, *arguments):
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-        saved.append(arguments[0])
-        original(self, *arguments)
-
-    monkeypatch.setattr(embed_hf.Shards, "save", save)
+    stop_after(monkeypatch, 2)
     assert embed(*words) == 130
     monkeypatch.undo()
     assert embed(*words) == 0

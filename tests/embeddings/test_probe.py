@@ -11,6 +11,7 @@ import pytest
 import torch
 from audio_files import write_class_folders
 from tiny_models import TINY, save_tiny_classifier
+from tiny_runs import write_recipe
 
 from modeling_dual_ssast import DualSSASTConfig
 from training import tasks
@@ -43,14 +44,9 @@ def clips(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path, encoder, clips):
-    def write(**values):
-        path, output = tmp_path / "probe.json", tmp_path / "probe"
-        fractions = {"validation_fraction": 0.2, "test_fraction": 0.2}
-        names = {"model_name_or_path": str(encoder), "dataset_name": str(clips), "output_dir": str(output)}
-        path.write_text(json.dumps({"task": "probe", **PROBE, **fractions, **names, **values}))
-        return str(path), output
-
-    return write
+    settings = {"task": "probe", "validation_fraction": 0.2, "test_fraction": 0.2, **PROBE}
+    settings |= {"model_name_or_path": encoder, "dataset_name": clips}
+    return lambda **values: write_recipe(tmp_path, settings | values, "probe")
 
 
 def run(path: str, *words: str):

@@ -11,6 +11,8 @@ from audio_files import write_class_folders, write_tone
 from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from stopped_shards import stop_after
+from tiny_runs import write_recipe
 from transformers import AutoModelForAudioClassification
 
 from modeling_dual_ssast import DualSSASTConfig, DualSSASTFeatureExtractor, DualSSASTForPreTraining, DualSSASTModel
@@ -59,16 +61,8 @@ def clips(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path, encoder, clips):
-    def write(**values):
-        path, output = tmp_path / "sweep.json", tmp_path / "sweep"
-        values = {
-            "task": "sweep", "model_name_or_path": str(encoder), "dataset_name": str(clips), "num_folds": 3,
-            "shard_clips": 5, "output_dir": str(output), **values,
-        }  # fmt: skip
-        path.write_text(json.dumps(values))
-        return str(path), output
-
-    return write
+    settings = {"task": "sweep", "model_name_or_path": encoder, "dataset_name": clips, "num_folds": 3, "shard_clips": 5}
+    return lambda **values: write_recipe(tmp_path, settings | values, "sweep")
 
 
 def table(labels: list) -> datasets.Dataset:
@@ -239,16 +233,7 @@ def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_
 
 def test_a_stopped_sweep_goes_on(recipe, monkeypatch):
     path, output = recipe(readouts=["prefix"], storage_dtype="float16")
-    saved = []
-    original = Shards.save
-
-    def save(self, shard, *arguments):
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-        saved.append(shard)
-        original(self, shard, *arguments)
-
-    monkeypatch.setattr(Shards, "save", save)
+    stop_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         run(path)
     monkeypatch.undo()

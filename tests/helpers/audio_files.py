@@ -2,8 +2,11 @@
 
 import io
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -64,6 +67,26 @@ def run_program(*words, cwd: Path = ROOT, timeout: int = 300, threads: int = 1) 
     return subprocess.run(
         [sys.executable, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout
     )
+
+
+def kill_after(checkpoint: Path, *words):
+    """Runs train_hf.py into the checkpoint's folder, and kills it with its workers once the checkpoint is there."""
+    command = [sys.executable, "train_hf.py", *map(str, words), "--output_dir", str(checkpoint.parent)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists() and not (checkpoint.parent / "results.json").exists()
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nothing listens at."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 def launch(num_processes: int, *words, timeout: int = 300) -> subprocess.CompletedProcess:

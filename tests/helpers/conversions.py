@@ -1,11 +1,22 @@
-"""Runs `python -m conversion` on an object, and checks what it refuses."""
+"""Runs `python -m conversion` on an object, and checks what it refuses, such as a malicious pickle."""
 
+import os
 from pathlib import Path
 
 import torch
 from golden import checkpoint
 
 from conversion.__main__ import main
+
+
+class Malicious:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
 
 
 def run_conversion(family: str, content, folder: Path, capsys, *options):

@@ -1,5 +1,9 @@
 """Provides recipes that train in seconds, and runs the task classification in this process."""
 
+import json
+import os
+from pathlib import Path
+
 from training import tasks
 from training.classification import train as classification
 
@@ -33,6 +37,13 @@ TINY_DETECTION = {
     "test_fraction": 0.25,
     "seed": 1,
 }
+
+
+def write_recipe(folder: Path, values: dict, name: str = "run") -> tuple[str, Path]:
+    """Writes the recipe of a run that has a name, and returns its path and the output folder."""
+    path, output = folder / f"{name}.json", folder / name
+    path.write_text(json.dumps({"output_dir": output, **values}, default=os.fspath))
+    return str(path), output
 
 
 def train(path: str, *words: str):

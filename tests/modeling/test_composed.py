@@ -1,6 +1,5 @@
 """Tests VGGish and CNN14 beyond their golden numbers: batches, short clips, training, readouts, settings, saving."""
 
-import logging
 import math
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import MELS, batch
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from warnings_of import warnings_of
 
 from modeling_dual_ssast import (
     PannsCnn14Config,
@@ -504,15 +504,9 @@ def test_long_clips_are_whole_unless_there_is_a_limit(extractor_class, options, 
 
 
 def test_the_limit_is_warned_of_once():
-    logger, messages = logging.getLogger("modeling_dual_ssast.feature_extraction_dual_ssast"), []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger.addHandler(handler)
-    try:
+    with warnings_of("modeling_dual_ssast.feature_extraction_dual_ssast") as messages:
         for _ in range(2):
             VGGishFeatureExtractor(max_length=37)(noise(16000), sampling_rate=16000)
-    finally:
-        logger.removeHandler(handler)
     assert messages == [
         "Clips longer than max_length=37 frames (0.37 s) are cut there. Pass truncation=False to keep whole clips."
     ]

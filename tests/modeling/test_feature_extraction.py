@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoFeatureExtractor, DataCollatorWithPadding
+from warnings_of import warnings_of
 
 from modeling_dual_ssast import DualSSASTFeatureExtractor, feature_extraction_dual_ssast
 from modeling_dual_ssast.feature_extraction_dual_ssast import (
@@ -41,14 +42,9 @@ def extractor():
 @pytest.fixture
 def warnings_of_extractor(extractor):
     """Messages of the warnings that a test provokes; each is given once per process, so the memory is cleared."""
-    logger = logging.getLogger(DualSSASTFeatureExtractor.__module__)
     logging.Logger.warning_once.cache_clear()
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
+    with warnings_of(DualSSASTFeatureExtractor.__module__) as messages:
+        yield messages
 
 
 CLIP = noise(4000)

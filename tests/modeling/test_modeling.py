@@ -1,7 +1,6 @@
 """Tests the model: independent clips, attention implementations, gradients, losses, resizing, windows, loading."""
 
 import itertools
-import logging
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from tiny_models import MELS, THREE_BLOCKS, batch
 from tiny_models import make_three_blocks as tiny
 from torch import nn
 from transformers import AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining
+from warnings_of import warnings_of
 
 from modeling_dual_ssast import (
     DualSSASTConfig,
@@ -37,12 +37,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def warnings_of_models():
-    logger, messages = logging.getLogger("modeling_dual_ssast"), []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
+    with warnings_of("modeling_dual_ssast") as messages:
+        yield messages
 
 
 # ---- a clip's logits do not depend on the clips beside it ----

@@ -1,11 +1,10 @@
 """Makes the clips and recipes of tiny pretrainings."""
 
-import json
-
 import numpy as np
 import pytest
 import soundfile
 from tiny_pretrainings import COMMON, OWN
+from tiny_runs import write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +21,4 @@ def clips(tmp_path_factory):
 @pytest.fixture
 def recipe(tmp_path):
     """Writes a tiny recipe and returns its path and the output folder."""
-
-    def write(task, name="run", **values):
-        output = tmp_path / name
-        path = tmp_path / f"{name}.json"
-        values = {key: str(value) if hasattr(value, "parts") else value for key, value in values.items()}
-        path.write_text(json.dumps({"task": task, **COMMON, **OWN[task], "output_dir": str(output), **values}))
-        return str(path), output
-
-    return write
+    return lambda task, name="run", **values: write_recipe(tmp_path, {"task": task} | COMMON | OWN[task] | values, name)

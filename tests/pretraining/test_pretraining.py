@@ -2,17 +2,13 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 import yaml
-from audio_files import ROOT, launch, run_program, write_class_folders, write_tone
+from audio_files import ROOT, kill_after, launch, run_program, write_class_folders, write_tone
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tiny_pretrainings import HEADS, OWN, SIZES, TASKS, train
@@ -572,15 +568,7 @@ def test_a_killed_run_resumes(clips, recipe, tmp_path, task, kind):
     uninterrupted = run_program("train_hf.py", path)
     assert uninterrupted.returncode == 0, uninterrupted.stderr[-2000:]
     killed = tmp_path / "killed"
-    command = [sys.executable, "train_hf.py", path, "--output_dir", str(killed), "--dataloader_num_workers", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (killed / "checkpoint-3").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert (killed / "checkpoint-3").exists() and not (killed / "results.json").exists()
+    kill_after(killed / "checkpoint-3", path, "--dataloader_num_workers", 2)
     resumed = run_program("train_hf.py", path, "--output_dir", killed, "--resume_from_checkpoint", "true")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     check_same_run(whole, killed)

@@ -24,7 +24,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from audio_files import ROOT, write_tone
+from audio_files import ROOT, free_port, write_tone
 from huggingface_hub import snapshot_download
 from packaging.requirements import Requirement
 from tiny_detectors import long_tones, save_tiny_detector
@@ -683,12 +683,6 @@ def test_a_space_is_one_commit_and_can_be_pushed_again(hub, tmp_path):
     files = hub.files("user/page", "spaces")
     assert [name for name in files if name.startswith("examples/")] == ["examples/own.wav"]
     assert b"Sonic Pi" not in files["README.md"]
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def link_packages(requirements: list[str], folder: Path) -> str:

@@ -30,6 +30,7 @@ from huggingface_hub import (
 )
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny_classifier
+from tiny_runs import TINY, write_recipe
 from transformers import AutoModel, AutoModelForAudioClassification, pipeline
 
 import train_hf
@@ -593,25 +594,12 @@ def test_a_model_goes_on_without_this_repository(hub, run, tmp_path):
     assert not hub.unknown
 
 
-TINY = {
-    "config_overrides": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
-    "max_length": 32, "mean": -6.0, "std": 4.0, "num_train_epochs": 2, "per_device_train_batch_size": 4,
-    "disable_tqdm": True, "validation_fraction": 0.2, "test_fraction": 0.2, "seed": 1, "push_to_hub": True,
-    "hub_model_id": "user/run", "html_report": False,
-}  # fmt: skip
-
-
 @pytest.fixture
 def recipe(tmp_path):
     """A tiny recipe that is pushed, and its output folder."""
-    clips = write_class_folders(tmp_path / "clips", 10)
-
-    def write(**values):
-        path, output = tmp_path / "recipe.json", tmp_path / "run"
-        path.write_text(json.dumps({**TINY, "dataset_name": str(clips), "output_dir": str(output), **values}))
-        return str(path), output
-
-    return write
+    settings = TINY | {"dataset_name": write_class_folders(tmp_path / "clips", 10), "learning_rate": 5e-5}
+    settings |= {"push_to_hub": True, "hub_model_id": "user/run", "html_report": False}
+    return lambda **values: write_recipe(tmp_path, settings | values)
 
 
 def test_a_run_is_pushed_when_it_is_done(hub, recipe, tmp_path):
@@ -758,15 +746,14 @@ def test_a_token_that_may_only_read_is_found_before_training(hub, recipe, capsys
 def test_pretraining_is_pushed(hub, task, tmp_path):
     for index in range(12):
         write_tone(tmp_path / "clips" / f"{index}.wav", seconds=0.5, hz=200.0 + 50 * index, seed=index)
-    output, path = tmp_path / "run", tmp_path / "recipe.json"
     shape = {**TINY["config_overrides"], "max_length": 48, "num_mel_bins": 32}
     values = {
-        "task": task, "train_sources": [str(tmp_path / "clips")], "validation_clips": 4, "output_dir": str(output),
-        "config_overrides": shape, "max_steps": 2, "save_steps": 1, "eval_steps": 1, "per_device_train_batch_size": 4,
-        "disable_tqdm": True, "push_to_hub": True, "hub_model_id": "user/run", "hub_strategy": "every_save",
+        "task": task, "train_sources": [str(tmp_path / "clips")], "validation_clips": 4, "config_overrides": shape,
+        "max_steps": 2, "save_steps": 1, "eval_steps": 1, "per_device_train_batch_size": 4, "disable_tqdm": True,
+        "push_to_hub": True, "hub_model_id": "user/run", "hub_strategy": "every_save",
     }  # fmt: skip
-    path.write_text(json.dumps(values))
-    assert train_hf.main([str(path)]) == 0
+    path, _ = write_recipe(tmp_path, values)
+    assert train_hf.main([path]) == 0
     commits = hub.repository("user/run").commits
     assert commits[1].title == "Training in progress, checkpoint-1" and commits[-1].title == "End of training"
     assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"} < set(commits[1].files)
