@@ -50,7 +50,7 @@ class EmbedArguments(HardwareArguments):
     pooling: list[str] | None = described(None, "Poolings, if not the model's: some of mean, max, min, std.")
     pooling_combination: str | None = described(None, "Combination, if not the model's: sum, mean or concat.")
     streaming: bool = described(False, "Stream the data sets instead of downloading them.")
-    shard_clips: int = described(128, "Clips per shard; a stopped run may lose as many per process.", at_least=1)
+    shard_clips: int = described(128, "Clips per shard of what is stored while a run goes on.", at_least=1)
     share: str | None = described(
         None, "I/N: compute only this share, on one of N machines that share a folder; then run once without."
     )

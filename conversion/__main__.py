@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from training.console import run_program
+from training.console import ArgumentParser, run_program
 from training.errors import InputError
 
 from . import export_ssast, hf_ast, official, saving
@@ -26,18 +26,17 @@ KEPT = "what is finished is kept, nothing is half written: give the same command
 Facts = list[tuple[str, str]]  # printed lines: a word and the rest of its line
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> ArgumentParser:
     sources = {family.name: family.source for family in FAMILIES.values()}
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m conversion",
         description=DESCRIPTION,
         epilog=f"families:\n{list_names(sources)}\n\nother commands:\n{list_names(COMMANDS)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(dest="family", metavar="FAMILY", required=True, help="a name of those below")
     for family in FAMILIES.values():
-        sub = subparsers.add_parser(family.name, description=family.source, allow_abbrev=False)
+        sub = subparsers.add_parser(family.name, description=family.source)
         sub.add_argument("source", metavar="SRC", type=Path, help=family.source)
         sub.add_argument("target", metavar="OUT", type=Path, help="the folder to write")
         for name, keywords in family.options.items():
@@ -55,7 +54,7 @@ def list_names(texts: dict[str, str]) -> str:
 
 
 def add_export(subparsers):
-    sub = subparsers.add_parser(EXPORT, description=COMMANDS[EXPORT], allow_abbrev=False)
+    sub = subparsers.add_parser(EXPORT, description=COMMANDS[EXPORT])
     sub.add_argument("source", metavar="SRC", help="a saved folder, or the name of a Hub repository")
     sub.add_argument("target", metavar="OUT", type=Path, help="the .pth file to write")
     sub.add_argument("--verify", action="store_true", help="read the file back and compare every tensor")

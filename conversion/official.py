@@ -41,7 +41,7 @@ class Outcome:
 
 
 def add_parser(subparsers, text: str):
-    parser = subparsers.add_parser(NAME, description=text, allow_abbrev=False)
+    parser = subparsers.add_parser(NAME, description=text)
     parser.add_argument("--download-dir", type=Path, required=True, metavar="DIR", help="where the originals lie")
     parser.add_argument("--output-dir", type=Path, default=Path("checkpoints"), metavar="DIR", help="where to write")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the catalogue")

@@ -1,9 +1,8 @@
 """Pushes finished folders and demo pages to the Hub: `python -m hub COMMAND ...`."""
 
-import argparse
 import sys
 
-from training.console import run_program
+from training.console import ArgumentParser, run_program
 
 from . import push, space
 from .push import PushError
@@ -18,7 +17,7 @@ def main(argv: list[str]) -> int:
 
 
 def program(argv: list[str]):
-    parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog="python -m hub", description=__doc__.splitlines()[0])
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)

@@ -26,7 +26,7 @@ TAGS = {
     "vggish_composed": ["vggish", "composed-features"],
     "panns_cnn14": ["panns", "cnn14", "composed-features"],
 }
-TITLES = {"vggish_composed": "VGGish", "panns_cnn14": "PANNs' CNN14"}
+TITLES = {"asit": "ASiT", "vggish_composed": "VGGish", "panns_cnn14": "PANNs' CNN14"}
 # As in training/errors.py: control characters, line breaks, marks of direction, halves of surrogate pairs.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 MARKUP = re.compile(r"[\\`*~|$\[\]]|(?<!\w)_|_(?!\w)|^[#+-]")

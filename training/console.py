@@ -1,5 +1,6 @@
 """What programs share on the terminal: streams that outlast their reader, errors in one line, Ctrl-C, and tables."""
 
+import argparse
 import contextlib
 import errno
 import gc
@@ -23,6 +24,21 @@ DISK_ERRORS = {
 # oneDNN, torch's library on CPUs, keeps code and buffers for each shape that it has met, 1024 of them, up to gigabytes
 # where every batch has another length. A step has a few dozen shapes.
 ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """
+    Parses the words of a program, for which an option of several words is the same with `-` as with `_`: `--batch-size`
+    and `--batch_size`. Options are not abbreviated.
+    """
+
+    def __init__(self, *args, **keywords):
+        super().__init__(*args, **{"allow_abbrev": False} | keywords)
+
+    def add_argument(self, *names, **keywords):
+        long = [name[2:] for name in names if name.startswith("--")]
+        spellings = [f"--{text}" for name in long for text in (name.replace("_", "-"), name.replace("-", "_"))]
+        return super().add_argument(*dict.fromkeys((*names, *spellings)), **keywords)
 
 
 def run_program(

@@ -30,7 +30,7 @@ from .base import reproduction
 from .base.arguments import ModelArguments
 from .base.bootstrap import LEVEL, NUM_RESAMPLES, interval_of
 from .base.inference import check_checkpoint, check_folder, explained
-from .console import print_table, run_program
+from .console import ArgumentParser, print_table, run_program
 from .data.arguments import FrozenDataArguments
 from .data.labels import find_labels
 from .data.splits import load_splits
@@ -88,11 +88,10 @@ def program(argv: list[str]) -> None:
         write_json(arguments.output, content)
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+def parser() -> ArgumentParser:
+    found = ArgumentParser(
         prog="python -m training.expect",
         description="Lists the published values of a converted checkpoint, or measures one of them on local data.",
-        allow_abbrev=False,
     )
     found.add_argument("model", metavar="MODEL", help="converted folder, or name of the catalogue")
     found.add_argument("--run", metavar="NAME", help="task to measure, such as ESC50 (of MAEB) or evar:esc50")

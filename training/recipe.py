@@ -26,6 +26,13 @@ UNSET = ("", "none", "null")  # on the command line: unsets a key of the recipe
 GROUPS = ("task", "data", "augmentation", "model", "training", "report")  # in the order of --help
 COMPARISONS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 HELP_COLUMN = 30
+OTHER_NAMES = {  # of options, in other programs -> Transformers' names
+    "epochs": "num_train_epochs", "num_epochs": "num_train_epochs", "steps": "max_steps", "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size", "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size", "num_workers": "dataloader_num_workers",
+    "workers": "dataloader_num_workers", "model": "model_name_or_path", "data": "dataset_name",
+    "dataset": "dataset_name", "output": "output_dir",
+}  # fmt: skip
 LARGEST_WHOLE = 2**31 - 1  # of an option: random generators and tensors take no larger numbers
 LARGEST = 1e15  # products of two still fit into float32
 MOST_VALUES = 5_000_000  # of a recipe; the log in a results.json is long
@@ -467,6 +474,8 @@ class _Parser(HfArgumentParser):
     def check_known(self, key: str, where: str, refused: Mapping[str, str]):
         if key in self.known:
             return
+        if (name := OTHER_NAMES.get(key)) in self.known:
+            raise InputError(f"{where}: unknown key {key}; did you mean {name}?")
         if key in refused:
             raise InputError(f"{where}: {key}: {refused[key]}")
         raise InputError(f"{where}: unknown key {short(key, 80)}; {nearest(key, self.known, '--help lists all keys')}")

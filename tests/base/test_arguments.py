@@ -70,6 +70,8 @@ def test_model_overrides_keep_their_kinds(recipe):
         (["--lerning_rate", "1"], {}, "command line: unknown key lerning_rate; did you mean learning_rate\\?"),
         ([], {"nois": True}, "recipe.yaml: unknown key nois; did you mean noise\\?"),
         (["--learning", "1"], {}, "unknown key learning; did you mean learning_rate\\?"),
+        (["--epochs", "3"], {}, "unknown key epochs; did you mean num_train_epochs\\?"),
+        (["--batch-size", "3"], {}, "unknown key batch_size; did you mean per_device_train_batch_size\\?"),
         (["--learning_rate", "fast"], {}, "learning_rate.*invalid float value: 'fast'"),
         (["--task", "dance"], {}, "task: 'dance' is unknown; known are classification"),
         (["--train_file", "x.csv"], {}, "set either dataset_name or train_file"),

@@ -39,6 +39,11 @@ def test_a_mistyped_checkpoint_is_answered_at_once(name, pattern, tmp_path, monk
         loading.check_checkpoint(name)
 
 
+def test_a_folder_of_clips_is_no_model(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path}: has no config.json, so it is no model; python -m conversion"):
+        inference.check_folder(str(tmp_path))
+
+
 def test_random_weights_are_counted(monkeypatch):
     messages = []
     monkeypatch.setattr(loading.logger, "warning", messages.append)

@@ -22,7 +22,7 @@ import train_hf
 from training import check, explain
 from training.base.outputs import best_step, check_free, dispensable, earlier_results, kept_epoch
 from training.compare.runs import read_runs
-from training.console import LastingStream, lasting_streams
+from training.console import ArgumentParser, LastingStream, lasting_streams
 from training.console import run_program as run_here
 from training.errors import InputError
 from training.export import __main__ as export
@@ -193,6 +193,18 @@ def test_a_picture_that_fails_costs_no_run(caplog):
 
 
 # ---- consoles and pipes ----
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--batch_size"])
+@pytest.mark.parametrize("written", ["--batch-size", "--batch_size"])
+def test_an_option_is_the_same_with_either_sign(written, option):
+    parser = ArgumentParser()
+    command = parser.add_subparsers().add_parser("run")
+    command.add_argument(written, type=int, required=True)
+    assert parser.parse_args(["run", option, "3"]).batch_size == 3
+    with pytest.raises(SystemExit):
+        parser.parse_args(["run", "--batch", "3"])
+
 
 PRINT = """
 import sys

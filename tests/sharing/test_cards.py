@@ -252,6 +252,17 @@ def test_architecture_and_procedure(models):
     assert "Started from random weights" in text["single"] and "a checkpoint that is not on the Hub" in text["vggish"]
 
 
+def test_a_classifier_is_called_by_its_encoder(models):
+    config = AutoConfig.from_pretrained(models / "asit", id2label={0: "high", 1: "low"})
+    card = cards.classifier_card(
+        "n", config, AutoFeatureExtractor.from_pretrained(models / "asit"), results_of(models / "single"),
+        dataset_name="d", num_parameters=1, settings={},
+    )  # fmt: skip
+    text = " ".join(card.text.split())
+    assert "An ASiT audio classifier: a self-supervised audio spectrogram transformer" in text
+    assert "Dual SSAST audio" not in text and "A Dual SSAST audio" in (models / "single" / "README.md").read_text()
+
+
 def test_results_by_class(models):
     text = (models / "single" / "README.md").read_text()
     for name, row in results_of(models / "single")["per_class"].items():

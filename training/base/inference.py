@@ -174,6 +174,8 @@ def check_folder(name: str, revision: str = "main") -> dict:
     Raises:
         InputError: the model is of another kind, or the folder has no feature extractor.
     """
+    if Path(name).is_dir() and not (Path(name) / "config.json").exists():
+        raise InputError(f"{name}: has no config.json, so it is no model; {NO_CHECKPOINT}")
     stored, _ = PretrainedConfig.get_config_dict(name, revision=revision)
     model_type = stored.get("model_type")
     if model_type == ASTConfig.model_type:

@@ -18,9 +18,7 @@ class FrozenEncoderArguments(Arguments):
     group: ClassVar[str] = "training"
     written_folders: ClassVar[tuple[str, ...]] = ()  # in output_dir; a run must not read what lies in them
 
-    shard_clips: int = described(
-        128, "Clips per file of stored representations: what a stopped run may lose.", at_least=1
-    )
+    shard_clips: int = described(128, "Clips per file of stored representations.", at_least=1)
     per_device_eval_batch_size: int = described(16, "Clips per encoder pass.", at_least=1)
     dataloader_num_workers: int = described(0, "Threads that decode; 0: the main thread itself.", at_least=0)
     output_dir: str | None = described(None, "Folder to write to.", group="report")

@@ -35,7 +35,7 @@ class LabelArguments(EmbeddingArguments):
         None, "Label of clips with none of the labels, where clips may have several; unset: there is none."
     )
     seed: int = described(0, "Random seed.", at_least=0)
-    overwrite: bool = described(False, "Replace a table that is there: labels that were filled in would be lost.")
+    overwrite: bool = described(False, "Replace a table that is there, with all that was written into it.")
 
     def check_output(self):
         """Raises `InputError` if the table cannot be written, or would replace one that is there."""

@@ -25,7 +25,7 @@ from transformers.utils import logging
 from modeling_dual_ssast.configuration_composed import ComposedConfig
 
 from ..base.inference import check_checkpoint, check_folder, explained, load_classifier, load_encoder
-from ..console import run_program
+from ..console import ArgumentParser, run_program
 from ..errors import InputError
 from ..files import check_writable, complete_folder
 from .boards import board_usage
@@ -50,11 +50,10 @@ KEPT = "an earlier export is kept, and nothing is left of this one: give the sam
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m training.export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "model",
@@ -72,7 +71,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument(
         "--verify_with",
-        "--verify-with",
         type=Path,
         nargs="+",
         metavar="file-or-folder",
@@ -84,7 +82,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="labelled clips, a manifest or a folder, for the accuracy before and after (default: the test clips in "
         "the run's results.json, if they still exist)",
     )
-    parser.add_argument("--label_column", "--label-column", help="label column of --data, if it cannot be guessed")
+    parser.add_argument("--label_column", help="label column of --data, if it cannot be guessed")
     return parser.parse_args(argv)
 
 

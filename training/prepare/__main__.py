@@ -1,10 +1,9 @@
 """Prepares a data set: `python -m training.prepare NAME --from FOLDER`. Nothing is downloaded."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from ..console import print_table, run_program
+from ..console import ArgumentParser, print_table, run_program
 from ..errors import InputError
 from ..recipe import LARGEST_WHOLE
 from . import DATASETS, describe, find, prepare
@@ -13,7 +12,7 @@ COLUMNS = ("name", "classes", "--split", "metric", "licence", "source")
 
 
 def program(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.prepare", description=__doc__)
+    parser = ArgumentParser(prog="python -m training.prepare", description=__doc__)
     parser.add_argument("name", nargs="?", help="data set; alone: prints its description")
     parser.add_argument("--from", dest="folder", type=Path, help="folder that it was unpacked to")
     parser.add_argument("--output", type=Path, help="folder for the manifests; unset: prepared/NAME")

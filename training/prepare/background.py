@@ -5,7 +5,6 @@ Annotated events become clips with their labels. Clips of `background` are cut f
 from what is unsure: time with excluded labels, or outside the annotated clips of a soundevent collection.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..console import run_program
+from ..console import ArgumentParser, run_program
 from ..data.annotations import read_annotations
 from ..data.audio import audio_seconds
 from ..data.events import BACKGROUND, UNSURE, Event
@@ -89,17 +88,19 @@ def _free(events: list[Event], duration_s: float, clip_s: float, margin_s: float
 
 
 def program(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.prepare.background", description=__doc__)
+    parser = ArgumentParser(prog="python -m training.prepare.background", description=__doc__)
     parser.add_argument("annotations", type=Path, help="table of events, or a folder of tables (docs/guides/events.md)")
     parser.add_argument("recordings", type=Path, help="folder of the recordings, or the only one")
     parser.add_argument("--output", type=Path, default=Path("clips.csv"), help="table of clips; unset: clips.csv")
-    parser.add_argument("--clip_s", type=float, default=2.0, help="seconds of a background clip")
-    parser.add_argument("--margin_s", type=float, default=0.5, help="seconds beside an event that are neither")
+    parser.add_argument("--clip_s", type=float, default=2.0, help="seconds of a background clip (default: %(default)s)")
+    parser.add_argument(
+        "--margin_s", type=float, default=0.5, help="seconds beside an event, no background (default: %(default)s)"
+    )
     parser.add_argument("--clips", type=int, help="background clips; unset: twice as many as there are events")
     parser.add_argument("--label", default=BACKGROUND, help="name of the class; unset: background")
     parser.add_argument("--label_column", help="column of the labels; unset: guessed")
     parser.add_argument(
-        "--exclude_labels", nargs="*", default=[UNSURE], help="labels whose time is neither; unset: unsure"
+        "--exclude_labels", nargs="*", default=[UNSURE], help="labels whose time is no background; unset: unsure"
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed of the drawing")
     arguments = parser.parse_args(argv)

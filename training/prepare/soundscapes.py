@@ -5,7 +5,6 @@ Mixes data/soundscapes from the clips of data/instruments and data/voice_prompts
 The same seed makes the same samples and tables. data/soundscapes/README.md describes them.
 """
 
-import argparse
 import csv
 import functools
 import sys
@@ -18,7 +17,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from ..console import run_program
+from ..console import ArgumentParser, run_program
 from ..data.events import Event, write_events
 from ..errors import InputError
 from ..files import check_writable
@@ -213,7 +212,7 @@ def write(folder: Path, mixtures: Iterable[tuple[str, np.ndarray, list[Mixed]]])
 
 
 def program(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.prepare.soundscapes", description=__doc__)
+    parser = ArgumentParser(prog="python -m training.prepare.soundscapes", description=__doc__)
     parser.add_argument("--output", type=Path, default=DATA / "soundscapes", help="folder; unset: data/soundscapes")
     parser.add_argument("--recordings", type=int, help="training recordings to mix; unset: data/soundscapes again")
     parser.add_argument("--seed", type=int, default=1, help="random seed of --recordings")

@@ -68,7 +68,7 @@ class TableArguments(Arguments):
         "What recordings without a table are: unlabelled, empty (without events), or left out (skip).",
         choices=("unlabelled", "empty", "skip"),
     )
-    overwrite: bool = described(False, "Replace a table that is there: its answers would be lost.")
+    overwrite: bool = described(False, "Replace a table that is there, with all that was written into it.")
 
 
 @dataclass
