@@ -20,6 +20,7 @@ from training.base.open_set import UNKNOWN, RejectionArguments, choose_rejection
 from training.console import fail, run_program
 from training.errors import InputError, printable
 from training.files import check_apart
+from training.inference.arguments import ScoringArguments
 from training.inference.engine import Engine
 from training.inference.inputs import HELP, ClipSequence, open_inputs
 from training.inference.live import LiveArguments, listen, with_device
@@ -48,11 +49,10 @@ KEPT = (
     "on"
 )
 PRINTED_FAILURES = 20
-OF_EVENTS = ("event_format", "threshold", "low_threshold", "min_duration_s", "max_gap_s", "median_steps")
 
 
 @dataclass
-class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
+class PredictArguments(ScoringArguments, LiveArguments, RejectionArguments, HardwareArguments):
     """Defines the options of predict_hf.py."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier of this project; the first word.")
@@ -72,36 +72,6 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
         "Format of --events: raven, audacity, dcase, csv, json, jsonl or soundevent; unset: by the ending, raven in "
         "folders.",
     )
-    threshold: float | None = described(
-        None, "Score above which an event begins; unset: the model's own, or 0.5.", at_least=0, at_most=1
-    )
-    low_threshold: float | None = described(
-        None,
-        "Score above which an event that has begun goes on; unset: the model's own, or the same.",
-        at_least=0,
-        at_most=1,
-    )
-    min_duration_s: float | None = described(
-        None,
-        "Seconds of the shortest event; that of a single window lasts a hop; unset: the model's own, or 0.",
-        at_least=0,
-    )
-    max_gap_s: float | None = described(
-        None, "Seconds between two events of a class that count as one; unset: the model's own, or 0.", at_least=0
-    )
-    median_steps: int | None = described(
-        None,
-        "Windows or time frames of the median filter over the scores, an odd number; 1: none. Unset: the model's own.",
-        at_least=1,
-    )
-    batch_size: int = described(8, "Clips or windows per forward pass.", at_least=1)
-    num_workers: int = described(2, "Threads that decode.", at_least=0)
-    window_s: float | None = described(
-        None,
-        "Seconds per window of long clips; unset: what a detector was trained with, else the model's longest input.",
-        above=0,
-    )
-    hop_s: float | None = described(None, "Seconds from window to window; unset: half a window.", above=0)
     shard_clips: int = described(128, "Clips per shard of what is stored while a run goes on.", at_least=1)
     share: str | None = described(
         None, "I/N: compute only this share, on one of N machines that share a folder; then run once without."
@@ -115,9 +85,9 @@ class PredictArguments(LiveArguments, RejectionArguments, HardwareArguments):
             raise InputError(f"usage: {USAGE}")
         if self.model and self.models:
             raise InputError("models: stands in place of the one model; leave one of them out")
-        for name in OF_EVENTS:
+        for name, value in {"event_format": self.event_format, **self.event_settings()}.items():
             is_printed = self.listen and name != "event_format"  # events that are found live are printed, too
-            if getattr(self, name) is not None and self.events is None and not is_printed:
+            if value is not None and self.events is None and not is_printed:
                 raise InputError(f"{name}: needs --events, the table of the events; add it")
         if self.events and not self.events.name.strip("."):  # `.` and `..` have no names
             self.events = Path(os.path.abspath(self.events))
@@ -163,7 +133,7 @@ def run_live(arguments: PredictArguments) -> int:
     rejection = choose_rejection(arguments, arguments.model, model)
     network = make_network(place(model, hardware), extractor, labels, arguments, rejection)
     print(f"weights: {hardware}", file=sys.stderr)
-    return listen(arguments, network, about, arguments.events, **{name: getattr(arguments, name) for name in OF_EVENTS})
+    return listen(arguments, network, about, arguments.events, arguments.event_format, **arguments.event_settings())
 
 
 @dataclass
@@ -348,7 +318,7 @@ def open_events(arguments: PredictArguments, network: Classifier, clips: ClipSeq
     """Returns the table of the events; raises `InputError` where it cannot be written."""
     from training.inference.events import EventTable  # here: scipy takes time to import
 
-    events = EventTable(arguments.events, classifier=network, **{name: getattr(arguments, name) for name in OF_EVENTS})
+    events = EventTable(arguments.events, arguments.event_format, network, **arguments.event_settings())
     events.check(clips)
     return events
 

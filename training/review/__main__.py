@@ -29,6 +29,7 @@ from ..data.events import (
 )
 from ..errors import InputError, printable
 from ..files import MOST_STEM, check_outside, check_writable
+from ..inference.arguments import ScoringArguments
 from ..inference.engine import Engine
 from ..inference.frames import FrameClassifier
 from ..inference.inputs import ClipSequence, Files
@@ -47,7 +48,6 @@ USAGE = f"python -m training.review MODEL RECORDINGS [--key value ...], or pytho
 USAGE_OF_MERGE = f"python -m training.review {MERGE} RECORDINGS TABLE ... [--key value ...]"
 KEPT = "what is finished is kept in OUTPUT.shards: give the same command again to go on"
 SHARD_CLIPS = 8  # recordings per shard of what is stored while a run goes on
-OF_EVENTS = ("threshold", "low_threshold", "min_duration_s", "max_gap_s", "median_steps")
 
 
 @dataclass
@@ -72,7 +72,7 @@ class TableArguments(Arguments):
 
 
 @dataclass
-class SuggestArguments(HardwareArguments, TableArguments):
+class SuggestArguments(ScoringArguments, HardwareArguments, TableArguments):
     """Defines the options of training.review."""
 
     model: str | None = described(None, "Folder or Hub name of a classifier of frames or clips; the first word.")
@@ -86,25 +86,6 @@ class SuggestArguments(HardwareArguments, TableArguments):
     clips: Path | None = described(None, "Folder for a clip (WAV) of each candidate; unset: none are cut.")
     margin_s: float = described(1.0, "Seconds of a clip before and after its event.", at_least=0, at_most=60)
     exclude_labels: list[str] | None = described([UNSURE], "Labels whose time is not judged.")
-    threshold: float | None = described(
-        None, "Score above which an event begins; unset: the model's own, or 0.5.", at_least=0, at_most=1
-    )
-    low_threshold: float | None = described(
-        None, "Score above which an event that has begun goes on; unset: the model's own.", at_least=0, at_most=1
-    )
-    min_duration_s: float | None = described(None, "Seconds of the shortest event; unset: the model's own.", at_least=0)
-    max_gap_s: float | None = described(
-        None, "Seconds between two events of a class that count as one; unset: the model's own.", at_least=0
-    )
-    median_steps: int | None = described(
-        None, "Windows or frames of the median filter, an odd number; unset: the model's own.", at_least=1
-    )
-    window_s: float | None = described(
-        None, "Seconds per window; unset: what a detector was trained with, else the model's longest input.", above=0
-    )
-    hop_s: float | None = described(None, "Seconds from window to window; unset: half a window.", above=0)
-    batch_size: int = described(8, "Windows per forward pass.", at_least=1)
-    num_workers: int = described(2, "Threads that decode.", at_least=0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -162,7 +143,7 @@ def suggest(argv: list[str]) -> int:
     model, extractor = load_classifier(arguments.model, of_frames=True)
     labels = labels_of(arguments.model, model.config)
     check_events_file(arguments.output, event_format, labels.names, recordings)
-    settings = event_settings(model.config, **{name: getattr(arguments, name) for name in OF_EVENTS})
+    settings = event_settings(model.config, **arguments.event_settings())
     weights = weights_fingerprint(model)
     kind = FrameClassifier if "FrameClassification" in type(model).__name__ else Classifier
     network = kind(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s)
