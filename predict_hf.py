@@ -348,15 +348,11 @@ def show(job: Job, parts: Iterable[Part]) -> list[tuple[str, str]]:
 
 
 def print_scores(job: Job, clip: ClipScores):
-    network = job.network
-    (row,), rejection = network.probabilities(clip.logits[None]), network.rejection
-    best = np.argsort(-row)[: job.arguments.top_k]
-    found = ", ".join(f"{printable(network.labels.names[index])} {row[index]:.3f}" for index in best)
-    if rejection is not None:
-        (score,) = rejection.scores(clip.logits[None], np.asarray([clip.distance]))
-        found = f"{UNKNOWN} ({found})" if score > rejection.threshold else found
+    network, logits = job.network, clip.logits[None]
+    (row,), (found,) = network.probabilities(logits), network.reject([""], logits, np.asarray([clip.distance]))[0]
+    text = network.top_text(row, job.arguments.top_k, found == UNKNOWN)
     model = f"{printable(job.name)}\t" if job.name else ""
-    tqdm.write(f"{printable(clip.name)}\t{model}{found}")  # beside the progress bar
+    tqdm.write(f"{printable(clip.name)}\t{model}{text}")  # beside the progress bar
 
 
 def finish(job: Job, shards: Shards, clips: ClipSequence, processes: Processes) -> list[tuple[str, str]]:

@@ -589,9 +589,7 @@ class Listener:
             self.write_windows([("file", [self.recording] * len(found)), *times, *unlike, *columns])
         for start, stop, place in shown:
             row = scores[place] if scores[place].ndim == 1 else scores[place].max(axis=0)
-            best = np.argsort(-row)[: self.top_k]
-            text = ", ".join(f"{printable(labels.names[index])} {row[index]:.3f}" for index in best)
-            text = f"{UNKNOWN} ({text})" if unlike and found[place] == UNKNOWN else text
+            text = self.network.top_text(row, self.top_k, unlike and found[place] == UNKNOWN)
             print(f"{start / self.rate:.2f}-{stop / self.rate:.2f} s\t{text}", flush=True)
         if self.finder is not None:
             from ..base.event_detection import event_scores

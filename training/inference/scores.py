@@ -12,7 +12,7 @@ from modeling_dual_ssast.embedding_dual_ssast import window_and_hop, window_star
 from ..base.open_set import UNKNOWN, EmbeddingHook, Rejection
 from ..base.predictions import predictions, score_names
 from ..data.labels import LabelSet
-from ..errors import InputError
+from ..errors import InputError, printable
 from .engine import Network
 from .plan import Stretch
 from .shards import Part, Segment
@@ -103,6 +103,11 @@ class Classifier(Network):
         values = self.rejection.scores(logits, distances)
         found = [UNKNOWN if is_beyond else text for text, is_beyond in zip(found, values > self.rejection.threshold)]
         return found, [(self.rejection.score, values)]
+
+    def top_text(self, row: np.ndarray, top_k: int, is_unknown: bool) -> str:
+        """Returns the highest scores of a row (labels,) with their names, as they are printed."""
+        text = ", ".join(f"{printable(self.labels.names[i])} {row[i]:.3f}" for i in np.argsort(-row)[:top_k])
+        return f"{UNKNOWN} ({text})" if is_unknown else text
 
 
 @dataclass
