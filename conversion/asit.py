@@ -253,7 +253,7 @@ def _convert_pretraining(checkpoint: Checkpoint, options: Options) -> Converted:
         model=model,
         feature_extractor=extractor,
         title="ASiT model, pretraining",
-        notes=notes + [note for note in dict.fromkeys(n for tensors in used for n in dtype_notes(tensors))],
+        notes=notes + list(dict.fromkeys(n for tensors in used for n in dtype_notes(tensors))),
         dropped=dropped,
         new=new,
     )

@@ -47,7 +47,7 @@ def test_a_folder_of_clips_is_no_model(tmp_path):
 def test_random_weights_are_counted(monkeypatch):
     messages = []
     monkeypatch.setattr(loading.logger, "warning", messages.append)
-    loading.tell_random_weights(torch.nn.Linear(1000, 1000))
+    loading.warn_of_random_weights(torch.nn.Linear(1000, 1000))
     assert len(messages) == 1 and messages[0].startswith("Training 1,001,000 random weights: model_name_or_path can")
 
 

@@ -171,13 +171,13 @@ def test_without_a_test_or_without_a_page(tmp_path, run_of):
 
 
 def test_a_clip_that_cannot_be_drawn_loses_neither_run_nor_page(tmp_path, run_of, monkeypatch):
-    clips, draw = write_class_folders(tmp_path / "clips", 10), html_report._seen_and_heard
+    clips, draw = write_class_folders(tmp_path / "clips", 10), html_report._picture_and_sound
 
     def fail_once(*parts):
-        monkeypatch.setattr(html_report, "_seen_and_heard", draw)
+        monkeypatch.setattr(html_report, "_picture_and_sound", draw)
         raise OSError(str(clips))
 
-    monkeypatch.setattr(html_report, "_seen_and_heard", fail_once)
+    monkeypatch.setattr(html_report, "_picture_and_sound", fail_once)
     _, page, results = run_of(dataset_name=clips, max_steps=1, save_strategy="no", load_best_model_at_end=False)
     assert page.count("could not be read again") == 1 and str(clips) not in page
     assert len(AUDIO.findall(page)) == results["clips"]["test"] - 1
@@ -185,7 +185,7 @@ def test_a_clip_that_cannot_be_drawn_loses_neither_run_nor_page(tmp_path, run_of
 
 @pytest.mark.parametrize(("rate", "expected"), [(8000, 8000), (10000, 11025), (96000, 48000)])
 def test_any_rate_becomes_one_that_mp3_has(rate, expected):
-    clip = html_report._seen_and_heard(tone(1.0, rate=rate), DualSSASTFeatureExtractor(sampling_rate=rate))
+    clip = html_report._picture_and_sound(tone(1.0, rate=rate), DualSSASTFeatureExtractor(sampling_rate=rate))
     info = soundfile.info(io.BytesIO(base64.b64decode(clip["audio"].split(",")[1])))
     assert info.samplerate == expected and info.duration == pytest.approx(1.0, abs=1e-3)
     assert clip["seconds"] == clip["shown_s"] == 1.0
@@ -193,7 +193,7 @@ def test_any_rate_becomes_one_that_mp3_has(rate, expected):
 
 def test_shorter_than_a_frame_and_silent_clips_are_drawn():
     for waveform in (np.zeros(1, np.float32), np.zeros(16000, np.float32)):
-        clip = html_report._seen_and_heard(waveform, DualSSASTFeatureExtractor())
+        clip = html_report._picture_and_sound(waveform, DualSSASTFeatureExtractor())
         assert clip["picture"].startswith("data:image/png;base64,")
 
 

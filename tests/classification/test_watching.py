@@ -61,7 +61,7 @@ def test_trackio_shows_training_and_test_as_one_run(recipe, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio"])
 def test_what_is_not_installed_is_told(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_arguments, "get_available_reporting_integrations", lambda: [])
+    monkeypatch.setattr(training_arguments, "get_available_reporting_integrations", list)
     with pytest.raises(InputError, match=f"report_to: {name} is unknown or not installed; install its package"):
         TrainingArguments(output_dir=str(tmp_path), report_to=name)
 

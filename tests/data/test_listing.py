@@ -82,11 +82,11 @@ def test_a_hidden_root_is_listed(tmp_path):
 
 
 UNUSUAL = {
-    **{"aifc": "AIFF", "snd": "AU", "wave": "WAV", "bwf": "WAV", "mpga": "MP3", "mp2": "MP3", "voc": "VOC"},
-    **{"sph": "NIST", "nist": "NIST", "rf64": "RF64", "w64": "W64", "avr": "AVR", "htk": "HTK", "sf": "IRCAM"},
-    **{"paf": "PAF", "pvf": "PVF", "iff": "SVX", "sds": "SDS", "xi": "XI", "mat": "MAT5", "wve": "WVE", "caf": "CAF"},
-    **{"xyz": "WAV", "WAV": "WAV", "AiF": "AIFF", "SPH": "NIST", "2024-05-01": "FLAC", "wav_": "OGG"},
-}
+    "aifc": "AIFF", "snd": "AU", "wave": "WAV", "bwf": "WAV", "mpga": "MP3", "mp2": "MP3", "voc": "VOC",
+    "sph": "NIST", "nist": "NIST", "rf64": "RF64", "w64": "W64", "avr": "AVR", "htk": "HTK", "sf": "IRCAM",
+    "paf": "PAF", "pvf": "PVF", "iff": "SVX", "sds": "SDS", "xi": "XI", "mat": "MAT5", "wve": "WVE", "caf": "CAF",
+    "xyz": "WAV", "WAV": "WAV", "AiF": "AIFF", "SPH": "NIST", "2024-05-01": "FLAC", "wav_": "OGG",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("extension", "kind"), UNUSUAL.items())

@@ -118,7 +118,7 @@ def test_the_options_of_a_fine_tuning(train, tones, tmp_path, settings):
     if "weak_annotations" in settings:
         settings = settings | {"weak_annotations": str(tones.with_name("weak.csv"))}
         tones.with_name("weak.csv").write_text("file,label\nr0.wav,high|low\nr1.wav,\n")
-    without = {name: "unset" for name in ("config_overrides", "max_length", "frequency_stride")}
+    without = dict.fromkeys(("config_overrides", "max_length", "frequency_stride"), "unset")
     output = train(**without, model_name_or_path=str(checkpoint), **{"time_stride": "unset"} | settings)
     results = json.loads((output / "results.json").read_text())
     assert np.isfinite(results["metrics"]["validation"]["loss"])
@@ -201,7 +201,7 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_trained_and_finds_events(train, tones, tmp_path, family):
     checkpoint = FAMILIES[family](tmp_path / family)
-    without = {name: "unset" for name in ("config_overrides", "max_length", "frequency_stride", "time_stride")}
+    without = dict.fromkeys(("config_overrides", "max_length", "frequency_stride", "time_stride"), "unset")
     if "cnn" in family or family == "vggish":
         without |= {"compute_statistics": False, "crop_s": 2.0, "window_s": 2.0}
     output = train(**without, model_name_or_path=str(checkpoint))

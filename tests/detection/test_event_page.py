@@ -107,7 +107,7 @@ def test_verdicts_are_counted_as_the_metrics_count(tmp_path, seed):
     metrics = event_metrics(
         dict(zip(names, findings.found)),
         {one.name: one.events for one in findings.stretches},
-        {name: 6.0 for name in names},
+        dict.fromkeys(names, 6.0),
         findings.labels,
         num_resamples=0,
     )

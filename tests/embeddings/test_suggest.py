@@ -176,7 +176,7 @@ def test_several_labels_per_clip(tmp_path):
     (tmp_path / "known.csv").write_text("file_name,label\n00.wav,a\n15.wav,a;b\n30.wav,none\n45.wav,b\n")
     words = ["--labels", tmp_path / "known.csv", "--label_separator", ";", "--none_label", "none", "--count", 56]
     found = run(tmp_path, *words).fillna("")
-    own = {name: labels for name, labels in zip(found["file_name"], found["predicted"])}
+    own = dict(zip(found["file_name"], found["predicted"]))
     assert [own[f"{name}.wav"] for name in ("05", "20", "35", "50")] == ["a", "a;b", "", "b"]
     # Another separator: what is written can be read again.
     (tmp_path / "known.csv").write_text((tmp_path / "known.csv").read_text().replace(";", "|"))

@@ -458,7 +458,7 @@ def test_tuples_have_the_order_of_the_output_class(family):
     assert names[-1] == ("attentions" if "output_attentions" in inputs else "hidden_states")
     assert len(names) == len(values)
     torch.testing.assert_close([getattr(output, name) for name in names], list(values))
-    outputs = make(family)(**{**step_inputs(model)})
+    outputs = make(family)(**step_inputs(model))
     assert "hidden_states" not in outputs and "attentions" not in outputs
 
 

@@ -310,7 +310,7 @@ def test_a_push_over_another_kind_of_model_leaves_nothing_that_transformers_woul
         "processor_config.json", "config.4.0.0.json", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin",
         "pytorch_model.bin.index.json", "confusion_matrix.csv",
     }  # fmt: skip
-    hub.create("user/name", {name: b"{}" for name in (*foreign, "old/pytorch_model.bin", "notes.json")})
+    hub.create("user/name", dict.fromkeys((*foreign, "old/pytorch_model.bin", "notes.json"), b"{}"))
     push_folder(run, "user/name")
     files = set(hub.files("user/name"))
     assert not foreign & files and {"old/pytorch_model.bin", "notes.json"} < files

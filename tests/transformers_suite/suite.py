@@ -38,7 +38,7 @@ PATCHES = {
     "max_length": FRAMES,
     "num_mel_bins": 32,
 }
-HEADS = {name: 16 for name in ("class_dim", "data_dim", "head_hidden_size", "head_bottleneck_size")}
+HEADS = dict.fromkeys(("class_dim", "data_dim", "head_hidden_size", "head_bottleneck_size"), 16)
 RECONSTRUCTION = {"reconstruction_hidden_size": 16, "reconstruction_bottleneck_size": 8}
 CHANNELS = [4, 4, 6, 6, 8, 8]
 # Family: class of the configuration, its settings, and the classes' suffixes.

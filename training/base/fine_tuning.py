@@ -98,7 +98,7 @@ class FineTuningTrainer(AudioTrainer):
             logs = logs | {"padded_share": 1 - float(self._frames[0] / self._frames[1])}
             self._frames.zero_()
         if "loss" in logs and isinstance(self.train_dataset, ClipStream):
-            logs = logs | {"clips": self.train_dataset.num_heard(self.state.global_step, self.args)}
+            logs = logs | {"clips": self.train_dataset.num_delivered(self.state.global_step, self.args)}
         super().log(logs, start_time)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:

@@ -175,7 +175,7 @@ def load_model(
     return model
 
 
-def tell_random_weights(model):
+def warn_of_random_weights(model):
     """Warns, in the main process, that a training starts from random weights, and points to checkpoints."""
     if os.environ.get("RANK", "0") == "0":
         count = sum(parameter.numel() for parameter in model.parameters())

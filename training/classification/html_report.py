@@ -97,7 +97,7 @@ def _hardest_clips(run: FinishedRun, scores: np.ndarray) -> list[dict]:
         clip = {"name": public_clip_name(names[index], folder), "loss": float(losses[index])}
         clip |= _answers(outcome.label_ids[index], predictions[index], scores[index], labels)
         try:
-            clip |= _seen_and_heard(dataset.waveform(int(index)), dataset.feature_extractor)
+            clip |= _picture_and_sound(dataset.waveform(int(index)), dataset.feature_extractor)
         except Exception as error:  # a missing clip on the page must not stop the run
             logger.warning(one_line(f"report.html shows no picture of {names[index]} ({error})"))
         clips.append(clip)
@@ -115,7 +115,7 @@ def _answers(target, prediction, scores: np.ndarray, labels: LabelSet) -> dict:
     return {"label": label, "prediction": prediction, "wrong": right != chosen}
 
 
-def _seen_and_heard(waveform: np.ndarray, extractor) -> dict:
+def _picture_and_sound(waveform: np.ndarray, extractor) -> dict:
     """Returns the first seconds of a clip as spectrogram and audio, and its length. waveform: (samples,)"""
     rate = extractor.sampling_rate
     shown = waveform[: round(SHOWN_S * rate)]

@@ -17,7 +17,7 @@ from ..base.loading import (
     load_config,
     load_feature_extractor,
     load_model,
-    tell_random_weights,
+    warn_of_random_weights,
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
@@ -99,7 +99,7 @@ def run(
         dataset.check_labels()
     model = load_model(model_arguments, stored_config, labels)
     if stored_config is None:
-        tell_random_weights(model)
+        warn_of_random_weights(model)
     if data_arguments.decoded_cache is not None:
         cache = DecodedCache(data_arguments.decoded_cache, extractor.sampling_rate, reports=arguments.should_log)
         for split, dataset in datasets.items():
@@ -126,7 +126,7 @@ def run(
         trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)
     if data_arguments.streaming:  # early stopping ends it sooner, and other batches may have gone before
-        datasets["train"].num_clips = datasets["train"].num_heard(trainer.state.global_step, arguments)
+        datasets["train"].num_clips = datasets["train"].num_delivered(trainer.state.global_step, arguments)
     outcomes = {
         split: trainer.predict(datasets[split], metric_key_prefix=split)
         for split in ("validation", "test")

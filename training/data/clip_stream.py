@@ -147,7 +147,7 @@ class ClipStream(torch.utils.data.IterableDataset):
                     yield self.example(waveform.copy(), rng, audio)
                 waiting = []
 
-    def num_heard(self, step: int, arguments) -> int:
+    def num_delivered(self, step: int, arguments) -> int:
         """Returns the number of clips that all processes have processed after a step of this run."""
         return self.start + (step - self.first_step) * clips_per_step(arguments)
 
@@ -176,8 +176,8 @@ class ClipStream(torch.utils.data.IterableDataset):
             counted[index] = True
 
     def _check_share(self, num_positions: int):
-        num_unreadable, num_heard = self.log.counts()
-        num_met = num_unreadable + num_heard
+        num_unreadable, num_readable = self.log.counts()
+        num_met = num_unreadable + num_readable
         if num_met >= MIN_CLIPS_TO_JUDGE or num_positions >= (self.clips_per_pass or math.inf):
             self.log.check_share(num_unreadable, num_met, self.max_unreadable_share, num_met == self.clips_per_pass)
 
@@ -235,7 +235,7 @@ class StreamCallback(TrainerCallback):
         self.stream.start = clips + (state.global_step - step) * clips_per_step(args)
 
     def on_step_end(self, args, state, control, **kwargs):
-        state.epoch = self.stream.num_heard(state.global_step, args) / (self.epoch_steps * clips_per_step(args))
+        state.epoch = self.stream.num_delivered(state.global_step, args) / (self.epoch_steps * clips_per_step(args))
         # Logs at each checkpoint and at the end: a resumed run starts its figures at zero.
         control.should_log |= control.should_save or control.should_evaluate or state.global_step >= state.max_steps
 

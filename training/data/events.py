@@ -404,7 +404,7 @@ def _read_rows(
     twice = next((name for name in names if names.count(name) > 1 and name.strip().casefold() in PLAIN), None)
     if twice:
         raise InputError(f"{path}: {names.count(twice)} columns are called {twice}; rename all but one")
-    columns = dict(zip(names, zip(*rows))) if rows else {name: () for name in names}
+    columns = dict(zip(names, zip(*rows))) if rows else dict.fromkeys(names, ())
     is_raven = {RAVEN_BEGIN, RAVEN_END} <= set(names)
     if is_raven and "View" in columns:
         kept = main_view(path, columns["View"])

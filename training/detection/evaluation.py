@@ -227,7 +227,7 @@ def _placed(source, events: Events, recordings: Iterable[str | None]) -> tuple[E
         if best and best[0] in found:
             raise InputError(f"{source}: {printable(name)} and another name are {printable(best[0])}; write one name")
         unknown += [] if best else [name]
-        found |= {other: events[name] for other in best}
+        found |= dict.fromkeys(best, events[name])
     return found, unknown
 
 

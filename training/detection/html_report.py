@@ -165,7 +165,7 @@ def write_report(folder: Path, name: str, results: dict, findings: Findings | No
 def _class_table(findings: Findings, results: dict) -> dict:
     """Returns column names, and per label its name, its counts and its figures."""
     hours = sum(one.duration_s for one in findings.stretches) / 3600
-    alarms = {label: 0 for label in findings.labels}
+    alarms = dict.fromkeys(findings.labels, 0)
     for own in findings.judged:
         for one in own:
             alarms[one.event.label] += one.verdict == ALARM

@@ -14,7 +14,7 @@ from ..base.loading import (
     load_config,
     load_feature_extractor,
     load_model,
-    tell_random_weights,
+    warn_of_random_weights,
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
@@ -58,7 +58,7 @@ def run(
     splits = {split: with_known_labels(split, own, labels) for split, own in splits.items()}
     model = load_model(model_arguments, stored_config, labels, AutoModelForAudioFrameClassification)
     if stored_config is None:
-        tell_random_weights(model)
+        warn_of_random_weights(model)
     datasets = make_datasets(model, extractor, splits, labels, data_arguments, augmentation, tuning, arguments)
     if data_arguments.compute_statistics:
         extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)

@@ -52,8 +52,8 @@ def read_speech_commands_v1(folder: Path) -> list[Clip]:
 
 def _words(folder: Path) -> list[Clip]:
     """Reads bed/00176480_nohash_0.wav: the folder is the word, the first part of the name the speaker."""
-    listed = {name: "validation" for name in read_lines(folder / "validation_list.txt")}
-    listed |= {name: "test" for name in read_lines(folder / "testing_list.txt")}
+    listed = dict.fromkeys(read_lines(folder / "validation_list.txt"), "validation")
+    listed |= dict.fromkeys(read_lines(folder / "testing_list.txt"), "test")
     paths = (path for path in audio_below(folder, ".wav") if path.parent.parent == folder)
     present = {f"{path.parent.name}/{path.name}": path for path in paths if re.match("[a-z]", path.parent.name)}
     absent = sorted(set(listed) - set(present))
