@@ -33,7 +33,7 @@ from ..inference.arguments import ScoringArguments
 from ..inference.engine import Engine
 from ..inference.frames import FrameClassifier
 from ..inference.inputs import ClipSequence, Files
-from ..inference.precision import HardwareArguments, choose_hardware, place
+from ..inference.precision import Hardware, HardwareArguments, choose_hardware, place
 from ..inference.scores import Classifier
 from ..inference.shards import Shards, weights_fingerprint
 from ..recipe import Arguments, described, parse_program
@@ -122,6 +122,23 @@ def main(argv: list[str] | None = None) -> int:
 def suggest(argv: list[str]) -> int:
     """Writes the table of candidates that the command line asks for; returns 1 if a recording could not be read."""
     arguments = parse_program(argv, SuggestArguments, USAGE, "model", "recordings")
+    event_format = check_outputs(arguments)
+    hardware = choose_hardware(arguments)
+    places = Recordings(arguments.recordings)
+    annotated = load(arguments, places, "skip", arguments.exclude_labels or ())
+    is_wanted = arguments.unannotated != "skip"
+    recordings = {_name(one.path, places): one for one in annotated if is_wanted or one.events is not None}
+    if not recordings:
+        raise InputError(f"{arguments.recordings}: holds no recording to look at; name another folder")
+    check_place(arguments, event_format, recordings)
+    suggester, weights = open_suggester(arguments, event_format, hardware, recordings)
+    print_unknown(arguments, suggester)
+    shards = score(arguments, hardware, suggester, weights)
+    return finish(arguments, event_format, suggester, shards)
+
+
+def check_outputs(arguments: SuggestArguments) -> str:
+    """Returns the format of the table; raises `InputError` if it or the clips cannot be written to their places."""
     event_format, is_folder = find_format(arguments.output, arguments.event_format)
     if event_format not in SEPARATORS:
         raise InputError(f"{arguments.output}: candidates are .csv or .txt, or a folder of tables; name another file")
@@ -132,14 +149,13 @@ def suggest(argv: list[str]) -> int:
             raise InputError(
                 f"{arguments.clips}: its clips would be recordings of {arguments.recordings}; name another"
             )
-    hardware = choose_hardware(arguments)
-    places = Recordings(arguments.recordings)
-    annotated = load(arguments, places, "skip", arguments.exclude_labels or ())
-    is_wanted = arguments.unannotated != "skip"
-    recordings = {_name(one.path, places): one for one in annotated if is_wanted or one.events is not None}
-    if not recordings:
-        raise InputError(f"{arguments.recordings}: holds no recording to look at; name another folder")
-    check_place(arguments, event_format, recordings)
+    return event_format
+
+
+def open_suggester(
+    arguments: SuggestArguments, event_format: str, hardware: Hardware, recordings: dict[str, AnnotatedRecording]
+) -> tuple[Suggester, str]:
+    """Returns what finds the candidates, with its model in its place, and the fingerprint of the model's weights."""
     model, extractor = load_classifier(arguments.model, of_frames=True)
     labels = labels_of(arguments.model, model.config)
     check_events_file(arguments.output, event_format, labels.names, recordings)
@@ -147,9 +163,12 @@ def suggest(argv: list[str]) -> int:
     weights = weights_fingerprint(model)
     kind = FrameClassifier if "FrameClassification" in type(model).__name__ else Classifier
     network = kind(place(model, hardware), extractor, labels, arguments.window_s, arguments.hop_s)
-    suggester = Suggester(network, settings, recordings)
-    print_unknown(arguments, suggester)
-    clips = ClipSequence([NamedFiles(recordings)])
+    return Suggester(network, settings, recordings), weights
+
+
+def score(arguments: SuggestArguments, hardware: Hardware, suggester: Suggester, weights: str) -> Shards:
+    """Scores the recordings, and returns the stored scores."""
+    clips = ClipSequence([NamedFiles(suggester.recordings)])
     output = Path(os.path.abspath(arguments.output))  # `.` has no name
     about = {"window_s": arguments.window_s, "hop_s": arguments.hop_s, "dtype": hardware.dtype_name}
     about["recordings"] = os.path.abspath(arguments.recordings)
@@ -162,7 +181,14 @@ def suggest(argv: list[str]) -> int:
     )
     shards.prepare(arguments.overwrite)
     print(f"weights: {hardware}", file=sys.stderr)
+    network = suggester.classifier
     Engine(network, clips, shards, arguments.batch_size, arguments.num_workers, verb="scoring").fill()
+    return shards
+
+
+def finish(arguments: SuggestArguments, event_format: str, suggester: Suggester, shards: Shards) -> int:
+    """Writes the candidates and their clips; returns 1 if a recording could not be read."""
+    network, recordings = suggester.classifier, suggester.recordings
     _, errors = shards.summary()
     failed = set(errors)
     found = list(suggester.find(network.joined(shards.parts()), failed))
@@ -176,7 +202,7 @@ def suggest(argv: list[str]) -> int:
             for rank, one in enumerate(chosen, start=1)
         ]
     durations_s = {name: one.duration_s for name, one in recordings.items()}
-    write_candidates(arguments.output, chosen, event_format, durations_s, extractor.sampling_rate / 2)
+    write_candidates(arguments.output, chosen, event_format, durations_s, network.extractor.sampling_rate / 2)
     shards.remove()
     print_summary(arguments.output, found, chosen)
     for name, error in errors.values():
