@@ -390,6 +390,45 @@ class Windows(NamedTuple):
         return self.starts + [len(waveform) for waveform in self.waveforms]
 
 
+class _Stretch:
+    """
+    Holds the newest sound of a stretch without gaps: the last window, and what came after it.
+
+    Args:
+        begin: its first sample
+        window, hop: samples
+        rate: samples per second
+    """
+
+    def __init__(self, begin: int, window: int, hop: int, rate: int):
+        self.begin, self.window, self.hop, self.rate = begin, window, hop, rate
+        self.first = self.stop = self.following = begin  # the samples held, and where the next window begins
+        self.parts, self.ends = [], collections.deque()  # ends: of blocks, with the time
+
+    def add(self, block: Block):
+        self.parts.append(block.samples)
+        self.ends.append((block.stop, block.ended))
+        self.stop = block.stop
+
+    def complete(self, most: int) -> Iterator[list[int]]:
+        """Yields the first samples of the windows that are complete, up to `most` at a time."""
+        starts = list(range(self.following, self.stop - self.window + 1, self.hop))
+        yield from (starts[place : place + most] for place in range(0, len(starts), most))
+
+    def cut(self, starts: list[int], num_dropped: int) -> Windows:
+        samples = np.concatenate(self.parts)
+        waveforms = [samples[start - self.first :][: self.window] for start in starts]
+        ended = [self._ended_at(start + len(waveform)) for start, waveform in zip(starts, waveforms)]
+        self.parts = [samples[starts[-1] - self.first :]]  # the recording's last window may begin in this one
+        self.first, self.following = starts[-1], starts[-1] + self.hop
+        return Windows(np.array(starts), waveforms, np.array(ended), num_dropped)
+
+    def _ended_at(self, sample: int) -> float:
+        while len(self.ends) > 1 and self.ends[0][0] < sample:
+            self.ends.popleft()
+        return self.ends[0][1] - max(self.ends[0][0] - sample, 0) / self.rate
+
+
 def cut_windows(
     buffer: RingBuffer, window: int, hop: int, most: int, layout: Callable | None = None
 ) -> Iterator[Windows]:
@@ -403,43 +442,25 @@ def cut_windows(
         most: windows at a time
         layout: see `Network`, places the last window; `None`: it ends with the sound
     """
-    first = stop = begin = 0  # samples held, and the beginning of their stretch
-    parts, ends = [], collections.deque()  # ends: of blocks, with the time
-    following = 0  # the next window's first sample
+    stretch = _Stretch(0, window, hop, buffer.rate)
     number = num_dropped = 0  # of the next block; of blocks dropped since the last windows
-
-    def ended_at(sample: int) -> float:
-        while len(ends) > 1 and ends[0][0] < sample:
-            ends.popleft()
-        return ends[0][1] - max(ends[0][0] - sample, 0) / buffer.rate
-
-    def cut(starts: list[int]) -> Windows:
-        samples = np.concatenate(parts)
-        parts[:] = [samples[starts[-1] - first :]]  # the recording's last window may begin in this one
-        waveforms = [samples[start - first :][:window] for start in starts]
-        ended = [ended_at(start + len(waveform)) for start, waveform in zip(starts, waveforms)]
-        return Windows(np.array(starts), waveforms, np.array(ended), num_dropped)
-
-    while blocks := buffer.take(following + window - stop, hop, most):
+    while blocks := buffer.take(stretch.following + window - stretch.stop, hop, most):
         for block in [*blocks, None]:
-            if block is None or block.start != stop:
-                starts = list(range(following, stop - window + 1, hop))
-                for place in range(0, len(starts), most):
-                    chosen = starts[place : place + most]
-                    yield cut(chosen)
-                    first, following, num_dropped = chosen[-1], chosen[-1] + hop, 0
+            if block is None or block.start != stretch.stop:
+                for starts in stretch.complete(most):
+                    yield stretch.cut(starts, num_dropped)
+                    num_dropped = 0
             if block is not None:
-                if block.start != stop:
-                    first = stop = begin = following = block.start
-                    parts.clear()
-                    ends.clear()
+                if block.start != stretch.stop:
+                    stretch = _Stretch(block.start, window, hop, buffer.rate)
                 num_dropped += block.number - number
-                parts.append(block.samples)
-                stop, number = block.stop, block.number + 1
-                ends.append((stop, block.ended))
-    covered = begin if following == begin else following - hop + window
+                number = block.number + 1
+                stretch.add(block)
+    begin, stop = stretch.begin, stretch.stop
+    covered = begin if stretch.following == begin else stretch.following - hop + window
     if stop > covered:
-        yield cut([max(stop - window, begin) if layout is None else begin + layout(stop - begin)[0][-1]])
+        start = max(stop - window, begin) if layout is None else begin + layout(stop - begin)[0][-1]
+        yield stretch.cut([start], num_dropped)
 
 
 # ---- From windows to results ----
@@ -657,29 +678,17 @@ def listen(
     Raises:
         InputError: the source cannot be opened, a table cannot be written, or the settings do not fit the model.
     """
-    rate, labels, is_input = network.extractor.sampling_rate, network.labels, arguments.listen == STANDARD_INPUT
+    rate, is_input = network.extractor.sampling_rate, arguments.listen == STANDARD_INPUT
     began = time.strftime("%Y%m%d_%H%M%S", time.gmtime())
     recording = f"{'stdin' if is_input else 'microphone'}_{began}Z"
     if arguments.windows is not None:
         check_table(arguments.windows)
     if events is not None:
-        check_events_file(events, event_format, labels.names, [recording])
-    make_finder = None
-    if not labels.is_regression:
-        from ..base.event_detection import EventFinder, event_settings  # here: scipy takes time to import
-
-        make_finder = functools.partial(EventFinder, labels.names, **event_settings(network.model.config, **settings))
-    elif events is not None:
-        raise InputError(f"{events}: the model gives a number per clip, so it has no events; use a classifier")
+        check_events_file(events, event_format, network.labels.names, [recording])
+    make_finder = choose_finder(network, events, settings)
     run_windows(network, [np.zeros(network.window, dtype=np.float32)], 1)  # the first call takes longer
     buffer = RingBuffer(max(BUFFER_S * rate, BUFFER_WINDOWS * network.window), rate, None if is_input else False)
-    if is_input:
-        intake = Intake(buffer, NAME_OF_INPUT, arguments.rate or rate)
-        source = standard_input(intake, arguments.channels, arguments.encoding)
-    else:
-        microphone = Microphone(arguments.listen, arguments.rate, arguments.channels)
-        intake = Intake(buffer, microphone.name, microphone.rate)
-        source = microphone.open(intake)
+    intake, source = open_source(arguments, buffer)
     listener = Listener(network, recording, make_finder, arguments.top_k)
     with contextlib.ExitStack() as stack:
         stack.enter_context(ended_by_signals(buffer))
@@ -708,6 +717,27 @@ def listen(
     if buffer.error:
         return fail(buffer.error)
     return 0 if buffer.num_blocks or not is_input else fail(f"{NAME_OF_INPUT}: no samples came; check what writes them")
+
+
+def choose_finder(network: Classifier, events: Path | None, settings: dict) -> Callable | None:
+    """Returns what makes a finder of events for a stretch without gaps; `None`: the model gives numbers."""
+    if network.labels.is_regression:
+        if events is not None:
+            raise InputError(f"{events}: the model gives a number per clip, so it has no events; use a classifier")
+        return None
+    from ..base.event_detection import EventFinder, event_settings  # here: scipy takes time to import
+
+    return functools.partial(EventFinder, network.labels.names, **event_settings(network.model.config, **settings))
+
+
+def open_source(arguments, buffer: RingBuffer) -> tuple[Intake, contextlib.AbstractContextManager]:
+    """Returns what puts the sound of `--listen` into a ring buffer, and what records it."""
+    if arguments.listen == STANDARD_INPUT:
+        intake = Intake(buffer, NAME_OF_INPUT, arguments.rate or buffer.rate)
+        return intake, standard_input(intake, arguments.channels, arguments.encoding)
+    microphone = Microphone(arguments.listen, arguments.rate, arguments.channels)
+    intake = Intake(buffer, microphone.name, microphone.rate)
+    return intake, microphone.open(intake)
 
 
 @contextlib.contextmanager
