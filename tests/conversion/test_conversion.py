@@ -524,6 +524,7 @@ def tamper(folder: Path, change):
     ("change", "words"),
     [
         (lambda state: state["classifier.dense.bias"].add_(1e-3), "classifier.dense.bias differs by 0.001"),
+        (lambda state: state["classifier.dense.bias"][0].fill_(float("nan")), "classifier.dense.bias differs by inf"),
         (lambda state: state.pop("dual_ssast.layernorm.bias"), "dual_ssast.layernorm.bias are not the same names"),
     ],
 )
@@ -536,6 +537,19 @@ def test_failed_verification_leaves_nothing(convert, fine_tuned, monkeypatch, ch
 
     monkeypatch.setattr(saving, "compare_saved", compare_tampered)
     assert_refused(convert(fine_tuned, "--verify"), "verification failed", words)
+
+
+def test_comparison_of_values_that_are_not_finite():
+    """NaN and infinity differ from every other value, and are equal to themselves."""
+    nan, inf = float("nan"), float("inf")
+    same = torch.tensor([1.0, nan, inf, -inf])
+    state = {"a": same, "empty": torch.zeros(0)}
+    assert saving.compare_states(state, {name: tensor.clone() for name, tensor in state.items()}) == (2, 0.0)
+    for values in ([2.0, nan, inf, -inf], [1.0, 0.0, inf, -inf], [1.0, nan, nan, -inf], [1.0, nan, inf, inf]):
+        for pair in ((same, torch.tensor(values)), (torch.tensor(values), same)):
+            states = ({"zeros": torch.zeros(2), "b": tensor, "ones": torch.ones(2)} for tensor in pair)
+            with pytest.raises(ConversionError, match="b differs by " + ("1" if values[0] == 2 else "inf")):
+                saving.compare_states(*states)
 
 
 def test_output_folder_is_kept_until_the_new_one_is_complete(convert, fine_tuned, monkeypatch):
