@@ -1,6 +1,5 @@
 """Saves a converted model, whole or not at all, and reads it back."""
 
-import math
 import os
 import shutil
 import tempfile
@@ -153,9 +152,9 @@ def compare_states(expected: dict, actual: dict, wrong: frozenset | set = frozen
 def _difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
     """Returns the largest absolute difference; infinity for another shape, and for NaN or infinity on one side."""
     if expected.shape != actual.shape:
-        return math.inf
+        return float("inf")
     expected, actual = expected.double(), actual.double()
     is_equal = (expected == actual) | (expected.isnan() & actual.isnan())
     differences = (expected - actual)[~is_equal].abs()
     # NaN is not larger than any other difference, so that a maximum would hide it.
-    return differences.nan_to_num(math.inf, math.inf).max().item() if differences.numel() else 0.0
+    return differences.nan_to_num(float("inf"), float("inf")).max().item() if differences.numel() else 0.0
