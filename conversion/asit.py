@@ -17,7 +17,7 @@ from modeling_dual_ssast import ASiTConfig, ASiTForPreTraining, DualSSASTConfig,
 
 from . import deit, pretrained_sed
 from .checkpoint import ConversionError, Tensors, find_state_dict, read_checkpoint
-from .options import LABELS, Family, Options, grid, statistics, task
+from .options import LABELS, LARGEST, Family, Options, grid, statistics, task
 from .result import Converted, build_model, dtype_notes, make_feature_extractor, resize
 from .ssast import check_strides
 
@@ -151,12 +151,12 @@ def _make_frequency_major(tensors: Tensors, arguments: dict) -> dict:
     sizes = deit.read_sizes(tensors, BACKBONE, PREFIX)
     patch_frames, patch_mels = deit.patch_shape(sizes)  # of the kernels, which are (time, mel) here
     sizes["patch_size"] = patch_mels if patch_mels == patch_frames else [patch_mels, patch_frames]
-    num_mel_bins = int(_argument(tensors.path, arguments, "num_mel_bins", deit.NUM_MEL_BINS))
+    num_mel_bins = _argument(tensors.path, arguments, "num_mel_bins", deit.NUM_MEL_BINS, is_whole=True)
     positions = tensors.state[f"{BACKBONE}pos_embed"]
     num_patches = tensors.shape(f"{BACKBONE}pos_embed", 3)[1] - len(PREFIX)
     rows = num_mel_bins // patch_mels
     columns = num_patches // max(rows, 1)
-    num_frames = int(_argument(tensors.path, arguments, "num_frames", columns * patch_frames))
+    num_frames = _argument(tensors.path, arguments, "num_frames", columns * patch_frames, is_whole=True)
     if rows * columns != num_patches or num_frames // patch_frames != columns or not num_patches:
         raise ConversionError(
             f"{tensors.path} contradicts itself: {num_frames} frames and {num_mel_bins} mel bins make {rows} x "
@@ -175,12 +175,16 @@ def _make_frequency_major(tensors: Tensors, arguments: dict) -> dict:
     return sizes | strides | {"num_mel_bins": num_mel_bins, "max_length": num_frames}
 
 
-def _argument(path: Path, arguments: dict, name: str, default: float):
+def _argument(path: Path, arguments: dict, name: str, default: float = 0, is_whole: bool = False):
     """Returns a number of the original's command line."""
     value = arguments.get(name, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise ConversionError(f"{path}: args.{name} is {value!r}, expected a number")
-    return value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+    if not is_number or (is_whole and value % 1):  # NaN is not up to any number
+        raise ConversionError(
+            f"{path}: args.{name} is {value!r:.50}, expected a number up to {LARGEST}"
+            f"{' without a fraction' if is_whole else ''}: correct it, or remove it from the file's args"
+        )
+    return int(value) if is_whole else value
 
 
 def _choose(checkpoint: Checkpoint, name: str) -> Tensors:
@@ -272,8 +276,11 @@ def _pretraining_config(checkpoint: Checkpoint, tensors: Tensors) -> ASiTConfig:
         "reconstruction_hidden_size",
         "reconstruction_bottleneck_size",
     )
+    arguments = checkpoint.arguments
     given = {
-        name: checkpoint.arguments[original] for original, name in ARGUMENTS.items() if original in checkpoint.arguments
+        name: arguments[original] if name == "corruption" else _argument(checkpoint.path, arguments, original)
+        for original, name in ARGUMENTS.items()
+        if original in arguments
     }
     try:
         return ASiTConfig(**checkpoint.sizes, **dict(zip(names, outputs)), **given)
@@ -330,8 +337,11 @@ def _make_extractor(checkpoint: Checkpoint, config: DualSSASTConfig, options: Op
     statistics = options.statistics
     for name in ("mean", "std"):
         if name not in statistics and f"data_{name}" in checkpoint.arguments:
-            statistics[name] = _argument(checkpoint.path, checkpoint.arguments, f"data_{name}", 0.0)
-    extractor = make_feature_extractor(config, **statistics, sampling_rate=SAMPLING_RATE)
+            statistics[name] = _argument(checkpoint.path, checkpoint.arguments, f"data_{name}")
+    try:
+        extractor = make_feature_extractor(config, **statistics, sampling_rate=SAMPLING_RATE)
+    except ValueError as error:
+        raise ConversionError(f"{checkpoint.path}: {error}; --mean and --std replace its args") from error
     return extractor, [
         f"ASiT takes audio at {SAMPLING_RATE} Hz: the feature extractor refuses other rates, so resample first"
     ]

@@ -101,6 +101,13 @@ def _describe(value) -> str:
     return f"a {type(value).__name__}"
 
 
+def _unreadable(tensor: torch.Tensor) -> str:
+    """Returns why the numbers of a tensor cannot be read, to follow its name; empty if they can be."""
+    if tensor.layout != torch.strided:
+        return f"is stored as {tensor.layout}, expected a dense tensor"
+    return "holds no values (device meta): save it with its weights loaded" if tensor.is_meta else ""
+
+
 class Tensors:
     """
     Provides the tensors of a checkpoint by name. `finish` raises if one was missing, left over or of another shape, so
@@ -137,9 +144,11 @@ class Tensors:
                 "(ssast, dual-ssast, ast, asit, hf-ast, vggish or panns-cnn14)"
             )
         for name in names:
-            layout = self.state[name].layout
-            if layout != torch.strided:
-                raise ConversionError(f"{self.path}: {name} is stored as {layout}, expected a dense tensor")
+            self._check_readable(name, self.state[name])
+
+    def _check_readable(self, name: str, tensor: torch.Tensor):
+        if problem := _unreadable(tensor):
+            raise ConversionError(f"{self.path}: {name} {problem}")
 
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:
         """Returns the shape of a tensor that `require` found; raises `ConversionError` unless it has `ndim` axes."""
@@ -155,30 +164,29 @@ class Tensors:
             self._missing.append(name)
         elif not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             self._problems.append(f"{name} is no floating-point tensor")
-        elif tensor.layout != torch.strided:
-            self._problems.append(f"{name} is stored as {tensor.layout}, expected a dense tensor")
+        elif problem := _unreadable(tensor):
+            self._problems.append(f"{name} {problem}")
         elif tuple(tensor.shape) != shape:
             self._problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-        elif not is_finite(tensor):
-            self._problems.append(f"{name} holds NaN or infinite values")
+        elif not is_finite(single := tensor.detach().float()):  # large numbers of float64 are infinite in float32
+            self._problems.append(f"{name} holds NaN or infinite values, or some beyond float32")
         else:
             self.dtypes.add(tensor.dtype)
-            return tensor.detach().float()
+            return single
         return torch.zeros(shape)
 
     def take_integer(self, name: str) -> int:
-        """Removes and returns a whole number, a tensor or not; 128.0 from a half-precision file is accepted."""
+        """Removes and returns a whole number from 0, a tensor or not; 128.0 of a half-precision file is accepted."""
         value = self.state.pop(name)
         if isinstance(value, torch.Tensor):
-            if value.layout != torch.strided:
-                raise ConversionError(f"{self.path}: {name} is stored as {value.layout}, expected a dense tensor")
+            self._check_readable(name, value)
             if value.numel() != 1:
                 raise ConversionError(f"{self.path}: {name} has shape {tuple(value.shape)}, expected one number")
             value = value.item()
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise ConversionError(f"{self.path}: {name} is {_describe(value)}, expected a whole number")
-        if value % 1 != 0:  # NaN for NaN and infinity
-            raise ConversionError(f"{self.path}: {name} is {value}, expected a whole number")
+        if value % 1 != 0 or not 0 <= value < 2**63:  # the rest is NaN for NaN and infinity
+            raise ConversionError(f"{self.path}: {name} is {value}, expected a whole number from 0 to 2**63 - 1")
         return int(value)
 
     def drop(self, names: list[str], reason: str):

@@ -101,7 +101,9 @@ def make_checkpoint(source: str) -> Exported:
     is_classifier = isinstance(model, DualSSASTForAudioClassification)
     system = "Dual SSAST" if is_classifier and is_dual(config) else "SSAST"
     _check(source, config, is_classifier, system)
-    weights = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
+    weights = _float32_state(model)
+    if problem := non_finite_weights(weights):
+        raise ConversionError(f"{source}: {problem}; take an earlier checkpoint")
     state = _encoder(weights, config) | (_classifier(weights, config) if is_classifier else _pretext(weights, config))
     if weights:  # an error in the mapping, not in the user's folder
         raise RuntimeError(f"the mapping leaves out {list(weights)}")
@@ -135,9 +137,11 @@ def _read_model(source: str) -> PreTrainedModel:
     wrong = sorted({*info["missing_keys"], *info["unexpected_keys"], *misshapen})
     if wrong:
         raise ConversionError(f"{source} contradicts its config.json: {shorten(wrong)} missing, unknown or misshapen")
-    if problem := non_finite_weights(model.state_dict()):
-        raise ConversionError(f"{source}: {problem}; take an earlier checkpoint")
     return model.eval()
+
+
+def _float32_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
 
 
 def _check(source: str, config: DualSSASTConfig, is_classifier: bool, system: str):
@@ -304,4 +308,4 @@ def compare_exported(model: PreTrainedModel, path: Path) -> tuple[int, float]:
     family = ssast
     if isinstance(model, DualSSASTForAudioClassification) and is_dual(config):
         family, options["pooling"] = dual_ssast, published_name(config)
-    return compare_states(model.state_dict(), family.convert(path, Options(**options)).model.state_dict())
+    return compare_states(_float32_state(model), family.convert(path, Options(**options)).model.state_dict())

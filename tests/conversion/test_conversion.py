@@ -384,6 +384,9 @@ def test_strict_in_both_directions(convert, fine_tuned):
         (True, "p_input_tdim is a bool, expected a whole number"),
         (torch.zeros(2), "p_input_tdim has shape (2,), expected one number"),
         (torch.tensor([96]).to_sparse(), "p_input_tdim is stored as torch.sparse_coo, expected a dense tensor"),
+        (torch.tensor(96, device="meta"), "p_input_tdim holds no values"),
+        (-96, "p_input_tdim is -96, expected a whole number from 0"),
+        (1e30, "p_input_tdim is 1e+30, expected a whole number from 0 to 2**63 - 1"),
     ],
 )
 def test_sizes_that_are_no_numbers(convert, pretrained, value, words):
@@ -398,6 +401,20 @@ def test_sparse_weights(convert, fine_tuned):
     name = "v.blocks.1.mlp.fc1.weight"
     result = convert({**fine_tuned, name: fine_tuned[name].to_sparse()})
     assert_refused(result, "source.pth does not fit", f"{name} is stored as torch.sparse_coo, expected a dense tensor")
+
+
+@pytest.mark.parametrize("name", ["v.pos_embed", "v.blocks.1.mlp.fc1.weight"])
+def test_weights_on_the_meta_device(convert, fine_tuned, name):
+    result = convert({**fine_tuned, name: fine_tuned[name].to("meta")})
+    assert_refused(result, "source.pth", f"{name} holds no values (device meta): save it with its weights loaded")
+
+
+def test_weights_beyond_float32(convert, fine_tuned):
+    large = torch.full((128,), 1e38, dtype=torch.float64)
+    *_, folder = convert({**fine_tuned, "v.norm.bias": large}, "--verify")
+    assert torch.equal(load_file(folder / "model.safetensors")["dual_ssast.layernorm.bias"], large.float())
+    shutil.rmtree(folder)
+    assert_refused(convert({**fine_tuned, "v.norm.bias": large * 1e200}), "v.norm.bias holds NaN", "beyond float32")
 
 
 def test_missing_block(convert, fine_tuned):
@@ -514,6 +531,7 @@ def tamper(folder: Path, change):
     ("change", "words"),
     [
         (lambda state: state["classifier.dense.bias"].add_(1e-3), "classifier.dense.bias differs by 0.001"),
+        (lambda state: state["classifier.dense.bias"][0].fill_(float("nan")), "classifier.dense.bias differs by inf"),
         (lambda state: state.pop("dual_ssast.layernorm.bias"), "dual_ssast.layernorm.bias are not the same names"),
     ],
 )
@@ -526,6 +544,19 @@ def test_failed_verification_leaves_nothing(convert, fine_tuned, monkeypatch, ch
 
     monkeypatch.setattr(saving, "compare_saved", compare_tampered)
     assert_refused(convert(fine_tuned, "--verify"), "verification failed", words)
+
+
+def test_comparison_of_values_that_are_not_finite():
+    """NaN and infinity differ from every other value, and are equal to themselves."""
+    nan, inf = float("nan"), float("inf")
+    same = torch.tensor([1.0, nan, inf, -inf])
+    state = {"a": same, "empty": torch.zeros(0)}
+    assert saving.compare_states(state, {name: tensor.clone() for name, tensor in state.items()}) == (2, 0.0)
+    for values in ([2.0, nan, inf, -inf], [1.0, 0.0, inf, -inf], [1.0, nan, nan, -inf], [1.0, nan, inf, inf]):
+        for pair in ((same, torch.tensor(values)), (torch.tensor(values), same)):
+            states = ({"zeros": torch.zeros(2), "b": tensor, "ones": torch.ones(2)} for tensor in pair)
+            with pytest.raises(ConversionError, match="b differs by " + ("1" if values[0] == 2 else "inf")):
+                saving.compare_states(*states)
 
 
 def test_output_folder_is_kept_until_the_new_one_is_complete(convert, fine_tuned, monkeypatch):

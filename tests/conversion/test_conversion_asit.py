@@ -296,6 +296,15 @@ def test_contradictions(convert, checkpoint):
         ("num_mel_bins", 64, "96 frames and 64 mel bins make 4 x 6 patches"),
         ("num_mel_bins", 8, "make 0 x 6 patches"),
         ("num_frames", "many", "args.num_frames is 'many', expected a number"),
+        ("num_frames", float("inf"), "source.pth: args.num_frames is inf, expected a number up to 1000000"),
+        ("num_frames", 96.5, "source.pth: args.num_frames is 96.5, expected a number up to 1000000 without a fraction"),
+        ("num_mel_bins", float("nan"), "source.pth: args.num_mel_bins is nan, expected a number"),
+        ("data_mean", 10**400, "source.pth: args.data_mean is 1000"),
+        ("data_std", float("nan"), "source.pth: args.data_std is nan, expected a number"),
+        ("data_std", 0.0, "std=0.0; --mean and --std replace its args"),
+        ("data_std", 1e-320, "source.pth: mean="),
+        ("teacher_temp", np.float64("inf"), "source.pth: args.teacher_temp is inf, expected a number"),
+        ("teacher_temp", 0, "source.pth holds settings that cannot be kept: teacher_temperature"),
         (
             "drop_type",
             "blocks",
@@ -316,6 +325,7 @@ def test_other_files_and_options(convert, checkpoint):
     assert_refused(convert({"teacher": 3}), "holds no state dict but a int")
     assert_refused(convert(SOURCE, "--time-stride", 10), "got --time-stride 10: leave it out, or take the encoder with")
     assert_refused(convert({"epoch": 0.5, "teacher": checkpoint["teacher"]}), "epoch is 0.5, expected a whole number")
+    assert_refused(convert({"epoch": -3, "teacher": checkpoint["teacher"]}), "epoch is -3, expected a whole number")
     assert_refused(convert(SOURCE, "--labels", "x"), "--labels x names no outputs")
     assert_refused(convert(SOURCE, "--task", "classification"), "has no classifier: --task encoder takes it")
     with pytest.raises(SystemExit):

@@ -126,6 +126,19 @@ def test_half_precision_is_written_as_float32(export, save, tmp_path):
     assert dtypes == {torch.float32, torch.int64}
 
 
+def test_double_precision_is_written_as_float32(export, save):
+    folder = save()
+    model = DualSSASTForPreTraining.from_pretrained(folder).double()
+    model.dual_ssast.layernorm.weight.data.fill_(1 / 3)  # rounded in float32
+    model.save_pretrained(folder)
+    status, _, _, path = export(folder, "--verify")
+    assert status == 0 and torch.load(path, weights_only=True)["module.v.norm.weight"].dtype == torch.float32
+    path.unlink()
+    model.dual_ssast.layernorm.weight.data.fill_(1e300)  # infinite in float32
+    model.save_pretrained(folder)
+    assert_refused(export(folder), "folder: 1 of ", "hold NaN or infinity, the first one dual_ssast.layernorm.weight")
+
+
 # ---- what SSAST cannot hold ----
 
 
