@@ -122,8 +122,6 @@ def run(
     starting_weights = reporting.layer_weights(model)
     trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)
     trainer.data_facts = fingerprints | order
-    if checkpoint is None:
-        trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)
     if data_arguments.streaming:  # early stopping ends it sooner, and other batches may have gone before
         datasets["train"].num_clips = datasets["train"].num_heard(trainer.state.global_step, arguments)

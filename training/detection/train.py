@@ -75,8 +75,6 @@ def run(
         check_same_tuning(checkpoint, tuning)
     trainer = make_trainer(model, extractor, datasets, tuning, arguments)
     trainer.data_facts = fingerprints | order
-    if checkpoint is None:
-        trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)
     outcomes = {
         split: trainer.predict(datasets[split], metric_key_prefix=split)
