@@ -11,19 +11,12 @@ from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeature
 
 from ..base import outputs, reproduction
 from ..base.arguments import ModelArguments, TrainingArguments
-from ..base.loading import (
-    choose_windows,
-    compute_statistics,
-    load_config,
-    load_feature_extractor,
-    load_model,
-    tell_random_weights,
-)
+from ..base.loading import choose_windows, load_config, load_feature_extractor, load_model, with_statistics
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import SEEDS, check_same_clips, check_same_run
+from ..base.resumption import SEEDS
 from ..base.trainer import early_stopping
-from ..base.tuning import check_same_tuning, prepare
+from ..base.tuning import check_resumption, prepare
 from ..data.arguments import DataArguments
 from ..data.augmentation import AugmentationArguments
 from ..data.dataset import ClipDataset, Collator
@@ -98,38 +91,26 @@ def run(
     for dataset in datasets.values():  # before the training, not after the first epoch
         dataset.check_labels()
     model = load_model(model_arguments, stored_config, labels)
-    if stored_config is None:
-        tell_random_weights(model)
     if data_arguments.decoded_cache is not None:
         cache = DecodedCache(data_arguments.decoded_cache, extractor.sampling_rate, reports=arguments.should_log)
         for split, dataset in datasets.items():
             dataset.decoded = cache.open(split, dataset.examples)
     if data_arguments.compute_statistics:
-        extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)
-        for dataset in datasets.values():
-            dataset.feature_extractor = extractor
+        extractor = with_statistics(extractor, datasets)
     model.config.padding_value = extractor.padding_value
     windows = choose_windows(model.base_model, extractor, data_arguments)
     for dataset in datasets.values():
         dataset.windows = windows
     circumstances = reproduction.circumstances(splits, arguments)
-    fingerprints = circumstances.get("data", {})
     order = {name: getattr(arguments, name) for name in SEEDS}
-    if checkpoint is not None:
-        check_same_clips(checkpoint, fingerprints, order)
-        check_same_run(checkpoint, model.config, extractor)
-        check_same_tuning(checkpoint, tuning)
+    facts = check_resumption(checkpoint, circumstances.get("data", {}), order, model, extractor, tuning)
     starting_weights = reporting.layer_weights(model)
     trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)
-    trainer.data_facts = fingerprints | order
+    trainer.data_facts = facts
     trainer.train(resume_from_checkpoint=checkpoint)
     if data_arguments.streaming:  # early stopping ends it sooner, and other batches may have gone before
         datasets["train"].num_clips = datasets["train"].num_heard(trainer.state.global_step, arguments)
-    outcomes = {
-        split: trainer.predict(datasets[split], metric_key_prefix=split)
-        for split in ("validation", "test")
-        if split in datasets
-    }
+    outcomes = trainer.predict_held_out(datasets)
     calibration = calibrate(model.config, outcomes, labels) if arguments.calibrate else None
     if calibration is not None:  # metrics of decisions depend on the thresholds
         for split, outcome in outcomes.items():
@@ -213,11 +194,6 @@ def make_trainer(
     Raises:
         InputError: settings that do not fit the model or the labels.
     """
-    if arguments.gradient_checkpointing and not model.supports_gradient_checkpointing:
-        raise InputError(
-            f"gradient_checkpointing: a {model.config.model_type} model does not support it; leave it out, or take "
-            "smaller batches and more gradient_accumulation_steps"
-        )
     if model.config.label_smoothing and not labels.is_single:
         logger.warning("label_smoothing: has no effect, for it needs one label per clip")
     if "validation" not in datasets:
