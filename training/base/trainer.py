@@ -385,6 +385,13 @@ class AudioTrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
+    def save_outputs(self, folder: Path) -> bool:
+        """Saves the trained model; returns whether this process writes the other outputs."""
+        self.save_model(str(folder), _internal_call=True)  # an ordinary call would also push
+        if self.is_world_process_zero():  # a pickle with paths of this machine, all in results.json
+            (folder / "training_args.bin").unlink(missing_ok=True)
+        return self.is_world_process_zero()
+
     def remove_checkpoints(self):
         """Removes the checkpoints of an earlier run: this one could be resumed from them by mistake."""
         if self.args.should_save and os.path.isdir(self.args.output_dir):
