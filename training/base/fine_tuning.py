@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from transformers.trainer_utils import PredictionOutput
 
 from ..data.clip_stream import ClipStream
 from ..errors import InputError
@@ -23,11 +24,16 @@ class FineTuningTrainer(AudioTrainer):
         training_loss: (logits, labels) -> loss, in place of the model's own during training
 
     Raises:
-        InputError: the model is sharded, and an option needs whole weights.
+        InputError: an option that the model does not support, or one that needs whole weights where it is sharded.
     """
 
-    def __init__(self, *args, tuning: TrainedWeightsArguments, training_loss=None, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, args, tuning: TrainedWeightsArguments, training_loss=None, **kwargs):
+        if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
+            raise InputError(
+                f"gradient_checkpointing: a {model.config.model_type} model does not support it; leave it out, or take "
+                "smaller batches and more gradient_accumulation_steps"
+            )
+        super().__init__(model, args, **kwargs)
         if self.is_sharded:
             for name in ("lora_rank", "layer_decay", "ema_decay", "average_from_epoch"):
                 if getattr(tuning, name) is not None:
@@ -73,6 +79,11 @@ class FineTuningTrainer(AudioTrainer):
             (outputs / ADAPTER / "README.md").unlink(missing_ok=True)  # an empty template, with a path of this machine
             self.model = self.model_wrapped = self.model.merge_and_unload()
         return result
+
+    def predict_held_out(self, datasets: dict) -> dict[str, PredictionOutput]:
+        """Returns split -> predictions, targets and metrics; of the validation and test splits, as far as given."""
+        splits = (split for split in ("validation", "test") if split in datasets)
+        return {split: self.predict(datasets[split], metric_key_prefix=split) for split in splits}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self._begin_batch(model, inputs)

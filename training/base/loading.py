@@ -127,7 +127,8 @@ def load_model(
     model_arguments: ModelArguments, stored_config, labels: LabelSet, auto_class=AutoModelForAudioClassification
 ) -> PreTrainedModel:
     """
-    Returns the classifier to train: the checkpoint with the recipe's changes, or a Dual SSAST with random weights.
+    Returns the classifier to train: the checkpoint with the recipe's changes; or, with a warning, a Dual SSAST with
+    random weights.
 
     Args:
         stored_config: as `load_config` returns it
@@ -151,9 +152,11 @@ def load_model(
     with blames_model(model_arguments):
         if stored_config is None:
             attention = overrides.pop("attn_implementation", None)
-            return auto_class.from_config(
+            model = auto_class.from_config(
                 DualSSASTConfig(**overrides), **({"attn_implementation": attention} if attention else {})
             )
+            warn_of_random_weights(model)
+            return model
         model, report = auto_class.from_pretrained(
             model_arguments.model_name_or_path,
             revision=model_arguments.model_revision,
@@ -221,6 +224,14 @@ def compute_statistics(waveforms, num_clips: int, extractor: DualSSASTFeatureExt
     if std == 0.0:
         raise InputError("compute_statistics: all clips are silent; check the recordings")
     return DualSSASTFeatureExtractor.from_dict(extractor.to_dict() | {"mean": mean, "std": std})
+
+
+def with_statistics(extractor: DualSSASTFeatureExtractor, datasets: dict) -> DualSSASTFeatureExtractor:
+    """Returns the feature extractor with the statistics of the training clips, and gives it to all data sets."""
+    extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)
+    for dataset in datasets.values():
+        dataset.feature_extractor = extractor
+    return extractor
 
 
 def choose_windows(encoder, extractor, data_arguments: ClipArguments) -> tuple[int, int]:

@@ -145,21 +145,23 @@ class AudioTrainer(Trainer):
         self.add_callback(Progress)
         self._loss = torch.zeros(1, device=self.args.device)  # sum over the batches of a step
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """
-        Trains as Trainer does. With a checkpoint of another folder, the output folder loses its own ones.
+        Trains as Trainer does. Unless the training goes on from one of them, the output folder loses its checkpoints.
 
         Raises:
             InputError: a loss, a gradient or a weight is not finite, or the memory is too small.
         """
-        folder, checkpoint = self.args.output_dir, kwargs.get("resume_from_checkpoint")
-        if isinstance(checkpoint, str) and folder_of(checkpoint) != os.path.realpath(folder):
+        folder, checkpoint = self.args.output_dir, resume_from_checkpoint
+        if checkpoint is None:
+            self.remove_checkpoints()
+        elif folder_of(checkpoint) != os.path.realpath(folder):
             self.remove_checkpoints()
             folder = folder_of(checkpoint)
         self.add_callback(Resumption(folder))
         self._first_step = None
         try:
-            result = super().train(*args, **kwargs)
+            result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
         except (torch.OutOfMemoryError, MemoryError) as error:
             size = self.args.per_device_train_batch_size
             raise InputError(
@@ -382,6 +384,13 @@ class AudioTrainer(Trainer):
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
+
+    def save_outputs(self, folder: Path) -> bool:
+        """Saves the trained model; returns whether this process writes the other outputs."""
+        self.save_model(str(folder), _internal_call=True)  # an ordinary call would also push
+        if self.is_world_process_zero():  # a pickle with paths of this machine, all in results.json
+            (folder / "training_args.bin").unlink(missing_ok=True)
+        return self.is_world_process_zero()
 
     def remove_checkpoints(self):
         """Removes the checkpoints of an earlier run: this one could be resumed from them by mistake."""

@@ -12,7 +12,7 @@ from modeling_dual_ssast import PannsCnn14Model, VGGishModel
 from ..errors import InputError
 from ..files import check_same, read_json, write_json
 from .arguments import TrainedWeightsArguments
-from .resumption import REMEDY
+from .resumption import REMEDY, check_same_clips, check_same_run
 
 ADAPTER = "adapter"
 LORA_TARGETS = ("q_proj", "v_proj")  # as in the paper (Hu et al., ICLR 2022)
@@ -152,13 +152,27 @@ def save_tuning(tuning: TrainedWeightsArguments, folder: Path):
     write_json(folder / TUNING_NAME, dataclasses.asdict(tuning))
 
 
-def check_same_tuning(checkpoint: str, tuning: TrainedWeightsArguments):
+def check_resumption(
+    checkpoint: str | None, data: dict, order: dict, model: PreTrainedModel, extractor, tuning: TrainedWeightsArguments
+) -> dict:
     """
-    Compares the recipe with the settings of the checkpoint to resume from.
+    Checks the checkpoint to resume from, if there is one, by `check_same_clips`, `check_same_run`, and its tuning.
+
+    Returns:
+        what the checkpoints of this run keep of its clips and their order
 
     Raises:
-        InputError: a setting differs.
+        InputError: a part is missing, or the clips or a setting differ.
     """
+    if checkpoint is not None:
+        check_same_clips(checkpoint, data, order)
+        check_same_run(checkpoint, model.config, extractor)
+        check_same_tuning(checkpoint, tuning)
+    return data | order
+
+
+def check_same_tuning(checkpoint: str, tuning: TrainedWeightsArguments):
+    """Compares the recipe with the settings of the checkpoint to resume from; raises `InputError` if one differs."""
     path = Path(checkpoint) / TUNING_NAME
     stored = dataclasses.asdict(type(tuning)())
     stored |= read_json(path, REMEDY) if path.exists() else {}

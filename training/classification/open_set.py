@@ -52,7 +52,7 @@ def fit_open_set(trainer, clips: dict[str, ClipDataset], unknown, outcomes: dict
     Fits the statistics on training clips, and the thresholds on the validation split.
 
     Args:
-        clips: split -> clips without augmentation
+        clips: split -> clips, which are not augmented here
         unknown: a `datasets.Dataset` of the classes left out, or `None`
         outcomes: split -> Trainer's PredictionOutput, whose predictions are logits (clips, labels)
 

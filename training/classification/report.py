@@ -14,7 +14,6 @@ from ..base.open_set import SCORES, OpenSet
 from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, new_staging, publish, write_results
 from ..base.plots import MOST_NAMED, loss_note, plot_confusion, plot_learning_curves
 from ..base.predictions import labelled_table
-from ..base.reproduction import versions
 from ..data.augmentation import AugmentationArguments
 from ..data.dataset import ClipDataset
 from ..data.labels import LabelSet
@@ -36,10 +35,10 @@ NOT_SHOWN = ("model_name_or_path", "from_sweep", "config_overrides", "background
 def write_outputs(
     run: FinishedRun,
     trainer: ClassificationTrainer,
-    starting_weights: dict[int, float] | None = None,
-    circumstances: dict | None = None,
-    calibration: dict | None = None,
-    open_set: tuple[OpenSet, dict] | None = None,
+    starting_weights: dict[int, float] | None,
+    circumstances: dict,
+    calibration: dict | None,
+    open_set: tuple[OpenSet, dict] | None,
 ):
     """
     Writes the output folder of a training. Every file is complete before it takes its place, and `results.json` comes
@@ -53,16 +52,14 @@ def write_outputs(
         open_set: as `fit_open_set` returns it
     """
     staging = run.folder / STAGING_NAME
-    trainer.save_model(str(staging), _internal_call=True)  # an ordinary call would also push
-    if not trainer.is_world_process_zero():
+    if not trainer.save_outputs(staging):
         return
-    (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine, all in results.json
     results = {
         **describe_outcomes(run),
         "training": {"seconds": trainer.training_s, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
         | trainer.num_parameters,
         "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
-        **(circumstances or {"versions": versions()}),
+        **circumstances,
         **describe_clips(run.datasets, run.labels, run.data["group_column"]),
         "recipe": run.recipe,
         "log": trainer.state.log_history,

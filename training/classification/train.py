@@ -4,26 +4,19 @@ import dataclasses
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, set_seed
+from transformers import PretrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeatureExtractor
 
 from ..base import outputs, reproduction
 from ..base.arguments import ModelArguments, TrainingArguments
-from ..base.loading import (
-    choose_windows,
-    compute_statistics,
-    load_config,
-    load_feature_extractor,
-    load_model,
-    warn_of_random_weights,
-)
+from ..base.loading import choose_windows, load_config, load_feature_extractor, load_model, with_statistics
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import SEEDS, check_same_clips, check_same_run
+from ..base.resumption import SEEDS
 from ..base.trainer import early_stopping
-from ..base.tuning import check_same_tuning, prepare
+from ..base.tuning import check_resumption, prepare
 from ..data.arguments import DataArguments
 from ..data.augmentation import AugmentationArguments
 from ..data.dataset import ClipDataset, Collator
@@ -39,7 +32,7 @@ from .finished_run import FinishedRun
 from .labelled_stream import LabelledClipStream, LabelledStream, check_streaming, open_streams
 from .losses import training_loss
 from .metrics import choose_metric, metric_function
-from .open_set import fit_open_set, leave_out, with_examples
+from .open_set import fit_open_set, leave_out
 from .samplers import make_sampler
 from .trainer import ClassificationTrainer
 
@@ -73,74 +66,34 @@ def run(
     set_seed(arguments.seed)
     stored_config = load_config(model_arguments)
     extractor = load_feature_extractor(model_arguments, data_arguments)
-    unknown = None
     if data_arguments.streaming:
         check_streaming(data_arguments, augmentation, tuning, arguments)
-        splits = open_streams(data_arguments)
-        held_out = {split: data for split, data in splits.items() if split != "train"}
-        splits |= screen(held_out, data_arguments, arguments.output_dir, goes_on=checkpoint is not None)
-        labels = choose_streamed_labels(splits["train"], data_arguments, stored_config)
+        splits, unknown, labels = open_streamed_splits(data_arguments, stored_config, arguments, checkpoint is not None)
     else:
         splits, unknown, labels = open_splits(splits, label_names, data_arguments, stored_config, arguments)
-    datasets = {
-        split: ClipDataset(
-            data,
-            extractor,
-            labels,
-            augmentation if split == "train" else None,
-            arguments.seed,
-            on_device=arguments.features_on_device,
-        )
-        for split, data in splits.items()
-    }
-    if data_arguments.streaming:
-        datasets["train"] = LabelledClipStream(splits.pop("train"), datasets["train"], data_arguments, arguments)
-    for dataset in datasets.values():  # before the training, not after the first epoch
-        dataset.check_labels()
+    datasets = make_datasets(splits, extractor, labels, data_arguments, augmentation, arguments)
     model = load_model(model_arguments, stored_config, labels)
-    if stored_config is None:
-        warn_of_random_weights(model)
-    if data_arguments.decoded_cache is not None:
-        cache = DecodedCache(data_arguments.decoded_cache, extractor.sampling_rate, reports=arguments.should_log)
-        for split, dataset in datasets.items():
-            dataset.decoded = cache.open(split, dataset.examples)
-    if data_arguments.compute_statistics:
-        extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)
-        for dataset in datasets.values():
-            dataset.feature_extractor = extractor
+    extractor = complete_datasets(datasets, model, extractor, data_arguments, arguments)
     model.config.padding_value = extractor.padding_value
-    windows = choose_windows(model.base_model, extractor, data_arguments)
-    for dataset in datasets.values():
-        dataset.windows = windows
-    circumstances = reproduction.circumstances(splits, arguments)
-    fingerprints = circumstances.get("data", {})
+    stored = {split: data for split, data in splits.items() if not isinstance(data, LabelledStream)}
+    circumstances = reproduction.circumstances(stored, arguments)
     order = {name: getattr(arguments, name) for name in SEEDS}
-    if checkpoint is not None:
-        check_same_clips(checkpoint, fingerprints, order)
-        check_same_run(checkpoint, model.config, extractor)
-        check_same_tuning(checkpoint, tuning)
+    facts = check_resumption(checkpoint, circumstances.get("data", {}), order, model, extractor, tuning)
     starting_weights = reporting.layer_weights(model)
     trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)
-    trainer.data_facts = fingerprints | order
-    if checkpoint is None:
-        trainer.remove_checkpoints()
+    trainer.data_facts = facts
     trainer.train(resume_from_checkpoint=checkpoint)
     if data_arguments.streaming:  # early stopping ends it sooner, and other batches may have gone before
         datasets["train"].num_clips = datasets["train"].num_delivered(trainer.state.global_step, arguments)
-    outcomes = {
-        split: trainer.predict(datasets[split], metric_key_prefix=split)
-        for split in ("validation", "test")
-        if split in datasets
-    }
+    outcomes = trainer.predict_held_out(datasets)
     calibration = calibrate(model.config, outcomes, labels) if arguments.calibrate else None
     if calibration is not None:  # metrics of decisions depend on the thresholds
         for split, outcome in outcomes.items():
-            metrics = trainer.compute_metrics(EvalPrediction(outcome.predictions, outcome.label_ids))
+            metrics = trainer.compute_metrics(outcome)
             outcome.metrics.update({f"{split}_{name}": value for name, value in metrics.items()})
     open_set = None
     if arguments.open_set and labels.is_single and not (data_arguments.streaming or trainer.is_sharded):
-        clips = datasets | {"train": with_examples(datasets["train"], splits["train"])}
-        open_set = fit_open_set(trainer, clips, unknown, outcomes)
+        open_set = fit_open_set(trainer, datasets, unknown, outcomes)
     recipe = {"task": "classification"} | outputs.describe_recipe(model_arguments, data_arguments, augmentation, tuning)
     recipe["TrainingArguments"] = arguments.as_given()
     finished = FinishedRun(trainer.model, trainer.processing_class, arguments, datasets, labels, outcomes, recipe)
@@ -163,6 +116,16 @@ def open_splits(
     stratify = divides_by_class(labels, splits["train"]["label"])
     splits = complete_splits(splits, data_arguments, stratify, data_arguments.seed_of_splits(arguments.seed))
     return sample_splits(splits, data_arguments, arguments.seed), unknown, labels
+
+
+def open_streamed_splits(
+    data_arguments: DataArguments, stored_config, arguments: TrainingArguments, goes_on: bool
+) -> tuple[dict, None, LabelSet]:
+    """Returns what `open_splits` does, with the training clips as a stream."""
+    splits = open_streams(data_arguments)
+    held_out = {split: data for split, data in splits.items() if split != "train"}
+    splits |= screen(held_out, data_arguments, arguments.output_dir, goes_on=goes_on)
+    return splits, None, choose_streamed_labels(splits["train"], data_arguments, stored_config)
 
 
 def choose_labels(
@@ -201,6 +164,47 @@ def choose_streamed_labels(stream: LabelledStream, data_arguments: DataArguments
     return choose_labels(labels, dataclasses.replace(data_arguments, problem_type=problem_type), stored_config)
 
 
+def make_datasets(
+    splits: dict, extractor, labels: LabelSet, data_arguments: DataArguments, augmentation, arguments: TrainingArguments
+) -> dict[str, ClipDataset | LabelledClipStream]:
+    """Returns the examples of each split, those of the training augmented; checks their labels."""
+    datasets = {
+        split: ClipDataset(
+            data,
+            extractor,
+            labels,
+            augmentation if split == "train" else None,
+            arguments.seed,
+            on_device=arguments.features_on_device,
+        )
+        for split, data in splits.items()
+    }
+    if data_arguments.streaming:
+        datasets["train"] = LabelledClipStream(splits["train"], datasets["train"], data_arguments, arguments)
+    for dataset in datasets.values():  # before the training, not after the first epoch
+        dataset.check_labels()
+    return datasets
+
+
+def complete_datasets(
+    datasets: dict, model: PreTrainedModel, extractor, data_arguments: DataArguments, arguments: TrainingArguments
+) -> SpectrogramFeatureExtractor:
+    """
+    Opens the decoded clips, computes the statistics of the features if the recipe asks for these, and sets the windows
+    of the evaluations; returns the feature extractor.
+    """
+    if data_arguments.decoded_cache is not None:
+        cache = DecodedCache(data_arguments.decoded_cache, extractor.sampling_rate, reports=arguments.should_log)
+        for split, dataset in datasets.items():
+            dataset.decoded = cache.open(split, dataset.examples)
+    if data_arguments.compute_statistics:
+        extractor = with_statistics(extractor, datasets)
+    windows = choose_windows(model.base_model, extractor, data_arguments)
+    for dataset in datasets.values():
+        dataset.windows = windows
+    return extractor
+
+
 def make_trainer(
     model: PreTrainedModel,
     extractor: SpectrogramFeatureExtractor,
@@ -215,11 +219,6 @@ def make_trainer(
     Raises:
         InputError: settings that do not fit the model or the labels.
     """
-    if arguments.gradient_checkpointing and not model.supports_gradient_checkpointing:
-        raise InputError(
-            f"gradient_checkpointing: a {model.config.model_type} model does not support it; leave it out, or take "
-            "smaller batches and more gradient_accumulation_steps"
-        )
     if model.config.label_smoothing and not labels.is_single:
         logger.warning("label_smoothing: has no effect, for it needs one label per clip")
     if "validation" not in datasets:

@@ -9,7 +9,6 @@ from ..base.event_detection import event_settings, has_event_settings, median_fi
 from ..base.outputs import STAGING_NAME, clean_metrics, dispensable, kept_epoch, publish, without_nan, write_results
 from ..base.page import public_model_name
 from ..base.plots import loss_note, plot_learning_curves
-from ..base.reproduction import versions
 from ..data.events import write_events
 from ..data.labels import LabelSet
 from .crops import WindowDataset
@@ -40,10 +39,8 @@ def write_outputs(
     """
     folder = Path(trainer.args.output_dir)
     staging = folder / STAGING_NAME
-    trainer.save_model(str(staging), _internal_call=True)  # an ordinary call would also push
-    if not trainer.is_world_process_zero():
+    if not trainer.save_outputs(staging):
         return
-    (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine, all in results.json
     config = trainer.model.config
     results = {
         "metrics": {split: clean_metrics(outcome.metrics, split) for split, outcome in outcomes.items()},
@@ -55,7 +52,7 @@ def write_outputs(
         "training": {"seconds": trainer.training_s, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
         | trainer.num_parameters,
         "normalisation": {name: getattr(trainer.processing_class, name, None) for name in ("mean", "std")},
-        **(circumstances or {"versions": versions()}),
+        **circumstances,
         "recipe": recipe,
         "log": trainer.state.log_history,
     }

@@ -9,18 +9,12 @@ from modeling_dual_ssast.configuration_dual_ssast import WINDOW_SETTINGS
 from ..base import outputs, reproduction
 from ..base.arguments import ModelArguments
 from ..base.label_frames import FrameGrid, frame_grid
-from ..base.loading import (
-    compute_statistics,
-    load_config,
-    load_feature_extractor,
-    load_model,
-    warn_of_random_weights,
-)
+from ..base.loading import load_config, load_feature_extractor, load_model, with_statistics
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import SEEDS, check_same_clips, check_same_run
+from ..base.resumption import SEEDS
 from ..base.trainer import early_stopping
-from ..base.tuning import check_same_tuning, prepare
+from ..base.tuning import check_resumption, prepare
 from ..data.augmentation import AugmentationArguments
 from ..data.labels import LabelSet
 from ..errors import InputError
@@ -57,32 +51,18 @@ def run(
     labels = choose_labels(splits, data_arguments, stored_config)
     splits = {split: with_known_labels(split, own, labels) for split, own in splits.items()}
     model = load_model(model_arguments, stored_config, labels, AutoModelForAudioFrameClassification)
-    if stored_config is None:
-        warn_of_random_weights(model)
     datasets = make_datasets(model, extractor, splits, labels, data_arguments, augmentation, tuning, arguments)
     if data_arguments.compute_statistics:
-        extractor = compute_statistics(datasets["train"].waveforms(), datasets["train"].num_clips, extractor)
-        for dataset in datasets.values():
-            dataset.feature_extractor = extractor
+        extractor = with_statistics(extractor, datasets)
     model.config.padding_value = extractor.padding_value
     circumstances = reproduction.circumstances(described(splits, datasets["train"].weak), arguments)
-    fingerprints = circumstances.get("data", {})
     order = {name: getattr(arguments, name) for name in SEEDS}
     order |= {name: getattr(data_arguments, name) for name in CROP_SETTINGS}
-    if checkpoint is not None:
-        check_same_clips(checkpoint, fingerprints, order)
-        check_same_run(checkpoint, model.config, extractor)
-        check_same_tuning(checkpoint, tuning)
+    facts = check_resumption(checkpoint, circumstances.get("data", {}), order, model, extractor, tuning)
     trainer = make_trainer(model, extractor, datasets, tuning, arguments)
-    trainer.data_facts = fingerprints | order
-    if checkpoint is None:
-        trainer.remove_checkpoints()
+    trainer.data_facts = facts
     trainer.train(resume_from_checkpoint=checkpoint)
-    outcomes = {
-        split: trainer.predict(datasets[split], metric_key_prefix=split)
-        for split in ("validation", "test")
-        if split in datasets
-    }
+    outcomes = trainer.predict_held_out(datasets)
     keep_windows(trainer.model.config, data_arguments)
     if arguments.choose_postprocessing and "validation" in outcomes:
         choose_postprocessing(trainer, datasets, outcomes)
@@ -165,11 +145,6 @@ def make_trainer(
     Raises:
         InputError: settings that do not fit the model.
     """
-    if arguments.gradient_checkpointing and not model.supports_gradient_checkpointing:
-        raise InputError(
-            f"gradient_checkpointing: a {model.config.model_type} model does not support it; leave it out, or take "
-            "smaller batches and more gradient_accumulation_steps"
-        )
     if "validation" not in datasets:
         arguments.eval_strategy, arguments.eval_on_start, arguments.load_best_model_at_end = "no", False, False
     choose_metric(arguments)

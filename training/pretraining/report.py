@@ -118,10 +118,8 @@ def write_outputs(trainer, sources, clips, log: UnreadableLog, metrics: dict, re
     """
     folder = Path(trainer.args.output_dir)
     staging = folder / outputs.STAGING_NAME
-    trainer.save_model(str(staging), _internal_call=True)  # an ordinary call would also push
-    if not trainer.is_world_process_zero():
+    if not trainer.save_outputs(staging):
         return
-    (staging / "training_args.bin").unlink(missing_ok=True)  # a pickle with paths of this machine
     unreadable, log_entries = log.entries(), trainer.state.log_history
     names = [name for name in ("loss", *trainer.components) if f"eval_{name}" in metrics]
     results = {

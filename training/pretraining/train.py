@@ -111,8 +111,6 @@ def run(
         refuse_sharded(has_probe, arguments)
         watched = None
     trainer.add_callback(Watch(trainer, watched, has_probe, labelled, starts_random=stored_config is None))
-    if checkpoint is None:
-        trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.last_metrics()
     recipe = {"task": method.task} | outputs.describe_recipe(model_arguments, data_arguments)
