@@ -97,13 +97,13 @@ def check_target(source: str, target: Path, overwrite: bool):
 def make_checkpoint(source: str) -> Exported:
     """Makes the state dict that the original's DataParallel model would have saved, on the CPU and in float32."""
     model = _read_model(source)
+    weights = _float32_state(model)
+    if problem := non_finite_weights(weights):
+        raise ConversionError(f"{source}: {problem}; take an earlier checkpoint")
     config = model.config
     is_classifier = isinstance(model, DualSSASTForAudioClassification)
     system = "Dual SSAST" if is_classifier and is_dual(config) else "SSAST"
     _check(source, config, is_classifier, system)
-    weights = _float32_state(model)
-    if problem := non_finite_weights(weights):
-        raise ConversionError(f"{source}: {problem}; take an earlier checkpoint")
     state = _encoder(weights, config) | (_classifier(weights, config) if is_classifier else _pretext(weights, config))
     if weights:  # an error in the mapping, not in the user's folder
         raise RuntimeError(f"the mapping leaves out {list(weights)}")
