@@ -81,21 +81,25 @@ def _parse_source(name: str, entry: str) -> UnlabelledSource:
     return UnlabelledSource(**values)
 
 
-def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalClips | StreamedClips:
+def open_source(
+    source: UnlabelledSource, shuffle_buffer: int = 1000, reads_times: bool = False
+) -> LocalClips | StreamedClips:
     """
     Opens a source: a folder (all audio files below it; class folders and metadata are ignored), a manifest, a data set
     of the Hub, or a local folder of Parquet or WebDataset files. All but manifests can be streamed.
 
     Args:
         shuffle_buffer: clips in the shuffle buffer of a streamed source
+        reads_times: see `load_table_as_it_stands`
 
     Raises:
-        InputError: a source that cannot be loaded, without clips or audio column, or a setting without effect on it.
+        InputError: a source that cannot be loaded, without clips or audio column, or with parts of recordings; or a
+            setting without effect on it.
     """
     path = Path(source.path)
     if names_table(path):
         refuse(source, "a manifest", ("config", "revision", "split", "streaming"))
-        data, own = load_table_as_it_stands(path, source.audio_column)
+        data, own = load_table_as_it_stands(path, source.audio_column, reads_times)
         return LocalClips(source.path, data, own=own)
 
     def load():
