@@ -81,6 +81,7 @@ def test_model_overrides_keep_their_kinds(recipe):
         (["--num_folds", "3"], {}, "num_folds: is no option of task classification; leave it out"),
         (["--task", "mspm"], {}, "recipe.yaml: dataset_name: is no option of task mspm; leave it out"),
         (["--remove_unused_columns", "true"], {}, "remove_unused_columns: has no effect here"),
+        (["--restore_callback_states_from_checkpoint", "true"], {}, "_checkpoint: is not needed: a resumption goes on"),
         (["--task", "cross_validation", "--streaming"], {}, "streaming: folds need all clips at once"),
     ],
 )

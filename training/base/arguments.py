@@ -144,6 +144,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
         "hub_revision": "has no effect here; leave it out",
         "hub_always_push": "has no effect here; leave it out",
         "remove_unused_columns": "has no effect here; leave it out",
+        "restore_callback_states_from_checkpoint": "is not needed: a resumption goes on as it was; leave it out",
         "debug": "is not needed: a loss or gradient that is not finite stops the training; leave it out",
         "logging_nan_inf_filter": "would hide a loss that is not finite, which stops a training; leave it out",
         **dict.fromkeys(
