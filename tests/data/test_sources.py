@@ -487,6 +487,24 @@ def test_paths_of_a_folder_of_parquet_are_relative_to_its_files(tmp_path, monkey
     assert len(read_audio(source[1], 16000)) == 800
 
 
+@pytest.mark.parametrize("is_stored", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parts_of_recordings_in_a_folder_of_parquet(tmp_path, monkeypatch, streaming, is_stored):
+    """Each would count as its whole recording; times beside stored audio are those of another recording."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    content = write_tone(tmp_path / "set" / "data" / "a.wav", seconds=0.5).read_bytes()
+    (tmp_path / "set" / "data" / "a.wav").unlink()  # else the folder is one of audio files
+    rows = {"audio": [{"path": "a.wav", "bytes": content if is_stored else None}] * 2, "start": [0.0, 0.2]}
+    datasets.Dataset.from_dict(rows | {"end": [0.2, 0.4]}).to_parquet(tmp_path / "set" / "data" / "train.parquet")
+    source = UnlabelledSource(str(tmp_path / "set"), streaming=streaming)
+    if is_stored:
+        open_source(source)
+    else:
+        with pytest.raises(InputError, match="set: lists parts of recordings; .* rename its columns start and end if"):
+            open_source(source)
+        open_source(source, reads_times=True)
+
+
 @pytest.mark.parametrize(
     "name", ["train.tsv", "train.jsonl", "Train.CSV", "metadata.tsv", "Metadata.csv", "train.parquet"]
 )
