@@ -537,6 +537,18 @@ def test_tables_beside_class_folders_that_change_nothing(tmp_path, warnings):
     assert warnings == [f"{tmp_path / 'clips.csv'}: lists 4 clips and no label; the folders are the classes"]
 
 
+@pytest.mark.parametrize("others", [{"high": 7, "low": 8}, {"high": "High", "low": "low"}, {"high": "x", "low": "x"}])
+def test_a_table_may_have_other_names_for_the_class_folders(tmp_path, warnings, others):
+    """Codes, capitals and coarser classes divide the clips of no folder."""
+    write_class_folders(tmp_path, 2)
+    names = [f"{label}/{label}_{number}.wav" for label in ("high", "low") for number in range(2)]
+    table = pandas.DataFrame({"file": names, "label": [others[name.split("/")[0]] for name in names]})
+    table.to_csv(tmp_path / "meta.csv", index=False)
+    assert set(load_splits(DataArguments(dataset_name=str(tmp_path)))["train"]["label"]) == {"high", "low"}
+    (line,) = warnings
+    assert line.startswith(f"{tmp_path / 'meta.csv'}: gives all clips of high the label {others['high']}; the folders")
+
+
 def test_two_tables_of_one_split_are_an_error(tmp_path):
     for name in ("train.csv", "train.tsv"):
         _write_recordings(tmp_path, name)
