@@ -18,7 +18,7 @@ from ..base.loading import (
 )
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import SEEDS, check_same_clips, check_same_run
+from ..base.resumption import SEEDS, check_same_clips, check_same_run, stored_facts
 from ..base.trainer import early_stopping
 from ..base.tuning import check_same_tuning, prepare
 from ..data.augmentation import AugmentationArguments
@@ -68,13 +68,15 @@ def run(
     circumstances = reproduction.circumstances(described(splits, datasets["train"].weak), arguments)
     fingerprints = circumstances.get("data", {})
     order = {name: getattr(arguments, name) for name in SEEDS}
-    order |= {name: getattr(data_arguments, name) for name in CROP_SETTINGS}
+    crops = {name: getattr(data_arguments, name) for name in CROP_SETTINGS}
+    crops["crops"] = datasets["train"].facts()
     if checkpoint is not None:
-        check_same_clips(checkpoint, fingerprints, order)
+        is_same = stored_facts(checkpoint).get("crops") == crops["crops"]  # other settings may make the same crops
+        check_same_clips(checkpoint, fingerprints, order if is_same else order | crops)
         check_same_run(checkpoint, model.config, extractor)
         check_same_tuning(checkpoint, tuning)
     trainer = make_trainer(model, extractor, datasets, tuning, arguments)
-    trainer.data_facts = fingerprints | order
+    trainer.data_facts = fingerprints | order | crops
     if checkpoint is None:
         trainer.remove_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)
