@@ -135,6 +135,8 @@ class ClipSequence:
         self.num_clips = sum(map(len, sources)) if all(hasattr(source, "__len__") for source in sources) else None
         self._ends = list(itertools.accumulate(map(len, sources))) if self.num_clips is not None else []
         self._own = None
+        # Called with number and name of each clip of a stream as soon as they are known.
+        self.check_name: Callable[[int, str], None] | None = None
 
     def fingerprint(self) -> str:
         """
@@ -166,10 +168,15 @@ class ClipSequence:
                 start = shard * shard_size
                 yield shard, [self._clip(number) for number in range(start, min(start + shard_size, self.num_clips))]
             return
-        clips = enumerate(itertools.chain(*map(_named, self.sources)))
-        for shard, group in itertools.groupby(clips, lambda clip: clip[0] // shard_size):
+        for shard, group in itertools.groupby(self._streamed(), lambda clip: clip[0] // shard_size):
             if is_wanted(shard):
-                yield shard, [(number, *clip) for number, clip in group]
+                yield shard, list(group)
+
+    def _streamed(self) -> Iterator[tuple]:
+        for number, (name, audio) in enumerate(itertools.chain(*map(_named, self.sources))):
+            if self.check_name is not None:
+                self.check_name(number, name)
+            yield number, name, audio
 
     def _clip(self, number: int) -> tuple:
         place = bisect.bisect_right(self._ends, number)
