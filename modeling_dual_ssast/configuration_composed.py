@@ -86,6 +86,13 @@ class ComposedConfig(StrictConfig):
         """Size of `pooler_output`, the input of the classifier."""
         return sum(self.layer_size(layer) for layer in self.fused_layers)
 
+    @classmethod
+    def _of_earlier_versions(cls, stored: dict) -> dict:
+        stored = super()._of_earlier_versions(stored)
+        if stored.get("readout", "composed") != "composed":  # these sizes had no effect on its classifier
+            stored = {**stored, "classifier_hidden_sizes": []}
+        return stored
+
     def check(self):
         """Checks all values, see [`StrictConfig.check`]."""
         self._check_classifier()

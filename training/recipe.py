@@ -203,7 +203,10 @@ def parse_words(
         InputError: an unknown key (with the nearest known one), or a value of the wrong type.
     """
     parser = _Parser(classes, usage=usage)
-    written = {key: text for key, text in getattr(recipe, "written", {}).items() if key in _texts(classes)}
+    texts, written = _texts(classes), getattr(recipe, "written", {})
+    written = {
+        key: text for key, text in written.items() if key in texts and (texts[key] or not isinstance(text, dict))
+    }
     refused, no_effect, recipe = dict(refused or {}), dict(no_effect or {}), dict(recipe or {}) | written
     for cls in classes:
         refused |= cls.refused
@@ -262,10 +265,14 @@ def _groups(words: list[str]) -> list[list[str]]:
     return groups
 
 
-def _texts(classes: tuple[type, ...]) -> set[str]:
-    """Returns the names of the options that are texts or lists of texts."""
-    kinds = {option.name: typing.get_args(option.type) or (option.type,) for cls in classes for option in options(cls)}
-    return {name for name, own in kinds.items() if set(own) <= {str, list, list[str], type(None)}}
+def _texts(classes: tuple[type, ...]) -> dict[str, bool]:
+    """Returns the options that are texts or lists of texts, with whether a mapping of texts may stand for one."""
+    found = {}
+    for option in (option for cls in classes for option in options(cls)):
+        kinds = {*(typing.get_args(option.type) or (option.type,))} - {type(None)}
+        if kinds <= {str, list, list[str]}:  # parsing may have changed the types of Transformers' own options
+            found[option.name] = kinds == {str} and _is_described(option)
+    return found
 
 
 def _optional(classes: tuple[type, ...]) -> dict[str, tuple]:
@@ -346,7 +353,8 @@ class WrittenRecipe(dict):
     """
     Maps the keys of a recipe to their values.
 
-    written: key -> the text that stands there, or a list of texts: a class may be called no, 007 or 2026-05-01
+    written: key -> the text that stands there, or or a list or mapping of such: a class may be called no, 007 or
+        2026-05-01
     """
 
     def __init__(self, values: dict, written: dict | None = None):
@@ -418,8 +426,11 @@ def _read_yaml(text: str):
     return WrittenRecipe(value, {key: text for key, text in written.items() if text is not None})
 
 
-def _written(node: yaml.Node) -> str | list[str] | None:
+def _written(node: yaml.Node) -> str | list[str] | dict[str, str | None] | None:
     """Returns the texts of a value; `None` for one that is null, or that holds mappings or lists."""
+    if isinstance(node, yaml.MappingNode):
+        are_texts = all(isinstance(part, yaml.ScalarNode) for pair in node.value for part in pair)
+        return {key.value: _written(own) for key, own in node.value} if are_texts else None
     if isinstance(node, yaml.SequenceNode):
         texts = [part.value for part in node.value if isinstance(part, yaml.ScalarNode)]
         return texts if len(texts) == len(node.value) else None

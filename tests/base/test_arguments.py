@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,8 +13,10 @@ from audio_files import ROOT
 
 from training.base.arguments import TrainingArguments
 from training.base.outputs import check_output_folder
+from training.data.annotations import read_label_map
+from training.data.arguments import AnnotationArguments, UnlabelledDataArguments
 from training.errors import InputError
-from training.recipe import GROUPS, Arguments, described, name_positionals, parse_words
+from training.recipe import GROUPS, Arguments, described, name_positionals, parse_words, read_recipe
 from training.tasks import TASKS, parse
 
 MINIMAL = {"dataset_name": "clips", "output_dir": "runs/x"}
@@ -83,6 +86,7 @@ def test_model_overrides_keep_their_kinds(recipe):
         (["--num_folds", "3"], {}, "num_folds: is no option of task classification; leave it out"),
         (["--task", "mspm"], {}, "recipe.yaml: dataset_name: is no option of task mspm; leave it out"),
         (["--remove_unused_columns", "true"], {}, "remove_unused_columns: has no effect here"),
+        (["--restore_callback_states_from_checkpoint", "true"], {}, "_checkpoint: is not needed: a resumption goes on"),
         (["--task", "cross_validation", "--streaming"], {}, "streaming: folds need all clips at once"),
     ],
 )
@@ -145,6 +149,16 @@ def test_a_recipe_means_what_is_written(recipe):
     assert model.config_overrides == {"layer_norm_eps": 1e-6, "hidden_size": 32, "embed_dim": 16}
 
 
+def test_a_mapping_for_a_text_has_the_texts_of_its_labels(recipe):
+    path = recipe("label_map:\n  007: bird\n  no: 1.10\n  1e-3: off\n  wind:\n  ~x: 'null'\n")
+    annotations = parse_words((AnnotationArguments,), [], "", "recipe", read_recipe(Path(path)))[0]
+    labels = read_label_map(annotations.label_map)
+    assert labels == {"007": "bird", "no": "1.10", "1e-3": "off", "wind": None, "~x": "null"}
+    path = recipe("train_sources: {path: 007, weight: 2}")  # numbers of a list's mapping stay numbers
+    sources = parse_words((UnlabelledDataArguments,), [], "", "recipe", read_recipe(Path(path)))[0].train_sources
+    assert [json.loads(entry)["weight"] for entry in sources] == [2]
+
+
 def test_json_is_read_as_json(recipe):
     """YAML would refuse the tabs, take 1e-06 for a text, and make two broken halves of a character."""
     values = {"config_overrides": {"layer_norm_eps": 1e-6}, "dataset_name": "\U0001f426", "output_dir": "x"}
@@ -182,6 +196,15 @@ def test_an_output_folder_with_a_run_needs_a_word(tmp_path):
         check_output_folder(arguments)
     arguments.resume_from_checkpoint, arguments.overwrite = None, True
     assert check_output_folder(arguments) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("yes", "true"), ("On", "true"), ("no", "false"), ("off", "false"), ("checkpoint-7",) * 2]
+)
+def test_a_resumption_may_be_yes_or_no(recipe, word, meant):
+    """YAML 1.1 takes them for truth."""
+    *_, training = parse([recipe(f"dataset_name: clips\noutput_dir: runs/x\nresume_from_checkpoint: {word}\n")])
+    assert training.resume_from_checkpoint == meant
 
 
 @dataclasses.dataclass

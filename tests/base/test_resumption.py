@@ -250,6 +250,10 @@ def test_a_detector_is_resumed_with_the_same_crops(tmp_path):
     ):
         with pytest.raises(InputError, match=f"checkpoint-1: was made with {message}; resume with the same"):
             train("--resume_from_checkpoint", "true", f"--{option}", value)
+    facts = json.loads((tmp_path / "run" / "checkpoint-1" / DATA).read_text())
+    assert facts["crops"]["of_recordings"] == 8 and facts["crops"]["of_weak_clips"] == 0
+    seconds = str(facts["crops"]["samples"] / 16000)
+    train("--resume_from_checkpoint", "true", "--weak_share", "0.3", "--crop_s", seconds)  # the same crops
 
 
 def test_an_error_of_a_library_is_about_the_recipe_in_the_first_step_alone(monkeypatch):

@@ -487,6 +487,24 @@ def test_paths_of_a_folder_of_parquet_are_relative_to_its_files(tmp_path, monkey
     assert len(read_audio(source[1], 16000)) == 800
 
 
+@pytest.mark.parametrize("is_stored", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parts_of_recordings_in_a_folder_of_parquet(tmp_path, monkeypatch, streaming, is_stored):
+    """Each would count as its whole recording; times beside stored audio are those of another recording."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    content = write_tone(tmp_path / "set" / "data" / "a.wav", seconds=0.5).read_bytes()
+    (tmp_path / "set" / "data" / "a.wav").unlink()  # else the folder is one of audio files
+    rows = {"audio": [{"path": "a.wav", "bytes": content if is_stored else None}] * 2, "start": [0.0, 0.2]}
+    datasets.Dataset.from_dict(rows | {"end": [0.2, 0.4]}).to_parquet(tmp_path / "set" / "data" / "train.parquet")
+    source = UnlabelledSource(str(tmp_path / "set"), streaming=streaming)
+    if is_stored:
+        open_source(source)
+    else:
+        with pytest.raises(InputError, match="set: lists parts of recordings; .* rename its columns start and end if"):
+            open_source(source)
+        open_source(source, reads_times=True)
+
+
 @pytest.mark.parametrize(
     "name", ["train.tsv", "train.jsonl", "Train.CSV", "metadata.tsv", "Metadata.csv", "train.parquet"]
 )
@@ -517,6 +535,18 @@ def test_tables_beside_class_folders_that_change_nothing(tmp_path, warnings):
     table.drop(columns="label").to_csv(tmp_path / "clips.csv")
     load_splits(DataArguments(dataset_name=str(tmp_path)))
     assert warnings == [f"{tmp_path / 'clips.csv'}: lists 4 clips and no label; the folders are the classes"]
+
+
+@pytest.mark.parametrize("others", [{"high": 7, "low": 8}, {"high": "High", "low": "low"}, {"high": "x", "low": "x"}])
+def test_a_table_may_have_other_names_for_the_class_folders(tmp_path, warnings, others):
+    """Codes, capitals and coarser classes divide the clips of no folder."""
+    write_class_folders(tmp_path, 2)
+    names = [f"{label}/{label}_{number}.wav" for label in ("high", "low") for number in range(2)]
+    table = pandas.DataFrame({"file": names, "label": [others[name.split("/")[0]] for name in names]})
+    table.to_csv(tmp_path / "meta.csv", index=False)
+    assert set(load_splits(DataArguments(dataset_name=str(tmp_path)))["train"]["label"]) == {"high", "low"}
+    (line,) = warnings
+    assert line.startswith(f"{tmp_path / 'meta.csv'}: gives all clips of high the label {others['high']}; the folders")
 
 
 def test_two_tables_of_one_split_are_an_error(tmp_path):

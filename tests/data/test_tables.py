@@ -260,6 +260,19 @@ def test_a_table_of_parts_is_no_table_of_whole_recordings(tmp_path, times):
     ):
         load_table_as_it_stands(path)
     assert len(load_table_as_it_stands(_table(tmp_path / "b.csv", "file_name,start\nx.wav,0\nx.wav,1\n"))[0]) == 2
+    path = _table(tmp_path / "a.csv", f"file_name,{times}\nx.wav,,\ny.wav,,5\n")  # each recording once
+    with pytest.raises(InputError, match="if they are no times in these files, but in others"):
+        load_table_as_it_stands(path)
+    assert len(load_table_as_it_stands(path, reads_times=True)[0]) == 2
+
+
+def test_whole_clips_may_have_columns_of_times(tmp_path):
+    """Times may be empty, or be beside stored audio: those of the recording that it was cut from."""
+    path = _table(tmp_path / "a.csv", "file_name,onset,offset,start,end\nx.wav,, ,,\ny.wav,,,,\n")
+    assert len(load_table_as_it_stands(path)[0]) == 2
+    stored = {"audio": [{"bytes": WAV, "path": "x.wav"}] * 2, "start": [10.0, 20.0], "end": [20.0, 30.0]}
+    datasets.Dataset.from_dict(stored).to_parquet(tmp_path / "a.parquet")
+    assert len(load_table_as_it_stands(tmp_path / "a.parquet")[0]) == 2
 
 
 def test_other_spellings_of_a_path_are_found(tmp_path):

@@ -125,9 +125,9 @@ def test_clips_without_labels_are_those_of_the_training_split(tmp_path, clips_of
 
 def test_clips_without_labels_have_their_times(tmp_path, clips_of):
     path = write_tone(tmp_path / "long.wav", seconds=1.0)
-    rows = [{"file_name": str(path), "from": start, "to": start + 0.25} for start in (0, 0.5)]
+    rows = [{"file_name": str(path), "start": start, "end": start + 0.25} for start in (0, 0.5)]
     pandas.DataFrame(rows).to_csv(tmp_path / "parts.csv", index=False)
-    found = clips_of("--train_file", tmp_path / "parts.csv", "--start_column", "from", "--end_column", "to")
+    found = clips_of("--train_file", tmp_path / "parts.csv", "--start_column", "start", "--end_column", "end")
     assert found.names() == [f"{path}#t=0,0.25", f"{path}#t=0.5,0.75"]
     assert [len(read_audio(found[index], 16000)) for index in range(2)] == [4000, 4000]
     with pytest.raises(InputError, match="start_column: .* is no table"):

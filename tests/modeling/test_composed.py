@@ -137,6 +137,10 @@ def test_a_setting_without_effect_is_refused():
     earlier = VGGishConfig(**TINY_VGGISH, classifier_hidden_sizes=[8]).to_dict()
     del earlier["classifier_activation"]  # whose name was hidden_act
     assert VGGishConfig.from_dict({**earlier, "hidden_act": "tanh"}).classifier_activation == "tanh"
+    stored = PannsCnn14Config(**TINY_CNN14, readout="panns").to_dict() | {"classifier_hidden_sizes": [8]}
+    assert PannsCnn14Config.from_dict(stored).classifier_hidden_sizes == []  # an earlier version ignored them
+    with pytest.raises(ValueError, match="has a classifier of one Linear"):
+        PannsCnn14Config.from_dict(stored, classifier_hidden_sizes=[8])
     with pytest.raises(ValueError, match="window_size must be even, got 511"):
         PannsCnn14FeatureExtractor(window_size=511)
 

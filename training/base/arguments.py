@@ -38,6 +38,7 @@ DERIVED = (
     "max_steps", "epoch_steps", "eval_strategy", "save_strategy", "logging_strategy", "eval_steps", "save_steps",
     "logging_steps", "eval_on_start", "load_best_model_at_end", "ignore_data_skip", "use_cpu",
 )  # fmt: skip
+TRUTH_OF_YAML = {"yes": "true", "on": "true", "no": "false", "off": "false"}  # texts in a recipe stay as written
 # Set by `accelerate launch`.
 LAUNCHED_FORMAT, LAUNCHED_DEEPSPEED = "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_DEEPSPEED"
 # Reasons why Trainer's options are refused.
@@ -144,6 +145,7 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
         "hub_revision": "has no effect here; leave it out",
         "hub_always_push": "has no effect here; leave it out",
         "remove_unused_columns": "has no effect here; leave it out",
+        "restore_callback_states_from_checkpoint": "is not needed: a resumption goes on as it was; leave it out",
         "debug": "is not needed: a loss or gradient that is not finite stops the training; leave it out",
         "logging_nan_inf_filter": "would hide a loss that is not finite, which stops a training; leave it out",
         **dict.fromkeys(
@@ -260,6 +262,9 @@ class TrainingArguments(transformers.TrainingArguments, Arguments):
 
     def __post_init__(self):
         self.keep_given()
+        if isinstance(self.resume_from_checkpoint, str):
+            word = self.resume_from_checkpoint
+            self.resume_from_checkpoint = TRUTH_OF_YAML.get(word.lower(), word)
         check_limits(self)
         self._check_decay()
         if self.output_dir:  # else trackio invents two names, for training and evaluation

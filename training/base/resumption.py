@@ -96,6 +96,12 @@ def check_same_features(checkpoint: Path, extractor):
     check_same(checkpoint, stored, wanted, SAME)
 
 
+def stored_facts(checkpoint: str) -> dict:
+    """Returns what a checkpoint keeps of the clips and their order; earlier versions have stored less, or nothing."""
+    path = Path(checkpoint, DATA)
+    return read_json(path, REMEDY) if path.exists() else {}
+
+
 def check_same_clips(checkpoint: str, fingerprints: dict[str, dict], settings: dict | None = None):
     """
     Checks that a checkpoint to resume from was made with the same clips for training and validation, in one order.
@@ -108,8 +114,7 @@ def check_same_clips(checkpoint: str, fingerprints: dict[str, dict], settings: d
         InputError: the clips differ, so that clips that were trained on could become those of the validation or test;
             or a setting does.
     """
-    path = Path(checkpoint, DATA)
-    stored = read_json(path, REMEDY) if path.exists() else {}  # earlier versions have stored none, or no settings
+    stored = stored_facts(checkpoint)
     for split in ("train", "validation", "weak"):
         then, now = stored.get(split), fingerprints.get(split) or {"clips": 0}
         if fingerprints and then and then != now:

@@ -16,7 +16,7 @@ import datasets
 import pandas
 
 from ..base import outputs, reproduction
-from ..base.arguments import ModelArguments, TrainingArguments
+from ..base.arguments import DERIVED, ModelArguments, TrainingArguments
 from ..data.arguments import DataArguments
 from ..data.augmentation import AugmentationArguments
 from ..data.columns import clip_names
@@ -141,9 +141,12 @@ def check_same_recipe(path: Path, clips: datasets.Dataset, folds: list, recipe: 
     )
     if path.exists():
         stored = read_json(path, "begin anew with --overwrite true")
+        derived = recipe.training.to_dict()  # an earlier version has stored what it derived, and fewer settings
         known = {
-            name: value for name, value in found.items() if name in stored
-        }  # an earlier version had fewer settings
+            name: value
+            for name, value in found.items()
+            if name in stored and not (name in DERIVED and stored[name] == derived[name])
+        }
         check_same(path, stored, known, "go on with the same, or begin anew with --overwrite true")
     elif recipe.training.should_save:
         path.parent.mkdir(parents=True, exist_ok=True)

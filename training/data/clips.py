@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import fsspec.asyn
 import numpy as np
+import pyarrow.compute
 
 from ..errors import InputError, one_line
 from .audio import as_stored, datasets_without_torchcodec
@@ -47,6 +48,12 @@ class LocalClips:
     def names(self) -> list[str]:
         """Returns the name of each clip."""
         return [path or self.name_of(index, {}) for index, path in enumerate(stored_paths(self.data))]
+
+    def are_files(self) -> list[bool]:
+        """Returns for each clip whether its audio is a file; else it is stored in the data set."""
+        tables = self.data.select_columns(["audio"]).with_format("arrow").iter(batch_size=100)
+        parts = (pyarrow.compute.struct_field(table["audio"], "bytes") for table in tables)
+        return [is_file for part in parts for is_file in part.is_null().to_pylist()]
 
     def name_of(self, index: int, audio: dict) -> str:
         return audio.get("path") or f"clip {index} of {self.name}"
@@ -108,6 +115,7 @@ class StreamedClips:
         self.shuffle_buffer = shuffle_buffer
         with datasets_without_torchcodec():  # JSON lines: their first row gives the features
             features = data.features or next(iter(data), {})
+        self.columns = list(features)
         self.column = choose_audio_column(name, features, audio_column)
         if isinstance(features, datasets.Features):
             check_audio_kind(name, features[self.column])

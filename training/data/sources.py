@@ -472,7 +472,8 @@ def _some(names: Iterable[str]) -> str:
 
 def _refuse_tables(folder: Path, classes: dict[str, str]):
     """
-    Raises `InputError` if a table in a folder gives clips other labels than their folders do.
+    Raises `InputError` if a table in a folder divides the clips of a class folder. Where it has another name for a
+    whole class, such as a code, a line says so.
 
     Args:
         classes: absolute path of a clip -> name of its folder
@@ -489,13 +490,25 @@ def _refuse_tables(folder: Path, classes: dict[str, str]):
         except InputError:
             logger.warning(f"{path}: lists {len(listed)} clips and no label; the folders are the classes")
             continue
+        given = {}  # class folder -> label as text -> the first clip that has it, and the label
         for clip, label in known:
-            own = classes.get(os.path.abspath(clip.path), label)
-            if label not in (None, own):
+            own = classes.get(os.path.abspath(clip.path))
+            if None not in (own, label):
+                given.setdefault(own, {}).setdefault(str(label), (clip.name, label))
+        others = [(own, text) for own, labels in given.items() for text in labels if text != own]
+        for own, text in others:
+            name, label = given[own][text]
+            if len(given[own]) > 1:
                 raise InputError(
-                    f"{path}: gives {clip.name} the label {label!r}, and its folder is {own}; name the table as "
-                    "train_file or test_file, or move it elsewhere"
+                    f"{path}: gives {name} the label {label!r}, and its folder is {own}; name the table as train_file "
+                    "or test_file, or move it elsewhere"
                 )
+        if others:
+            own, text = others[0]
+            logger.warning(
+                f"{path}: gives all clips of {own} the label {text}; the folders are the classes: name the table as "
+                "train_file to learn its labels"
+            )
 
 
 def _refuse_options(folder: Path, config: str | None, revision: str | None):

@@ -4,7 +4,7 @@ import datetime
 import json
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -110,23 +110,26 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"audio": audio, "label": labels} | other_columns(path, table, columns))
 
 
-def load_table_as_it_stands(path: Path, audio_column: str | None = None) -> tuple[datasets.Dataset, pyarrow.Table]:
+def load_table_as_it_stands(
+    path: Path, audio_column: str | None = None, reads_times: bool = False
+) -> tuple[datasets.Dataset, pyarrow.Table]:
     """
     Loads the column `audio` of a table, whose paths are relative to the table, and the table's columns as they stand
     there, without stored audio.
 
+    Args:
+        reads_times: whether the caller reads the times of parts from these columns, which are then not refused
+
     Raises:
-        InputError: an unknown extension, an unreadable or empty table, no audio column, rows without audio, or columns
-            of times, which say that it lists parts of recordings.
+        InputError: an unknown extension, an unreadable or empty table, no audio column, rows without audio, or parts of
+            recordings.
     """
     table, audio_column = _read_table_of_clips(path, audio_column)
-    names = {name.strip().casefold() for name in table}
-    for pair in PAIRS_OF_TIMES:
-        if names.issuperset(pair):  # each part would count as its whole recording
-            raise _lists_parts(path, pair)
     audio = _read_audio(table, audio_column)
     if None in audio:
         raise InputError(f"{path}: {table.row_of(audio.index(None))} has no {audio_column}; fill it in or remove it")
+    if not reads_times:
+        refuse_parts(path, table, [isinstance(clip, str) or clip["bytes"] is None for clip in audio])
     return datasets.Dataset.from_dict({"audio": audio}), _own_columns(table)
 
 
@@ -163,10 +166,36 @@ def _read_table_of_clips(path: Path, audio_column: str | None) -> tuple[Table, s
     return table, _choose_audio(table, audio_column)
 
 
-def _lists_parts(path: Path, times: tuple[str, str]) -> InputError:
+def refuse_parts(source: str | Path, table: Table | dict[str, list], are_files: Sequence[bool]):
+    """
+    Refuses parts of recordings where clips are read whole: each would count as its whole recording.
+
+    Args:
+        are_files: whether the clip of each row is a file: times beside stored audio are those of another recording
+
+    Raises:
+        InputError: a row has a file, and a time in a column with a usual name.
+    """
+    for pair in _pairs_of_times(table):
+        for is_file, *times in zip(are_files, *(table[name] for name in pair)):
+            if is_file and not all(map(is_empty, times)):
+                raise _lists_parts(source, pair)
+
+
+def time_columns(names: Iterable[str]) -> list[str]:
+    """Returns the columns that may hold the times of parts, by their usual names."""
+    return [name for pair in _pairs_of_times(names) for name in pair]
+
+
+def _pairs_of_times(names: Iterable[str]) -> list[tuple[str, str]]:
+    known = {name.strip().casefold(): name for name in names}
+    return [(known[start], known[end]) for start, end in PAIRS_OF_TIMES if {start, end} <= known.keys()]
+
+
+def _lists_parts(source: str | Path, times: tuple[str, str]) -> InputError:
     return InputError(
-        f"{path}: lists parts of recordings; name the recordings, or their folder, or rename its columns "
-        f"{' and '.join(times)} if they are no times"
+        f"{source}: lists parts of recordings; name the recordings, or their folder, or rename its columns "
+        f"{' and '.join(times)} if they are no times in these files, but in others"
     )
 
 

@@ -24,7 +24,7 @@ from .clips import LocalClips, StreamedClips, join
 from .columns import choose_audio_column
 from .listing import identity, list_audio_files, warn
 from .sources import load_packed, load_stored, with_paths
-from .tables import load_table_as_it_stands, names_table
+from .tables import load_table_as_it_stands, names_table, refuse_parts, time_columns
 from .unreadable import UnreadableLog, reason_of
 
 logger = logging.get_logger(__name__)
@@ -81,21 +81,25 @@ def _parse_source(name: str, entry: str) -> UnlabelledSource:
     return UnlabelledSource(**values)
 
 
-def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalClips | StreamedClips:
+def open_source(
+    source: UnlabelledSource, shuffle_buffer: int = 1000, reads_times: bool = False
+) -> LocalClips | StreamedClips:
     """
     Opens a source: a folder (all audio files below it; class folders and metadata are ignored), a manifest, a data set
     of the Hub, or a local folder of Parquet or WebDataset files. All but manifests can be streamed.
 
     Args:
         shuffle_buffer: clips in the shuffle buffer of a streamed source
+        reads_times: see `load_table_as_it_stands`
 
     Raises:
-        InputError: a source that cannot be loaded, without clips or audio column, or a setting without effect on it.
+        InputError: a source that cannot be loaded, without clips or audio column, or with parts of recordings; or a
+            setting without effect on it.
     """
     path = Path(source.path)
     if names_table(path):
         refuse(source, "a manifest", ("config", "revision", "split", "streaming"))
-        data, own = load_table_as_it_stands(path, source.audio_column)
+        data, own = load_table_as_it_stands(path, source.audio_column, reads_times)
         return LocalClips(source.path, data, own=own)
 
     def load():
@@ -112,8 +116,25 @@ def open_source(source: UnlabelledSource, shuffle_buffer: int = 1000) -> LocalCl
     else:
         data = load()
     if source.streaming:
-        return StreamedClips(source.path, data, source.audio_column, shuffle_buffer)
-    return LocalClips(source.path, data, choose_audio_column(source.path, data.features, source.audio_column))
+        clips = StreamedClips(source.path, data, source.audio_column, shuffle_buffer)
+    else:
+        clips = LocalClips(source.path, data, choose_audio_column(source.path, data.features, source.audio_column))
+    if not reads_times:
+        _refuse_stored_parts(clips, data)
+    return clips
+
+
+def _refuse_stored_parts(clips: LocalClips | StreamedClips, data: datasets.Dataset | datasets.IterableDataset):
+    """Refuses parts of recordings as `refuse_parts` does; `data`: the same clips with all columns."""
+    names = time_columns(clips.columns if isinstance(clips, StreamedClips) else data.column_names)
+    if not names:
+        return
+    if isinstance(clips, LocalClips):
+        refuse_parts(clips.name, data.select_columns(names).to_dict(), clips.are_files())
+        return
+    # Its first clip stands for all: a stream is long.
+    first = next(StreamedClips(clips.name, data, clips.column, others={name: name for name in names}).in_order())
+    refuse_parts(clips.name, {name: [first[name]] for name in names}, [first["bytes"] is None])
 
 
 def _is_weight(value) -> bool:

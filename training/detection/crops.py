@@ -205,6 +205,17 @@ class CropDataset(ClipDataset):
     def names(self) -> list[str]:
         return [one.name for one in self.examples]
 
+    def facts(self) -> dict:
+        """Returns what the crops are made from, besides the recordings and the seed."""
+        drawer = self.drawer
+        return {
+            "samples": drawer.crop_samples,
+            "of_recordings": drawer.num_crops,
+            "with_events": drawer.num_with_events,
+            "are_anywhere": drawer.is_anywhere,
+            "of_weak_clips": self.num_weak,
+        }
+
     def waveform(self, index: int) -> np.ndarray:
         """Reads a crop of the first epoch at the feature extractor's rate: (samples,)"""
         return self.part(index, clip_generator(self.seed, 0, index)).waveform

@@ -56,7 +56,8 @@ class UnlabelledClips(Examples):
             "audio_column": data.audio_column,
         }  # fmt: skip
         settings = {key: value for key, value in settings.items() if value not in (None, "train")}
-        (source,) = open_inputs([json.dumps({"path": name, **settings}) if settings else name])
+        entry = json.dumps({"path": name, **settings}) if settings else name
+        (source,) = open_inputs([entry], reads_times=bool(data.start_column or data.end_column))
         if len(source) < 2:
             raise InputError(f"{name}: holds fewer than two clips; name another source")
         examples = Dataset.from_dict({"audio": source.files}) if isinstance(source, Files) else source.data

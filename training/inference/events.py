@@ -36,12 +36,21 @@ class EventTable:
         self.durations_s: dict[str, float] = {}
 
     def check(self, clips: ClipSequence):
-        """Raises `InputError` if the events of these clips cannot be written, before hours of work."""
+        """
+        Raises `InputError` if the events of these clips cannot be written, before hours of work; for a stream, as soon
+        as two clips of one name are read.
+        """
         names = clips.names() if clips.num_clips is not None else []  # those of a stream are unknown
+        clips.check_name = self._check_name
         check_events_file(self.path, self.event_format, self.classifier.labels.names, names)
         for name, count in Counter(names).most_common(1):
             if count > 1:
                 raise self._same_name(count, name)
+
+    def _check_name(self, number: int, name: str):
+        if self.numbers.setdefault(name, number) != number:
+            error = self._same_name("several", name)
+            raise InputError(f"{error}, or leave --events out: --windows has the scores of each clip")
 
     def _same_name(self, count: int | str, name: str) -> InputError:
         return InputError(
@@ -62,8 +71,7 @@ class EventTable:
             for segment, arrays in part.split():
                 if segment.number in failed:
                     continue
-                if self.numbers.setdefault(segment.name, segment.number) != segment.number:
-                    raise self._same_name("several", segment.name)
+                self._check_name(segment.number, segment.name)
                 own = self.events.setdefault(segment.name, [])
                 finder = finder or EventFinder(names, **self.settings)
                 if segment.rows:

@@ -63,12 +63,15 @@ class Examples:
         return self._names[index]
 
 
-def open_inputs(inputs: list[str], streaming: bool = False, empty: list[str] | None = None) -> list:
+def open_inputs(
+    inputs: list[str], streaming: bool = False, empty: list[str] | None = None, reads_times: bool = False
+) -> list:
     """
     Opens audio files, and any source of a pretraining: folders, manifests, Hub data sets, JSON objects.
 
     Args:
         empty: takes the messages of folders without clips, if other inputs have some; `None`: they are errors
+        reads_times: whether the caller reads the times of parts from the columns of manifests; else they are refused
 
     Raises:
         InputError: one of them cannot be opened, or none contains clips.
@@ -80,7 +83,7 @@ def open_inputs(inputs: list[str], streaming: bool = False, empty: list[str] | N
             continue
         for entry in group:
             try:
-                opened.append(_open(entry, streaming))
+                opened.append(_open(entry, streaming, reads_times))
             except InputError as error:
                 if empty is None or not os.path.isdir(entry):
                     raise
@@ -100,7 +103,7 @@ def _is_audio_file(entry: str) -> bool:
     return extension not in TABLE_EXTENSIONS and os.path.isfile(entry)
 
 
-def _open(entry: str, streaming: bool):
+def _open(entry: str, streaming: bool, reads_times: bool):
     if not streaming and os.path.isdir(entry):
         listing = list_audio_files(entry)
         if listing.files:
@@ -116,7 +119,8 @@ def _open(entry: str, streaming: bool):
     if _is_audio_file(source.path):
         refuse(source, "a recording", ("config", "revision", "split", "audio_column", "streaming"))
         return Files([source.path])
-    return open_source(dataclasses.replace(source, streaming=streaming or source.streaming))
+    source = dataclasses.replace(source, streaming=streaming or source.streaming)
+    return open_source(source, reads_times=reads_times)
 
 
 class ClipSequence:
@@ -131,6 +135,8 @@ class ClipSequence:
         self.num_clips = sum(map(len, sources)) if all(hasattr(source, "__len__") for source in sources) else None
         self._ends = list(itertools.accumulate(map(len, sources))) if self.num_clips is not None else []
         self._own = None
+        # Called with number and name of each clip of a stream as soon as they are known.
+        self.check_name: Callable[[int, str], None] | None = None
 
     def fingerprint(self) -> str:
         """
@@ -162,10 +168,15 @@ class ClipSequence:
                 start = shard * shard_size
                 yield shard, [self._clip(number) for number in range(start, min(start + shard_size, self.num_clips))]
             return
-        clips = enumerate(itertools.chain(*map(_named, self.sources)))
-        for shard, group in itertools.groupby(clips, lambda clip: clip[0] // shard_size):
+        for shard, group in itertools.groupby(self._streamed(), lambda clip: clip[0] // shard_size):
             if is_wanted(shard):
-                yield shard, [(number, *clip) for number, clip in group]
+                yield shard, list(group)
+
+    def _streamed(self) -> Iterator[tuple]:
+        for number, (name, audio) in enumerate(itertools.chain(*map(_named, self.sources))):
+            if self.check_name is not None:
+                self.check_name(number, name)
+            yield number, name, audio
 
     def _clip(self, number: int) -> tuple:
         place = bisect.bisect_right(self._ends, number)
