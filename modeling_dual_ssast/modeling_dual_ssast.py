@@ -24,7 +24,7 @@ from transformers.utils import ModelOutput, logging
 from .attention_dual_ssast import with_blocks
 from .classifier_dual_ssast import ClassifierMixin, FrameClassifierMixin, init, init_learned, make_classifier
 from .configuration_dual_ssast import DualSSASTConfig
-from .embedding_dual_ssast import ModelMixin, PatchEmbeddingMixin
+from .embedding_dual_ssast import HUB_KEYWORDS, ModelMixin, PatchEmbeddingMixin
 from .fusion_dual_ssast import (
     LayerFusion,
     TokenAttention,
@@ -67,7 +67,6 @@ logger = logging.get_logger(__name__)
 GEOMETRY = ("max_length", "frequency_stride", "time_stride")
 # Share of padding above which a batch is packed: `config.pack_tokens` -> share.
 PADDING_TO_PACK = {None: 0.05, True: 0.0}
-HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # Whether a model is being built for stored weights, with their patch grid: `from_pretrained` resizes it afterwards.
 builds_stored_grid = contextvars.ContextVar("builds_stored_grid", default=False)
 
