@@ -13,8 +13,8 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput, logging
 
-from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
-from .embedding_dual_ssast import evaluating, input_device, window_and_hop, window_starts
+from .configuration_dual_ssast import CALIBRATION, PROBLEM_TYPES, StrictConfig
+from .embedding_dual_ssast import HUB_KEYWORDS, evaluating, input_device, window_and_hop, window_starts
 from .fusion_dual_ssast import LayerFusion, TokenAttention, at_least_float32, frame_mask
 
 try:  # The initialisers of Transformers 5 do not overwrite loaded weights
@@ -256,6 +256,30 @@ class WindowedOutput(ModelOutput):
 class HeadMixin:
     """Adds probabilities, labels and new weights to a model with a `classifier`, and freezes what it never reads."""
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
+        """Loads a model like its base class. A new classifier, or one with other labels, is not calibrated."""
+        name = pretrained_model_name_or_path
+        model, report = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        if name is not None and any(getattr(model.config, field) != new for field, new in CALIBRATION.items()):
+            hub = {key: kwargs[key] for key in HUB_KEYWORDS if key in kwargs}
+            model._drop_stored_calibration(cls.config_class.get_config_dict(name, **hub)[0], report, given=kwargs)
+        return (model, report) if output_loading_info else model
+
+    def _drop_stored_calibration(self, stored: dict, report: dict, given: dict):
+        """
+        Resets the calibration that a folder's `config.json` (`stored`) has for another classifier than this one, by the
+        report of the loading. Values that the caller gave, in `given` or in a configuration, stay.
+        """
+        config = self.config
+        stored = type(config).from_dict(stored) if stored else config
+        prefix = next(name for name, module in self.named_modules() if module is self.classifier) + "."
+        # Some versions of Transformers name the shapes beside a mismatched weight.
+        new = [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]
+        if stored.id2label != config.id2label or any(key.startswith(prefix) for key in (*new, *report["missing_keys"])):
+            same = [name for name in CALIBRATION if getattr(config, name) == getattr(stored, name)]
+            config.reset_calibration([name for name in same if name not in given])
+
     def _freeze_unreached(self):
         """Freezes the encoder's modules that the head leaves without a gradient: DDP with checkpointing fails on it."""
         for module in self.base_model.unreached():
@@ -298,10 +322,11 @@ class HeadMixin:
         return labels_of_probabilities(self.probabilities(logits), names, self._problem_type(), thresholds)
 
     def reset_classifier(self):
-        """Gives the classifier new, random weights."""
+        """Gives the classifier new, random weights, which are not calibrated."""
         for parameter in self.classifier.parameters():
             parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
         self.classifier.apply(self._init_weights)
+        self.config.reset_calibration()
 
     def frame_mask(self, frames: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """Marks the label frames (batch, frames, ...) that hold audio: boolean (batch, frames)."""
@@ -317,6 +342,7 @@ class HeadMixin:
         old = next(self.classifier.parameters())
         self.classifier = make_classifier(self.config, self.base_model, size).to(old.device, old.dtype)
         self.classifier.apply(self._init_weights)
+        self.config.reset_calibration()
         logger.warning(
             f"The new patch grid changes fused_size from {old_fused_size} to {self.config.fused_size}: the classifier "
             "is newly initialised and must be trained."
