@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_dual_ssast import CALIBRATION, PROBLEM_TYPES, StrictConfig
 from .embedding_dual_ssast import HUB_KEYWORDS, evaluating, input_device, window_and_hop, window_starts
-from .fusion_dual_ssast import LayerFusion, TokenAttention, at_least_float32, frame_mask
+from .fusion_dual_ssast import LayerFusion, TokenAttention, at_least_float32, frame_mask, in_place_of
 
 try:  # The initialisers of Transformers 5 do not overwrite loaded weights
     from transformers import initialization as init
@@ -311,11 +311,12 @@ class HeadMixin:
                 the number (regression; a list of numbers for several outputs).
 
         Raises:
-            ValueError: Logits of another shape, such as those of a batch of frames.
+            ValueError: Logits of another shape, such as those of a batch of frames, or of other labels.
         """
-        if logits.ndim != 2:
+        if logits.ndim != 2 or logits.shape[1] != self.config.num_labels:
             raise ValueError(
-                f"logits must be (clips, labels), or (time frames, labels) of one clip, got {tuple(logits.shape)}"
+                f"logits must be (clips, labels), or (time frames, labels) of one clip, got {tuple(logits.shape)} for "
+                f"{self.config.num_labels} label(s)"
             )
         names = [self.config.id2label[index] for index in range(self.config.num_labels)]
         thresholds = self.config.decision_thresholds
@@ -339,8 +340,7 @@ class HeadMixin:
         """Replaces the classifier if a new patch grid changed the size of its input: with `readout="frames"` only."""
         if self.config.fused_size == old_fused_size:
             return
-        old = next(self.classifier.parameters())
-        self.classifier = make_classifier(self.config, self.base_model, size).to(old.device, old.dtype)
+        self.classifier = in_place_of(self.classifier, make_classifier(self.config, self.base_model, size))
         self.classifier.apply(self._init_weights)
         self.config.reset_calibration()
         logger.warning(
@@ -354,13 +354,23 @@ class ClassifierMixin(HeadMixin):
 
     @property
     def loss_function(self) -> Callable:
-        """Loss of (labels, logits, config), a scalar. Assigning a function or a module replaces it."""
-        # torch stores an assigned module among the submodules, without a call of the setter.
-        return getattr(self, "_loss_function", None) or self._modules.get("loss_function") or configured_loss
+        """
+        Loss of (labels, logits, config), a scalar. Assigning a function or a module replaces it, `None` restores the
+        usual one. A module follows the logits to their device, but is no part of the model: it is not saved, and an
+        optimiser of the model's parameters does not train its own.
+        """
+        return getattr(self, "_loss_function", None) or configured_loss
 
-    @loss_function.setter
-    def loss_function(self, function: Optional[Callable]):
-        self._loss_function = function
+    def __setattr__(self, name: str, value):
+        if name != "loss_function":
+            return super().__setattr__(name, value)
+        # torch would make a module a part of the model, saved with it, without a call of a setter.
+        object.__setattr__(self, "_loss_function", value)
+        if isinstance(value, nn.Module) and any(True for _ in value.parameters()):
+            logger.warning(
+                "The parameters of loss_function are not the model's: they are neither saved nor trained with it. Give "
+                "them to the optimiser yourself."
+            )
 
     def logits_of(self, outputs: ModelOutput, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """Classifies the output of the encoder (for prototypes with `hidden_states`): (batch, labels)."""
@@ -378,9 +388,17 @@ class ClassifierMixin(HeadMixin):
         """Adds the loss if there are labels, and sets `config.problem_type` from them if it is `None`."""
         config, loss = self.config, None
         if labels is not None:
-            if config.problem_type is None:  # stored like in Transformers, because pipelines read it
+            stored = config.problem_type
+            if stored is None:  # stored like in Transformers, because pipelines read it
                 config.problem_type = guess_problem_type(labels, config.num_labels)
-            loss = self.loss_function(labels, logits, config)
+            loss_function = self.loss_function
+            if isinstance(loss_function, nn.Module):
+                loss_function.to(logits.device)
+            try:
+                loss = loss_function(labels, logits, config)
+            except Exception:
+                config.problem_type = stored  # labels that are refused must not decide about the next ones
+                raise
         states = outputs.hidden_states if wants_states else None
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=outputs.attentions)
 
@@ -476,10 +494,12 @@ def frame_loss(
     """
     logits, labels = logits.float(), labels.to(logits.device)
     is_single = problem_type == "single_label_classification"
-    if labels.shape != (logits.shape[:2] if is_single else logits.shape):
+    expected = logits.shape[:2] if is_single else logits.shape
+    if labels.shape != expected:
+        axes = "(batch, time frames)" if is_single else "(batch, time frames, labels)"
         raise ValueError(
-            f"labels of shape {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} ({problem_type}): they "
-            "need the time frames of the logits"
+            f"labels of shape {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} ({problem_type}): expected "
+            f"{axes} = {tuple(expected)}"
         )
     if is_single:
         if labels.is_floating_point():
@@ -550,11 +570,11 @@ class FrameClassifierMixin(HeadMixin):
         logits = self.classifier(frames)  # (batch, time frames, labels)
         loss = None
         if labels is not None:
-            if config.problem_type is None:
-                is_multi = labels.ndim == 3
-                config.problem_type = "multi_label_classification" if is_multi else "single_label_classification"
+            guess = "multi_label_classification" if labels.ndim == 3 else "single_label_classification"
+            problem_type = config.problem_type or guess
             mask = self.frame_mask(logits, attention_mask)
-            loss = frame_loss(logits, labels, mask, config.problem_type, config.label_smoothing)
+            loss = frame_loss(logits, labels, mask, problem_type, config.label_smoothing)
+            config.problem_type = problem_type  # only if the labels fit
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = TokenClassifierOutput(
             loss=loss,
