@@ -13,9 +13,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput, logging
 
-from .configuration_dual_ssast import PROBLEM_TYPES, StrictConfig
-from .embedding_dual_ssast import evaluating, input_device, window_and_hop, window_starts
-from .fusion_dual_ssast import LayerFusion, TokenAttention, at_least_float32, frame_mask
+from .configuration_dual_ssast import CALIBRATION, PROBLEM_TYPES, StrictConfig
+from .embedding_dual_ssast import HUB_KEYWORDS, evaluating, input_device, window_and_hop, window_starts
+from .fusion_dual_ssast import LayerFusion, TokenAttention, at_least_float32, frame_mask, in_place_of
 
 try:  # The initialisers of Transformers 5 do not overwrite loaded weights
     from transformers import initialization as init
@@ -256,6 +256,30 @@ class WindowedOutput(ModelOutput):
 class HeadMixin:
     """Adds probabilities, labels and new weights to a model with a `classifier`, and freezes what it never reads."""
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
+        """Loads a model like its base class. A new classifier, or one with other labels, is not calibrated."""
+        name = pretrained_model_name_or_path
+        model, report = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        if name is not None and any(getattr(model.config, field) != new for field, new in CALIBRATION.items()):
+            hub = {key: kwargs[key] for key in HUB_KEYWORDS if key in kwargs}
+            model._drop_stored_calibration(cls.config_class.get_config_dict(name, **hub)[0], report, given=kwargs)
+        return (model, report) if output_loading_info else model
+
+    def _drop_stored_calibration(self, stored: dict, report: dict, given: dict):
+        """
+        Resets the calibration that a folder's `config.json` (`stored`) has for another classifier than this one, by the
+        report of the loading. Values that the caller gave, in `given` or in a configuration, stay.
+        """
+        config = self.config
+        stored = type(config).from_dict(stored) if stored else config
+        prefix = next(name for name, module in self.named_modules() if module is self.classifier) + "."
+        # Some versions of Transformers name the shapes beside a mismatched weight.
+        new = [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]
+        if stored.id2label != config.id2label or any(key.startswith(prefix) for key in (*new, *report["missing_keys"])):
+            same = [name for name in CALIBRATION if getattr(config, name) == getattr(stored, name)]
+            config.reset_calibration([name for name in same if name not in given])
+
     def _freeze_unreached(self):
         """Freezes the encoder's modules that the head leaves without a gradient: DDP with checkpointing fails on it."""
         for module in self.base_model.unreached():
@@ -287,21 +311,23 @@ class HeadMixin:
                 the number (regression; a list of numbers for several outputs).
 
         Raises:
-            ValueError: Logits of another shape, such as those of a batch of frames.
+            ValueError: Logits of another shape, such as those of a batch of frames, or of other labels.
         """
-        if logits.ndim != 2:
+        if logits.ndim != 2 or logits.shape[1] != self.config.num_labels:
             raise ValueError(
-                f"logits must be (clips, labels), or (time frames, labels) of one clip, got {tuple(logits.shape)}"
+                f"logits must be (clips, labels), or (time frames, labels) of one clip, got {tuple(logits.shape)} for "
+                f"{self.config.num_labels} label(s)"
             )
         names = [self.config.id2label[index] for index in range(self.config.num_labels)]
         thresholds = self.config.decision_thresholds
         return labels_of_probabilities(self.probabilities(logits), names, self._problem_type(), thresholds)
 
     def reset_classifier(self):
-        """Gives the classifier new, random weights."""
+        """Gives the classifier new, random weights, which are not calibrated."""
         for parameter in self.classifier.parameters():
             parameter._is_hf_initialized = False  # Transformers 5 keeps loaded weights from being initialised
         self.classifier.apply(self._init_weights)
+        self.config.reset_calibration()
 
     def frame_mask(self, frames: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """Marks the label frames (batch, frames, ...) that hold audio: boolean (batch, frames)."""
@@ -314,9 +340,9 @@ class HeadMixin:
         """Replaces the classifier if a new patch grid changed the size of its input: with `readout="frames"` only."""
         if self.config.fused_size == old_fused_size:
             return
-        old = next(self.classifier.parameters())
-        self.classifier = make_classifier(self.config, self.base_model, size).to(old.device, old.dtype)
+        self.classifier = in_place_of(self.classifier, make_classifier(self.config, self.base_model, size))
         self.classifier.apply(self._init_weights)
+        self.config.reset_calibration()
         logger.warning(
             f"The new patch grid changes fused_size from {old_fused_size} to {self.config.fused_size}: the classifier "
             "is newly initialised and must be trained."
@@ -328,13 +354,23 @@ class ClassifierMixin(HeadMixin):
 
     @property
     def loss_function(self) -> Callable:
-        """Loss of (labels, logits, config), a scalar. Assigning a function or a module replaces it."""
-        # torch stores an assigned module among the submodules, without a call of the setter.
-        return getattr(self, "_loss_function", None) or self._modules.get("loss_function") or configured_loss
+        """
+        Loss of (labels, logits, config), a scalar. Assigning a function or a module replaces it, `None` restores the
+        usual one. A module follows the logits to their device, but is no part of the model: it is not saved, and an
+        optimiser of the model's parameters does not train its own.
+        """
+        return getattr(self, "_loss_function", None) or configured_loss
 
-    @loss_function.setter
-    def loss_function(self, function: Optional[Callable]):
-        self._loss_function = function
+    def __setattr__(self, name: str, value):
+        if name != "loss_function":
+            return super().__setattr__(name, value)
+        # torch would make a module a part of the model, saved with it, without a call of a setter.
+        object.__setattr__(self, "_loss_function", value)
+        if isinstance(value, nn.Module) and any(True for _ in value.parameters()):
+            logger.warning(
+                "The parameters of loss_function are not the model's: they are neither saved nor trained with it. Give "
+                "them to the optimiser yourself."
+            )
 
     def logits_of(self, outputs: ModelOutput, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """Classifies the output of the encoder (for prototypes with `hidden_states`): (batch, labels)."""
@@ -352,9 +388,17 @@ class ClassifierMixin(HeadMixin):
         """Adds the loss if there are labels, and sets `config.problem_type` from them if it is `None`."""
         config, loss = self.config, None
         if labels is not None:
-            if config.problem_type is None:  # stored like in Transformers, because pipelines read it
+            stored = config.problem_type
+            if stored is None:  # stored like in Transformers, because pipelines read it
                 config.problem_type = guess_problem_type(labels, config.num_labels)
-            loss = self.loss_function(labels, logits, config)
+            loss_function = self.loss_function
+            if isinstance(loss_function, nn.Module):
+                loss_function.to(logits.device)
+            try:
+                loss = loss_function(labels, logits, config)
+            except Exception:
+                config.problem_type = stored  # labels that are refused must not decide about the next ones
+                raise
         states = outputs.hidden_states if wants_states else None
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=outputs.attentions)
 
@@ -450,10 +494,12 @@ def frame_loss(
     """
     logits, labels = logits.float(), labels.to(logits.device)
     is_single = problem_type == "single_label_classification"
-    if labels.shape != (logits.shape[:2] if is_single else logits.shape):
+    expected = logits.shape[:2] if is_single else logits.shape
+    if labels.shape != expected:
+        axes = "(batch, time frames)" if is_single else "(batch, time frames, labels)"
         raise ValueError(
-            f"labels of shape {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} ({problem_type}): they "
-            "need the time frames of the logits"
+            f"labels of shape {tuple(labels.shape)} do not fit logits {tuple(logits.shape)} ({problem_type}): expected "
+            f"{axes} = {tuple(expected)}"
         )
     if is_single:
         if labels.is_floating_point():
@@ -524,11 +570,11 @@ class FrameClassifierMixin(HeadMixin):
         logits = self.classifier(frames)  # (batch, time frames, labels)
         loss = None
         if labels is not None:
-            if config.problem_type is None:
-                is_multi = labels.ndim == 3
-                config.problem_type = "multi_label_classification" if is_multi else "single_label_classification"
+            guess = "multi_label_classification" if labels.ndim == 3 else "single_label_classification"
+            problem_type = config.problem_type or guess
             mask = self.frame_mask(logits, attention_mask)
-            loss = frame_loss(logits, labels, mask, config.problem_type, config.label_smoothing)
+            loss = frame_loss(logits, labels, mask, problem_type, config.label_smoothing)
+            config.problem_type = problem_type  # only if the labels fit
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = TokenClassifierOutput(
             loss=loss,

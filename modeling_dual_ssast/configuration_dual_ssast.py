@@ -44,6 +44,8 @@ EVENT_SETTINGS = {
     "metric": ("the name of what they were chosen for", lambda value: isinstance(value, str)),
 }
 WINDOW_SETTINGS = ("window_s", "hop_s")
+# What is chosen for one trained classifier -> its value for a new one.
+CALIBRATION = {"calibration_temperature": 1.0, "decision_thresholds": None, "event_detection": None}
 
 # One saved folder serves all these Auto classes. Transformers copies the files flat beside the weights.
 AUTO_MAP = {
@@ -334,9 +336,7 @@ class StrictConfig(PretrainedConfig):
         foreign = {key: config_dict[key] for key in cls._unknown_keys(config_dict)}
         known = {key: value for key, value in cls._of_earlier_versions(config_dict).items() if key not in foreign}
         if cls._has_other_labels(config_dict, kwargs):  # the new classifier is not calibrated
-            known.pop("calibration_temperature", None)
-            known.pop("decision_thresholds", None)
-            known.pop("event_detection", None)
+            known = {key: value for key, value in known.items() if key not in CALIBRATION}
         # Overrides pass through the constructor, which accepts tuples and single names and checks all together.
         known |= {key: kwargs.pop(key) for key in sorted(cls._own_keys() & set(kwargs))}
         result = super().from_dict(known, **kwargs)
@@ -355,10 +355,15 @@ class StrictConfig(PretrainedConfig):
 
     @staticmethod
     def _has_other_labels(config_dict, kwargs) -> bool:
-        names = list((config_dict.get("id2label") or PretrainedConfig().id2label).values())
+        names = _by_index(config_dict.get("id2label") or PretrainedConfig().id2label)
         if kwargs.get("id2label") is not None:
-            return list(kwargs["id2label"].values()) != names
+            return _by_index(kwargs["id2label"]) != names
         return kwargs.get("num_labels", len(names)) != len(names)
+
+    def reset_calibration(self, names=tuple(CALIBRATION)):
+        """Gives the fields of a calibration (`names`, by default all) the values of a new, untrained classifier."""
+        for name in names:
+            setattr(self, name, CALIBRATION[name])
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Writes `config.json`, which saving a model does too, and the files of sentence-transformers beside it."""
@@ -822,6 +827,11 @@ class DualSSASTConfig(StrictConfig):
 def published_classifier(fused_size: int, mlp_layers: int) -> dict:
     """Returns the settings of the published Dual SSAST's classifier of 2, 4, 6 or 8 layers, for a fused vector."""
     return {"classifier_hidden_sizes": [fused_size] * (mlp_layers // 2 - 1), "classifier_activation": None}
+
+
+def _by_index(id2label: dict) -> dict:
+    """Returns the names of labels by integers; a `config.json` has strings."""
+    return {int(index): name for index, name in id2label.items()}
 
 
 def _as_list(value):

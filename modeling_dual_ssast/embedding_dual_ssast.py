@@ -26,6 +26,9 @@ WINDOW_FRAMES = 6144
 
 NO_FUSION = "this encoder has no fusion: load the folder with AutoModel to embed clips"
 
+# Of `from_pretrained`: where and how a folder is found.
+HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
 IGNORED_KEYWORDS = ("use_cache", "num_items_in_batch")  # of forward; the values change nothing here
 
 
@@ -72,11 +75,23 @@ class ModelMixin:
     main_input_name = "input_values"
     # The **kwargs in forward would make Trainer scale the loss by its own count of items; see Trainer.compute_loss.
     accepts_loss_kwargs = False
+    _hub_options = {}  # the `HUB_KEYWORDS` that the model was loaded with
 
     def __init__(self, config, *args, **kwargs):
         # from_pretrained(..., name=value) sets attributes after the configuration was checked.
         config.check()
         super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Loads a model like Transformers does, and keeps the keywords that find the other files of its folder."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        options = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
+        for module in model.modules():
+            if isinstance(module, ModelMixin):  # also the encoder of a classifier
+                module._hub_options = options
+        return loaded
 
     def check_keywords(self, kwargs: dict):
         """
@@ -319,7 +334,9 @@ class EmbeddingMixin:
         kept = getattr(self, "_kept_feature_extractor", None)  # otherwise each call would ask the Hub for it
         if kept is not None and kept[0] == (name, self.max_frames):
             return kept[1]
-        options = {} if self.max_frames is None else {"max_length": self.max_frames}
+        options = dict(self._hub_options)
+        if self.max_frames is not None:
+            options["max_length"] = self.max_frames
         if getattr(self.config, "_commit_hash", None):
             options["revision"] = self.config._commit_hash
         if type(self).__module__.startswith("transformers_modules."):

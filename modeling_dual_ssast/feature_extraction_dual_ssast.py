@@ -456,7 +456,8 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 Float64 becomes float32. `"np"` gives a list if the clips keep different lengths.
 
         Raises:
-            ValueError: No `max_length` where it is needed, or tensors of clips that keep different lengths.
+            ValueError: No `max_length` where it is needed, tensors of clips that keep different lengths, an entry that
+                only some clips have, or one that makes no tensor.
         """
         if max_length is None and padding is None and self.padding == "max_length":
             max_length = self.max_length
@@ -473,7 +474,15 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
         if isinstance(processed_features, Mapping):
             columns = dict(processed_features)
         else:
+            _check_same_keys(processed_features)
             columns = {key: [item[key] for item in processed_features] for key in processed_features[0]}
+        if "input_values" not in columns:
+            raise ValueError(f"clips to pad need input_values, got {', '.join(map(str, columns)) or 'nothing'}")
+        for key, rows in columns.items():
+            if len(rows) != len(columns["input_values"]):
+                raise ValueError(
+                    f"{key} has {len(rows)} entries for {len(columns['input_values'])} clips: give one each"
+                )
         as_tensors = isinstance(columns["input_values"][0], torch.Tensor)
         values = [_as_tensor(value) for value in columns.pop("input_values")]
         masks = [_as_tensor(mask) for mask in columns.pop("attention_mask", ())]
@@ -502,7 +511,7 @@ class SpectrogramFeatureExtractor(SequenceFeatureExtractor):
                 f"clips of {min(targets)} to {max(targets)} frames do not fit into one tensor: use padding='longest'"
             )
         joined = {key: _join(clips, targets[0], value, left) for key, (clips, value) in padded.items()}
-        stacked = BatchFeature(joined | {key: _stack(rows) for key, rows in columns.items()})
+        stacked = BatchFeature(joined | {key: _stack(rows, key) for key, rows in columns.items()})
         if as_torch:
             return stacked
         return BatchFeature({key: value.cpu().numpy() for key, value in stacked.items()}, tensor_type=return_tensors)
@@ -601,7 +610,7 @@ class DualSSASTFeatureExtractor(SpectrogramFeatureExtractor):
         ```
     """
 
-    LONG_CLIPS = "Call the model's classify_windows to read whole clips."
+    LONG_CLIPS = "A clip classifier's classify_windows and an encoder's embed read whole clips."
 
     def __init__(
         self,
@@ -793,8 +802,23 @@ def _as_tensor(value) -> torch.Tensor:
     return value.float() if value.dtype == torch.float64 else value
 
 
-def _stack(rows) -> torch.Tensor:
-    return _as_tensor(torch.stack(list(rows)) if isinstance(rows[0], torch.Tensor) else rows)
+def _check_same_keys(items):
+    """Raises `ValueError` if an item lacks a key of another: a mask or a label would be lost."""
+    for index, item in enumerate(items):
+        for key in sorted(items[0].keys() ^ item.keys(), key=str):
+            has, lacks = (index, 0) if key in item else (0, index)
+            raise ValueError(f"item {has} of the batch has {key}, but item {lacks} lacks it: give it to all or to none")
+
+
+def _stack(rows, key: str) -> torch.Tensor:
+    """Makes a tensor of a batch's entries `key`."""
+    try:
+        return _as_tensor(torch.stack(list(rows)) if isinstance(rows[0], torch.Tensor) else rows)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{key} makes no tensor ({type(rows[0]).__name__} in the first item): leave it out, or give all items "
+            "numbers of one shape"
+        ) from error
 
 
 def _join(clips: list[torch.Tensor], length: int, value: float, left: bool) -> torch.Tensor:

@@ -132,6 +132,14 @@ def masked_std(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 POOLINGS = {"mean": masked_mean, "max": masked_max, "min": masked_min, "std": masked_std}
 
 
+def in_place_of(old: nn.Module, new: nn.Module) -> nn.Module:
+    """Gives a new module the mode of the one it replaces, and device, dtype and trainability of its parameters."""
+    parameter = next(old.parameters(), None)
+    if parameter is not None:
+        new.to(parameter.device, parameter.dtype).requires_grad_(parameter.requires_grad)
+    return new.train(old.training)
+
+
 class TokenAttention(nn.Module):
     """
     Averages tokens with the attention of learned queries, one per head (attentive probing, arXiv 2605.10494).

@@ -280,6 +280,11 @@ class ASiTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
         check_spectrograms(input_values[:, 0], attention_mask, self.config.num_mel_bins)
         if (corrupted_values is None) != (corruption_mask is None):
             raise ValueError("corrupted_values and corruption_mask belong together: give both or neither")
+        for name, crops in (("corrupted_values", corrupted_values), ("corruption_mask", corruption_mask)):
+            if crops is not None and crops.shape != input_values.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(crops.shape)}, expected that of input_values, {tuple(input_values.shape)}"
+                )
         if attention_mask is not None:  # the corruption, too, finds the audio at the beginning
             fill = self.config.padding_value
             input_values = align_crops(input_values, attention_mask, fill)

@@ -9,6 +9,7 @@ Shapes: `input_values` (batch, frames, mel) -> patches, frequency-major -> state
 import contextvars
 import copy
 import math
+import os
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import Optional, Union
@@ -24,7 +25,7 @@ from transformers.utils import ModelOutput, logging
 from .attention_dual_ssast import with_blocks
 from .classifier_dual_ssast import ClassifierMixin, FrameClassifierMixin, init, init_learned, make_classifier
 from .configuration_dual_ssast import DualSSASTConfig
-from .embedding_dual_ssast import ModelMixin, PatchEmbeddingMixin
+from .embedding_dual_ssast import HUB_KEYWORDS, ModelMixin, PatchEmbeddingMixin
 from .fusion_dual_ssast import (
     LayerFusion,
     TokenAttention,
@@ -32,6 +33,7 @@ from .fusion_dual_ssast import (
     check_spectrograms,
     frame_mask,
     in_graph,
+    in_place_of,
     pad_end,
     pool_rows,
     pool_tokens,
@@ -67,7 +69,6 @@ logger = logging.get_logger(__name__)
 GEOMETRY = ("max_length", "frequency_stride", "time_stride")
 # Share of padding above which a batch is packed: `config.pack_tokens` -> share.
 PADDING_TO_PACK = {None: 0.05, True: 0.0}
-HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # Whether a model is being built for stored weights, with their patch grid: `from_pretrained` resizes it afterwards.
 builds_stored_grid = contextvars.ContextVar("builds_stored_grid", default=False)
 
@@ -93,34 +94,31 @@ class DualSSASTEmbeddings(nn.Module):
         attention_mask: Optional[torch.Tensor] = None,
         bool_masked_pos: Optional[torch.Tensor] = None,
         mask_token: Optional[torch.Tensor] = None,
-    ) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
+    ) -> tuple[torch.Tensor, Optional[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
         """
         Embeds the patches of a batch; the arguments are those of [`DualSSASTModel`].
 
         Returns:
-            The embeddings (batch, prefix + patches, hidden) and the boolean mask (batch, patches) of the patches that
-                hold audio, or `None` if all do.
+            The embeddings (batch, prefix + patches, hidden); the boolean mask (batch, patches) of the patches that hold
+                audio, or `None` if all do; and the positions of prefix and patches, (1, tokens, hidden) each.
         """
         spectrogram = self.pad_frames(input_values, attention_mask)  # (batch, frames, mel)
         patches = self.projection(spectrogram.transpose(1, 2).unsqueeze(1))  # (batch, hidden, rows, columns)
         columns = patches.shape[-1]
         patches = patches.flatten(2).transpose(1, 2)  # (batch, rows * columns, hidden)
         if bool_masked_pos is not None:
-            if bool_masked_pos.shape != patches.shape[:2]:
-                raise ValueError(
-                    f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}, expected (batch, patches) = "
-                    f"{tuple(patches.shape[:2])} for {input_values.shape[1]} frames"
-                )
+            check_masked(bool_masked_pos, patches, input_values.shape[1])
             if mask_token is None:
                 raise ValueError(
                     "bool_masked_pos needs the vector that replaces the masked patches: pass mask_token (hidden,), or "
                     "use DualSSASTForPreTraining, which has one"
                 )
             patches = torch.where(bool_masked_pos.bool().unsqueeze(-1), mask_token.to(patches.dtype), patches)
-        prefix_positions, patch_positions = self.positions(columns)
+        # Returned for a decoder: where Accelerate's offloading keeps the positions, they exist in this method alone.
+        positions = prefix_positions, patch_positions = self.positions(columns)
         prefix = (self.prefix_tokens + prefix_positions).expand(patches.shape[0], -1, -1)
         embeddings = torch.cat((prefix, patches + patch_positions), dim=1)
-        return self.dropout(embeddings), self.patch_mask(attention_mask, patches.shape[1])
+        return self.dropout(embeddings), self.patch_mask(attention_mask, patches.shape[1]), positions
 
     def pad_frames(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
         """
@@ -143,7 +141,8 @@ class DualSSASTEmbeddings(nn.Module):
         if num_frames > config.max_length:
             raise ValueError(
                 f"input_values has {num_frames} frames, but the positions end at max_length={config.max_length}: "
-                "truncate, call classify_windows, or resize_position_embeddings"
+                "truncate, read windows (a clip classifier's classify_windows, an encoder's embed), or "
+                "resize_position_embeddings"
             )
         spectrogram = input_values.to(self.projection.weight.dtype)
         if attention_mask is not None:
@@ -179,6 +178,15 @@ class DualSSASTEmbeddings(nn.Module):
         resized = torch.cat((prefix, grid.flatten(2).transpose(1, 2)), dim=1)
         self.position_embeddings = nn.Parameter(resized, requires_grad=self.position_embeddings.requires_grad)
         self.projection.stride = (frequency_stride, time_stride)
+
+
+def check_masked(bool_masked_pos: torch.Tensor, patches: torch.Tensor, num_frames: int):
+    """Raises `ValueError` if a mask does not fit the patches (batch, patches, ...) of clips of `num_frames` frames."""
+    if bool_masked_pos.shape != patches.shape[:2]:
+        raise ValueError(
+            f"bool_masked_pos has shape {tuple(bool_masked_pos.shape)}, expected (batch, patches) = "
+            f"{tuple(patches.shape[:2])} for {num_frames} frames"
+        )
 
 
 def cut_or_interpolate(grid: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
@@ -529,10 +537,16 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
     def _fit_fusion(self):
         """Replaces the queries of attention if a new patch grid changed the size of a token."""
         size, attention = self.config.token_size, self.base_model.fusion.attention if self.base_model.fusion else ()
+        old_sizes = set()
         for place, old in enumerate(attention):
             if isinstance(old, TokenAttention) and old.pooling_query.shape[1] != size:
-                query = old.pooling_query
-                attention[place] = TokenAttention(size, query.shape[0]).to(query.device, query.dtype)
+                old_sizes.add(old.pooling_query.shape[1])
+                attention[place] = in_place_of(old, TokenAttention(size, old.pooling_query.shape[0]))
+        if old_sizes:
+            logger.warning(
+                f"The new patch grid changes the size of a token from {old_sizes.pop()} to {size}: the queries of the "
+                "pooling 'attention' are newly initialised, as a mean, and must be trained."
+            )
 
     def _fit_head(self, old_fused_size: int):
         """Fits a head to a new patch grid. Here: no head."""
@@ -546,12 +560,13 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
         Loads a model like Transformers does, with another patch grid if asked for.
 
         `max_length`, `frequency_stride` and `time_stride` may differ from the checkpoint's: the positions are loaded
-        first, then resized by `resize_position_embeddings`.
+        first, then resized by `resize_position_embeddings`. Another `patch_size` needs new projections and positions:
+        `ignore_mismatched_sizes=True` allows it.
 
         Args:
             pretrained_model_name_or_path: Folder or Hub name.
             *model_args: Arguments of the model's constructor.
-            config: Configuration instead of the stored one.
+            config: Configuration instead of the stored one, or the folder or Hub name of another.
             **kwargs: Configuration fields to override, and arguments of Transformers' `from_pretrained`.
 
         Returns:
@@ -562,15 +577,22 @@ class DualSSASTPreTrainedModel(ModelMixin, PreTrainedModel):
             OSError: There is no such checkpoint.
         """
         wanted = {name: kwargs.pop(name) for name in GEOMETRY if name in kwargs}
+        hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
+        if config is None and "patch_size" in kwargs:
+            config = pretrained_model_name_or_path
+        if isinstance(config, (str, os.PathLike)):
+            config, unused = cls.config_class.from_pretrained(config, return_unused_kwargs=True, **wanted, **kwargs)
+            kwargs = unused | hub
         if pretrained_model_name_or_path is not None and isinstance(config, PretrainedConfig):
-            hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
             stored, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub)
             # Without a config.json the given configuration describes the weights.
             stored = cls.config_class.from_dict(stored) if stored else config
             wanted = {name: getattr(config, name) for name in GEOMETRY} | wanted
             config = copy.deepcopy(config)
+            # Positions of other patches are not resized, but new: Transformers finds that their sizes do not fit.
+            has_same_patches = config.patch_shape == stored.patch_shape
             for name in GEOMETRY:
-                setattr(config, name, getattr(stored, name))
+                setattr(config, name, getattr(stored, name) if has_same_patches else wanted[name])
         token = builds_stored_grid.set(True)
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
@@ -656,7 +678,7 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
             TypeError: A keyword is unknown.
         """
         self.check_keywords(kwargs)
-        state, patch_mask = self.embeddings(input_values, attention_mask, bool_masked_pos, mask_token)
+        state, patch_mask, _ = self.embeddings(input_values, attention_mask, bool_masked_pos, mask_token)
         output = self.encode(state, patch_mask, output_attentions, output_hidden_states, last_layer)
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
@@ -793,7 +815,7 @@ class DualSSASTModel(PatchEmbeddingMixin, DualSSASTPreTrainedModel):
 
     def reset_fusion(self):
         """Resets the learned parts of the fusion: equal layer weights, and LayerNorms of scale 1 and shift 0."""
-        self.fusion = DualSSASTFusion(self.config).to(self.device, self.dtype)
+        self.fusion = in_place_of(self.fusion, DualSSASTFusion(self.config).to(self.device, self.dtype))
 
     def token_mask(self, patch_mask: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
         """Extends a mask of patches by the prefix: (batch, patches) -> (batch, prefix + patches); `None` stays."""
@@ -1102,13 +1124,16 @@ class DualSSASTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
         objective = self.config.pretraining_objective
         if bool_masked_pos is None:
             bool_masked_pos = self.sample_mask(input_values, attention_mask)
+        bool_masked_pos = bool_masked_pos.bool()
         if self.contrast_head is not None:
             input_values, attention_mask, bool_masked_pos = join_crops(input_values, attention_mask, bool_masked_pos)
         if self.config.shared_mask and bool_masked_pos.ndim == 3:
             raise ValueError("bool_masked_pos has a mask for each objective, but config.shared_mask is true")
-        first, second = bool_masked_pos.unbind(1) if bool_masked_pos.ndim == 3 else (bool_masked_pos, bool_masked_pos)
+        has_two = bool_masked_pos.ndim == 3 and bool_masked_pos.shape[1] == 2
+        first, second = bool_masked_pos.unbind(1) if has_two else (bool_masked_pos, bool_masked_pos)
         inspected = (output_attentions, output_hidden_states)
         patches = self.patchify(input_values, attention_mask).float()  # (batch, patches, values of a patch)
+        check_masked(first, patches, input_values.shape[1])
         loss, states = 0.0, None
         discriminative_loss = accuracy = generative_loss = reconstruction = contrast_loss = contrast_accuracy = None
         if objective != "generative":
@@ -1179,7 +1204,7 @@ class DualSSASTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
     ) -> tuple[torch.Tensor, BaseModelOutputWithPooling, torch.Tensor]:
         """Encodes the visible patches, then decodes all patches with mask tokens: results like `_encode`."""
         encoder, num_prefix = self.dual_ssast, self.config.num_prefix_tokens
-        tokens, patch_mask = encoder.embeddings(input_values, attention_mask)
+        tokens, patch_mask, (prefix_positions, patch_positions) = encoder.embeddings(input_values, attention_mask)
         prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
         hidden = masked if patch_mask is None else masked | ~patch_mask  # (batch, patches)
         counts = (~hidden).sum(dim=1)
@@ -1195,8 +1220,6 @@ class DualSSASTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
         mask_tokens = self.mask_token.to(visible.dtype).expand(patches.shape)
         # A clip with fewer visible patches than the longest writes mask tokens over mask tokens.
         visible = torch.where(is_visible.unsqueeze(-1), visible, self.mask_token.to(visible.dtype))
-        columns = patches.shape[1] // self.config.grid_shape[0]
-        prefix_positions, patch_positions = encoder.embeddings.positions(columns)
         state = torch.cat((prefix + prefix_positions, mask_tokens.scatter(1, index, visible) + patch_positions), dim=1)
         state, *_ = encoder.run_layers(self.decoder.layers, state, encoder.token_mask(patch_mask))
         return self.decoder.layernorm(state)[:, num_prefix:], outputs, is_visible

@@ -386,3 +386,9 @@ def test_wrong_input_is_told():
         model(torch.randn(2, 96, 32))
     with pytest.raises(ValueError, match="belong together"):
         model(torch.randn(2, 2, 96, 32), torch.randn(2, 2, 96, 32))
+    crops = torch.randn(2, 2, 96, 32)
+    for wrong in (crops[..., :1], crops[:1], crops[:, :1], crops[0]):
+        with pytest.raises(ValueError, match=r"corruption_mask has shape .*, expected that of input_values, \(2, 2, "):
+            model(crops, crops, wrong > 0)
+        with pytest.raises(ValueError, match="corrupted_values has shape"):
+            model(crops, wrong, crops > 0)

@@ -316,6 +316,17 @@ def test_modules_may_lie_on_the_disk(family, tmp_path):
         torch.testing.assert_close(*windows, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("family", PRETRAINERS)
+def test_modules_of_a_pretraining_may_lie_on_the_disk(family, tmp_path):
+    model = make(family)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, device_map={"": "disk"}, offload_folder=tmp_path / "offloaded")
+    inputs = step_inputs(model)
+    with torch.no_grad():
+        found, expected = (m.eval()(**inputs).loss for m in (loaded, model))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("task", ["SEQ_CLS", "FEATURE_EXTRACTION"])
 @pytest.mark.parametrize(
     "family, modules", [("dual_ssast", ["q_proj"]), ("asit", ["fc1"]), ("vggish", ["features.3"]), ("panns", ["conv1"])]
@@ -487,6 +498,55 @@ def test_a_loss_function_of_ones_own_is_used(family, as_module):
     assert model(**inputs).loss == 5
     model.loss_function = None
     assert torch.equal(model(**inputs).loss, usual)
+
+
+class Constant(nn.Module):
+    """A loss with a buffer, and a parameter if it learns."""
+
+    def __init__(self, value, learns=False):
+        super().__init__()
+        self.register_buffer("value", torch.tensor(float(value)))
+        self.scale = nn.Parameter(torch.ones(())) if learns else 1.0
+
+    def forward(self, labels, logits, config):
+        return self.value * self.scale
+
+
+@one_per_code
+def test_loss_functions_and_modules_replace_each_other_and_are_not_saved(family, tmp_path):
+    model = make(family)
+    inputs, keys = step_inputs(model), list(model.state_dict())
+    for expected, function in enumerate([lambda *_: 0.0, Constant(1), lambda *_: 2.0, Constant(3), Constant(4)]):
+        model.loss_function = function
+        assert model(**inputs).loss == expected
+    assert copy.deepcopy(model)(**inputs).loss == 4
+    assert list(model.state_dict()) == keys
+    model.save_pretrained(tmp_path)
+    _, report = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["unexpected_keys"]
+
+
+def test_a_loss_module_follows_the_logits_and_says_who_trains_it(warnings_of_models):
+    model = make("dual_ssast")
+    model.loss_function = Constant(1).to("meta")
+    with pytest.raises(NotImplementedError, match="out of meta"):  # it is moved; here without values to move
+        model(**step_inputs(model))
+    assert not warnings_of_models
+    model.loss_function = Constant(1, learns=True)
+    assert "neither saved nor trained" in warnings_of_models[-1]
+
+
+@pytest.mark.parametrize("problem_type", [None, "single_label_classification"])
+@one_per_code
+def test_labels_that_are_refused_change_nothing(family, problem_type):
+    model = make(family)
+    model.config.problem_type = problem_type
+    inputs = step_inputs(model)
+    for wrong in (torch.zeros(2, 1), torch.zeros(2, 7)):
+        with pytest.raises(ValueError, match="do not fit logits"):
+            model(**inputs | {"labels": wrong})
+        assert model.config.problem_type == problem_type
+    assert model(**inputs).loss.isfinite() and model.config.problem_type == "single_label_classification"
 
 
 def test_asits_buffers_are_set_before_any_initialisation(monkeypatch):

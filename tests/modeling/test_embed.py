@@ -9,11 +9,12 @@ import soxr
 import torch
 from audio_files import tone
 from tiny_models import TINY, save_tiny_classifier
-from transformers import AutoModel
+from transformers import AutoFeatureExtractor, AutoModel
 
 from modeling_dual_ssast import (
     DualSSASTConfig,
     DualSSASTFeatureExtractor,
+    DualSSASTForAudioClassification,
     DualSSASTModel,
     PannsCnn14Config,
     PannsCnn14FeatureExtractor,
@@ -138,6 +139,24 @@ def test_the_feature_extractor_is_the_one_beside_the_model(folder, tmp_path):
     model.config._name_or_path = str(tmp_path)
     with pytest.raises(OSError, match="preprocessor_config.json"):
         model.own_feature_extractor()
+
+
+@pytest.mark.parametrize("loader", [AutoModel, DualSSASTModel, DualSSASTForAudioClassification])
+def test_the_feature_extractor_of_a_subfolder_is_the_models_own(tmp_path, loader):
+    save_tiny_classifier(tmp_path / "fold")
+    DualSSASTFeatureExtractor(max_length=64, mean=1.0).save_pretrained(tmp_path)
+    encoder = loader.from_pretrained(tmp_path, subfolder="fold").base_model
+    assert encoder.own_feature_extractor().mean == DualSSASTFeatureExtractor().mean
+    assert not hasattr(encoder.config, "subfolder")
+
+
+def test_the_keywords_that_found_the_model_find_its_feature_extractor(folder, tmp_path, monkeypatch):
+    options = {"token": "secret", "cache_dir": str(tmp_path), "local_files_only": True, "revision": "v2"}
+    model = load(folder, **options)
+    asked = {}
+    monkeypatch.setattr(AutoFeatureExtractor, "from_pretrained", lambda name, **given: asked.update(given))
+    model.own_feature_extractor()
+    assert asked == options | {"max_length": 64}
 
 
 def test_a_model_in_training_embeds_without_dropout_and_goes_on_training(folder):

@@ -453,3 +453,29 @@ def test_pad_takes_what_a_data_set_stores(extractor):
     assert batch["labels"].shape == (2, 2)
     assert isinstance(extractor.pad(stored, return_tensors="np")["labels"], np.ndarray)
     assert extractor.pad(stored)["labels"] == stored["labels"]
+
+
+CLIP_OF_3 = {"input_values": np.zeros((3, 128))}
+
+
+@pytest.mark.parametrize(
+    "items, message",
+    [
+        ([CLIP_OF_3, CLIP_OF_3 | {"attention_mask": [1, 1, 0]}], "item 1 .* has attention_mask, but item 0 lacks it"),
+        ([CLIP_OF_3 | {"labels": 1}, CLIP_OF_3], "item 0 of the batch has labels, but item 1 lacks it"),
+        ([CLIP_OF_3, {"labels": 1}], "item 0 of the batch has input_values, but item 1 lacks it"),
+        ([{"labels": 1}], "clips to pad need input_values, got labels"),
+        (
+            {"input_values": [np.zeros((3, 128))] * 2, "attention_mask": [[1] * 3]},
+            "attention_mask has 1 .* 2 clips",
+        ),
+        ([CLIP_OF_3 | {"file": "a.wav"}], r"file makes no tensor \(str in the first item\): leave it out"),
+        ([CLIP_OF_3 | {"labels": [1]}, CLIP_OF_3 | {"labels": [1, 2]}], "labels makes no tensor .* of one shape"),
+        ([CLIP_OF_3 | {"labels": torch.ones(n)} for n in (1, 2)], "labels makes no tensor .* of one shape"),
+    ],
+)
+def test_batches_that_do_not_fit_together_are_refused(extractor, items, message):
+    for return_tensors in ("pt", "np"):
+        with pytest.raises(ValueError, match=message):
+            extractor.pad(items, return_tensors=return_tensors)
+    assert len(extractor.pad([CLIP_OF_3 | {"file": "a.wav"}])["file"]) == 1  # lists hold anything

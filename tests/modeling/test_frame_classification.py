@@ -163,6 +163,19 @@ def test_one_class_per_frame_and_frames_without_one():
     assert model(inputs, labels=torch.zeros(2, 4, dtype=torch.long)).loss != sharp
 
 
+def test_labels_that_are_refused_change_nothing_and_name_the_shape():
+    model = make("patches")
+    inputs, mask = batch(model)
+    frames = model(inputs, mask).logits.shape[1]
+    with pytest.raises(ValueError, match="classes must be integers"):
+        model(inputs, mask, labels=torch.zeros(2, frames))
+    with pytest.raises(ValueError, match=rf"expected \(batch, time frames\) = \(2, {frames}\)"):
+        model(inputs, mask, labels=torch.zeros(2, frames + 1).long())
+    assert model.config.problem_type is None
+    assert model(inputs, mask, labels=torch.zeros(2, frames, 3)).loss.isfinite()
+    assert model.config.problem_type == "multi_label_classification"
+
+
 def test_another_grid_changes_the_hop_and_keeps_device_and_dtype(tmp_path):
     make("frames").save_pretrained(tmp_path)
     model = DualSSASTForAudioFrameClassification.from_pretrained(

@@ -9,7 +9,6 @@ from tiny_models import MELS, THREE_BLOCKS, batch
 from tiny_models import make_three_blocks as tiny
 from torch import nn
 from transformers import AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining
-from warnings_of import warnings_of
 
 from modeling_dual_ssast import (
     DualSSASTConfig,
@@ -33,12 +32,6 @@ NORMS, READOUTS, FUSIONS = (
     ("concat", "sum", "weighted"),
 )
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def warnings_of_models():
-    with warnings_of("modeling_dual_ssast") as messages:
-        yield messages
 
 
 # ---- a clip's logits do not depend on the clips beside it ----
@@ -591,6 +584,63 @@ def test_a_new_frequency_grid_rebuilds_the_head_of_frames_and_says_so(tmp_path, 
     warnings_of_models.clear()
     loaded = loader.from_pretrained(tmp_path, time_stride=8)  # does not change the size: the trained head stays
     assert not warnings_of_models and torch.equal(loaded.classifier.dense.weight, model.classifier.dense.weight)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_new_parts_for_a_new_grid_say_so_and_keep_mode_and_trainability(tmp_path, frozen, warnings_of_models):
+    model = tiny(readout="frames", pooling=["attention"]).train(not frozen).requires_grad_(not frozen)
+    model.resize_position_embeddings(frequency_stride=8)
+    queries = [m for m in warnings_of_models if "'attention'" in m and "from 32 to 48" in m and "must be trained" in m]
+    assert len(queries) == 1
+    model.dual_ssast.reset_fusion()
+    for part in (model.dual_ssast.fusion, model.classifier):
+        assert {module.training for module in part.modules()} == {not frozen}
+        assert {parameter.requires_grad for parameter in part.parameters()} == {not frozen}
+    tiny(readout="frames", pooling=["attention"]).save_pretrained(tmp_path)
+    warnings_of_models.clear()
+    AutoModel.from_pretrained(tmp_path, frequency_stride=8)
+    assert [m for m in warnings_of_models if "'attention'" in m]
+
+
+PATCH_8 = dict(patch_size=8, frequency_stride=8, time_stride=8)
+
+
+@pytest.mark.parametrize("loader", [DualSSASTModel, AutoModel])
+def test_other_patches_get_new_projections_and_positions(tmp_path, loader):
+    tiny(DualSSASTModel).save_pretrained(tmp_path)
+    configs = [PATCH_8] if loader is AutoModel else [PATCH_8, {"config": DualSSASTConfig(**THREE_BLOCKS | PATCH_8)}]
+    for options in configs:
+        model, info = loader.from_pretrained(
+            tmp_path, **options, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        new = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
+        assert new == {"embeddings.projection.weight", "embeddings.position_embeddings"}
+        assert model(batch(128)[0]).last_hidden_state.shape == (1, 2 + 4 * 16, 16)
+        with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+            loader.from_pretrained(tmp_path, **options)
+    same = loader.from_pretrained(tmp_path, patch_size=[16, 16], time_stride=8)  # the stored patches, in other words
+    assert same.config.time_stride == 8 and same.embeddings.position_embeddings.shape[1] == 2 + 2 * 15
+
+
+def test_a_config_may_be_a_folder(tmp_path):
+    tiny().save_pretrained(tmp_path / "model")
+    tiny(max_length=64, hidden_dropout_prob=0.3).save_pretrained(tmp_path / "other")
+    for name in (tmp_path / "other", str(tmp_path / "other")):
+        load = DualSSASTForAudioClassification.from_pretrained
+        model, info = load(tmp_path / "model", config=name, output_loading_info=True, label_smoothing=0.1)
+        config = model.config
+        assert (config.max_length, config.hidden_dropout_prob, config.label_smoothing) == (64, 0.3, 0.1)
+        assert model.dual_ssast.embeddings.position_embeddings.shape[1] == 2 + 8 and not info["missing_keys"]
+        assert load(tmp_path / "model", config=name, max_length=96).config.max_length == 96
+
+
+def test_labels_are_predicted_from_logits_of_all_labels():
+    for problem_type in (None, "multi_label_classification", "regression"):
+        model = tiny(num_labels=2, problem_type=problem_type)
+        assert len(model.predict_labels(torch.ones(4, 2))) == 4
+        for columns in (1, 5):
+            with pytest.raises(ValueError, match=rf"got \(1, {columns}\) for 2 label"):
+                model.predict_labels(torch.ones(1, columns))
 
 
 # ---- windows ----

@@ -182,6 +182,22 @@ def test_a_contrast_needs_two_crops(shape, masks, pattern):
         model(torch.zeros(shape), bool_masked_pos=None if masks is None else torch.zeros(masks, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_masks_of_any_dtype_are_read_and_other_shapes_refused(form):
+    model = tiny(**form)
+    values, mask = draw(model)
+    expected = model(values, bool_masked_pos=mask).loss
+    for dtype in (torch.long, torch.uint8, torch.float32):
+        assert torch.equal(model(values, bool_masked_pos=mask.to(dtype)).loss, expected)
+    for wrong in (mask[:, :3], mask[:1], mask.repeat(2, 1), mask[0]):
+        with pytest.raises(ValueError, match=r"bool_masked_pos has shape .*, expected \(batch, patches\) = \(2, "):
+            model(values, bool_masked_pos=wrong)
+    model.config.shared_mask = False
+    for wrong in (torch.stack([mask] * 3, dim=1), torch.stack([mask[:, :3]] * 2, dim=1)):
+        with pytest.raises(ValueError, match="bool_masked_pos has shape"):
+            model(values, bool_masked_pos=wrong)
+
+
 def test_a_checkpoint_gains_and_loses_the_decoder(tmp_path):
     tiny().save_pretrained(tmp_path / "without")
     model, report = DualSSASTForPreTraining.from_pretrained(

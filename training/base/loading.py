@@ -175,6 +175,7 @@ def load_model(
     if stored_config.id2label != labels.id2label and not new:  # the same number of classes, but different ones
         logger.warning("The checkpoint's classifier has other classes: a new one takes its place.")
         model.reset_classifier()
+    model.config.event_detection = overrides["event_detection"]  # the recipe's, which a new classifier drops
     return model
 
 

@@ -106,7 +106,7 @@ class SharedClassifier(Network):
             outputs = encoder(**features, return_dict=True)
             yield from [outputs] * len(self.networks)
             return
-        state, patch_mask = encoder.embeddings(features["input_values"], features.get("attention_mask"))
+        state, patch_mask, _ = encoder.embeddings(features["input_values"], features.get("attention_mask"))
         last = max(network.model.last_layer for network in self.networks)
         states = encoder.encode(state, patch_mask, output_hidden_states=True, last_layer=last).hidden_states
         for own in (network.model.base_model for network in self.networks):
