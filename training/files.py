@@ -91,12 +91,12 @@ def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[str | Path 
     """
     places: dict[str, str] = {}
     for name, path in outputs.items():
-        place = None if path is None else _real_path(path)
+        place = None if path is None else real_path(path)
         if place in places:
             raise InputError(f"{name}: {path} is {places[place]}, too; name another file")
         places |= {} if place is None else {place: name}
     for source in inputs:
-        name = None if source is None else places.get(_real_path(source))
+        name = None if source is None else places.get(real_path(source))
         if name is not None and os.path.isfile(source):
             raise InputError(f"{name}: {outputs[name]} is read here, and would be replaced; name another file")
 
@@ -107,7 +107,8 @@ def check_outside(output: Path, tables: Path):
         raise InputError(f"{output}: lies in {tables}, where all tables are read as annotations; name a place outside")
 
 
-def _real_path(path: str | Path) -> str | None:
+def real_path(path: str | Path) -> str | None:
+    """Returns the absolute path without links; `None` for a name that no file can have."""
     try:
         return os.path.realpath(path)
     except ValueError:  # a character that no name may have
