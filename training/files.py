@@ -1,6 +1,7 @@
 """Checks where outputs go, writes files whole, and compares the settings of a run with those of an earlier one."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from .errors import InputError, one_line, short
 
 UNFINISHED = ".unfinished"  # ending of a file that is being written; cleaning up and .gitignore go by it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors that writes alone have
 MOST_STEM = 40  # characters of a name that its unfinished file keeps
 # A file name that is not UTF-8 holds halves of surrogate pairs, which text files write as \udcXX: JSON reads them back,
 # and tables show them.
@@ -27,11 +29,15 @@ def complete_file(path: Path) -> Iterator[Path]:
     The name is `.NAME.PID.unfinished.EXT` in the same folder: processes that write the same file do not disturb each
     other, and libraries that go by the extension still find it.
     """
-    path = Path(os.path.realpath(path))  # what a link leads to is replaced, and not the link
+    given, path = path, Path(os.path.realpath(path))  # what a link leads to is replaced, and not the link
     unfinished = _unfinished(path)
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:  # a write to an open file does not say to which
+            error.filename = str(given)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
