@@ -5,9 +5,12 @@ import contextlib
 import errno
 import gc
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from safetensors import SafetensorError
 
 from .errors import InputError, one_line, printable, short
 
@@ -68,12 +71,19 @@ def run_program(
                 traceback.print_exc()
             return fail(error)
         except OSError as error:
-            place = f"{short(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+            name = error.filename2 or error.filename  # the second one is written, as by a copy
+            place = f"{short(os.fsdecode(name))}: " if isinstance(name, (str, bytes)) else ""
             if error.errno in DISK_ERRORS:
                 return fail(f"{place}{error.strerror}; {DISK_ERRORS[error.errno]}, and give the same command again")
             if not place:
                 raise
             return fail(f"{place}{error.strerror}; name another file")  # such as a name that is too long
+        except SafetensorError as error:  # it hides the system's error in its text
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None or int(number[1]) not in DISK_ERRORS:
+                raise
+            number = int(number[1])
+            return fail(f"weights: {os.strerror(number)}; {DISK_ERRORS[number]}, and give the same command again")
         except KeyboardInterrupt as stop:
             kept = str(stop) or kept
             print(f"\ninterrupted{f'; {kept}' if kept else ''}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Checks where outputs go, writes files whole, and compares the settings of a run with those of an earlier one."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from .errors import InputError, one_line, short
 
 UNFINISHED = ".unfinished"  # ending of a file that is being written; cleaning up and .gitignore go by it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors that writes alone have
 MOST_STEM = 40  # characters of a name that its unfinished file keeps
 # A file name that is not UTF-8 holds halves of surrogate pairs, which text files write as \udcXX: JSON reads them back,
 # and tables show them.
@@ -28,11 +30,15 @@ def complete_file(path: Path) -> Iterator[Path]:
     The name is `.NAME.PID.unfinished.EXT` in the same folder: processes that write the same file do not disturb each
     other, and libraries that go by the extension still find it.
     """
-    path = Path(os.path.realpath(path))  # what a link leads to is replaced, and not the link
+    given, path = path, Path(os.path.realpath(path))  # what a link leads to is replaced, and not the link
     unfinished = _unfinished(path)
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:  # a write to an open file does not say to which
+            error.filename = str(given)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -117,12 +123,12 @@ def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[str | Path 
     """
     places: dict[str, str] = {}
     for name, path in outputs.items():
-        place = None if path is None else _real_path(path)
+        place = None if path is None else real_path(path)
         if place in places:
             raise InputError(f"{name}: {path} is {places[place]}, too; name another file")
         places |= {} if place is None else {place: name}
     for source in inputs:
-        name = None if source is None else places.get(_real_path(source))
+        name = None if source is None else places.get(real_path(source))
         if name is not None and os.path.isfile(source):
             raise InputError(f"{name}: {outputs[name]} is read here, and would be replaced; name another file")
 
@@ -133,7 +139,8 @@ def check_outside(output: Path, tables: Path):
         raise InputError(f"{output}: lies in {tables}, where all tables are read as annotations; name a place outside")
 
 
-def _real_path(path: str | Path) -> str | None:
+def real_path(path: str | Path) -> str | None:
+    """Returns the absolute path without links; `None` for a name that no file can have."""
     try:
         return os.path.realpath(path)
     except ValueError:  # a character that no name may have

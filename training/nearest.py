@@ -148,7 +148,15 @@ def encode(arguments: NearestArguments, found: Embeddings, clips: list[str]) -> 
         raise InputError(f"{clips[0]}: is not in {arguments.embeddings}, which {what}; embed it with the other clips")
     settings = dict(about["settings"])
     window_s, dtype = settings.pop("window_s", None), settings.pop("dtype", "float32")
-    embedder = load(name, "clip", window_s, **settings)
+    try:
+        embedder = load(name, "clip", window_s, **settings)
+    except InputError as error:
+        if arguments.model is not None or Path(name).exists():
+            raise
+        reason = str(error).partition(";")[0]
+        raise InputError(
+            f"{arguments.embeddings}: the model that made it cannot be loaded here ({reason}); name it with --model"
+        ) from None
     if weights_fingerprint(embedder.model) != about["weights"]:
         raise InputError(
             f"{name}: its weights are not those that {arguments.embeddings} was made with; embed the clips again, or "

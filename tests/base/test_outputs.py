@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from audio_files import ROOT, error_line, run_program, write_class_folders, write_tone
+from safetensors import SafetensorError
 from tiny_models import save_tiny_classifier
 
 import conversion.__main__ as conversion
@@ -283,6 +284,30 @@ def test_a_full_disk_is_one_line(capsys):
     assert capsys.readouterr().err.startswith("error: scores.csv: No space left on device; free some space")
     with pytest.raises(OSError, match="odd"):  # not the disk's fault
         run_here(lambda argv: (_ for _ in ()).throw(OSError(errno.ENOTTY, "odd")), [])
+
+
+def test_a_full_disk_is_named_by_what_was_written(tmp_path, capsys):
+    """The message named the file that a copy had read, or none."""
+    output, full = tmp_path / "x.csv", (errno.ENOSPC, "No space left on device")
+
+    def copy(argv):
+        raise OSError(*full, "read.py", None, "written.py")  # as shutil.copy does
+
+    def write(argv):
+        with complete_file(output):
+            raise OSError(*full, *argv)
+
+    for program, argv, name in ((copy, [], "written.py"), (write, [], output), (write, ["other.csv"], "other.csv")):
+        assert run_here(program, argv) == 1
+        assert capsys.readouterr().err.startswith(f"error: {name}: No space left on device; free some space")
+    with pytest.raises(SafetensorError, match="header"):
+        run_here(lambda argv: (_ for _ in ()).throw(SafetensorError("invalid header")), [])
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
+    assert run_here(lambda argv: (_ for _ in ()).throw(SafetensorError(message)), []) == 1
+    assert capsys.readouterr().err.startswith("error: weights: No space left on device; free some space")
+    with pytest.raises(OSError, match="odd") as raised, complete_file(output):
+        raise OSError(errno.ENOTTY, "odd")
+    assert raised.value.filename is None and not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_costs_no_printed_scores(tmp_path, monkeypatch, capsys):

@@ -199,6 +199,25 @@ def test_a_clip_by_another_form_of_its_path_is_not_its_own_neighbour(made, capsy
         assert len(found) and str(made / "clips" / "5.wav") not in set(found)
 
 
+def test_a_clip_through_a_link_is_not_its_own_neighbour(made, capsys, tmp_path):
+    (tmp_path / "link").symlink_to(made / "clips")
+    assert run(made / "all.npz", tmp_path / "link" / "5.wav", "--output", tmp_path / "near.csv") == 0
+    assert "new: encoded with" not in capsys.readouterr().err
+    assert str(made / "clips" / "5.wav") not in set(pandas.read_csv(tmp_path / "near.csv")["file_name"])
+
+
+def test_a_model_that_is_not_here_is_named_with_its_table(tmp_path, capsys):
+    """Its path is relative to where embed_hf.py ran, and the user did not name it."""
+    about = json.dumps({"model": "../gone", "level": "clip", "settings": {}, "weights": "x"})
+    table = write(tmp_path / "some.npz", separated(2), about=np.array(about))
+    write_tone(tmp_path / "new.wav")
+    assert run(table, tmp_path / "new.wav") == 1
+    reason = "the model that made it cannot be loaded here (../gone does not exist); name it with --model"
+    assert f"error: {table}: {reason}\n" in capsys.readouterr().err
+    assert run(table, tmp_path / "new.wav", "--model", "../gone") == 1
+    assert "error: ../gone does not exist; python -m conversion" in capsys.readouterr().err
+
+
 def test_another_model_is_refused(made, tmp_path, capsys):
     save_tiny_classifier(tmp_path / "other", initializer_range=0.2)
     write_tone(tmp_path / "new.wav")

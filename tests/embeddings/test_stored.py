@@ -12,7 +12,7 @@ from tiny_models import save_tiny_classifier
 
 import embed_hf
 from training.data.tables import NamedClip
-from training.embeddings.stored import ClipPlaces, clip_file, read_embeddings
+from training.embeddings.stored import ClipPlaces, clip_file, read_embeddings, suggestion
 from training.errors import InputError
 
 NAMES = ["a.wav", "ü.wav", "c.wav"]
@@ -187,6 +187,29 @@ def test_clips_are_found_by_name_and_else_by_path(tmp_path, monkeypatch):
     places = ClipPlaces(names, [None, None, None, "elsewhere/c.wav"])
     assert places.find(NamedClip("./c.wav", "elsewhere/c.wav")) == [3]
     assert places.find(NamedClip("./c.wav", "c.wav")) == [] and places.find(NamedClip("./a.wav", "a.wav")) == [0, 2]
+
+
+def test_clips_are_found_through_links(tmp_path, monkeypatch):
+    """A collection that was embedded through a link was a stranger to tables with the paths themselves."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for name in "ab":
+        (tmp_path / "real" / f"{name}.wav").touch()
+    monkeypatch.chdir(tmp_path)
+    names = ["link/a.wav", "link/gone.wav", "link/b.wav"]
+    places, whole = ClipPlaces(names), str(tmp_path / "real" / "b.wav")
+    assert places.find(NamedClip("b.wav", whole)) == places.find(NamedClip(whole, "real/b.wav")) == [2]
+    assert places.find(NamedClip("gone.wav", "real/gone.wav")) == []
+    assert ClipPlaces(names, [None, None, "real/a.wav"]).find(NamedClip("a.wav", "real/a.wav")) == [2]
+
+
+def test_a_name_from_another_folder_is_explained(tmp_path, monkeypatch):
+    """Relative names begin where embed_hf.py ran; from elsewhere the same clips were strangers without a reason."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.wav").touch()
+    remedy = "Relative names begin in the folder where embed_hf.py ran: run the command there"
+    assert suggestion("/x/a.wav", ["sub/a.wav"]) == f"did you mean sub/a.wav? {remedy}"
+    assert suggestion("/x/b.wav", ["b.wav"]) == "did you mean b.wav?"
 
 
 def test_what_made_the_vectors_is_known(made):

@@ -547,6 +547,25 @@ def test_a_frame_classifier_says_when_its_frames_are(tmp_path, capsys):
     assert report["same answer"].endswith(" time frames")
 
 
+def test_the_printed_code_has_the_calibration(tmp_path):
+    """The logits of a graph are not divided, and nothing said so: sigmoid(logits) was not what predict_hf.py writes."""
+    words = [str(tmp_path / "model"), str(tmp_path / "out"), "--format", "onnx"]
+    for settings, expected in (
+        ({"calibration_temperature": 1.7}, ["scores = softmax(logits / 1.7)  # the calibration"]),
+        ({"problem_type": "multi_label_classification"}, []),
+        (
+            {"problem_type": "multi_label_classification", "calibration_temperature": 1.7,
+             "decision_thresholds": [0.25, 0.5, 0.75]},
+            ["scores = sigmoid(logits / 1.7)  # the calibration",
+             "A label is predicted above its threshold (decision_thresholds in config.json): 0.25, 0.5, 0.75"],
+        ),
+        ({"problem_type": "regression", "num_labels": 1, "calibration_temperature": 1.7}, []),
+    ):  # fmt: skip
+        save_tiny_classifier(tmp_path / "model", **settings)
+        printed = __main__.usage(__main__.parse(words), *__main__.load(words[0])).splitlines()
+        assert [line for line in printed if "calibration" in line or "threshold" in line] == expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 22])
 def test_other_opsets(opset, exported, tmp_path):

@@ -11,6 +11,7 @@ from modeling_dual_ssast.feature_extraction_dual_ssast import SpectrogramFeature
 
 from ..base import outputs, reproduction
 from ..base.arguments import ModelArguments, TrainingArguments
+from ..base.earlier_clips import warn_of_learnt_clips
 from ..base.loading import choose_windows, load_config, load_feature_extractor, load_model, with_statistics
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
@@ -105,8 +106,10 @@ def open_splits(
     splits: dict | None, label_names, data_arguments: DataArguments, stored_config, arguments: TrainingArguments
 ) -> tuple[dict, Dataset | None, LabelSet]:
     """Returns the readable clips of all splits, those of unknown classes, and the label set; arguments as for `run`."""
+    named = ()
     if splits is None:
         splits = load_splits(data_arguments)
+        named = tuple(splits)
         warn_of_repeats(splits)
     splits, unknown = screen(splits, data_arguments, arguments.output_dir), None
     if data_arguments.unknown_classes:
@@ -115,7 +118,10 @@ def open_splits(
     labels = choose_labels(splits["train"]["label"], data_arguments, stored_config, label_names)
     stratify = divides_by_class(labels, splits["train"]["label"])
     splits = complete_splits(splits, data_arguments, stratify, data_arguments.seed_of_splits(arguments.seed))
-    return sample_splits(splits, data_arguments, arguments.seed), unknown, labels
+    splits = sample_splits(splits, data_arguments, arguments.seed)
+    if stored_config is not None:
+        warn_of_learnt_clips(stored_config.name_or_path, splits, named)
+    return splits, unknown, labels
 
 
 def open_streamed_splits(

@@ -20,6 +20,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..base.arguments import ModelArguments
+from ..base.earlier_clips import warn_of_learnt_clips
 from ..base.finite import check_scores
 from ..base.loading import choose_windows, load_feature_extractor
 from ..base.outputs import begin_anew, check_free, describe_recipe
@@ -70,8 +71,9 @@ def run(model_arguments: ModelArguments, data_arguments: FrozenDataArguments, ar
     model = load_for_recipe(model_arguments, extractor)
     splits = screen(load_splits(data_arguments), data_arguments, folder)
     label_set = find_labels(splits["train"]["label"], data_arguments.problem_type)
-    stratify = divides_by_class(label_set, splits["train"]["label"])
+    stratify, named = divides_by_class(label_set, splits["train"]["label"]), tuple(splits)
     splits = complete_splits(splits, data_arguments, stratify, data_arguments.seed_of_splits(arguments.seed))
+    warn_of_learnt_clips(model_arguments.model_name_or_path, splits, named)
     missing = [split for split in SPLITS if split not in splits]
     if missing:
         raise InputError(f"{missing[0]}_split: a probe needs one; name it, or set {missing[0]}_fraction above 0")
@@ -226,8 +228,9 @@ def run_evar(
     has_folds = bool(data_arguments.fold_column)
     if not has_folds:  # EVAR draws the validation clips itself, anew for each seed
         divided = dataclasses.replace(data_arguments, validation_fraction=0.0)
-        stratify = divides_by_class(label_set, splits["train"]["label"])
+        stratify, named = divides_by_class(label_set, splits["train"]["label"]), tuple(splits)
         splits = complete_splits(splits, divided, stratify, data_arguments.seed_of_splits(arguments.seed))
+        warn_of_learnt_clips(model_arguments.model_name_or_path, splits, named)
         if "test" not in splits:
             raise InputError("test_split: a probe needs one; name it, or set test_fraction above 0")
     folds = make_folds(splits["train"], 0, label_set.is_single, arguments.seed) if has_folds else []

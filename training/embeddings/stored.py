@@ -262,19 +262,30 @@ class ClipPlaces:
     """
 
     def __init__(self, names: Sequence[str], files: Sequence[str | None] | None = None):
-        self._by_name, self._by_path = defaultdict(list), defaultdict(list)
+        self._by_name, self._by_path, self._by_real_path = defaultdict(list), defaultdict(list), None
         for place, (name, file) in enumerate(zip(names, files or [None] * len(names))):
             self._by_name[name].append(place)
             self._by_path[os.path.abspath(file or name)].append(place)
 
     def find(self, clip: NamedClip) -> list[int]:
-        """Returns the places of clips with this name; without one, of those with this path."""
-        return self._by_name.get(clip.name) or self._by_path.get(os.path.abspath(clip.path), [])
+        """Returns the places of clips with this name; without one, of those with this path, else of the same file."""
+        found = self._by_name.get(clip.name) or self._by_path.get(os.path.abspath(clip.path))
+        return found or (self._find_linked(clip.path) if os.path.isfile(clip.path) else [])
+
+    def _find_linked(self, path: str) -> list[int]:
+        if self._by_real_path is None:  # it asks the disk for every clip
+            self._by_real_path = defaultdict(list)
+            for own, places in self._by_path.items():
+                if os.path.isfile(own):
+                    self._by_real_path[os.path.realpath(own)] += places
+        return self._by_real_path.get(os.path.realpath(path), [])
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:
     """Returns the end of an error message about an unknown clip: one of `names` that it may stand for."""
     same_file = next((other for other in names if os.path.basename(other) == os.path.basename(name)), None)
     if same_file is not None:
-        return f"did you mean {printable(same_file)}?"
+        is_elsewhere = not os.path.isabs(same_file) and not os.path.isfile(same_file)
+        where = " Relative names begin in the folder where embed_hf.py ran: run the command there" * is_elsewhere
+        return f"did you mean {printable(same_file)}?{where}"
     return printable(nearest(name, names[:MOST_COMPARED], f"such as {names[0]}"))

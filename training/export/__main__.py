@@ -26,7 +26,7 @@ from modeling_dual_ssast.configuration_composed import ComposedConfig
 
 from ..base.inference import check_checkpoint, check_folder, explained, load_classifier, load_encoder
 from ..console import ArgumentParser, run_program
-from ..errors import InputError
+from ..errors import InputError, short
 from ..files import check_writable, complete_folder
 from .boards import board_usage
 from .comparison import WITH_OPSET
@@ -216,6 +216,7 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
     else:
         lines += [f"session = onnxruntime.InferenceSession({path!r})"]
         lines += [f'{output_name(model)} = session.run(None, {{"{first}": {first}, "{second}": {second}}})[0]']
+    lines += decision_lines(model)
     if gives_frames(model):
         lines += [
             f"logits: float32 (batch, time frames, labels), one frame every {model.config.frame_hop_s:g} s. Frames "
@@ -232,6 +233,20 @@ def usage(arguments: argparse.Namespace, model, extractor) -> str:
             "int8 shares one scale among the clips of a batch, so they change each other a little: give one at a time."
         ]
     return "\n".join(lines)
+
+
+def decision_lines(model) -> list[str]:
+    """Returns how a calibrated classifier's logits become scores, and above which scores it predicts a label."""
+    problem = model._problem_type() if hasattr(model, "classifier") else "regression"
+    if problem == "regression":
+        return []
+    function = "softmax" if problem == "single_label_classification" else "sigmoid"
+    temperature, thresholds = model.config.calibration_temperature, model.config.decision_thresholds
+    lines = [] if temperature == 1.0 else [f"scores = {function}(logits / {temperature!r})  # the calibration"]
+    if function == "sigmoid" and thresholds is not None:
+        values = short(", ".join(f"{value:.4g}" for value in thresholds))
+        lines += [f"A label is predicted above its threshold (decision_thresholds in config.json): {values}"]
+    return lines
 
 
 if __name__ == "__main__":
