@@ -93,6 +93,11 @@ class ModelMixin:
                 module._hub_options = options
         return loaded
 
+    def __getstate__(self):
+        """Leaves the Hub's token out of pickles."""
+        kept = {name: value for name, value in self._hub_options.items() if name != "token"}
+        return self.__dict__ | {"_hub_options": kept}
+
     def check_keywords(self, kwargs: dict):
         """
         Rejects keywords of `forward` that ask for something unknown.

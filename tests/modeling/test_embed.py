@@ -2,6 +2,7 @@
 
 import builtins
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -157,6 +158,7 @@ def test_the_keywords_that_found_the_model_find_its_feature_extractor(folder, tm
     monkeypatch.setattr(AutoFeatureExtractor, "from_pretrained", lambda name, **given: asked.update(given))
     model.own_feature_extractor()
     assert asked == options | {"max_length": 64}
+    assert b"secret" not in pickle.dumps(model)
 
 
 def test_a_model_in_training_embeds_without_dropout_and_goes_on_training(folder):
