@@ -94,13 +94,18 @@ class DualSSASTEmbeddings(nn.Module):
         attention_mask: Optional[torch.Tensor] = None,
         bool_masked_pos: Optional[torch.Tensor] = None,
         mask_token: Optional[torch.Tensor] = None,
-    ) -> tuple[torch.Tensor, Optional[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        return_positions: bool = False,
+    ) -> tuple[torch.Tensor, Optional[torch.Tensor], Optional[tuple[torch.Tensor, torch.Tensor]]]:
         """
-        Embeds the patches of a batch; the arguments are those of [`DualSSASTModel`].
+        Embeds the patches of a batch; the other arguments are those of [`DualSSASTModel`].
+
+        Args:
+            return_positions: Whether the positions are returned, too. A decoder needs them: where Accelerate's
+                offloading keeps the weights elsewhere, they are here during this call alone.
 
         Returns:
             The embeddings (batch, prefix + patches, hidden); the boolean mask (batch, patches) of the patches that hold
-                audio, or `None` if all do; and the positions of prefix and patches, (1, tokens, hidden) each.
+                audio, or `None` if all do; the positions of prefix and patches, (1, tokens, hidden) each, or `None`.
         """
         spectrogram = self.pad_frames(input_values, attention_mask)  # (batch, frames, mel)
         patches = self.projection(spectrogram.transpose(1, 2).unsqueeze(1))  # (batch, hidden, rows, columns)
@@ -114,10 +119,11 @@ class DualSSASTEmbeddings(nn.Module):
                     "use DualSSASTForPreTraining, which has one"
                 )
             patches = torch.where(bool_masked_pos.bool().unsqueeze(-1), mask_token.to(patches.dtype), patches)
-        # Returned for a decoder: where Accelerate's offloading keeps the positions, they exist in this method alone.
-        positions = prefix_positions, patch_positions = self.positions(columns)
+        prefix_positions, patch_positions = self.positions(columns)
         prefix = (self.prefix_tokens + prefix_positions).expand(patches.shape[0], -1, -1)
         embeddings = torch.cat((prefix, patches + patch_positions), dim=1)
+        # Copies: views of a weight require gradients even without a graph, which ends torch's trackers of modules.
+        positions = (prefix_positions.clone(), patch_positions.clone()) if return_positions else None
         return self.dropout(embeddings), self.patch_mask(attention_mask, patches.shape[1]), positions
 
     def pad_frames(self, input_values: torch.Tensor, attention_mask: Optional[torch.Tensor]) -> torch.Tensor:
@@ -1204,7 +1210,8 @@ class DualSSASTForPreTraining(SideBySideMixin, DualSSASTPreTrainedModel):
     ) -> tuple[torch.Tensor, BaseModelOutputWithPooling, torch.Tensor]:
         """Encodes the visible patches, then decodes all patches with mask tokens: results like `_encode`."""
         encoder, num_prefix = self.dual_ssast, self.config.num_prefix_tokens
-        tokens, patch_mask, (prefix_positions, patch_positions) = encoder.embeddings(input_values, attention_mask)
+        tokens, patch_mask, positions = encoder.embeddings(input_values, attention_mask, return_positions=True)
+        prefix_positions, patch_positions = positions
         prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
         hidden = masked if patch_mask is None else masked | ~patch_mask  # (batch, patches)
         counts = (~hidden).sum(dim=1)

@@ -184,7 +184,7 @@ def two_numbers(folder):
         (of_other_classes, "has no trained classifier (2 weights are missing or of another size"),
         (lambda folder: ASTConfig().save_pretrained(folder), "conversion hf-ast FOLDER OUT"),
         (lambda folder: ViTConfig().save_pretrained(folder), "model_type is 'vit', expected one of dual_ssast"),
-        (lambda folder: folder.mkdir(), "model_type is None"),
+        (lambda folder: folder.mkdir(), "has no config.json, so it is no model"),
         (without_extractor, "has no preprocessor_config.json"),
         (truncated, "not a classifier that can be loaded"),
         (two_numbers, "gives 2 numbers per clip"),

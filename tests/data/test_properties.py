@@ -404,7 +404,7 @@ def write_all(finished, names, files, folder: Path):
         examples = Dataset.from_dict({"audio": audio, "label": [old[label] for label in dataset.examples["label"]]})
         datasets[split] = copy.copy(dataset)
         datasets[split].examples, datasets[split].labels = examples, labels
-    model = types.SimpleNamespace(config=config, parameters=run.model.parameters)
+    model = types.SimpleNamespace(config=config, num_parameters=run.model.num_parameters)
     renamed = dataclasses.replace(run, model=model, datasets=datasets, labels=labels)
     results = {**results, "labels": list(names)} | describe_clips(
         renamed.datasets, renamed.labels, renamed.data["group_column"]
