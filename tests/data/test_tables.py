@@ -275,6 +275,27 @@ def test_whole_clips_may_have_columns_of_times(tmp_path):
     assert len(load_table_as_it_stands(tmp_path / "a.parquet")[0]) == 2
 
 
+def test_a_table_of_parts_is_trained_on_with_their_times(tmp_path, caplog):
+    """Of a file with several times, they are its own. A file that stands there once may be cut from another."""
+    text = "file_name,label,start,end\nx.wav,a,0,1\nx.wav,b,1,2\n"
+    path = _table(tmp_path / "a.csv", text)
+    pattern = "a.csv: lists parts of recordings, .*; set start_column to start and end_column to end, or rename these"
+    with pytest.raises(InputError, match=pattern):
+        load_table(path, Columns())
+    assert load_table(path, Columns(start="start", end="end"))["end"][:] == [1, 2]
+    data = datasets.Dataset.from_csv(str(path), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="set: lists parts of recordings"):
+        standardise("set", data, Columns())
+    assert not caplog.text
+    for rows in ("x.wav,a,0,1\ny.wav,b,1,2\n", "x.wav,a,0,1\nx.wav,b,0,1\n"):
+        caplog.clear()
+        load_table(_table(path, f"file_name,label,start,end\n{rows}"), Columns())
+        assert "a.csv: 2 clips have times in start and end, which are not read" in caplog.text
+    caplog.clear()
+    load_table(_table(path, "file_name,label,start,end\nx.wav,a,,\nx.wav,b,,\n"), Columns())
+    assert not caplog.text
+
+
 def test_other_spellings_of_a_path_are_found(tmp_path):
     for name in ("clips/a.wav", "e\u0301.wav", " b.wav", "\u00fc.wav"):
         write_tone(tmp_path / name, seconds=0.05)

@@ -91,7 +91,8 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     Loads a table with one row per clip; its paths are relative to the table.
 
     Raises:
-        InputError: an unknown extension, an unreadable or empty table, missing columns, or rows without audio or label.
+        InputError: an unknown extension, an unreadable or empty table, missing columns, rows without audio or label, or
+            parts of recordings whose times are not read.
     """
     table = _read_table(path, columns)
     is_raven = {RAVEN_BEGIN, RAVEN_END} <= set(table)
@@ -107,6 +108,7 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
             raise InputError(
                 f"{path}: {table.row_of(index)} has no {audio_column} or no {label_column}; fill it in or remove it"
             )
+    warn_of_parts(path, table, [_path_of_file(clip) for clip in audio], columns)
     return datasets.Dataset.from_dict({"audio": audio, "label": labels} | other_columns(path, table, columns))
 
 
@@ -129,7 +131,7 @@ def load_table_as_it_stands(
     if None in audio:
         raise InputError(f"{path}: {table.row_of(audio.index(None))} has no {audio_column}; fill it in or remove it")
     if not reads_times:
-        refuse_parts(path, table, [isinstance(clip, str) or clip["bytes"] is None for clip in audio])
+        refuse_parts(path, table, [_path_of_file(clip) is not None for clip in audio])
     return datasets.Dataset.from_dict({"audio": audio}), _own_columns(table)
 
 
@@ -180,6 +182,40 @@ def refuse_parts(source: str | Path, table: Table | dict[str, list], are_files: 
         for is_file, *times in zip(are_files, *(table[name] for name in pair)):
             if is_file and not all(map(is_empty, times)):
                 raise _lists_parts(source, pair)
+
+
+def warn_of_parts(source: str | Path, table: Table | dict[str, list], files: Sequence[str | None], columns: Columns):
+    """
+    Warns of labelled clips that may be parts of recordings, while no columns of times are set: each is then its whole
+    recording. They may as well be whole files that were cut from others, as those of UrbanSound8K.
+
+    Args:
+        files: path of each row's clip; `None`: its audio is stored, and its times are those of another recording
+
+    Raises:
+        InputError: a file has several times, so that they are times in it.
+    """
+    if columns.start is not None or columns.end is not None:
+        return
+    for pair in _pairs_of_times(table):
+        rows = [(file, times) for file, *times in zip(files, *(table[name] for name in pair)) if file is not None]
+        rows = [(file, tuple(map(str, times))) for file, times in rows if not all(map(is_empty, times))]
+        start, end = pair
+        remedy = f"set start_column to {start} and end_column to {end}"
+        other = "rename these columns if they are no times in these files, but in others"
+        if len(set(rows)) > len({file for file, _ in rows}):
+            raise InputError(f"{source}: lists parts of recordings, and their times are not read; {remedy}, or {other}")
+        if rows:
+            logger.warning(
+                f"{source}: {len(rows)} clips have times in {start} and {end}, which are not read: each clip is its "
+                f"whole file. If it is a part of it, {remedy}"
+            )
+            return
+
+
+def _path_of_file(clip: str | dict) -> str | None:
+    """Returns the path of a clip that is a file; `None` for stored audio."""
+    return clip if isinstance(clip, str) else clip["path"] if clip["bytes"] is None else None
 
 
 def time_columns(names: Iterable[str]) -> list[str]:
