@@ -333,6 +333,16 @@ def test_a_full_disk_is_one_line(capsys):
         run_here(lambda argv: (_ for _ in ()).throw(OSError(errno.ENOTTY, "odd")), [])
 
 
+@pytest.mark.parametrize("size", [9, 10**6])
+def test_a_full_disk_is_one_line_while_torch_saves(capsys, size):
+    """As the state of an optimizer in a checkpoint."""
+    assert run_here(lambda argv: torch.save({"x": torch.zeros(size)}, "/dev/full"), []) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: the disk took only a part of a file of torch") and error.count("\n") == 1
+    with pytest.raises(RuntimeError, match="cannot be multiplied|size mismatch"):
+        run_here(lambda argv: torch.zeros(2, 3) @ torch.zeros(2, 3), [])
+
+
 def test_a_full_disk_is_named_by_what_was_written(tmp_path, capsys):
     """The message named the file that a copy had read, or none."""
     output, full = tmp_path / "x.csv", (errno.ENOSPC, "No space left on device")
