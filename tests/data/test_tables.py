@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -21,7 +22,7 @@ from training.data.columns import Columns, audio_of
 from training.data.labels import find_labels, read_label_file
 from training.data.screening import check_files, screen
 from training.data.sources import standardise
-from training.data.tables import load_table, load_table_as_it_stands
+from training.data.tables import load_named_rows, load_table, load_table_as_it_stands
 from training.data.text_tables import read_rows
 from training.errors import InputError
 
@@ -294,6 +295,18 @@ def test_a_table_of_parts_is_trained_on_with_their_times(tmp_path, caplog):
     caplog.clear()
     load_table(_table(path, "file_name,label,start,end\nx.wav,a,,\nx.wav,b,,\n"), Columns())
     assert not caplog.text
+
+
+def test_a_table_of_a_program_is_read_from_its_working_directory(tmp_path, monkeypatch):
+    """It names the recordings as the program found them; files beside the table go first."""
+    for name in ("clips/x.wav", "clips/y.wav", "run/clips/y.wav"):
+        write_tone(tmp_path / name, seconds=0.05)
+    monkeypatch.chdir(tmp_path)
+    path = _table(Path("run/predictions.csv"), "file,label\nclips/x.wav,a\nclips/y.wav,b\nclips/z.wav,b\n")
+    expected = ["clips/x.wav", "run/clips/y.wav", "run/clips/z.wav"]
+    assert load_table(path, Columns())["audio"][:] == expected
+    assert load_table_as_it_stands(path)[0]["audio"][:] == expected
+    assert [clip.path for clip in load_named_rows(path)[0]] == expected
 
 
 def test_other_spellings_of_a_path_are_found(tmp_path):

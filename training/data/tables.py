@@ -34,6 +34,8 @@ from .text_tables import check_rows, find_separator, is_empty, read_json_lines, 
 
 logger = logging.get_logger(__name__)
 
+READ = "read"  # key of the metadata of a table's own columns
+FILE = "file"  # column in which this project's own tables name the recordings
 START, END = "start of the selection", "end of the selection"
 # Columns of tables whose rows are parts of recordings: those of this project's own tables, and the usual ones.
 PAIRS_OF_TIMES = (TIME_COLUMNS, ("start_s", "end_s"), ("onset", "offset"), ("onset_s", "offset_s"))
@@ -117,7 +119,7 @@ def load_table_as_it_stands(
 ) -> tuple[datasets.Dataset, pyarrow.Table]:
     """
     Loads the column `audio` of a table, whose paths are relative to the table, and the table's columns as they stand
-    there, without stored audio.
+    there, without stored audio. The metadata of the latter name the column that was read, as `READ`.
 
     Args:
         reads_times: whether the caller reads the times of parts from these columns, which are then not refused
@@ -132,7 +134,8 @@ def load_table_as_it_stands(
         raise InputError(f"{path}: {table.row_of(audio.index(None))} has no {audio_column}; fill it in or remove it")
     if not reads_times:
         refuse_parts(path, table, [_path_of_file(clip) is not None for clip in audio])
-    return datasets.Dataset.from_dict({"audio": audio}), _own_columns(table)
+    own = _own_columns(table).replace_schema_metadata({READ: audio_column})
+    return datasets.Dataset.from_dict({"audio": audio}), own
 
 
 def load_named_rows(path: Path) -> tuple[list[NamedClip], pyarrow.Table]:
@@ -249,7 +252,7 @@ def _named_clips(table: Table, column: str) -> list[NamedClip]:
             value = (value.get("path") if isinstance(value, dict) else None) or _name_of_row(table, index)
         if is_empty(value):
             raise InputError(f"{table.path}: {table.row_of(index)} has no name in {column}; fill it in or remove it")
-        clips.append(NamedClip(str(value), resolve(str(value), table.path.parent)))
+        clips.append(NamedClip(str(value), _locate(table, str(value))))
     return clips
 
 
@@ -401,8 +404,16 @@ def _from_lists(path: Path, rows: list) -> Table:
 def _choose_audio(table: Table, wanted: str | None) -> str:
     own = [name for name, feature in table.features.items() if isinstance(feature, datasets.Audio)]
     raven = [name for name in RAVEN_AUDIO if name in table.names]
-    there = [name for name in raven if os.path.exists(resolve(str(table[name][0]), table.path.parent))]
-    return choose_column(table.path, table, "audio", wanted, (*own, *AUDIO_COLUMNS, *there, *raven))
+    there = [name for name in raven if os.path.exists(_locate(table, str(table[name][0])))]
+    chosen = choose_column(table.path, table, "audio", wanted, (*own, *AUDIO_COLUMNS, *there, *raven))
+    if wanted is not None or chosen == FILE or table.names.count(FILE) != 1:
+        return chosen
+    # The other column of a table that a program wrote is that of its manifest, relative to another folder.
+    if all(isinstance(value, str) or is_empty(value) for value in table[chosen]) and any(
+        isinstance(value, str) and value.strip() and os.path.isfile(_locate(table, value)) for value in table[FILE]
+    ):
+        return FILE
+    return chosen
 
 
 def _read_audio(table: Table, column: str) -> list:
@@ -431,7 +442,16 @@ def _path(table: Table, index: int, name: str) -> str:
             f"{table.path}: {table.row_of(index)} has the address {name}, and tables name files; download the clips, "
             "and write their paths"
         )
-    return resolve(name, table.path.parent)
+    return _locate(table, name)
+
+
+def _locate(table: Table, name: str) -> str:
+    """
+    Returns the path of a cell, see `resolve`; relative to the working directory where it is missing beside the table
+    and is there: so do programs name the recordings in their tables.
+    """
+    path = resolve(name, table.path.parent)
+    return name if not os.path.exists(path) and os.path.isfile(name) else path
 
 
 def resolve(name: str, folder: Path) -> str:
