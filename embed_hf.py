@@ -162,7 +162,7 @@ def finish(embedder: ClipEmbedder, shards: Shards, clips: ClipSequence, output: 
         shards.remove()  # the same command must not find the same errors when the clips are repaired
         name, reason = next(iter(errors.values()))
         raise InputError(f"none of {num_clips} clips is readable; {name}: {reason}; name other inputs")
-    write(embedder, shards.parts, set(errors), clips.own(), shards.about, output)
+    write(embedder, shards.parts, set(errors), clips.own("file_name"), shards.about, output)
     write_unreadable(output, list(errors.values()))
     shards.remove()
     for name, reason in list(errors.values())[:PRINTED_FAILURES]:

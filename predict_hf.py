@@ -378,7 +378,14 @@ def finish(job: Job, shards: Shards, clips: ClipSequence, processes: Processes) 
                 keep(path, files)
         shards.marker.touch()
         write_tables(
-            network, parts, set(errors), has_windows, clips.own(), shards.about, arguments.output, arguments.windows
+            network,
+            parts,
+            set(errors),
+            has_windows,
+            clips.own("file"),
+            shards.about,
+            arguments.output,
+            arguments.windows,
         )
         if events:
             print(events.write(), file=sys.stderr)

@@ -24,6 +24,8 @@ DISK_ERRORS = {
     )
     if hasattr(errno, name)
 }  # fmt: skip
+# What `torch.save` raises when a write fails: it loses the system's error.
+TORCH_WRITER = re.compile(r"inline_container\.cc.* unexpected pos|PytorchStreamWriter failed|iostream error", re.DOTALL)
 # oneDNN, torch's library on CPUs, keeps code and buffers for each shape that it has met, 1024 of them, up to gigabytes
 # where every batch has another length. A step has a few dozen shapes.
 ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
@@ -84,6 +86,14 @@ def run_program(
                 raise
             number = int(number[1])
             return fail(f"weights: {os.strerror(number)}; {DISK_ERRORS[number]}, and give the same command again")
+        except RuntimeError as error:
+            if TORCH_WRITER.search(str(error)) is None:
+                raise
+            reason = short(one_line(error))
+            return fail(
+                f"the disk took only a part of a file of torch, such as optimizer.pt ({reason}); free some space or "
+                "check the disk, and give the same command again"
+            )
         except KeyboardInterrupt as stop:
             kept = str(stop) or kept
             print(f"\ninterrupted{f'; {kept}' if kept else ''}", file=sys.stderr)

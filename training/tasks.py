@@ -38,10 +38,12 @@ class Task:
         Runs the task with one object per class of `arguments`.
 
         Raises:
-            InputError: bad input, also what the run would replace.
+            InputError: bad input, also what the run would replace; or another training writes to its output folder.
         """
-        importlib.import_module(f"{__package__}.base.outputs").check_inputs(parts)
-        importlib.import_module(f"{__package__}.{self.module}").run(*parts)
+        outputs = importlib.import_module(f"{__package__}.base.outputs")
+        outputs.check_inputs(parts)
+        with outputs.written_alone(parts):
+            importlib.import_module(f"{__package__}.{self.module}").run(*parts)
 
 
 TUNED = (AugmentationArguments, TuningArguments)

@@ -21,7 +21,8 @@ import embed_hf
 import predict_hf
 import train_hf
 from training import check, explain
-from training.base.outputs import best_step, check_free, dispensable, earlier_results, kept_epoch
+from training.base.arguments import TrainingArguments
+from training.base.outputs import best_step, check_free, dispensable, earlier_results, kept_epoch, written_alone
 from training.compare.runs import read_runs
 from training.console import ArgumentParser, LastingStream, lasting_streams
 from training.console import run_program as run_here
@@ -29,6 +30,7 @@ from training.errors import InputError
 from training.export import __main__ as export
 from training.files import check_writable, complete_file, read_json, write_json
 from training.prepare import __main__ as prepare
+from training.tasks import Task
 
 # ---- places to write to ----
 
@@ -131,6 +133,51 @@ def test_a_folder_with_a_checkpoint_is_not_free(tmp_path):
     with pytest.raises(InputError, match="holds a sweep already; add --overwrite true"):
         check_free(tmp_path, "sweep", overwrite=False)
     check_free(tmp_path, "sweep", overwrite=True)
+
+
+HOLDER = """
+import sys
+from types import SimpleNamespace
+from training.base import outputs
+outputs.TrainingArguments = SimpleNamespace
+with outputs.written_alone([SimpleNamespace(output_dir=sys.argv[1], process_index=0)]):
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    """The system frees the lock of a process that is killed, so that its run can be resumed at once."""
+    run = tmp_path / "run"
+    parts = [TrainingArguments(output_dir=str(run), use_cpu=True)]
+    command = [sys.executable, "-c", HOLDER, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        try:
+            assert other.stdout.readline() == "holds\n"
+            with (
+                pytest.raises(InputError, match="run: is being written by another process; choose another output_dir"),
+                written_alone(parts),
+            ):
+                pass
+            parts[0].output_dir = str(tmp_path / "other" / "run")
+            with written_alone(parts):
+                pass
+            assert not (tmp_path / "other" / "run").exists()  # nothing was written
+        finally:
+            other.kill()
+    parts[0].output_dir = str(run)
+    with written_alone(parts):
+        (run / "results.json").touch()
+    assert os.listdir(run) == ["results.json"]
+
+
+def test_a_training_holds_its_folder(tmp_path, monkeypatch):
+    arguments = TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
+    seen = []
+    task = Task("classification.train", ())
+    monkeypatch.setattr("training.classification.train.run", lambda part: seen.extend(os.listdir(part.output_dir)))
+    task.run(arguments)
+    assert seen == [".lock"]
 
 
 def test_the_kept_weights_are_those_of_the_best_checkpoint():
@@ -284,6 +331,16 @@ def test_a_full_disk_is_one_line(capsys):
     assert capsys.readouterr().err.startswith("error: scores.csv: No space left on device; free some space")
     with pytest.raises(OSError, match="odd"):  # not the disk's fault
         run_here(lambda argv: (_ for _ in ()).throw(OSError(errno.ENOTTY, "odd")), [])
+
+
+@pytest.mark.parametrize("size", [9, 10**6])
+def test_a_full_disk_is_one_line_while_torch_saves(capsys, size):
+    """As the state of an optimizer in a checkpoint."""
+    assert run_here(lambda argv: torch.save({"x": torch.zeros(size)}, "/dev/full"), []) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: the disk took only a part of a file of torch") and error.count("\n") == 1
+    with pytest.raises(RuntimeError, match="cannot be multiplied|size mismatch"):
+        run_here(lambda argv: torch.zeros(2, 3) @ torch.zeros(2, 3), [])
 
 
 def test_a_full_disk_is_named_by_what_was_written(tmp_path, capsys):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -21,7 +22,7 @@ from training.data.columns import Columns, audio_of
 from training.data.labels import find_labels, read_label_file
 from training.data.screening import check_files, screen
 from training.data.sources import standardise
-from training.data.tables import load_table, load_table_as_it_stands
+from training.data.tables import load_named_rows, load_table, load_table_as_it_stands
 from training.data.text_tables import read_rows
 from training.errors import InputError
 
@@ -273,6 +274,39 @@ def test_whole_clips_may_have_columns_of_times(tmp_path):
     stored = {"audio": [{"bytes": WAV, "path": "x.wav"}] * 2, "start": [10.0, 20.0], "end": [20.0, 30.0]}
     datasets.Dataset.from_dict(stored).to_parquet(tmp_path / "a.parquet")
     assert len(load_table_as_it_stands(tmp_path / "a.parquet")[0]) == 2
+
+
+def test_a_table_of_parts_is_trained_on_with_their_times(tmp_path, caplog):
+    """Of a file with several times, they are its own. A file that stands there once may be cut from another."""
+    text = "file_name,label,start,end\nx.wav,a,0,1\nx.wav,b,1,2\n"
+    path = _table(tmp_path / "a.csv", text)
+    pattern = "a.csv: lists parts of recordings, .*; set start_column to start and end_column to end, or rename these"
+    with pytest.raises(InputError, match=pattern):
+        load_table(path, Columns())
+    assert load_table(path, Columns(start="start", end="end"))["end"][:] == [1, 2]
+    data = datasets.Dataset.from_csv(str(path), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="set: lists parts of recordings"):
+        standardise("set", data, Columns())
+    assert not caplog.text
+    for rows in ("x.wav,a,0,1\ny.wav,b,1,2\n", "x.wav,a,0,1\nx.wav,b,0,1\n"):
+        caplog.clear()
+        load_table(_table(path, f"file_name,label,start,end\n{rows}"), Columns())
+        assert "a.csv: 2 clips have times in start and end, which are not read" in caplog.text
+    caplog.clear()
+    load_table(_table(path, "file_name,label,start,end\nx.wav,a,,\nx.wav,b,,\n"), Columns())
+    assert not caplog.text
+
+
+def test_a_table_of_a_program_is_read_from_its_working_directory(tmp_path, monkeypatch):
+    """It names the recordings as the program found them; files beside the table go first."""
+    for name in ("clips/x.wav", "clips/y.wav", "run/clips/y.wav"):
+        write_tone(tmp_path / name, seconds=0.05)
+    monkeypatch.chdir(tmp_path)
+    path = _table(Path("run/predictions.csv"), "file,label\nclips/x.wav,a\nclips/y.wav,b\nclips/z.wav,b\n")
+    expected = ["clips/x.wav", "run/clips/y.wav", "run/clips/z.wav"]
+    assert load_table(path, Columns())["audio"][:] == expected
+    assert load_table_as_it_stands(path)[0]["audio"][:] == expected
+    assert [clip.path for clip in load_named_rows(path)[0]] == expected
 
 
 def test_other_spellings_of_a_path_are_found(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -282,6 +283,26 @@ def test_json_inputs_name_recordings_and_have_no_weight(clips):
     ):
         with pytest.raises(InputError, match=message):
             open_inputs([json.dumps(given)])
+
+
+def test_a_table_is_read_again_with_the_same_recordings(model_folder, tmp_path, monkeypatch):
+    """Other recordings have the same names in the folder of the table, and the first one's scores differ."""
+    for folder, hz in (("a", 440), ("b", 1500)):
+        write_tone(tmp_path / folder / "audio" / "x.wav", hz=hz)
+    monkeypatch.chdir(tmp_path)
+    Path("a/t.csv").write_text("file_name,file\naudio/x.wav,17\n")
+    assert predict(model_folder, "a/t.csv", "--output", "b/o.csv") == 0
+    assert predict(model_folder, "b/o.csv", "--output", "b/o2.csv") == 0
+    first, second = read(Path("b/o.csv")), read(Path("b/o2.csv"))
+    assert list(first)[:3] == ["file", "file_name", "given_file"] and first["file"].tolist() == ["a/audio/x.wav"]
+    for name in first.columns[:1].append(first.columns[4:]):
+        assert first[name].tolist() == second[name].tolist()
+    for column in ("audio", "file"):
+        Path("a/t.csv").write_text(f"{column}\naudio/x.wav\n")
+        assert embed_hf.main(["log-mel", "a/t.csv", "--output", f"b/{column}.parquet"]) == 0
+        assert embed_hf.main(["log-mel", f"b/{column}.parquet", "--output", f"a/{column}.parquet"]) == 0
+        first, second = (pandas.read_parquet(f"{folder}/{column}.parquet")["embedding"][0] for folder in "ba")
+        assert first.tolist() == second.tolist()
 
 
 def test_columns_stay_apart_when_an_output_is_classified_again(model_folder, clips, tmp_path):

@@ -20,7 +20,13 @@ from .inference import scan
 from .progress import is_metric
 from .resumption import STATE, check_random_states, folder_of
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 logger = logging.get_logger(__name__)
+LOCK = ".lock"  # in the folder of a training, while it runs
 STAGING_NAME = "unfinished-outputs"
 EARLIER = "earlier-results.json"  # the results of a run while another one takes its place
 WRITTEN = ("output_dir", "run_name", "logging_dir")  # options that name what a run writes; run_name may be output_dir
@@ -129,6 +135,48 @@ def check_inputs(parts: Iterable):
                 raise InputError(
                     f"{name}: the run would replace {Path(folder, lost)}, which it reads; choose another output_dir"
                 )
+
+
+@contextlib.contextmanager
+def written_alone(parts: Iterable) -> Iterator[None]:
+    """
+    Keeps other trainings away from the output folder of this one: both would write the same unfinished files, and
+    results that belong to the other's weights. Where the file system has no locks, nothing is kept away.
+
+    Args:
+        parts: the argument objects of its task; the main process of a training takes the lock
+
+    Raises:
+        InputError: another process writes to the folder.
+    """
+    arguments = next((part for part in parts if isinstance(part, TrainingArguments)), None)
+    if fcntl is None or arguments is None or not arguments.output_dir or arguments.process_index:
+        yield
+        return
+    folder = Path(arguments.output_dir)
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    except (OSError, ValueError):  # the task says what is wrong with the folder
+        yield
+        return
+    try:
+        # Not `flock`: the workers of a data loader, which outlive a killed process by seconds, would hold it too.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(file)
+        raise InputError(f"{folder}: is being written by another process; choose another output_dir") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        os.close(file)
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds a run
+                folder.rmdir()
 
 
 def write_results(results: dict, folder: Path):

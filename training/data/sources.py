@@ -33,7 +33,7 @@ from .columns import (
 )
 from .labels import class_name
 from .listing import CIRCLE, COMPANION, EMPTY_FOLDER, HIDDEN, Listing, as_lines, list_audio_files, warn
-from .tables import TABLE_READERS, load_known_labels, load_named_rows, load_table, resolve
+from .tables import TABLE_READERS, load_known_labels, load_named_rows, load_table, resolve, time_columns, warn_of_parts
 from .text_tables import is_empty
 
 logger = logging.get_logger(__name__)
@@ -287,7 +287,10 @@ def standardise(source: str, data: datasets.Dataset, columns: Columns) -> datase
     # `datasets` cannot add columns to a selection of columns that were added themselves.
     if audio_column not in clips.features:
         clips = datasets.Dataset.from_dict({audio_column: data[audio_column][:]})
+    times = data.select_columns(time_columns(data.column_names))
     data = stored_audio(source, clips, audio_column)
+    if times.column_names and isinstance(data.features["audio"], datasets.Value):  # paths
+        warn_of_parts(source, times.to_dict(), data["audio"][:], columns)
     for name, values in ({"label": labels} | others).items():
         data = data.add_column(name, values)
     return data

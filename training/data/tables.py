@@ -34,6 +34,8 @@ from .text_tables import check_rows, find_separator, is_empty, read_json_lines, 
 
 logger = logging.get_logger(__name__)
 
+READ = "read"  # key of the metadata of a table's own columns
+FILE = "file"  # column in which this project's own tables name the recordings
 START, END = "start of the selection", "end of the selection"
 # Columns of tables whose rows are parts of recordings: those of this project's own tables, and the usual ones.
 PAIRS_OF_TIMES = (TIME_COLUMNS, ("start_s", "end_s"), ("onset", "offset"), ("onset_s", "offset_s"))
@@ -91,7 +93,8 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
     Loads a table with one row per clip; its paths are relative to the table.
 
     Raises:
-        InputError: an unknown extension, an unreadable or empty table, missing columns, or rows without audio or label.
+        InputError: an unknown extension, an unreadable or empty table, missing columns, rows without audio or label, or
+            parts of recordings whose times are not read.
     """
     table = _read_table(path, columns)
     is_raven = {RAVEN_BEGIN, RAVEN_END} <= set(table)
@@ -107,6 +110,7 @@ def load_table(path: Path, columns: Columns) -> datasets.Dataset:
             raise InputError(
                 f"{path}: {table.row_of(index)} has no {audio_column} or no {label_column}; fill it in or remove it"
             )
+    warn_of_parts(path, table, [_path_of_file(clip) for clip in audio], columns)
     return datasets.Dataset.from_dict({"audio": audio, "label": labels} | other_columns(path, table, columns))
 
 
@@ -115,7 +119,7 @@ def load_table_as_it_stands(
 ) -> tuple[datasets.Dataset, pyarrow.Table]:
     """
     Loads the column `audio` of a table, whose paths are relative to the table, and the table's columns as they stand
-    there, without stored audio.
+    there, without stored audio. The metadata of the latter name the column that was read, as `READ`.
 
     Args:
         reads_times: whether the caller reads the times of parts from these columns, which are then not refused
@@ -129,8 +133,9 @@ def load_table_as_it_stands(
     if None in audio:
         raise InputError(f"{path}: {table.row_of(audio.index(None))} has no {audio_column}; fill it in or remove it")
     if not reads_times:
-        refuse_parts(path, table, [isinstance(clip, str) or clip["bytes"] is None for clip in audio])
-    return datasets.Dataset.from_dict({"audio": audio}), _own_columns(table)
+        refuse_parts(path, table, [_path_of_file(clip) is not None for clip in audio])
+    own = _own_columns(table).replace_schema_metadata({READ: audio_column})
+    return datasets.Dataset.from_dict({"audio": audio}), own
 
 
 def load_named_rows(path: Path) -> tuple[list[NamedClip], pyarrow.Table]:
@@ -182,6 +187,40 @@ def refuse_parts(source: str | Path, table: Table | dict[str, list], are_files: 
                 raise _lists_parts(source, pair)
 
 
+def warn_of_parts(source: str | Path, table: Table | dict[str, list], files: Sequence[str | None], columns: Columns):
+    """
+    Warns of labelled clips that may be parts of recordings, while no columns of times are set: each is then its whole
+    recording. They may as well be whole files that were cut from others, as those of UrbanSound8K.
+
+    Args:
+        files: path of each row's clip; `None`: its audio is stored, and its times are those of another recording
+
+    Raises:
+        InputError: a file has several times, so that they are times in it.
+    """
+    if columns.start is not None or columns.end is not None:
+        return
+    for pair in _pairs_of_times(table):
+        rows = [(file, times) for file, *times in zip(files, *(table[name] for name in pair)) if file is not None]
+        rows = [(file, tuple(map(str, times))) for file, times in rows if not all(map(is_empty, times))]
+        start, end = pair
+        remedy = f"set start_column to {start} and end_column to {end}"
+        other = "rename these columns if they are no times in these files, but in others"
+        if len(set(rows)) > len({file for file, _ in rows}):
+            raise InputError(f"{source}: lists parts of recordings, and their times are not read; {remedy}, or {other}")
+        if rows:
+            logger.warning(
+                f"{source}: {len(rows)} clips have times in {start} and {end}, which are not read: each clip is its "
+                f"whole file. If it is a part of it, {remedy}"
+            )
+            return
+
+
+def _path_of_file(clip: str | dict) -> str | None:
+    """Returns the path of a clip that is a file; `None` for stored audio."""
+    return clip if isinstance(clip, str) else clip["path"] if clip["bytes"] is None else None
+
+
 def time_columns(names: Iterable[str]) -> list[str]:
     """Returns the columns that may hold the times of parts, by their usual names."""
     return [name for pair in _pairs_of_times(names) for name in pair]
@@ -213,7 +252,7 @@ def _named_clips(table: Table, column: str) -> list[NamedClip]:
             value = (value.get("path") if isinstance(value, dict) else None) or _name_of_row(table, index)
         if is_empty(value):
             raise InputError(f"{table.path}: {table.row_of(index)} has no name in {column}; fill it in or remove it")
-        clips.append(NamedClip(str(value), resolve(str(value), table.path.parent)))
+        clips.append(NamedClip(str(value), _locate(table, str(value))))
     return clips
 
 
@@ -365,8 +404,16 @@ def _from_lists(path: Path, rows: list) -> Table:
 def _choose_audio(table: Table, wanted: str | None) -> str:
     own = [name for name, feature in table.features.items() if isinstance(feature, datasets.Audio)]
     raven = [name for name in RAVEN_AUDIO if name in table.names]
-    there = [name for name in raven if os.path.exists(resolve(str(table[name][0]), table.path.parent))]
-    return choose_column(table.path, table, "audio", wanted, (*own, *AUDIO_COLUMNS, *there, *raven))
+    there = [name for name in raven if os.path.exists(_locate(table, str(table[name][0])))]
+    chosen = choose_column(table.path, table, "audio", wanted, (*own, *AUDIO_COLUMNS, *there, *raven))
+    if wanted is not None or chosen == FILE or table.names.count(FILE) != 1:
+        return chosen
+    # The other column of a table that a program wrote is that of its manifest, relative to another folder.
+    if all(isinstance(value, str) or is_empty(value) for value in table[chosen]) and any(
+        isinstance(value, str) and value.strip() and os.path.isfile(_locate(table, value)) for value in table[FILE]
+    ):
+        return FILE
+    return chosen
 
 
 def _read_audio(table: Table, column: str) -> list:
@@ -395,7 +442,16 @@ def _path(table: Table, index: int, name: str) -> str:
             f"{table.path}: {table.row_of(index)} has the address {name}, and tables name files; download the clips, "
             "and write their paths"
         )
-    return resolve(name, table.path.parent)
+    return _locate(table, name)
+
+
+def _locate(table: Table, name: str) -> str:
+    """
+    Returns the path of a cell, see `resolve`; relative to the working directory where it is missing beside the table
+    and is there: so do programs name the recordings in their tables.
+    """
+    path = resolve(name, table.path.parent)
+    return name if not os.path.exists(path) and os.path.isfile(name) else path
 
 
 def resolve(name: str, folder: Path) -> str:

@@ -184,10 +184,15 @@ class ClipSequence:
         audio = source[index]
         return number, source.name_of(index, audio), audio
 
-    def own(self):
-        """Returns the columns that manifests have of their own, a row per clip, or `None`: a `pyarrow.Table`."""
+    def own(self, name: str | None = None):
+        """
+        Returns the columns that manifests have of their own, a row per clip, or `None`: a `pyarrow.Table`.
+
+        Args:
+            name: column of the files in the output. A manifest's own of that name becomes given_NAME, unless it is read
+        """
         if self._own is None and any(getattr(source, "own", None) is not None for source in self.sources):
-            self._own = _joined([(source.own, len(source)) for source in self.sources])
+            self._own = _joined([(_for_output(name, source.own), len(source)) for source in self.sources])
         return self._own
 
 
@@ -224,6 +229,26 @@ def _stored(data) -> Iterator[tuple]:
             audio = pyarrow.compute.struct_field(audio, "path")
         times = (table[name].to_pylist() if name in wanted else [None] * len(table) for name in TIME_COLUMNS)
         yield from zip(audio.to_pylist(), num_bytes, *times)
+
+
+def _for_output(name: str | None, table):
+    """
+    Returns a manifest's columns for an output with the files in the column `name`: a column of its own by that name, or
+    one that would be read before it, may hold paths from another folder. `None`: as they stand there.
+    """
+    if name is None or table is None:
+        return table
+    from ..data.tables import FILE, READ
+
+    read, names = table.schema.metadata[READ.encode()].decode(), list(table.schema.names)
+    wrong = {name} - {read}
+    if name != FILE:  # which is read before others
+        wrong |= {read} & {"audio", FILE}
+    for place, field in enumerate(table.schema.names):
+        if field in wrong:
+            while names[place] in table.schema.names:
+                names[place] = f"given_{names[place]}"
+    return table.rename_columns(names)
 
 
 def _joined(tables: list[tuple]):

@@ -112,7 +112,8 @@ def with_own_columns(name: str, files: list[str], numbers: list[int], own, resul
     Puts the files and the columns of their manifests before the columns of the results.
 
     Args:
-        name: of the column of files. The manifest's own of that name stands there as it is, so that tables join
+        name: of the column of files. The manifest's own of that name, if it was read, stands there as it is, so that
+            tables join
         files: of each row
         numbers: clip of each row
         own: the manifests' columns, a row per clip; or `None`. A name that a result has becomes given_NAME,
