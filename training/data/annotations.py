@@ -39,6 +39,7 @@ RULES = {  # kind -> what happened to the events or recordings
     "joined": "events overlap or touch one of the same label and are joined with it",
     "unlabelled": "recordings have no annotations and are unlabelled",
     "empty": "recordings have no annotations and count as empty",
+    "without_site": "annotated recordings have no site",
     "no_table": "files are no tables of events",
     "missing": "recordings of the tables are not there and are left out",
     "unreadable": "recordings cannot be read and are left out",
@@ -160,6 +161,9 @@ def read_annotations(
                 sure.append(event._replace(label=label))
         sure = _joined(path, sure, acts) if overlaps == "join" else in_order(sure)
         found.append(AnnotatedRecording(path, duration_s, tuple(sure), sites(path), tuple(in_order(unsure))))
+    if site is not None:
+        nowhere = [one for one in found if one.site is None and one.events is not None]
+        acts["without_site"] += [{"recording": str(one.path)} for one in nowhere]
     report(source, acts)
     if seen is None:
         _warn_of_unused(label_map, exclude, labels_of_events)
@@ -184,7 +188,7 @@ def load_annotations(
     Recordings without a table belong to the first split in whose folder they are, unless another one annotates them.
 
     Raises:
-        InputError: no annotations are named, or see `read_annotations`.
+        InputError: no annotations are named, `site` gives no annotated recording a site, or see `read_annotations`.
     """
     sources = {split: getattr(arguments, f"{split}_annotations") for split in ("train", "validation", "test")}
     sources = {split: Path(source) for split, source in sources.items() if source}
@@ -211,6 +215,7 @@ def load_annotations(
             report=lambda _, own, split=split: acts.update({split: own}),
             seen=seen,
         )
+    _check_sites(arguments.site, splits)
     _warn_of_unused(label_map, exclude, seen)
     kinds = ("unlabelled", "empty")
     without_table = {split: {item["recording"] for kind in kinds for item in own[kind]} for split, own in acts.items()}
@@ -226,12 +231,22 @@ def load_annotations(
         taken |= {os.path.realpath(path) for path in without_table[split]}
         splits[split] = [recording for recording in splits[split] if str(recording.path) not in others]
         own = acts[split]
-        for kind in kinds:
+        for kind in (*kinds, "without_site"):
             own[kind] = [item for item in own[kind] if item["recording"] not in others]
         own["unreadable"] = [item for item in own["unreadable"] if item["recording"] not in unreadable]
         unreadable |= {item["recording"] for item in own["unreadable"]}
         report(source, own)
     return splits
+
+
+def _check_sites(site: str | None, splits: Mapping[str, list[AnnotatedRecording]]):
+    """Raises `InputError` if no annotated recording has a site: a misspelt one would do nothing, without a word."""
+    annotated = [one for own in splits.values() for one in own if one.events is not None]
+    if site is not None and annotated and all(one.site is None for one in annotated):
+        raise InputError(
+            f"site: no table has a column {site!r} with sites, nor does it match the path of an annotated recording, "
+            f"such as {printable(annotated[0].path)}; correct it"
+        )
 
 
 def _folder_of(source: Path) -> Path:
@@ -372,7 +387,7 @@ def _site_function(site: str | None, cells: Mapping, places: Recordings) -> Call
 
     def site_of(path: Path) -> str | None:
         match = pattern.search(os.path.relpath(path, places.place) if places.place.is_dir() else path.name)
-        return match and (match[1] if pattern.groups else match[0])
+        return (match[1] if pattern.groups else match[0]) or None if match else None
 
     return site_of
 
