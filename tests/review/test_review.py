@@ -365,6 +365,22 @@ def test_answers_change_what_they_are_about(desk, capsys):
     assert "owl" in {event.label for event in desk(words=["--overwrite", "true"])["y.wav"]}
 
 
+def test_other_columns_of_a_recording_stay(desk, field, caplog):
+    """The next training divides by the same sites."""
+    text = 'name,onset,offset,label,place,"note, 2",empty,score\ny.wav,0.5,1,owl,"a ""pond"", 1",x,,\n'
+    text += 'y.wav,2,2.5,jay,"a ""pond"", 1",y,,\ny.wav,4,4.5,jay,,,,\nnight/x.wav,,,,lake,,,\n'
+    (desk.folder / "ann.csv").write_text(text)
+    found = desk("no", "", "jay", words=["--audio_column", "name"])
+    assert shape(found["y.wav"]) == {(2.0, 2.5, "jay"), (4.0, 4.5, "jay")} and len(found["night/x.wav"]) == 1
+    recordings = read_annotations(desk.folder / "merged.csv", field, site="place")
+    assert {one.path.name: one.site for one in recordings} == {"x.wav": "lake", "y.wav": 'a "pond", 1', "z.wav": None}
+    assert (
+        "merged.csv: 1 columns of the annotations are not kept: note, 2; a recording has several values" in caplog.text
+    )
+    desk(words=["--audio_column", "name", "--output", str(desk.folder / "merged.tsv")])
+    assert "2 columns of the annotations are not kept: place, note, 2; name a .csv" in caplog.text
+
+
 def test_what_is_not_looked_at_stays(desk, capsys):
     assert desk() == read_events(desk.folder / "ann.csv")
     assert capsys.readouterr().out.splitlines()[0] == "3 not looked at"

@@ -134,7 +134,8 @@ def read_annotations(
     acts: dict[str, list[dict]] = {kind: [] for kind in RULES}
     labels_of_events: set[str] = set() if seen is None else seen
     rename = _renamer(source, labels, label_map or {}, {class_name(name) for name in exclude}, labels_of_events)
-    tables, stretches, sites = _read_tables(source, places, label_column, audio_column, site, on_bad_audio, acts)
+    tables, stretches, cells = _read_tables(source, places, label_column, audio_column, site, on_bad_audio, acts)
+    sites = _site_function(source, site, cells, places)
     paths = sorted({*places.paths, *tables}, key=lambda path: path.parts)
     with ThreadPool(MOST_WORKERS) as pool:
         durations_s = pool.map(_duration_s, paths)
@@ -329,10 +330,10 @@ def _read_tables(
     site: str | None,
     on_bad_audio: str,
     acts: Acts,
-) -> tuple[dict[Path, list[Event]], dict[Path, list], Callable[[Path], str | None]]:
+) -> tuple[dict[Path, list[Event]], dict[Path, list], dict[Path, set[str]]]:
     """
     Returns recording -> its events of all tables; recording -> its annotated stretches, where they are not all of it;
-    and a function that gives the site of a recording. Recordings without annotated stretch are in the second alone.
+    and recording -> its cells in the column `site`. Recordings without annotated stretch are in the second alone.
     """
     found, parts, num_tables = {}, {}, 0
     cells, names_of = defaultdict(set), defaultdict(set)
@@ -369,15 +370,27 @@ def _read_tables(
         if len(own) > 1 and any(is_elsewhere for _, is_elsewhere in own):
             names = " and ".join(printable(name) for name, _ in sorted(own)[:2])
             raise InputError(f"{source}: {names} would be one recording, {printable(recording)}; write one name")
+    stretches = {recording: own for recording, own in parts.items() if WHOLE[0] not in own}
+    return found, stretches, cells
+
+
+def read_cells(
+    source: Path, places: Recordings, column: str, label_column: str | None = None, audio_column: str | None = None
+) -> dict[Path, str] | None:
+    """Returns recording -> its cell in another column of the tables; `None` if a recording has several."""
+    acts: dict[str, list[dict]] = {kind: [] for kind in RULES}
+    *_, cells = _read_tables(Path(source), places, label_column, audio_column, column, "skip", acts)
+    if any(len(own) > 1 for own in cells.values()):
+        return None
+    return {recording: next(iter(own)) for recording, own in cells.items() if own}
+
+
+def _site_function(source: Path, site: str | None, cells: Mapping, places: Recordings) -> Callable[[Path], str | None]:
+    """Returns a function that gives the site of a recording; raises `InputError` if one has several."""
     several = next((recording for recording in cells if len(cells[recording]) > 1), None)
     if several is not None:
         names = " and ".join(map(printable, sorted(cells[several])[:2]))
         raise InputError(f"{source}: {printable(several)} has several values in {site}, {names}; correct them")
-    stretches = {recording: own for recording, own in parts.items() if WHOLE[0] not in own}
-    return found, stretches, _site_function(site, cells, places)
-
-
-def _site_function(site: str | None, cells: Mapping, places: Recordings) -> Callable[[Path], str | None]:
     if site is None or any(cells.values()):
         return lambda path: next(iter(cells.get(path, ())), None)
     try:
