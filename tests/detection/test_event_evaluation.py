@@ -277,6 +277,18 @@ def test_unsure_is_a_label_where_it_is_to_be_scored_or_nothing_is_excluded(tmp_p
     assert results["remarks"] == ["exclude_labels: 1 labels are those of no event: unsrue"]
 
 
+def test_unreadable_recordings_without_annotations_are_left_out(tmp_path, capsys):
+    place = recordings(tmp_path, *ANNOTATED)
+    (tmp_path / "audio" / "bad.wav").write_text("no sound")
+    results = evaluate(tmp_path, ANNOTATED, recordings=place, unannotated="empty")
+    assert results["recordings"] == {"test": 3}
+    assert results["remarks"] == [
+        f"{place}: 1 recordings cannot be read, have no annotations and are left out: bad.wav"
+    ]
+    assert evaluate(tmp_path, ANNOTATED, ANNOTATED | {"bad.wav": []}, recordings=place, overwrite=True) == {}
+    assert "bad.wav: " in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("has_recordings", [False, True])
 def test_names_are_compared_with_composed_accents(tmp_path, has_recordings):
     """Names from macOS are decomposed."""

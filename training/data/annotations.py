@@ -117,7 +117,8 @@ def read_annotations(
         point_s: length in seconds that events without duration get, around their time
         site: a column of the tables, or a regular expression that is searched in the path of a recording; its first
             group, or all that it finds, is the site
-        on_bad_audio: "error" stops at a recording that is missing or cannot be read, "skip" leaves it out
+        on_bad_audio: "error" stops at a recording that is missing or cannot be read, "skip" leaves it out, and
+            "skip_unannotated" leaves out those that cannot be read and that no table names
         report: takes the source, and where each rule acted
         seen: takes the labels of the events, those of the map included; `None`: labels of `label_map` and `exclude`
             that no event has are reported in a line each
@@ -142,7 +143,7 @@ def read_annotations(
     found = []
     for path, duration_s in zip(paths, durations_s):
         if isinstance(duration_s, InputError):
-            if on_bad_audio == "error":
+            if on_bad_audio == "error" or (on_bad_audio == "skip_unannotated" and path in {*tables, *stretches}):
                 raise duration_s
             reason = str(duration_s).removeprefix(f"{path}: ")
             acts["unreadable"].append({"recording": str(path), "reason": reason})

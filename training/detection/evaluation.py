@@ -77,7 +77,7 @@ def evaluate(arguments: EventEvaluationArguments) -> tuple[dict, Findings | None
     found = read_events(found_path, arguments.events_label_column, arguments.events_audio_column)
     wanted, _, stretches = read_event_tables(wanted_path, arguments.label_column, arguments.audio_column)
     places = None if arguments.recordings is None else _places(Path(arguments.recordings))
-    durations_s = None if places is None else {name: audio_seconds(path) for name, path in places.items()}
+    durations_s = None if places is None else _durations_s(arguments, remarks, places, wanted)
     exclude = _excluded(arguments)
     found, wanted = _paired(arguments, remarks, found, wanted, durations_s, exclude)
     stretches, _ = _placed(wanted_path, stretches, wanted) if stretches else ({}, [])
@@ -176,6 +176,30 @@ def _places(place: Path) -> dict[str, str]:
     found = {storable(Path(os.path.relpath(path, base)).as_posix()): str(path) for path in paths}
     if not found:
         raise InputError(f"{place}: holds no recordings; name another folder")
+    return found
+
+
+def _durations_s(
+    arguments: EventEvaluationArguments, remarks: Remarks, places: Mapping[str, str], wanted: Events
+) -> dict[str, float]:
+    """
+    Returns the seconds of the recordings that can be read.
+
+    Raises:
+        InputError: one with annotations cannot be read, or all cannot.
+    """
+    found, errors = {}, {}
+    for name, path in places.items():
+        try:
+            found[name] = audio_seconds(path)
+        except InputError as error:
+            errors[name] = error
+    if errors:
+        annotated, _ = _placed(arguments.annotations, wanted, places)
+        for name, error in errors.items():
+            if name in annotated or not found:
+                raise error
+        remarks.add(arguments.recordings, errors, "recordings cannot be read, have no annotations and are left out")
     return found
 
 

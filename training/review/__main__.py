@@ -297,7 +297,10 @@ def merge_answers(argv: list[str]):
     check_writable(arguments.output, is_folder)
     places = Recordings(arguments.recordings)
     answers = [answer for table in arguments.tables for answer in read_answers(Path(table), places)]
-    recordings, counts, remarks = merge(load(arguments, places, "error"), answers)
+    annotated = load(arguments, places, "skip_unannotated")
+    for path in sorted({answer.recording for answer in answers} - {one.path for one in annotated}):
+        audio_seconds(str(path))  # raises for one that cannot be read
+    recordings, counts, remarks = merge(annotated, answers)
     events = {_name(one.path, places): one.events for one in recordings if one.events is not None}
     check_place(arguments, event_format, events)
     empty = [name for name, own in events.items() if not own]
