@@ -233,7 +233,7 @@ def check_annotations(arguments: AnnotationCheckArguments) -> dict:
     }
     facts = annotation_check.describe_splits(splits)
     num_recordings, num_events = (sum(own[name] for own in facts.values()) for name in ("recordings", "events"))
-    about_recordings = ("unreadable", "unlabelled", "empty")
+    about_recordings = ("unreadable", "unlabelled", "empty", "without_site")
     kinds = annotation_check.KINDS
     return {
         "splits": facts,

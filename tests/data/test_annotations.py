@@ -357,6 +357,29 @@ def test_sites_that_are_impossible(tmp_path):
         read_annotations(table, site="(")
 
 
+@pytest.mark.parametrize("site", ["nowhere", "site", "(q)?", "x*"])
+def test_sites_of_no_annotated_recording_are_an_error(tmp_path, site):
+    """A misspelt column is a regular expression that matches nothing; a split by sites would divide them."""
+    _recordings(tmp_path, "A/x.wav", "B/nowhere.wav")  # the second one is not annotated
+    table = _write(tmp_path / "e.csv", "file,onset,offset,label,Site\nA/x.wav,0,1,owl,pond\n")
+    with pytest.raises(InputError, match=r"^site: no table has a column .* such as .*A/x.wav; correct it$"):
+        load_annotations(AnnotationArguments(train_annotations=str(table), site=site))
+
+
+def test_recordings_without_a_site_are_counted(tmp_path, warnings):
+    """Of all splits, of which one may have the column; unlabelled ones need none."""
+    _recordings(tmp_path, "x.wav", "y.wav", "z.wav")
+    _write(tmp_path / "train.csv", "file,onset,offset,label,Site\nx.wav,0,1,owl,pond\n")
+    _write(tmp_path / "test.csv", "file,onset,offset,label\ny.wav,0,1,owl\n")
+    tables = {f"{split}_annotations": str(tmp_path / f"{split}.csv") for split in ("train", "test")}
+    splits = load_annotations(AnnotationArguments(**tables, site="Site"))
+    assert {one.path.name: one.site for own in splits.values() for one in own if one.site} == {"x.wav": "pond"}
+    assert warnings == [
+        f"{tmp_path}/train.csv: 1 recordings have no annotations and are unlabelled: {tmp_path}/z.wav",
+        f"{tmp_path}/test.csv: 1 annotated recordings have no site: {tmp_path}/y.wav",
+    ]
+
+
 # ---- splits and label maps ----
 
 

@@ -116,6 +116,13 @@ def test_leaks_are_recordings_copies_and_sites(tables):
     assert found["sites_across_splits"] == [{"site": "train", "train": 2, "test": 1}]
 
 
+def test_recordings_without_a_site(tables):
+    tables.rows["train"] = [row.removesuffix("train") if "_1.wav" in row else row for row in tables.rows["train"]]
+    assert tables.found() == {"without_site": [{"split": "train", "recording": f"{tables.folder}/train_1.wav"}]}
+    with pytest.raises(InputError, match="^site: no table has a column 'place' with sites, nor does it match"):
+        tables.check("--site", "place")
+
+
 def test_recordings_without_tables_and_unreadable_ones(tables):
     write_tone(tables.folder / "other.wav", seconds=3.6, rate=2000)
     (tables.folder / "bad.wav").write_bytes(b"notes" * 100)

@@ -243,6 +243,52 @@ def test_outside_annotated_clips_no_event_is_wrong(tmp_path, has_recordings):
     assert any("1 events lie outside the annotated clips of" in line for line in results["remarks"])
 
 
+@pytest.mark.parametrize(
+    ("label", "keys"),
+    [
+        ("unsure", {}),
+        ("faint dog", {"exclude_labels": ["faint dog"]}),
+        ("faint dog", {"exclude_labels": ["faint dog"], "label_map": {"*": "bird"}, "labels": ["dog", "bird"]}),
+        ("x", {"label_map": {"x": "unsure"}}),
+    ],
+)
+def test_time_with_excluded_labels_is_unsure(tmp_path, label, keys):
+    """As in a training's own test; `merge` of training.review writes unsure stretches."""
+    annotated = ANNOTATED | {
+        "a/one.wav": [*ANNOTATED["a/one.wav"], Event(5.0, 6.0, label)],
+        "c/x.wav": [Event(0.0, 6.0, label)],
+    }
+    found = ANNOTATED | {"a/one.wav": [*ANNOTATED["a/one.wav"], Event(5.2, 5.9, "dog"), Event(3.0, 3.2, label)]}
+    found |= {"c/x.wav": []} if label == "x" else {}  # without events, a recording is missed before the map
+    results = evaluate(tmp_path, found, annotated, recordings=recordings(tmp_path, *annotated), **keys)
+    assert set(results["per_class"]) == {"dog", "bird"} and results["metrics"]["test"]["event_f1_micro"] == 1.0
+    remarks = [line.partition(".csv: ")[2] or line.partition(".tsv: ")[2] for line in results["remarks"]]
+    assert remarks[0].startswith("2 events have excluded labels, and their time is unsure: ")
+    assert remarks[1].startswith("1 events have labels that are not a")
+    assert remarks[2].startswith("1 events lie in time with excluded labels of ") and len(remarks) == 3
+
+
+def test_unsure_is_a_label_where_it_is_to_be_scored_or_nothing_is_excluded(tmp_path, caplog):
+    annotated = {"x.wav": [Event(0.0, 1.0, "dog"), Event(2.0, 3.0, "unsure")]}
+    for keys in ({"labels": ["dog", "unsure"]}, {"exclude_labels": None}):
+        results = evaluate(tmp_path, annotated, annotated, overwrite=True, **keys)
+        assert set(results["per_class"]) == {"dog", "unsure"} and results["remarks"] == []
+    results = evaluate(tmp_path, annotated, annotated, overwrite=True, exclude_labels=["unsrue"])
+    assert results["remarks"] == ["exclude_labels: 1 labels are those of no event: unsrue"]
+
+
+def test_unreadable_recordings_without_annotations_are_left_out(tmp_path, capsys):
+    place = recordings(tmp_path, *ANNOTATED)
+    (tmp_path / "audio" / "bad.wav").write_text("no sound")
+    results = evaluate(tmp_path, ANNOTATED, recordings=place, unannotated="empty")
+    assert results["recordings"] == {"test": 3}
+    assert results["remarks"] == [
+        f"{place}: 1 recordings cannot be read, have no annotations and are left out: bad.wav"
+    ]
+    assert evaluate(tmp_path, ANNOTATED, ANNOTATED | {"bad.wav": []}, recordings=place, overwrite=True) == {}
+    assert "bad.wav: " in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("has_recordings", [False, True])
 def test_names_are_compared_with_composed_accents(tmp_path, has_recordings):
     """Names from macOS are decomposed."""

@@ -143,3 +143,21 @@ def test_recordings_that_are_annotated_in_several_splits_are_told(tmp_path, capl
     load_splits(DetectionDataArguments(**tables, validation_fraction=0.0), seed=0)
     (line,) = caplog.messages
     assert line.startswith("2 recordings are annotated in more than one split, such as ") and "a.wav: is that" in line
+
+
+def test_a_split_by_sites_needs_the_site_of_every_recording(tmp_path):
+    names = [write_tone(tmp_path / f"{name}.wav", seconds=1.0).name for name in "abcd"]
+
+    def split_by_site(*sites: str, **keys):
+        rows = [f"{name},0,0.5,owl,{site}" for name, site in zip(names, sites)]
+        (tmp_path / "t.csv").write_text("\n".join(["file,onset,offset,label,place", *rows]))
+        keys = {"train_annotations": str(tmp_path / "t.csv"), "split_by": "site", "site": "place"} | keys
+        return load_splits(DetectionDataArguments(**keys), seed=0)
+
+    with pytest.raises(InputError, match=r"t.csv: 1 of 4 annotated .* no site by 'place', such as .*d.wav"):
+        split_by_site("pond", "lake", "sea", "")
+    split_by_site("pond", "lake", "sea", "", validation_fraction=0.0, test_fraction=0.0)
+    with pytest.raises(InputError, match="^site: no table has a column 'plase'"):
+        split_by_site("pond", "lake", "sea", "sea", site="plase")
+    splits = split_by_site("pond", "lake", "sea", "sea")
+    assert sorted(len({one.site for one in own}) for own in splits.values()) == [1, 1, 1]

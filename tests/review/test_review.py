@@ -365,6 +365,40 @@ def test_answers_change_what_they_are_about(desk, capsys):
     assert "owl" in {event.label for event in desk(words=["--overwrite", "true"])["y.wav"]}
 
 
+def test_other_columns_of_a_recording_stay(desk, field, caplog):
+    """The next training divides by the same sites."""
+    text = 'name,onset,offset,label,place,"note, 2",empty,score\ny.wav,0.5,1,owl,"a ""pond"", 1",x,,\n'
+    text += 'y.wav,2,2.5,jay,"a ""pond"", 1",y,,\ny.wav,4,4.5,jay,,,,\nnight/x.wav,,,,lake,,,\n'
+    (desk.folder / "ann.csv").write_text(text)
+    found = desk("no", "", "jay", words=["--audio_column", "name"])
+    assert shape(found["y.wav"]) == {(2.0, 2.5, "jay"), (4.0, 4.5, "jay")} and len(found["night/x.wav"]) == 1
+    recordings = read_annotations(desk.folder / "merged.csv", field, site="place")
+    assert {one.path.name: one.site for one in recordings} == {"x.wav": "lake", "y.wav": 'a "pond", 1', "z.wav": None}
+    assert (
+        "merged.csv: 1 columns of the annotations are not kept: note, 2; a recording has several values" in caplog.text
+    )
+    desk(words=["--audio_column", "name", "--output", str(desk.folder / "merged.tsv")])
+    assert "2 columns of the annotations are not kept: place, note, 2; name a .csv" in caplog.text
+
+
+@pytest.mark.parametrize("annotations", [True, False])
+def test_unreadable_recordings_that_nobody_annotated_are_left_out(desk, field, tmp_path, capsys, caplog, annotations):
+    """As the search for candidates leaves them out; one with annotations or answers is an error."""
+    own = tmp_path / "own"
+    for name in ("night/x.wav", "y.wav"):
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).symlink_to(field / name)
+    (own / "bad.wav").write_text("no sound")
+    words = ["merge", own, tmp_path / "t.csv", "--output", tmp_path / "m.csv"]
+    words += ["--annotations", tmp_path / "ann.csv"] if annotations else []
+    assert program.main(list(map(str, words))) == 0 and "bad.wav" in caplog.text
+    assert ("y.wav" in read_events(tmp_path / "m.csv")) == annotations
+    (own / "y.wav").unlink()
+    (own / "y.wav").write_text("no sound")
+    assert program.main(list(map(str, [*words, "--overwrite", "true"]))) == 1
+    assert "y.wav: " in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_what_is_not_looked_at_stays(desk, capsys):
     assert desk() == read_events(desk.folder / "ann.csv")
     assert capsys.readouterr().out.splitlines()[0] == "3 not looked at"

@@ -27,6 +27,7 @@ KINDS = {  # kind -> (is it an error, meaning)
     "no_table": (False, "files below the annotations that are no tables of events"),
     "unlabelled": (False, "recordings without annotations, which are unlabelled"),
     "empty": (False, "recordings without annotations, which count as empty"),
+    "without_site": (False, "annotated recordings without a site, although site is set"),
     "not_annotated": (False, "stretches outside the annotated clips of a recording, which are unsure"),
     "excluded": (False, "events with excluded labels, whose time is unsure"),
     "left_out": (False, "events that label_map leaves out"),

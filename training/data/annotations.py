@@ -39,6 +39,7 @@ RULES = {  # kind -> what happened to the events or recordings
     "joined": "events overlap or touch one of the same label and are joined with it",
     "unlabelled": "recordings have no annotations and are unlabelled",
     "empty": "recordings have no annotations and count as empty",
+    "without_site": "annotated recordings have no site",
     "no_table": "files are no tables of events",
     "missing": "recordings of the tables are not there and are left out",
     "unreadable": "recordings cannot be read and are left out",
@@ -116,7 +117,8 @@ def read_annotations(
         point_s: length in seconds that events without duration get, around their time
         site: a column of the tables, or a regular expression that is searched in the path of a recording; its first
             group, or all that it finds, is the site
-        on_bad_audio: "error" stops at a recording that is missing or cannot be read, "skip" leaves it out
+        on_bad_audio: "error" stops at a recording that is missing or cannot be read, "skip" leaves it out, and
+            "skip_unannotated" leaves out those that cannot be read and that no table names
         report: takes the source, and where each rule acted
         seen: takes the labels of the events, those of the map included; `None`: labels of `label_map` and `exclude`
             that no event has are reported in a line each
@@ -133,14 +135,15 @@ def read_annotations(
     acts: dict[str, list[dict]] = {kind: [] for kind in RULES}
     labels_of_events: set[str] = set() if seen is None else seen
     rename = _renamer(source, labels, label_map or {}, {class_name(name) for name in exclude}, labels_of_events)
-    tables, stretches, sites = _read_tables(source, places, label_column, audio_column, site, on_bad_audio, acts)
+    tables, stretches, cells = _read_tables(source, places, label_column, audio_column, site, on_bad_audio, acts)
+    sites = _site_function(source, site, cells, places)
     paths = sorted({*places.paths, *tables}, key=lambda path: path.parts)
     with ThreadPool(MOST_WORKERS) as pool:
         durations_s = pool.map(_duration_s, paths)
     found = []
     for path, duration_s in zip(paths, durations_s):
         if isinstance(duration_s, InputError):
-            if on_bad_audio == "error":
+            if on_bad_audio == "error" or (on_bad_audio == "skip_unannotated" and path in {*tables, *stretches}):
                 raise duration_s
             reason = str(duration_s).removeprefix(f"{path}: ")
             acts["unreadable"].append({"recording": str(path), "reason": reason})
@@ -160,6 +163,9 @@ def read_annotations(
                 sure.append(event._replace(label=label))
         sure = _joined(path, sure, acts) if overlaps == "join" else in_order(sure)
         found.append(AnnotatedRecording(path, duration_s, tuple(sure), sites(path), tuple(in_order(unsure))))
+    if site is not None:
+        nowhere = [one for one in found if one.site is None and one.events is not None]
+        acts["without_site"] += [{"recording": str(one.path)} for one in nowhere]
     report(source, acts)
     if seen is None:
         _warn_of_unused(label_map, exclude, labels_of_events)
@@ -184,7 +190,7 @@ def load_annotations(
     Recordings without a table belong to the first split in whose folder they are, unless another one annotates them.
 
     Raises:
-        InputError: no annotations are named, or see `read_annotations`.
+        InputError: no annotations are named, `site` gives no annotated recording a site, or see `read_annotations`.
     """
     sources = {split: getattr(arguments, f"{split}_annotations") for split in ("train", "validation", "test")}
     sources = {split: Path(source) for split, source in sources.items() if source}
@@ -211,6 +217,7 @@ def load_annotations(
             report=lambda _, own, split=split: acts.update({split: own}),
             seen=seen,
         )
+    _check_sites(arguments.site, splits)
     _warn_of_unused(label_map, exclude, seen)
     kinds = ("unlabelled", "empty")
     without_table = {split: {item["recording"] for kind in kinds for item in own[kind]} for split, own in acts.items()}
@@ -226,12 +233,22 @@ def load_annotations(
         taken |= {os.path.realpath(path) for path in without_table[split]}
         splits[split] = [recording for recording in splits[split] if str(recording.path) not in others]
         own = acts[split]
-        for kind in kinds:
+        for kind in (*kinds, "without_site"):
             own[kind] = [item for item in own[kind] if item["recording"] not in others]
         own["unreadable"] = [item for item in own["unreadable"] if item["recording"] not in unreadable]
         unreadable |= {item["recording"] for item in own["unreadable"]}
         report(source, own)
     return splits
+
+
+def _check_sites(site: str | None, splits: Mapping[str, list[AnnotatedRecording]]):
+    """Raises `InputError` if no annotated recording has a site: a misspelt one would do nothing, without a word."""
+    annotated = [one for own in splits.values() for one in own if one.events is not None]
+    if site is not None and annotated and all(one.site is None for one in annotated):
+        raise InputError(
+            f"site: no table has a column {site!r} with sites, nor does it match the path of an annotated recording, "
+            f"such as {printable(annotated[0].path)}; correct it"
+        )
 
 
 def _folder_of(source: Path) -> Path:
@@ -314,10 +331,10 @@ def _read_tables(
     site: str | None,
     on_bad_audio: str,
     acts: Acts,
-) -> tuple[dict[Path, list[Event]], dict[Path, list], Callable[[Path], str | None]]:
+) -> tuple[dict[Path, list[Event]], dict[Path, list], dict[Path, set[str]]]:
     """
     Returns recording -> its events of all tables; recording -> its annotated stretches, where they are not all of it;
-    and a function that gives the site of a recording. Recordings without annotated stretch are in the second alone.
+    and recording -> its cells in the column `site`. Recordings without annotated stretch are in the second alone.
     """
     found, parts, num_tables = {}, {}, 0
     cells, names_of = defaultdict(set), defaultdict(set)
@@ -354,15 +371,27 @@ def _read_tables(
         if len(own) > 1 and any(is_elsewhere for _, is_elsewhere in own):
             names = " and ".join(printable(name) for name, _ in sorted(own)[:2])
             raise InputError(f"{source}: {names} would be one recording, {printable(recording)}; write one name")
+    stretches = {recording: own for recording, own in parts.items() if WHOLE[0] not in own}
+    return found, stretches, cells
+
+
+def read_cells(
+    source: Path, places: Recordings, column: str, label_column: str | None = None, audio_column: str | None = None
+) -> dict[Path, str] | None:
+    """Returns recording -> its cell in another column of the tables; `None` if a recording has several."""
+    acts: dict[str, list[dict]] = {kind: [] for kind in RULES}
+    *_, cells = _read_tables(Path(source), places, label_column, audio_column, column, "skip", acts)
+    if any(len(own) > 1 for own in cells.values()):
+        return None
+    return {recording: next(iter(own)) for recording, own in cells.items() if own}
+
+
+def _site_function(source: Path, site: str | None, cells: Mapping, places: Recordings) -> Callable[[Path], str | None]:
+    """Returns a function that gives the site of a recording; raises `InputError` if one has several."""
     several = next((recording for recording in cells if len(cells[recording]) > 1), None)
     if several is not None:
         names = " and ".join(map(printable, sorted(cells[several])[:2]))
         raise InputError(f"{source}: {printable(several)} has several values in {site}, {names}; correct them")
-    stretches = {recording: own for recording, own in parts.items() if WHOLE[0] not in own}
-    return found, stretches, _site_function(site, cells, places)
-
-
-def _site_function(site: str | None, cells: Mapping, places: Recordings) -> Callable[[Path], str | None]:
     if site is None or any(cells.values()):
         return lambda path: next(iter(cells.get(path, ())), None)
     try:
@@ -372,7 +401,7 @@ def _site_function(site: str | None, cells: Mapping, places: Recordings) -> Call
 
     def site_of(path: Path) -> str | None:
         match = pattern.search(os.path.relpath(path, places.place) if places.place.is_dir() else path.name)
-        return match and (match[1] if pattern.groups else match[0])
+        return (match[1] if pattern.groups else match[0]) or None if match else None
 
     return site_of
 

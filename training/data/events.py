@@ -198,6 +198,33 @@ def _columns_of(path: Path, text: str) -> tuple[list[str], list[list], Callable[
     return names, rows, lambda index: f"row {index + 1} (line {lines[index]})"
 
 
+def other_columns(path: Path, *chosen: str | None) -> list[str]:
+    """
+    Returns the columns of a table, or of all tables of a folder, that hold nothing of events; not those of collections
+    of soundevent.
+
+    Args:
+        chosen: columns of the labels and of the recordings, if they are not guessed
+    """
+    usual = PLAIN | {"selection", "channel"} | {name.strip().casefold() for name in chosen if name is not None}
+    names: dict[str, None] = {}
+    for table in list_tables(Path(path)):
+        try:
+            names |= dict.fromkeys(_names_of(table))
+        except InputError:  # a file of a folder that is no table of events
+            continue
+    return [name for name in names if name.strip() and name.strip().casefold() not in usual]
+
+
+def _names_of(path: Path) -> list[str]:
+    """Returns the columns of a table; a label track has none."""
+    if path.suffix.lower() in (".json", ".jsonl"):
+        value, lines = _read_json(path)
+        return [] if aoef.is_collection(value) else _from_objects(path, value, lines)[0]
+    text = read_text(path)
+    return _columns_of(path, text)[0] if text.strip() and not _is_track(text) else []
+
+
 def list_tables(path: Path) -> list[Path]:
     """Returns the tables below a folder, sorted, by the rules of `find_files`; a file is the only one."""
     if not path.is_dir():
@@ -557,6 +584,7 @@ def write_events(
     event_format: str | None = None,
     durations_s: Mapping[str, float] | None = None,
     highest_hz: float = HIGHEST_HZ,
+    columns: Mapping[str, Mapping[str, str]] | None = None,
 ):
     """
     Writes the events of recordings, sorted by onset, whole or not at all.
@@ -573,6 +601,7 @@ def write_events(
             order of `events`, as Raven does for recordings that are opened together. `None`: from each recording's
             beginning
         highest_hz: Raven only: the top of the box of events without a highest frequency. The bottom is 0
+        columns: CSV only: other columns -> recording -> what stands there in all its rows
 
     Raises:
         InputError: the place or the format is impossible, the format cannot hold a name, or an event is impossible.
@@ -592,7 +621,7 @@ def write_events(
             problem = problem_of(event)
             if problem:
                 raise InputError(f"{path}: {printable(file)}: an event {problem}")
-    settings = {"durations_s": durations_s or {}, "highest_hz": highest_hz}
+    settings = {"durations_s": durations_s or {}, "highest_hz": highest_hz, "columns": columns or {}}
     if not is_folder:
         _write_lines(path, FORMATS[name].lines(events, **settings))
         return
@@ -675,7 +704,7 @@ def _decimal(value: float | None) -> str:
     return f"{whole}.{decimals.rstrip('0') or '0'}"
 
 
-def _raven_lines(events: Events, durations_s: Mapping[str, float], highest_hz: float) -> Iterator[str]:
+def _raven_lines(events: Events, durations_s: Mapping[str, float], highest_hz: float, **_) -> Iterator[str]:
     are_named = None not in events
     names = ["Selection", "View", "Channel", RAVEN_BEGIN, RAVEN_END, RAVEN_LOW, RAVEN_HIGH]
     yield "\t".join([*names, *([*RAVEN_AUDIO, RAVEN_OFFSET] if are_named else []), "Score", RAVEN_ANNOTATION])
@@ -715,15 +744,17 @@ def _dcase_lines(events: Events, **_) -> Iterator[str]:
             yield "\t".join([*name, "", "", ""])
 
 
-def _csv_lines(events: Events, **_) -> Iterator[str]:
-    yield ",".join([*([] if None in events else ["file"]), *Event._fields])
+def _csv_lines(events: Events, columns: Mapping[str, Mapping[str, str]] | None = None, **_) -> Iterator[str]:
+    columns = columns or {}
+    yield ",".join([*([] if None in events else ["file"]), *Event._fields, *map(_quoted, columns)])
     for file, found in events.items():
+        others = [_quoted(cells.get(file, "")) for cells in columns.values()]
         name = [] if file is None else [_quoted(file)]
         for event in found:
             times, rest = map(_decimal, event[:2]), map(_decimal, event[3:])
-            yield ",".join([*name, *times, _quoted(event.label), *rest])
+            yield ",".join([*name, *times, _quoted(event.label), *rest, *others])
         if name and not found:
-            yield ",".join([*name, *[""] * len(Event._fields)])
+            yield ",".join([*name, *[""] * len(Event._fields), *others])
 
 
 def _quoted(text: str) -> str:

@@ -21,9 +21,9 @@ from ..base.event_detection import without_unsure
 from ..base.outputs import check_free, describe_recipe, dispensable, new_staging, publish, write_results
 from ..base.reproduction import versions
 from ..console import print_table
-from ..data.annotations import NOT_ANNOTATED, REST, mapped, outside, read_label_map
+from ..data.annotations import NOT_ANNOTATED, REST, RULES, mapped, outside, read_label_map
 from ..data.audio import audio_seconds
-from ..data.events import BACKGROUND, Event, as_named, read_event_tables, read_events
+from ..data.events import BACKGROUND, UNSURE, Event, as_named, in_order, read_event_tables, read_events
 from ..data.labels import class_name
 from ..data.listing import AUDIO_EXTENSIONS, OTHER_AUDIO_EXTENSIONS, find_audio_files
 from ..errors import InputError, nearest, printable, short
@@ -77,8 +77,9 @@ def evaluate(arguments: EventEvaluationArguments) -> tuple[dict, Findings | None
     found = read_events(found_path, arguments.events_label_column, arguments.events_audio_column)
     wanted, _, stretches = read_event_tables(wanted_path, arguments.label_column, arguments.audio_column)
     places = None if arguments.recordings is None else _places(Path(arguments.recordings))
-    durations_s = None if places is None else {name: audio_seconds(path) for name, path in places.items()}
-    found, wanted = _paired(arguments, remarks, found, wanted, durations_s)
+    durations_s = None if places is None else _durations_s(arguments, remarks, places, wanted)
+    exclude = _excluded(arguments)
+    found, wanted = _paired(arguments, remarks, found, wanted, durations_s, exclude)
     stretches, _ = _placed(wanted_path, stretches, wanted) if stretches else ({}, [])
     if durations_s is not None:
         for path, side in ((found_path, found), (wanted_path, wanted)):
@@ -87,13 +88,16 @@ def evaluate(arguments: EventEvaluationArguments) -> tuple[dict, Findings | None
     if arguments.min_score is not None:
         found = _above(found_path, remarks, found, arguments.min_score)
     if arguments.label_map is not None:
-        found, wanted = _renamed(arguments, remarks, found, wanted)
+        found, wanted = _renamed(arguments, remarks, found, wanted, exclude)
+    wanted, excluded = _without_excluded(arguments, remarks, found, wanted, exclude)
     labels, found, wanted = _with_labels(arguments, remarks, found, wanted)
-    unsure = _unsure(found, wanted, durations_s, stretches)
+    unsure = _unsure(found, wanted, durations_s, stretches, excluded)
     known = {name: without_unsure(own, unsure[name], wanted[name]) for name, own in found.items()}
     kept = {id(event) for own in known.values() for event in own}
     unknown = [event.label for own in found.values() for event in own if id(event) not in kept]
-    remarks.add(found_path, unknown, f"events lie outside the annotated clips of {wanted_path} and are left out")
+    reasons = ["outside the annotated clips"] if stretches else []
+    reasons += ["in time with excluded labels"] if any(excluded.values()) else []
+    remarks.add(found_path, unknown, f"events lie {' or '.join(reasons)} of {wanted_path} and are left out")
     found = known
     results = event_metrics(
         found, wanted, durations_s, labels, arguments.onset_collar_s, arguments.offset_share, arguments.segment_s
@@ -175,6 +179,30 @@ def _places(place: Path) -> dict[str, str]:
     return found
 
 
+def _durations_s(
+    arguments: EventEvaluationArguments, remarks: Remarks, places: Mapping[str, str], wanted: Events
+) -> dict[str, float]:
+    """
+    Returns the seconds of the recordings that can be read.
+
+    Raises:
+        InputError: one with annotations cannot be read, or all cannot.
+    """
+    found, errors = {}, {}
+    for name, path in places.items():
+        try:
+            found[name] = audio_seconds(path)
+        except InputError as error:
+            errors[name] = error
+    if errors:
+        annotated, _ = _placed(arguments.annotations, wanted, places)
+        for name, error in errors.items():
+            if name in annotated or not found:
+                raise error
+        remarks.add(arguments.recordings, errors, "recordings cannot be read, have no annotations and are left out")
+    return found
+
+
 def _parts(name: str | None) -> tuple[str, ...]:
     """Returns the folders and the name of a recording, without an ending of audio."""
     path = PurePosixPath("" if name is None else as_named(name))
@@ -238,7 +266,12 @@ def _likeness(one: tuple[str, ...], two: tuple[str, ...]) -> tuple[int, bool] | 
 
 
 def _paired(
-    arguments: EventEvaluationArguments, remarks: Remarks, found: Events, wanted: Events, durations_s: Mapping | None
+    arguments: EventEvaluationArguments,
+    remarks: Remarks,
+    found: Events,
+    wanted: Events,
+    durations_s: Mapping | None,
+    exclude: set[str],
 ) -> tuple[Events, Events]:
     """Returns both sides by the names of the recordings that are scored."""
     found_path, wanted_path, place = arguments.events, arguments.annotations, arguments.recordings
@@ -262,8 +295,9 @@ def _paired(
     if is_empty:
         wanted = wanted | dict.fromkeys(unknown, ())
         found = {name: own[name] for name in unknown if name in own} | found
-    silent = [name for name in wanted if name not in found and wanted[name]]
-    num_missed = sum(len(wanted[name]) for name in silent)
+    sure = {name: [event for event in events if event.label not in exclude] for name, events in wanted.items()}
+    silent = [name for name in wanted if name not in found and sure[name]]
+    num_missed = sum(len(sure[name]) for name in silent)
     missed = f"annotated recordings have no events here; all {num_missed} annotated ones are missed"
     remarks.add(found_path, silent, missed)
     if not wanted:
@@ -273,14 +307,17 @@ def _paired(
     return {name: found.get(name, []) for name in wanted}, wanted
 
 
-def _unsure(found: Events, wanted: Events, durations_s: Mapping | None, stretches: Mapping) -> Events:
-    """Returns per recording what lies outside its annotated clips, as far as there are events if its end is unknown."""
+def _unsure(found: Events, wanted: Events, durations_s: Mapping | None, stretches: Mapping, excluded: Events) -> Events:
+    """
+    Returns per recording the events with excluded labels, and what lies outside its annotated clips, as far as there
+    are events if its end is unknown.
+    """
     unsure = {}
     for name in wanted:
         ends_s = [event.offset_s for event in (*found[name], *wanted[name])]
         end_s = max(ends_s, default=0.0) if durations_s is None else durations_s[name]
         gaps = outside(end_s, stretches[name]) if name in stretches else []
-        unsure[name] = [Event(*gap, NOT_ANNOTATED) for gap in gaps]
+        unsure[name] = in_order([*(Event(*gap, NOT_ANNOTATED) for gap in gaps), *excluded[name]])
     return unsure
 
 
@@ -298,10 +335,30 @@ def _above(source: Path, remarks: Remarks, found: Events, min_score: float) -> E
     return kept
 
 
-def _renamed(
-    arguments: EventEvaluationArguments, remarks: Remarks, found: Events, wanted: Events
+def _excluded(arguments: EventEvaluationArguments) -> set[str]:
+    """Returns the labels whose time is unsure: those that are excluded, unless they are to be scored."""
+    labels, excluded = (set(map(class_name, own or ())) for own in (arguments.labels, arguments.exclude_labels))
+    return excluded - labels
+
+
+def _without_excluded(
+    arguments: EventEvaluationArguments, remarks: Remarks, found: Events, wanted: Events, exclude: set[str]
 ) -> tuple[Events, Events]:
-    """Applies the label map to both sides."""
+    """Returns the annotated events without those with excluded labels, and these."""
+    known = {event.label for side in (found, wanted) for events in side.values() for event in events}
+    unused = sorted(exclude - known - {UNSURE})  # UNSURE: a default
+    remarks.add("exclude_labels", unused, "labels are those of no event")
+    excluded = {name: [event for event in events if event.label in exclude] for name, events in wanted.items()}
+    sure = {name: [event for event in events if event.label not in exclude] for name, events in wanted.items()}
+    labels = [event.label for events in excluded.values() for event in events]
+    remarks.add(arguments.annotations, labels, RULES["excluded"])
+    return sure, excluded
+
+
+def _renamed(
+    arguments: EventEvaluationArguments, remarks: Remarks, found: Events, wanted: Events, exclude: set[str]
+) -> tuple[Events, Events]:
+    """Applies the label map to both sides; excluded labels stay."""
     pairs = read_label_map(arguments.label_map)
     names = {class_name(old): None if new is None else class_name(new) for old, new in pairs.items()}
     known = {event.label for side in (found, wanted) for events in side.values() for event in events}
@@ -309,7 +366,7 @@ def _renamed(
         "label_map", [name for name in names if name not in known and name != REST], "labels are on neither side"
     )
     own = {*(arguments.labels or ()), *names.values()}
-    renamed = {label: mapped(label, names, own) for label in known}
+    renamed = {label: label if label in exclude else mapped(label, names, own) for label in known}
     sides = []
     for source, side in ((arguments.events, found), (arguments.annotations, wanted)):
         left_out = [event.label for events in side.values() for event in events if renamed[event.label] is None]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..base.arguments import ReportArguments
+from ..data.events import UNSURE
 from ..errors import InputError
 from ..recipe import described
 
@@ -31,6 +32,11 @@ class EventEvaluationArguments(ReportArguments):
         "or a table with two columns; * stands for all labels without a line; unset: labels stay as they are.",
     )
     labels: list[str] | None = described(None, "Labels that are scored; unset: those of the annotations.")
+    exclude_labels: list[str] | None = described(
+        [UNSURE],
+        "Annotated labels, before or after label_map, whose time is unsure: events mostly in it are not scored.",
+        is_label=True,
+    )
     unannotated: str = described(
         "unlabelled",
         "What recordings without annotations are: unlabelled (not scored), or empty (each event is a false alarm).",

@@ -160,7 +160,7 @@ def load_splits(arguments: DetectionDataArguments, seed: int) -> dict[str, list[
     that the recipe does not name is set aside from the training annotations. Unlabelled recordings are left out.
 
     Raises:
-        InputError: unreadable annotations, or too few recordings (or sites) to divide.
+        InputError: unreadable annotations, too few recordings (or sites) to divide, or recordings without a site.
     """
     found = load_annotations(arguments, arguments.on_bad_audio)
     splits = {split: [_whole(one) for one in own if one.events is not None] for split, own in found.items()}
@@ -172,9 +172,21 @@ def load_splits(arguments: DetectionDataArguments, seed: int) -> dict[str, list[
     missing = {split: share for split, share in fractions.items() if share and split not in splits}
     if arguments.split_by == "time":
         return _divide_in_time(splits, missing)
+    if missing and arguments.split_by == "site":
+        _check_sites(arguments, splits["train"])
     for split, share in missing.items():
         splits["train"], splits[split] = _set_aside(splits["train"], split, share, arguments.split_by, seed)
     return splits
+
+
+def _check_sites(arguments: DetectionDataArguments, stretches: list[Stretch]):
+    """Raises `InputError` for recordings without a site, which may be of a site that a division must not divide."""
+    nowhere = [one.name for one in stretches if one.site is None]
+    if nowhere:
+        raise InputError(
+            f"{arguments.train_annotations}: {len(nowhere)} of {len(stretches)} annotated recordings have no site by "
+            f"{arguments.site!r}, such as {printable(nowhere[0])}; fill it in, or set split_by: recording"
+        )
 
 
 def _warn_of_repeats(splits: dict[str, list[Stretch]]):
@@ -230,7 +242,7 @@ def _set_aside(
     Divides stretches in whole recordings or sites: of many random divisions the one in which the shares of each class's
     events and of the time are the most even.
     """
-    groups = [one.name if by == "recording" or one.site is None else one.site for one in stretches]
+    groups = [one.name if by == "recording" else one.site for one in stretches]
     names = sorted(set(groups))
     if len(names) < 2:
         raise InputError(

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..base.event_detection import event_settings
 from ..base.inference import labels_of, load_classifier
 from ..console import fail, run_program
-from ..data.annotations import AnnotatedRecording, read_annotations, read_label_map
+from ..data.annotations import AnnotatedRecording, read_annotations, read_cells, read_label_map
 from ..data.audio import audio_seconds
 from ..data.events import (
     FORMATS,
@@ -25,6 +25,7 @@ from ..data.events import (
     check_events_file,
     event_files,
     find_format,
+    other_columns,
     write_events,
 )
 from ..errors import InputError, printable
@@ -46,6 +47,7 @@ logger = logging.get_logger(__name__)
 MERGE = "merge"
 USAGE = f"python -m training.review MODEL RECORDINGS [--key value ...], or python -m training.review {MERGE} --help"
 USAGE_OF_MERGE = f"python -m training.review {MERGE} RECORDINGS TABLE ... [--key value ...]"
+MOST_NAMED = 5  # columns in a message
 KEPT = "what is finished is kept in OUTPUT.shards: give the same command again to go on"
 SHARD_CLIPS = 8  # recordings per shard of what is stored while a run goes on
 
@@ -295,7 +297,10 @@ def merge_answers(argv: list[str]):
     check_writable(arguments.output, is_folder)
     places = Recordings(arguments.recordings)
     answers = [answer for table in arguments.tables for answer in read_answers(Path(table), places)]
-    recordings, counts, remarks = merge(load(arguments, places, "error"), answers)
+    annotated = load(arguments, places, "skip_unannotated")
+    for path in sorted({answer.recording for answer in answers} - {one.path for one in annotated}):
+        audio_seconds(str(path))  # raises for one that cannot be read
+    recordings, counts, remarks = merge(annotated, answers)
     events = {_name(one.path, places): one.events for one in recordings if one.events is not None}
     check_place(arguments, event_format, events)
     empty = [name for name, own in events.items() if not own]
@@ -306,7 +311,12 @@ def merge_answers(argv: list[str]):
         )
     check_events_file(arguments.output, event_format, (), events)
     durations_s = {_name(one.path, places): one.duration_s for one in recordings}
-    write_events(arguments.output, events, event_format, durations_s, HIGHEST_HZ)
+    columns, left_out = _other_cells(arguments, places, event_format)
+    write_events(arguments.output, events, event_format, durations_s, HIGHEST_HZ, columns)
+    if left_out:
+        named = ", ".join(map(printable, left_out[:MOST_NAMED])) + ", ..." * (len(left_out) > MOST_NAMED)
+        reason = "a recording has several values" if event_format == "csv" else "name a .csv to keep such as site"
+        remarks.append(f"{len(left_out)} columns of the annotations are not kept: {named}; {reason}")
     lost = {"audacity": "scores", "dcase": "scores and frequencies"}.get(event_format)
     if lost and any(event[3:] != (None,) * 3 for own in events.values() for event in own):
         remarks.append(f"{event_format} does not hold {lost}; name a .csv to keep them")
@@ -314,6 +324,21 @@ def merge_answers(argv: list[str]):
         logger.warning(f"{arguments.output}: {remark}")
     print(", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name]) or "no candidates")
     print(f"{arguments.output}: {sum(map(len, events.values()))} events of {len(events)} recordings")
+
+
+def _other_cells(
+    arguments: MergeArguments, places: Recordings, event_format: str
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Returns the other columns of the annotations -> recording -> its cell, and the columns that cannot be kept."""
+    source, kept, left_out = arguments.annotations, {}, []
+    chosen = (arguments.label_column, arguments.audio_column)
+    for column in () if source is None else other_columns(source, *chosen):
+        cells = read_cells(source, places, column, *chosen)
+        if cells is None or (cells and event_format != "csv"):
+            left_out.append(column)
+        elif cells:
+            kept[column] = {_name(path, places): cell for path, cell in cells.items()}
+    return kept, left_out
 
 
 if __name__ == "__main__":
