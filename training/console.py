@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from safetensors import SafetensorError
 
-from .errors import InputError, one_line, printable, short
+from .errors import InputError, one_line, printable, says_others_stopped, short
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # the shells' exit statuses after Ctrl-C and SIGPIPE
 DISK_ERRORS = {
@@ -53,9 +53,9 @@ def run_program(
     errors: tuple[type[Exception], ...] = (InputError,),
 ) -> int:
     """
-    Runs a program and returns its exit status: 1 after one of `errors` or a fault of the disk, which are printed as one
-    line, 130 after Ctrl-C, and 141, without a word, when the reader of its output, such as `head`, has ended. The work
-    itself is done before.
+    Runs a program and returns its exit status: 1 after one of `errors`, a fault of the disk or the end of another
+    process of the launch, which are printed as one line, 130 after Ctrl-C, and 141, without a word, when the reader of
+    its output, such as `head`, has ended. The work itself is done before.
 
     Args:
         program: takes the words of the command line
@@ -87,6 +87,8 @@ def run_program(
             number = int(number[1])
             return fail(f"weights: {os.strerror(number)}; {DISK_ERRORS[number]}, and give the same command again")
         except RuntimeError as error:
+            if says_others_stopped(error):
+                return fail("another process of this run has stopped or does not answer; see its own message")
             if TORCH_WRITER.search(str(error)) is None:
                 raise
             reason = short(one_line(error))

@@ -38,9 +38,14 @@ def blamed(option: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except LIBRARY_ERRORS as error:
-        if "out of memory" in str(error):  # a RuntimeError of torch
+        if "out of memory" in str(error) or says_others_stopped(error):  # RuntimeErrors of torch
             raise
         raise InputError(f"{option}: cannot be used here ({short(one_line(error))}); {remedy}") from error
+
+
+def says_others_stopped(error: Exception) -> bool:
+    """Returns whether an error says that another process of the launch has ended or does not answer: torch's texts."""
+    return any(text in str(error) for text in ("gloo/transport", "remote process exit", "remote server shutdown"))
 
 
 def short(text: str, length: int = 300) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -32,14 +33,23 @@ class Task:
 
     module: str  # below training; its function `run` takes one object per class of `arguments`
     arguments: tuple[type, ...]
+    divides: bool = True  # whether several processes share the work
 
     def run(self, *parts):
         """
         Runs the task with one object per class of `arguments`.
 
         Raises:
-            InputError: bad input, also what the run would replace; or another training writes to its output folder.
+            InputError: bad input, also what the run would replace; another training writes to its output folder; or
+                several processes would each do the whole task and replace the outputs of the others.
         """
+        count = os.environ.get("WORLD_SIZE", "1")
+        if not self.divides and count != "1":
+            name = next(name for name, task in TASKS.items() if task is self)
+            raise InputError(
+                f"task: {name} runs in one process, and this launch has {count}; run it by python train_hf.py, without "
+                "accelerate launch"
+            )
         outputs = importlib.import_module(f"{__package__}.base.outputs")
         outputs.check_inputs(parts)
         with outputs.written_alone(parts):
@@ -66,11 +76,11 @@ TASKS = {
             DetectionTrainingArguments,
         ),
     ),
-    "event_evaluation": Task("detection.evaluation", (EventEvaluationArguments,)),
+    "event_evaluation": Task("detection.evaluation", (EventEvaluationArguments,), divides=False),
     "mspm": Task("pretraining.mspm", (EncoderArguments, UnlabelledDataArguments, MspmTrainingArguments)),
     "asit": Task("pretraining.asit", (EncoderArguments, UnlabelledDataArguments, AsitTrainingArguments)),
-    "sweep": Task("embeddings.sweep", (EncoderArguments, FrozenDataArguments, SweepArguments)),
-    "probe": Task("embeddings.probe", (ModelArguments, FrozenDataArguments, ProbeArguments)),
+    "sweep": Task("embeddings.sweep", (EncoderArguments, FrozenDataArguments, SweepArguments), divides=False),
+    "probe": Task("embeddings.probe", (ModelArguments, FrozenDataArguments, ProbeArguments), divides=False),
 }
 
 

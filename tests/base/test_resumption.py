@@ -14,8 +14,9 @@ from tiny_runs import TINY, TINY_DETECTION, train
 
 from training import tasks
 from training.base.averaging import TRAINED_WEIGHTS_NAME
-from training.base.resumption import DATA, check_same_clips
+from training.base.resumption import CLIPS_PER_STEP, DATA, check_same_clips
 from training.base.trainer import AudioTrainer
+from training.classification.train import choose_order
 from training.detection import train as detection
 from training.errors import InputError
 
@@ -229,6 +230,21 @@ def test_another_seed_is_refused_also_with_the_same_clips(finished, run, tmp_pat
     check_same_clips(str(run), {}, {"seed": 2})  # an earlier version stored none
 
 
+def test_another_number_of_clips_per_step_is_refused(finished, run, monkeypatch):
+    """Trainer goes on from a number of steps: other ones would skip or repeat epochs."""
+    for words in (["--per_device_train_batch_size", "8"], ["--gradient_accumulation_steps", "2"]):
+        with pytest.raises(InputError, match=r"was made with clips per step \(.*\) 4, now 8; resume with the same"):
+            resume(run, finished[1], *words)
+    resume(run, finished[1], "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2")
+    _, data, _, _, arguments = tasks.parse([finished[1], "--output_dir", str(run.parent)])[1:]
+    monkeypatch.setattr(type(arguments), "world_size", 2)
+    assert choose_order(data, arguments)[CLIPS_PER_STEP] == 8
+    arguments.train_sampling_strategy = "token_budget"
+    assert CLIPS_PER_STEP not in choose_order(data, arguments) and 2 in choose_order(data, arguments).values()
+    data.streaming = True
+    assert choose_order(data, arguments) == {"seed": 1, "data_seed": None}
+
+
 def test_a_detector_is_resumed_with_the_same_crops(tmp_path):
     words = []
     for seed, split in enumerate(("train", "validation", "test")):
@@ -245,6 +261,7 @@ def test_a_detector_is_resumed_with_the_same_crops(tmp_path):
     train()
     for option, value, message in (
         ("seed", "2", "seed 1, now 2"),
+        ("per_device_train_batch_size", "4", "clips per step .* 8, now 4"),
         ("crop_s", "0.5", "crop_s None, now 0.5"),
         ("event_share", "0.9", "event_share 0.5, now 0.9"),
     ):

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, TrainerState
 
 from modeling_dual_ssast.feature_extraction_dual_ssast import STORED_KEYS
 
+from ..data.clip_stream import clips_per_step
 from ..errors import InputError, blamed
 from ..files import check_same, read_json
 from .inference import VOLATILE_KEYS
@@ -21,6 +22,7 @@ STATISTICS = ("mean", "std", "padding_value")  # of the features, the last one f
 TRUST = "DUAL_SSAST_TRUST_CHECKPOINT"  # environment variable
 DATA = "training_data.json"  # fingerprints of the clips of a run, and its seed
 SEEDS = ("seed", "data_seed")  # options that decide the order of the clips
+CLIPS_PER_STEP = "clips per step (per_device_train_batch_size x processes x gradient_accumulation_steps)"
 SHARDS = "global_step*"  # DeepSpeed's, which hold the optimizer and what belongs to it
 # A name of each row must be there. FSDP has folders and .bin files instead of some of these.
 PARTS = (
@@ -100,6 +102,14 @@ def stored_facts(checkpoint: str) -> dict:
     """Returns what a checkpoint keeps of the clips and their order; earlier versions have stored less, or nothing."""
     path = Path(checkpoint, DATA)
     return read_json(path, REMEDY) if path.exists() else {}
+
+
+def order_of(arguments) -> dict:
+    """
+    Returns the settings that decide the order of clips which are not streamed, for `check_same_clips`. Trainer goes on
+    from a number of steps: with other steps it would skip or repeat clips, or whole epochs.
+    """
+    return {name: getattr(arguments, name) for name in SEEDS} | {CLIPS_PER_STEP: clips_per_step(arguments)}
 
 
 def check_same_clips(checkpoint: str, fingerprints: dict[str, dict], settings: dict | None = None):

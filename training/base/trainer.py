@@ -248,6 +248,19 @@ class AudioTrainer(Trainer):
                 self._stop(f"{name} is {value:g}", self.state.global_step)
         return metrics
 
+    def num_counted(self, num_clips: int) -> int:
+        """
+        Returns how many clips of a batch count in an evaluation, the first ones, of `num_clips` in this process.
+
+        With several processes, Accelerate fills the last batches with clips from the start of the split. Trainer cuts
+        their predictions off, but a mean over a batch would hold them. A batch of such clips alone is cut off as a
+        whole; 1 then, so that its mean is a number.
+        """
+        state = self.accelerator.gradient_state
+        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return num_clips
+        return min(max(state.remainder - self.args.process_index * num_clips, 1), num_clips)
+
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         with blamed(f"weights of {resume_from_checkpoint}", REMEDY):
             super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -15,7 +15,7 @@ from ..base.earlier_clips import warn_of_learnt_clips
 from ..base.loading import choose_windows, load_config, load_feature_extractor, load_model, with_statistics
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import SEEDS
+from ..base.resumption import SEEDS, order_of
 from ..base.trainer import early_stopping
 from ..base.tuning import check_resumption, prepare
 from ..data.arguments import DataArguments
@@ -35,9 +35,11 @@ from .losses import training_loss
 from .metrics import choose_metric, metric_function
 from .open_set import fit_open_set, leave_out
 from .samplers import make_sampler
+from .token_batches import STRATEGY as TOKEN_BUDGET
 from .trainer import ClassificationTrainer
 
 logger = logging.get_logger(__name__)
+BATCHES_PER_STEP = "batches per step (processes x gradient_accumulation_steps)"
 
 
 def run(
@@ -78,7 +80,7 @@ def run(
     model.config.padding_value = extractor.padding_value
     stored = {split: data for split, data in splits.items() if not isinstance(data, LabelledStream)}
     circumstances = reproduction.circumstances(stored, arguments)
-    order = {name: getattr(arguments, name) for name in SEEDS}
+    order = choose_order(data_arguments, arguments)
     facts = check_resumption(checkpoint, circumstances.get("data", {}), order, model, extractor, tuning)
     starting_weights = reporting.layer_weights(model)
     trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)
@@ -100,6 +102,17 @@ def run(
     finished = FinishedRun(trainer.model, trainer.processing_class, arguments, datasets, labels, outcomes, recipe)
     reporting.write_outputs(finished, trainer, starting_weights, circumstances, calibration, open_set)
     trainer.push_to_hub()
+
+
+def choose_order(data_arguments: DataArguments, arguments: TrainingArguments) -> dict:
+    """Returns the settings that decide the order of the training clips. Streams count clips, and not steps."""
+    seeds = {name: getattr(arguments, name) for name in SEEDS}
+    if data_arguments.streaming:
+        return seeds
+    if arguments.train_sampling_strategy != TOKEN_BUDGET:
+        return order_of(arguments)
+    batches = arguments.world_size * arguments.gradient_accumulation_steps
+    return seeds | {"tokens_per_batch": arguments.tokens_per_batch, BATCHES_PER_STEP: batches}
 
 
 def open_splits(

@@ -62,14 +62,19 @@ class ClassificationTrainer(FineTuningTrainer):
                 "eval_strategy to no, leave the splits out, and evaluate with predict_hf.py"
             )
         inputs = self._prepare_inputs(inputs)
-        labels, config = inputs.pop("labels"), self.accelerator.unwrap_model(model).config
+        labels = inputs.pop("labels")
         batch_size = self.args.per_device_eval_batch_size
         with torch.no_grad(), self.compute_loss_context_manager():
             parts = zip(*(value.split(batch_size) for value in inputs.values()))
             logits = [model(**dict(zip(inputs, part)), return_dict=True).logits for part in parts]
             logits = mean_over_windows(torch.cat(logits), num_windows)
-            loss = classification_loss(logits, labels, config.problem_type, config.label_smoothing)
+            loss = self._loss_of_counted(model, logits, labels)
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    def _loss_of_counted(self, model, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Returns the loss of the clips that count in an evaluation, see `num_counted`. logits: (batch, labels)"""
+        config, count = self.accelerator.unwrap_model(model).config, self.num_counted(len(logits))
+        return classification_loss(logits[:count], labels[:count], config.problem_type, config.label_smoothing)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Returns the loader, also of batches that are not a number of clips."""
@@ -89,14 +94,20 @@ class ClassificationTrainer(FineTuningTrainer):
         return batches, num_items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Computes the loss as `FineTuningTrainer` does; a clip counts the same in batches of few clips and of many."""
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not model.training or self._clips_of_step is None:
-            return found
-        # Trainer and DDP average over the batches of a step, of which each is a mean over its clips.
-        batches = self.args.gradient_accumulation_steps * self.args.world_size
-        weight = len(inputs["input_values"]) * batches / self._clips_of_step
-        return (found[0] * weight, found[1]) if return_outputs else found * weight
+        """
+        Computes the loss as `FineTuningTrainer` does; a clip counts the same in batches of few clips and of many, and
+        in evaluations once.
+        """
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        num_clips = len(inputs["input_values"])
+        if not model.training:
+            if self.num_counted(num_clips) < num_clips:
+                loss = self._loss_of_counted(model, outputs.logits, inputs["labels"])
+        elif self._clips_of_step is not None:
+            # Trainer and DDP average over the batches of a step, of which each is a mean over its clips.
+            batches = self.args.gradient_accumulation_steps * self.args.world_size
+            loss = loss * (num_clips * batches / self._clips_of_step)
+        return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset=None):
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler

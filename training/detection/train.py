@@ -12,7 +12,7 @@ from ..base.label_frames import FrameGrid, frame_grid
 from ..base.loading import load_config, load_feature_extractor, load_model, with_statistics
 from ..base.outputs import check_output_folder
 from ..base.push_to_hub import check_hub
-from ..base.resumption import SEEDS, stored_facts
+from ..base.resumption import order_of, stored_facts
 from ..base.trainer import early_stopping
 from ..base.tuning import check_resumption, prepare
 from ..data.augmentation import AugmentationArguments
@@ -56,7 +56,7 @@ def run(
         extractor = with_statistics(extractor, datasets)
     model.config.padding_value = extractor.padding_value
     circumstances = reproduction.circumstances(described(splits, datasets["train"].weak), arguments)
-    order = {name: getattr(arguments, name) for name in SEEDS}
+    order = order_of(arguments)
     crops = {name: getattr(data_arguments, name) for name in CROP_SETTINGS}
     crops["crops"] = datasets["train"].facts()
     is_same = checkpoint is not None and stored_facts(checkpoint).get("crops") == crops["crops"]

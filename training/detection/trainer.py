@@ -82,7 +82,11 @@ class DetectionTrainer(FineTuningTrainer):
         missing = logits.shape[1] - labels.shape[1]  # frames of padding; some networks leave the last ones out
         labels = nn.functional.pad(labels, (0, 0, 0, missing), value=UNKNOWN)
         mask = self.accelerator.unwrap_model(model).frame_mask(logits, inputs["attention_mask"])
-        loss = (self.frame_loss if model.training else FrameLoss())(logits, labels, mask)
+        if model.training:
+            loss = self.frame_loss(logits, labels, mask)
+        else:
+            count = self.num_counted(len(logits))
+            loss = FrameLoss()(logits[:count], labels[:count], mask[:count])
         if clip_labels is not None:
             loss = loss + self.weak_weight * weak_loss(logits, clip_labels, mask)
         return (loss, outputs) if return_outputs else loss

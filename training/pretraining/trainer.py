@@ -147,11 +147,12 @@ class PretrainingTrainer(AudioTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Returns the loss, the components (clips, components), and zeros (clips,): Trainer requires labels."""
         inputs = self._prepare_inputs(inputs)
+        clips = inputs["input_values"].shape[0]
+        counted = {name: value[: self.num_counted(clips)] for name, value in inputs.items()}
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**inputs)
+            outputs = model(**counted)
         self._evaluated = [name for name in self.components if getattr(outputs, name, None) is not None]
         values = torch.stack([getattr(outputs, name).float().mean() for name in self._evaluated])
-        clips = inputs["input_values"].shape[0]
         return outputs.loss.mean().detach(), values.repeat(clips, 1), torch.zeros(clips, device=values.device)
 
     def _mean_components(self, prediction) -> dict[str, float]:
