@@ -115,6 +115,27 @@ def test_a_run_resumed_with_another_batch_size_goes_on(recipe):
     assert clips[6] == 24 and clips[18] == 24 + 12 * 2
 
 
+def test_a_stream_goes_on_with_its_own_data_alone(recipe, repository, tmp_path, capsys):
+    """Another data set or shuffle buffer repeated some clips and skipped others."""
+    path, output = recipe(num_train_epochs=1, save_strategy="epoch")
+    assert train_hf.main([path]) == 0
+    stored = output / "checkpoint-6" / "training_data.json"
+    facts = json.loads(stored.read_text())
+    moved, other = tmp_path / "elsewhere" / repository.name, tmp_path / "other"
+    for folder in (moved, other):
+        shutil.copytree(repository, folder)
+    words = [path, "--resume_from_checkpoint", "true", "--num_train_epochs", "1"]
+    for name, value in (("shuffle_buffer", "6"), ("dataset_name", str(other)), ("streaming", "false")):
+        assert train_hf.main([*words, f"--{name}", value]) == 1
+        assert re.search(
+            f"was made with (stream.{name}|stream) .*, now .*; resume with the same", capsys.readouterr().err
+        )
+    assert train_hf.main([*words, "--dataset_name", str(moved)]) == 0
+    del facts["stream"]  # as earlier versions stored it
+    stored.write_text(json.dumps(facts))
+    assert train_hf.main([*words, "--shuffle_buffer", "6"]) == 0
+
+
 def test_validation_clips_that_are_addresses_are_fetched(tmp_path):
     folder = write_class_folders(tmp_path / "clips", 2)
     rows = [{"audio": f"file://{path}", "label": path.parent.name} for path in sorted(folder.rglob("*.wav"))]

@@ -25,6 +25,7 @@ from modeling_dual_ssast import (
 from training import tasks
 from training.base.arguments import EncoderArguments
 from training.classification import train as classification
+from training.data.unlabelled_sources import open_source, parse_sources
 from training.errors import InputError
 from training.pretraining import asit, mspm, trainer
 from training.pretraining import train as pretraining
@@ -619,6 +620,27 @@ def test_every_recipe_takes_two_steps(clips, tmp_path, name):
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "run")
     assert model.config.patch_shape == ((128, 2) if name.endswith("frame") else (16, 16))
     assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["steps"] == 2
+
+
+def test_a_resumption_has_the_sources_of_its_run(clips, tmp_path):
+    """Other weights, shards or buffers give another sequence of clips."""
+
+    def facts(buffer: int = 1000, **values) -> dict:
+        sources = parse_sources("train_sources", [json.dumps({"path": str(clips), "streaming": True} | values)])
+        return pretraining.describe_clips(sources, [open_source(source, buffer) for source in sources], None, 1)
+
+    first = facts(weight=2)
+    (tmp_path / "training_data.json").write_text(json.dumps(first))
+    assert pretraining.check_same_data(str(tmp_path), first) == first
+    for other, pattern in (
+        (facts(weight=3), r"was made with sources.1 \(.*\).weight 2, now 3; resume with the same clips"),
+        (facts(buffer=7, weight=2), r"was made with sources.1 \(.*\).shuffle_buffer 1000, now 7"),
+    ):
+        with pytest.raises(InputError, match=pattern):
+            pretraining.check_same_data(str(tmp_path), other)
+    del first["sources"]  # as earlier versions stored it
+    (tmp_path / "training_data.json").write_text(json.dumps(first))
+    pretraining.check_same_data(str(tmp_path), facts(weight=3))
 
 
 @pytest.mark.slow

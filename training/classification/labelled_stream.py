@@ -6,6 +6,7 @@ data-loader workers without duplicates or gaps, and resumed where a stopped run 
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,6 +181,19 @@ def open_streams(arguments: DataArguments) -> dict[str, LabelledStream | dataset
         if split is not None
     }
     return {kind: stream if kind == "train" else read_whole(stream) for kind, stream in streams.items()}
+
+
+def describe_stream(stream: LabelledStream, arguments: DataArguments) -> dict:
+    """Returns what a resumption of a streamed training must share; a local folder may have moved."""
+    name = arguments.dataset_name
+    name = os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
+    return {
+        "dataset_name": name,
+        "dataset_config_name": arguments.dataset_config_name,
+        "dataset_revision": arguments.dataset_revision,
+        "train_split": arguments.train_split,
+        **stream.facts(),
+    }
 
 
 def read_whole(stream: LabelledStream) -> datasets.Dataset:

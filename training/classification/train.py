@@ -30,7 +30,7 @@ from . import report as reporting
 from .arguments import TuningArguments
 from .calibration import calibrate
 from .finished_run import FinishedRun
-from .labelled_stream import LabelledClipStream, LabelledStream, check_streaming, open_streams
+from .labelled_stream import LabelledClipStream, LabelledStream, check_streaming, describe_stream, open_streams
 from .losses import training_loss
 from .metrics import choose_metric, metric_function
 from .open_set import fit_open_set, leave_out
@@ -81,6 +81,7 @@ def run(
     stored = {split: data for split, data in splits.items() if not isinstance(data, LabelledStream)}
     circumstances = reproduction.circumstances(stored, arguments)
     order = choose_order(data_arguments, arguments)
+    order["stream"] = describe_stream(splits["train"], data_arguments) if data_arguments.streaming else None
     facts = check_resumption(checkpoint, circumstances.get("data", {}), order, model, extractor, tuning)
     starting_weights = reporting.layer_weights(model)
     trainer = make_trainer(model, extractor, datasets, labels, tuning, arguments)

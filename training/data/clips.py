@@ -121,6 +121,10 @@ class StreamedClips:
             check_audio_kind(name, features[self.column])
         self.data = data.select_columns([self.column, *self.others.values()])
 
+    def facts(self) -> dict[str, int]:
+        """Returns what the order of the clips depends on, beside the data set and the key."""
+        return {"shards": self.data.num_shards, "shuffle_buffer": self.shuffle_buffer}
+
     def name_of(self, position: int, audio: dict) -> str:
         return audio.get("path") or f"clip {position} of the stream {self.name}"
 

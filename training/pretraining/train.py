@@ -30,7 +30,7 @@ from ..data.arguments import UnlabelledDataArguments
 from ..data.audio import read_audio
 from ..data.clip_stream import ClipList, ClipStream, clips_per_step
 from ..data.clips import LocalClips, StreamedClips, join
-from ..data.unlabelled_sources import drop_unreadable, hold_out, open_source, parse_sources
+from ..data.unlabelled_sources import UnlabelledSource, drop_unreadable, hold_out, open_source, parse_sources
 from ..data.unreadable import UNREADABLE_CLIPS, UnreadableLog
 from ..errors import InputError
 from ..files import check_same, fingerprint, read_json, write_json
@@ -91,7 +91,7 @@ def run(
     held_out = None
     if validation is not None:
         held_out = ClipList(validation, examples.make, extractor.sampling_rate, arguments.seed, log)
-    facts = describe_clips(clips, validation, arguments.seed)
+    facts = describe_clips(sources, clips, validation, arguments.seed)
     watched = watched_clips(clips, validation, arguments)
     if watched is not None:
         facts["health_clips"] = {"clips": len(watched), "names": fingerprint(watched.names())}
@@ -153,12 +153,25 @@ def open_clips(data_arguments: UnlabelledDataArguments, arguments: PretrainingAr
     return sources, clips, validation
 
 
-def describe_clips(clips: list, validation: LocalClips | None, seed: int) -> dict:
-    """Returns what a resumption must share: the seed, and fingerprints of the clips by their names."""
+def describe_clips(sources: list[UnlabelledSource], clips: list, validation: LocalClips | None, seed: int) -> dict:
+    """
+    Returns what a resumption must share: the seed, fingerprints of the clips by their names, and what chooses and
+    orders the clips of each source.
+    """
     names = {source.name: fingerprint(source.names()) for source in clips if isinstance(source, LocalClips)}
     streams = {source.name: "streamed" for source in clips if isinstance(source, StreamedClips)}
     held_out = None if validation is None else fingerprint(validation.names())
-    return {"seed": seed, "train_sources": names | streams, "validation clips": held_out}
+    settings = {  # the place is a part of the key: the order of the sources counts, and one may be there twice
+        f"{place} ({source.path})": {name: getattr(source, name) for name in ("weight", "config", "revision", "split")}
+        | (opened.facts() if isinstance(opened, StreamedClips) else {})
+        for place, (source, opened) in enumerate(zip(sources, clips), start=1)
+    }
+    return {
+        "seed": seed,
+        "train_sources": names | streams,
+        "sources": settings,
+        "validation clips": held_out,
+    }
 
 
 def check_same_data(checkpoint: str, facts: dict) -> dict:
