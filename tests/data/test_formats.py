@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from training.classification.labelled_stream import open_streams, read_whole
 from training.data.arguments import DataArguments
 from training.data.audio import datasets_without_torchcodec
+from training.data.columns import clip_names
 from training.data.dataset import ClipDataset, Collator
 from training.data.labels import find_labels
 from training.data.screening import check_files
 from training.data.splits import load_splits
+from training.data.unlabelled_sources import UnlabelledSource, open_source
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,28 @@ def test_every_format_gives_the_same_scores(clips, model_folder, tmp_path, name)
     assert len(expected["labels"]) == 6 and found.keys() == expected.keys()
     for key, value in expected.items():
         assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize("name", ["json", "paths"])
+def test_a_stream_reads_what_a_loaded_data_set_has(clips, tmp_path, name):
+    """A stream left out the .json members of a WebDataset, and sought relative paths in the current folder."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if name == "json":
+        webdataset("json")(clips, folder)
+    else:
+        (tmp_path / "clips").symlink_to(clips)
+        rows = [row | {"audio": f"../clips/{Path(row['file_name']).relative_to(clips)}"} for row in rows_of(clips)]
+        pandas.DataFrame(rows)[["audio", "label"]].to_parquet(folder / "train-00000-of-00001.parquet")
+    loaded = load_splits(DataArguments(dataset_name=str(folder)))["train"]
+    arguments = DataArguments(dataset_name=str(folder), streaming=True)
+    streamed = read_whole(open_streams(arguments)["train"])
+    assert streamed["label"][:] == loaded["label"][:] and len(set(loaded["label"])) == 2
+    assert clip_names(streamed) == clip_names(loaded)
+    check_files({"train": streamed})
+    source = open_source(UnlabelledSource(str(folder), streaming=True))
+    source = pickle.loads(pickle.dumps(source))  # as for workers of a data loader
+    assert [clip["path"] for clip in source.in_order()] == clip_names(loaded)
 
 
 def test_flac_and_wav_give_the_same_scores(clips, model_folder, tmp_path):

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
@@ -19,7 +19,7 @@ from ..base.arguments import TrainingArguments
 from ..data.arguments import DataArguments
 from ..data.audio import audio_name, datasets_without_torchcodec
 from ..data.clip_stream import ORDER, ClipStream, StreamCallback, clips_per_step
-from ..data.clips import StreamedClips
+from ..data.clips import StreamedClips, with_json
 from ..data.columns import (
     TIME_COLUMNS,
     Columns,
@@ -31,7 +31,8 @@ from ..data.columns import (
 )
 from ..data.dataset import ClipDataset
 from ..data.labels import class_name, read_label_file, rename_labels, sort_key
-from ..data.sources import choose_split, load_stored
+from ..data.listing import list_audio_files
+from ..data.sources import choose_split, load_stored, locator
 from ..data.unreadable import UNREADABLE_CLIPS, UnreadableLog, try_to_read
 from ..errors import InputError
 
@@ -52,14 +53,15 @@ class LabelledStream(StreamedClips):
         columns: Columns,
         names: dict[str, str] | None = None,
         shuffle_buffer: int = 1000,
+        locate: Callable[[str | None, bytes | None], str | None] | None = None,
     ):
         with datasets_without_torchcodec():  # JSON lines have features only after the first row
-            features = data.features or dict.fromkeys(next(iter(data), {}))
+            features = with_json(data.features or dict.fromkeys(next(iter(data), {})))
         column = choose_label_column(name, features, columns.label)
         times = {key: wanted for key in TIME_COLUMNS if (wanted := getattr(columns, key)) is not None}
         others = {key: choose_column(name, features, key, wanted, ()) for key, wanted in times.items()}
         others = {"label": column} | others
-        super().__init__(name, data, columns.audio, shuffle_buffer, others)
+        super().__init__(name, data, columns.audio, shuffle_buffer, others, locate)
         self._feature = features[column]
         self._read_label = label_reader(name, self._feature, columns)
         self._names = names or {}
@@ -175,8 +177,9 @@ def open_streams(arguments: DataArguments) -> dict[str, LabelledStream | dataset
     chosen = {kind: choose_split(name, available, kind, split) for kind, split in wanted.items()}
     if chosen["train"] is None:
         raise InputError(f"{name}: no split 'train'; set train_split to one of {', '.join(available)}")
+    locate = locator(list_audio_files(Path(name))) if os.path.isdir(name) else None
     streams = {
-        kind: LabelledStream(f"{name}[{split}]", available[split], columns, names, arguments.shuffle_buffer)
+        kind: LabelledStream(f"{name}[{split}]", available[split], columns, names, arguments.shuffle_buffer, locate)
         for kind, split in chosen.items()
         if split is not None
     }

@@ -99,7 +99,8 @@ class StreamedClips:
         name: name of the source, for messages
         audio_column: column of the audio; `None`: guessed
         shuffle_buffer: undecoded clips that every worker keeps in memory
-        others: further entries of a clip beside `path` and `bytes`: name -> column
+        others: further entries of a clip beside `path` and `bytes`: name -> column, see `with_json`
+        locate: see `sources.locator`; `None`: paths stay as they are
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class StreamedClips:
         audio_column: str | None,
         shuffle_buffer: int = 1000,
         others: dict[str, str] | None = None,
+        locate: Callable[[str | None, bytes | None], str | None] | None = None,
     ):
         self.name = name
         self.others = others or {}
@@ -116,10 +118,12 @@ class StreamedClips:
         with datasets_without_torchcodec():  # JSON lines: their first row gives the features
             features = data.features or next(iter(data), {})
         self.columns = list(features)
+        self.locate = locate
         self.column = choose_audio_column(name, features, audio_column)
         if isinstance(features, datasets.Features):
             check_audio_kind(name, features[self.column])
-        self.data = data.select_columns([self.column, *self.others.values()])
+        read = (name if name in features else "json" for name in self.others.values())
+        self.data = data.select_columns(list(dict.fromkeys((self.column, *read))))
 
     def facts(self) -> dict[str, int]:
         """Returns what the order of the clips depends on, beside the data set and the key."""
@@ -205,9 +209,26 @@ class StreamedClips:
                 return
             others = [{}] * len(batch[self.column])
             if self.others:
-                values = zip(*(batch[column] for column in self.others.values()))
+                values = zip(*(_values(batch, column) for column in self.others.values()))
                 others = [dict(zip(self.others, row)) for row in values]
-            yield from (as_stored(audio) | other for audio, other in zip(batch[self.column], others))
+            yield from (self._stored(audio) | other for audio, other in zip(batch[self.column], others))
+
+    def _stored(self, audio) -> dict:
+        stored = as_stored(audio)
+        return stored if self.locate is None else stored | {"path": self.locate(stored["path"], stored["bytes"])}
+
+
+def with_json(features: dict) -> dict:
+    """Returns the columns of a stream with the entries of a WebDataset's .json members as columns: name -> type."""
+    entries = features.get("json") if "__key__" in features else None
+    if not isinstance(entries, dict):
+        return features
+    return entries | {name: kind for name, kind in features.items() if name != "json"}
+
+
+def _values(batch: dict, column: str) -> list:
+    """Returns a column of a batch, see `with_json`."""
+    return batch[column] if column in batch else [(entries or {}).get(column) for entries in batch["json"]]
 
 
 def join(clips: Sequence[LocalClips]) -> LocalClips:

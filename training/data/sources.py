@@ -6,6 +6,7 @@ list of texts; numbers stay texts until `LabelSet.encode` reads them) and, if th
 (texts), and `start` and `end` (seconds) of segments of recordings.
 """
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -234,15 +235,7 @@ def with_paths(data: datasets.Dataset, audio_column: str | None, listing: Listin
         column = choose_audio_column(str(listing.folder), data.features, audio_column)
     except InputError:
         return data
-    places = (path.parent for path in listing.left_out if path.suffix.lower() in STORED_SUFFIXES)
-    folders = list(dict.fromkeys((*places, listing.folder)))
-
-    def locate(path: str | None, content=None) -> str | None:
-        if not path or "://" in path or content is not None:
-            return path
-        found = [resolve(path, folder) for folder in folders]
-        return next(filter(os.path.exists, found), found[0])
-
+    locate = locator(listing)
     kind = data.features[column]
     if isinstance(kind, datasets.Value) and "string" in kind.dtype:
         paths = [locate(path) for path in data[column]]
@@ -257,6 +250,22 @@ def with_paths(data: datasets.Dataset, audio_column: str | None, listing: Listin
     data = data.cast_column(column, datasets.Audio(decode=False))
     features = datasets.Features({**data.features, column: STORED_AUDIO})
     return data.map(locate_all, input_columns=[column], batched=True, batch_size=16, features=features)
+
+
+def locator(listing: Listing) -> Callable[..., str | None]:
+    """
+    Returns a function: path of a clip that `datasets` read from a local folder, and its bytes if it has any -> the
+    path, relative to the file that names it. Processes can be given the function.
+    """
+    places = (path.parent for path in listing.left_out if path.suffix.lower() in STORED_SUFFIXES)
+    return functools.partial(_locate, list(dict.fromkeys((*places, listing.folder))))
+
+
+def _locate(folders: list[Path], path: str | None, content: bytes | None = None) -> str | None:
+    if not path or "://" in path or content is not None:
+        return path
+    found = [resolve(path, folder) for folder in folders]
+    return next(filter(os.path.exists, found), found[0])
 
 
 def _has_paths(data: datasets.Dataset, column: str) -> bool:

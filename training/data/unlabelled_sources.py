@@ -23,7 +23,7 @@ from .audio import check_audio
 from .clips import LocalClips, StreamedClips, join
 from .columns import choose_audio_column
 from .listing import identity, list_audio_files, warn
-from .sources import load_packed, load_stored, with_paths
+from .sources import load_packed, load_stored, locator, with_paths
 from .tables import load_table_as_it_stands, names_table, refuse_parts, time_columns
 from .unreadable import UnreadableLog, reason_of
 
@@ -116,7 +116,8 @@ def open_source(
     else:
         data = load()
     if source.streaming:
-        clips = StreamedClips(source.path, data, source.audio_column, shuffle_buffer)
+        locate = locator(list_audio_files(path)) if os.path.isdir(path) else None
+        clips = StreamedClips(source.path, data, source.audio_column, shuffle_buffer, locate=locate)
     else:
         clips = LocalClips(source.path, data, choose_audio_column(source.path, data.features, source.audio_column))
     if not reads_times:
