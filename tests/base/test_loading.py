@@ -37,6 +37,8 @@ def test_a_mistyped_checkpoint_is_answered_at_once(name, pattern, tmp_path, monk
         loading.check_checkpoint(name)
     for name in ("runs/mine", "user/model"):  # a folder; and what only the Hub can answer
         loading.check_checkpoint(name)
+    with pytest.raises(InputError, match="runs/mine is a local folder and has no revision v2; leave it out"):
+        loading.check_checkpoint("runs/mine", revision="v2")
 
 
 def test_a_folder_of_clips_is_no_model(tmp_path):

@@ -9,6 +9,7 @@ import pandas
 import pytest
 from audio_files import write_class_folders, write_tone
 
+from training.classification.labelled_stream import open_streams
 from training.data.arguments import DataArguments, EvaluationDataArguments
 from training.data.audio import audio_name, read_audio
 from training.data.columns import Columns, audio_of, clip_names
@@ -348,6 +349,24 @@ def test_a_data_set_that_cannot_be_had_is_one_line():
     with pytest.raises(InputError, match="neither a local folder nor a data set") as caught:
         load_splits(DataArguments(dataset_name="nobody/nothing"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_local_parquet_has_no_revision_and_names_its_configurations(tmp_path, streaming):
+    """The first line of the library's message did not name them; a revision was ignored in silence."""
+    rows = {"audio": [{"bytes": b"RIFF", "path": "x.wav"}], "label": ["a"]}
+    for name in ("noisy", "clean"):
+        (tmp_path / name).mkdir()
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / name / "train.parquet")
+    configs = [{"config_name": name, "data_files": f"{name}/train.parquet"} for name in ("noisy", "clean")]
+    (tmp_path / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    load = open_streams if streaming else load_splits
+    with pytest.raises(InputError, match=r"'noisy', 'clean'.*dataset_config_name"):
+        load(DataArguments(dataset_name=str(tmp_path), streaming=streaming))
+    arguments = {"dataset_name": str(tmp_path), "dataset_config_name": "clean", "streaming": streaming}
+    with pytest.raises(InputError, match="revision: v9 has no effect on"):
+        load(DataArguments(**arguments, dataset_revision="v9"))
+    assert "train" in load(DataArguments(**arguments))
 
 
 def test_an_unlabelled_split_is_told():

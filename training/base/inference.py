@@ -55,6 +55,8 @@ def check_checkpoint(name: str, option: str = "", revision: str = "main"):
         is_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or (path.parent.is_dir() and "/" in name)
         if is_local or similar:
             raise InputError(f"{option}{name} does not exist; {similar or NO_CHECKPOINT}")
+    elif revision not in (None, "main"):
+        raise InputError(f"{option}{name} is a local folder and has no revision {revision}; leave it out")
     scan(name, option, revision)
 
 

@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.compute
 from transformers.utils import logging
 
-from ..errors import InputError, printable
+from ..errors import InputError, one_line, printable, short
 from .audio import datasets_without_torchcodec
 from .columns import (
     OTHER_COLUMNS,
@@ -184,16 +184,17 @@ def load_stored(name: str, config: str | None, revision: str | None, **options):
     Calls `datasets.load_dataset` with its `options` (`split`, `streaming`); audio stays undecoded.
 
     Raises:
-        InputError: the data set cannot be loaded.
+        InputError: the data set cannot be loaded, or is a local folder, which has no revisions.
     """
+    if revision is not None and os.path.isdir(name):
+        raise InputError(f"revision: {revision} has no effect on {name}, a local folder; leave it out")
     try:
         with datasets_without_torchcodec():
             return datasets.load_dataset(name, config, revision=revision, **options)
     except Exception as error:  # `datasets` raises a dozen kinds, from the network to the builder
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{name}: neither a local folder nor a data set that can be loaded ({reason}); check the name, the "
-            "configuration and the network"
+            f"{name}: neither a local folder nor a data set that can be loaded ({short(one_line(error))}); check the "
+            "name, the configuration (dataset_config_name) and the network"
         ) from error
 
 
