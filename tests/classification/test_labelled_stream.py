@@ -8,12 +8,15 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pandas
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from audio_files import kill_after, launch, run_program, tone, write_class_folders
 from safetensors.torch import load_file
 from tiny_models import save_tiny_classifier
 from tiny_runs import TINY, write_recipe
+from warnings_of import warnings_of
 
 import train_hf
 from modeling_dual_ssast import DualSSASTFeatureExtractor
@@ -192,6 +195,21 @@ def test_held_out_clips_are_screened_before_the_training(recipe, repository, tmp
     assert train_hf.main([path]) == 0
     assert json.loads((output / "results.json").read_text())["clips"]["validation"] == 5
     assert "0.wav" in (output / "unreadable_clips.jsonl").read_text()
+
+
+def test_left_out_training_clips_are_counted_and_named(recipe, repository, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(repository, damaged)
+    part = min(damaged.glob("data/train-*.parquet"))
+    table = pyarrow.parquet.read_table(part)  # whose metadata name the classes
+    place = table.schema.get_field_index("audio")
+    audio = [{"bytes": b"RIFFrubbish", "path": "bad.wav"}, *table["audio"].to_pylist()[1:]]
+    column = pyarrow.array(audio, table.schema.field(place).type)
+    pyarrow.parquet.write_table(table.set_column(place, table.schema.field(place), column), part)
+    path, _ = recipe(dataset_name=str(damaged), on_bad_audio="skip", max_unreadable_share=0.5)
+    with warnings_of("training.data.unreadable") as messages:
+        assert train_hf.main([path]) == 0
+    assert len(messages) == 1 and "lists 1 unreadable clips, left out: " in messages[0] and "bad.wav" in messages[0]
 
 
 def test_a_run_that_stops_early_counts_the_clips_that_it_has_read(recipe):

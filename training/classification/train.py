@@ -89,6 +89,8 @@ def run(
     trainer.train(resume_from_checkpoint=checkpoint)
     if data_arguments.streaming:  # early stopping ends it sooner, and other batches may have gone before
         datasets["train"].num_clips = datasets["train"].num_delivered(trainer.state.global_step, arguments)
+        if trainer.is_world_process_zero():
+            datasets["train"].log.warn()
     outcomes = trainer.predict_held_out(datasets)
     calibration = calibrate(model.config, outcomes, labels) if arguments.calibrate else None
     if calibration is not None:  # metrics of decisions depend on the thresholds

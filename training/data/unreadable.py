@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from ..errors import InputError, one_line
 from .audio import audio_name, read_audio
 
+logger = logging.get_logger(__name__)
 UNREADABLE_CLIPS = "unreadable_clips.jsonl"  # in the folder of a run
 
 
@@ -51,6 +53,15 @@ class UnreadableLog:
                 continue  # the disk was full, the machine went down, or a hand wrote it
         return dict(sorted(entries.items()))
 
+    def warn(self):
+        """Warns of the listed clips, if there are any."""
+        if listed := self.entries():
+            logger.warning(f"{self.path}: lists {len(listed)} unreadable clips, left out: {self._first(listed)}")
+
+    @staticmethod
+    def _first(listed: dict[str, str]) -> str:
+        return "; ".join(f"{clip} ({reason})" for clip, reason in itertools.islice(listed.items(), 3))
+
     def count(self, readable: bool):
         """Counts a clip as readable or unreadable."""
         self._counts[int(readable)] += 1
@@ -66,10 +77,10 @@ class UnreadableLog:
         """
         chance = 0 if are_all else 3 * math.sqrt(max_share * (1 - max_share) / num_met)
         if num_unreadable and (num_unreadable / num_met > max_share + chance or num_unreadable == num_met):
-            first = "; ".join(f"{clip} ({reason})" for clip, reason in itertools.islice(self.entries().items(), 3))
             raise InputError(
-                f"{num_unreadable} of {num_met} clips are unreadable (max_unreadable_share is {max_share:g}): {first}; "
-                f"{self.path} lists them all: repair or remove them, or raise max_unreadable_share"
+                f"{num_unreadable} of {num_met} clips are unreadable (max_unreadable_share is {max_share:g}): "
+                f"{self._first(self.entries())}; {self.path} lists them all: repair or remove them, or raise "
+                "max_unreadable_share"
             )
 
 
