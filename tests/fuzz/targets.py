@@ -117,7 +117,7 @@ def _manifest(path: str, facts: dict, bases: Path, folder: Path, warnings: list[
 
 def _read_rows(path: str):
     refusal = None
-    for load in (lambda: load_table(Path(path), Columns()), lambda: load_table_as_it_stands(Path(path))):
+    for load in (lambda: load_table(Path(path), Columns()), lambda: load_table_as_it_stands(Path(path))[0]):
         try:
             yield load()
         except InputError as error:
