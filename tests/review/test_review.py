@@ -5,6 +5,7 @@ import importlib
 import io
 import itertools
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -487,6 +488,15 @@ def test_bad_tables_are_one_line(desk, capsys, answers, edit, message):
     assert len(error) == 1 and error[0].startswith("error: "), error
     assert re.search(message, error[0]), error[0]
     assert not found and not (desk.folder / "merged.csv").exists()
+
+
+def test_an_answer_about_another_recording_is_not_lost(desk, field, capsys):
+    """A table may name a recording that lies beside it."""
+    shutil.copy(field / "y.wav", desk.folder / "q.wav")
+    assert not desk("no", edit=lambda text: text.replace('"y.wav",0.5', '"q.wav",0.5'))
+    error = capsys.readouterr().err
+    assert re.search(r"t\.csv: row 1 \(line 2\) is about .*q\.wav, which is none of the recordings; name", error), error
+    assert not (desk.folder / "merged.csv").exists()
 
 
 @pytest.mark.parametrize("answer", ["no", "jay", ""])

@@ -45,8 +45,8 @@ def merge(recordings: Iterable[AnnotatedRecording], answers: Sequence[Answer]) -
         recordings: what the candidates were made from, see `read_annotations` with `overlaps="keep"`
 
     Raises:
-        InputError: two answers about one candidate, a candidate that the annotations no longer have, or times outside
-            the recording; names the row.
+        InputError: two answers about one candidate, a candidate that the annotations no longer have, times outside
+            the recording, or an answer about none of the recordings; names the row.
     """
     recordings = list(recordings)
     labels = {event.label for one in recordings for event in one.events or ()}
@@ -61,6 +61,12 @@ def merge(recordings: Iterable[AnnotatedRecording], answers: Sequence[Answer]) -
         else:
             counts["not looked at"] += 1
     given = [answer for found in own.values() for answer in found]
+    foreign = [answer for answer in given if answer.recording not in {one.path for one in recordings}]
+    if foreign:
+        raise InputError(
+            f"{foreign[0].where} is about {printable(foreign[0].recording)}, which is none of the recordings; name a "
+            "folder that has it, too"
+        )
     strange = [one for one in given if one.answer not in labels | {UNSURE} and _word(one) not in nothing]
     if strange:
         hint = nearest(strange[0].answer, labels)
