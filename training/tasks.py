@@ -40,7 +40,7 @@ class Task:
         Runs the task with one object per class of `arguments`.
 
         Raises:
-            InputError: bad input, also what the run would replace; another training writes to its output folder; or
+            InputError: bad input, also what the run would replace; another task writes to its output folder; or
                 several processes would each do the whole task and replace the outputs of the others.
         """
         count = os.environ.get("WORLD_SIZE", "1")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from training.base.outputs import best_step, check_free, dispensable, earlier_re
 from training.compare.runs import read_runs
 from training.console import ArgumentParser, LastingStream, lasting_streams
 from training.console import run_program as run_here
+from training.embeddings.arguments import SweepArguments
 from training.errors import InputError
 from training.export import __main__ as export
 from training.files import check_writable, complete_file, read_json, write_json
@@ -139,14 +141,13 @@ HOLDER = """
 import sys
 from types import SimpleNamespace
 from training.base import outputs
-outputs.TrainingArguments = SimpleNamespace
-with outputs.written_alone([SimpleNamespace(output_dir=sys.argv[1], process_index=0)]):
+with outputs.written_alone([SimpleNamespace(), SimpleNamespace(output_dir=sys.argv[1])]):
     print("holds", flush=True)
     sys.stdin.read()
 """
 
 
-def test_two_trainings_do_not_share_a_folder(tmp_path):
+def test_two_tasks_do_not_share_a_folder(tmp_path):
     """The system frees the lock of a process that is killed, so that its run can be resumed at once."""
     run = tmp_path / "run"
     parts = [TrainingArguments(output_dir=str(run), use_cpu=True)]
@@ -171,12 +172,18 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
     assert os.listdir(run) == ["results.json"]
 
 
-def test_a_training_holds_its_folder(tmp_path, monkeypatch):
-    arguments = TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
+@pytest.mark.parametrize(
+    ("module", "make"),
+    [
+        ("classification.train", partial(TrainingArguments, use_cpu=True)),
+        ("embeddings.sweep", SweepArguments),
+    ],
+    ids=["training", "sweep"],
+)
+def test_a_task_holds_its_folder(tmp_path, monkeypatch, module, make):
     seen = []
-    task = Task("classification.train", ())
-    monkeypatch.setattr("training.classification.train.run", lambda part: seen.extend(os.listdir(part.output_dir)))
-    task.run(arguments)
+    monkeypatch.setattr(f"training.{module}.run", lambda part: seen.extend(os.listdir(part.output_dir)))
+    Task(module, ()).run(make(output_dir=str(tmp_path / "run")))
     assert seen == [".lock"]
 
 

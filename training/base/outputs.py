@@ -140,20 +140,20 @@ def check_inputs(parts: Iterable):
 @contextlib.contextmanager
 def written_alone(parts: Iterable) -> Iterator[None]:
     """
-    Keeps other trainings away from the output folder of this one: both would write the same unfinished files, and
-    results that belong to the other's weights. Where the file system has no locks, nothing is kept away.
+    Keeps other tasks away from the output folder of this one: both would write the same unfinished files, and results
+    that belong to the other's weights. Where the file system has no locks, nothing is kept away.
 
     Args:
-        parts: the argument objects of its task; the main process of a training takes the lock
+        parts: the argument objects of its task; the main process takes the lock
 
     Raises:
         InputError: another process writes to the folder.
     """
-    arguments = next((part for part in parts if isinstance(part, TrainingArguments)), None)
-    if fcntl is None or arguments is None or not arguments.output_dir or arguments.process_index:
+    output_dir = next((part.output_dir for part in parts if getattr(part, "output_dir", None)), None)
+    if fcntl is None or output_dir is None or os.environ.get("RANK", "0") != "0":
         yield
         return
-    folder = Path(arguments.output_dir)
+    folder = Path(output_dir)
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
