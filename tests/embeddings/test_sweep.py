@@ -192,7 +192,7 @@ def test_shards_continue_and_refuse_other_settings(tmp_path):
     assert not list((tmp_path / "s").glob(".*"))
 
 
-def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_path):
+def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_path, caplog):
     path, output = recipe()
     run(path)
     printed = capsys.readouterr().out
@@ -227,8 +227,10 @@ def test_a_sweep_leaves_tables_pictures_and_a_recipe(recipe, clips, capsys, tmp_
     _, model, *_ = tasks.parse([str(other)])
     assert model.model_name_or_path == best["model_name_or_path"]
     assert model.overrides()["fusion_layers"] == best["fusion_layers"]
+    assert "which is not taken" not in caplog.text
     _, model, *_ = tasks.parse([str(other), "--fusion_layers", "0"])
     assert model.overrides()["fusion_layers"] == [0]  # what is said by hand wins
+    assert f"set fusion_layers [0]; the sweep has chosen {best['fusion_layers']}, which is not taken" in caplog.text
 
 
 def test_a_stopped_sweep_goes_on(recipe, monkeypatch):

@@ -124,9 +124,19 @@ class ModelArguments(EncoderArguments):
             with blamed(f"pooling: {short(' '.join(self.pooling))}", "give names, or one list per layer as JSON"):
                 self.pooling = [json.loads(entry) for entry in self.pooling]
         if self.from_sweep:
-            for name, value in _read_sweep(Path(self.from_sweep))["model"].items():
-                if getattr(self, name) in (None, {}):
-                    setattr(self, name, value)
+            self._take_from_sweep(_read_sweep(Path(self.from_sweep))["model"])
+
+    def _take_from_sweep(self, chosen: dict):
+        own = {name: getattr(self, name) for name in chosen if getattr(self, name) not in (None, {}, chosen[name])}
+        for name in chosen.keys() - own.keys():
+            setattr(self, name, chosen[name])
+        if own and os.environ.get("RANK", "0") == "0":
+            given = ", ".join(f"{name} {short(json.dumps(value))}" for name, value in own.items())
+            others = ", ".join(short(json.dumps(chosen[name])) for name in own)
+            logger.warning(
+                f"from_sweep: recipe or command line set {given}; the sweep has chosen {others}, which is not taken: "
+                "unset them, such as by --pooling null, to take it"
+            )
 
     def divide_like_sweep(self, data):
         """Makes `data` (`FrozenDataArguments`) set the same clips aside as the sweep: it has chosen with the others."""
