@@ -364,6 +364,19 @@ def test_columns_of_times_of_a_stream_are_chosen_as_those_of_a_table():
         LabelledStream("hub", data, Columns(start="begin", end="offset"))
 
 
+@pytest.mark.parametrize(
+    ("audio", "warned"), [("x.wav", True), ({"path": "x.wav", "bytes": b"RIFF"}, False)], ids=["file", "stored"]
+)
+def test_times_of_a_stream_that_are_not_read_are_named(caplog, audio, warned):
+    """Stored audio is a clip of its own: its times are those of another recording."""
+    rows = {"audio": [audio], "label": ["dog"], "Start": [0.5], "end": [1.0]}
+    data = datasets.Dataset.from_dict(rows).to_iterable_dataset()
+    LabelledStream("hub", data, Columns(start="Start", end="end"))
+    assert not caplog.text
+    LabelledStream("hub", data, Columns())
+    assert ("hub: a clip has times in Start and end, which are not read" in caplog.text) == warned
+
+
 def test_labels_and_times_of_a_stream_are_read_as_those_of_a_table():
     rows = {"audio": ["x.wav", "y.wav"], "label": ["dog\n", " e\u0301"], "begin": ["0.5", None]}
     stream = LabelledStream("hub", datasets.Dataset.from_dict(rows).to_iterable_dataset(), Columns(start="begin"))

@@ -33,6 +33,7 @@ from ..data.dataset import ClipDataset
 from ..data.labels import class_name, read_label_file, rename_labels, sort_key
 from ..data.listing import list_audio_files
 from ..data.sources import choose_split, load_stored, locator
+from ..data.tables import time_columns, warn_of_parts
 from ..data.unreadable import UNREADABLE_CLIPS, UnreadableLog, try_to_read
 from ..errors import InputError
 
@@ -62,6 +63,10 @@ class LabelledStream(StreamedClips):
         others = {key: choose_column(name, features, key, wanted, ()) for key, wanted in times.items()}
         others = {"label": column} | others
         super().__init__(name, data, columns.audio, shuffle_buffer, others, locate)
+        if unread := time_columns(self.columns):
+            first = self.first(data, unread)  # stands for all: a stream is long
+            file = first["path"] if first["bytes"] is None else None
+            warn_of_parts(name, {column: [first[column]] for column in unread}, [file], columns)
         self._feature = features[column]
         self._read_label = label_reader(name, self._feature, columns)
         self._names = names or {}

@@ -173,6 +173,11 @@ class StreamedClips:
         if not holds_some:
             raise self._holds_none()
 
+    def first(self, data: datasets.IterableDataset, columns: Sequence[str]) -> dict:
+        """Returns the first undecoded clip with further columns of `data`, which holds the same clips."""
+        others = {column: column for column in columns}
+        return next(StreamedClips(self.name, data, self.column, others=others, locate=self.locate).in_order())
+
     def _holds_none(self) -> InputError:
         return InputError(f"{self.name}: the stream holds no clips; name another split or leave it out")
 

@@ -209,9 +209,10 @@ def warn_of_parts(source: str | Path, table: Table | dict[str, list], files: Seq
         if len(set(rows)) > len({file for file, _ in rows}):
             raise InputError(f"{source}: lists parts of recordings, and their times are not read; {remedy}, or {other}")
         if rows:
+            some = f"{len(rows)} clips have" if len(rows) > 1 else "a clip has"
             logger.warning(
-                f"{source}: {len(rows)} clips have times in {start} and {end}, which are not read: each clip is its "
-                f"whole file. If it is a part of it, {remedy}"
+                f"{source}: {some} times in {start} and {end}, which are not read: each clip is its whole file. If it "
+                f"is a part of it, {remedy}"
             )
             return
 

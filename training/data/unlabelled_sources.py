@@ -134,7 +134,7 @@ def _refuse_stored_parts(clips: LocalClips | StreamedClips, data: datasets.Datas
         refuse_parts(clips.name, data.select_columns(names).to_dict(), clips.are_files())
         return
     # Its first clip stands for all: a stream is long.
-    first = next(StreamedClips(clips.name, data, clips.column, others={name: name for name in names}).in_order())
+    first = clips.first(data, names)
     refuse_parts(clips.name, {name: [first[name]] for name in names}, [first["bytes"] is None])
 
 
