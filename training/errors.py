@@ -17,6 +17,8 @@ class InputError(Exception):
     """Bad input. The message is complete by itself: programs print it without a traceback and exit with status 1."""
 
 
+# What torch says of another process that has ended or does not answer; other files of Gloo report its own settings.
+LOST_PEER = re.compile(r"gloo/transport/\w+/(pair|unbound_buffer)|remote process exit|remote server shutdown")
 # What libraries raise about arguments that they cannot take. ImportError: a package is missing or too old.
 LIBRARY_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError,
@@ -45,7 +47,7 @@ def blamed(option: str, remedy: str) -> Iterator[None]:
 
 def says_others_stopped(error: Exception) -> bool:
     """Returns whether an error says that another process of the launch has ended or does not answer: torch's texts."""
-    return any(text in str(error) for text in ("gloo/transport", "remote process exit", "remote server shutdown"))
+    return LOST_PEER.search(str(error)) is not None
 
 
 def short(text: str, length: int = 300) -> str:

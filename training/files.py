@@ -14,6 +14,7 @@ from pathlib import Path
 from .errors import InputError, one_line, short
 
 UNFINISHED = ".unfinished"  # ending of a file that is being written; cleaning up and .gitignore go by it
+LOCK = ".lock"  # in the output folder of a task, while it runs
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors that writes alone have
 MOST_STEM = 40  # characters of a name that its unfinished file keeps
 # A file name that is not UTF-8 holds halves of surrogate pairs, which text files write as \udcXX: JSON reads them back,

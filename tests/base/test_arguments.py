@@ -11,7 +11,7 @@ import pytest
 import yaml
 from audio_files import ROOT
 
-from training.base.arguments import TrainingArguments
+from training.base.arguments import ModelArguments, TrainingArguments
 from training.base.outputs import check_output_folder
 from training.data.annotations import read_label_map
 from training.data.arguments import AnnotationArguments, UnlabelledDataArguments
@@ -355,3 +355,21 @@ def test_one_process_trains_on_one_gpu(recipe, monkeypatch, caplog, count):
     *_, arguments = parse([recipe(), "--per_device_train_batch_size", "4"])
     assert (arguments.n_gpu, arguments.train_batch_size) == (min(count, 1), 4)
     assert ("3 GPUs: this process trains on the first one; accelerate launch --multi_gpu" in caplog.text) == (count > 1)
+
+
+@pytest.mark.parametrize(
+    ("own", "revision", "warned"),
+    [
+        ({}, "v2", None),
+        ({"model_name_or_path": "hub/model"}, "v2", None),
+        ({"model_revision": "v3"}, "v3", 'model_revision "v3"; the sweep has chosen "v2"'),
+        ({"model_name_or_path": "other"}, "main", 'model_name_or_path "other"; the sweep has chosen "hub/model"'),
+    ],
+    ids=str,
+)
+def test_the_revision_of_a_sweep_is_that_of_its_model(tmp_path, caplog, own, revision, warned):
+    chosen = {"model_name_or_path": "hub/model", "model_revision": "v2", "pooling": ["max"]}
+    (tmp_path / "best.json").write_text(json.dumps({"model": chosen}))
+    arguments = ModelArguments(from_sweep=str(tmp_path), **own)
+    assert arguments.model_revision == revision and arguments.pooling == ["max"]
+    assert (warned in caplog.text) if warned else not caplog.text

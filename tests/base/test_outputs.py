@@ -163,7 +163,7 @@ def test_two_tasks_do_not_share_a_folder(tmp_path):
             parts[0].output_dir = str(tmp_path / "other" / "run")
             with written_alone(parts):
                 pass
-            assert not (tmp_path / "other" / "run").exists()  # nothing was written
+            assert not (tmp_path / "other").exists()  # nothing was written
         finally:
             other.kill()
     parts[0].output_dir = str(run)

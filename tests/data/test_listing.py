@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import soundfile
 from audio_files import num_left_out, tone, write_class_folders, write_tone
 
 from training import check
+from training.base.outputs import written_alone
 from training.data import listing as listing_module
 from training.data.audio import read_audio
 from training.data.listing import COMPANION_EXTENSIONS, find_audio_files, list_audio_files
@@ -373,6 +375,12 @@ def test_the_check_lists_what_is_left_out(tmp_path):
         {"files": 1, "kind": ".raw", "in": "high", "reason": listing_module.UNREADABLE},
         {"files": 1, "kind": "folder", "in": "docs", "reason": "no class: it holds no audio"},
     ]
+
+
+def test_the_folder_of_a_running_task_is_no_class_without_clips(tmp_path):
+    write_class_folders(tmp_path, 2)
+    with written_alone([SimpleNamespace(output_dir=tmp_path / "runs" / "first")]):
+        assert check.check(check.parse([str(tmp_path)]))["splits"]["train"]["clips"] == 4
 
 
 def test_one_odd_name_does_not_end_the_others(tmp_path, warnings):

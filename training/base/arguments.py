@@ -24,7 +24,7 @@ from modeling_dual_ssast.configuration_dual_ssast import (
 )
 
 from ..errors import InputError, blamed, short
-from ..recipe import Arguments, check_limits, described
+from ..recipe import Arguments, check_limits, default_of, described
 from .number_formats import is_emulated
 
 logger = logging.get_logger(__name__)
@@ -127,15 +127,19 @@ class ModelArguments(EncoderArguments):
             self._take_from_sweep(_read_sweep(Path(self.from_sweep))["model"])
 
     def _take_from_sweep(self, chosen: dict):
-        own = {name: getattr(self, name) for name in chosen if getattr(self, name) not in (None, {}, chosen[name])}
+        unset = {option.name: default_of(option) for option in dataclasses.fields(self)}
+        given = {name: getattr(self, name) for name in chosen if getattr(self, name) not in (unset[name], {})}
+        if given.get("model_name_or_path", chosen["model_name_or_path"]) != chosen["model_name_or_path"]:
+            chosen.pop("model_revision", None)  # of another model
+        own = {name: given[name] for name in chosen if name in given and given[name] != chosen[name]}
         for name in chosen.keys() - own.keys():
             setattr(self, name, chosen[name])
         if own and os.environ.get("RANK", "0") == "0":
-            given = ", ".join(f"{name} {short(json.dumps(value))}" for name, value in own.items())
+            shown = ", ".join(f"{name} {short(json.dumps(value))}" for name, value in own.items())
             others = ", ".join(short(json.dumps(chosen[name])) for name in own)
             logger.warning(
-                f"from_sweep: recipe or command line set {given}; the sweep has chosen {others}, which is not taken: "
-                "unset them, such as by --pooling null, to take it"
+                f"from_sweep: recipe or command line set {shown}; the sweep has chosen {others}, which is not taken; "
+                f"{' '.join(f'--{name} null' for name in own)} takes it"
             )
 
     def divide_like_sweep(self, data):

@@ -56,7 +56,7 @@ def check_checkpoint(name: str, option: str = "", revision: str = "main"):
         if is_local or similar:
             raise InputError(f"{option}{name} does not exist; {similar or NO_CHECKPOINT}")
     elif revision not in (None, "main"):
-        raise InputError(f"{option}{name} is a local folder and has no revision {revision}; leave it out")
+        raise InputError(f"{option}{name} is a local folder and has no revision {revision}; leave it out, or name main")
     scan(name, option, revision)
 
 

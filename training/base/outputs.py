@@ -13,7 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..errors import InputError, one_line
-from ..files import check_writable
+from ..files import LOCK, check_writable
 from . import open_set
 from .arguments import TrainingArguments
 from .inference import scan
@@ -26,7 +26,6 @@ except ImportError:  # Windows
     fcntl = None
 
 logger = logging.get_logger(__name__)
-LOCK = ".lock"  # in the folder of a training, while it runs
 STAGING_NAME = "unfinished-outputs"
 EARLIER = "earlier-results.json"  # the results of a run while another one takes its place
 WRITTEN = ("output_dir", "run_name", "logging_dir")  # options that name what a run writes; run_name may be output_dir
@@ -154,8 +153,8 @@ def written_alone(parts: Iterable) -> Iterator[None]:
         yield
         return
     folder = Path(output_dir)
-    is_new = not folder.exists()
     try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
     except (OSError, ValueError):  # the task says what is wrong with the folder
@@ -174,9 +173,9 @@ def written_alone(parts: Iterable) -> Iterator[None]:
     finally:
         (folder / LOCK).unlink(missing_ok=True)
         os.close(file)
-        if is_new:
+        for path in missing:
             with contextlib.suppress(OSError):  # it holds a run
-                folder.rmdir()
+                path.rmdir()
 
 
 def write_results(results: dict, folder: Path):

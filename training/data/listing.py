@@ -16,6 +16,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..errors import printable
+from ..files import LOCK
 from .audio import is_audio
 
 logger = logging.get_logger(__name__)
@@ -195,7 +196,7 @@ def _list(folder: Path, why_left_out: Callable[[str, str], str | None]) -> Listi
         for entry in entries:
             path, name = Path(entry.path), entry.name
             if name.startswith(".") or name.lower() in SERVICE_NAMES:
-                left_out[path] = HIDDEN
+                left_out[path] = COMPANION if name == LOCK else HIDDEN  # a task's folder is no class that lacks clips
                 continue
             try:
                 is_folder = entry.is_dir()
