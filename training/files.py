@@ -15,11 +15,17 @@ from .errors import InputError, one_line, short
 
 UNFINISHED = ".unfinished"  # ending of a file that is being written; cleaning up and .gitignore go by it
 LOCK = ".lock"  # in the output folder of a task, while it runs
+ABOUT = "dual_ssast"  # key of the metadata of a Parquet file that say what made a program's table
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors that writes alone have
 MOST_STEM = 40  # characters of a name that its unfinished file keeps
 # A file name that is not UTF-8 holds halves of surrogate pairs, which text files write as \udcXX: JSON reads them back,
 # and tables show them.
 TEXT_ERRORS = "backslashreplace"
+
+
+def about_path(table: Path) -> Path:
+    """Returns the path of what says what made a program's table that cannot say it itself."""
+    return table.with_name(f"{table.name}.about.json")
 
 
 @contextmanager

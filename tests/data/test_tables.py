@@ -25,6 +25,7 @@ from training.data.sources import standardise
 from training.data.tables import load_named_rows, load_table, load_table_as_it_stands
 from training.data.text_tables import read_rows
 from training.errors import InputError
+from training.inference.tables import open_table
 
 ROWS = "file_name,label\na.wav,dog\nb.wav,cat\n"
 EXPECTED = [("a.wav", "dog"), ("b.wav", "cat")]
@@ -295,6 +296,23 @@ def test_a_table_of_parts_is_trained_on_with_their_times(tmp_path, caplog):
     caplog.clear()
     load_table(_table(path, "file_name,label,start,end\nx.wav,a,,\nx.wav,b,,\n"), Columns())
     assert not caplog.text
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_the_column_file_goes_first_in_tables_of_programs_alone(tmp_path, ending):
+    """In tables of others it may name the recordings that clips were cut from."""
+    for name in ("clip.wav", "long.wav"):
+        write_tone(tmp_path / name, seconds=0.05)
+    path, rows = tmp_path / f"t.{ending}", {"file_name": ["clip.wav"], "label": ["a"], "file": ["long.wav"]}
+
+    def name() -> str:
+        return Path(load_table(path, Columns())["audio"][0]).name
+
+    getattr(pandas.DataFrame(rows), f"to_{ending}")(path, index=False)
+    assert name() == "clip.wav"
+    with open_table(path, {"program": "predict_hf.py"}) as write:
+        write(list(rows.items()))
+    assert name() == "long.wav"
 
 
 def test_a_table_of_a_program_is_read_from_its_working_directory(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pyarrow.parquet
 from transformers.utils import logging
 
 from ..errors import InputError, one_line
-from ..files import storable
+from ..files import ABOUT, about_path, storable
 from .audio import as_stored
 from .columns import (
     AUDIO_COLUMNS,
@@ -51,6 +51,7 @@ class Table:
         lines: the line of the file (Excel: of the sheet) at which each row begins; `None` for JSON and Parquet
         features: types of the columns of a Parquet file that `datasets` wrote
         has_commas: whether 1,5 is a number: cells are not separated by commas, as programs write them in many countries
+        says_origin: whether the file itself says which of this project's programs made it
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Table:
     lines: list[int] | None = None
     features: dict = field(default_factory=dict)
     has_commas: bool = False
+    says_origin: bool = False
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -343,7 +345,8 @@ def _read_parquet(path: Path, columns: Columns) -> Table:
         features = datasets.Features.from_arrow_schema(table.schema)
     except (ValueError, TypeError, NotImplementedError, KeyError):  # types that `datasets` does not know
         features = {}
-    return Table(path, [str(name) for name in table.schema.names], table.columns, features=features)
+    names, says_origin = [str(name) for name in table.schema.names], ABOUT.encode() in (table.schema.metadata or {})
+    return Table(path, names, table.columns, features=features, says_origin=says_origin)
 
 
 def _read_json(path: Path, columns: Columns) -> Table:
@@ -405,16 +408,22 @@ def _from_lists(path: Path, rows: list) -> Table:
 def _choose_audio(table: Table, wanted: str | None) -> str:
     own = [name for name, feature in table.features.items() if isinstance(feature, datasets.Audio)]
     raven = [name for name in RAVEN_AUDIO if name in table.names]
-    there = [name for name in raven if os.path.exists(_locate(table, str(table[name][0])))]
+    there = [name for name in raven if len(table) and os.path.exists(_locate(table, str(table[name][0])))]
     chosen = choose_column(table.path, table, "audio", wanted, (*own, *AUDIO_COLUMNS, *there, *raven))
     if wanted is not None or chosen == FILE or table.names.count(FILE) != 1:
         return chosen
-    # The other column of a table that a program wrote is that of its manifest, relative to another folder.
-    if all(isinstance(value, str) or is_empty(value) for value in table[chosen]) and any(
-        isinstance(value, str) and value.strip() and os.path.isfile(_locate(table, value)) for value in table[FILE]
-    ):
-        return FILE
-    return chosen
+    # The other column of a table that a program wrote is that of its manifest, relative to another folder. In tables of
+    # others, a column called file may name the recordings that clips were cut from.
+    is_of_program = table.says_origin or about_path(table.path).exists()
+    are_paths = all(isinstance(value, str) or is_empty(value) for value in table[chosen])
+    is_better = are_paths and _leads_to_files(table, FILE) and (is_of_program or not _leads_to_files(table, chosen))
+    return FILE if is_better else chosen
+
+
+def _leads_to_files(table: Table, column: str) -> bool:
+    return any(
+        isinstance(value, str) and value.strip() and os.path.isfile(_locate(table, value)) for value in table[column]
+    )
 
 
 def _read_audio(table: Table, column: str) -> list:

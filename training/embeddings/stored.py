@@ -15,7 +15,7 @@ import pandas
 
 from ..data.tables import NamedClip
 from ..errors import InputError, nearest, one_line, printable
-from ..inference.tables import ABOUT
+from ..files import ABOUT
 from ..recipe import Arguments, described
 from .embed import EXTENSIONS
 

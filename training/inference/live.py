@@ -31,12 +31,12 @@ from ..console import fail
 from ..data.audio import mix_down
 from ..data.events import FORMATS, Event, check_events_file, write_events
 from ..errors import InputError, one_line, printable
-from ..files import TEXT_ERRORS, write_json
+from ..files import TEXT_ERRORS, about_path, write_json
 from ..recipe import Arguments, default_of, described
 from .engine import run_windows
 from .overlaps import concatenated
 from .scores import Classifier
-from .tables import WRITERS, about_path, check_table, open_table
+from .tables import WRITERS, check_table, open_table
 
 STANDARD_INPUT, ANY_MICROPHONE = "-", "default"
 NAME_OF_INPUT = "standard input"

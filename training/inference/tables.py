@@ -9,9 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..files import append_csv, arrow_array, check_writable, complete_file, csv_header, storable, write_json
+from ..files import (
+    ABOUT,
+    about_path,
+    append_csv,
+    arrow_array,
+    check_writable,
+    complete_file,
+    csv_header,
+    storable,
+    write_json,
+)
 
-ABOUT = "dual_ssast"  # key of the metadata of a Parquet file
 Columns = list[tuple[str, object]]  # names may repeat; see `files.arrow_array` for the values
 
 
@@ -142,11 +151,6 @@ def write_unreadable(output: Path, errors: list[tuple[str, str]]):
         return
     with complete_file(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([storable(name), reason] for name, reason in [("file_name", "reason"), *errors])
-
-
-def about_path(table: Path) -> Path:
-    """Returns the path of what says what made a table that cannot say it itself."""
-    return table.with_name(f"{table.name}.about.json")
 
 
 def written_beside(place: Path | None, tables: Iterable[Path | None]) -> dict[str, Path]:
